@@ -1,0 +1,8 @@
+//! The durable log: each home's ordered log of changes, as other regions receive and apply it.
+//!
+//! Callers: `node::homes` and `node::storage`. Here are the shapes ([`change`]) and the two pure ends. Absent: the log's
+//! storage itself, which is a SQL table written in the same transaction as the change (blueprint §7).
+
+pub mod change;
+
+pub use change::{Change, Entry, Store};

@@ -1,0 +1,361 @@
+//! Applying a command to the state: pure, deterministic, all or nothing.
+//!
+//! Called by the Raft state machine (`machine.rs`) for every committed entry, and by tests and simulators directly. It
+//! reads no clock and no random number; the same commands give the same state on every node (blueprint §7).
+
+use super::types::*;
+
+impl MetaState {
+    /// Applies one command. On an error nothing has changed. `version` grows by one if anything changed.
+    pub fn apply(&mut self, command: &Command) -> Result<CommandReply, CommandError> {
+        if self.version == 0 && !matches!(command, Command::Genesis(_)) {
+            return Err(CommandError::NotFounded);
+        }
+        let mut moved = Vec::new();
+        let changed = match command {
+            Command::Genesis(first) => self.found(first)?,
+            Command::NodeUp { name, record } => self.node_up(name, record)?,
+            Command::NodeVoter { name, voter } => {
+                let record = self.nodes.get_mut(name).ok_or_else(|| CommandError::UnknownNode(name.clone()))?;
+                replace(&mut record.voter, *voter)
+            }
+            Command::NodeRemove { name } => self.nodes.remove(name).is_some(),
+            Command::RegionAdd { region } => self.region_add(region)?,
+            Command::RegionState { region, state } => self.region_state_set(region, *state, &mut moved)?,
+            Command::RegionRemove { region } => self.region_remove(region)?,
+            Command::DomainAdd { name, domain } => {
+                if let DomainKind::Regional(region) = &domain.kind {
+                    self.known(region)?;
+                }
+                self.domains.insert(name.clone(), domain.clone()).as_ref() != Some(domain)
+            }
+            Command::DomainRemove { name } => self.domains.remove(name).is_some(),
+            Command::MoveHome { shard, to } => self.move_home(*shard, to, &mut moved)?,
+            Command::Pin { account, to, replicas } => self.pin(account, to, replicas)?,
+            Command::Unpin { account } => self.unpin(account)?,
+        };
+        self.version += u64::from(changed);
+        Ok(CommandReply { version: self.version, changed, moved })
+    }
+
+    fn found(&mut self, first: &MetaState) -> Result<bool, CommandError> {
+        if self.version != 0 {
+            return Err(CommandError::AlreadyFounded);
+        }
+        let known = |region: &String| first.regions.contains_key(region);
+        let sound = !first.regions.is_empty()
+            && first.homes.len() == SHARDS
+            && first.homes.iter().chain(first.pins.values()).all(|home| known(&home.region) && home.replicas.iter().all(known))
+            && first.nodes.values().all(|node| known(&node.region));
+        if !sound {
+            return Err(CommandError::BadGenesis);
+        }
+        *self = MetaState { version: 0, ..first.clone() };
+        Ok(true)
+    }
+
+    fn node_up(&mut self, name: &str, record: &NodeRecord) -> Result<bool, CommandError> {
+        self.known(&record.region)?;
+        if let Some((owner, _)) = self.nodes.iter().find(|(other, node)| *other != name && node.raft_id == record.raft_id) {
+            return Err(CommandError::RaftIdTaken { raft_id: record.raft_id, owner: owner.clone() });
+        }
+        let known = self.nodes.get(name);
+        if let Some(known) = known.filter(|known| known.incarnation > record.incarnation) {
+            return Err(CommandError::StaleIncarnation { name: name.into(), known: known.incarnation });
+        }
+        let record = NodeRecord { voter: known.is_some_and(|known| known.voter), ..record.clone() };
+        if known == Some(&record) {
+            return Ok(false);
+        }
+        self.nodes.insert(name.into(), record);
+        Ok(true)
+    }
+
+    fn region_add(&mut self, region: &Region) -> Result<bool, CommandError> {
+        match self.regions.get(&region.name) {
+            Some(known) if known == region => return Ok(false),
+            Some(_) => return Err(CommandError::RegionExists(region.name.clone())),
+            None => {}
+        }
+        self.regions.insert(region.name.clone(), region.clone());
+        for home in &mut self.homes {
+            home.replicas.push(region.name.clone());
+        }
+        Ok(true)
+    }
+
+    fn region_state_set(&mut self, name: &str, state: RegionState, moved: &mut Vec<u8>) -> Result<bool, CommandError> {
+        self.known(name)?;
+        if state == RegionState::Down && !self.regions.values().any(|other| other.name != name && other.state == RegionState::Up) {
+            return Err(CommandError::LastRegion(name.into()));
+        }
+        let region = self.regions.get_mut(name).expect("known above");
+        let mut changed = replace(&mut region.state, state);
+        if state == RegionState::Down {
+            let regions = &self.regions;
+            let up = |region: &String| regions.get(region).is_some_and(|region| region.state == RegionState::Up);
+            let pass_on = |home: &mut Home| {
+                let heir = (home.region == name).then(|| home.replicas.iter().find(|replica| up(replica)).cloned()).flatten();
+                let moves = heir.is_some();
+                if let Some(heir) = heir {
+                    home.region = heir;
+                    home.epoch += 1;
+                }
+                moves
+            };
+            for (shard, home) in (0u8..=255).zip(self.homes.iter_mut()) {
+                if pass_on(home) {
+                    moved.push(shard);
+                }
+            }
+            for home in self.pins.values_mut() {
+                changed |= pass_on(home);
+            }
+        }
+        Ok(changed || !moved.is_empty())
+    }
+
+    fn region_remove(&mut self, name: &str) -> Result<bool, CommandError> {
+        let Some(region) = self.regions.get(name) else { return Ok(false) };
+        let in_use = region.state != RegionState::Down
+            || self.nodes.values().any(|node| node.region == name)
+            || self.homes.iter().chain(self.pins.values()).any(|home| home.region == name)
+            || self.domains.values().any(|domain| matches!(&domain.kind, DomainKind::Regional(region) if region == name));
+        if in_use {
+            return Err(CommandError::RegionInUse(name.into()));
+        }
+        self.regions.remove(name);
+        for home in self.homes.iter_mut().chain(self.pins.values_mut()) {
+            home.replicas.retain(|replica| replica != name);
+        }
+        Ok(true)
+    }
+
+    fn move_home(&mut self, shard: u8, to: &str, moved: &mut Vec<u8>) -> Result<bool, CommandError> {
+        self.up(to)?;
+        let home = self.homes.get_mut(usize::from(shard)).ok_or(CommandError::NotFounded)?;
+        if home.region == to {
+            return Ok(false);
+        }
+        if !home.replicas.iter().any(|replica| replica == to) {
+            return Err(CommandError::NotReplica { shard, to: to.into() });
+        }
+        home.region = to.into();
+        home.epoch += 1;
+        moved.push(shard);
+        Ok(true)
+    }
+
+    fn pin(&mut self, account: &str, to: &str, replicas: &[String]) -> Result<bool, CommandError> {
+        self.up(to)?;
+        let mut copies = vec![to.to_owned()];
+        for replica in replicas {
+            self.known(replica)?;
+            if !copies.contains(replica) {
+                copies.push(replica.clone());
+            }
+        }
+        let known = self.home_of(account).ok_or(CommandError::NotFounded)?;
+        let was_pinned = self.pins.contains_key(account);
+        if was_pinned && known.region == to && known.replicas == copies {
+            return Ok(false);
+        }
+        let shard_epoch = self.home(shard_of(account)).map_or(0, |home| home.epoch);
+        let pin = Home { region: to.into(), epoch: known.epoch.max(shard_epoch) + 1, replicas: copies };
+        self.pins.insert(account.into(), pin);
+        Ok(true)
+    }
+
+    fn unpin(&mut self, account: &str) -> Result<bool, CommandError> {
+        let pin = self.pins.remove(account).ok_or_else(|| CommandError::NotPinned(account.into()))?;
+        let home = &mut self.homes[usize::from(shard_of(account))];
+        home.epoch = home.epoch.max(pin.epoch) + 1;
+        Ok(true)
+    }
+
+    fn known(&self, region: &str) -> Result<&Region, CommandError> {
+        self.regions.get(region).ok_or_else(|| CommandError::UnknownRegion(region.into()))
+    }
+
+    fn up(&self, region: &str) -> Result<(), CommandError> {
+        match self.known(region)?.state {
+            RegionState::Up => Ok(()),
+            _ => Err(CommandError::RegionNotUp(region.into())),
+        }
+    }
+}
+
+/// Sets a value; answers whether it was another.
+fn replace<T: PartialEq>(place: &mut T, value: T) -> bool {
+    let changed = *place != value;
+    *place = value;
+    changed
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn node(region: &str, raft_id: u64, incarnation: u64) -> NodeRecord {
+        NodeRecord {
+            region: region.into(),
+            node: 0,
+            raft_id,
+            address: "127.0.0.1:5269".into(),
+            fingerprint: "ab".into(),
+            voter: false,
+            incarnation,
+        }
+    }
+
+    fn founded() -> MetaState {
+        let mut state = MetaState::default();
+        let first = MetaState::genesis(
+            [Region::up("eu"), Region::up("us"), Region::up("ap")],
+            [("eu-0".to_owned(), node("eu", 1, 0))],
+            [("chat.example".to_owned(), Domain { kind: DomainKind::Global })],
+        );
+        state.apply(&Command::Genesis(Box::new(first))).expect("a sound genesis");
+        state
+    }
+
+    fn region(name: &str, state: RegionState) -> Command {
+        Command::RegionState { region: name.into(), state }
+    }
+
+    #[test]
+    fn genesis_happens_once_and_first() {
+        let mut state = MetaState::default();
+        assert_eq!(state.apply(&region("eu", RegionState::Down)), Err(CommandError::NotFounded));
+        assert_eq!(state.apply(&Command::Genesis(Box::default())), Err(CommandError::BadGenesis));
+        let mut state = founded();
+        assert_eq!(state.version, 1);
+        let again = Command::Genesis(Box::new(state.clone()));
+        assert_eq!(state.apply(&again), Err(CommandError::AlreadyFounded));
+    }
+
+    #[test]
+    fn the_homes_of_a_region_that_goes_down_pass_to_the_first_live_replica() {
+        let mut state = founded();
+        state.apply(&region("us", RegionState::Draining)).expect("known");
+        let before = state.clone();
+        let reply = state.apply(&region("eu", RegionState::Down)).expect("others are up");
+        assert_eq!(reply.moved.len(), before.homes.iter().filter(|home| home.region == "eu").count());
+        for (was, is) in before.homes.iter().zip(&state.homes) {
+            if was.region == "eu" {
+                assert_eq!((is.region.as_str(), is.epoch), ("ap", was.epoch + 1)); // us is draining
+            } else {
+                assert_eq!(was, is);
+            }
+        }
+    }
+
+    #[test]
+    fn a_region_that_comes_back_gets_nothing_back_by_itself() {
+        let mut state = founded();
+        state.apply(&region("eu", RegionState::Down)).expect("others are up");
+        let homes = state.homes.clone();
+        state.apply(&region("eu", RegionState::Up)).expect("known");
+        assert_eq!(state.homes, homes);
+        let reply = state.apply(&Command::MoveHome { shard: 0, to: "eu".into() }).expect("up, and a replica");
+        assert!(reply.changed);
+        assert_eq!(state.homes[0].epoch, homes[0].epoch + 1);
+    }
+
+    #[test]
+    fn the_last_region_cannot_be_declared_down() {
+        let mut state = founded();
+        state.apply(&region("eu", RegionState::Down)).expect("others are up");
+        state.apply(&region("us", RegionState::Down)).expect("one is up");
+        assert_eq!(state.apply(&region("ap", RegionState::Down)), Err(CommandError::LastRegion("ap".into())));
+    }
+
+    #[test]
+    fn a_command_applied_twice_changes_nothing_the_second_time() {
+        let mut state = founded();
+        let commands = [
+            region("eu", RegionState::Down),
+            Command::MoveHome { shard: 9, to: "us".into() },
+            Command::NodeUp { name: "us-0".into(), record: node("us", 2, 7) },
+            Command::NodeVoter { name: "us-0".into(), voter: true },
+            Command::NodeUp { name: "us-0".into(), record: node("us", 2, 7) },
+            Command::DomainAdd { name: "us.example".into(), domain: Domain { kind: DomainKind::Regional("us".into()) } },
+            Command::Pin { account: "juliet@chat.example".into(), to: "us".into(), replicas: vec!["ap".into()] },
+            Command::NodeRemove { name: "eu-0".into() },
+            Command::RegionRemove { region: "eu".into() },
+        ];
+        for command in commands {
+            state.apply(&command).expect("allowed");
+            let before = state.clone();
+            assert!(!state.apply(&command).expect("still allowed").changed, "{command:?}");
+            assert_eq!(state, before);
+        }
+        assert!(state.nodes["us-0"].voter, "a restart does not take the vote away");
+    }
+
+    #[test]
+    fn a_node_cannot_take_anothers_raft_id_nor_an_old_incarnation() {
+        let mut state = founded();
+        let up = |name: &str, record| Command::NodeUp { name: name.into(), record };
+        let taken = state.apply(&up("us-0", node("us", 1, 5)));
+        assert_eq!(taken, Err(CommandError::RaftIdTaken { raft_id: 1, owner: "eu-0".into() }));
+        state.apply(&up("eu-0", node("eu", 1, 5))).expect("its own");
+        let stale = state.apply(&up("eu-0", node("eu", 1, 4)));
+        assert_eq!(stale, Err(CommandError::StaleIncarnation { name: "eu-0".into(), known: 5 }));
+    }
+
+    #[test]
+    fn a_pinned_account_leaves_its_shard_and_comes_back_with_a_higher_epoch() {
+        let mut state = founded();
+        let account = "juliet@chat.example";
+        state.apply(&Command::Pin { account: account.into(), to: "us".into(), replicas: vec![] }).expect("us is up");
+        let pinned = state.home_of(account).expect("founded").clone();
+        assert_eq!((pinned.region.as_str(), pinned.replicas.len(), pinned.epoch), ("us", 1, 2));
+        state.apply(&Command::Unpin { account: account.into() }).expect("is pinned");
+        assert!(state.home_of(account).expect("founded").epoch > pinned.epoch);
+    }
+
+    fn commands() -> impl Strategy<Value = Command> {
+        let name = || prop_oneof![Just("eu".to_owned()), Just("us".to_owned()), Just("ap".to_owned()), Just("sa".to_owned())];
+        let state = prop_oneof![Just(RegionState::Up), Just(RegionState::Draining), Just(RegionState::Down)];
+        prop_oneof![
+            4 => (name(), state).prop_map(|(region, state)| Command::RegionState { region, state }),
+            2 => (any::<u8>(), name()).prop_map(|(shard, to)| Command::MoveHome { shard, to }),
+            1 => name().prop_map(|name| Command::RegionAdd { region: Region::up(name) }),
+            1 => name().prop_map(|region| Command::RegionRemove { region }),
+            1 => (name(), name()).prop_map(|(to, other)| Command::Pin { account: "a@b".into(), to, replicas: vec![other] }),
+            1 => Just(Command::Unpin { account: "a@b".into() }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_commanded_the_state_stays_sound(commands in proptest::collection::vec(commands(), 0..60)) {
+            let (mut state, mut twin) = (founded(), founded());
+            for command in &commands {
+                let before = state.clone();
+                let result = state.apply(command);
+                prop_assert_eq!(&result, &twin.apply(command));
+                prop_assert_eq!(&state, &twin);
+                match &result {
+                    Err(_) => prop_assert_eq!(&state, &before),
+                    Ok(reply) => prop_assert_eq!(reply.changed, state != before),
+                }
+                for (was, is) in before.homes.iter().zip(&state.homes) {
+                    prop_assert!(is.epoch >= was.epoch);
+                    prop_assert!(is.region == was.region || is.epoch > was.epoch);
+                    prop_assert!(is.replicas.contains(&is.region));
+                    prop_assert!(state.regions.contains_key(&is.region));
+                }
+                if let (Some(was), Some(is)) = (before.home_of("a@b"), state.home_of("a@b")) {
+                    prop_assert!(is.region == was.region || is.epoch > was.epoch);
+                }
+                let was_down = matches!(command, Command::RegionState { state: RegionState::Down, .. });
+                let serves = state.regions.values().any(|region| region.state == RegionState::Up);
+                prop_assert!(serves || !was_down || result.is_err());
+            }
+        }
+    }
+}

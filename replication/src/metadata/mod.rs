@@ -1,0 +1,12 @@
+//! Metadata: the small, slow, precious facts (regions, nodes, domains, homes), agreed on by Raft.
+//!
+//! Callers: `node::app` starts it and gives it a transport; everybody reads [`MetaState`]; `pangaea ctl` proposes
+//! [`Command`]s. openraft stays inside: no type of it is in a public signature. Absent: reading the clock (the state
+//! machine is deterministic) and anything that changes often (sessions are in the route log).
+
+mod apply;
+mod types;
+
+pub use types::{
+    Command, CommandError, CommandReply, Domain, DomainKind, Home, MetaState, NodeRecord, Region, RegionState, SHARDS, shard_of,
+};

@@ -1,0 +1,284 @@
+//! The facts metadata holds, and the commands that change them. Plain values; [`MetaState::apply`] is in `apply.rs`.
+//!
+//! Everybody reads these (`global-distrib::home`, the router, `pangaea ctl`). Ordered maps only, so that every node that
+//! applies the same commands holds the same bytes.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Into how many shards accounts are divided. A constant of the deployment's life: it is part of every stored epoch.
+pub const SHARDS: usize = 256;
+
+/// The shard of a bare JID (prepared form): FNV-1a of its bytes, 64 bits, folded to 8. Same on every node, for ever.
+pub fn shard_of(bare: &str) -> u8 {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for byte in bare.bytes() {
+        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    }
+    hash.to_le_bytes().into_iter().fold(0, |fold, byte| fold ^ byte)
+}
+
+/// All of metadata at one version.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct MetaState {
+    /// Grows by one with every command that changed something; 0 means not founded yet.
+    pub version: u64,
+    /// By region name.
+    pub regions: BTreeMap<String, Region>,
+    /// By node name (`eu-0`).
+    pub nodes: BTreeMap<String, NodeRecord>,
+    /// By domain name.
+    pub domains: BTreeMap<String, Domain>,
+    /// One home a shard: [`SHARDS`] of them once founded, none before.
+    pub homes: Vec<Home>,
+    /// Accounts (bare JID) that live elsewhere than their shard: data residency.
+    pub pins: BTreeMap<String, Home>,
+}
+
+impl MetaState {
+    /// The home of an account: its pin, else its shard's. None before genesis.
+    pub fn home_of(&self, bare: &str) -> Option<&Home> {
+        self.pins.get(bare).or_else(|| self.homes.get(usize::from(shard_of(bare))))
+    }
+
+    /// The home of a shard. None before genesis.
+    pub fn home(&self, shard: u8) -> Option<&Home> {
+        self.homes.get(usize::from(shard))
+    }
+
+    /// The state of a region; an unknown one counts as down.
+    pub fn region_state(&self, region: &str) -> RegionState {
+        self.regions.get(region).map_or(RegionState::Down, |region| region.state)
+    }
+
+    /// Regions that are not down: those whose echo is waited for, and to whom the route log is shipped.
+    pub fn live_regions(&self) -> impl Iterator<Item = &str> {
+        self.regions.values().filter(|region| region.state != RegionState::Down).map(|region| region.name.as_str())
+    }
+
+    /// A state to found a cluster with: homes spread round-robin over the regions (by name), every region a replica of
+    /// every shard, epoch 1, version 0. No regions, no homes.
+    pub fn genesis(
+        regions: impl IntoIterator<Item = Region>,
+        nodes: impl IntoIterator<Item = (String, NodeRecord)>,
+        domains: impl IntoIterator<Item = (String, Domain)>,
+    ) -> MetaState {
+        let regions: BTreeMap<String, Region> = regions.into_iter().map(|region| (region.name.clone(), region)).collect();
+        let names: Vec<String> = regions.keys().cloned().collect();
+        let homes = match names.len() {
+            0 => Vec::new(),
+            count => (0..SHARDS)
+                .map(|shard| {
+                    let mut replicas = names.clone();
+                    replicas.rotate_left(shard % count);
+                    Home { region: replicas[0].clone(), epoch: 1, replicas }
+                })
+                .collect(),
+        };
+        MetaState {
+            version: 0,
+            regions,
+            nodes: nodes.into_iter().collect(),
+            domains: domains.into_iter().collect(),
+            homes,
+            pins: BTreeMap::new(),
+        }
+    }
+}
+
+/// What may be asked of a region.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RegionState {
+    /// Serves; may be given homes.
+    Up,
+    /// Serves, but is being emptied: given no homes.
+    Draining,
+    /// Counts as dead: holds nothing back, is home of nothing that another region could be home of.
+    Down,
+}
+
+impl fmt::Display for RegionState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            RegionState::Up => "up",
+            RegionState::Draining => "draining",
+            RegionState::Down => "down",
+        })
+    }
+}
+
+/// One full cluster.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Region {
+    /// `eu`.
+    pub name: String,
+    /// See [`RegionState`].
+    pub state: RegionState,
+    /// Latitude and longitude in degrees: "nearest region" is computed from it.
+    #[serde(default)]
+    pub place: Option<(f64, f64)>,
+    /// Public endpoints by kind (`c2s`, `c2s-tls`, `https`, …), as `host:port` or a URL.
+    #[serde(default)]
+    pub endpoints: BTreeMap<String, String>,
+}
+
+impl Region {
+    /// A region that is up, with no place and no endpoints.
+    pub fn up(name: impl Into<String>) -> Region {
+        Region { name: name.into(), state: RegionState::Up, place: None, endpoints: BTreeMap::new() }
+    }
+}
+
+/// One node, by name in [`MetaState::nodes`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeRecord {
+    /// The region it belongs to.
+    pub region: String,
+    /// Its number within the region.
+    pub node: u16,
+    /// Its Raft id; unique, and never given to another disk.
+    pub raft_id: u64,
+    /// Where links dial it: `host:port`.
+    pub address: String,
+    /// SHA-256 of its certificate's DER, lower-case hexadecimal.
+    pub fingerprint: String,
+    /// Whether it votes in Raft (else it is a learner).
+    pub voter: bool,
+    /// The number of its present life; 0 when it never reported.
+    pub incarnation: u64,
+}
+
+/// A domain we serve.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Domain {
+    /// By whom.
+    pub kind: DomainKind,
+}
+
+/// By whom a domain is served.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DomainKind {
+    /// By every region.
+    Global,
+    /// By this region only.
+    Regional(String),
+}
+
+/// Who writes the durable data of a shard (or a pinned account).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Home {
+    /// The one writer.
+    pub region: String,
+    /// Grows with every change of `region`; writes and log entries carry it.
+    pub epoch: u64,
+    /// Regions that hold a copy, the home among them, in the order in which they take over.
+    pub replicas: Vec<String>,
+}
+
+/// What can be agreed on. Applying the same one twice changes nothing the second time, so a proposal whose answer was
+/// lost may be repeated.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the fields are named by the types above")]
+pub enum Command {
+    /// The first state; only accepted at version 0.
+    Genesis(Box<MetaState>),
+    /// A node has started (or is made known): its record, `voter` left as it was (false for a new one).
+    NodeUp { name: String, record: NodeRecord },
+    /// Follows a change of Raft membership.
+    NodeVoter { name: String, voter: bool },
+    /// A node is gone for good.
+    NodeRemove { name: String },
+    /// A new region; becomes the last replica of every shard.
+    RegionAdd { region: Region },
+    /// Up, Draining or Down. Down moves its homes to the first replica that is up; Up moves nothing back.
+    RegionState { region: String, state: RegionState },
+    /// Forgets a region that is down, has no nodes and is home of nothing.
+    RegionRemove { region: String },
+    /// A domain is served from now on (or differently).
+    DomainAdd { name: String, domain: Domain },
+    /// And no longer.
+    DomainRemove { name: String },
+    /// A planned move of a shard's home to a replica that is up.
+    MoveHome { shard: u8, to: String },
+    /// This account's home is `to`, its copies in `replicas` only (`to` is added if missing).
+    Pin { account: String, to: String, replicas: Vec<String> },
+    /// The account goes back to its shard, whose epoch rises above the pin's.
+    Unpin { account: String },
+}
+
+/// What applying a command did.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct CommandReply {
+    /// The state's version after it. Wait for [`MetaState::version`] to reach this to see the change.
+    pub version: u64,
+    /// Whether anything changed.
+    pub changed: bool,
+    /// Shards whose home moved.
+    pub moved: Vec<u8>,
+}
+
+/// Why a command was refused. The state is as before.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the message says it")]
+pub enum CommandError {
+    #[error("this cluster is already founded")]
+    AlreadyFounded,
+    #[error("this cluster is not founded yet")]
+    NotFounded,
+    #[error("a genesis state needs at least one region, {SHARDS} homes, and names that refer to each other")]
+    BadGenesis,
+    #[error("there is no region {0:?}")]
+    UnknownRegion(String),
+    #[error("there is a region {0:?} already")]
+    RegionExists(String),
+    #[error("region {0:?} is not up")]
+    RegionNotUp(String),
+    #[error("region {0:?} still has nodes, homes, domains or is not down")]
+    RegionInUse(String),
+    #[error("region {0:?} is the last one that is up")]
+    LastRegion(String),
+    #[error("region {to:?} holds no copy of shard {shard}")]
+    NotReplica { shard: u8, to: String },
+    #[error("there is no node {0:?}")]
+    UnknownNode(String),
+    #[error("Raft id {raft_id} belongs to {owner:?}")]
+    RaftIdTaken { raft_id: u64, owner: String },
+    #[error("node {name:?} is known with incarnation {known}, which is newer")]
+    StaleIncarnation { name: String, known: u64 },
+    #[error("there is no domain {0:?}")]
+    UnknownDomain(String),
+    #[error("{0:?} is not pinned")]
+    NotPinned(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shard_of_an_account_never_changes() {
+        // These numbers are a promise to every stored epoch: do not adapt them to the code.
+        assert_eq!(shard_of(""), 0xcb ^ 0xf2 ^ 0x9c ^ 0xe4 ^ 0x84 ^ 0x22 ^ 0x23 ^ 0x25);
+        assert_eq!(shard_of("romeo@chat.example"), shard_of("romeo@chat.example"));
+        let mut filled = std::collections::BTreeSet::new();
+        for i in 0..4000 {
+            filled.insert(shard_of(&format!("user{i}@chat.example")));
+        }
+        assert_eq!(filled.len(), SHARDS);
+    }
+
+    #[test]
+    fn genesis_spreads_homes_evenly_and_everyone_is_a_replica() {
+        let state = MetaState::genesis([Region::up("us"), Region::up("eu"), Region::up("ap")], [], []);
+        assert_eq!(state.homes.len(), SHARDS);
+        for name in ["ap", "eu", "us"] {
+            let count = state.homes.iter().filter(|home| home.region == name).count();
+            assert!((85..=86).contains(&count));
+        }
+        assert!(state.homes.iter().all(|home| home.replicas.len() == 3 && home.replicas[0] == home.region));
+    }
+}
