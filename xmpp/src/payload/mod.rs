@@ -1,0 +1,1 @@
+//! Payloads that two or more features share, one specification a file.

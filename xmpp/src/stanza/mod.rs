@@ -1,0 +1,3 @@
+//! Stanzas (RFC 6120 §8).
+
+pub mod error;

@@ -1,0 +1,5 @@
+//! The stream around the stanzas: header, features, errors, and the negotiation as a state machine (RFC 6120 §4–7).
+//!
+//! Called by sessions and links; calls `xml` and `sasl`. Bytes are framed elsewhere (`xml::framer`).
+
+pub mod error;
