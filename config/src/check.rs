@@ -1,0 +1,133 @@
+//! What only the whole shows: defaults that come from another section, and values that do not fit each other.
+//!
+//! Called once by `Config::parse`, after every section has been read.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use crate::Config;
+use crate::table::Document;
+
+/// Fills in the defaults that one section takes from another.
+pub(crate) fn complete(config: &mut Config) {
+    let or = |path: &mut std::path::PathBuf, default: &Path| {
+        if path.as_os_str().is_empty() {
+            *path = default.to_owned();
+        }
+    };
+    or(&mut config.storage.sqlite, &config.node.data_dir.join("pangaea.sqlite"));
+    or(&mut config.metadata.dir, &config.node.data_dir.join("metadata"));
+    or(&mut config.s2s.certificate, &config.c2s.certificate);
+    or(&mut config.s2s.key, &config.c2s.key);
+}
+
+/// Notes everything that does not fit.
+pub(crate) fn whole(config: &Config, document: &Document<'_>) {
+    plain_only_on_loopback(config, document);
+    every_listener_once(config, document);
+    certificate_with_key(config, document);
+    admins_at_home(config, document);
+    peers(config, document);
+}
+
+fn plain_only_on_loopback(config: &Config, document: &Document<'_>) {
+    let open = config.c2s.listen.iter().find(|address| !address.ip().is_loopback());
+    if let (true, Some(open)) = (config.c2s.allow_plain_without_tls, open) {
+        document.refuse(
+            "c2s.allow_plain_without_tls",
+            "false, unless every address of c2s.listen is a loopback address",
+            format!("true, with {open}"),
+        );
+    }
+}
+
+fn every_listener_once(config: &Config, document: &Document<'_>) {
+    let mut seen: BTreeMap<SocketAddr, &str> = BTreeMap::new();
+    let listeners = [
+        ("c2s.listen", &config.c2s.listen),
+        ("c2s.listen_tls", &config.c2s.listen_tls),
+        ("s2s.listen", &config.s2s.listen),
+        ("http.listen", &config.http.listen),
+    ];
+    for (key, addresses) in listeners {
+        for address in addresses.iter().filter(|address| address.port() != 0) {
+            if let Some(other) = seen.insert(*address, key) {
+                document.refuse(
+                    key,
+                    "an address that nothing else listens on",
+                    format!("{address}, taken by {other}"),
+                );
+            }
+        }
+    }
+}
+
+fn certificate_with_key(config: &Config, document: &Document<'_>) {
+    let certificate = config.s2s.certificate == config.c2s.certificate;
+    let key = config.s2s.key == config.c2s.key;
+    if certificate != key {
+        let missing = if key { "s2s.key" } else { "s2s.certificate" };
+        document.refuse(missing, "both s2s.certificate and s2s.key, or neither", "one of them");
+    }
+}
+
+fn admins_at_home(config: &Config, document: &Document<'_>) {
+    for account in &config.admin.accounts {
+        let domain = account.split_once('@').map_or("", |(_, domain)| domain);
+        let ours =
+            domain == config.domains.global || config.domains.regional.as_deref() == Some(domain);
+        if !ours && !config.domains.global.is_empty() {
+            document.refuse(
+                "admin.accounts",
+                format!("accounts of {}", config.domains.global),
+                format!("{account:?}"),
+            );
+        }
+    }
+}
+
+fn peers(config: &Config, document: &Document<'_>) {
+    let mut names = vec![config.node_name()];
+    let mut raft_ids = vec![config.metadata.raft_id];
+    let mut fingerprints = Vec::new();
+    for (at, peer) in config.peers.iter().enumerate() {
+        let key = |key: &str| format!("peers[{at}].{key}");
+        if peer.region.is_empty() {
+            continue; // Already noted.
+        }
+        let name = peer.name();
+        if names.contains(&name) {
+            let found = if names[0] == name {
+                format!("{name}, which is this node")
+            } else {
+                format!("{name} again")
+            };
+            document.refuse(&key("region"), "another node than those named before", found);
+        }
+        names.push(name);
+        if raft_ids.contains(&peer.raft_id) {
+            document.refuse(
+                &key("raft_id"),
+                "a number that no other node has (this node's is metadata.raft_id)",
+                format!("{} again", peer.raft_id),
+            );
+        }
+        raft_ids.push(peer.raft_id);
+        if peer.fingerprint.0 != [0; 32] && fingerprints.contains(&peer.fingerprint) {
+            document.refuse(
+                &key("fingerprint"),
+                "a certificate of its own",
+                "the fingerprint of another peer".to_owned(),
+            );
+        }
+        fingerprints.push(peer.fingerprint);
+    }
+    let no_voter = !config.metadata.voter && config.peers.iter().all(|peer| !peer.voter);
+    if no_voter {
+        document.refuse("metadata.voter", "true, here or for some peer", "nobody who votes");
+    }
+    if !config.peers.is_empty() && config.s2s.listen.is_empty() {
+        document.refuse("s2s.listen", "an address where the peers connect", "none");
+    }
+}

@@ -1,0 +1,84 @@
+//! `[limits]`: every bound of the server in one place. Each says what happens when it is reached.
+
+use std::time::Duration;
+
+use crate::table::Table;
+use crate::value::Size;
+
+/// The `[limits]` section. Sizes are bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// One stanza from a client. Beyond: the stream is closed with `policy-violation`.
+    pub stanza_bytes_max: usize,
+    /// One element from somebody who has not authenticated. Beyond: the stream is closed with `policy-violation`.
+    pub stanza_bytes_max_before_auth: usize,
+    /// Client connections of this node. Beyond: a new connection is closed at once with `resource-constraint`.
+    pub connections_max: usize,
+    /// Connections from one IP address that have not authenticated. Beyond: a new one is closed at once.
+    pub unauthenticated_per_address_max: usize,
+    /// Sessions of one account in this region. Beyond: the new resource is refused with `resource-constraint`.
+    pub sessions_per_account_max: usize,
+    /// Bytes waiting for one session. Beyond: presence is dropped, a message goes the way of an offline one, an iq
+    /// request is answered with `resource-constraint`; then a client that still does not read loses its connection.
+    pub mailbox_bytes_max: usize,
+    /// Entries of one roster. Beyond: the roster set is refused with `resource-constraint`.
+    pub roster_items_max: usize,
+    /// Messages kept for one offline account. Beyond: the sender gets `service-unavailable` (RFC 6121 §8.5.2).
+    pub offline_messages_max: usize,
+    /// How long a lost session can be resumed (XEP-0198). Beyond: it ends and what it had not acknowledged is routed
+    /// again.
+    pub sm_timeout: Duration,
+    /// Stanzas sent and not acknowledged by one session. Beyond: the connection is closed with `policy-violation`.
+    pub sm_queue_max: usize,
+    /// Bytes of stanzas parked until it is known where their addressees are. Beyond: the sender gets
+    /// `resource-constraint`.
+    pub parked_bytes_max: usize,
+    /// Stanzas parked for one addressee. Beyond: the sender gets `resource-constraint`.
+    pub parked_stanzas_per_address_max: usize,
+    /// Route-log entries kept for regions that lag behind. Beyond: such a region gets a full copy instead.
+    pub route_log_entries_max: usize,
+}
+
+const KIB: usize = 1 << 10;
+const MIB: usize = 1 << 20;
+
+pub(crate) fn read(table: &Table<'_>) -> Limits {
+    let size = |key, default: usize, least: usize| {
+        let most = Size(16 << 30);
+        let words = format!("a size from {least} bytes to \"16GiB\"");
+        table.between(key, Size(default), Size(least), most, &words).0
+    };
+    let count = |key, default: usize| {
+        table.between(key, default, 1, 1_000_000_000, "a number from 1 to 1000000000")
+    };
+    let limits = Limits {
+        // RFC 6120 §13.12: no less than 10,000 bytes.
+        stanza_bytes_max: size("stanza_bytes_max", 256 * KIB, 10_000),
+        stanza_bytes_max_before_auth: size("stanza_bytes_max_before_auth", 16 * KIB, 10_000),
+        connections_max: count("connections_max", 1_000_000),
+        unauthenticated_per_address_max: count("unauthenticated_per_address_max", 1_000),
+        sessions_per_account_max: count("sessions_per_account_max", 64),
+        mailbox_bytes_max: size("mailbox_bytes_max", 4 * MIB, 64 * KIB),
+        roster_items_max: count("roster_items_max", 2_000),
+        offline_messages_max: count("offline_messages_max", 1_000),
+        sm_timeout: table.between(
+            "sm_timeout",
+            Duration::from_secs(300),
+            Duration::from_secs(1),
+            Duration::from_secs(86_400),
+            "a duration from \"1s\" to \"1d\"",
+        ),
+        sm_queue_max: count("sm_queue_max", 5_000),
+        parked_bytes_max: size("parked_bytes_max", 64 * MIB, 64 * KIB),
+        parked_stanzas_per_address_max: count("parked_stanzas_per_address_max", 1_000),
+        route_log_entries_max: count("route_log_entries_max", 1_000_000),
+    };
+    if limits.mailbox_bytes_max < limits.stanza_bytes_max {
+        table.refuse(
+            "mailbox_bytes_max",
+            format!("at least stanza_bytes_max, {} bytes", limits.stanza_bytes_max),
+            format!("{} bytes", limits.mailbox_bytes_max),
+        );
+    }
+    limits
+}

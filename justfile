@@ -1,0 +1,22 @@
+# What people type. `just check` only reads and is what CI runs; `just fix` writes.
+
+# Everything CI asks for.
+check:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets -- -D warnings
+    cargo test --workspace
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+    cargo deny check
+
+# Formats, and mends what clippy can mend.
+fix:
+    cargo fmt --all
+    cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
+
+# The simulator: regions from a seed, with loss, delay, partition, crash.
+sim *args:
+    cargo test -p pangaea-tests sim -- {{args}}
+
+# Three regions on this machine.
+quickstart *args:
+    cargo run --release --bin pangaea -- quickstart {{args}}
