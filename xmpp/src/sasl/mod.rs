@@ -1,1 +1,472 @@
-//! SASL mechanisms as values, one a file (RFC 6120 §6).
+//! SASL (RFC 4422) as XMPP uses it: mechanisms, failures, and one authentication exchange as a value.
+//!
+//! `stream::negotiate` wraps it in the elements of RFC 6120 §6 (and SASL2 can wrap it in those of XEP-0388 later): nothing
+//! here knows XML or base64 around a message. One mechanism a file; [`Exchange`] is the receiving side of any of them.
+//! What it needs from the world (stored keys, the verdict on a PLAIN password) it asks for with a [`Step`] and is told by a
+//! call. Deliberately absent: randomness (nonces are handed in), attempts counting and deadlines (the stream's business).
+
+pub mod anonymous;
+pub mod external;
+pub mod keys;
+pub mod plain;
+pub mod scram;
+
+use std::fmt;
+
+use crate::jid::BareJid;
+pub use keys::{
+    BadPassword, Hash, ITERATIONS_DEFAULT, Password, SALT_BYTES, ScramKeys, Secret, saslprep,
+};
+
+/// A mechanism we know. What is offered on a stream is the caller's list, thinned by what the stream allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mechanism {
+    /// SCRAM-*, with channel binding when `plus`.
+    Scram {
+        /// The hash function.
+        hash: Hash,
+        /// The -PLUS variant.
+        plus: bool,
+    },
+    /// RFC 4616.
+    Plain,
+    /// RFC 4422 appendix A, by TLS client certificate.
+    External,
+    /// RFC 4505.
+    Anonymous,
+}
+
+impl Mechanism {
+    /// Every mechanism, the one to prefer first.
+    pub const ALL: [Mechanism; 9] = [
+        Mechanism::External,
+        Mechanism::Scram { hash: Hash::Sha512, plus: true },
+        Mechanism::Scram { hash: Hash::Sha256, plus: true },
+        Mechanism::Scram { hash: Hash::Sha1, plus: true },
+        Mechanism::Scram { hash: Hash::Sha512, plus: false },
+        Mechanism::Scram { hash: Hash::Sha256, plus: false },
+        Mechanism::Scram { hash: Hash::Sha1, plus: false },
+        Mechanism::Plain,
+        Mechanism::Anonymous,
+    ];
+
+    /// The name in the IANA registry.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mechanism::Scram { hash: Hash::Sha1, plus: false } => "SCRAM-SHA-1",
+            Mechanism::Scram { hash: Hash::Sha1, plus: true } => "SCRAM-SHA-1-PLUS",
+            Mechanism::Scram { hash: Hash::Sha256, plus: false } => "SCRAM-SHA-256",
+            Mechanism::Scram { hash: Hash::Sha256, plus: true } => "SCRAM-SHA-256-PLUS",
+            Mechanism::Scram { hash: Hash::Sha512, plus: false } => "SCRAM-SHA-512",
+            Mechanism::Scram { hash: Hash::Sha512, plus: true } => "SCRAM-SHA-512-PLUS",
+            Mechanism::Plain => "PLAIN",
+            Mechanism::External => "EXTERNAL",
+            Mechanism::Anonymous => "ANONYMOUS",
+        }
+    }
+
+    /// The mechanism of that name (upper case, as the registry has it).
+    pub fn parse(name: &str) -> Option<Mechanism> {
+        Mechanism::ALL.into_iter().find(|mechanism| mechanism.name() == name)
+    }
+
+    /// Does it bind to the TLS channel?
+    pub fn is_plus(self) -> bool {
+        matches!(self, Mechanism::Scram { plus: true, .. })
+    }
+}
+
+impl fmt::Display for Mechanism {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Why authentication failed (RFC 6120 §6.5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Failure {
+    /// The client gave up.
+    Aborted,
+    /// The account is suspended.
+    AccountDisabled,
+    /// The credentials were good once.
+    CredentialsExpired,
+    /// Not without TLS.
+    EncryptionRequired,
+    /// Not base64.
+    IncorrectEncoding,
+    /// The client may not act as whom it wants to act.
+    InvalidAuthzid,
+    /// Unknown or not offered.
+    InvalidMechanism,
+    /// The message breaks the mechanism's grammar.
+    MalformedRequest,
+    /// The mechanism is weaker than policy allows.
+    MechanismTooWeak,
+    /// Wrong, for a reason we keep to ourselves.
+    NotAuthorized,
+    /// Our own trouble; clients must not forget a saved password.
+    TemporaryAuthFailure,
+}
+
+impl Failure {
+    const ALL: [Failure; 11] = [
+        Failure::Aborted,
+        Failure::AccountDisabled,
+        Failure::CredentialsExpired,
+        Failure::EncryptionRequired,
+        Failure::IncorrectEncoding,
+        Failure::InvalidAuthzid,
+        Failure::InvalidMechanism,
+        Failure::MalformedRequest,
+        Failure::MechanismTooWeak,
+        Failure::NotAuthorized,
+        Failure::TemporaryAuthFailure,
+    ];
+
+    /// The element name of the condition.
+    pub fn name(self) -> &'static str {
+        match self {
+            Failure::Aborted => "aborted",
+            Failure::AccountDisabled => "account-disabled",
+            Failure::CredentialsExpired => "credentials-expired",
+            Failure::EncryptionRequired => "encryption-required",
+            Failure::IncorrectEncoding => "incorrect-encoding",
+            Failure::InvalidAuthzid => "invalid-authzid",
+            Failure::InvalidMechanism => "invalid-mechanism",
+            Failure::MalformedRequest => "malformed-request",
+            Failure::MechanismTooWeak => "mechanism-too-weak",
+            Failure::NotAuthorized => "not-authorized",
+            Failure::TemporaryAuthFailure => "temporary-auth-failure",
+        }
+    }
+
+    /// The condition of that element name.
+    pub fn parse(name: &str) -> Option<Failure> {
+        Failure::ALL.into_iter().find(|failure| failure.name() == name)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What ties an authentication to the TLS connection under it (RFC 5056). Empty when there is no TLS.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ChannelBindings {
+    /// `tls-exporter` (RFC 9266): 32 bytes exported under `EXPORTER-Channel-Binding`. Only with TLS 1.3, or 1.2 with extended
+    /// master secret: whoever fills this in sees to it.
+    pub exporter: Option<[u8; 32]>,
+    /// `tls-server-end-point` (RFC 5929 §4): the hash of our certificate.
+    pub server_end_point: Option<Vec<u8>>,
+}
+
+impl ChannelBindings {
+    /// The types that can be used, the stronger first: what XEP-0440 advertises.
+    pub fn types(&self) -> impl Iterator<Item = &'static str> {
+        let exporter = self.exporter.is_some().then_some("tls-exporter");
+        exporter
+            .into_iter()
+            .chain(self.server_end_point.is_some().then_some("tls-server-end-point"))
+    }
+
+    /// The data of one type. `tls-unique` is never there: TLS 1.3 has no safe one.
+    pub fn data(&self, kind: &str) -> Option<&[u8]> {
+        match kind {
+            "tls-exporter" => self.exporter.as_ref().map(|data| data.as_slice()),
+            "tls-server-end-point" => self.server_end_point.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// No channel to bind to.
+    pub fn is_empty(&self) -> bool {
+        self.exporter.is_none() && self.server_end_point.is_none()
+    }
+}
+
+/// The answer to [`Step::LookUp`].
+#[derive(Clone, Debug)]
+pub enum Credentials {
+    /// The account's keys for the hash that was asked for.
+    Keys(ScramKeys),
+    /// The account exists, may not log in, and may be told so once it has proved who it is.
+    Disabled(ScramKeys),
+    /// No such account, or no keys for this hash. The client cannot tell it from a wrong password.
+    Unknown,
+    /// We could not find out.
+    Unavailable,
+}
+
+/// The answer to [`Step::CheckPlain`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The password is right.
+    Right,
+    /// It is not, or there is no such account.
+    Wrong,
+    /// It is right, but the account is suspended.
+    Disabled,
+    /// We could not find out.
+    Unavailable,
+}
+
+/// What an exchange wants next.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// Send this and wait for the client's answer.
+    Challenge(Vec<u8>),
+    /// Fetch the SCRAM keys and call [`Exchange::credentials`].
+    LookUp {
+        /// Whose keys.
+        account: BareJid,
+        /// Made with which hash.
+        hash: Hash,
+    },
+    /// Check the password and call [`Exchange::plain_checked`].
+    CheckPlain {
+        /// Whose password.
+        account: BareJid,
+        /// As it was typed: SASLprep is `ScramKeys::verify`'s.
+        password: Password,
+    },
+    /// It is them. `data` goes along with the success.
+    Success {
+        /// The account (or, with EXTERNAL between servers, the domain).
+        account: BareJid,
+        /// Additional data with success: the server's signature in SCRAM.
+        data: Option<Vec<u8>>,
+    },
+    /// It is not.
+    Fail(Failure),
+}
+
+/// What one exchange runs on; made anew for every attempt.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// The stream's domain, prepared: usernames are localparts of it.
+    pub domain: String,
+    /// Our half of the nonce: fresh, printable ASCII without a comma, 18 random bytes or more.
+    pub nonce: String,
+    /// The TLS channel's binding data.
+    pub bindings: ChannelBindings,
+    /// Was any -PLUS mechanism advertised on this stream? Then the GS2 flag `y` betrays a downgrade.
+    pub plus_offered: bool,
+    /// Secret from which salts for unknown users are made; the same in every region.
+    pub fake_secret: [u8; 32],
+    /// The iteration count unknown users show: what most accounts have.
+    pub fake_iterations: u32,
+    /// Addresses the client's certificate proves (EXTERNAL).
+    pub identities: Vec<String>,
+    /// The localpart an anonymous user gets: random, fresh.
+    pub anonymous: String,
+}
+
+/// One authentication exchange, receiving side.
+#[derive(Debug)]
+pub struct Exchange {
+    terms: Terms,
+    mechanism: Mechanism,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    /// No message seen yet.
+    Start,
+    /// The first message is read; the keys are being looked up, or the proof is awaited.
+    Scram(Box<scram::Server>),
+    /// The caller is checking the password.
+    Plain(BareJid),
+    Over,
+}
+
+impl Exchange {
+    /// Begins. Feed the initial response to [`Exchange::message`], `None` if there was none.
+    pub fn new(mechanism: Mechanism, terms: Terms) -> Exchange {
+        Exchange { terms, mechanism, state: State::Start }
+    }
+
+    /// The mechanism in use.
+    pub fn mechanism(&self) -> Mechanism {
+        self.mechanism
+    }
+
+    /// A message of the client's, decoded from base64. `None`: it sent no initial response and gets an empty challenge.
+    /// Called at the wrong moment (while a question is open, or after the end) it fails with `malformed-request`.
+    pub fn message(&mut self, message: Option<&[u8]>) -> Step {
+        let Some(message) = message else {
+            return match self.state {
+                State::Start => Step::Challenge(Vec::new()),
+                _ => self.over(Failure::MalformedRequest),
+            };
+        };
+        match (&mut self.state, self.mechanism) {
+            (State::Start, Mechanism::Scram { hash, plus }) => {
+                match scram::Server::begin(hash, plus, message, &self.terms) {
+                    Ok((server, Some(account))) => {
+                        self.state = State::Scram(Box::new(server));
+                        Step::LookUp { account, hash }
+                    }
+                    // A name that no account can have: go on as with any unknown user.
+                    Ok((server, None)) => {
+                        self.state = State::Scram(Box::new(server));
+                        self.credentials(Credentials::Unknown)
+                    }
+                    Err(failure) => self.over(failure),
+                }
+            }
+            (State::Scram(server), _) => {
+                let step = match server.finish(message) {
+                    Ok((account, signature)) => Step::Success { account, data: Some(signature) },
+                    Err(failure) => Step::Fail(failure),
+                };
+                self.state = State::Over;
+                step
+            }
+            (State::Start, Mechanism::Plain) => match plain::parse(message, &self.terms.domain) {
+                Ok((account, password)) => {
+                    self.state = State::Plain(account.clone());
+                    Step::CheckPlain { account, password }
+                }
+                Err(failure) => self.over(failure),
+            },
+            (State::Start, Mechanism::External) => {
+                self.state = State::Over;
+                match external::check(message, &self.terms.identities) {
+                    Ok(account) => Step::Success { account, data: None },
+                    Err(failure) => Step::Fail(failure),
+                }
+            }
+            (State::Start, Mechanism::Anonymous) => {
+                self.state = State::Over;
+                match anonymous::check(message, &self.terms.anonymous, &self.terms.domain) {
+                    Ok(account) => Step::Success { account, data: None },
+                    Err(failure) => Step::Fail(failure),
+                }
+            }
+            (State::Plain(_) | State::Over, _) => self.over(Failure::MalformedRequest),
+        }
+    }
+
+    /// The answer to [`Step::LookUp`].
+    pub fn credentials(&mut self, credentials: Credentials) -> Step {
+        match &mut self.state {
+            State::Scram(server) => match server.challenge(credentials, &self.terms) {
+                Ok(challenge) => Step::Challenge(challenge),
+                Err(failure) => self.over(failure),
+            },
+            _ => self.over(Failure::TemporaryAuthFailure),
+        }
+    }
+
+    /// The answer to [`Step::CheckPlain`].
+    pub fn plain_checked(&mut self, verdict: Verdict) -> Step {
+        match (std::mem::replace(&mut self.state, State::Over), verdict) {
+            (State::Plain(account), Verdict::Right) => Step::Success { account, data: None },
+            (State::Plain(_), Verdict::Disabled) => Step::Fail(Failure::AccountDisabled),
+            (State::Plain(_), Verdict::Wrong) => Step::Fail(Failure::NotAuthorized),
+            _ => Step::Fail(Failure::TemporaryAuthFailure),
+        }
+    }
+
+    fn over(&mut self, failure: Failure) -> Step {
+        self.state = State::Over;
+        Step::Fail(failure)
+    }
+}
+
+/// The account that a simple user name (RFC 6120 §6.3.8) means on our domain; `None` if no account can have that name.
+pub(crate) fn account_of(username: &str, domain: &str) -> Option<BareJid> {
+    if username.is_empty() || username.contains(['@', '/']) {
+        return None;
+    }
+    BareJid::parse(&format!("{username}@{domain}"))
+        .ok()
+        .filter(|jid| jid.local().is_some() && jid.domain() == domain)
+}
+
+/// An authorization identity must be the account itself or be left out (bad-input row B-089).
+pub(crate) fn is_own_authzid(authzid: &str, account: Option<&BareJid>) -> bool {
+    match (BareJid::parse(authzid), account) {
+        (Ok(authzid), Some(account)) => authzid == *account,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn terms() -> Terms {
+        Terms {
+            domain: "capulet.example".into(),
+            nonce: "3rfcNHYJY1ZVvWVs7j".into(),
+            bindings: ChannelBindings::default(),
+            plus_offered: false,
+            fake_secret: [7; 32],
+            fake_iterations: 4096,
+            identities: Vec::new(),
+            anonymous: "guest-1".into(),
+        }
+    }
+
+    #[test]
+    fn mechanisms_and_failures_are_found_by_their_names() {
+        for mechanism in Mechanism::ALL {
+            assert_eq!(Mechanism::parse(mechanism.name()), Some(mechanism));
+        }
+        for failure in Failure::ALL {
+            assert_eq!(Failure::parse(failure.name()), Some(failure));
+        }
+        assert_eq!(Mechanism::parse("plain"), None);
+        assert_eq!(Mechanism::parse("DIGEST-MD5"), None);
+    }
+
+    #[test]
+    fn an_account_is_named_by_its_localpart_only() {
+        assert!(account_of("juliet", "capulet.example").is_some());
+        assert_eq!(
+            account_of("JULIET", "capulet.example"),
+            account_of("juliet", "capulet.example")
+        );
+        for name in ["", "juliet@capulet.example", "juliet/balcony", "a b", "@", "\u{0}"] {
+            assert!(account_of(name, "capulet.example").is_none(), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn a_client_without_initial_response_gets_one_empty_challenge() {
+        let mut exchange = Exchange::new(Mechanism::Plain, terms());
+        assert!(matches!(exchange.message(None), Step::Challenge(data) if data.is_empty()));
+        assert!(matches!(exchange.message(Some(b"\0juliet\0r0m30")), Step::CheckPlain { .. }));
+        // A second message while the password is being checked is not part of PLAIN.
+        assert!(matches!(exchange.message(Some(b"x")), Step::Fail(Failure::MalformedRequest)));
+    }
+
+    #[test]
+    fn a_plain_verdict_becomes_its_failure() {
+        let cases = [
+            (Verdict::Wrong, Failure::NotAuthorized),
+            (Verdict::Disabled, Failure::AccountDisabled),
+            (Verdict::Unavailable, Failure::TemporaryAuthFailure),
+        ];
+        for (verdict, expected) in cases {
+            let mut exchange = Exchange::new(Mechanism::Plain, terms());
+            exchange.message(Some(b"\0juliet\0r0m30"));
+            assert!(
+                matches!(exchange.plain_checked(verdict), Step::Fail(failure) if failure == expected)
+            );
+        }
+    }
+
+    #[test]
+    fn an_answer_nobody_asked_for_never_lets_anyone_in() {
+        let mut exchange = Exchange::new(Mechanism::Plain, terms());
+        assert!(matches!(exchange.plain_checked(Verdict::Right), Step::Fail(_)));
+        let mut exchange = Exchange::new(Mechanism::Plain, terms());
+        assert!(matches!(exchange.credentials(Credentials::Unknown), Step::Fail(_)));
+    }
+}
