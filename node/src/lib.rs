@@ -1,1 +1,3 @@
-//! Placeholder.
+//! The server, as a library: listeners, sessions, router, features, storage. `main.rs` is a few lines over it.
+
+pub mod transport;
