@@ -97,7 +97,11 @@ impl Transport {
     ///
     /// # Errors
     /// Those of the socket; `InvalidData` when TLS was violated (the alert is sent); `OutOfMemory` when `into` is full.
-    pub fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut Buffer) -> Poll<io::Result<usize>> {
+    pub fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        into: &mut Buffer,
+    ) -> Poll<io::Result<usize>> {
         match &mut self.0 {
             Road::Plain(stream) => {
                 ready!(stream.poll_read_ready(cx))?;
@@ -246,7 +250,8 @@ impl Transport {
     /// [`CLOSE_DEADLINE`]. Waiting matters: closing a socket with unread bytes resets it, and the peer may never see why.
     pub async fn close(self, mut last: Buffer) {
         let mut transport = self;
-        let _ = tokio::time::timeout(CLOSE_DEADLINE, Box::pin(transport.say_goodbye(&mut last))).await;
+        let _ =
+            tokio::time::timeout(CLOSE_DEADLINE, Box::pin(transport.say_goodbye(&mut last))).await;
     }
 
     async fn say_goodbye(&mut self, last: &mut Buffer) -> io::Result<()> {

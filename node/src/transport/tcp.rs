@@ -173,8 +173,7 @@ pub struct Accepted {
 /// Those of bind and listen, with the address in the text.
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let listen = || {
-        let socket =
-            if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
         socket.listen(BACKLOG)

@@ -243,8 +243,12 @@ fn end_point(leaf: &[u8], parsed: &X509Certificate<'_>) -> Option<Arc<[u8]>> {
         | "1.2.840.113549.1.1.11"
         | "1.2.840.10045.4.1"
         | "1.2.840.10045.4.3.2" => Some(Sha256::digest(leaf).as_slice().into()),
-        "1.2.840.113549.1.1.12" | "1.2.840.10045.4.3.3" => Some(Sha384::digest(leaf).as_slice().into()),
-        "1.2.840.113549.1.1.13" | "1.2.840.10045.4.3.4" => Some(Sha512::digest(leaf).as_slice().into()),
+        "1.2.840.113549.1.1.12" | "1.2.840.10045.4.3.3" => {
+            Some(Sha384::digest(leaf).as_slice().into())
+        }
+        "1.2.840.113549.1.1.13" | "1.2.840.10045.4.3.4" => {
+            Some(Sha512::digest(leaf).as_slice().into())
+        }
         _ => None,
     }
 }
@@ -317,12 +321,18 @@ impl TlsStream {
     pub(super) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // Decrypted bytes, or the end, may be waiting where no socket will ever tell.
         match self.tls.reader().fill_buf() {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.socket.poll_read_ready(cx),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.socket.poll_read_ready(cx)
+            }
             _ => Poll::Ready(Ok(())),
         }
     }
 
-    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut Buffer) -> Poll<io::Result<usize>> {
+    pub(super) fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        into: &mut Buffer,
+    ) -> Poll<io::Result<usize>> {
         loop {
             let mut count = 0;
             loop {
@@ -372,7 +382,11 @@ impl TlsStream {
         }
     }
 
-    pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, from: &mut Buffer) -> Poll<io::Result<()>> {
+    pub(super) fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut Buffer,
+    ) -> Poll<io::Result<()>> {
         loop {
             ready!(self.poll_flush(cx))?;
             if from.is_empty() {
