@@ -1,4 +1,10 @@
 //! The server, as a library: listeners, sessions, router, features, storage. `main.rs` is a few lines over it.
 
+pub mod admin;
+pub mod certs;
+pub mod cli;
+pub mod http;
+pub mod metrics;
 pub mod session;
 pub mod transport;
+pub mod wan;

@@ -14,6 +14,8 @@ pub struct Limits {
     pub stanza_bytes_max_before_auth: usize,
     /// Client connections of this node. Beyond: a new connection is closed at once with `resource-constraint`.
     pub connections_max: usize,
+    /// Connections of each HTTP listener. Beyond: a new one waits until another is closed.
+    pub http_connections_max: usize,
     /// Connections from one IP address that have not authenticated. Beyond: a new one is closed at once.
     pub unauthenticated_per_address_max: usize,
     /// Sessions of one account in this region. Beyond: the new resource is refused with `resource-constraint`.
@@ -56,6 +58,7 @@ pub(crate) fn read(table: &Table<'_>) -> Limits {
         stanza_bytes_max: size("stanza_bytes_max", 256 * KIB, 10_000),
         stanza_bytes_max_before_auth: size("stanza_bytes_max_before_auth", 16 * KIB, 10_000),
         connections_max: count("connections_max", 1_000_000),
+        http_connections_max: count("http_connections_max", 10_000),
         unauthenticated_per_address_max: count("unauthenticated_per_address_max", 1_000),
         sessions_per_account_max: count("sessions_per_account_max", 64),
         mailbox_bytes_max: size("mailbox_bytes_max", 4 * MIB, 64 * KIB),

@@ -1,0 +1,342 @@
+//! The admin API on HTTP: paths, HTTP Basic (RFC 7617), JSON, and its OpenAPI description at `/admin/openapi.json`.
+//!
+//! Made by `http::router`. Every request but that for the description needs the password of an account that
+//! `admin.accounts` names. Passwords are checked a few at a time, so guessing cannot take the processors away from
+//! the users; a wrong one is answered like an unknown account.
+
+use std::sync::Arc;
+
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, Query, Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post, put};
+use axum::{Json, Router};
+use base64::Engine;
+use serde::Deserialize;
+use tokio::sync::Semaphore;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::{IntoParams, Modify, OpenApi};
+
+use super::model::*;
+use super::{Answer, Operator};
+
+/// The largest body: one account with all it has.
+const BODY_BYTES_MAX: usize = 64 << 20;
+/// Passwords checked at the same time.
+const CHECKS_MAX: usize = 2;
+/// Rows of one answer, when the question does not say.
+const PAGE: usize = 100;
+/// Rows of one answer at most.
+const PAGE_MAX: usize = 10_000;
+
+#[derive(Clone)]
+struct Admin {
+    operator: Arc<dyn Operator>,
+    accounts: Arc<[String]>,
+    checks: Arc<Semaphore>,
+}
+
+/// Everything under `/admin`, for `accounts` (bare JIDs in lower case).
+pub fn router(operator: Arc<dyn Operator>, accounts: &[String]) -> Router {
+    let admin =
+        Admin { operator, accounts: accounts.into(), checks: Arc::new(Semaphore::new(CHECKS_MAX)) };
+    let closed = Router::new()
+        .route("/admin/status", get(status))
+        .route("/admin/regions", get(regions))
+        .route("/admin/regions/{name}/state", put(region_state))
+        .route("/admin/nodes", get(nodes))
+        .route("/admin/metadata", get(metadata))
+        .route("/admin/links", get(links))
+        .route("/admin/sessions", get(sessions).delete(kick))
+        .route("/admin/homes/{account}", get(home_of))
+        .route("/admin/homes/move", post(home_move))
+        .route("/admin/users", get(users).post(user_add))
+        .route("/admin/users/import", post(user_import))
+        .route("/admin/users/{account}", delete(user_remove))
+        .route("/admin/users/{account}/password", put(user_passwd))
+        .route("/admin/users/{account}/export", get(user_export))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(from_fn_with_state(admin.clone(), authenticate));
+    Router::new()
+        .route("/admin/openapi.json", get(|| async { Json(openapi()) }))
+        .merge(closed)
+        .with_state(admin)
+}
+
+/// The description of the API.
+#[must_use]
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    Description::openapi()
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Pangaea admin API", description = "What `pangaea ctl` and `pangaea user` speak."),
+    paths(
+        status, regions, region_state, nodes, metadata, links, sessions, kick, home_of, home_move,
+        users, user_add, user_import, user_remove, user_passwd, user_export
+    ),
+    components(schemas(Refusal, Ready)),
+    security(("password" = [])),
+    modifiers(&Password)
+)]
+struct Description;
+
+struct Password;
+
+impl Modify for Password {
+    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
+        let basic = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Basic)
+            .description(Some("An account of admin.accounts and its password"))
+            .build();
+        openapi
+            .components
+            .get_or_insert_default()
+            .add_security_scheme("password", SecurityScheme::Http(basic));
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let status = match self.kind {
+            RefusalKind::Invalid => StatusCode::BAD_REQUEST,
+            RefusalKind::Unauthorized => StatusCode::UNAUTHORIZED,
+            RefusalKind::NotFound => StatusCode::NOT_FOUND,
+            RefusalKind::Conflict => StatusCode::CONFLICT,
+            RefusalKind::Unsupported => StatusCode::NOT_IMPLEMENTED,
+            RefusalKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            RefusalKind::Failed => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        let mut response = (status, Json(self)).into_response();
+        if status == StatusCode::UNAUTHORIZED {
+            let challenge =
+                header::HeaderValue::from_static("Basic realm=\"pangaea\", charset=\"UTF-8\"");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        response
+    }
+}
+
+async fn authenticate(State(admin): State<Admin>, request: Request, next: Next) -> Response {
+    match credentials(request.headers()) {
+        Some((account, password)) => {
+            let account = account.to_lowercase();
+            let known = admin.accounts.contains(&account);
+            let permit = admin.checks.acquire().await;
+            let right = admin.operator.authenticate(&account, &password).await && known;
+            drop(permit);
+            if right {
+                return next.run(request).await;
+            }
+            Refusal::unauthorized("not an administrator, or not the password").into_response()
+        }
+        None => Refusal::unauthorized("say who you are: HTTP Basic").into_response(),
+    }
+}
+
+/// Account and password of `Authorization: Basic …`.
+fn credentials(headers: &HeaderMap) -> Option<(String, String)> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, encoded) = value.split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let decoded = base64::engine::general_purpose::STANDARD.decode(encoded.trim()).ok()?;
+    let text = String::from_utf8(decoded).ok()?;
+    let (account, password) = text.split_once(':')?;
+    Some((account.to_owned(), password.to_owned()))
+}
+
+type Reply<T> = Result<Json<T>, Refusal>;
+
+async fn reply<T>(answer: Answer<'_, T>) -> Reply<T> {
+    answer.await.map(Json)
+}
+
+/// A JSON body whose mistakes are refused in our own form.
+struct Body<T>(T);
+
+impl<S: Send + Sync, T> FromRequest<S> for Body<T>
+where
+    Json<T>: FromRequest<S, Rejection = JsonRejection>,
+{
+    type Rejection = Refusal;
+    async fn from_request(request: Request, state: &S) -> Result<Self, Refusal> {
+        match Json::<T>::from_request(request, state).await {
+            Ok(Json(body)) => Ok(Body(body)),
+            Err(rejection) => Err(Refusal::invalid(rejection.body_text())),
+        }
+    }
+}
+
+/// A query whose mistakes are refused in our own form.
+struct Asked<T>(T);
+
+impl<S: Send + Sync, T> FromRequestParts<S> for Asked<T>
+where
+    Query<T>: FromRequestParts<S, Rejection = QueryRejection>,
+{
+    type Rejection = Refusal;
+    async fn from_request_parts(
+        parts: &mut axum::http::request::Parts,
+        state: &S,
+    ) -> Result<Self, Refusal> {
+        match Query::<T>::from_request_parts(parts, state).await {
+            Ok(Query(asked)) => Ok(Asked(asked)),
+            Err(rejection) => Err(Refusal::invalid(rejection.body_text())),
+        }
+    }
+}
+
+/// The node on one screen.
+#[utoipa::path(get, path = "/admin/status", responses((status = 200, body = Status)))]
+async fn status(State(admin): State<Admin>) -> Reply<Status> {
+    reply(admin.operator.status()).await
+}
+
+/// Every region of the platform.
+#[utoipa::path(get, path = "/admin/regions", responses((status = 200, body = [RegionInfo])))]
+async fn regions(State(admin): State<Admin>) -> Reply<Vec<RegionInfo>> {
+    reply(admin.operator.regions()).await
+}
+
+/// Changes the state of a region, through the metadata group.
+#[utoipa::path(put, path = "/admin/regions/{name}/state", params(("name" = String, Path)),
+    request_body = NewRegionState, responses((status = 200), (status = 503, body = Refusal)))]
+async fn region_state(
+    State(admin): State<Admin>,
+    Path(name): Path<String>,
+    Body(new): Body<NewRegionState>,
+) -> Reply<()> {
+    reply(admin.operator.region_state(&name, new.state)).await
+}
+
+/// Every node of the platform.
+#[utoipa::path(get, path = "/admin/nodes", responses((status = 200, body = [NodeInfo])))]
+async fn nodes(State(admin): State<Admin>) -> Reply<Vec<NodeInfo>> {
+    reply(admin.operator.nodes()).await
+}
+
+/// The metadata group as this node sees it.
+#[utoipa::path(get, path = "/admin/metadata", responses((status = 200, body = MetadataInfo)))]
+async fn metadata(State(admin): State<Admin>) -> Reply<MetadataInfo> {
+    reply(admin.operator.metadata()).await
+}
+
+/// The links of this node.
+#[utoipa::path(get, path = "/admin/links", responses((status = 200, body = [LinkInfo])))]
+async fn links(State(admin): State<Admin>) -> Reply<Vec<LinkInfo>> {
+    reply(admin.operator.links()).await
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct SessionsAsked {
+    /// Only those of this account, in every region.
+    account: Option<String>,
+    /// At most so many; 100 if not said.
+    limit: Option<usize>,
+}
+
+/// Sessions of this region, or of one account in every region.
+#[utoipa::path(get, path = "/admin/sessions", params(SessionsAsked),
+    responses((status = 200, body = [SessionInfo])))]
+async fn sessions(
+    State(admin): State<Admin>,
+    Asked(asked): Asked<SessionsAsked>,
+) -> Reply<Vec<SessionInfo>> {
+    let limit = asked.limit.unwrap_or(PAGE).min(PAGE_MAX);
+    reply(admin.operator.sessions(asked.account.as_deref(), limit)).await
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct KickAsked {
+    /// A full JID, or a bare one for all its sessions in this region.
+    jid: String,
+}
+
+/// Ends sessions.
+#[utoipa::path(delete, path = "/admin/sessions", params(KickAsked),
+    responses((status = 200, body = Kicked)))]
+async fn kick(State(admin): State<Admin>, Asked(asked): Asked<KickAsked>) -> Reply<Kicked> {
+    let sessions = admin.operator.kick(&asked.jid).await?;
+    Ok(Json(Kicked { sessions }))
+}
+
+/// Where an account's home is.
+#[utoipa::path(get, path = "/admin/homes/{account}", params(("account" = String, Path)),
+    responses((status = 200, body = HomeInfo)))]
+async fn home_of(State(admin): State<Admin>, Path(account): Path<String>) -> Reply<HomeInfo> {
+    reply(admin.operator.home_of(&account)).await
+}
+
+/// Moves the home of a shard or of one account.
+#[utoipa::path(post, path = "/admin/homes/move", request_body = MoveHome,
+    responses((status = 200, body = HomeInfo), (status = 503, body = Refusal)))]
+async fn home_move(State(admin): State<Admin>, Body(asked): Body<MoveHome>) -> Reply<HomeInfo> {
+    reply(admin.operator.home_move(asked.what, &asked.to)).await
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct UsersAsked {
+    /// Only those after this one.
+    after: Option<String>,
+    /// At most so many; 100 if not said.
+    limit: Option<usize>,
+}
+
+/// Accounts in order of name.
+#[utoipa::path(get, path = "/admin/users", params(UsersAsked),
+    responses((status = 200, body = [String])))]
+async fn users(State(admin): State<Admin>, Asked(asked): Asked<UsersAsked>) -> Reply<Vec<String>> {
+    let limit = asked.limit.unwrap_or(PAGE).min(PAGE_MAX);
+    reply(admin.operator.users(asked.after.as_deref(), limit)).await
+}
+
+/// Makes an account.
+#[utoipa::path(post, path = "/admin/users", request_body = NewUser,
+    responses((status = 200), (status = 409, body = Refusal)))]
+async fn user_add(State(admin): State<Admin>, Body(new): Body<NewUser>) -> Reply<()> {
+    reply(admin.operator.user_add(&new.account, &new.password)).await
+}
+
+/// Makes an account from an export.
+#[utoipa::path(post, path = "/admin/users/import", request_body = UserExport,
+    responses((status = 200), (status = 409, body = Refusal)))]
+async fn user_import(State(admin): State<Admin>, Body(user): Body<UserExport>) -> Reply<()> {
+    reply(admin.operator.user_import(user)).await
+}
+
+/// Removes an account with all its data.
+#[utoipa::path(delete, path = "/admin/users/{account}", params(("account" = String, Path)),
+    responses((status = 200), (status = 404, body = Refusal)))]
+async fn user_remove(State(admin): State<Admin>, Path(account): Path<String>) -> Reply<()> {
+    reply(admin.operator.user_remove(&account)).await
+}
+
+/// Sets a password.
+#[utoipa::path(put, path = "/admin/users/{account}/password",
+    params(("account" = String, Path)), request_body = NewPassword,
+    responses((status = 200), (status = 404, body = Refusal)))]
+async fn user_passwd(
+    State(admin): State<Admin>,
+    Path(account): Path<String>,
+    Body(new): Body<NewPassword>,
+) -> Reply<()> {
+    reply(admin.operator.user_passwd(&account, &new.password)).await
+}
+
+/// Everything stored for an account.
+#[utoipa::path(get, path = "/admin/users/{account}/export", params(("account" = String, Path)),
+    responses((status = 200, body = UserExport)))]
+async fn user_export(State(admin): State<Admin>, Path(account): Path<String>) -> Reply<UserExport> {
+    reply(admin.operator.user_export(&account)).await
+}

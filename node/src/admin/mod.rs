@@ -1,0 +1,64 @@
+//! The admin API: what an operator may ask of a node and tell it to do.
+//!
+//! [`Operator`] is implemented by `app`; `api` puts it on HTTP under `/admin`, `cli::ctl` and `cli::user` speak to
+//! that. The types here are what travels, in both directions, as JSON.
+//!
+//! Deliberately absent: any knowledge of how a node does it.
+
+mod api;
+mod model;
+#[cfg(test)]
+pub(crate) mod tests;
+
+use futures_util::future::BoxFuture;
+
+pub use api::{openapi, router};
+pub use model::*;
+
+/// An answer of the node, or why there is none.
+pub type Answer<'a, T> = BoxFuture<'a, Result<T, Refusal>>;
+
+/// What a node does for its operator. Account names and JIDs come as they were typed: parse them, and refuse with
+/// [`Refusal::invalid`].
+pub trait Operator: Send + Sync + 'static {
+    /// Whether `password` is that of `account` (a bare JID, in lower case, that `admin.accounts` names).
+    fn authenticate<'a>(&'a self, account: &'a str, password: &'a str) -> BoxFuture<'a, bool>;
+    /// Whether this node serves and knows the others. Called often: must be cheap and must not block.
+    fn ready(&self) -> Ready;
+    /// The node on one screen.
+    fn status(&self) -> Answer<'_, Status>;
+    /// Every region of the platform.
+    fn regions(&self) -> Answer<'_, Vec<RegionInfo>>;
+    /// Every node of the platform.
+    fn nodes(&self) -> Answer<'_, Vec<NodeInfo>>;
+    /// The metadata group as this node sees it.
+    fn metadata(&self) -> Answer<'_, MetadataInfo>;
+    /// The links of this node.
+    fn links(&self) -> Answer<'_, Vec<LinkInfo>>;
+    /// Sessions, at most `limit`: those of one account in every region, or all of this region.
+    fn sessions<'a>(
+        &'a self,
+        account: Option<&'a str>,
+        limit: usize,
+    ) -> Answer<'a, Vec<SessionInfo>>;
+    /// Ends the session of a full JID, or all of a bare one, in this region. How many there were.
+    fn kick<'a>(&'a self, jid: &'a str) -> Answer<'a, usize>;
+    /// Changes a region's state, through the metadata group.
+    fn region_state<'a>(&'a self, region: &'a str, state: RegionState) -> Answer<'a, ()>;
+    /// Where an account's home is.
+    fn home_of<'a>(&'a self, account: &'a str) -> Answer<'a, HomeInfo>;
+    /// Moves the home of a shard, or of one account, to another region.
+    fn home_move<'a>(&'a self, what: HomeTarget, to: &'a str) -> Answer<'a, HomeInfo>;
+    /// Accounts in order of name, those after `after`, at most `limit`.
+    fn users<'a>(&'a self, after: Option<&'a str>, limit: usize) -> Answer<'a, Vec<String>>;
+    /// Makes an account. Refused if it is there.
+    fn user_add<'a>(&'a self, account: &'a str, password: &'a str) -> Answer<'a, ()>;
+    /// Sets the password of an account that is there, and ends its sessions.
+    fn user_passwd<'a>(&'a self, account: &'a str, password: &'a str) -> Answer<'a, ()>;
+    /// Removes an account with all its data, and ends its sessions.
+    fn user_remove<'a>(&'a self, account: &'a str) -> Answer<'a, ()>;
+    /// Everything stored for an account.
+    fn user_export<'a>(&'a self, account: &'a str) -> Answer<'a, UserExport>;
+    /// Makes an account from what `user_export` gave. Refused if it is there.
+    fn user_import(&self, user: UserExport) -> Answer<'_, ()>;
+}

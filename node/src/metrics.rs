@@ -1,0 +1,302 @@
+//! The numbers of one node, for Prometheus: every handle is registered once, at start, and then only incremented.
+//!
+//! Made by `app`, held by sessions, router, links and auth as `Arc<Metrics>` or as a clone of one handle (an atomic
+//! behind an `Arc`); shown by `http` at `/metrics`. On the way of a stanza nothing is looked up by label.
+//!
+//! Deliberately absent: histograms of the stanza path (they come with tracing), anything per user or per domain.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use parking_lot::Mutex;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+type Labels<const N: usize> = [(&'static str, String); N];
+
+/// Counters of the three kinds of stanza.
+#[derive(Clone, Debug)]
+pub struct ByKind {
+    /// `<message/>`
+    pub message: Counter,
+    /// `<presence/>`
+    pub presence: Counter,
+    /// `<iq/>`
+    pub iq: Counter,
+}
+
+/// What became of a stanza that went through the router.
+#[derive(Clone, Debug)]
+pub struct Routed {
+    /// Handed to a session of this node, or answered by it.
+    pub local: Counter,
+    /// Handed to a link.
+    pub remote: Counter,
+    /// Parked until it is known where it belongs.
+    pub parked: Counter,
+    /// Filed for an account that is offline.
+    pub offline: Counter,
+    /// Turned round with an error.
+    pub bounced: Counter,
+    /// Not wanted by the rules of its kind, as presence for nobody: RFC 6121 §8.
+    pub ignored: Counter,
+}
+
+/// The numbers of one link.
+#[derive(Clone, Debug)]
+pub struct LinkMetrics {
+    /// 1 while the link carries frames.
+    pub up: Gauge,
+    /// Times it came up.
+    pub connects: Counter,
+    /// Frames given to it.
+    pub frames_out: Counter,
+    /// Frames it brought.
+    pub frames_in: Counter,
+    /// Bytes written.
+    pub bytes_out: Counter,
+    /// Bytes read.
+    pub bytes_in: Counter,
+    /// Bytes queued and unacknowledged.
+    pub queued_bytes: Gauge,
+}
+
+/// Every number of this node.
+#[derive(Debug)]
+pub struct Metrics {
+    /// Client connections, logged in or not.
+    pub connections: Gauge,
+    /// Connections ever accepted.
+    pub accepted: Counter,
+    /// Connections refused because a limit was reached.
+    pub refused: Counter,
+    /// Bound sessions, resumable ones included.
+    pub sessions: Gauge,
+    /// Sessions whose connection is lost and that wait to be resumed.
+    pub hibernating: Gauge,
+    /// Sessions resumed (XEP-0198).
+    pub resumed: Counter,
+    /// Successful logins.
+    pub auth_ok: Counter,
+    /// Refused logins.
+    pub auth_failed: Counter,
+    /// Accounts made by registration.
+    pub registered: Counter,
+    /// Stanzas that clients of this node sent.
+    pub received: ByKind,
+    /// Stanzas written to clients of this node.
+    pub sent: ByKind,
+    /// What the router decided.
+    pub routed: Routed,
+    /// Bytes of stanzas parked now.
+    pub parked_bytes: Gauge,
+    /// Session rows of this region in the table.
+    pub rows_here: Gauge,
+    /// Session rows of other regions in the table.
+    pub rows_elsewhere: Gauge,
+    /// Requests to a home in this region.
+    pub home_local: Counter,
+    /// Requests to a home elsewhere.
+    pub home_remote: Counter,
+    /// Requests to a home that failed.
+    pub home_failed: Counter,
+    /// Entries of this region's durable log.
+    pub durable_log_head: Gauge,
+    /// 1 while this node leads the metadata group.
+    pub metadata_leader: Gauge,
+    /// Panics that ended a session: each is a bug.
+    pub panics: Counter,
+    links: LinkFamilies,
+    registry: Mutex<Registry>,
+}
+
+#[derive(Debug)]
+struct LinkFamilies {
+    up: Family<Labels<1>, Gauge>,
+    connects: Family<Labels<1>, Counter>,
+    frames_out: Family<Labels<1>, Counter>,
+    frames_in: Family<Labels<1>, Counter>,
+    bytes_out: Family<Labels<1>, Counter>,
+    bytes_in: Family<Labels<1>, Counter>,
+    queued_bytes: Family<Labels<1>, Gauge>,
+}
+
+impl Metrics {
+    /// Registers everything, all zero. `node` and `region` label every number.
+    #[must_use]
+    pub fn new(region: &str, node: &str) -> Arc<Metrics> {
+        let labels = [("region", region), ("node", node)]
+            .map(|(key, value)| (key.into(), value.to_owned().into()));
+        let mut registry = Registry::with_prefix_and_labels("pangaea", labels.into_iter());
+        let r = &mut registry;
+        r.register(
+            "build",
+            "The version that runs here",
+            Info::new([("version", env!("CARGO_PKG_VERSION"))]),
+        );
+        let stanzas = family(r, "stanzas", "Stanzas between this node and its clients");
+        let routed = family(r, "routed", "What the router decided");
+        let auth = family(r, "logins", "Logins by result");
+        let rows = gauges(r, "session_rows", "Session rows in the table, by whose they are");
+        let homes = family(r, "home_requests", "Requests to the homes of accounts, by where");
+        let links = LinkFamilies {
+            up: gauges(r, "link_up", "1 while the link to this peer carries frames"),
+            connects: family(r, "link_connects", "Times the link came up"),
+            frames_out: family(r, "link_frames_sent", "Frames given to the link"),
+            frames_in: family(r, "link_frames_received", "Frames the link brought"),
+            bytes_out: family(r, "link_sent_bytes", "Bytes written to the link"),
+            bytes_in: family(r, "link_received_bytes", "Bytes read from the link"),
+            queued_bytes: gauges(r, "link_queued_bytes", "Bytes queued and unacknowledged"),
+        };
+        let kinds = |direction: &str| {
+            let one = |kind: &str| {
+                stanzas.get_or_create_owned(&[
+                    ("direction", direction.to_owned()),
+                    ("kind", kind.to_owned()),
+                ])
+            };
+            ByKind { message: one("message"), presence: one("presence"), iq: one("iq") }
+        };
+        let way = |name: &str| routed.get_or_create_owned(&[("way", name.to_owned())]);
+        let result = |name: &str| auth.get_or_create_owned(&[("result", name.to_owned())]);
+        let whose = |name: &str| rows.get_or_create_owned(&[("whose", name.to_owned())]);
+        let home = |name: &str| homes.get_or_create_owned(&[("where", name.to_owned())]);
+        let metrics = Metrics {
+            connections: gauge(r, "connections", "Client connections, logged in or not"),
+            accepted: counter(r, "connections_accepted", "Client connections ever accepted"),
+            refused: counter(r, "connections_refused", "Client connections refused by a limit"),
+            sessions: gauge(r, "sessions", "Bound sessions, resumable ones included"),
+            hibernating: gauge(r, "sessions_hibernating", "Sessions that wait to be resumed"),
+            resumed: counter(r, "sessions_resumed", "Sessions resumed"),
+            auth_ok: result("ok"),
+            auth_failed: result("failed"),
+            registered: counter(r, "accounts_registered", "Accounts made by registration"),
+            received: kinds("received"),
+            sent: kinds("sent"),
+            routed: Routed {
+                local: way("local"),
+                remote: way("remote"),
+                parked: way("parked"),
+                offline: way("offline"),
+                bounced: way("bounced"),
+                ignored: way("ignored"),
+            },
+            parked_bytes: gauge(r, "parked_bytes", "Bytes of stanzas parked now"),
+            rows_here: whose("here"),
+            rows_elsewhere: whose("elsewhere"),
+            home_local: home("local"),
+            home_remote: home("remote"),
+            home_failed: home("failed"),
+            durable_log_head: gauge(r, "durable_log_head", "Last entry of this region's log"),
+            metadata_leader: gauge(r, "metadata_leader", "1 while this node leads the metadata"),
+            panics: counter(r, "panics", "Panics that ended a session: each is a bug"),
+            links,
+            registry: Mutex::new(Registry::default()),
+        };
+        r.register_with_unit(
+            "start_time",
+            "When this process started, since the epoch",
+            Unit::Seconds,
+            start_time(),
+        );
+        *metrics.registry.lock() = registry;
+        Arc::new(metrics)
+    }
+
+    /// The numbers of the link to `peer` (`us-0`). Called when the link is made; keep what it gives.
+    #[must_use]
+    pub fn link(&self, peer: &str) -> LinkMetrics {
+        let labels = [("peer", peer.to_owned())];
+        LinkMetrics {
+            up: self.links.up.get_or_create_owned(&labels),
+            connects: self.links.connects.get_or_create_owned(&labels),
+            frames_out: self.links.frames_out.get_or_create_owned(&labels),
+            frames_in: self.links.frames_in.get_or_create_owned(&labels),
+            bytes_out: self.links.bytes_out.get_or_create_owned(&labels),
+            bytes_in: self.links.bytes_in.get_or_create_owned(&labels),
+            queued_bytes: self.links.queued_bytes.get_or_create_owned(&labels),
+        }
+    }
+
+    /// For a number that a module keeps itself; the closure gets the registry once.
+    pub fn register(&self, add: impl FnOnce(&mut Registry)) {
+        add(&mut self.registry.lock());
+    }
+
+    /// Everything in the text format of OpenMetrics.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        encode(&mut text, &self.registry.lock()).expect("a String takes any text");
+        text
+    }
+}
+
+fn counter(registry: &mut Registry, name: &str, help: &str) -> Counter {
+    let metric: Counter = Counter::default();
+    registry.register(name, help, metric.clone());
+    metric
+}
+
+fn gauge(registry: &mut Registry, name: &str, help: &str) -> Gauge {
+    let metric: Gauge = Gauge::default();
+    registry.register(name, help, metric.clone());
+    metric
+}
+
+fn family<const N: usize>(
+    registry: &mut Registry,
+    name: &str,
+    help: &str,
+) -> Family<Labels<N>, Counter> {
+    let metric = Family::<Labels<N>, Counter>::default();
+    registry.register(name, help, metric.clone());
+    metric
+}
+
+fn gauges<const N: usize>(
+    registry: &mut Registry,
+    name: &str,
+    help: &str,
+) -> Family<Labels<N>, Gauge> {
+    let metric = Family::<Labels<N>, Gauge>::default();
+    registry.register(name, help, metric.clone());
+    metric
+}
+
+fn start_time() -> Gauge<f64, AtomicU64> {
+    let since = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0.0, |since| since.as_secs_f64());
+    let gauge = Gauge::<f64, AtomicU64>::default();
+    gauge.set(since);
+    gauge
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_number_is_there_from_the_start_and_counts() {
+        let metrics = Metrics::new("eu", "eu-0");
+        metrics.received.message.inc();
+        metrics.routed.remote.inc_by(2);
+        metrics.link("us-0").frames_out.inc();
+        let text = metrics.text();
+        for line in [
+            r#"pangaea_stanzas_total{region="eu",node="eu-0",direction="received",kind="message"} 1"#,
+            r#"pangaea_stanzas_total{region="eu",node="eu-0",direction="sent",kind="iq"} 0"#,
+            r#"pangaea_routed_total{region="eu",node="eu-0",way="remote"} 2"#,
+            r#"pangaea_link_frames_sent_total{region="eu",node="eu-0",peer="us-0"} 1"#,
+            r#"pangaea_sessions{region="eu",node="eu-0"} 0"#,
+            "# EOF",
+        ] {
+            assert!(text.contains(line), "{line} is missing in:\n{text}");
+        }
+    }
+}
