@@ -181,7 +181,7 @@ mod tests {
             slots.insert(due, due);
         }
         assert_eq!(advance(&mut slots, 1), [1]);
-        assert_eq!(advance(&mut slots, 1), []);
+        assert_eq!(advance(&mut slots, 1), Vec::<u32>::new());
         assert_eq!(advance(&mut slots, 4), [2, 2]);
         assert_eq!(advance(&mut slots, 5), [5]);
         assert!(slots.is_empty());
@@ -195,7 +195,7 @@ mod tests {
         slots.insert(7, 7);
         assert_eq!(advance(&mut slots, 7), [7]);
         for second in 8..far {
-            assert_eq!(advance(&mut slots, second), []);
+            assert_eq!(advance(&mut slots, second), Vec::<u32>::new());
         }
         assert_eq!(advance(&mut slots, far), [far]);
     }
@@ -208,7 +208,7 @@ mod tests {
         }
         assert_eq!(advance(&mut slots, 4000), (1..=4000).collect::<Vec<_>>());
         assert_eq!(slots.len(), 1000);
-        assert_eq!(advance(&mut slots, 3000), []);
+        assert_eq!(advance(&mut slots, 3000), Vec::<u32>::new());
         assert_eq!(advance(&mut slots, 4001), [4001]);
     }
 
@@ -217,7 +217,7 @@ mod tests {
         let mut slots = Slots::new();
         advance(&mut slots, 100);
         slots.insert(3, 3);
-        assert_eq!(advance(&mut slots, 100), []);
+        assert_eq!(advance(&mut slots, 100), Vec::<u32>::new());
         assert_eq!(advance(&mut slots, 101), [3]);
     }
 
