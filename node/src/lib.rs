@@ -1,6 +1,7 @@
 //! The server, as a library: listeners, sessions, router, features, storage. `main.rs` is a few lines over it.
 
 pub mod admin;
+pub mod auth;
 pub mod certs;
 pub mod cli;
 pub mod http;

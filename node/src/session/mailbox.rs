@@ -32,7 +32,7 @@ pub enum Class {
 /// What a mailbox must know of its items.
 pub trait Weight {
     /// The memory that it keeps alive, in bytes, about.
-    fn weight(&self) -> usize;
+    fn bytes(&self) -> usize;
     /// See [`Class`].
     fn class(&self) -> Class;
 }
@@ -115,7 +115,7 @@ impl<T: Weight> Mailbox<T> {
     /// # Errors
     /// [`Refused`], with the item.
     pub fn push(&self, item: T) -> Result<Depth, Refused<T>> {
-        let weight = item.weight();
+        let weight = item.bytes();
         let class = item.class();
         let mut inner = self.inner.lock();
         if inner.closed {
@@ -240,7 +240,7 @@ mod tests {
     struct Item(Class, usize, u32);
 
     impl Weight for Item {
-        fn weight(&self) -> usize {
+        fn bytes(&self) -> usize {
             self.1
         }
         fn class(&self) -> Class {

@@ -1,0 +1,336 @@
+//! Auth: passwords from the account records of this server.
+//!
+//! Reads through [`Records`] (the homes' replica of this region: login needs no other region) and keeps what was read lately, so
+//! that a reconnect storm is not a query storm. Told by the store's changes what to forget. Verifying PLAIN means PBKDF2: that
+//! runs on blocking threads, few at a time, with a short queue before them.
+//!
+//! Deliberately absent: writing. Registration and password changes are requests to the account's home.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+use xmpp::jid::BareJid;
+use xmpp::sasl::{Credentials, Hash, Password, ScramKeys, Verdict};
+
+use super::Authenticator;
+use super::cache::Recent;
+
+/// Accounts whose records are kept. About 400 bytes each.
+pub const CACHED_ACCOUNTS_MAX: usize = 32_768;
+/// Derivations at the same time.
+pub const DERIVATIONS_AT_ONCE: usize = 2;
+/// Derivations waiting or running; past it the answer is [`Verdict::Unavailable`], hence `temporary-auth-failure`. At some
+/// milliseconds each, this is about a second of waiting.
+pub const DERIVATIONS_QUEUED_MAX: usize = 256;
+
+/// What signing in needs of an account.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// One a hash.
+    pub keys: Vec<ScramKeys>,
+    /// Suspended: may not sign in.
+    pub disabled: bool,
+}
+
+/// Where records come from.
+pub trait Records: Send + Sync + 'static {
+    /// The record; `None` when there is no such account.
+    ///
+    /// # Errors
+    /// The storage cannot be read now; what it says is for the log.
+    fn read(&self, account: &BareJid) -> BoxFuture<'static, Result<Option<Record>, String>>;
+}
+
+/// [`Authenticator`] over the account records. Cloning shares it.
+#[derive(Clone)]
+pub struct Internal {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    records: Arc<dyn Records>,
+    cache: Mutex<Cache>,
+    derivations: Arc<Semaphore>,
+    queued: AtomicUsize,
+    /// What is derived when there is no account, so that the answer takes as long. Nobody ever sees it.
+    decoy: ScramKeys,
+}
+
+struct Cache {
+    // Absence is not kept: it would let a stranger push out those who exist.
+    recent: Recent<BareJid, Arc<Record>>,
+    /// How often anything was forgotten: a record that was read before that may be the old one, and is not kept.
+    forgotten: u64,
+}
+
+impl Internal {
+    /// `iterations`: what accounts usually have, for the time an answer about no account takes.
+    pub fn new(records: Arc<dyn Records>, iterations: u32) -> Self {
+        let cache = Cache { recent: Recent::new(CACHED_ACCOUNTS_MAX), forgotten: 0 };
+        Self {
+            inner: Arc::new(Inner {
+                records,
+                cache: Mutex::new(cache),
+                derivations: Arc::new(Semaphore::new(DERIVATIONS_AT_ONCE)),
+                queued: AtomicUsize::new(0),
+                decoy: ScramKeys::fake(Hash::Sha256, "", &[0; 32], iterations),
+            }),
+        }
+    }
+
+    /// The account's record has changed: to be called for every applied change of the store `accounts`, with its owner.
+    pub fn forget(&self, account: &str) {
+        let mut cache = self.inner.cache.lock();
+        cache.forgotten += 1;
+        cache.recent.remove(account);
+    }
+
+    /// Any record may have changed (a resync from a snapshot).
+    pub fn forget_all(&self) {
+        let mut cache = self.inner.cache.lock();
+        cache.forgotten += 1;
+        cache.recent.clear();
+    }
+}
+
+impl std::fmt::Debug for Internal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Internal({} records kept)", self.inner.cache.lock().recent.len())
+    }
+}
+
+impl Inner {
+    /// `Err`: it could not be found out, and the log says why.
+    async fn record(&self, account: &BareJid) -> Result<Option<Arc<Record>>, ()> {
+        let before = {
+            let mut cache = self.cache.lock();
+            if let Some(record) = cache.recent.get(account.as_str()) {
+                return Ok(Some(record.clone()));
+            }
+            cache.forgotten
+        };
+        match self.records.read(account).await {
+            Ok(None) => Ok(None),
+            Ok(Some(record)) => {
+                let record = Arc::new(record);
+                let mut cache = self.cache.lock();
+                if cache.forgotten == before {
+                    cache.recent.insert(account.clone(), record.clone());
+                }
+                Ok(Some(record))
+            }
+            Err(error) => {
+                tracing::warn!(error, "account records cannot be read; nobody can sign in");
+                Err(())
+            }
+        }
+    }
+
+    /// Derives on a blocking thread. `None`: too many wait already.
+    async fn verify(self: Arc<Self>, keys: ScramKeys, password: Password) -> Option<bool> {
+        let place = Place::take(self.clone())?;
+        // The semaphore is never closed.
+        let permit = self.derivations.clone().acquire_owned().await.ok()?;
+        // Both go along: a caller who gives up must not make room for work that is still being done.
+        let work = move || {
+            let right = keys.verify(password.expose());
+            drop((permit, place));
+            right
+        };
+        tokio::task::spawn_blocking(work).await.ok()
+    }
+}
+
+/// A place in the queue of derivations; given back when dropped.
+struct Place(Arc<Inner>);
+
+impl Place {
+    fn take(inner: Arc<Inner>) -> Option<Self> {
+        if inner.queued.fetch_add(1, Ordering::AcqRel) >= DERIVATIONS_QUEUED_MAX {
+            inner.queued.fetch_sub(1, Ordering::AcqRel);
+            return None;
+        }
+        Some(Self(inner))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.queued.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Authenticator for Internal {
+    fn scram(&self, account: &BareJid, hash: Hash) -> BoxFuture<'static, Credentials> {
+        let (inner, account) = (self.inner.clone(), account.clone());
+        async move {
+            let Ok(record) = inner.record(&account).await else { return Credentials::Unavailable };
+            let keys = record
+                .as_ref()
+                .and_then(|record| record.keys.iter().find(|keys| keys.hash == hash));
+            match (record.as_ref(), keys) {
+                (Some(record), Some(keys)) if record.disabled => {
+                    Credentials::Disabled(keys.clone())
+                }
+                (Some(_), Some(keys)) => Credentials::Keys(keys.clone()),
+                _ => Credentials::Unknown,
+            }
+        }
+        .boxed()
+    }
+
+    fn plain(&self, account: &BareJid, password: Password) -> BoxFuture<'static, Verdict> {
+        let (inner, account) = (self.inner.clone(), account.clone());
+        async move {
+            let Ok(record) = inner.record(&account).await else { return Verdict::Unavailable };
+            let known = record
+                .as_ref()
+                .and_then(|record| record.keys.iter().min_by_key(|keys| keys.iterations));
+            let keys = known.unwrap_or(&inner.decoy).clone();
+            let known = known.is_some();
+            match inner.verify(keys, password).await {
+                None => Verdict::Unavailable,
+                Some(right) if !(right && known) => Verdict::Wrong,
+                Some(_) if record.is_some_and(|record| record.disabled) => Verdict::Disabled,
+                Some(_) => Verdict::Right,
+            }
+        }
+        .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use tokio::sync::Notify;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Fake {
+        records: Mutex<HashMap<String, Record>>,
+        reads: AtomicUsize,
+        broken: bool,
+        /// When set, a read takes its answer and then waits.
+        hold: Option<Arc<(Notify, Notify)>>,
+    }
+
+    impl Records for Fake {
+        fn read(&self, account: &BareJid) -> BoxFuture<'static, Result<Option<Record>, String>> {
+            self.reads.fetch_add(1, Ordering::SeqCst);
+            let found = self.records.lock().get(account.as_str()).cloned();
+            let (broken, hold) = (self.broken, self.hold.clone());
+            async move {
+                if let Some(hold) = hold {
+                    hold.0.notify_one();
+                    hold.1.notified().await;
+                }
+                if broken { Err("gone".to_owned()) } else { Ok(found) }
+            }
+            .boxed()
+        }
+    }
+
+    fn jid(text: &str) -> BareJid {
+        BareJid::parse(text).expect("a JID")
+    }
+
+    fn record(password: &str, disabled: bool) -> Record {
+        let keys = [Hash::Sha1, Hash::Sha256].map(|hash| {
+            ScramKeys::derive(hash, password, b"0123456789abcdef", 16).expect("a password")
+        });
+        Record { keys: keys.into(), disabled }
+    }
+
+    fn with_juliet(fake: Fake) -> (Arc<Fake>, Internal) {
+        fake.records.lock().insert("juliet@example.org".into(), record("wonderland", false));
+        fake.records.lock().insert("tybalt@example.org".into(), record("rapier", true));
+        let fake = Arc::new(fake);
+        (fake.clone(), Internal::new(fake, 16))
+    }
+
+    #[tokio::test]
+    async fn plain_says_right_wrong_or_disabled() {
+        let (_, auth) = with_juliet(Fake::default());
+        for (account, password, expected) in [
+            ("juliet@example.org", "wonderland", Verdict::Right),
+            ("juliet@example.org", "Wonderland", Verdict::Wrong),
+            ("juliet@example.org", "", Verdict::Wrong),
+            ("tybalt@example.org", "rapier", Verdict::Disabled),
+            ("tybalt@example.org", "wonderland", Verdict::Wrong),
+            ("nobody@example.org", "wonderland", Verdict::Wrong),
+        ] {
+            assert_eq!(
+                auth.plain(&jid(account), Password::new(password)).await,
+                expected,
+                "{account} {password}"
+            );
+        }
+        assert_eq!(auth.inner.queued.load(Ordering::SeqCst), 0);
+    }
+
+    #[tokio::test]
+    async fn scram_keys_are_those_of_the_hash_and_are_read_once() {
+        let (fake, auth) = with_juliet(Fake::default());
+        for _ in 0..3 {
+            let found = auth.scram(&jid("juliet@example.org"), Hash::Sha256).await;
+            assert!(matches!(found, Credentials::Keys(keys) if keys.hash == Hash::Sha256));
+        }
+        assert_eq!(fake.reads.load(Ordering::SeqCst), 1);
+        let found = auth.scram(&jid("juliet@example.org"), Hash::Sha512).await;
+        assert!(matches!(found, Credentials::Unknown));
+        assert!(matches!(
+            auth.scram(&jid("tybalt@example.org"), Hash::Sha1).await,
+            Credentials::Disabled(_)
+        ));
+        assert!(matches!(
+            auth.scram(&jid("nobody@example.org"), Hash::Sha1).await,
+            Credentials::Unknown
+        ));
+    }
+
+    #[tokio::test]
+    async fn a_changed_password_is_seen_at_once() {
+        let (fake, auth) = with_juliet(Fake::default());
+        let juliet = jid("juliet@example.org");
+        assert_eq!(auth.plain(&juliet, Password::new("wonderland")).await, Verdict::Right);
+        fake.records.lock().insert("juliet@example.org".into(), record("verona", false));
+        auth.forget("juliet@example.org");
+        assert_eq!(auth.plain(&juliet, Password::new("wonderland")).await, Verdict::Wrong);
+        assert_eq!(auth.plain(&juliet, Password::new("verona")).await, Verdict::Right);
+    }
+
+    #[tokio::test]
+    async fn a_record_read_before_a_change_is_not_kept_after_it() {
+        let hold = Arc::new((Notify::new(), Notify::new()));
+        let (fake, auth) = with_juliet(Fake { hold: Some(hold.clone()), ..Fake::default() });
+        let reading = tokio::spawn(auth.scram(&jid("juliet@example.org"), Hash::Sha1));
+        hold.0.notified().await;
+        auth.forget("juliet@example.org");
+        hold.1.notify_one();
+        reading.await.expect("finishes");
+        hold.1.notify_one();
+        auth.scram(&jid("juliet@example.org"), Hash::Sha1).await;
+        assert_eq!(fake.reads.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test]
+    async fn broken_storage_and_a_full_queue_are_temporary_failures() {
+        let (_, auth) = with_juliet(Fake { broken: true, ..Fake::default() });
+        let juliet = jid("juliet@example.org");
+        assert!(matches!(auth.scram(&juliet, Hash::Sha1).await, Credentials::Unavailable));
+        assert_eq!(auth.plain(&juliet, Password::new("x")).await, Verdict::Unavailable);
+
+        let (_, auth) = with_juliet(Fake::default());
+        let places: Vec<_> =
+            (0..DERIVATIONS_QUEUED_MAX).map(|_| Place::take(auth.inner.clone())).collect();
+        assert_eq!(auth.plain(&juliet, Password::new("wonderland")).await, Verdict::Unavailable);
+        drop(places);
+        assert_eq!(auth.plain(&juliet, Password::new("wonderland")).await, Verdict::Right);
+    }
+}

@@ -1,0 +1,27 @@
+//! Auth: who may say that a password is right.
+//!
+//! Called by the session, between the steps of `xmpp::sasl`: `LookUp` → [`Authenticator::scram`], `CheckPlain` →
+//! [`Authenticator::plain`]; and [`throttle::Throttle`] around both. [`internal`] answers from the account records; other
+//! sources (LDAP, HTTP) would be further implementations.
+//!
+//! Deliberately absent: the mechanisms themselves (`xmpp::sasl`), EXTERNAL and ANONYMOUS (which need no secret), registration.
+
+mod cache;
+pub mod internal;
+pub mod throttle;
+
+use futures_util::future::BoxFuture;
+use xmpp::jid::BareJid;
+use xmpp::sasl::{Credentials, Hash, Password, Verdict};
+
+pub use internal::Internal;
+pub use throttle::Throttle;
+
+/// Answers what a SASL exchange asks.
+pub trait Authenticator: Send + Sync {
+    /// The keys of that account for that hash. Dropping the future is safe.
+    fn scram(&self, account: &BareJid, hash: Hash) -> BoxFuture<'static, Credentials>;
+
+    /// Whether that is its password. Costs a derivation. Dropping the future is safe: the derivation is finished and forgotten.
+    fn plain(&self, account: &BareJid, password: Password) -> BoxFuture<'static, Verdict>;
+}

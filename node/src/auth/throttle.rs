@@ -1,0 +1,218 @@
+//! Auth: how fast passwords may be guessed. Asked by the session before every attempt, told of every outcome.
+//!
+//! Failures are counted by source address (an IPv6 /64 is one) and by account. A few are free; after that each doubles the time until
+//! the next attempt is looked at. An attempt that comes too early is answered `temporary-auth-failure` (RFC 6120 §6.5.9) without
+//! being checked, so a guesser gains nothing by hurrying. The account's back-off is mild and short: it slows a guesser with many
+//! addresses, and must not let anybody lock another one out.
+//!
+//! [`Tally`] is the pure core: time is handed in. Deliberately absent: replication; each node counts for itself.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::cache::Recent;
+use crate::transport::tcp::source_of;
+
+/// Entries a map may have. Past it the least recently used half is forgotten: a guesser with that many addresses is not slowed by
+/// counting them.
+pub const ENTRIES_MAX: usize = 65_536;
+
+/// How one kind of failure is treated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backoff {
+    /// Failures that cost nothing.
+    pub free: u32,
+    /// The wait after the first that does; doubles each time.
+    pub first: Duration,
+    /// The longest wait.
+    pub longest: Duration,
+    /// Forgiven when nothing failed for so long.
+    pub forgiven_after: Duration,
+}
+
+/// What applies to one address.
+pub const ADDRESS: Backoff = Backoff {
+    free: 10,
+    first: Duration::from_secs(1),
+    longest: Duration::from_secs(60),
+    forgiven_after: Duration::from_secs(15 * 60),
+};
+
+/// What applies to one account.
+pub const ACCOUNT: Backoff = Backoff {
+    free: 20,
+    first: Duration::from_millis(500),
+    longest: Duration::from_secs(5),
+    forgiven_after: Duration::from_secs(15 * 60),
+};
+
+#[derive(Clone, Copy, Debug)]
+struct Failures {
+    count: u32,
+    last: Duration,
+}
+
+impl Backoff {
+    fn wait(&self, failures: Failures, now: Duration) -> Duration {
+        let since = now.saturating_sub(failures.last);
+        if failures.count <= self.free || since >= self.forgiven_after {
+            return Duration::ZERO;
+        }
+        let doublings = (failures.count - self.free - 1).min(20);
+        (self.first * (1 << doublings)).min(self.longest).saturating_sub(since)
+    }
+
+    fn count(&self, failures: &mut Failures, now: Duration) {
+        if now.saturating_sub(failures.last) >= self.forgiven_after {
+            failures.count = 0;
+        }
+        *failures = Failures { count: failures.count.saturating_add(1), last: now };
+    }
+}
+
+/// The pure core of a [`Throttle`]. `now` is the time since any fixed moment.
+#[derive(Debug)]
+pub struct Tally {
+    addresses: Recent<IpAddr, Failures>,
+    accounts: Recent<Box<str>, Failures>,
+}
+
+impl Tally {
+    /// Nobody has failed yet. At most that many addresses and accounts each are remembered.
+    pub fn new(entries_max: usize) -> Self {
+        Self { addresses: Recent::new(entries_max), accounts: Recent::new(entries_max) }
+    }
+
+    /// How long to wait before an attempt from there, for that account if it is known already, is looked at.
+    pub fn wait(&mut self, from: IpAddr, account: Option<&str>, now: Duration) -> Duration {
+        let address =
+            self.addresses.get(&source_of(from)).map(|failures| ADDRESS.wait(*failures, now));
+        let account = account
+            .and_then(|account| self.accounts.get(account))
+            .map(|failures| ACCOUNT.wait(*failures, now));
+        address.max(account).unwrap_or_default()
+    }
+
+    /// An attempt has failed.
+    pub fn failed(&mut self, from: IpAddr, account: Option<&str>, now: Duration) {
+        let none = Failures { count: 0, last: now };
+        let from = source_of(from);
+        let mut failures = self.addresses.get(&from).map_or(none, |failures| *failures);
+        ADDRESS.count(&mut failures, now);
+        self.addresses.insert(from, failures);
+        if let Some(account) = account {
+            let mut failures = self.accounts.get(account).map_or(none, |failures| *failures);
+            ACCOUNT.count(&mut failures, now);
+            self.accounts.insert(account.into(), failures);
+        }
+    }
+
+    /// An attempt has succeeded: the account's failures are forgiven. The address's are not, else a guesser would
+    /// log in as himself between any two guesses.
+    pub fn succeeded(&mut self, account: &str) {
+        self.accounts.remove(account);
+    }
+}
+
+/// The tally of a node.
+#[derive(Debug)]
+pub struct Throttle {
+    started: Instant,
+    tally: Mutex<Tally>,
+}
+
+impl Throttle {
+    /// An empty one.
+    pub fn new() -> Self {
+        Self { started: Instant::now(), tally: Mutex::new(Tally::new(ENTRIES_MAX)) }
+    }
+
+    /// See [`Tally::wait`]; zero: go ahead.
+    pub fn wait(&self, from: IpAddr, account: Option<&str>) -> Duration {
+        self.tally.lock().wait(from, account, self.started.elapsed())
+    }
+
+    /// See [`Tally::failed`].
+    pub fn failed(&self, from: IpAddr, account: Option<&str>) {
+        self.tally.lock().failed(from, account, self.started.elapsed());
+    }
+
+    /// See [`Tally::succeeded`].
+    pub fn succeeded(&self, account: &str) {
+        self.tally.lock().succeeded(account);
+    }
+}
+
+impl Default for Throttle {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const T0: Duration = Duration::from_secs(1000);
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    #[test]
+    fn a_few_failures_are_free_and_then_the_wait_doubles_to_its_bound() {
+        let mut tally = Tally::new(100);
+        let from = ip("192.0.2.1");
+        let mut waits = Vec::new();
+        for _ in 0..18 {
+            tally.failed(from, None, T0);
+            waits.push(tally.wait(from, None, T0).as_secs());
+        }
+        assert_eq!(waits, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2, 4, 8, 16, 32, 60, 60]);
+        assert_eq!(tally.wait(from, None, T0 + Duration::from_secs(59)), Duration::from_secs(1));
+        assert_eq!(tally.wait(from, None, T0 + Duration::from_secs(60)), Duration::ZERO);
+        assert_eq!(tally.wait(ip("192.0.2.2"), None, T0), Duration::ZERO);
+    }
+
+    #[test]
+    fn an_account_guessed_at_from_everywhere_slows_down_but_is_never_locked() {
+        let mut tally = Tally::new(10_000);
+        for n in 0..200_u8 {
+            tally.failed(IpAddr::from([192, 0, 2, n]), Some("juliet@example.org"), T0);
+        }
+        let wait = tally.wait(ip("198.51.100.1"), Some("juliet@example.org"), T0);
+        assert_eq!(wait, ACCOUNT.longest);
+        tally.succeeded("juliet@example.org");
+        assert_eq!(tally.wait(ip("198.51.100.1"), Some("juliet@example.org"), T0), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_success_does_not_wash_the_address_clean() {
+        let mut tally = Tally::new(100);
+        let from = ip("2001:db8::1");
+        for _ in 0..=ADDRESS.free {
+            tally.failed(from, Some("juliet@example.org"), T0);
+            tally.succeeded("mallory@example.org");
+        }
+        assert!(tally.wait(ip("2001:db8::2"), Some("romeo@example.org"), T0) > Duration::ZERO);
+    }
+
+    #[test]
+    fn old_failures_are_forgiven_and_the_maps_are_bounded() {
+        let mut tally = Tally::new(100);
+        let from = ip("192.0.2.1");
+        for _ in 0..=ADDRESS.free {
+            tally.failed(from, None, T0);
+        }
+        let later = T0 + ADDRESS.forgiven_after;
+        assert_eq!(tally.wait(from, None, later), Duration::ZERO);
+        tally.failed(from, None, later);
+        assert_eq!(tally.wait(from, None, later), Duration::ZERO);
+        for n in 0..1000_u32 {
+            tally.failed(IpAddr::from(n.to_be_bytes()), Some(&format!("user{n}@example.org")), T0);
+        }
+        assert!(tally.addresses.len() <= 100 && tally.accounts.len() <= 100);
+    }
+}
