@@ -7,9 +7,11 @@
 
 pub mod clock;
 pub mod durable_log;
+pub mod error;
 pub mod metadata;
 pub mod watermark;
 
 pub use clock::{Hlc, HybridClock};
+pub use error::{Error, ProposeError};
 pub use durable_log::{Change, Entry, Store};
 pub use metadata::{SHARDS, shard_of};

@@ -5,8 +5,21 @@
 //! machine is deterministic) and anything that changes often (sessions are in the route log).
 
 mod apply;
+
+mod handle;
+mod keeper;
+mod log;
+mod machine;
+mod net;
+mod raft;
+mod shared;
+#[cfg(test)]
+mod tests;
 mod types;
 
+pub use shared::MetaStatus;
+pub use handle::{Genesis, MetaConfig, Metadata, Timers};
+pub use net::MetaTransport;
 pub use types::{
     Command, CommandError, CommandReply, Domain, DomainKind, Home, MetaState, NodeRecord, Region, RegionState, SHARDS, shard_of,
 };
