@@ -12,6 +12,6 @@ pub mod metadata;
 pub mod watermark;
 
 pub use clock::{Hlc, HybridClock};
-pub use error::{Error, ProposeError};
 pub use durable_log::{Change, Entry, Store};
+pub use error::{Error, ProposeError};
 pub use metadata::{SHARDS, shard_of};

@@ -62,7 +62,13 @@ impl Probes {
             if !self.lanes.contains_key(region) {
                 let region: Arc<str> = region.into();
                 let base = self.retired;
-                let lane = Lane { region: region.clone(), wanted: base, sent: base, echoed: base, in_flight: 0 };
+                let lane = Lane {
+                    region: region.clone(),
+                    wanted: base,
+                    sent: base,
+                    echoed: base,
+                    in_flight: 0,
+                };
                 self.lanes.insert(region, lane);
             }
             let lane = self.lanes.get_mut(region).expect("inserted above");

@@ -147,8 +147,18 @@ mod tests {
             epoch: 3,
             at: Hlc::new(99, 1),
             changes: vec![
-                Change::Put { store: "roster".into(), owner: "romeo@chat.example".into(), key: "k".into(), value: vec![0, 255] },
-                Change::Append { store: "offline".into(), owner: "romeo@chat.example".into(), id: u64::MAX, value: vec![1] },
+                Change::Put {
+                    store: "roster".into(),
+                    owner: "romeo@chat.example".into(),
+                    key: "k".into(),
+                    value: vec![0, 255],
+                },
+                Change::Append {
+                    store: "offline".into(),
+                    owner: "romeo@chat.example".into(),
+                    id: u64::MAX,
+                    value: vec![1],
+                },
                 Change::Clear { store: Store(Cow::Owned("mam".into())), owner: String::new() },
             ],
         };

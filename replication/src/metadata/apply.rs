@@ -16,12 +16,17 @@ impl MetaState {
             Command::Genesis(first) => self.found(first)?,
             Command::NodeUp { name, record } => self.node_up(name, record)?,
             Command::NodeVoter { name, voter } => {
-                let record = self.nodes.get_mut(name).ok_or_else(|| CommandError::UnknownNode(name.clone()))?;
+                let record = self
+                    .nodes
+                    .get_mut(name)
+                    .ok_or_else(|| CommandError::UnknownNode(name.clone()))?;
                 replace(&mut record.voter, *voter)
             }
             Command::NodeRemove { name } => self.nodes.remove(name).is_some(),
             Command::RegionAdd { region } => self.region_add(region)?,
-            Command::RegionState { region, state } => self.region_state_set(region, *state, &mut moved)?,
+            Command::RegionState { region, state } => {
+                self.region_state_set(region, *state, &mut moved)?
+            }
             Command::RegionRemove { region } => self.region_remove(region)?,
             Command::DomainAdd { name, domain } => {
                 if let DomainKind::Regional(region) = &domain.kind {
@@ -45,7 +50,11 @@ impl MetaState {
         let known = |region: &String| first.regions.contains_key(region);
         let sound = !first.regions.is_empty()
             && first.homes.len() == SHARDS
-            && first.homes.iter().chain(first.pins.values()).all(|home| known(&home.region) && home.replicas.iter().all(known))
+            && first
+                .homes
+                .iter()
+                .chain(first.pins.values())
+                .all(|home| known(&home.region) && home.replicas.iter().all(known))
             && first.nodes.values().all(|node| known(&node.region));
         if !sound {
             return Err(CommandError::BadGenesis);
@@ -56,12 +65,20 @@ impl MetaState {
 
     fn node_up(&mut self, name: &str, record: &NodeRecord) -> Result<bool, CommandError> {
         self.known(&record.region)?;
-        if let Some((owner, _)) = self.nodes.iter().find(|(other, node)| *other != name && node.raft_id == record.raft_id) {
-            return Err(CommandError::RaftIdTaken { raft_id: record.raft_id, owner: owner.clone() });
+        if let Some((owner, _)) =
+            self.nodes.iter().find(|(other, node)| *other != name && node.raft_id == record.raft_id)
+        {
+            return Err(CommandError::RaftIdTaken {
+                raft_id: record.raft_id,
+                owner: owner.clone(),
+            });
         }
         let known = self.nodes.get(name);
         if let Some(known) = known.filter(|known| known.incarnation > record.incarnation) {
-            return Err(CommandError::StaleIncarnation { name: name.into(), known: known.incarnation });
+            return Err(CommandError::StaleIncarnation {
+                name: name.into(),
+                known: known.incarnation,
+            });
         }
         let record = NodeRecord { voter: known.is_some_and(|known| known.voter), ..record.clone() };
         if known == Some(&record) {
@@ -84,18 +101,32 @@ impl MetaState {
         Ok(true)
     }
 
-    fn region_state_set(&mut self, name: &str, state: RegionState, moved: &mut Vec<u8>) -> Result<bool, CommandError> {
+    fn region_state_set(
+        &mut self,
+        name: &str,
+        state: RegionState,
+        moved: &mut Vec<u8>,
+    ) -> Result<bool, CommandError> {
         self.known(name)?;
-        if state == RegionState::Down && !self.regions.values().any(|other| other.name != name && other.state == RegionState::Up) {
+        if state == RegionState::Down
+            && !self
+                .regions
+                .values()
+                .any(|other| other.name != name && other.state == RegionState::Up)
+        {
             return Err(CommandError::LastRegion(name.into()));
         }
         let region = self.regions.get_mut(name).expect("known above");
         let mut changed = replace(&mut region.state, state);
         if state == RegionState::Down {
             let regions = &self.regions;
-            let up = |region: &String| regions.get(region).is_some_and(|region| region.state == RegionState::Up);
+            let up = |region: &String| {
+                regions.get(region).is_some_and(|region| region.state == RegionState::Up)
+            };
             let pass_on = |home: &mut Home| {
-                let heir = (home.region == name).then(|| home.replicas.iter().find(|replica| up(replica)).cloned()).flatten();
+                let heir = (home.region == name)
+                    .then(|| home.replicas.iter().find(|replica| up(replica)).cloned())
+                    .flatten();
                 let moves = heir.is_some();
                 if let Some(heir) = heir {
                     home.region = heir;
@@ -120,7 +151,9 @@ impl MetaState {
         let in_use = region.state != RegionState::Down
             || self.nodes.values().any(|node| node.region == name)
             || self.homes.iter().chain(self.pins.values()).any(|home| home.region == name)
-            || self.domains.values().any(|domain| matches!(&domain.kind, DomainKind::Regional(region) if region == name));
+            || self.domains.values().any(
+                |domain| matches!(&domain.kind, DomainKind::Regional(region) if region == name),
+            );
         if in_use {
             return Err(CommandError::RegionInUse(name.into()));
         }
@@ -131,7 +164,12 @@ impl MetaState {
         Ok(true)
     }
 
-    fn move_home(&mut self, shard: u8, to: &str, moved: &mut Vec<u8>) -> Result<bool, CommandError> {
+    fn move_home(
+        &mut self,
+        shard: u8,
+        to: &str,
+        moved: &mut Vec<u8>,
+    ) -> Result<bool, CommandError> {
         self.up(to)?;
         let home = self.homes.get_mut(usize::from(shard)).ok_or(CommandError::NotFounded)?;
         if home.region == to {
@@ -161,13 +199,15 @@ impl MetaState {
             return Ok(false);
         }
         let shard_epoch = self.home(shard_of(account)).map_or(0, |home| home.epoch);
-        let pin = Home { region: to.into(), epoch: known.epoch.max(shard_epoch) + 1, replicas: copies };
+        let pin =
+            Home { region: to.into(), epoch: known.epoch.max(shard_epoch) + 1, replicas: copies };
         self.pins.insert(account.into(), pin);
         Ok(true)
     }
 
     fn unpin(&mut self, account: &str) -> Result<bool, CommandError> {
-        let pin = self.pins.remove(account).ok_or_else(|| CommandError::NotPinned(account.into()))?;
+        let pin =
+            self.pins.remove(account).ok_or_else(|| CommandError::NotPinned(account.into()))?;
         let home = &mut self.homes[usize::from(shard_of(account))];
         home.epoch = home.epoch.max(pin.epoch) + 1;
         Ok(true)
@@ -242,7 +282,10 @@ mod tests {
         state.apply(&region("us", RegionState::Draining)).expect("known");
         let before = state.clone();
         let reply = state.apply(&region("eu", RegionState::Down)).expect("others are up");
-        assert_eq!(reply.moved.len(), before.homes.iter().filter(|home| home.region == "eu").count());
+        assert_eq!(
+            reply.moved.len(),
+            before.homes.iter().filter(|home| home.region == "eu").count()
+        );
         for (was, is) in before.homes.iter().zip(&state.homes) {
             if was.region == "eu" {
                 assert_eq!((is.region.as_str(), is.epoch), ("ap", was.epoch + 1)); // us is draining
@@ -259,7 +302,9 @@ mod tests {
         let homes = state.homes.clone();
         state.apply(&region("eu", RegionState::Up)).expect("known");
         assert_eq!(state.homes, homes);
-        let reply = state.apply(&Command::MoveHome { shard: 0, to: "eu".into() }).expect("up, and a replica");
+        let reply = state
+            .apply(&Command::MoveHome { shard: 0, to: "eu".into() })
+            .expect("up, and a replica");
         assert!(reply.changed);
         assert_eq!(state.homes[0].epoch, homes[0].epoch + 1);
     }
@@ -269,7 +314,10 @@ mod tests {
         let mut state = founded();
         state.apply(&region("eu", RegionState::Down)).expect("others are up");
         state.apply(&region("us", RegionState::Down)).expect("one is up");
-        assert_eq!(state.apply(&region("ap", RegionState::Down)), Err(CommandError::LastRegion("ap".into())));
+        assert_eq!(
+            state.apply(&region("ap", RegionState::Down)),
+            Err(CommandError::LastRegion("ap".into()))
+        );
     }
 
     #[test]
@@ -281,8 +329,15 @@ mod tests {
             Command::NodeUp { name: "us-0".into(), record: node("us", 2, 7) },
             Command::NodeVoter { name: "us-0".into(), voter: true },
             Command::NodeUp { name: "us-0".into(), record: node("us", 2, 7) },
-            Command::DomainAdd { name: "us.example".into(), domain: Domain { kind: DomainKind::Regional("us".into()) } },
-            Command::Pin { account: "juliet@chat.example".into(), to: "us".into(), replicas: vec!["ap".into()] },
+            Command::DomainAdd {
+                name: "us.example".into(),
+                domain: Domain { kind: DomainKind::Regional("us".into()) },
+            },
+            Command::Pin {
+                account: "juliet@chat.example".into(),
+                to: "us".into(),
+                replicas: vec!["ap".into()],
+            },
             Command::NodeRemove { name: "eu-0".into() },
             Command::RegionRemove { region: "eu".into() },
         ];
@@ -310,7 +365,9 @@ mod tests {
     fn a_pinned_account_leaves_its_shard_and_comes_back_with_a_higher_epoch() {
         let mut state = founded();
         let account = "juliet@chat.example";
-        state.apply(&Command::Pin { account: account.into(), to: "us".into(), replicas: vec![] }).expect("us is up");
+        state
+            .apply(&Command::Pin { account: account.into(), to: "us".into(), replicas: vec![] })
+            .expect("us is up");
         let pinned = state.home_of(account).expect("founded").clone();
         assert_eq!((pinned.region.as_str(), pinned.replicas.len(), pinned.epoch), ("us", 1, 2));
         state.apply(&Command::Unpin { account: account.into() }).expect("is pinned");
@@ -318,8 +375,19 @@ mod tests {
     }
 
     fn commands() -> impl Strategy<Value = Command> {
-        let name = || prop_oneof![Just("eu".to_owned()), Just("us".to_owned()), Just("ap".to_owned()), Just("sa".to_owned())];
-        let state = prop_oneof![Just(RegionState::Up), Just(RegionState::Draining), Just(RegionState::Down)];
+        let name = || {
+            prop_oneof![
+                Just("eu".to_owned()),
+                Just("us".to_owned()),
+                Just("ap".to_owned()),
+                Just("sa".to_owned())
+            ]
+        };
+        let state = prop_oneof![
+            Just(RegionState::Up),
+            Just(RegionState::Draining),
+            Just(RegionState::Down)
+        ];
         prop_oneof![
             4 => (name(), state).prop_map(|(region, state)| Command::RegionState { region, state }),
             2 => (any::<u8>(), name()).prop_map(|(shard, to)| Command::MoveHome { shard, to }),

@@ -13,12 +13,12 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use super::shared::{Attempt, Core, MetaStatus};
 use super::keeper::{self, Pace};
 use super::log::LogStore;
 use super::machine::Machine;
 use super::net::{MetaTransport, Network};
 use super::raft::{Raft, blocking};
+use super::shared::{Attempt, Core, MetaStatus};
 use super::types::{Command, CommandError, CommandReply, MetaState};
 use crate::error::{Error, ProposeError};
 
@@ -77,7 +77,12 @@ pub struct MetaConfig {
 
 impl MetaConfig {
     /// A configuration with the usual timers, no genesis and no seeds.
-    pub fn new(node_name: impl Into<String>, raft_id: u64, dir: impl Into<PathBuf>, cluster: impl Into<String>) -> MetaConfig {
+    pub fn new(
+        node_name: impl Into<String>,
+        raft_id: u64,
+        dir: impl Into<PathBuf>,
+        cluster: impl Into<String>,
+    ) -> MetaConfig {
         MetaConfig {
             node_name: node_name.into(),
             raft_id,
@@ -113,11 +118,16 @@ impl Drop for Inner {
 
 impl Metadata {
     /// Opens the store, restores the last known state (readable at once, without any peer) and starts Raft.
-    pub async fn start(config: MetaConfig, transport: Arc<dyn MetaTransport>) -> Result<Metadata, Error> {
+    pub async fn start(
+        config: MetaConfig,
+        transport: Arc<dyn MetaTransport>,
+    ) -> Result<Metadata, Error> {
         let genesis = config.initial.clone().map(checked).transpose()?;
         let raft_config = Arc::new(raft_config(&config)?);
         let dir = config.dir.clone();
-        blocking(move || std::fs::create_dir_all(dir)).await.map_err(|source| Error::Open { path: config.dir.clone(), source })?;
+        blocking(move || std::fs::create_dir_all(dir))
+            .await
+            .map_err(|source| Error::Open { path: config.dir.clone(), source })?;
         let identity = format!("{}/{}", config.cluster, config.raft_id);
         let log = LogStore::open(&config.dir.join("metadata.redb"), &identity).await?;
         let machine = Machine::open(&config.dir.join("metadata.snapshot")).await?;
@@ -137,7 +147,13 @@ impl Metadata {
             network,
             me: config.raft_id,
             name: config.node_name.as_str().into(),
-            seeds: config.seeds.iter().chain(voters).filter(|name| **name != config.node_name).cloned().collect(),
+            seeds: config
+                .seeds
+                .iter()
+                .chain(voters)
+                .filter(|name| **name != config.node_name)
+                .cloned()
+                .collect(),
             lease: config.timers.election_max,
             heard: watch::Sender::new(None),
         };
@@ -182,30 +198,37 @@ impl Metadata {
 
     /// Has a command agreed on, wherever the leader is, and waits until [`Metadata::state`] here shows it. Tries again
     /// while nobody leads, for at most `within`. Cancelling it leaves open whether the command is carried out.
-    pub async fn propose(&self, command: Command, within: Duration) -> Result<CommandReply, ProposeError> {
+    pub async fn propose(
+        &self,
+        command: Command,
+        within: Duration,
+    ) -> Result<CommandReply, ProposeError> {
         let core = &self.inner.core;
         let deadline = Instant::now() + within;
         let mut failure = ProposeError::NoLeader;
         let mut round = 0;
         loop {
-            let reply = match timeout_at(deadline, Box::pin(self.attempt(&command, deadline, round))).await {
-                // Founding is on its way: the leader does it first of all.
-                Ok(Attempt::Done(Err(error @ CommandError::NotFounded))) => {
-                    failure = ProposeError::Refused(error);
-                    None
-                }
-                Ok(Attempt::Done(result)) => Some(result.map_err(ProposeError::Refused)?),
-                Ok(Attempt::Stopped(why)) => return Err(ProposeError::Stopped(why)),
-                Ok(Attempt::NotLeader(_)) => None,
-                Ok(Attempt::Unknown) => {
-                    failure = ProposeError::TimedOut;
-                    None
-                }
-                Err(_) => return Err(ProposeError::TimedOut),
-            };
+            let reply =
+                match timeout_at(deadline, Box::pin(self.attempt(&command, deadline, round))).await
+                {
+                    // Founding is on its way: the leader does it first of all.
+                    Ok(Attempt::Done(Err(error @ CommandError::NotFounded))) => {
+                        failure = ProposeError::Refused(error);
+                        None
+                    }
+                    Ok(Attempt::Done(result)) => Some(result.map_err(ProposeError::Refused)?),
+                    Ok(Attempt::Stopped(why)) => return Err(ProposeError::Stopped(why)),
+                    Ok(Attempt::NotLeader(_)) => None,
+                    Ok(Attempt::Unknown) => {
+                        failure = ProposeError::TimedOut;
+                        None
+                    }
+                    Err(_) => return Err(ProposeError::TimedOut),
+                };
             if let Some(reply) = reply {
                 let mut version = core.published.watch();
-                let _ = timeout_at(deadline, version.wait_for(|version| *version >= reply.version)).await;
+                let _ = timeout_at(deadline, version.wait_for(|version| *version >= reply.version))
+                    .await;
                 return Ok(reply);
             }
             let again = Instant::now() + self.inner.pace.kick / 2;
@@ -228,30 +251,48 @@ impl Metadata {
                 None => Attempt::NotLeader(None),
             },
             None if core.seeds.is_empty() => Attempt::NotLeader(None),
-            None => match core.propose_at(&core.seeds[round % core.seeds.len()], command, within).await {
-                Attempt::NotLeader(Some(node)) if *node != *core.name => core.propose_at(&node, command, within).await,
-                other => other,
-            },
+            None => {
+                match core.propose_at(&core.seeds[round % core.seeds.len()], command, within).await
+                {
+                    Attempt::NotLeader(Some(node)) if *node != *core.name => {
+                        core.propose_at(&node, command, within).await
+                    }
+                    other => other,
+                }
+            }
         }
     }
 
     /// Gives a node the vote or takes it, and waits until Raft's membership agrees. A node gets the vote once it has
     /// caught up; the last voter keeps it (the wait then ends with [`ProposeError::TimedOut`]).
-    pub async fn set_voter(&self, node: &str, voter: bool, within: Duration) -> Result<(), ProposeError> {
+    pub async fn set_voter(
+        &self,
+        node: &str,
+        voter: bool,
+        within: Duration,
+    ) -> Result<(), ProposeError> {
         let deadline = Instant::now() + within;
         self.propose(Command::NodeVoter { name: node.into(), voter }, within).await?;
-        self.membership(deadline, |status| status.voters.iter().any(|name| name == node) == voter).await
+        self.membership(deadline, |status| status.voters.iter().any(|name| name == node) == voter)
+            .await
     }
 
     /// Forgets a node for good: takes its vote, its membership and its record.
     pub async fn remove_node(&self, node: &str, within: Duration) -> Result<(), ProposeError> {
         let deadline = Instant::now() + within;
         self.propose(Command::NodeRemove { name: node.into() }, within).await?;
-        self.membership(deadline, |status| !status.voters.iter().chain(&status.learners).any(|name| name == node)).await
+        self.membership(deadline, |status| {
+            !status.voters.iter().chain(&status.learners).any(|name| name == node)
+        })
+        .await
     }
 
     /// Waits until the membership, as seen here, is as asked.
-    pub async fn membership(&self, deadline: Instant, is_so: impl Fn(&MetaStatus) -> bool) -> Result<(), ProposeError> {
+    pub async fn membership(
+        &self,
+        deadline: Instant,
+        is_so: impl Fn(&MetaStatus) -> bool,
+    ) -> Result<(), ProposeError> {
         while !is_so(&self.status()) {
             if Instant::now() >= deadline {
                 return Err(ProposeError::TimedOut);
@@ -266,7 +307,10 @@ impl Metadata {
     pub async fn resign(&self) {
         let core = &self.inner.core;
         let view = core.view();
-        if view.state == ServerState::Leader && core.leader() == Some(core.me) && core.hand_over(&view).await {
+        if view.state == ServerState::Leader
+            && core.leader() == Some(core.me)
+            && core.hand_over(&view).await
+        {
             let deadline = Instant::now() + self.inner.pace.stagger;
             let _ = self.membership(deadline, |status| status.role != "leader").await;
         }
@@ -274,7 +318,8 @@ impl Metadata {
 
     /// Stops Raft and the tasks, and lets go of the files. Call [`Metadata::resign`] before it when others go on.
     pub async fn shutdown(&self) {
-        let tasks = std::mem::take(&mut *self.inner.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        let tasks =
+            std::mem::take(&mut *self.inner.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         for task in tasks {
             task.abort();
             let _ = task.await;
@@ -291,7 +336,9 @@ fn checked(mut genesis: Genesis) -> Result<Genesis, Error> {
     genesis.state.nodes.values_mut().for_each(|node| node.voter = false);
     for (id, name) in &genesis.voters {
         let node = genesis.state.nodes.get_mut(name);
-        let node = node.ok_or_else(|| Error::Config(format!("the genesis has no record of its voter {name:?}")))?;
+        let node = node.ok_or_else(|| {
+            Error::Config(format!("the genesis has no record of its voter {name:?}"))
+        })?;
         (node.voter, node.raft_id) = (true, *id);
     }
     Ok(genesis)

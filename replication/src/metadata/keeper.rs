@@ -12,8 +12,8 @@ use std::time::Duration;
 use openraft::{BasicNode, ChangeMembers, ServerState};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::shared::{Core, View};
 use super::handle::Genesis;
+use super::shared::{Core, View};
 use super::types::{Command, MetaState};
 
 /// A learner this many entries behind, or fewer, is ready to vote.
@@ -36,7 +36,8 @@ pub(super) struct Pace {
 pub(super) async fn start_up(core: Core, genesis: Option<Genesis>, pace: Pace) {
     let voters = genesis.map(|genesis| genesis.voters).unwrap_or_default();
     if voters.first().is_some_and(|(id, _)| *id == core.me) {
-        let members: BTreeMap<u64, BasicNode> = voters.iter().map(|(id, name)| (*id, BasicNode::new(name))).collect();
+        let members: BTreeMap<u64, BasicNode> =
+            voters.iter().map(|(id, name)| (*id, BasicNode::new(name))).collect();
         // Refused when there is a log already; that is every start but the first.
         match core.raft.initialize(members).await {
             Ok(()) => tracing::info!(node = %core.name, "metadata: founding the cluster"),
@@ -54,7 +55,8 @@ pub(super) async fn start_up(core: Core, genesis: Option<Genesis>, pace: Pace) {
         if view.term != term_seen.0 {
             term_seen = (view.term, Instant::now());
         }
-        let campaigning = view.state == ServerState::Candidate && term_seen.1.elapsed() < pace.stagger;
+        let campaigning =
+            view.state == ServerState::Candidate && term_seen.1.elapsed() < pace.stagger;
         if let Some(rank) = rank(core.me, &view, &voters)
             && !campaigning
             && started.elapsed() >= pace.stagger * rank
@@ -71,7 +73,8 @@ pub(super) async fn start_up(core: Core, genesis: Option<Genesis>, pace: Pace) {
 
 /// The how-manieth voter this node is: as named at the founding, then by Raft id. None if it does not vote.
 fn rank(me: u64, view: &View, named: &[(u64, String)]) -> Option<u32> {
-    let place = |id: &u64| (named.iter().position(|(name, _)| name == id).unwrap_or(usize::MAX), *id);
+    let place =
+        |id: &u64| (named.iter().position(|(name, _)| name == id).unwrap_or(usize::MAX), *id);
     let mut voters: Vec<u64> = view.voters.iter().copied().collect();
     voters.sort_by_key(place);
     voters.iter().position(|id| *id == me).map(|rank| rank as u32)
@@ -87,7 +90,8 @@ pub(super) async fn keep(core: Core, genesis: Option<Genesis>, pace: Pace) {
             let state = core.published.state();
             if state.version == 0 {
                 if let Some(genesis) = &genesis {
-                    let founding = core.propose_here(Command::Genesis(Box::new(genesis.state.clone())));
+                    let founding =
+                        core.propose_here(Command::Genesis(Box::new(genesis.state.clone())));
                     let _ = timeout(pace.change, founding).await;
                 }
             } else if let Some(step) = next_step(&state, &view) {
@@ -122,8 +126,10 @@ pub(super) enum Step {
 /// The next change that brings the membership nearer to the node records. Never one that leaves no voter, and none while
 /// the records name no voter at all or another change is under way.
 fn next_step(state: &MetaState, view: &View) -> Option<Step> {
-    let wanted: BTreeMap<u64, &str> = state.nodes.iter().map(|(name, node)| (node.raft_id, name.as_str())).collect();
-    let voters: BTreeSet<u64> = state.nodes.values().filter(|node| node.voter).map(|node| node.raft_id).collect();
+    let wanted: BTreeMap<u64, &str> =
+        state.nodes.iter().map(|(name, node)| (node.raft_id, name.as_str())).collect();
+    let voters: BTreeSet<u64> =
+        state.nodes.values().filter(|node| node.voter).map(|node| node.raft_id).collect();
     if view.joint || voters.is_empty() {
         return None;
     }
@@ -143,7 +149,10 @@ fn next_step(state: &MetaState, view: &View) -> Option<Step> {
     {
         return Some(Step::Demote(*id));
     }
-    view.members.keys().find(|id| !wanted.contains_key(id) && !view.voters.contains(id)).map(|id| Step::Remove(*id))
+    view.members
+        .keys()
+        .find(|id| !wanted.contains_key(id) && !view.voters.contains(id))
+        .map(|id| Step::Remove(*id))
 }
 
 /// Answers whether the change was made.
@@ -152,9 +161,16 @@ async fn carry_out(core: &Core, step: Step, within: Duration) -> bool {
     let change = async {
         match step.clone() {
             Step::AddLearner(id, name) => raft.add_learner(id, BasicNode::new(name), false).await,
-            Step::Promote(id) => raft.change_membership(ChangeMembers::AddVoterIds(BTreeSet::from([id])), true).await,
-            Step::Demote(id) => raft.change_membership(ChangeMembers::RemoveVoters(BTreeSet::from([id])), true).await,
-            Step::Remove(id) => raft.change_membership(ChangeMembers::RemoveNodes(BTreeSet::from([id])), true).await,
+            Step::Promote(id) => {
+                raft.change_membership(ChangeMembers::AddVoterIds(BTreeSet::from([id])), true).await
+            }
+            Step::Demote(id) => {
+                raft.change_membership(ChangeMembers::RemoveVoters(BTreeSet::from([id])), true)
+                    .await
+            }
+            Step::Remove(id) => {
+                raft.change_membership(ChangeMembers::RemoveNodes(BTreeSet::from([id])), true).await
+            }
         }
     };
     match timeout(within, Box::pin(change)).await {

@@ -45,7 +45,10 @@ impl LogStore {
         let mut tries = 40;
         let db = loop {
             let file = path.to_owned();
-            let opened = tokio::task::spawn_blocking(move || Database::builder().set_cache_size(CACHE_BYTES).create(file)).await;
+            let opened = tokio::task::spawn_blocking(move || {
+                Database::builder().set_cache_size(CACHE_BYTES).create(file)
+            })
+            .await;
             match opened.map_err(|error| open_error(io::Error::other(error)))? {
                 Ok(db) => break db,
                 Err(redb::DatabaseError::DatabaseAlreadyOpen) if tries > 0 => {
@@ -61,7 +64,10 @@ impl LogStore {
             .write(move |txn| {
                 txn.open_table(LOG).map_err(io::Error::other)?;
                 let mut meta = txn.open_table(META).map_err(io::Error::other)?;
-                let known = meta.get(IDENTITY).map_err(io::Error::other)?.map(|value| value.value().to_vec());
+                let known = meta
+                    .get(IDENTITY)
+                    .map_err(io::Error::other)?
+                    .map(|value| value.value().to_vec());
                 if known.is_none() {
                     meta.insert(IDENTITY, wanted.as_bytes()).map_err(io::Error::other)?;
                 }
@@ -113,7 +119,10 @@ impl LogStore {
 }
 
 impl RaftLogReader<Types> for LogStore {
-    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(&mut self, range: RB) -> io::Result<Vec<Entry>> {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> io::Result<Vec<Entry>> {
         let txn = self.db.begin_read().map_err(io::Error::other)?;
         let log = txn.open_table(LOG).map_err(io::Error::other)?;
         let mut entries = Vec::new();
@@ -168,7 +177,10 @@ impl RaftLogStorage<Types> for LogStore {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let encoded = entries.into_iter().map(|entry| Ok((entry.log_id.index, encode(&entry)?))).collect::<io::Result<Vec<_>>>()?;
+        let encoded = entries
+            .into_iter()
+            .map(|entry| Ok((entry.log_id.index, encode(&entry)?)))
+            .collect::<io::Result<Vec<_>>>()?;
         let result = self
             .write(move |txn| {
                 let mut log = txn.open_table(LOG).map_err(io::Error::other)?;

@@ -10,13 +10,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use futures_util::{Stream, TryStreamExt};
+use openraft::OptionalSend;
 use openraft::entry::EntryPayload;
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
-use openraft::OptionalSend;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::raft::{Applied, LogId, Snapshot, SnapshotMeta, StoredMembership, Types, blocking, decode, encode};
+use super::raft::{
+    Applied, LogId, Snapshot, SnapshotMeta, StoredMembership, Types, blocking, decode, encode,
+};
 use super::types::MetaState;
 use crate::error::Error;
 
@@ -168,7 +170,10 @@ impl RaftStateMachine<Types> for Machine {
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {
-        let meta = SnapshotMeta { last_log_id: self.last_applied, last_membership: self.membership.clone() };
+        let meta = SnapshotMeta {
+            last_log_id: self.last_applied,
+            last_membership: self.membership.clone(),
+        };
         Builder { meta, state: self.state.clone(), file: self.file.clone() }
     }
 

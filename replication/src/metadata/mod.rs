@@ -17,9 +17,10 @@ mod shared;
 mod tests;
 mod types;
 
-pub use shared::MetaStatus;
 pub use handle::{Genesis, MetaConfig, Metadata, Timers};
 pub use net::MetaTransport;
+pub use shared::MetaStatus;
 pub use types::{
-    Command, CommandError, CommandReply, Domain, DomainKind, Home, MetaState, NodeRecord, Region, RegionState, SHARDS, shard_of,
+    Command, CommandError, CommandReply, Domain, DomainKind, Home, MetaState, NodeRecord, Region,
+    RegionState, SHARDS, shard_of,
 };

@@ -9,11 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, Either, select};
-use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
+use openraft::errors::{
+    NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable,
+};
 use openraft::network::{RPCOption, RPCTypes};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse, VoteRequest,
-    VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{BasicNode, OptionalSend, RaftNetworkFactory, RaftNetworkV2};
 use serde::de::DeserializeOwned;
@@ -74,7 +76,12 @@ pub(super) struct Network {
 
 impl Network {
     /// One call; the error is about the road or the addressee's refusal.
-    pub(super) async fn call<T: DeserializeOwned>(&self, node: &str, to: u64, call: Call) -> io::Result<T> {
+    pub(super) async fn call<T: DeserializeOwned>(
+        &self,
+        node: &str,
+        to: u64,
+        call: Call,
+    ) -> io::Result<T> {
         let body = encode(&Request { cluster: self.cluster.clone(), to, call })?;
         let answer = self.transport.call(node, body).await?;
         decode::<Answer<T>>(&answer)?.map_err(io::Error::other)
@@ -97,12 +104,22 @@ pub(super) struct Client {
 }
 
 impl Client {
-    async fn ask<T: DeserializeOwned>(&self, action: RPCTypes, within: Duration, call: Call) -> Result<T, RPCError<Types>> {
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        action: RPCTypes,
+        within: Duration,
+        call: Call,
+    ) -> Result<T, RPCError<Types>> {
         match tokio::time::timeout(within, self.network.call(&self.node, self.target, call)).await {
             Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) if error.kind() == io::ErrorKind::Other => Err(NetworkError::new(&error).into()),
+            Ok(Err(error)) if error.kind() == io::ErrorKind::Other => {
+                Err(NetworkError::new(&error).into())
+            }
             Ok(Err(error)) => Err(Unreachable::new(&error).into()),
-            Err(_) => Err(Timeout { action, id: self.network.me, target: self.target, timeout: within }.into()),
+            Err(_) => {
+                Err(Timeout { action, id: self.network.me, target: self.target, timeout: within }
+                    .into())
+            }
         }
     }
 }
@@ -118,11 +135,19 @@ impl RaftNetworkV2<Types> for Client {
         self.ask(RPCTypes::AppendEntries, self.network.patience, Call::Append(rpc)).await
     }
 
-    async fn vote(&mut self, rpc: VoteRequest<Types>, option: RPCOption) -> Result<VoteResponse<Types>, RPCError<Types>> {
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
         self.ask(RPCTypes::Vote, option.soft_ttl(), Call::Vote(rpc)).await
     }
 
-    async fn pre_vote(&mut self, rpc: VoteRequest<Types>, option: RPCOption) -> Result<VoteResponse<Types>, RPCError<Types>> {
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
         self.ask(RPCTypes::Vote, option.soft_ttl(), Call::PreVote(rpc)).await
     }
 

@@ -62,13 +62,17 @@ pub(super) fn encode<T: Serialize>(value: &T) -> io::Result<Vec<u8>> {
 pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
     let damaged = |why: String| io::Error::new(io::ErrorKind::InvalidData, why);
     match bytes.split_first() {
-        Some((&FORMAT, body)) => postcard::from_bytes(body).map_err(|error| damaged(error.to_string())),
+        Some((&FORMAT, body)) => {
+            postcard::from_bytes(body).map_err(|error| damaged(error.to_string()))
+        }
         Some((format, _)) => Err(damaged(format!("format {format} is unknown"))),
         None => Err(damaged("empty value".into())),
     }
 }
 
 /// Runs blocking file work on tokio's blocking threads.
-pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }

@@ -76,7 +76,12 @@ impl Core {
                 members: membership.nodes().map(|(id, node)| (*id, node.addr.clone())).collect(),
                 joint: membership.get_joint_config().len() > 1,
                 last_log: metrics.last_log_index,
-                matched: metrics.replication.iter().flatten().map(|(id, log_id)| (*id, log_id.map(|log_id| log_id.index))).collect(),
+                matched: metrics
+                    .replication
+                    .iter()
+                    .flatten()
+                    .map(|(id, log_id)| (*id, log_id.map(|log_id| log_id.index)))
+                    .collect(),
             }
         })
     }
@@ -91,14 +96,17 @@ impl Core {
         let lives = if state == ServerState::Leader {
             alone || acked.is_some_and(|age| age <= self.lease)
         } else {
-            leader != Some(self.me) && self.heard.borrow().is_some_and(|at| at.elapsed() <= self.lease)
+            leader != Some(self.me)
+                && self.heard.borrow().is_some_and(|at| at.elapsed() <= self.lease)
         };
         leader.filter(|_| lives)
     }
 
     /// The name of a member.
     pub(super) fn member(&self, id: u64) -> Option<String> {
-        self.metrics(|metrics| metrics.membership_config.membership().get_node(&id).map(|node| node.addr.clone()))
+        self.metrics(|metrics| {
+            metrics.membership_config.membership().get_node(&id).map(|node| node.addr.clone())
+        })
     }
 
     /// As leader: asks the other voter that has the most of the log to take over. Answers whether there is one.
@@ -127,7 +135,12 @@ impl Core {
     }
 
     /// Proposes at another node.
-    pub(super) async fn propose_at(&self, node: &str, command: &Command, within: Duration) -> Attempt {
+    pub(super) async fn propose_at(
+        &self,
+        node: &str,
+        command: &Command,
+        within: Duration,
+    ) -> Attempt {
         let call = Call::Propose(command.clone(), within);
         match tokio::time::timeout(within, self.network.call::<Proposed>(node, 0, call)).await {
             Ok(Ok(Proposed::Done(result))) => Attempt::Done(result),
@@ -141,8 +154,12 @@ impl Core {
     pub(super) async fn handle(&self, body: Vec<u8>) -> Vec<u8> {
         let answered = match decode::<Request>(&body) {
             Err(error) => refuse(error.to_string()),
-            Ok(request) if request.cluster != self.network.cluster => refuse(format!("this is cluster {:?}", self.network.cluster)),
-            Ok(request) if request.to != self.me && request.to != 0 => refuse(format!("this is Raft node {}", self.me)),
+            Ok(request) if request.cluster != self.network.cluster => {
+                refuse(format!("this is cluster {:?}", self.network.cluster))
+            }
+            Ok(request) if request.to != self.me && request.to != 0 => {
+                refuse(format!("this is Raft node {}", self.me))
+            }
             Ok(request) => self.answer(request.call).await,
         };
         answered.unwrap_or_else(|error| {
@@ -163,15 +180,19 @@ impl Core {
             Call::Vote(rpc) => answer(self.raft.vote(rpc).await),
             Call::PreVote(rpc) => answer(self.raft.pre_vote(rpc).await),
             Call::Snapshot { vote, meta, state } => {
-                let installed = self.raft.install_full_snapshot(vote, Snapshot { meta, snapshot: state }).await;
+                let installed =
+                    self.raft.install_full_snapshot(vote, Snapshot { meta, snapshot: state }).await;
                 if installed.is_ok() {
                     self.heard.send_replace(Some(Instant::now()));
                 }
                 answer(installed)
             }
-            Call::TransferLeader(request) => answer(self.raft.handle_transfer_leader(request).await),
+            Call::TransferLeader(request) => {
+                answer(self.raft.handle_transfer_leader(request).await)
+            }
             Call::Propose(command, within) => {
-                let proposed = match tokio::time::timeout(within, self.propose_here(command)).await {
+                let proposed = match tokio::time::timeout(within, self.propose_here(command)).await
+                {
                     Ok(Attempt::Done(result)) => Proposed::Done(result),
                     Ok(Attempt::NotLeader(leader)) => Proposed::NotLeader(leader),
                     Ok(Attempt::Stopped(_)) => Proposed::NotLeader(None),
@@ -187,10 +208,14 @@ impl Core {
         let view = self.view();
         let name = |id: &u64| view.members.get(id).cloned().unwrap_or_else(|| id.to_string());
         let index = |log_id: Option<LogId>| log_id.map(|log_id| log_id.index);
-        let (committed, applied, snapshot) =
-            self.metrics(|metrics| (index(metrics.local_committed), index(metrics.last_applied), index(metrics.snapshot)));
+        let (committed, applied, snapshot) = self.metrics(|metrics| {
+            (index(metrics.local_committed), index(metrics.last_applied), index(metrics.snapshot))
+        });
         let leads = view.state == ServerState::Leader;
-        let lag = |matched: &Option<u64>| view.last_log.map_or(0, |last| (last + 1).saturating_sub(matched.map_or(0, |index| index + 1)));
+        let lag = |matched: &Option<u64>| {
+            view.last_log
+                .map_or(0, |last| (last + 1).saturating_sub(matched.map_or(0, |index| index + 1)))
+        };
         MetaStatus {
             node: self.name.to_string(),
             raft_id: self.me,
@@ -203,8 +228,17 @@ impl Core {
             applied,
             snapshot,
             voters: view.voters.iter().map(name).collect(),
-            learners: view.members.keys().filter(|id| !view.voters.contains(id)).map(name).collect(),
-            lag: if leads { view.matched.iter().map(|(id, matched)| (name(id), lag(matched))).collect() } else { BTreeMap::new() },
+            learners: view
+                .members
+                .keys()
+                .filter(|id| !view.voters.contains(id))
+                .map(name)
+                .collect(),
+            lag: if leads {
+                view.matched.iter().map(|(id, matched)| (name(id), lag(matched))).collect()
+            } else {
+                BTreeMap::new()
+            },
         }
     }
 }

@@ -79,7 +79,10 @@ fn genesis() -> Genesis {
     let regions = FOUNDERS.map(|name| Region::up(&name[..2]));
     let nodes = ids().map(|(name, id)| ((*name).to_owned(), record(name, id)));
     let domains = [("chat.example".to_owned(), Domain { kind: DomainKind::Global })];
-    Genesis { voters: ids().map(|(name, id)| (id, (*name).to_owned())).collect(), state: MetaState::genesis(regions, nodes, domains) }
+    Genesis {
+        voters: ids().map(|(name, id)| (id, (*name).to_owned())).collect(),
+        state: MetaState::genesis(regions, nodes, domains),
+    }
 }
 
 impl Cluster {
@@ -256,7 +259,10 @@ async fn without_a_majority_a_proposal_is_refused_with_a_clear_error() {
     let leader = cluster.leader(&[], &FOUNDERS).await;
     let follower = others(&leader)[0];
     cluster.isolate(follower);
-    let _ = cluster.node(follower).membership(Instant::now() + MINUTE, |status| status.leader.is_none()).await;
+    let _ = cluster
+        .node(follower)
+        .membership(Instant::now() + MINUTE, |status| status.leader.is_none())
+        .await;
     cluster.hub.nodes.lock().unwrap().retain(|name, _| name == follower);
     let refused = cluster.node(follower).propose(add_domain("a"), Duration::from_secs(3)).await;
     assert!(matches!(refused, Err(ProposeError::NoLeader | ProposeError::TimedOut)), "{refused:?}");
@@ -268,7 +274,8 @@ async fn a_whole_restart_keeps_the_state_and_leads_within_two_seconds() {
     let cluster = Cluster::founded().await;
     cluster.node("eu-0").propose(add_domain("kept"), MINUTE).await.unwrap();
     cluster.agree(|state| state.domains.contains_key("kept")).await;
-    let _ = cluster.node("eu-0").membership(Instant::now() + Duration::from_secs(2), |_| false).await;
+    let _ =
+        cluster.node("eu-0").membership(Instant::now() + Duration::from_secs(2), |_| false).await;
     for name in FOUNDERS {
         cluster.stop(name).await;
     }
@@ -318,7 +325,10 @@ async fn a_new_node_learns_by_snapshot_gets_the_vote_and_is_removed() {
         cluster.node("us-0").propose(add_domain(&format!("d{i}")), MINUTE).await.unwrap();
     }
     let joiner = cluster.start("eu-1").await;
-    joiner.propose(Command::NodeUp { name: "eu-1".into(), record: record("eu-1", 9) }, MINUTE).await.unwrap();
+    joiner
+        .propose(Command::NodeUp { name: "eu-1".into(), record: record("eu-1", 9) }, MINUTE)
+        .await
+        .unwrap();
     cluster.agree(|state| state.domains.len() == 61 && state.nodes.contains_key("eu-1")).await;
     assert!(joiner.status().snapshot.is_some(), "{:?}", joiner.status());
     assert_eq!(joiner.status().learners, ["eu-1"]);
@@ -363,7 +373,8 @@ async fn one_node_alone_founds_and_leads() {
     let mut config = cluster.config("eu-0");
     let mut first = genesis();
     first.voters.truncate(1);
-    first.state = MetaState::genesis([Region::up("eu")], [("eu-0".to_owned(), record("eu-0", 1))], []);
+    first.state =
+        MetaState::genesis([Region::up("eu")], [("eu-0".to_owned(), record("eu-0", 1))], []);
     (config.initial, config.seeds) = (Some(first), Vec::new());
     let wire = || Arc::new(Wire { hub: cluster.hub.clone(), me: "eu-0".into() });
     let began = Instant::now();

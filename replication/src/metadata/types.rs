@@ -55,7 +55,10 @@ impl MetaState {
 
     /// Regions that are not down: those whose echo is waited for, and to whom the route log is shipped.
     pub fn live_regions(&self) -> impl Iterator<Item = &str> {
-        self.regions.values().filter(|region| region.state != RegionState::Down).map(|region| region.name.as_str())
+        self.regions
+            .values()
+            .filter(|region| region.state != RegionState::Down)
+            .map(|region| region.name.as_str())
     }
 
     /// A state to found a cluster with: homes spread round-robin over the regions (by name), every region a replica of
@@ -65,7 +68,8 @@ impl MetaState {
         nodes: impl IntoIterator<Item = (String, NodeRecord)>,
         domains: impl IntoIterator<Item = (String, Domain)>,
     ) -> MetaState {
-        let regions: BTreeMap<String, Region> = regions.into_iter().map(|region| (region.name.clone(), region)).collect();
+        let regions: BTreeMap<String, Region> =
+            regions.into_iter().map(|region| (region.name.clone(), region)).collect();
         let names: Vec<String> = regions.keys().cloned().collect();
         let homes = match names.len() {
             0 => Vec::new(),
@@ -128,7 +132,12 @@ pub struct Region {
 impl Region {
     /// A region that is up, with no place and no endpoints.
     pub fn up(name: impl Into<String>) -> Region {
-        Region { name: name.into(), state: RegionState::Up, place: None, endpoints: BTreeMap::new() }
+        Region {
+            name: name.into(),
+            state: RegionState::Up,
+            place: None,
+            endpoints: BTreeMap::new(),
+        }
     }
 }
 
@@ -229,7 +238,9 @@ pub enum CommandError {
     AlreadyFounded,
     #[error("this cluster is not founded yet")]
     NotFounded,
-    #[error("a genesis state needs at least one region, {SHARDS} homes, and names that refer to each other")]
+    #[error(
+        "a genesis state needs at least one region, {SHARDS} homes, and names that refer to each other"
+    )]
     BadGenesis,
     #[error("there is no region {0:?}")]
     UnknownRegion(String),
@@ -273,12 +284,18 @@ mod tests {
 
     #[test]
     fn genesis_spreads_homes_evenly_and_everyone_is_a_replica() {
-        let state = MetaState::genesis([Region::up("us"), Region::up("eu"), Region::up("ap")], [], []);
+        let state =
+            MetaState::genesis([Region::up("us"), Region::up("eu"), Region::up("ap")], [], []);
         assert_eq!(state.homes.len(), SHARDS);
         for name in ["ap", "eu", "us"] {
             let count = state.homes.iter().filter(|home| home.region == name).count();
             assert!((85..=86).contains(&count));
         }
-        assert!(state.homes.iter().all(|home| home.replicas.len() == 3 && home.replicas[0] == home.region));
+        assert!(
+            state
+                .homes
+                .iter()
+                .all(|home| home.replicas.len() == 3 && home.replicas[0] == home.region)
+        );
     }
 }
