@@ -4,5 +4,8 @@
 
 pub mod element;
 pub mod framer;
+pub(crate) mod chars;
 pub(crate) mod parse;
+pub(crate) mod piece;
+pub(crate) mod tag;
 pub mod write;

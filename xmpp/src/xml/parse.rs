@@ -16,14 +16,34 @@ pub(crate) struct Scope {
     pub(crate) default: Arc<str>,
     /// Prefixes and their namespaces.
     pub(crate) prefixes: Vec<(Box<str>, Arc<str>)>,
+    /// The name of the root as written, for the closing tag.
+    pub(crate) root: Box<str>,
 }
 
 impl Scope {
     /// Nothing declared; the default namespace is `jabber:client`.
     #[must_use]
     pub(crate) fn client() -> Scope {
-        Scope { default: Arc::from(ns::CLIENT), prefixes: Vec::new() }
+        Scope { default: Arc::from(ns::CLIENT), prefixes: Vec::new(), root: Box::default() }
     }
+
+    /// Whether stanzas stand in the default namespace.
+    pub(crate) fn is_content(&self) -> bool {
+        is_content_ns(&self.default)
+    }
+
+    /// Whether an element of this namespace is a stanza here: of the default namespace, if stanzas stand in that.
+    pub(crate) fn is_content_ns(&self, uri: &[u8]) -> bool {
+        match std::str::from_utf8(uri) {
+            Ok(uri) if self.is_content() => *uri == *self.default,
+            Ok(uri) => is_content_ns(uri),
+            Err(_) => false,
+        }
+    }
+}
+
+fn is_content_ns(uri: &str) -> bool {
+    matches!(uri, ns::CLIENT | ns::SERVER | ns::COMPONENT)
 }
 
 /// How deep a tree may be: more than any framer admits, little enough for any stack.
