@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use crate::ns;
 use crate::stream::error::StreamError;
+use crate::xml::framer::{Framer, Limits, Scan};
 use crate::xml::{parse, write};
 
 /// One element with its attributes and content.
@@ -51,7 +52,11 @@ impl Element {
     /// Reads exactly one element, white space around it allowed. Where nothing is declared the namespace is
     /// `jabber:client`. Everything the framer refuses is refused.
     pub fn parse(bytes: &[u8]) -> Result<Element, StreamError> {
-        parse::element(bytes, &parse::Scope::client())
+        let bytes = bytes.trim_ascii();
+        match Framer::standalone(Limits::TRUSTED).scan(bytes)? {
+            Scan::Element(length, _) if length == bytes.len() => parse::element(bytes, &parse::Scope::client()),
+            _ => Err(StreamError::not_well_formed()),
+        }
     }
 
     /// The local name.
@@ -107,8 +112,19 @@ impl Element {
         self.attrs.push(Attr { ns, name: name.to_owned(), value });
     }
 
-    pub(crate) fn set_ns(&mut self, ns: Arc<str>) {
-        self.ns = ns;
+    /// Moves every element of one namespace in the tree to another.
+    pub(crate) fn rename_ns(&mut self, old: &str, new: &str) {
+        if old == new {
+            return;
+        }
+        let new: Arc<str> = Arc::from(new);
+        let mut pending = vec![self];
+        while let Some(element) = pending.pop() {
+            if *element.ns == *old {
+                element.ns = new.clone();
+            }
+            pending.extend(element.children_mut());
+        }
     }
 
     /// Itself with one more attribute.
@@ -348,7 +364,7 @@ mod tests {
 
     #[test]
     fn malformed_input_is_a_value() {
-        for bad in ["", "x", "<a", "<a>", "<a></b>", "<a/><b/>", "<a b/>", "<a b='1' b='2'/>", "<p:a/>", "<a>&x;</a>", "<!--x--><a/>"] {
+        for bad in ["", "x", "<a", "<a>", "<a></b>", "<a/><b/>", "<a b/>", "<a b='1' b='2'/>", "<p:a/>", "<a>&x;</a>", "<!--x--><a/>", "<a>]]></a>"] {
             assert!(Element::parse(bad.as_bytes()).is_err(), "{bad}");
         }
     }

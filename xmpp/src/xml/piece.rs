@@ -106,7 +106,7 @@ impl Piece {
     fn section(&mut self, input: &[u8]) -> Result<(), Stop> {
         const START: &[u8] = b"<![CDATA[";
         let rest = &input[self.pos..];
-        if matches!(rest.get(2), Some(b'-' | b'D')) {
+        if matches!(rest.get(2).ok_or(Stop::More)?, b'-' | b'D') {
             return Err(RESTRICTED);
         }
         if !rest.starts_with(&START[..rest.len().min(START.len())]) || self.open.is_empty() {

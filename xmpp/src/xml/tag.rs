@@ -83,10 +83,10 @@ impl Tag {
                 pos += 1;
             }
             match input[pos] {
-                b'>' => return self.close(before, pos + 1, false),
+                b'>' => return self.close(pos, pos + 1, false),
                 b'/' => {
                     return match input.get(pos + 1) {
-                        Some(b'>') => self.close(before, pos + 2, true),
+                        Some(b'>') => self.close(pos, pos + 2, true),
                         Some(_) => Err(MALFORMED),
                         None => Err(Stop::More),
                     };

@@ -1,6 +1,6 @@
 //! Escaping text and attribute values (XML 1.0 §2.4, §2.10, §2.11). Called by whoever writes XML; calls nothing.
 //!
-//! The input is a `&str` of legal XML characters (`is_xml_char`). Attribute values may be quoted with either quote.
+//! Characters that XML cannot carry at all are left out, so that what is written is always well-formed. Attribute values may be quoted with either quote.
 //! White space that a parser would normalise is written as a character reference, so what is read back is equal.
 
 use std::borrow::Cow;
@@ -45,11 +45,19 @@ pub fn attr(out: &mut Vec<u8>, name: &str, value: &str) {
 fn escape(out: &mut Vec<u8>, bytes: &[u8], replacement: impl Fn(u8) -> Option<&'static [u8]>) {
     let mut done = 0;
     for (at, &byte) in bytes.iter().enumerate() {
-        if let Some(reference) = replacement(byte) {
-            out.extend_from_slice(&bytes[done..at]);
-            out.extend_from_slice(reference);
-            done = at + 1;
-        }
+        let (reference, length) = match byte {
+            // Most bytes of most texts.
+            b'(' ..= b';' | b'?'..=0xee | 0xf0.. => continue,
+            0xef if matches!(bytes.get(at..at + 3), Some([_, 0xbf, 0xbe | 0xbf])) => (&b""[..], 3),
+            _ => match replacement(byte) {
+                Some(reference) => (reference, 1),
+                None if byte < b' ' && !matches!(byte, b'\t' | b'\n') => (&b""[..], 1),
+                None => continue,
+            },
+        };
+        out.extend_from_slice(&bytes[done..at]);
+        out.extend_from_slice(reference);
+        done = at + length;
     }
     out.extend_from_slice(&bytes[done..]);
 }
@@ -88,6 +96,12 @@ mod tests {
     #[test]
     fn attribute_values_survive_white_space_normalisation() {
         assert_eq!(written(|o| attr(o, "k", "'\"<&\t\n")), " k='&apos;&quot;&lt;&amp;&#9;&#10;'");
+    }
+
+    #[test]
+    fn characters_xml_cannot_carry_are_left_out() {
+        assert_eq!(written(|o| escape_text(o, "a\u{0}b\u{fffe}c\u{ffff}\u{ef}\u{fffd}\u{1f}")), "abc\u{ef}\u{fffd}");
+        assert_eq!(written(|o| escape_attr(o, "\u{ffff}\u{ffff}\u{8}")), "");
     }
 
     #[test]
