@@ -233,8 +233,8 @@ impl ScramKeys {
     /// Keys for a user who does not exist: always the same salt for the same name, so that asking twice tells nothing
     /// (RFC 5802 §9 and bad-input row B-092), and a stored key that no password has. `secret` is the deployment's, the same
     /// in every region; `iterations` what real accounts usually have.
-    pub fn fake(hash: Hash, account: &str, secret: &[u8; 32], iterations: u32) -> ScramKeys {
-        let make = |label: &[u8]| hash.hmac(secret, &[label, &[0], account.as_bytes()]);
+    pub fn fake(hash: Hash, account: &str, secret: &Secret, iterations: u32) -> ScramKeys {
+        let make = |label: &[u8]| hash.hmac(secret.expose(), &[label, &[0], account.as_bytes()]);
         let mut salt = make(b"pangaea scram salt");
         salt.truncate(SALT_BYTES);
         ScramKeys {
@@ -285,7 +285,9 @@ mod tests {
 
     #[test]
     fn a_fake_salt_is_stable_per_name_and_differs_between_names_and_secrets() {
-        let fake = |name, secret| ScramKeys::fake(Hash::Sha1, name, &[secret; 32], 4096).salt;
+        let fake = |name, secret| {
+            ScramKeys::fake(Hash::Sha1, name, &Secret::new(vec![secret; 32]), 4096).salt
+        };
         assert_eq!(fake("romeo@a.example", 1), fake("romeo@a.example", 1));
         assert_ne!(fake("romeo@a.example", 1), fake("juliet@a.example", 1));
         assert_ne!(fake("romeo@a.example", 1), fake("romeo@a.example", 2));

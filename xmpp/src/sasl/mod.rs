@@ -255,7 +255,7 @@ pub struct Terms {
     /// Was any -PLUS mechanism advertised on this stream? Then the GS2 flag `y` betrays a downgrade.
     pub plus_offered: bool,
     /// Secret from which salts for unknown users are made; the same in every region.
-    pub fake_secret: [u8; 32],
+    pub fake_secret: Secret,
     /// The iteration count unknown users show: what most accounts have.
     pub fake_iterations: u32,
     /// Addresses the client's certificate proves (EXTERNAL).
@@ -406,7 +406,7 @@ pub(crate) mod tests {
             nonce: "3rfcNHYJY1ZVvWVs7j".into(),
             bindings: ChannelBindings::default(),
             plus_offered: false,
-            fake_secret: [7; 32],
+            fake_secret: Secret::new(vec![7; 32]),
             fake_iterations: 4096,
             identities: Vec::new(),
             anonymous: "guest-1".into(),

@@ -3,3 +3,6 @@
 //! Called by sessions and links; calls `xml` and `sasl`. Bytes are framed elsewhere (`xml::framer`).
 
 pub mod error;
+pub mod features;
+pub mod header;
+pub mod negotiate;
