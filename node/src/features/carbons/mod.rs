@@ -1,0 +1,174 @@
+//! XEP-0280 Message Carbons, version 1.0.1, with the copying rules of §6.1 (`urn:xmpp:carbons:rules:0`).
+//!
+//! This feature decides *whether* a message is copied and says so with [`Action::Copy`]; the router knows which resources want
+//! copies, here and in the other regions, and wraps them. A sent copy is made where the sender is, a received copy where
+//! the message is taken; both go to the account's other resources only.
+//!
+//! Left out: copies of errors (§6.1 asks for memory of what they answer); `<private/>` is not removed on delivery, for the
+//! receiving side must see it too; Bind 2 inline enabling.
+
+use std::sync::Arc;
+
+use xmpp::jid::Jid;
+use xmpp::ns;
+use xmpp::stanza::error::StanzaError;
+use xmpp::stanza::{Kind, Stanza, Type};
+
+use crate::feature::{Action, Ctx, Disco, Feature, Flow, Interests, Iq, Target};
+use crate::session::Seat;
+
+#[cfg(test)]
+mod tests;
+
+/// Invitations without a room's help (XEP-0249).
+const DIRECT_INVITATION: &str = "jabber:x:conference";
+
+/// See the room.
+pub struct Carbons;
+
+impl Feature for Carbons {
+    fn name(&self) -> &'static str {
+        "carbons"
+    }
+
+    fn interests(&self) -> Interests {
+        Interests {
+            iq: &[ns::CARBONS],
+            outbound_message: true,
+            inbound_message: true,
+            ..Interests::default()
+        }
+    }
+
+    fn disco(&self, disco: &mut Disco) {
+        // §3: clients ask the server; later ones ask their account.
+        disco.server.extend([ns::CARBONS, ns::CARBONS_RULES]);
+        disco.account.extend([ns::CARBONS, ns::CARBONS_RULES]);
+    }
+
+    fn iq(&self, ctx: &mut Ctx<'_>, iq: &Iq) -> Flow {
+        let Some(seat) = ctx.seat else { return Flow::Next };
+        let reply = match switch(iq) {
+            Ok(on) => {
+                seat.set_carbons(on);
+                Some(Stanza::iq_result(&iq.stanza, None))
+            }
+            Err(error) => iq.stanza.error_reply(&error),
+        };
+        ctx.actions.extend(reply.map(Action::Reply));
+        Flow::Done
+    }
+
+    fn outbound(&self, ctx: &mut Ctx<'_>, stanza: &mut Stanza) -> Flow {
+        if let Some(seat) = ctx.seat
+            && stanza.kind() == Kind::Message
+            && should_copy(stanza, Direction::Sent).is_copy()
+        {
+            ctx.actions.push(Action::Copy {
+                account: seat.bare.clone(),
+                except: seat.full.clone(),
+                sent: true,
+                forwarded: stanza.clone(),
+            });
+        }
+        Flow::Next
+    }
+
+    fn inbound(&self, ctx: &mut Ctx<'_>, stanza: &Stanza, at: &[Arc<Seat>]) {
+        // §6.2: what was sent to the bare JID has reached every resource that may have it. Only what went to one full JID is copied.
+        let [seat] = at else { return };
+        if stanza.to().and_then(Jid::resource) == Some(seat.full.resource())
+            && should_copy(stanza, Direction::Received).is_copy()
+        {
+            ctx.actions.push(Action::Copy {
+                account: seat.bare.clone(),
+                except: seat.full.clone(),
+                sent: false,
+                forwarded: stanza.clone(),
+            });
+        }
+    }
+}
+
+/// §4 and §5: what a client wants for itself. Doing it twice does nothing.
+fn switch(iq: &Iq) -> Result<bool, StanzaError> {
+    match iq.target {
+        Target::Account { own: false, .. } => return Err(StanzaError::forbidden()),
+        Target::Account { own: true, .. } | Target::Server => {}
+    }
+    match (iq.stanza.type_(), iq.stanza.first_child()) {
+        (Type::Set, Some(("enable", _))) => Ok(true),
+        (Type::Set, Some(("disable", _))) => Ok(false),
+        _ => Err(StanzaError::bad_request()),
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Direction {
+    Sent,
+    Received,
+}
+
+/// Whether a message is copied, and the rule that says so: it is what a trace shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Chat,
+    Body,
+    /// A payload that only instant messaging uses: receipts, markers, chat states, encryption, calls.
+    Payload,
+    Invitation,
+    /// Everything else of type normal, headline or error.
+    NotInstantMessaging,
+    Groupchat,
+    /// `<private/>`, or the no-copy hint (XEP-0334 §4.3).
+    NoCopy,
+    /// The room sends it to every client that is in the room.
+    RoomPrivate,
+    /// A copy of a copy.
+    IsCopy,
+}
+
+impl Verdict {
+    fn is_copy(self) -> bool {
+        matches!(self, Self::Chat | Self::Body | Self::Payload | Self::Invitation)
+    }
+}
+
+/// §6.1. Reads the header only: names and namespaces of the children.
+fn should_copy(message: &Stanza, direction: Direction) -> Verdict {
+    let has = |name: &str, namespace: &str| message.has_child(name, namespace);
+    if message.type_() == Type::Groupchat {
+        return Verdict::Groupchat;
+    }
+    if has("private", ns::CARBONS) || has("no-copy", ns::HINTS) {
+        return Verdict::NoCopy;
+    }
+    if has("received", ns::CARBONS) || has("sent", ns::CARBONS) {
+        return Verdict::IsCopy;
+    }
+    if has("x", ns::MUC_USER) || has("x", DIRECT_INVITATION) {
+        let from_occupant = message.from().is_some_and(|from| from.resource().is_some());
+        let talks = message.type_() == Type::Chat || has("body", ns::CLIENT);
+        return match direction {
+            // A mediated invitation comes from the room itself; a direct one from a user, with a namespace of its own.
+            Direction::Received if from_occupant && has("x", ns::MUC_USER) && talks => {
+                Verdict::RoomPrivate
+            }
+            _ => Verdict::Invitation,
+        };
+    }
+    match message.type_() {
+        Type::Chat => Verdict::Chat,
+        Type::Error | Type::Headline => Verdict::NotInstantMessaging,
+        _ if has("body", ns::CLIENT) => Verdict::Body,
+        _ if message.children().any(|(_, namespace)| is_instant_messaging(namespace)) => {
+            Verdict::Payload
+        }
+        _ => Verdict::NotInstantMessaging,
+    }
+}
+
+fn is_instant_messaging(namespace: &str) -> bool {
+    [ns::RECEIPTS, ns::CHAT_STATES, ns::CHAT_MARKERS, ns::EME, ns::JINGLE_MESSAGE]
+        .contains(&namespace)
+}

@@ -1,0 +1,72 @@
+//! XEP-0280: given this message, expect a copy or the reason why not.
+
+use bytes::Bytes;
+
+use super::*;
+use crate::features::tests::iq;
+
+fn message(type_: &str, from: &str, payload: &str) -> Stanza {
+    let text = format!(
+        "<message to='juliet@example.org/balcony' from='{from}' type='{type_}'>{payload}</message>"
+    );
+    Stanza::parse(Bytes::from(text)).expect("a message")
+}
+
+fn check(type_: &str, payload: &str, expected: Verdict) {
+    let message = message(type_, "romeo@example.net/orchard", payload);
+    for direction in [Direction::Sent, Direction::Received] {
+        assert_eq!(should_copy(&message, direction), expected, "{type_} {payload} {direction:?}");
+    }
+}
+
+#[test]
+fn the_rules_of_section_6_1() {
+    check("chat", "<body>x</body>", Verdict::Chat);
+    check("chat", "", Verdict::Chat);
+    check("normal", "<body>x</body>", Verdict::Body);
+    check("normal", "<received xmlns='urn:xmpp:receipts' id='1'/>", Verdict::Payload);
+    check("normal", "<displayed xmlns='urn:xmpp:chat-markers:0' id='1'/>", Verdict::Payload);
+    check(
+        "normal",
+        "<x xmlns='jabber:x:conference' jid='room@rooms.example.org'/>",
+        Verdict::Invitation,
+    );
+    check(
+        "normal",
+        "<event xmlns='http://jabber.org/protocol/pubsub#event'/>",
+        Verdict::NotInstantMessaging,
+    );
+    check("headline", "<body>x</body>", Verdict::NotInstantMessaging);
+    check("error", "<body>x</body>", Verdict::NotInstantMessaging);
+    check("groupchat", "<body>x</body>", Verdict::Groupchat);
+    check("chat", "<body>x</body><private xmlns='urn:xmpp:carbons:2'/>", Verdict::NoCopy);
+    check("chat", "<body>x</body><no-copy xmlns='urn:xmpp:hints'/>", Verdict::NoCopy);
+    check("chat", "<sent xmlns='urn:xmpp:carbons:2'/>", Verdict::IsCopy);
+}
+
+#[test]
+fn a_private_message_in_a_room_is_copied_to_its_senders_clients_only() {
+    let payload = "<body>x</body><x xmlns='http://jabber.org/protocol/muc#user'/>";
+    let private = message("chat", "room@rooms.example.org/nurse", payload);
+    assert_eq!(should_copy(&private, Direction::Sent), Verdict::Invitation);
+    assert_eq!(should_copy(&private, Direction::Received), Verdict::RoomPrivate);
+    let payload =
+        "<x xmlns='http://jabber.org/protocol/muc#user'><invite from='nurse@example.org'/></x>";
+    let invitation = message("normal", "room@rooms.example.org", payload);
+    assert!(should_copy(&invitation, Direction::Received).is_copy());
+}
+
+#[test]
+fn a_client_switches_its_own_carbons_and_nobody_elses() {
+    let enable = "<enable xmlns='urn:xmpp:carbons:2'/>";
+    assert_eq!(switch(&iq("set", "romeo@example.org", enable)).ok(), Some(true));
+    assert_eq!(
+        switch(&iq("set", "example.org", "<disable xmlns='urn:xmpp:carbons:2'/>")).ok(),
+        Some(false)
+    );
+    assert!(switch(&iq("get", "romeo@example.org", enable)).is_err());
+    assert!(switch(&iq("set", "juliet@example.org", enable)).is_err());
+    assert!(
+        switch(&iq("set", "romeo@example.org", "<maybe xmlns='urn:xmpp:carbons:2'/>")).is_err()
+    );
+}

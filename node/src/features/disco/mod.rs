@@ -1,0 +1,136 @@
+//! XEP-0030 Service Discovery, version 2.5rc3: what the server is and has, and the same for an account.
+//!
+//! The features say it themselves (`Feature::disco`); it is collected once, when the list is made. An account answers its owner and
+//! whoever receives its presence (§8); to everybody else it is as if it did not exist.
+//!
+//! Left out: nodes (unknown ones are `item-not-found`; caps of the server itself are not advertised), items of an account,
+//! publishing items.
+
+use std::sync::Arc;
+
+use xmpp::jid::BareJid;
+use xmpp::ns;
+use xmpp::stanza::error::StanzaError;
+use xmpp::stanza::{Stanza, Type};
+use xmpp::xml::element::Element;
+
+use crate::app::Node;
+use crate::feature::{self, Action, Ctx, Feature, Flow, Interests, Iq, Target};
+
+#[cfg(test)]
+mod tests;
+
+/// See the room.
+pub struct Disco {
+    server: Vec<&'static str>,
+    account: Vec<&'static str>,
+}
+
+impl Disco {
+    /// Collects from all features; to be made after them.
+    pub fn of(features: &[Box<dyn Feature>]) -> Self {
+        let mut all = feature::Disco::default();
+        for feature in features {
+            feature.disco(&mut all);
+        }
+        Self::with(all)
+    }
+
+    fn with(mut all: feature::Disco) -> Self {
+        for list in [&mut all.server, &mut all.account] {
+            list.extend([ns::DISCO_INFO, ns::DISCO_ITEMS]);
+            list.sort_unstable();
+            list.dedup();
+        }
+        Self { server: all.server, account: all.account }
+    }
+
+    /// What is asked of the server (§3.1, §4.1) or of the sender's own account.
+    fn answer(&self, iq: &Stanza, server: bool, services: &[&str]) -> Result<Stanza, StanzaError> {
+        let asked = iq.element();
+        let query = asked.children().next().ok_or_else(StanzaError::bad_request)?;
+        if query.attr("node").is_some_and(|node| !node.is_empty()) {
+            return Err(StanzaError::item_not_found()); // §7
+        }
+        let mut answer = Element::new("query", query.ns());
+        if query.ns() == ns::DISCO_ITEMS {
+            if server {
+                for service in services {
+                    answer.push_child(
+                        Element::new("item", ns::DISCO_ITEMS).with_attr("jid", service),
+                    );
+                }
+            }
+            return Ok(Stanza::iq_result(iq, Some(answer)));
+        }
+        let (category, type_, features) = if server {
+            ("server", "im", &self.server)
+        } else {
+            ("account", "registered", &self.account)
+        };
+        let identity = Element::new("identity", ns::DISCO_INFO)
+            .with_attr("category", category)
+            .with_attr("type", type_);
+        answer.push_child(if server { identity.with_attr("name", "Pangaea") } else { identity });
+        for var in features {
+            answer.push_child(Element::new("feature", ns::DISCO_INFO).with_attr("var", var));
+        }
+        Ok(Stanza::iq_result(iq, Some(answer)))
+    }
+}
+
+impl Feature for Disco {
+    fn name(&self) -> &'static str {
+        "disco"
+    }
+
+    fn interests(&self) -> Interests {
+        Interests { iq: &[ns::DISCO_INFO, ns::DISCO_ITEMS], ..Interests::default() }
+    }
+
+    fn iq(&self, ctx: &mut Ctx<'_>, iq: &Iq) -> Flow {
+        if iq.stanza.type_() != Type::Get {
+            return Flow::Next;
+        }
+        let domains = &ctx.node.config.domains;
+        let services = [&domains.rooms, &domains.pubsub, &domains.upload];
+        let services: Vec<&str> = services.into_iter().filter_map(Option::as_deref).collect();
+        let answer = self
+            .answer(&iq.stanza, iq.target == Target::Server, &services)
+            .map_or_else(|error| iq.stanza.error_reply(&error), Some)
+            .map(Action::Reply);
+        match &iq.target {
+            Target::Server | Target::Account { own: true, .. } => {
+                ctx.actions.extend(answer);
+                Flow::Done
+            }
+            Target::Account { account, own: false } => {
+                let (node, account, asked) = (ctx.node.clone(), account.clone(), iq.stanza.clone());
+                Flow::Later(Box::pin(async move {
+                    if may_see(&node, &account, &asked).await {
+                        answer.into_iter().collect()
+                    } else {
+                        // As for an account that does not exist (RFC 6121 §8.5.1).
+                        asked
+                            .error_reply(&StanzaError::service_unavailable())
+                            .map(Action::Reply)
+                            .into_iter()
+                            .collect()
+                    }
+                }))
+            }
+        }
+    }
+}
+
+/// §8: only those who see the account's presence anyway.
+async fn may_see(node: &Arc<Node>, account: &BareJid, asked: &Stanza) -> bool {
+    let Some(asker) = asked.from().map(|from| from.bare()) else { return false };
+    match node.rosters.load(node, account).await {
+        Ok(roster) => roster.contacts.get(&asker).is_some_and(|contact| contact.state.from),
+        Err(error) => {
+            tracing::error!(%error, "a roster cannot be read");
+            false
+        }
+    }
+}
