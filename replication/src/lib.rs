@@ -9,6 +9,7 @@ pub mod clock;
 pub mod durable_log;
 pub mod error;
 pub mod metadata;
+pub mod route_log;
 pub mod watermark;
 
 pub use clock::{Hlc, HybridClock};
