@@ -69,8 +69,11 @@ impl Parts {
         let local = local.map(prepare_local).transpose()?;
         let domain = prepare_domain(domain)?;
         let resource = resource.map(prepare_resource).transpose()?;
-        if let (None | Some(Cow::Borrowed(_)), Cow::Borrowed(domain), None | Some(Cow::Borrowed(_))) =
-            (&local, &domain, &resource)
+        if let (
+            None | Some(Cow::Borrowed(_)),
+            Cow::Borrowed(domain),
+            None | Some(Cow::Borrowed(_)),
+        ) = (&local, &domain, &resource)
         {
             let at = local.as_ref().map_or(0, |local| local.len());
             let slash = at + usize::from(at > 0) + domain.len();
@@ -102,7 +105,9 @@ impl Parts {
     }
 
     fn new(text: Arc<str>, at: usize, slash: usize, end: usize) -> Parts {
-        let short = |n: usize| u16::try_from(n).expect("three parts of at most 1023 bytes and two separators");
+        let short = |n: usize| {
+            u16::try_from(n).expect("three parts of at most 1023 bytes and two separators")
+        };
         Parts { text, at: short(at), slash: short(slash), end: short(end) }
     }
 
@@ -121,7 +126,8 @@ impl Parts {
     }
 
     fn resource(&self) -> Option<&str> {
-        (self.end > self.slash).then(|| &self.text[usize::from(self.slash) + 1..usize::from(self.end)])
+        (self.end > self.slash)
+            .then(|| &self.text[usize::from(self.slash) + 1..usize::from(self.end)])
     }
 
     fn bare(&self) -> BareJid {
@@ -414,7 +420,8 @@ fn is_ignorable(c: char) -> bool {
 }
 
 fn is_local_byte(byte: u8) -> bool {
-    matches!(byte, 0x21..=0x7e) && !matches!(byte, b'"' | b'&' | b'\'' | b'/' | b':' | b'<' | b'>' | b'@')
+    matches!(byte, 0x21..=0x7e)
+        && !matches!(byte, b'"' | b'&' | b'\'' | b'/' | b':' | b'<' | b'>' | b'@')
 }
 
 fn prepare_local(input: &str) -> Result<Cow<'_, str>, JidError> {
@@ -464,7 +471,11 @@ fn prepare_domain(input: &str) -> Result<Cow<'_, str>, JidError> {
     if let Some(literal) = input.strip_prefix('[') {
         let literal = literal.strip_suffix(']').ok_or(JidError::Domain)?;
         let address = Ipv6Addr::from_str(literal).map_err(|_| JidError::Domain)?.to_string();
-        return Ok(if address == literal { Cow::Borrowed(input) } else { Cow::Owned(format!("[{address}]")) });
+        return Ok(if address == literal {
+            Cow::Borrowed(input)
+        } else {
+            Cow::Owned(format!("[{address}]"))
+        });
     }
     // RFC 7622 §3.2: a root dot is stripped before anything else.
     let input = input.strip_suffix('.').unwrap_or(input);
@@ -500,7 +511,9 @@ fn prepare_domain_unicode(input: &str) -> Result<String, JidError> {
     if input.len() > PART_BYTES_MAX || input.chars().any(is_ignorable) {
         return Err(JidError::Domain);
     }
-    ::jid::DomainPart::new(input).map(|domain| domain.as_str().to_owned()).map_err(|_| JidError::Domain)
+    ::jid::DomainPart::new(input)
+        .map(|domain| domain.as_str().to_owned())
+        .map_err(|_| JidError::Domain)
 }
 
 fn lower_case(input: &str) -> Cow<'_, str> {

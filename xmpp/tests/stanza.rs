@@ -12,11 +12,14 @@ fn jid(text: &str) -> Jid {
 
 /// As a session on a client stream would take it; the root declares the prefix `x`.
 fn receive_on(default: &str, xml: &str) -> Result<Stanza, StanzaReject> {
-    let root = format!("<stream:stream xmlns='{default}' xmlns:stream='{}' xmlns:x='urn:x'>", ns::STREAM);
+    let root =
+        format!("<stream:stream xmlns='{default}' xmlns:stream='{}' xmlns:x='urn:x'>", ns::STREAM);
     let mut framer = Framer::stream(Limits::STANZA);
     assert!(matches!(framer.scan(root.as_bytes()), Ok(Scan::Open(..))));
     match framer.scan(xml.as_bytes()) {
-        Ok(Scan::Element(length, head)) => Stanza::receive(&xml.as_bytes()[..length], &head, &jid("romeo@m.example/o")),
+        Ok(Scan::Element(length, head)) => {
+            Stanza::receive(&xml.as_bytes()[..length], &head, &jid("romeo@m.example/o"))
+        }
         other => panic!("{other:?}"),
     }
 }
@@ -45,7 +48,10 @@ fn check_sound(stanza: &Stanza) {
     assert_eq!(element.attr("xml:lang"), stanza.lang().as_deref());
     let children: Vec<_> = stanza.children().collect();
     assert_eq!(children, again.children().collect::<Vec<_>>());
-    assert_eq!(children, element.children().map(|child| (child.name(), child.ns())).collect::<Vec<_>>());
+    assert_eq!(
+        children,
+        element.children().map(|child| (child.name(), child.ns())).collect::<Vec<_>>()
+    );
     for (name, ns) in children {
         assert_eq!(stanza.child(name, ns).as_ref(), element.child(name, ns));
     }
@@ -104,7 +110,9 @@ fn a_namespace_cannot_be_hidden_behind_a_reference() {
 
 #[test]
 fn a_malformed_addressee_is_answered() {
-    let rejected = receive_on(ns::CLIENT, "<iq type='get' id='a&amp;b' to='@nobody'><q xmlns='q'/></iq>").unwrap_err();
+    let rejected =
+        receive_on(ns::CLIENT, "<iq type='get' id='a&amp;b' to='@nobody'><q xmlns='q'/></iq>")
+            .unwrap_err();
     assert_eq!(rejected.error.condition, Condition::JidMalformed);
     assert_eq!(
         text(&rejected.reply.unwrap()),
@@ -113,7 +121,12 @@ fn a_malformed_addressee_is_answered() {
     );
     let silent = receive_on(ns::CLIENT, "<iq type='result' id='1' to=''/>").unwrap_err();
     assert!(silent.reply.is_none());
-    assert!(receive_on(ns::CLIENT, "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").unwrap_err().reply.is_none());
+    assert!(
+        receive_on(ns::CLIENT, "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
+            .unwrap_err()
+            .reply
+            .is_none()
+    );
 }
 
 #[test]
@@ -139,9 +152,15 @@ fn types_follow_the_rules_of_the_kind() {
 fn addresses_are_replaced_without_touching_the_body() {
     let stanza = receive("<message to='a@b' id='1'><body xmlns='jabber:client'>x</body></message>");
     let other = stanza.with_to(&jid("c@d/it's")).with_from(&jid("e.example"));
-    assert_eq!(text(&other), "<message id='1' to='c@d/it&apos;s' from='e.example'><body xmlns='jabber:client'>x</body></message>");
+    assert_eq!(
+        text(&other),
+        "<message id='1' to='c@d/it&apos;s' from='e.example'><body xmlns='jabber:client'>x</body></message>"
+    );
     check_sound(&other);
-    assert_eq!(text(&other.without_to()), "<message id='1' from='e.example'><body xmlns='jabber:client'>x</body></message>");
+    assert_eq!(
+        text(&other.without_to()),
+        "<message id='1' from='e.example'><body xmlns='jabber:client'>x</body></message>"
+    );
 }
 
 #[test]
@@ -165,7 +184,9 @@ fn children_come_and_go_by_splicing() {
 
 #[test]
 fn an_error_is_answered_with_nothing_and_all_else_turned_round() {
-    let request = receive("<iq type='set' id='7' to='juliet@c.example/b'><query xmlns='jabber:iq:roster'/></iq>");
+    let request = receive(
+        "<iq type='set' id='7' to='juliet@c.example/b'><query xmlns='jabber:iq:roster'/></iq>",
+    );
     let reply = request.error_reply(&StanzaError::service_unavailable()).unwrap();
     check_sound(&reply);
     assert_eq!(reply.to(), request.from());
@@ -179,8 +200,13 @@ fn an_error_is_answered_with_nothing_and_all_else_turned_round() {
 
 #[test]
 fn built_stanzas_are_canonical() {
-    let presence = Stanza::presence(Some(&jid("a@b")), None, Type::Unavailable).with_text_child("status", "<bye>\u{0}").build();
-    assert_eq!(text(&presence), "<presence to='a@b' type='unavailable'><status>&lt;bye&gt;</status></presence>");
+    let presence = Stanza::presence(Some(&jid("a@b")), None, Type::Unavailable)
+        .with_text_child("status", "<bye>\u{0}")
+        .build();
+    assert_eq!(
+        text(&presence),
+        "<presence to='a@b' type='unavailable'><status>&lt;bye&gt;</status></presence>"
+    );
     check_sound(&presence);
     let mut wrapped = Vec::new();
     presence.write_with_ns(&mut wrapped, ns::CLIENT);
@@ -192,7 +218,15 @@ fn built_stanzas_are_canonical() {
 
 #[test]
 fn only_one_canonical_stanza_is_taken_back() {
-    for bad in ["", "<message/> ", "<message/><message/>", "<message>", "<a/>", "<c:iq xmlns:c='jabber:client'/>", "<iq to='@'/>"] {
+    for bad in [
+        "",
+        "<message/> ",
+        "<message/><message/>",
+        "<message>",
+        "<a/>",
+        "<c:iq xmlns:c='jabber:client'/>",
+        "<iq to='@'/>",
+    ] {
         assert!(Stanza::parse(Bytes::from(bad.to_owned())).is_err(), "{bad}");
     }
 }
@@ -206,20 +240,39 @@ fn a_clone_shares_the_bytes() {
 
 fn stanza_xml() -> impl Strategy<Value = String> {
     let attrs = prop::sample::subsequence(
-        vec![" to='A@b.c/d'", " from=\"x\"", " id='&#65;1'", "\ttype = 'chat'", " xml:lang='en'", " xmlns='jabber:client'", " xmlns:p='u'", " p2='>'"],
+        vec![
+            " to='A@b.c/d'",
+            " from=\"x\"",
+            " id='&#65;1'",
+            "\ttype = 'chat'",
+            " xml:lang='en'",
+            " xmlns='jabber:client'",
+            " xmlns:p='u'",
+            " p2='>'",
+        ],
         0..8,
     );
     let child = prop::sample::select(vec![
-        "<body>x</body>", "<a xmlns='u'><b/></a>", "<p:c xmlns:p='v'/>", "<x:d/>", "text", "<e xmlns=''>é</e>", "<![CDATA[<]]>", "<delay xmlns='urn:xmpp:delay'/>",
+        "<body>x</body>",
+        "<a xmlns='u'><b/></a>",
+        "<p:c xmlns:p='v'/>",
+        "<x:d/>",
+        "text",
+        "<e xmlns=''>é</e>",
+        "<![CDATA[<]]>",
+        "<delay xmlns='urn:xmpp:delay'/>",
     ]);
-    (attrs.prop_shuffle(), prop::collection::vec(child, 0..7), any::<bool>()).prop_map(|(attrs, children, blank)| {
-        let (attrs, children, blank) = (attrs.concat(), children.concat(), if blank { " " } else { "" });
-        if children.is_empty() {
-            format!("<message{attrs}{blank}/>")
-        } else {
-            format!("<message{attrs}{blank}>{children}</message{blank}>")
-        }
-    })
+    (attrs.prop_shuffle(), prop::collection::vec(child, 0..7), any::<bool>()).prop_map(
+        |(attrs, children, blank)| {
+            let (attrs, children, blank) =
+                (attrs.concat(), children.concat(), if blank { " " } else { "" });
+            if children.is_empty() {
+                format!("<message{attrs}{blank}/>")
+            } else {
+                format!("<message{attrs}{blank}>{children}</message{blank}>")
+            }
+        },
+    )
 }
 
 proptest! {

@@ -2,8 +2,8 @@
 
 use crate::jid::Jid;
 use crate::ns;
-use crate::stanza::header::{Kind, Type};
 use crate::stanza::Stanza;
+use crate::stanza::header::{Kind, Type};
 use crate::stream::error::StreamError;
 use crate::xml::element::Element;
 use crate::xml::write;
@@ -145,7 +145,8 @@ impl Stanza {
     /// # Errors
     /// If it is something else, or an address in it is malformed.
     pub fn from_element(element: &Element) -> Result<Stanza, StreamError> {
-        let is_stanza = element.ns() == ns::CLIENT && matches!(element.name(), "message" | "presence" | "iq");
+        let is_stanza =
+            element.ns() == ns::CLIENT && matches!(element.name(), "message" | "presence" | "iq");
         if !is_stanza {
             return Err(StreamError::unsupported_stanza_type());
         }

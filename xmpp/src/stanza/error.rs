@@ -166,7 +166,9 @@ impl StanzaError {
         }
         error.push_child(condition);
         if let Some(text) = &self.text {
-            error.push_child(Element::new("text", ns::STANZAS).with_attr("xml:lang", "en").with_text(text));
+            error.push_child(
+                Element::new("text", ns::STANZAS).with_attr("xml:lang", "en").with_text(text),
+            );
         }
         if let Some(extra) = &self.extra {
             error.push_child((**extra).clone());
@@ -224,8 +226,13 @@ mod tests {
 
     #[test]
     fn an_unknown_condition_is_undefined_and_keeps_its_type() {
-        let element = Element::parse(b"<error type='wait'><moon-phase xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error>");
+        let element = Element::parse(
+            b"<error type='wait'><moon-phase xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error>",
+        );
         let error = StanzaError::parse(&element.unwrap());
-        assert_eq!((error.condition, error.type_), (Condition::UndefinedCondition, ErrorType::Wait));
+        assert_eq!(
+            (error.condition, error.type_),
+            (Condition::UndefinedCondition, ErrorType::Wait)
+        );
     }
 }

@@ -20,7 +20,9 @@ pub struct Span {
 
 impl Span {
     pub(crate) fn new(start: usize, end: usize) -> Span {
-        let short = |n: usize| u32::try_from(n).expect("a piece is shorter than 4 GiB: Limits::element_bytes");
+        let short = |n: usize| {
+            u32::try_from(n).expect("a piece is shorter than 4 GiB: Limits::element_bytes")
+        };
         Span { start: short(start), end: short(end) }
     }
 
@@ -34,12 +36,14 @@ impl Span {
     /// The text it covers. The bytes have been through the framer.
     #[must_use]
     pub(crate) fn text(self, bytes: &[u8]) -> &str {
-        std::str::from_utf8(self.of(bytes)).expect("the framer proved the piece to be UTF-8 and spans end at tokens")
+        std::str::from_utf8(self.of(bytes))
+            .expect("the framer proved the piece to be UTF-8 and spans end at tokens")
     }
 
     /// The same, `by` bytes further on (or back).
     pub(crate) fn moved(self, by: i64) -> Span {
-        let shift = |n: u32| u32::try_from(i64::from(n) + by).expect("a span stays within its piece");
+        let shift =
+            |n: u32| u32::try_from(i64::from(n) + by).expect("a span stays within its piece");
         Span { start: shift(self.start), end: shift(self.end) }
     }
 }
@@ -242,7 +246,9 @@ impl Head {
             (NsRef::None, _) => Cow::Borrowed(""),
             (NsRef::Xml, _) => Cow::Borrowed(ns::XML),
             (NsRef::Here(value), _) => unescape_attr(value.text(piece)).unwrap_or_default(),
-            (NsRef::Root(index), Some(scope)) => Cow::Borrowed(&*scope.prefixes[usize::from(index)].1),
+            (NsRef::Root(index), Some(scope)) => {
+                Cow::Borrowed(&*scope.prefixes[usize::from(index)].1)
+            }
             (NsRef::Content, Some(scope)) if !scope.is_content() => Cow::Borrowed(&*scope.default),
             (NsRef::Content | NsRef::Root(_), _) => Cow::Borrowed(ns::CLIENT),
         }

@@ -70,12 +70,19 @@ impl Stanza {
                 .map_err(|_| reject(piece, head, from, StanzaError::policy_violation()));
         }
         let rewrite_to = match (&to, head.to) {
-            (Some(to), Some(span)) if span.of(piece) != to.as_str().as_bytes() => Some(Some(to.as_str())),
+            (Some(to), Some(span)) if span.of(piece) != to.as_str().as_bytes() => {
+                Some(Some(to.as_str()))
+            }
             _ => None,
         };
         let edit = Edit { from: Some(Some(from.as_str())), to: rewrite_to, drop_xmlns: true };
         let (bytes, head) = splice::start_tag(piece, head, &edit);
-        Ok(Stanza(Arc::new(Inner { bytes: Bytes::from(bytes), head, to, from: Some(from.clone()) })))
+        Ok(Stanza(Arc::new(Inner {
+            bytes: Bytes::from(bytes),
+            head,
+            to,
+            from: Some(from.clone()),
+        })))
     }
 
     /// Takes canonical bytes back: from a link, from storage.
@@ -96,7 +103,10 @@ impl Stanza {
         }
         let address = |span: Option<Span>| {
             let text = span.map(|span| unescape_attr(span.text(&bytes)).unwrap_or_default());
-            text.as_deref().map(Jid::parse).transpose().map_err(|_| StreamError::improper_addressing())
+            text.as_deref()
+                .map(Jid::parse)
+                .transpose()
+                .map_err(|_| StreamError::improper_addressing())
         };
         let (to, from) = (address(head.to)?, address(head.from)?);
         Ok(Stanza(Arc::new(Inner { bytes, head, to, from })))
@@ -112,7 +122,8 @@ impl Stanza {
             namespaces: 4096,
             name_bytes: u16::MAX,
         };
-        Stanza::parse_within(Bytes::from(bytes), OWN).expect("names and addresses in our own stanzas are well-formed")
+        Stanza::parse_within(Bytes::from(bytes), OWN)
+            .expect("names and addresses in our own stanzas are well-formed")
     }
 
     /// Message, presence or IQ.
@@ -218,7 +229,11 @@ impl Stanza {
     /// The same to someone else.
     #[must_use]
     pub fn with_to(&self, to: &Jid) -> Stanza {
-        self.with_addresses(Edit { to: Some(Some(to.as_str())), ..Edit::default() }, Some(to.clone()), self.0.from.clone())
+        self.with_addresses(
+            Edit { to: Some(Some(to.as_str())), ..Edit::default() },
+            Some(to.clone()),
+            self.0.from.clone(),
+        )
     }
 
     /// The same from someone else.
@@ -251,7 +266,9 @@ impl Stanza {
     /// # Errors
     /// If it is not that.
     pub fn with_child_xml(&self, child: &[u8]) -> Result<Stanza, StreamError> {
-        let found = match Framer::standalone(Limits { element_bytes: u32::MAX, ..Limits::TRUSTED }).scan(child)? {
+        let found = match Framer::standalone(Limits { element_bytes: u32::MAX, ..Limits::TRUSTED })
+            .scan(child)?
+        {
             Scan::Element(length, head) if length == child.len() && head.portable => head,
             _ => return Err(StreamError::not_well_formed()),
         };

@@ -44,7 +44,9 @@ pub(super) fn start_tag(piece: &[u8], old: &Head, edit: &Edit<'_>) -> (Vec<u8>, 
     cuts.sort_unstable();
 
     let (start, end) = (old.attrs_start as usize, old.attrs_end as usize);
-    let added = |name: &str, value: Option<Option<&str>>| value.flatten().map_or(0, |v| v.len() + name.len() + 4);
+    let added = |name: &str, value: Option<Option<&str>>| {
+        value.flatten().map_or(0, |v| v.len() + name.len() + 4)
+    };
     let removed: usize = cuts.iter().map(|(from, to)| to - from).sum();
     let length = piece.len() - removed + added("from", edit.from) + added("to", edit.to);
     let mut out = Vec::with_capacity(length);
@@ -69,7 +71,11 @@ pub(super) fn start_tag(piece: &[u8], old: &Head, edit: &Edit<'_>) -> (Vec<u8>, 
         if span.start as usize >= end {
             return span.moved(shift);
         }
-        let before: usize = cuts.iter().filter(|cut| cut.1 <= span.start as usize).map(|(from, to)| to - from).sum();
+        let before: usize = cuts
+            .iter()
+            .filter(|cut| cut.1 <= span.start as usize)
+            .map(|(from, to)| to - from)
+            .sum();
         span.moved(-(before as i64))
     };
     let referred = |ns: NsRef| match ns {
@@ -77,7 +83,11 @@ pub(super) fn start_tag(piece: &[u8], old: &Head, edit: &Edit<'_>) -> (Vec<u8>, 
         NsRef::Here(uri) => NsRef::Here(moved(uri)),
         other => other,
     };
-    let child = |child: &Child| Child { name: moved(child.name), ns: referred(child.ns), whole: moved(child.whole) };
+    let child = |child: &Child| Child {
+        name: moved(child.name),
+        ns: referred(child.ns),
+        whole: moved(child.whole),
+    };
     let head = Head {
         name: old.name,
         ns: referred(old.ns),
@@ -134,7 +144,11 @@ pub(super) fn append(piece: &[u8], old: &Head, child: &[u8], found: &Head) -> (V
 }
 
 /// The piece without some of its children.
-pub(super) fn remove(piece: &[u8], old: &Head, is_dropped: impl Fn(&Child) -> bool) -> (Vec<u8>, Head) {
+pub(super) fn remove(
+    piece: &[u8],
+    old: &Head,
+    is_dropped: impl Fn(&Child) -> bool,
+) -> (Vec<u8>, Head) {
     let mut out = Vec::with_capacity(piece.len());
     let mut head = old.clone();
     head.children.clear();

@@ -87,7 +87,10 @@ impl StreamError {
     /// A redirection; send it only over TLS (RFC 6120 §4.9.3.19).
     #[must_use]
     pub fn see_other_host(host: &str) -> StreamError {
-        StreamError { host: Some(host.to_owned()), ..StreamError::new(StreamCondition::SeeOtherHost) }
+        StreamError {
+            host: Some(host.to_owned()),
+            ..StreamError::new(StreamCondition::SeeOtherHost)
+        }
     }
 
     /// The same with a text.
@@ -158,7 +161,9 @@ impl StreamError {
                 error.extra = Some(Box::new(child.clone()));
             } else if child.name() == "text" {
                 error.text = Some(child.text());
-            } else if let Some(known) = StreamCondition::ALL.iter().find(|c| c.name() == child.name()) {
+            } else if let Some(known) =
+                StreamCondition::ALL.iter().find(|c| c.name() == child.name())
+            {
                 error.condition = *known;
                 if *known == StreamCondition::SeeOtherHost {
                     error.host = Some(child.text()).filter(|host| !host.is_empty());
@@ -185,7 +190,9 @@ mod tests {
     #[test]
     fn every_condition_is_read_back_as_it_was_written() {
         for &condition in StreamCondition::ALL {
-            let error = StreamError::new(condition).with_text("a < b").with_extra(Element::new("x", "urn:x"));
+            let error = StreamError::new(condition)
+                .with_text("a < b")
+                .with_extra(Element::new("x", "urn:x"));
             let element = Element::parse(&error.to_standalone_bytes()).unwrap();
             assert_eq!(StreamError::from_element(&element), Some(error));
         }

@@ -7,6 +7,18 @@ pub(crate) fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\r' | b'\n')
 }
 
+/// Without the white space at the end. (`trim_ascii_end` would take form feeds, which XML does not know.)
+pub(crate) fn trim_end(bytes: &[u8]) -> &[u8] {
+    let end = bytes.iter().rposition(|&b| !is_space(b)).map_or(0, |last| last + 1);
+    &bytes[..end]
+}
+
+/// Without the white space around it.
+pub(crate) fn trim(bytes: &[u8]) -> &[u8] {
+    let start = bytes.iter().position(|&b| !is_space(b)).unwrap_or(bytes.len());
+    trim_end(&bytes[start..])
+}
+
 const START: u8 = 1;
 const NAME: u8 = 2;
 
@@ -109,7 +121,8 @@ mod tests {
 
     #[test]
     fn names_beyond_ascii_obey_the_full_rules() {
-        let check = |name: &str, expected| assert_eq!(is_ncname(name.as_bytes()), expected, "{name}");
+        let check =
+            |name: &str, expected| assert_eq!(is_ncname(name.as_bytes()), expected, "{name}");
         check("ñandú", true);
         check("a\u{b7}", true);
         check("\u{b7}a", false);

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use crate::ns;
 use crate::stream::error::StreamError;
+use crate::xml::chars::trim;
 use crate::xml::framer::{Framer, Limits, Scan};
 use crate::xml::{parse, write};
 
@@ -52,9 +53,11 @@ impl Element {
     /// Reads exactly one element, white space around it allowed. Where nothing is declared the namespace is
     /// `jabber:client`. Everything the framer refuses is refused.
     pub fn parse(bytes: &[u8]) -> Result<Element, StreamError> {
-        let bytes = bytes.trim_ascii();
+        let bytes = trim(bytes);
         match Framer::standalone(Limits::TRUSTED).scan(bytes)? {
-            Scan::Element(length, _) if length == bytes.len() => parse::element(bytes, &parse::Scope::client()),
+            Scan::Element(length, _) if length == bytes.len() => {
+                parse::element(bytes, &parse::Scope::client())
+            }
             _ => Err(StreamError::not_well_formed()),
         }
     }
@@ -86,7 +89,10 @@ impl Element {
     /// The value of an attribute of a namespace.
     #[must_use]
     pub fn attr_ns(&self, ns: &str, name: &str) -> Option<&str> {
-        self.attrs.iter().find(|a| a.ns.as_deref() == Some(ns) && a.name == name).map(|a| a.value.as_str())
+        self.attrs
+            .iter()
+            .find(|a| a.ns.as_deref() == Some(ns) && a.name == name)
+            .map(|a| a.value.as_str())
     }
 
     /// Attributes of no namespace (and `xml:…`), in order.
@@ -94,11 +100,22 @@ impl Element {
         self.attrs.iter().filter(|a| a.ns.is_none()).map(|a| (a.name.as_str(), a.value.as_str()))
     }
 
+    /// Every attribute as namespace (empty for none), local name and value, in order.
+    pub fn all_attrs(&self) -> impl Iterator<Item = (&str, &str, &str)> {
+        self.attrs.iter().map(|attr| match (&attr.ns, attr.name.strip_prefix("xml:")) {
+            (Some(ns), _) => (&**ns, attr.name.as_str(), attr.value.as_str()),
+            (None, Some(local)) => (ns::XML, local, attr.value.as_str()),
+            (None, None) => ("", attr.name.as_str(), attr.value.as_str()),
+        })
+    }
+
     /// Sets an attribute of no namespace (or `xml:lang`), replacing an older value.
     pub fn set_attr(&mut self, name: &str, value: &str) {
         match self.attrs.iter_mut().find(|a| a.ns.is_none() && a.name == name) {
             Some(attr) => value.clone_into(&mut attr.value),
-            None => self.attrs.push(Attr { ns: None, name: name.to_owned(), value: value.to_owned() }),
+            None => {
+                self.attrs.push(Attr { ns: None, name: name.to_owned(), value: value.to_owned() })
+            }
         }
     }
 
@@ -249,40 +266,51 @@ impl Element {
 
     /// Appends the element as bytes that stand in the default namespace `parent_ns`.
     pub fn write_in(&self, out: &mut Vec<u8>, parent_ns: &str) {
-        // Each entry: an open element and how many of its nodes are written.
-        let mut open: Vec<(&Element, usize)> = Vec::new();
-        if self.write_start(out, parent_ns) {
-            open.push((self, 0));
-        }
-        while let Some((element, done)) = open.last_mut() {
-            let element = *element;
-            match element.nodes.get(*done) {
-                Some(Node::Text(text)) => {
-                    *done += 1;
-                    write::escape_text(out, text);
-                }
-                Some(Node::Element(child)) => {
-                    *done += 1;
-                    if child.write_start(out, &element.ns) {
-                        open.push((child, 0));
-                    }
-                }
-                None => {
-                    out.extend_from_slice(b"</");
-                    out.extend_from_slice(element.name.as_bytes());
-                    out.push(b'>');
-                    open.pop();
+        // Each entry: an open element, the default namespace in it, how many of its nodes are written.
+        let mut open: Vec<(&Element, &str, usize)> = Vec::new();
+        let mut next = Some((self, parent_ns));
+        loop {
+            if let Some((element, outside)) = next.take() {
+                element.write_start(out, outside);
+                if !element.nodes.is_empty() {
+                    open.push((element, element.default_ns(outside), 0));
                 }
             }
+            let Some((element, default, done)) = open.last_mut() else { return };
+            match element.nodes.get(*done) {
+                Some(Node::Text(text)) => write::escape_text(out, text),
+                Some(Node::Element(child)) => next = Some((child, default)),
+                None => {
+                    out.extend_from_slice(b"</");
+                    element.write_name(out);
+                    out.push(b'>');
+                    open.pop();
+                    continue;
+                }
+            }
+            *done += 1;
         }
     }
 
-    /// Writes the start tag, or the whole empty element; says whether an end tag is due.
-    fn write_start(&self, out: &mut Vec<u8>, parent_ns: &str) -> bool {
-        out.push(b'<');
+    /// What is the default namespace within it. The namespace of `xml` is never one (XML Namespaces §3).
+    fn default_ns<'a>(&'a self, outside: &'a str) -> &'a str {
+        if *self.ns == *ns::XML { outside } else { &self.ns }
+    }
+
+    fn write_name(&self, out: &mut Vec<u8>) {
+        if *self.ns == *ns::XML {
+            out.extend_from_slice(b"xml:");
+        }
         out.extend_from_slice(self.name.as_bytes());
-        if *self.ns != *parent_ns {
-            write::attr(out, "xmlns", &self.ns);
+    }
+
+    /// Writes the start tag, or the whole empty element.
+    fn write_start(&self, out: &mut Vec<u8>, outside: &str) {
+        out.push(b'<');
+        self.write_name(out);
+        let default = self.default_ns(outside);
+        if default != outside {
+            write::attr(out, "xmlns", default);
         }
         for (index, attr) in self.attrs.iter().enumerate() {
             match &attr.ns {
@@ -294,7 +322,6 @@ impl Element {
             }
         }
         out.extend_from_slice(if self.nodes.is_empty() { b"/>" } else { b">" });
-        !self.nodes.is_empty()
     }
 
     /// The element as bytes that stand in `jabber:client`.
@@ -341,7 +368,9 @@ mod tests {
     #[test]
     fn namespaces_are_written_only_where_they_change() {
         assert_eq!(
-            round("<iq xmlns='jabber:client'><q:query xmlns:q='a'><q:item/><none xmlns=''/></q:query><body/></iq>"),
+            round(
+                "<iq xmlns='jabber:client'><q:query xmlns:q='a'><q:item/><none xmlns=''/></q:query><body/></iq>"
+            ),
             "<iq><query xmlns='a'><item/><none xmlns=''/></query><body/></iq>"
         );
     }
@@ -355,7 +384,8 @@ mod tests {
 
     #[test]
     fn attributes_of_namespaces_keep_them() {
-        let element = Element::parse(b"<b xml:lang='de' xmlns:p='urn:p' p:k='1&#10;2' k='\n'/>").unwrap();
+        let element =
+            Element::parse(b"<b xml:lang='de' xmlns:p='urn:p' p:k='1&#10;2' k='\n'/>").unwrap();
         assert_eq!(element.attr("xml:lang"), Some("de"));
         assert_eq!(element.attr_ns("urn:p", "k"), Some("1\n2"));
         assert_eq!(element.attr("k"), Some(" "));
@@ -364,7 +394,20 @@ mod tests {
 
     #[test]
     fn malformed_input_is_a_value() {
-        for bad in ["", "x", "<a", "<a>", "<a></b>", "<a/><b/>", "<a b/>", "<a b='1' b='2'/>", "<p:a/>", "<a>&x;</a>", "<!--x--><a/>", "<a>]]></a>"] {
+        for bad in [
+            "",
+            "x",
+            "<a",
+            "<a>",
+            "<a></b>",
+            "<a/><b/>",
+            "<a b/>",
+            "<a b='1' b='2'/>",
+            "<p:a/>",
+            "<a>&x;</a>",
+            "<!--x--><a/>",
+            "<a>]]></a>",
+        ] {
             assert!(Element::parse(bad.as_bytes()).is_err(), "{bad}");
         }
     }

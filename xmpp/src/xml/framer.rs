@@ -11,7 +11,7 @@ use std::sync::{Arc, LazyLock};
 use crate::ns;
 use crate::stanza::header::Head;
 use crate::stream::error::{StreamCondition, StreamError};
-use crate::xml::chars::{are_legal, is_space};
+use crate::xml::chars::{are_legal, is_space, trim_end};
 use crate::xml::element::Element;
 use crate::xml::parse::{self, Scope, unescape_attr};
 use crate::xml::piece::{Context, Piece, resolve};
@@ -36,13 +36,20 @@ pub struct Limits {
 
 impl Limits {
     /// Before authentication.
-    pub const PRE_AUTH: Limits =
-        Limits { element_bytes: 8 << 10, elements: 32, depth: 8, attributes: 64, namespaces: 32, name_bytes: 1 << 10 };
+    pub const PRE_AUTH: Limits = Limits {
+        element_bytes: 8 << 10,
+        elements: 32,
+        depth: 8,
+        attributes: 64,
+        namespaces: 32,
+        name_bytes: 1 << 10,
+    };
     /// From an authenticated client or server. RFC 6120 §13.12 asks for at least 10 000 bytes.
     pub const STANZA: Limits =
         Limits { element_bytes: 256 << 10, elements: 4096, depth: 64, ..Limits::PRE_AUTH };
     /// Between nodes while they negotiate.
-    pub const LINK: Limits = Limits { element_bytes: 64 << 10, elements: 256, depth: 16, ..Limits::PRE_AUTH };
+    pub const LINK: Limits =
+        Limits { element_bytes: 64 << 10, elements: 256, depth: 16, ..Limits::PRE_AUTH };
     /// What this server wrote itself: a stanza may have grown by what was added to it.
     pub const TRUSTED: Limits = Limits {
         element_bytes: 16 << 20,
@@ -129,7 +136,13 @@ impl Framer {
     /// For a byte stream: an XML declaration if there is one, a stream header, elements, a closing tag.
     #[must_use]
     pub fn stream(limits: Limits) -> Framer {
-        Framer { limits, place: Place::Start, standalone: false, scope: COMMON[0].clone(), unfinished: None }
+        Framer {
+            limits,
+            place: Place::Start,
+            standalone: false,
+            scope: COMMON[0].clone(),
+            unfinished: None,
+        }
     }
 
     /// For elements without a root around them (WebSocket, BOSH, storage), in `jabber:client` unless they say otherwise.
@@ -145,7 +158,11 @@ impl Framer {
 
     /// Forgets the stream and expects a new header: after STARTTLS and after SASL success. No effect on the limits.
     pub fn restart(&mut self) {
-        *self = if self.standalone { Framer::standalone(self.limits) } else { Framer::stream(self.limits) };
+        *self = if self.standalone {
+            Framer::standalone(self.limits)
+        } else {
+            Framer::stream(self.limits)
+        };
     }
 
     /// Looks at `input`, which begins with the first byte not yet taken. Finds at most one thing; call again after
@@ -256,7 +273,7 @@ impl Framer {
 
     fn closing(&mut self, input: &[u8]) -> Result<Scan, Stop> {
         let end = self.tag_end(input)?;
-        let name = input[2..end - 1].trim_ascii_end();
+        let name = trim_end(&input[2..end - 1]);
         if name != self.scope.root.as_bytes() {
             return Err(MALFORMED);
         }
@@ -307,7 +324,11 @@ fn read_header(input: &[u8], tag: &Tag, limits: &Limits) -> Result<(StreamHeader
         return Err(Stop::Wrong(StreamCondition::BadFormat));
     }
     let mut header = StreamHeader::default();
-    let mut scope = Scope { root: Box::from(tag.name.whole.text(input)), default: Arc::from(""), prefixes: Vec::new() };
+    let mut scope = Scope {
+        root: Box::from(tag.name.whole.text(input)),
+        default: Arc::from(""),
+        prefixes: Vec::new(),
+    };
     for attr in &tag.attrs {
         let value = unescape_attr(attr.value.text(input)).ok_or(MALFORMED)?;
         match attr.name.whole.of(input) {
@@ -334,14 +355,17 @@ fn read_header(input: &[u8], tag: &Tag, limits: &Limits) -> Result<(StreamHeader
 /// `major.minor`, decimal (RFC 6120 §4.7.5).
 fn version(value: &str) -> Option<(u16, u16)> {
     let (major, minor) = value.split_once('.')?;
-    let number = |digits: &str| digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok()).flatten();
+    let number = |digits: &str| {
+        digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok()).flatten()
+    };
     Some((number(major)?, number(minor)?))
 }
 
 /// `<?xml version='1.0' encoding='UTF-8' standalone='yes'?>` (XML 1.0 §2.8), the last two optional.
 fn check_declaration(input: &[u8]) -> Result<(), Stop> {
     let text = std::str::from_utf8(input).map_err(|_| MALFORMED)?;
-    let mut rest = text.strip_prefix("<?xml").and_then(|rest| rest.strip_suffix("?>")).ok_or(MALFORMED)?;
+    let mut rest =
+        text.strip_prefix("<?xml").and_then(|rest| rest.strip_suffix("?>")).ok_or(MALFORMED)?;
     let mut expected: &[&str] = &["version", "encoding", "standalone"];
     loop {
         let trimmed = rest.trim_start_matches([' ', '\t', '\r', '\n']);

@@ -2,9 +2,9 @@
 //!
 //! Called by everything that reads or writes a stream. Deliberately absent: DTDs, comments, processing instructions.
 
+pub(crate) mod chars;
 pub mod element;
 pub mod framer;
-pub(crate) mod chars;
 pub(crate) mod parse;
 pub(crate) mod piece;
 pub(crate) mod tag;

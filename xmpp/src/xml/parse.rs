@@ -56,7 +56,8 @@ fn wrong() -> StreamError {
 /// Reads one element that stands in `scope`, white space around it allowed.
 pub(crate) fn element(bytes: &[u8], scope: &Scope) -> Result<Element, StreamError> {
     let input = std::str::from_utf8(bytes).map_err(|_| wrong())?;
-    let mut reader = Reader { rest: input.trim_matches([' ', '\t', '\r', '\n']), scope, declared: Vec::new() };
+    let mut reader =
+        Reader { rest: input.trim_matches([' ', '\t', '\r', '\n']), scope, declared: Vec::new() };
     let mut open: Vec<(Element, &str, usize)> = Vec::new();
     loop {
         if let Some((element, _, _)) = open.last_mut() {
@@ -137,7 +138,8 @@ impl<'a> Reader<'a> {
             let (key, after) = rest.split_once('=').ok_or_else(wrong)?;
             let key = key.trim_end_matches([' ', '\t', '\r', '\n']);
             let after = after.trim_start_matches([' ', '\t', '\r', '\n']);
-            let quote = after.chars().next().filter(|q| matches!(q, '\'' | '"')).ok_or_else(wrong)?;
+            let quote =
+                after.chars().next().filter(|q| matches!(q, '\'' | '"')).ok_or_else(wrong)?;
             let (raw, after) = after[1..].split_once(quote).ok_or_else(wrong)?;
             let value = unescape_attr(raw).ok_or_else(wrong)?;
             if key.is_empty() || attrs.iter().any(|(k, _)| *k == key) {
@@ -161,7 +163,9 @@ impl<'a> Reader<'a> {
         for (key, value) in attrs {
             match key.split_once(':') {
                 None | Some(("xml", _)) => element.push_attr(None, key, value.into_owned()),
-                Some((prefix, local)) => element.push_attr(Some(self.resolve(prefix)?), local, value.into_owned()),
+                Some((prefix, local)) => {
+                    element.push_attr(Some(self.resolve(prefix)?), local, value.into_owned())
+                }
             }
         }
         Ok((element, name, empty))
@@ -252,7 +256,9 @@ mod tests {
 
     #[test]
     fn numeric_references_must_be_legal_characters() {
-        let check = |name: &str, expected: Option<char>| assert_eq!(reference(name.as_bytes()), expected, "{name}");
+        let check = |name: &str, expected: Option<char>| {
+            assert_eq!(reference(name.as_bytes()), expected, "{name}")
+        };
         check("#65", Some('A'));
         check("#x1F600", Some('\u{1F600}'));
         check("#0000000065", Some('A'));

@@ -290,7 +290,9 @@ pub(crate) fn resolve(
             _ => continue,
         };
         declared += 1;
-        if declared > limits.namespaces || attr.value.of(input).len() > usize::from(limits.name_bytes) {
+        if declared > limits.namespaces
+            || attr.value.of(input).len() > usize::from(limits.name_bytes)
+        {
             return Err(TOO_MUCH);
         }
         let raw = attr.value.of(input);
@@ -301,13 +303,18 @@ pub(crate) fn resolve(
             Cow::Borrowed(raw)
         };
         // A server's content namespace named again inside would not follow the stanza to a client.
-        if depth > 0 && scope.is_content() && *scope.default != *ns::CLIENT && *uri == *scope.default.as_bytes() {
+        if depth > 0
+            && scope.is_content()
+            && *scope.default != *ns::CLIENT
+            && *uri == *scope.default.as_bytes()
+        {
             *portable = false;
         }
         check_declaration(prefix.map(|span| span.of(input)), &uri)?;
         match prefix {
             None => {
-                resolved.default = Some(if uri.is_empty() { NsRef::None } else { NsRef::Here(attr.value) });
+                resolved.default =
+                    Some(if uri.is_empty() { NsRef::None } else { NsRef::Here(attr.value) });
                 resolved.element = Some(attr.value);
             }
             Some(prefix) => {
@@ -345,7 +352,9 @@ pub(crate) fn resolve(
             NsRef::Content | NsRef::None => Cow::Borrowed(&b""[..]),
         };
         for (at, (ns, local)) in names.iter().enumerate() {
-            let same = |(other, name): &(NsRef, Span)| name.of(input) == local.of(input) && text(*other) == text(*ns);
+            let same = |(other, name): &(NsRef, Span)| {
+                name.of(input) == local.of(input) && text(*other) == text(*ns)
+            };
             if names[..at].iter().any(same) {
                 return Err(MALFORMED);
             }

@@ -134,7 +134,11 @@ impl Tag {
             return Err(MALFORMED);
         }
         self.any_prefixed |= name.is_prefixed();
-        self.attrs.push(Attr { name, value: Span { start: start as u32, end: pos as u32 }, escaped });
+        self.attrs.push(Attr {
+            name,
+            value: Span { start: start as u32, end: pos as u32 },
+            escaped,
+        });
         Ok(pos + 1)
     }
 }
@@ -173,7 +177,10 @@ fn qname(input: &[u8], at: usize, limits: &Limits) -> Result<(Name, usize), Stop
 /// The offset behind the reference whose `&` is at `at`.
 pub(crate) fn reference_end(input: &[u8], at: usize) -> Result<usize, Stop> {
     let name = &input[at + 1..];
-    let length = name.iter().take(REFERENCE_BYTES_MAX + 1).position(|&b| !matches!(b, b'#' | b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9'));
+    let length = name
+        .iter()
+        .take(REFERENCE_BYTES_MAX + 1)
+        .position(|&b| !matches!(b, b'#' | b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9'));
     match length {
         None if name.len() > REFERENCE_BYTES_MAX => Err(TOO_MUCH),
         None => Err(Stop::More),

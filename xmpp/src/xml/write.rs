@@ -47,7 +47,7 @@ fn escape(out: &mut Vec<u8>, bytes: &[u8], replacement: impl Fn(u8) -> Option<&'
     for (at, &byte) in bytes.iter().enumerate() {
         let (reference, length) = match byte {
             // Most bytes of most texts.
-            b'(' ..= b';' | b'?'..=0xee | 0xf0.. => continue,
+            b'('..=b';' | b'?'..=0xee | 0xf0.. => continue,
             0xef if matches!(bytes.get(at..at + 3), Some([_, 0xbf, 0xbe | 0xbf])) => (&b""[..], 3),
             _ => match replacement(byte) {
                 Some(reference) => (reference, 1),
@@ -90,7 +90,10 @@ mod tests {
 
     #[test]
     fn text_keeps_quotes_and_newlines_and_escapes_markup() {
-        assert_eq!(written(|o| escape_text(o, "a<b>&'\"\n\r]]>é")), "a&lt;b&gt;&amp;'\"\n&#13;]]&gt;é");
+        assert_eq!(
+            written(|o| escape_text(o, "a<b>&'\"\n\r]]>é")),
+            "a&lt;b&gt;&amp;'\"\n&#13;]]&gt;é"
+        );
     }
 
     #[test]
@@ -100,7 +103,10 @@ mod tests {
 
     #[test]
     fn characters_xml_cannot_carry_are_left_out() {
-        assert_eq!(written(|o| escape_text(o, "a\u{0}b\u{fffe}c\u{ffff}\u{ef}\u{fffd}\u{1f}")), "abc\u{ef}\u{fffd}");
+        assert_eq!(
+            written(|o| escape_text(o, "a\u{0}b\u{fffe}c\u{ffff}\u{ef}\u{fffd}\u{1f}")),
+            "abc\u{ef}\u{fffd}"
+        );
         assert_eq!(written(|o| escape_attr(o, "\u{ffff}\u{ffff}\u{8}")), "");
     }
 
