@@ -14,7 +14,7 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use xmpp::jid::BareJid;
-use xmpp::sasl::{Credentials, Hash, Password, ScramKeys, Verdict};
+use xmpp::sasl::{Credentials, Hash, Password, ScramKeys, Secret, Verdict};
 
 use super::Authenticator;
 use super::cache::Recent;
@@ -77,7 +77,7 @@ impl Internal {
                 cache: Mutex::new(cache),
                 derivations: Arc::new(Semaphore::new(DERIVATIONS_AT_ONCE)),
                 queued: AtomicUsize::new(0),
-                decoy: ScramKeys::fake(Hash::Sha256, "", &[0; 32], iterations),
+                decoy: ScramKeys::fake(Hash::Sha256, "", &Secret::new(vec![0; 32]), iterations),
             }),
         }
     }

@@ -8,9 +8,10 @@
 //! [`Tally`] is the pure core: time is handed in. Deliberately absent: replication; each node counts for itself.
 
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
+use xmpp::jid::BareJid;
 
 use super::cache::Recent;
 use crate::transport::tcp::source_of;
@@ -116,38 +117,74 @@ impl Tally {
     }
 }
 
-/// The tally of a node.
+/// The tally of a node. `now_ms` is the node's monotonic time, in milliseconds.
+///
+/// A session asks [`check`](Self::check) before each look-up, tells [`succeeded`](Self::succeeded) when the exchange did, and
+/// [`failed`](Self::failed) when it did not: at once for a wrong PLAIN password, and for SCRAM when the next attempt
+/// begins, or the connection ends, without a success in between.
 #[derive(Debug)]
 pub struct Throttle {
-    started: Instant,
     tally: Mutex<Tally>,
 }
 
 impl Throttle {
     /// An empty one.
     pub fn new() -> Self {
-        Self { started: Instant::now(), tally: Mutex::new(Tally::new(ENTRIES_MAX)) }
+        Self { tally: Mutex::new(Tally::new(ENTRIES_MAX)) }
     }
 
-    /// See [`Tally::wait`]; zero: go ahead.
-    pub fn wait(&self, from: IpAddr, account: Option<&str>) -> Duration {
-        self.tally.lock().wait(from, account, self.started.elapsed())
+    /// Whether an attempt is looked at now.
+    ///
+    /// # Errors
+    /// How long to wait. See [`Tally::wait`].
+    pub fn check(&self, from: IpAddr, account: &BareJid, now_ms: u64) -> Result<(), Duration> {
+        let now = Duration::from_millis(now_ms);
+        match self.tally.lock().wait(from, Some(account.as_str()), now) {
+            Duration::ZERO => Ok(()),
+            wait => Err(wait),
+        }
     }
 
     /// See [`Tally::failed`].
-    pub fn failed(&self, from: IpAddr, account: Option<&str>) {
-        self.tally.lock().failed(from, account, self.started.elapsed());
+    pub fn failed(&self, from: IpAddr, account: &BareJid, now_ms: u64) {
+        self.tally.lock().failed(from, Some(account.as_str()), Duration::from_millis(now_ms));
     }
 
     /// See [`Tally::succeeded`].
-    pub fn succeeded(&self, account: &str) {
-        self.tally.lock().succeeded(account);
+    pub fn succeeded(&self, account: &BareJid) {
+        self.tally.lock().succeeded(account.as_str());
     }
 }
 
 impl Default for Throttle {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+/// So many of something from one source address in a span of time; used for new accounts. Pure. Bounded like the tally.
+#[derive(Debug)]
+pub struct Quota {
+    max: u32,
+    span: Duration,
+    sources: Recent<IpAddr, (Duration, u32)>,
+}
+
+impl Quota {
+    /// `max` in every `span`, for each source.
+    pub fn new(max: u32, span: Duration) -> Self {
+        Self { max, span, sources: Recent::new(ENTRIES_MAX) }
+    }
+
+    /// Takes one; false when there is none left. `now` is the time since any fixed moment.
+    pub fn take(&mut self, from: IpAddr, now: Duration) -> bool {
+        let from = source_of(from);
+        let (since, taken) = self.sources.get(&from).copied().unwrap_or((now, 0));
+        let (since, taken) =
+            if now.saturating_sub(since) >= self.span { (now, 0) } else { (since, taken) };
+        let fits = taken < self.max;
+        self.sources.insert(from, (since, taken + u32::from(fits)));
+        fits
     }
 }
 
@@ -214,5 +251,17 @@ mod tests {
             tally.failed(IpAddr::from(n.to_be_bytes()), Some(&format!("user{n}@example.org")), T0);
         }
         assert!(tally.addresses.len() <= 100 && tally.accounts.len() <= 100);
+    }
+
+    #[test]
+    fn a_quota_is_by_source_and_begins_anew_after_its_span() {
+        let mut quota = Quota::new(2, Duration::from_secs(600));
+        let from = ip("192.0.2.1");
+        let take = |quota: &mut Quota, seconds| quota.take(from, T0 + Duration::from_secs(seconds));
+        let taken =
+            [take(&mut quota, 0), take(&mut quota, 1), take(&mut quota, 2), take(&mut quota, 599)];
+        assert_eq!(taken, [true, true, false, false]);
+        assert!(quota.take(ip("192.0.2.2"), T0));
+        assert!(take(&mut quota, 600));
     }
 }

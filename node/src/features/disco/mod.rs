@@ -1,11 +1,12 @@
 //! XEP-0030 Service Discovery, version 2.5rc3: what the server is and has, and the same for an account.
 //!
-//! The features say it themselves (`Feature::disco`); it is collected once, when the list is made. An account answers its owner and
+//! The features say it themselves (`Feature::disco`); the list collects it once. An account answers its owner and
 //! whoever receives its presence (§8); to everybody else it is as if it did not exist.
 //!
 //! Left out: nodes (unknown ones are `item-not-found`; caps of the server itself are not advertised), items of an account,
 //! publishing items.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use xmpp::jid::BareJid;
@@ -15,71 +16,15 @@ use xmpp::stanza::{Stanza, Type};
 use xmpp::xml::element::Element;
 
 use crate::app::Node;
-use crate::feature::{self, Action, Ctx, Feature, Flow, Interests, Iq, Target};
+use crate::feature::{Action, Ctx, Disco, Feature, Flow, Interests, Iq, Target};
 
 #[cfg(test)]
 mod tests;
 
 /// See the room.
-pub struct Disco {
-    server: Vec<&'static str>,
-    account: Vec<&'static str>,
-}
+pub struct DiscoFeature;
 
-impl Disco {
-    /// Collects from all features; to be made after them.
-    pub fn of(features: &[Box<dyn Feature>]) -> Self {
-        let mut all = feature::Disco::default();
-        for feature in features {
-            feature.disco(&mut all);
-        }
-        Self::with(all)
-    }
-
-    fn with(mut all: feature::Disco) -> Self {
-        for list in [&mut all.server, &mut all.account] {
-            list.extend([ns::DISCO_INFO, ns::DISCO_ITEMS]);
-            list.sort_unstable();
-            list.dedup();
-        }
-        Self { server: all.server, account: all.account }
-    }
-
-    /// What is asked of the server (§3.1, §4.1) or of the sender's own account.
-    fn answer(&self, iq: &Stanza, server: bool, services: &[&str]) -> Result<Stanza, StanzaError> {
-        let asked = iq.element();
-        let query = asked.children().next().ok_or_else(StanzaError::bad_request)?;
-        if query.attr("node").is_some_and(|node| !node.is_empty()) {
-            return Err(StanzaError::item_not_found()); // §7
-        }
-        let mut answer = Element::new("query", query.ns());
-        if query.ns() == ns::DISCO_ITEMS {
-            if server {
-                for service in services {
-                    answer.push_child(
-                        Element::new("item", ns::DISCO_ITEMS).with_attr("jid", service),
-                    );
-                }
-            }
-            return Ok(Stanza::iq_result(iq, Some(answer)));
-        }
-        let (category, type_, features) = if server {
-            ("server", "im", &self.server)
-        } else {
-            ("account", "registered", &self.account)
-        };
-        let identity = Element::new("identity", ns::DISCO_INFO)
-            .with_attr("category", category)
-            .with_attr("type", type_);
-        answer.push_child(if server { identity.with_attr("name", "Pangaea") } else { identity });
-        for var in features {
-            answer.push_child(Element::new("feature", ns::DISCO_INFO).with_attr("var", var));
-        }
-        Ok(Stanza::iq_result(iq, Some(answer)))
-    }
-}
-
-impl Feature for Disco {
+impl Feature for DiscoFeature {
     fn name(&self) -> &'static str {
         "disco"
     }
@@ -88,15 +33,17 @@ impl Feature for Disco {
         Interests { iq: &[ns::DISCO_INFO, ns::DISCO_ITEMS], ..Interests::default() }
     }
 
+    fn disco(&self, disco: &mut Disco) {
+        disco.server.extend([ns::DISCO_INFO, ns::DISCO_ITEMS]);
+        disco.account.extend([ns::DISCO_INFO, ns::DISCO_ITEMS]);
+    }
+
     fn iq(&self, ctx: &mut Ctx<'_>, iq: &Iq) -> Flow {
         if iq.stanza.type_() != Type::Get {
             return Flow::Next;
         }
-        let domains = &ctx.node.config.domains;
-        let services = [&domains.rooms, &domains.pubsub, &domains.upload];
-        let services: Vec<&str> = services.into_iter().filter_map(Option::as_deref).collect();
-        let answer = self
-            .answer(&iq.stanza, iq.target == Target::Server, &services)
+        // TODO: services (rooms, pubsub, upload) list themselves here when the first of them exists.
+        let answer = answer(&ctx.node.features.disco, &iq.stanza, iq.target == Target::Server, &[])
             .map_or_else(|error| iq.stanza.error_reply(&error), Some)
             .map(Action::Reply);
         match &iq.target {
@@ -121,6 +68,42 @@ impl Feature for Disco {
             }
         }
     }
+}
+
+/// What is asked of the server (§3.1, §4.1) or of the sender's own account.
+fn answer(
+    all: &Disco,
+    iq: &Stanza,
+    server: bool,
+    services: &[&str],
+) -> Result<Stanza, StanzaError> {
+    let asked = iq.element();
+    let query = asked.children().next().ok_or_else(StanzaError::bad_request)?;
+    if query.attr("node").is_some_and(|node| !node.is_empty()) {
+        return Err(StanzaError::item_not_found()); // §7
+    }
+    let mut answer = Element::new("query", query.ns());
+    if query.ns() == ns::DISCO_ITEMS {
+        if server {
+            for service in services {
+                answer.push_child(Element::new("item", ns::DISCO_ITEMS).with_attr("jid", service));
+            }
+        }
+        return Ok(Stanza::iq_result(iq, Some(answer)));
+    }
+    let (category, type_, features) = if server {
+        ("server", "im", &all.server)
+    } else {
+        ("account", "registered", &all.account)
+    };
+    let identity = Element::new("identity", ns::DISCO_INFO)
+        .with_attr("category", category)
+        .with_attr("type", type_);
+    answer.push_child(if server { identity.with_attr("name", "Pangaea") } else { identity });
+    for var in features.iter().collect::<BTreeSet<_>>() {
+        answer.push_child(Element::new("feature", ns::DISCO_INFO).with_attr("var", var));
+    }
+    Ok(Stanza::iq_result(iq, Some(answer)))
 }
 
 /// §8: only those who see the account's presence anyway.

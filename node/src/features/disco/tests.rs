@@ -4,10 +4,10 @@ use super::*;
 use crate::features::tests::iq;
 
 fn disco() -> Disco {
-    Disco::with(feature::Disco {
-        server: vec![ns::PING, ns::CARBONS, ns::PING],
-        account: vec![ns::CARBONS],
-    })
+    let mut all =
+        Disco { server: vec![ns::PING, ns::CARBONS, ns::PING], account: vec![ns::CARBONS] };
+    DiscoFeature.disco(&mut all);
+    all
 }
 
 const INFO: &str = "<query xmlns='http://jabber.org/protocol/disco#info'/>";
@@ -22,7 +22,7 @@ fn features(answer: &Stanza) -> Vec<String> {
 #[test]
 fn the_server_says_what_it_is_and_what_it_has_each_once() {
     let asked = iq("get", "example.org", INFO);
-    let answer = disco().answer(&asked.stanza, true, &[]).expect("answered");
+    let answer = answer(&disco(), &asked.stanza, true, &[]).expect("answered");
     assert_eq!(features(&answer), [ns::DISCO_INFO, ns::DISCO_ITEMS, ns::CARBONS, ns::PING]);
     let element = answer.element();
     let identity = element
@@ -35,7 +35,7 @@ fn the_server_says_what_it_is_and_what_it_has_each_once() {
 #[test]
 fn an_account_is_an_account() {
     let asked = iq("get", "romeo@example.org", INFO);
-    let answer = disco().answer(&asked.stanza, false, &[]).expect("answered");
+    let answer = answer(&disco(), &asked.stanza, false, &[]).expect("answered");
     assert_eq!(features(&answer), [ns::DISCO_INFO, ns::DISCO_ITEMS, ns::CARBONS]);
 }
 
@@ -44,7 +44,8 @@ fn the_servers_items_are_its_services_and_an_account_has_none() {
     let asked = iq("get", "example.org", ITEMS);
     let services = ["rooms.example.org", "upload.example.org"];
     let items = |server| {
-        let answer = disco().answer(&asked.stanza, server, &services).expect("answered").element();
+        let answer =
+            answer(&disco(), &asked.stanza, server, &services).expect("answered").element();
         let query = answer.child("query", ns::DISCO_ITEMS).expect("a query");
         query
             .children()
@@ -59,5 +60,8 @@ fn the_servers_items_are_its_services_and_an_account_has_none() {
 fn an_unknown_node_is_not_found() {
     let asked =
         iq("get", "example.org", "<query xmlns='http://jabber.org/protocol/disco#info' node='x'/>");
-    assert_eq!(disco().answer(&asked.stanza, true, &[]).err(), Some(StanzaError::item_not_found()));
+    assert_eq!(
+        answer(&disco(), &asked.stanza, true, &[]).err(),
+        Some(StanzaError::item_not_found())
+    );
 }
