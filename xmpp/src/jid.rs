@@ -1,9 +1,10 @@
 //! Addresses (RFC 7622): prepared once, at the door, and compared as text ever after. Called by everyone; calls the
-//! `jid` and `idna` crates for what is not ASCII.
+//! `jid` and `idna` crates and Unicode tables for what is not ASCII.
 //!
-//! Localparts and resourceparts that are not ASCII go through nodeprep and resourceprep (what deployed servers do) after
-//! the characters are refused that PRECIS (RFC 8264) refuses: invisible and bidirectional controls, unassigned code
-//! points. Deliberately absent: unescaping (XEP-0106) — an escaped localpart is another account.
+//! Beyond ASCII: localparts go through nodeprep (what deployed servers do: `ß` is `ss`) after the characters are refused
+//! that PRECIS (RFC 8264) refuses; domains through IDNA 2008, their canonical form has U-labels; resourceparts through
+//! the OpaqueString profile (RFC 8265 §4.2). The Unicode version is that of the linked tables, so all nodes of one build
+//! agree. Deliberately absent: unescaping (XEP-0106), an escaped localpart is another account.
 
 use std::borrow::{Borrow, Cow};
 use std::cmp::Ordering;
@@ -13,8 +14,11 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 use std::sync::Arc;
 
+use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 use serde::{Serialize, Serializer};
+use unicode_normalization::UnicodeNormalization;
+use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
 
 /// The longest part, in bytes, measured after preparation (RFC 7622 §3).
 pub const PART_BYTES_MAX: usize = 1023;
@@ -455,16 +459,43 @@ fn prepare_resource(input: &str) -> Result<Cow<'_, str>, JidError> {
         }
         return Ok(Cow::Borrowed(input));
     }
-    if input.len() > 4 * PART_BYTES_MAX || input.chars().any(is_ignorable) {
+    if input.len() > 4 * PART_BYTES_MAX || !input.chars().all(is_freeform) {
         return Err(JidError::Resource);
     }
-    let once = ::jid::ResourcePart::new(input).map_err(|_| JidError::Resource)?;
-    let text = once.as_str();
-    let stable = ::jid::ResourcePart::new(text).is_ok_and(|again| again.as_str() == text);
-    if !within(text) || !stable {
+    // RFC 8265 §4.2.1: spaces beyond ASCII become U+0020, then NFC; nothing else is mapped.
+    let space = |c: char| if is_space_separator(c) { ' ' } else { c };
+    let text: String = input.chars().map(space).nfc().collect();
+    if !within(&text) || !text.chars().all(is_freeform) {
         return Err(JidError::Resource);
     }
-    Ok(Cow::Owned(text.to_owned()))
+    Ok(if text == input { Cow::Borrowed(input) } else { Cow::Owned(text) })
+}
+
+fn is_space_separator(c: char) -> bool {
+    c.general_category() == GeneralCategory::SpaceSeparator
+}
+
+/// The FreeformClass of PRECIS (RFC 8264 §4.3), without the characters that need a context rule.
+fn is_freeform(c: char) -> bool {
+    use GeneralCategory::{
+        Control, Format, LineSeparator, ParagraphSeparator, PrivateUse, Surrogate, Unassigned,
+    };
+    let old_hangul =
+        matches!(c, '\u{1100}'..='\u{11ff}' | '\u{a960}'..='\u{a97c}' | '\u{d7b0}'..='\u{d7fb}');
+    let contextual = matches!(c, '\u{b7}' | '\u{375}' | '\u{5f3}' | '\u{5f4}' | '\u{30fb}' | '\u{660}'..='\u{669}' | '\u{6f0}'..='\u{6f9}');
+    !old_hangul
+        && !contextual
+        && !is_ignorable(c)
+        && !matches!(
+            c.general_category(),
+            Control
+                | Format
+                | LineSeparator
+                | ParagraphSeparator
+                | PrivateUse
+                | Surrogate
+                | Unassigned
+        )
 }
 
 fn prepare_domain(input: &str) -> Result<Cow<'_, str>, JidError> {
@@ -489,15 +520,19 @@ fn is_a_label(label: &str) -> bool {
     label.as_bytes().get(..4).is_some_and(|start| start.eq_ignore_ascii_case(b"xn--"))
 }
 
-/// Labels of letters, digits and inner hyphens (RFC 5890 NR-LDH), or an IPv4 address. A name that ends in a number and
-/// is not an address is refused: it would be read as one somewhere.
+/// Labels of letters, digits and inner hyphens (RFC 5890 NR-LDH), or an IPv4 address.
 fn is_host_name(name: &str) -> bool {
+    is_dns_name(name) && !name.split('.').any(|label| label.as_bytes().get(2..4) == Some(b"--"))
+}
+
+/// The same with A-labels. A name that ends in a number and is not an address is refused: it would be read as one
+/// somewhere.
+fn is_dns_name(name: &str) -> bool {
     let is_label = |label: &str| {
         matches!(label.len(), 1..=63)
             && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
             && !label.starts_with('-')
             && !label.ends_with('-')
-            && label.as_bytes().get(2..4) != Some(b"--")
     };
     if name.len() > 253 || !name.split('.').all(is_label) {
         return false;
@@ -506,14 +541,37 @@ fn is_host_name(name: &str) -> bool {
     !last.bytes().all(|b| b.is_ascii_digit()) || Ipv4Addr::from_str(name).is_ok()
 }
 
-/// IDNA 2008 by way of UTS 46, without transitional mappings: `ß` stays itself. The canonical form has U-labels.
+/// IDNA 2008 by way of UTS 46, without transitional mappings: `ß` stays itself. The canonical form has U-labels, so an
+/// A-label and what it stands for are one domain.
 fn prepare_domain_unicode(input: &str) -> Result<String, JidError> {
     if input.len() > PART_BYTES_MAX || input.chars().any(is_ignorable) {
         return Err(JidError::Domain);
     }
-    ::jid::DomainPart::new(input)
-        .map(|domain| domain.as_str().to_owned())
-        .map_err(|_| JidError::Domain)
+    let unicode = |name: &str| {
+        let (text, verdict) =
+            Uts46::new().to_unicode(name.as_bytes(), AsciiDenyList::STD3, Hyphens::Check);
+        verdict.map(|()| text.into_owned()).map_err(|_| JidError::Domain)
+    };
+    let text = unicode(input)?;
+    let is_dns = Uts46::new()
+        .to_ascii(text.as_bytes(), AsciiDenyList::STD3, Hyphens::Check, DnsLength::Verify)
+        .is_ok_and(|ascii| is_dns_name(&ascii));
+    let stable = unicode(&text).is_ok_and(|again| again == text);
+    if !is_dns || !stable || text.chars().any(is_ignorable) || text.len() > PART_BYTES_MAX {
+        return Err(JidError::Domain);
+    }
+    Ok(text)
+}
+
+/// A prepared domain as DNS and certificates have it: A-labels instead of U-labels.
+#[must_use]
+pub fn domain_to_ascii(domain: &str) -> Cow<'_, str> {
+    if domain.is_ascii() {
+        return Cow::Borrowed(domain);
+    }
+    Uts46::new()
+        .to_ascii(domain.as_bytes(), AsciiDenyList::STD3, Hyphens::Check, DnsLength::Verify)
+        .unwrap_or(Cow::Borrowed(domain))
 }
 
 fn lower_case(input: &str) -> Cow<'_, str> {
