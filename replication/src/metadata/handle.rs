@@ -32,15 +32,15 @@ pub struct Genesis {
     pub state: MetaState,
 }
 
-/// Raft's clock. A heartbeat must be answered within one interval to count, so `heartbeat` has to be longer than the
-/// longest round trip between two voters; `election_min` several times `heartbeat`.
+/// Raft's clock. A heartbeat must be answered within one interval to count, so `heartbeat` has to be
+/// longer than the longest round trip between two voters. At most a quarter of `election_max` is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timers {
     /// Between two heartbeats of the leader.
     pub heartbeat: Duration,
     /// The shortest silence after which a follower campaigns.
     pub election_min: Duration,
-    /// The longest, and the leader's lease.
+    /// The longest. Half of it is the lease: for so long a leader's word counts, and nobody else is voted for.
     pub election_max: Duration,
 }
 
@@ -154,7 +154,7 @@ impl Metadata {
                 .filter(|name| **name != config.node_name)
                 .cloned()
                 .collect(),
-            lease: config.timers.election_max,
+            lease: config.timers.election_max / 2,
             heard: watch::Sender::new(None),
         };
         let pace = Pace {
@@ -349,11 +349,16 @@ fn raft_config(config: &MetaConfig) -> Result<openraft::Config, Error> {
         return Err(Error::Config("a Raft id must be at least 1".into()));
     }
     let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    // openraft's maximum is the lease too, and a follower campaigns after the lease *and* its timeout.
+    let Timers { election_min, election_max, .. } = config.timers;
+    let lease = election_max / 2;
+    let heartbeat = config.timers.heartbeat.min(election_max / 4);
+    let shortest = election_min.saturating_sub(lease).max(heartbeat * 3 / 2);
     let raft_config = openraft::Config {
         cluster_name: config.cluster.clone(),
-        heartbeat_interval: ms(config.timers.heartbeat),
-        election_timeout_min: ms(config.timers.election_min),
-        election_timeout_max: ms(config.timers.election_max),
+        heartbeat_interval: ms(heartbeat),
+        election_timeout_min: ms(shortest),
+        election_timeout_max: ms(lease),
         install_snapshot_timeout: 60_000,
         snapshot_policy: SnapshotPolicy::LogsSinceLast(config.snapshot_every.max(1)),
         max_in_snapshot_log_to_keep: config.snapshot_every / 5,

@@ -223,8 +223,10 @@ async fn an_isolated_leader_is_replaced_and_follows_when_it_returns() {
     let cluster = Cluster::founded().await;
     let old = cluster.leader(&[], &FOUNDERS).await;
     cluster.isolate(&old);
+    let began = Instant::now();
     let rest = others(&old);
     let new = cluster.leader(&rest, &rest).await;
+    assert!(began.elapsed() < Duration::from_secs(8), "took {:?}", began.elapsed());
     let down = Command::RegionState { region: old[..2].into(), state: RegionState::Down };
     let reply = cluster.node(rest[0]).propose(down, MINUTE).await.unwrap();
     assert!(!reply.moved.is_empty());
@@ -421,4 +423,23 @@ impl StoreBuilder<Types, LogStore, Machine, TempDir> for Files {
 #[tokio::test]
 async fn the_store_passes_the_suite_of_openraft() {
     Suite::test_all(Files).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_with_long_round_trips_stays_leader() {
+    let cluster = Cluster::new();
+    *cluster.hub.delay.lock().unwrap() = Duration::from_millis(400);
+    cluster.start_founders().await;
+    let first = cluster.leader(&[], &FOUNDERS).await;
+    let term = cluster.node(&first).status().term;
+    for _ in 0..2000 {
+        let _ = cluster
+            .node(&first)
+            .membership(Instant::now() + Duration::from_millis(100), |_| false)
+            .await;
+        for node in cluster.nodes() {
+            assert_eq!(node.leader().as_deref(), Some(&*first));
+        }
+    }
+    assert_eq!(cluster.node(&first).status().term, term);
 }
