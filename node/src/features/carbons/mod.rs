@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use xmpp::jid::Jid;
 use xmpp::ns;
+use xmpp::payload::carbons::Direction;
 use xmpp::stanza::error::StanzaError;
 use xmpp::stanza::{Kind, Stanza, Type};
 
@@ -101,12 +102,6 @@ fn switch(iq: &Iq) -> Result<bool, StanzaError> {
         (Type::Set, Some(("disable", _))) => Ok(false),
         _ => Err(StanzaError::bad_request()),
     }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Direction {
-    Sent,
-    Received,
 }
 
 /// Whether a message is copied, and the rule that says so: it is what a trace shows.

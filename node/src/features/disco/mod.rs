@@ -11,9 +11,9 @@ use std::sync::Arc;
 
 use xmpp::jid::BareJid;
 use xmpp::ns;
+use xmpp::payload::disco::{Info, Items};
 use xmpp::stanza::error::StanzaError;
 use xmpp::stanza::{Stanza, Type};
-use xmpp::xml::element::Element;
 
 use crate::app::Node;
 use crate::feature::{Action, Ctx, Disco, Feature, Flow, Interests, Iq, Target};
@@ -82,27 +82,19 @@ fn answer(
     if query.attr("node").is_some_and(|node| !node.is_empty()) {
         return Err(StanzaError::item_not_found()); // §7
     }
-    let mut answer = Element::new("query", query.ns());
-    if query.ns() == ns::DISCO_ITEMS {
-        if server {
-            for service in services {
-                answer.push_child(Element::new("item", ns::DISCO_ITEMS).with_attr("jid", service));
-            }
-        }
-        return Ok(Stanza::iq_result(iq, Some(answer)));
-    }
-    let (category, type_, features) = if server {
-        ("server", "im", &all.server)
+    let answer = if query.ns() == ns::DISCO_ITEMS {
+        let none = Items::default();
+        let services = if server { services } else { &[] };
+        services.iter().fold(none, |items, service| items.with_item(service, None, None)).element()
     } else {
-        ("account", "registered", &all.account)
+        let (info, features) = if server {
+            (Info::default().with_identity("server", "im", Some("Pangaea")), &all.server)
+        } else {
+            (Info::default().with_identity("account", "registered", None), &all.account)
+        };
+        let sorted: BTreeSet<&str> = features.iter().copied().collect();
+        info.with_features(sorted).element()
     };
-    let identity = Element::new("identity", ns::DISCO_INFO)
-        .with_attr("category", category)
-        .with_attr("type", type_);
-    answer.push_child(if server { identity.with_attr("name", "Pangaea") } else { identity });
-    for var in features.iter().collect::<BTreeSet<_>>() {
-        answer.push_child(Element::new("feature", ns::DISCO_INFO).with_attr("var", var));
-    }
     Ok(Stanza::iq_result(iq, Some(answer)))
 }
 
