@@ -1,4 +1,4 @@
-//! SASL SCRAM and SCRAM-PLUS (RFC 5802, RFC 7677, RFC 9266), both sides, over any [`Hash`].
+//! SASL SCRAM and SCRAM-PLUS (RFC 5802, RFC 7677, RFC 9266), both sides, over any [`Hash`](enum@Hash).
 //!
 //! The receiving side is driven by [`super::Exchange`]; the initiating side ([`Client`]) by tests and by whoever logs in
 //! somewhere. Messages are parsed strictly in the RFC's order: anything else is `malformed-request`, so that what we signed

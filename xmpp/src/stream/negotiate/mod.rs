@@ -9,6 +9,10 @@
 //! read buffer behind the element that caused it, close the connection without a word; it came in clear and may be
 //! injected. Likewise start the framer anew, never carry bytes over.
 //!
+//! A peer's closing tag needs no machine: answer with [`Framing::close`](crate::stream::header::Framing::close) and drop
+//! it. A password for an account that does not exist should cost as much as one that does: verify it against
+//! [`ScramKeys::fake`](crate::sasl::ScramKeys::fake), then say [`Verdict::Wrong`].
+//!
 //! Deliberately absent: SASL2 and Bind 2 (they will be another machine over the same [`Exchange`]), dialback (the
 //! seam: a peer whose certificate proves nothing still gets features, see [`ReceivingPeer`]), any clock.
 

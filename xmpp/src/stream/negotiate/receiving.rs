@@ -144,7 +144,7 @@ pub enum Output {
         /// What the client has handled of it.
         h: u32,
     },
-    /// An in-band registration request. The caller answers it itself; the stream stays as it is.
+    /// An in-band registration request. The caller answers it itself, and bounds how many; the stream stays as it is.
     Register(Element),
     /// Send the error and the end of the stream ([`Framing::error`], [`Framing::close`]), then close the connection.
     Fail(StreamError),
