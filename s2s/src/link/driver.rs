@@ -1,0 +1,292 @@
+//! One connection, from the hello's end to its own: a reader and a writer. Called by `links`; drives `peer`'s values and calls the
+//! [`LinkUser`](super::LinkUser). Knows sockets only as something to read from and write to. Blueprint §6.
+//!
+//! The reader takes all there is, hands out every whole frame, and acknowledges once. The writer is called at most once for all that was queued,
+//! and writes it in one piece. While nothing happens neither holds a buffer.
+
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+
+use super::frame::{self, Control, Frame, FrameError, Marks};
+use super::negotiate::Decision;
+use super::peer::{Peer, add};
+use super::{Incarnation, LinkTimers, Taken};
+use crate::error::LinkError;
+
+/// Room that is made for each read.
+const READ_BYTES: usize = 64 * 1024;
+/// A batch ends here though there is more to read.
+const BATCH_BYTES: usize = 256 * 1024;
+/// A write buffer that grew past this is given back after the write.
+const WRITE_BUFFER_KEPT: usize = 64 * 1024;
+
+/// What the handshake came to.
+pub(super) struct Agreed {
+    pub(super) incarnation: Incarnation,
+    pub(super) decision: Decision,
+    /// We dialled.
+    pub(super) dialled: bool,
+    /// What was read behind the hello.
+    pub(super) rest: BytesMut,
+}
+
+/// Runs a connection until it ends, and tells why. `closed` ends it from our side. Calls `up` once both sides have agreed, and `down` at last;
+/// when it returns, nothing of this connection runs any more. Must not be dropped before it returns.
+pub(super) async fn run<S>(peer: &Arc<Peer>, io: S, agreed: Agreed, timers: LinkTimers, closed: impl Future<Output = ()>) -> LinkError
+where
+    S: AsyncRead + AsyncWrite + Send + 'static,
+{
+    let (read, write) = tokio::io::split(io);
+    let clock = Instant::now();
+    let mut reader = Reader { peer, read, buffer: agreed.rest, clock, silent: timers.silent };
+    let mut closed = pin!(closed);
+    let mut first = None;
+    if !agreed.dialled {
+        let begin = tokio::select! {
+            begin = timeout(timers.handshake, reader.begin()) => begin.unwrap_or(Err(LinkError::Deadline)),
+            () = &mut closed => Err(LinkError::Closed),
+        };
+        match begin {
+            Ok(marks) => first = Some(marks),
+            Err(cause) => return cause,
+        }
+    }
+    let lost = match peer.commit(agreed.incarnation, &agreed.decision, agreed.dialled) {
+        Ok(lost) => lost,
+        Err(refusal) => return refusal.into(),
+    };
+    if let Some(Err(e)) = first.map(|marks| peer.begun(marks)) {
+        return e.into();
+    }
+    let fresh = matches!(agreed.decision, Decision::Fresh { .. });
+    if !lost.is_empty() {
+        peer.user.lost(&peer.id, lost);
+    }
+    add(&peer.counters.connections, 1);
+    peer.up.store(true, Ordering::Release);
+    tracing::info!(peer = %peer.id, fresh, "link up");
+    peer.user.up(&peer.id, agreed.incarnation, fresh);
+
+    let mut writer = tokio::spawn(write_loop(peer.clone(), write, clock, timers.ping));
+    let (cause, writing) = tokio::select! {
+        cause = reader.run(first.is_none()) => (cause, true),
+        ended = &mut writer => (ended.map_or_else(|e| io::Error::other(e).into(), LinkError::Io), false),
+        () = &mut closed => (LinkError::Closed, true),
+    };
+    if writing {
+        writer.abort();
+        let _ = writer.await; // cancelled, or ended just now
+    }
+    peer.up.store(false, Ordering::Release);
+    peer.out.lock().disconnect();
+    tracing::info!(peer = %peer.id, %cause, "link down");
+    peer.user.down(&peer.id);
+    cause
+}
+
+struct Reader<'a, S> {
+    peer: &'a Arc<Peer>,
+    read: ReadHalf<S>,
+    buffer: BytesMut,
+    clock: Instant,
+    silent: Duration,
+}
+
+impl<S: AsyncRead + AsyncWrite> Reader<'_, S> {
+    /// Reads until the peer's first frame is there.
+    async fn begin(&mut self) -> Result<Marks, LinkError> {
+        loop {
+            if let Some((frame, total)) = frame::decode(&self.buffer)? {
+                let Frame::Control(Control::Begin(marks)) = frame else { return Err(FrameError::Begin.into()) };
+                let _ = self.buffer.split_to(total);
+                return Ok(marks);
+            }
+            self.fill().await?;
+        }
+    }
+
+    /// Reads and hands out frames until the connection ends.
+    async fn run(&mut self, await_begin: bool) -> LinkError {
+        match self.read_on(await_begin).await {
+            Err(cause) => cause,
+            Ok(never) => match never {},
+        }
+    }
+
+    async fn read_on(&mut self, await_begin: bool) -> Result<std::convert::Infallible, LinkError> {
+        if await_begin {
+            let marks = timeout(self.silent, self.begin()).await.unwrap_or(Err(LinkError::Silent))?;
+            self.peer.begun(marks)?;
+        }
+        loop {
+            self.hand_out()?;
+            timeout(self.silent, self.fill()).await.unwrap_or(Err(LinkError::Silent))?;
+        }
+    }
+
+    /// Reads all there is, at least one byte. Waits without a buffer when none is in use.
+    async fn fill(&mut self) -> Result<(), LinkError> {
+        let Self { read, buffer, .. } = self;
+        let got = std::future::poll_fn(|cx| {
+            let mut got = 0;
+            loop {
+                if buffer.capacity() - buffer.len() < READ_BYTES / 4 {
+                    buffer.reserve(READ_BYTES);
+                }
+                let step = pin!(read.read_buf(buffer)).poll(cx);
+                match step {
+                    Poll::Ready(Ok(n)) if n > 0 && got + n < BATCH_BYTES => got += n,
+                    Poll::Ready(Ok(n)) if got + n > 0 => return Poll::Ready(Ok(got + n)),
+                    Poll::Ready(Ok(_)) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+                    Poll::Ready(Err(_)) | Poll::Pending if got > 0 => return Poll::Ready(Ok(got)),
+                    Poll::Ready(Err(e)) => return Poll::Ready(Err(e)),
+                    Poll::Pending => {
+                        if buffer.is_empty() {
+                            *buffer = BytesMut::new();
+                        }
+                        return Poll::Pending;
+                    }
+                }
+            }
+        })
+        .await?;
+        add(&self.peer.counters.bytes_in, got as u64);
+        add(&self.peer.counters.reads, 1);
+        Ok(())
+    }
+
+    /// Hands out all whole frames of the buffer.
+    fn hand_out(&mut self) -> Result<(), FrameError> {
+        let mut whole = 0;
+        while let Some((_, total)) = frame::decode(&self.buffer[whole..])? {
+            whole += total;
+        }
+        if whole == 0 {
+            return Ok(());
+        }
+        let bytes = self.buffer.split_to(whole).freeze();
+        let mut batch = Batch::default();
+        let handed = self.each(&bytes, &mut batch);
+        add(&self.peer.counters.frames_in, batch.frames);
+        if batch.call_writer {
+            self.peer.wake();
+        }
+        if let Some(upto) = batch.acked {
+            self.peer.user.acked(&self.peer.id, upto);
+        }
+        self.peer.user.batch(&self.peer.id);
+        handed
+    }
+
+    fn each(&self, bytes: &Bytes, batch: &mut Batch) -> Result<(), FrameError> {
+        let (peer, user) = (self.peer, &*self.peer.user);
+        let mut at = 0;
+        while let Some((frame, total)) = frame::decode(&bytes[at..])? {
+            let body = |range: std::ops::Range<usize>| bytes.slice(at + range.start..at + range.end);
+            match frame {
+                Frame::Numbered { seq, kind, body: range } => {
+                    let received = peer.inbox.lock().receive(seq)?;
+                    match received {
+                        None => batch.duplicate(peer),
+                        Some(ticket) => {
+                            batch.frames += 1;
+                            if user.frame(&peer.id, ticket, kind, body(range)) == Taken::Now {
+                                batch.call_writer |= peer.inbox.lock().take(ticket);
+                            }
+                        }
+                    }
+                }
+                Frame::Datagram { kind, body: range } => user.datagram(&peer.id, kind, body(range)),
+                Frame::Control(Control::Ack(marks)) => batch.ack(peer.acknowledged(marks)?),
+                Frame::Control(Control::Ping(number, marks)) => {
+                    batch.ack(peer.acknowledged(marks)?);
+                    peer.out.lock().pong(number);
+                    batch.call_writer = true;
+                }
+                Frame::Control(Control::Pong(number)) => {
+                    let now = self.clock.elapsed().as_micros() as u64;
+                    peer.counters.rtt_us.store(now.saturating_sub(number).max(1), Ordering::Relaxed);
+                }
+                Frame::Control(Control::Begin(_)) => return Err(FrameError::Begin),
+            }
+            at += total;
+        }
+        Ok(())
+    }
+}
+
+/// What one read batch has brought.
+#[derive(Default)]
+struct Batch {
+    frames: u64,
+    acked: Option<u64>,
+    call_writer: bool,
+}
+
+impl Batch {
+    fn ack(&mut self, news: Option<u64>) {
+        self.acked = news.or(self.acked);
+    }
+
+    /// Dropped; but it came because our acknowledgement was lost, so acknowledge again.
+    fn duplicate(&mut self, peer: &Peer) {
+        add(&peer.counters.duplicates, 1);
+        self.call_writer = true;
+    }
+}
+
+/// Writes whatever is queued, and pings, until writing fails.
+async fn write_loop<S: AsyncRead + AsyncWrite>(peer: Arc<Peer>, mut write: WriteHalf<S>, clock: Instant, ping: Duration) -> io::Error {
+    let mut pings = interval(ping);
+    pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut out = Vec::new();
+    let mut acked = Marks::default();
+    let mut controls: Vec<Control> = vec![Control::Begin(peer.out.lock().begin())];
+    loop {
+        peer.turn_begins();
+        let mut turn = peer.out.lock().turn();
+        peer.user.before_write(&peer.id, &mut turn.sink);
+        let marks = peer.inbox.lock().ack();
+        match controls.last_mut() {
+            Some(Control::Ping(_, carried)) => (*carried, acked) = (marks, marks),
+            _ if marks != acked => {
+                acked = marks;
+                controls.push(Control::Ack(marks));
+            }
+            _ => (),
+        }
+        let filled = peer.out.lock().fill(&mut out, turn, controls.drain(..));
+        if !out.is_empty() {
+            if let Err(e) = write_out(&peer, &mut write, &out).await {
+                return e;
+            }
+            add(&peer.counters.frames_out, filled.frames);
+            add(&peer.counters.resent, filled.resent);
+            out.clear();
+            out.shrink_to(WRITE_BUFFER_KEPT);
+        }
+        if filled.more {
+            continue;
+        }
+        tokio::select! {
+            () = peer.called() => (),
+            _ = pings.tick() => controls.push(Control::Ping(clock.elapsed().as_micros() as u64, Marks::default())),
+        }
+    }
+}
+
+async fn write_out<S: AsyncRead + AsyncWrite>(peer: &Peer, write: &mut WriteHalf<S>, out: &[u8]) -> io::Result<()> {
+    write.write_all(out).await?;
+    write.flush().await?;
+    add(&peer.counters.bytes_out, out.len() as u64);
+    add(&peer.counters.writes, 1);
+    Ok(())
+}

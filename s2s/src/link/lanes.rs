@@ -1,0 +1,232 @@
+//! All that waits for the writer of one peer, and the order in which it goes on the wire: the link's own frames, datagrams, the front lane,
+//! the main lane. Called by `peer` and `driver`; uses `ack` and `frame`. Values only.
+
+use super::ack::{Place, Window};
+use super::frame::{self, BODY_BYTES_MAX, Control, FRONT, Marks};
+use super::{FrameKind, LinkFull, LinkLimits};
+
+/// A write carries about this much of each lane, so that one turn neither starves pings nor holds the lock for long.
+const TURN_BYTES: usize = 512 * 1024;
+/// What the user may put into the front lane in one turn.
+const SINK_BYTES: usize = 1024 * 1024;
+
+/// Takes what must go before everything queued until now: numbered frames of the front lane. See [`LinkUser::before_write`](super::LinkUser::before_write).
+pub struct FrameSink {
+    bytes: Vec<u8>,
+    seq: u64,
+    room: usize,
+    refused: bool,
+}
+
+impl FrameSink {
+    /// Puts a frame, its body given in parts.
+    ///
+    /// # Errors
+    /// As [`FrameSink::frame_with`].
+    pub fn frame(&mut self, kind: FrameKind, parts: &[&[u8]]) -> Result<(), LinkFull> {
+        self.frame_with(kind, |out| parts.iter().for_each(|part| out.extend_from_slice(part)))
+    }
+
+    /// Puts a frame whose body `write` appends.
+    ///
+    /// # Errors
+    /// [`LinkFull::Bytes`] when there is no more room now. Then the main lane waits, since something that must go before it is missing, and
+    /// `before_write` is called again as soon as there is room: go on there with the same frame. [`LinkFull::Body`] when the body is too long.
+    pub fn frame_with(&mut self, kind: FrameKind, write: impl FnOnce(&mut Vec<u8>)) -> Result<(), LinkFull> {
+        if self.bytes.len() >= self.room {
+            self.refused = true;
+            return Err(LinkFull::Bytes);
+        }
+        frame::write_numbered(&mut self.bytes, (self.seq + 1) | FRONT, kind, write)?;
+        self.seq += 1;
+        Ok(())
+    }
+}
+
+/// What is decided at the start of a writer's turn.
+pub(super) struct Turn {
+    main_end: Place,
+    pub(super) sink: FrameSink,
+}
+
+/// What a turn has put on the wire.
+#[derive(Default, Debug, PartialEq, Eq)]
+pub(super) struct Filled {
+    pub(super) frames: u64,
+    pub(super) resent: u64,
+    /// There is more that could be written at once.
+    pub(super) more: bool,
+}
+
+/// The two lanes and what is not numbered.
+pub(super) struct Outbox {
+    pub(super) main: Window,
+    pub(super) front: Window,
+    datagrams: Vec<u8>,
+    datagram_bytes_max: usize,
+    pong: Option<u64>,
+    /// The front lane was full in the last turn: an ack must wake the writer.
+    pub(super) held: bool,
+    sink_bytes: Vec<u8>,
+}
+
+impl Outbox {
+    pub(super) fn new(limits: &LinkLimits) -> Self {
+        Self {
+            main: Window::new(0, limits.unacked_bytes),
+            front: Window::new(FRONT, limits.unacked_bytes),
+            datagrams: Vec::new(),
+            datagram_bytes_max: limits.datagram_bytes,
+            pong: None,
+            held: false,
+            sink_bytes: Vec::new(),
+        }
+    }
+
+    /// Queues a datagram. False when it is too long or the queue is full.
+    pub(super) fn datagram(&mut self, kind: FrameKind, body: &[u8]) -> bool {
+        if body.len() > BODY_BYTES_MAX || self.datagrams.len() + body.len() > self.datagram_bytes_max {
+            return false;
+        }
+        frame::write_datagram(&mut self.datagrams, kind, body);
+        true
+    }
+
+    /// A ping is to be answered. Only the latest matters.
+    pub(super) fn pong(&mut self, number: u64) {
+        self.pong = Some(number);
+    }
+
+    /// Forgets what only made sense on the former connection.
+    pub(super) fn disconnect(&mut self) {
+        self.datagrams = Vec::new();
+        self.pong = None;
+        self.held = false;
+    }
+
+    /// Begins a turn: what is queued until now will go, after what is put into the sink.
+    pub(super) fn turn(&mut self) -> Turn {
+        let mut bytes = std::mem::take(&mut self.sink_bytes);
+        bytes.clear();
+        let room = self.front.room().min(SINK_BYTES);
+        Turn { main_end: self.main.end(), sink: FrameSink { bytes, seq: self.front.end().seq, room, refused: false } }
+    }
+
+    /// Ends a turn: appends to `out` what goes on the wire now.
+    pub(super) fn fill(&mut self, out: &mut Vec<u8>, turn: Turn, controls: impl IntoIterator<Item = Control>) -> Filled {
+        let Turn { main_end, sink } = turn;
+        controls.into_iter().for_each(|control| frame::write_control(out, control));
+        if let Some(number) = self.pong.take() {
+            frame::write_control(out, Control::Pong(number));
+        }
+        if !self.datagrams.is_empty() {
+            out.extend_from_slice(&self.datagrams);
+            self.datagrams.clear();
+            self.datagrams.shrink_to(TURN_BYTES);
+        }
+        let progress = !sink.bytes.is_empty();
+        if progress {
+            self.front.append(&sink.bytes, sink.seq);
+        }
+        self.sink_bytes = sink.bytes;
+        self.sink_bytes.shrink_to(TURN_BYTES / 8);
+        let front_end = self.front.end();
+        let mut copied = self.front.copy(out, front_end, out.len() + TURN_BYTES);
+        self.held = sink.refused || !self.front.reached(front_end);
+        if !self.held {
+            let main = self.main.copy(out, main_end, out.len() + TURN_BYTES);
+            copied.frames += main.frames;
+            copied.resent += main.resent;
+        }
+        let more = if self.held { progress || !self.front.reached(front_end) } else { !self.main.reached(main_end) };
+        Filled { frames: copied.frames, resent: copied.resent, more }
+    }
+
+    /// The numbers this side goes on with, for the first frame of a connection.
+    pub(super) fn begin(&self) -> Marks {
+        Marks { main: self.main.cursor_seq() + 1, front: self.front.cursor_seq() + 1 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::frame::{Frame, decode};
+
+    const KIND: FrameKind = FrameKind(0x11);
+
+    fn outbox(unacked_bytes: usize) -> Outbox {
+        Outbox::new(&LinkLimits { unacked_bytes, ..LinkLimits::default() })
+    }
+
+    fn numbers(mut bytes: &[u8]) -> Vec<String> {
+        let mut seen = Vec::new();
+        while let Some((frame, total)) = decode(bytes).unwrap() {
+            seen.push(match frame {
+                Frame::Control(control) => format!("{control:?}").split('(').next().unwrap_or_default().to_owned(),
+                Frame::Datagram { .. } => "datagram".to_owned(),
+                Frame::Numbered { seq, .. } if seq & FRONT != 0 => format!("front {}", seq & !FRONT),
+                Frame::Numbered { seq, .. } => format!("main {seq}"),
+            });
+            bytes = &bytes[total..];
+        }
+        seen
+    }
+
+    #[test]
+    fn front_lane_goes_before_what_was_queued_and_later_frames_wait_for_the_next_turn() {
+        let mut outbox = outbox(1 << 20);
+        let mut out = Vec::new();
+        outbox.main.push(KIND, |_, out| out.push(1)).unwrap();
+        assert!(outbox.datagram(KIND, b"vote"));
+        let mut turn = outbox.turn();
+        turn.sink.frame(KIND, &[b"row"]).unwrap();
+        outbox.main.push(KIND, |_, out| out.push(2)).unwrap(); // depends on a row after the one above, perhaps
+        let filled = outbox.fill(&mut out, turn, [Control::Pong(1)]);
+        assert_eq!(numbers(&out), ["Pong", "datagram", "front 1", "main 1"]);
+        assert_eq!(filled, Filled { frames: 2, resent: 0, more: false });
+        out.clear();
+        let turn = outbox.turn();
+        outbox.fill(&mut out, turn, []);
+        assert_eq!(numbers(&out), ["main 2"]);
+    }
+
+    #[test]
+    fn refused_front_frame_holds_the_main_lane_back_until_there_is_room() {
+        let mut outbox = outbox(100);
+        let mut out = Vec::new();
+        outbox.main.push(KIND, |_, _| ()).unwrap();
+        let mut turn = outbox.turn();
+        turn.sink.frame(KIND, &[&[0; 200]]).unwrap();
+        assert_eq!(turn.sink.frame(KIND, &[b"next"]), Err(LinkFull::Bytes));
+        assert!(outbox.fill(&mut out, turn, []).more, "the sink made progress: ask again");
+        let mut turn = outbox.turn();
+        assert_eq!(turn.sink.frame(KIND, &[b"next"]), Err(LinkFull::Bytes));
+        assert!(!outbox.fill(&mut out, turn, []).more, "nothing to do before an ack");
+        assert!(outbox.held);
+        assert_eq!(numbers(&out), ["front 1"]);
+        assert_eq!(outbox.front.ack(1), Ok(true));
+        let mut turn = outbox.turn();
+        turn.sink.frame(KIND, &[b"next"]).unwrap();
+        outbox.fill(&mut out, turn, []);
+        assert_eq!(numbers(&out), ["front 1", "front 2", "main 1"]);
+    }
+
+    #[test]
+    fn long_queue_is_written_in_turns() {
+        let mut outbox = outbox(8 << 20);
+        for _ in 0..40 {
+            outbox.main.push(KIND, |_, out| out.resize(out.len() + 50_000, 0)).unwrap();
+        }
+        let (mut out, mut turns) = (Vec::new(), 0);
+        loop {
+            let turn = outbox.turn();
+            turns += 1;
+            if !outbox.fill(&mut out, turn, []).more {
+                break;
+            }
+        }
+        assert_eq!(turns, 4);
+        assert_eq!(numbers(&out).len(), 40);
+    }
+}
