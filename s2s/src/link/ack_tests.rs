@@ -54,7 +54,7 @@ fn peer_that_says_it_received_what_cannot_be_is_not_resumed() {
 #[test]
 fn acknowledged_pieces_are_freed_and_the_bound_counts_them() {
     let mut window = Window::new(0, 100_000);
-    let mut push = |window: &mut Window| window.push(KIND, |_, out| out.resize(out.len() + 9_987, 0));
+    let push = |window: &mut Window| window.push(KIND, |_, out| out.resize(out.len() + 9_987, 0));
     for _ in 0..10 {
         push(&mut window).unwrap();
     }

@@ -15,7 +15,9 @@
 mod ack;
 mod driver;
 mod frame;
+mod handshake;
 mod lanes;
+mod links;
 mod negotiate;
 mod peer;
 
@@ -28,6 +30,7 @@ use serde::{Deserialize, Serialize};
 
 pub use frame::{BODY_BYTES_MAX, FRONT, FrameError, HEADER_BYTES};
 pub use lanes::FrameSink;
+pub use links::{LinkConfig, Links, PeerConfig};
 pub use peer::Link;
 
 /// A node's name: `eu-0`. The lesser of two names dials.

@@ -14,8 +14,10 @@ use super::frame::Marks;
 use super::{Incarnation, PeerId};
 use crate::error::{LinkError, Refusal};
 
-/// Versions we speak, least first.
-const VERSIONS: &[u16] = &[1];
+/// The version we would rather speak.
+pub(super) const VERSION: u16 = 1;
+/// Versions we speak.
+const VERSIONS: &[u16] = &[VERSION];
 
 /// What one side says of itself.
 #[derive(Clone, PartialEq, Eq, Debug)]
