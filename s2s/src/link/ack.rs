@@ -336,5 +336,5 @@ impl Inbox {
 }
 
 #[cfg(test)]
-#[path = "ack_tests.rs"]
+#[path = "tests/ack.rs"]
 mod tests;

@@ -208,3 +208,6 @@ impl Default for LinkLimits {
         Self { unacked_bytes: 64 * 1024 * 1024, datagram_bytes: 8 * 1024 * 1024, handshakes: 64 }
     }
 }
+
+#[cfg(test)]
+mod tests;
