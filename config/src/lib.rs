@@ -34,7 +34,7 @@ pub use section::node::Node;
 pub use section::registration::Registration;
 pub use section::s2s::S2s;
 pub use section::storage::{Storage, Sync};
-pub use value::Fingerprint;
+pub use value::{Fingerprint, is_domain, is_region, parse_duration};
 
 /// The whole configuration of one node. Every path in it is absolute or relative to the working directory of the
 /// process: a relative path in the file is joined to the directory the file is in.

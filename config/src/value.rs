@@ -158,7 +158,8 @@ impl FromToml for Duration {
 }
 
 /// `"500ms"`, `"4s"`, `"10m"`, `"1h"`, `"2d"`: a whole number and a unit, nothing else.
-pub(crate) fn parse_duration(written: &str) -> Option<Duration> {
+#[must_use]
+pub fn parse_duration(written: &str) -> Option<Duration> {
     let digits = written.find(|c: char| !c.is_ascii_digit())?;
     let number: u64 = written[..digits].parse().ok()?;
     let ms = match &written[digits..] {
@@ -221,7 +222,9 @@ impl FromToml for DomainName {
     }
 }
 
-fn is_domain(name: &str) -> bool {
+/// Whether this can be the name of a domain, in lower case.
+#[must_use]
+pub fn is_domain(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= 253
         && name.split('.').all(|label| {
@@ -279,7 +282,9 @@ impl FromToml for RegionName {
     }
 }
 
-pub(crate) fn is_region(name: &str) -> bool {
+/// Whether this can be the name of a region.
+#[must_use]
+pub fn is_region(name: &str) -> bool {
     name.len() <= 32
         && name.starts_with(|c: char| c.is_ascii_lowercase())
         && !name.ends_with('-')

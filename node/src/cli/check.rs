@@ -1,0 +1,109 @@
+//! `pangaea check`: is this configuration right? Says `ok` and what the node would do, or all that is wrong.
+//!
+//! Calls `config` alone, and looks whether the certificates are there; starts and changes nothing.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use config::Config;
+
+use crate::certs;
+
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  pangaea check --config /etc/pangaea/eu-0.toml
+
+Prints `ok` and a summary, or every problem with its line, its key and what was expected; then the
+exit code is 1. Files that the configuration names and that are not there are told as notes.")]
+pub(super) struct Args {
+    /// The configuration, TOML
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+pub(super) fn main(args: &Args) -> miette::Result<()> {
+    let config = Config::load(&args.config)?;
+    println!("ok\n{}", summary(&config).trim_end());
+    for note in notes(&config) {
+        println!("note: {note}");
+    }
+    Ok(())
+}
+
+fn summary(config: &Config) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, value: String| {
+        let _ = writeln!(text, "{name:<10} {value}");
+    };
+    let listed = |addresses: &[std::net::SocketAddr]| {
+        let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        if addresses.is_empty() { "nowhere".to_owned() } else { addresses.join(" ") }
+    };
+    line("node", format!("{}, data in {}", config.node_name(), config.node.data_dir.display()));
+    let domains: Vec<String> =
+        config.domains.all().iter().map(|(key, name)| format!("{name} ({key})")).collect();
+    line("domains", domains.join(", "));
+    line("clients", format!("STARTTLS {}", listed(&config.c2s.listen)));
+    line("", format!("TLS      {}", listed(&config.c2s.listen_tls)));
+    line("servers", listed(&config.s2s.listen));
+    line("http", listed(&config.http.listen));
+    let peers: Vec<String> = config
+        .peers
+        .iter()
+        .map(|peer| {
+            let voter = if peer.voter { "" } else { ", learner" };
+            format!("{} at {}{voter}", peer.name(), peer.address)
+        })
+        .collect();
+    line(
+        "peers",
+        if peers.is_empty() { "none: one node alone".to_owned() } else { peers.join(", ") },
+    );
+    let admins = &config.admin.accounts;
+    line("admins", if admins.is_empty() { "nobody".to_owned() } else { admins.join(", ") });
+    line("storage", config.storage.sqlite.display().to_string());
+    text
+}
+
+/// What is not wrong in the file, and would keep the node from starting all the same.
+fn notes(config: &Config) -> Vec<String> {
+    let mut pairs = vec![
+        ("c2s".to_owned(), &config.c2s.certificate, &config.c2s.key),
+        ("s2s".to_owned(), &config.s2s.certificate, &config.s2s.key),
+    ];
+    for (at, one) in config.c2s.certificates.iter().enumerate() {
+        pairs.push((format!("c2s.certificates[{at}]"), &one.certificate, &one.key));
+    }
+    pairs.dedup_by(|a, b| (a.1, a.2) == (b.1, b.2));
+    let mut notes = Vec::new();
+    for (section, certificate, key) in pairs {
+        if let Err(cause) = certs::read_chain(certificate) {
+            notes.push(format!("{section}.certificate: {cause}"));
+        }
+        if let Err(cause) = certs::read_key(key) {
+            notes.push(format!("{section}.key: {cause}"));
+        }
+    }
+    notes
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn the_summary_names_what_an_operator_looks_for_and_notes_what_is_missing() {
+        let text = include_str!("../../../config/examples/three-regions.toml");
+        let config = Config::parse(text, "example", Path::new("/nowhere")).unwrap();
+        let summary = summary(&config);
+        for part in
+            ["eu-0", "chat.example (global)", "us-0 at us0.chat.example:5269", "0.0.0.0:5222"]
+        {
+            assert!(summary.contains(part), "{part} is missing in:\n{summary}");
+        }
+        assert_eq!(notes(&config).len(), 6, "{:?}", notes(&config));
+    }
+}

@@ -1,0 +1,353 @@
+//! `pangaea ctl`: a running node on the terminal, over the admin API. Tables for people, `--json` for scripts.
+
+use clap::{Subcommand, ValueEnum};
+use serde::Serialize;
+
+use super::remote::{Remote, Target};
+use super::table::columns;
+use crate::admin::*;
+use crate::http::client::escape;
+
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  export PANGAEA_URL=http://127.0.0.1:5280
+  export PANGAEA_USER=admin@pangaea.localhost PANGAEA_PASSWORD=wonderland
+  pangaea ctl status
+  pangaea ctl links --json
+  pangaea ctl region drain us
+  pangaea ctl home move alice@pangaea.localhost --to us")]
+pub(super) struct Args {
+    #[command(flatten)]
+    target: Target,
+    /// Print JSON instead of a table
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// The node on one screen
+    Status,
+    /// Every region: state, sessions, homes, lag
+    Regions,
+    /// Every node: address, life, vote
+    Nodes,
+    /// The metadata group: leader, term, voters, domains
+    Metadata,
+    /// The links of this node to the others
+    Links,
+    /// Sessions of this region, or of one account in every region
+    Sessions {
+        /// Only those of this account, wherever they are
+        account: Option<String>,
+        /// At most so many
+        #[arg(long, default_value_t = 100)]
+        limit: usize,
+    },
+    /// End a session (full JID), or all of an account in this region (bare JID)
+    Kick {
+        /// user@domain/resource, or user@domain
+        jid: String,
+    },
+    /// Change the state of a region
+    Region {
+        /// What shall become of it
+        state: RegionOrder,
+        /// The region
+        name: String,
+    },
+    /// Where the data of an account is written
+    #[command(subcommand)]
+    Home(Home),
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum RegionOrder {
+    /// It serves
+    Up,
+    /// It does not serve: its homes move elsewhere
+    Down,
+    /// It takes no new users and hands its own over
+    Drain,
+}
+
+#[derive(Subcommand)]
+enum Home {
+    /// Which region is the home of an account
+    Show {
+        /// user@domain
+        account: String,
+    },
+    /// Move a home to another region
+    Move {
+        /// An account (which is then pinned there), or the number of a shard, 0 to 255
+        what: String,
+        /// The region it shall move to
+        #[arg(long, value_name = "REGION")]
+        to: String,
+    },
+}
+
+pub(super) fn main(args: Args) -> miette::Result<()> {
+    let remote = args.target.remote()?;
+    let text = super::small_runtime()?.block_on(order(&remote, args.command, args.json))?;
+    print!("{text}");
+    Ok(())
+}
+
+async fn order(remote: &Remote, command: Command, json: bool) -> miette::Result<String> {
+    match command {
+        Command::Status => show(remote.get("/admin/status").await?, json, status),
+        Command::Regions => {
+            show(remote.get("/admin/regions").await?, json, |r: &Vec<RegionInfo>| regions(r))
+        }
+        Command::Nodes => {
+            show(remote.get("/admin/nodes").await?, json, |n: &Vec<NodeInfo>| nodes(n))
+        }
+        Command::Metadata => show(remote.get("/admin/metadata").await?, json, metadata),
+        Command::Links => {
+            show(remote.get("/admin/links").await?, json, |l: &Vec<LinkInfo>| links(l))
+        }
+        Command::Sessions { account, limit } => {
+            let account = account.map(|a| format!("&account={}", escape(&a))).unwrap_or_default();
+            let path = format!("/admin/sessions?limit={limit}{account}");
+            show(remote.get(&path).await?, json, |s: &Vec<SessionInfo>| sessions(s))
+        }
+        Command::Kick { jid } => {
+            let path = format!("/admin/sessions?jid={}", escape(&jid));
+            let kicked: Kicked = remote.ask("DELETE", &path, None::<()>).await?;
+            show(kicked, json, |kicked| format!("{} sessions ended\n", kicked.sessions))
+        }
+        Command::Region { state, name } => {
+            let state = match state {
+                RegionOrder::Up => RegionState::Up,
+                RegionOrder::Down => RegionState::Down,
+                RegionOrder::Drain => RegionState::Draining,
+            };
+            let path = format!("/admin/regions/{}/state", escape(&name));
+            let done: () = remote.ask("PUT", &path, Some(NewRegionState { state })).await?;
+            show(done, json, |()| format!("{name} is {state}\n"))
+        }
+        Command::Home(Home::Show { account }) => {
+            let path = format!("/admin/homes/{}", escape(&account));
+            show(remote.get(&path).await?, json, home)
+        }
+        Command::Home(Home::Move { what, to }) => {
+            let what = match what.parse() {
+                Ok(shard) => HomeTarget::Shard(shard),
+                Err(_) => HomeTarget::Account(what),
+            };
+            let body = Some(MoveHome { what, to });
+            show(remote.ask("POST", "/admin/homes/move", body).await?, json, home)
+        }
+    }
+}
+
+fn show<T: Serialize>(
+    value: T,
+    json: bool,
+    table: impl FnOnce(&T) -> String,
+) -> miette::Result<String> {
+    if !json {
+        return Ok(table(&value));
+    }
+    serde_json::to_string_pretty(&value)
+        .map(|text| text + "\n")
+        .map_err(|cause| miette::miette!("{cause}"))
+}
+
+fn yes(yes: bool) -> String {
+    if yes { "yes" } else { "no" }.to_owned()
+}
+
+fn or_dash<T: ToString>(value: Option<T>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+}
+
+fn pairs(rows: &[(&str, String)]) -> String {
+    rows.iter()
+        .map(|(name, value)| format!("{name:<16} {value}").trim_end().to_owned() + "\n")
+        .collect()
+}
+
+fn uptime(seconds: u64) -> String {
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, m) => format!("{m} min {} s", seconds % 60),
+        (0, h, m) => format!("{h} h {m} min"),
+        (d, h, _) => format!("{d} d {h} h"),
+    }
+}
+
+fn status(status: &Status) -> String {
+    let ready = if status.ready.ready {
+        "yes".to_owned()
+    } else {
+        format!("no: {}", status.ready.reasons.join("; "))
+    };
+    pairs(&[
+        ("node", format!("{} (pangaea {})", status.node, status.version)),
+        ("incarnation", status.incarnation.to_string()),
+        ("up for", uptime(status.uptime_s)),
+        ("domains", status.domains.join(", ")),
+        ("ready", ready),
+        ("connections", status.connections.to_string()),
+        ("sessions", format!("{} here, {} elsewhere", status.sessions, status.sessions_elsewhere)),
+        ("parked stanzas", status.parked.to_string()),
+        ("metadata leader", or_dash(status.metadata_leader.as_ref())),
+    ])
+}
+
+fn regions(regions: &[RegionInfo]) -> String {
+    let rows: Vec<Vec<String>> = regions
+        .iter()
+        .map(|region| {
+            vec![
+                region.name.clone(),
+                region.state.to_string(),
+                yes(region.reachable),
+                region.nodes.to_string(),
+                region.sessions.to_string(),
+                region.homes.to_string(),
+                or_dash(region.lag),
+            ]
+        })
+        .collect();
+    columns(&["region", "state", "reachable", "nodes", "sessions", "homes", "lag"], &rows)
+}
+
+fn nodes(nodes: &[NodeInfo]) -> String {
+    let rows: Vec<Vec<String>> = nodes
+        .iter()
+        .map(|node| {
+            vec![
+                node.name.clone(),
+                node.address.clone(),
+                yes(node.connected),
+                or_dash(node.incarnation),
+                node.raft_id.to_string(),
+                yes(node.voter),
+                node.fingerprint.chars().take(16).collect(),
+            ]
+        })
+        .collect();
+    let head = ["node", "address", "connected", "incarnation", "raft", "votes", "fingerprint"];
+    columns(&head, &rows)
+}
+
+fn metadata(metadata: &MetadataInfo) -> String {
+    let mut text = pairs(&[
+        ("leader", or_dash(metadata.leader.as_ref())),
+        ("term", metadata.term.to_string()),
+        ("applied", format!("{} of {}", metadata.applied, metadata.last_log)),
+        ("version", metadata.version.to_string()),
+        ("voters", metadata.voters.join(", ")),
+        ("learners", metadata.learners.join(", ")),
+    ]);
+    for (domain, kind) in &metadata.domains {
+        text += &pairs(&[("domain", format!("{domain} ({kind})"))]);
+    }
+    text
+}
+
+fn links(links: &[LinkInfo]) -> String {
+    let rows: Vec<Vec<String>> = links
+        .iter()
+        .map(|link| {
+            vec![
+                link.peer.clone(),
+                if link.up { "up" } else { "down" }.to_owned(),
+                link.sent.to_string(),
+                link.acked.to_string(),
+                link.received.to_string(),
+                link.queued_bytes.to_string(),
+                or_dash(link.incarnation),
+            ]
+        })
+        .collect();
+    columns(&["peer", "is", "sent", "acked", "received", "queued bytes", "incarnation"], &rows)
+}
+
+fn sessions(sessions: &[SessionInfo]) -> String {
+    let rows: Vec<Vec<String>> = sessions
+        .iter()
+        .map(|session| {
+            vec![
+                session.jid.clone(),
+                session.node.clone(),
+                or_dash(session.priority),
+                if session.hibernating { "waits to be resumed" } else { "connected" }.to_owned(),
+            ]
+        })
+        .collect();
+    columns(&["session", "node", "priority", "is"], &rows)
+}
+
+fn home(home: &HomeInfo) -> String {
+    pairs(&[
+        ("account", or_dash(home.account.as_ref())),
+        ("shard", home.shard.to_string()),
+        ("home", format!("{}{}", home.region, if home.pinned { " (pinned)" } else { "" })),
+        ("epoch", home.epoch.to_string()),
+        ("replicas", home.replicas.join(", ")),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::admin::tests::port;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    async fn ctl(url: &str, line: &str) -> miette::Result<String> {
+        let as_admin =
+            ["ctl", "--url", url, "--user", "admin@chat.example", "--password", "wonderland"];
+        let line = Line::parse_from(as_admin.into_iter().chain(line.split(' ')));
+        let remote = line.args.target.remote()?;
+        order(&remote, line.args.command, line.args.json).await
+    }
+
+    #[tokio::test]
+    async fn every_subcommand_speaks_to_the_node_and_reads_well() {
+        let port = port().await;
+        let check = async |line: &str, order: &str, says: &str| {
+            let text = ctl(&port.url, line).await.unwrap();
+            assert_eq!(port.operator.orders.lock().last().map(String::as_str), Some(order));
+            assert!(text.contains(says), "{line} should say {says:?}:\n{text}");
+        };
+        check("status", "status", "sessions         7 here, 0 elsewhere\n").await;
+        check("status --json", "status", "\"sessions\": 7,").await;
+        check("regions", "regions", "us      draining  yes        1      3         128    0\n")
+            .await;
+        check("nodes", "nodes", "node  address").await;
+        check("metadata", "metadata", "leader           -\n").await;
+        check("links", "links", "peer  is").await;
+        check("sessions", "sessions None 100", "session  node").await;
+        check("sessions a@b --limit 3", r#"sessions Some("a@b") 3"#, "session").await;
+        check("kick a@b/phone", "kick a@b/phone", "2 sessions ended").await;
+        check("region drain us", "region us draining", "us is draining").await;
+        check("home show a@b", "home of a@b", "home             eu\n").await;
+        check("home move 17 --to us", "move Shard(17) to us", "epoch").await;
+        check("home move a@b --to us", r#"move Account("a@b") to us"#, "epoch").await;
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_told_in_the_words_of_the_node() {
+        let port = port().await;
+        let error = ctl(&port.url, "region up mars").await.unwrap_err();
+        assert_eq!(error.to_string(), "refused: there is no region mars");
+        let error = ctl("127.0.0.1:1", "status").await.unwrap_err();
+        assert!(error.to_string().starts_with("cannot connect to 127.0.0.1:1"), "{error}");
+    }
+}

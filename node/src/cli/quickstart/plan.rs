@@ -1,0 +1,420 @@
+//! What quickstart is going to run, as values: names, ports, who dials whom, which accounts, each configuration.
+//!
+//! Pure but for [`Plan::refuse_taken_ports`]. The formula of the ports is that of blueprint §8.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::net::{SocketAddr, TcpListener};
+
+use config::{Fingerprint, is_domain, is_region};
+
+use super::Args;
+
+/// The most nodes of a region that the formula of the ports has room for.
+const NODES_MAX: u16 = 5;
+
+/// The address that a node (first) dials to reach another (second).
+pub(super) type Dialled = BTreeMap<(String, String), SocketAddr>;
+
+/// Everything that runs.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) regions: Vec<String>,
+    pub(super) domain: String,
+    pub(super) port_base: u16,
+    /// By region, then by number.
+    pub(super) nodes: Vec<NodePlan>,
+}
+
+/// One node.
+#[derive(Debug)]
+pub(super) struct NodePlan {
+    /// `eu-0`
+    pub(super) name: String,
+    pub(super) region: String,
+    pub(super) index: u16,
+    pub(super) raft_id: u64,
+    pub(super) voter: bool,
+    pub(super) ports: Ports,
+}
+
+/// The ports of one node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ports {
+    pub(super) c2s: u16,
+    pub(super) c2s_tls: u16,
+    pub(super) s2s: u16,
+    pub(super) components: u16,
+    pub(super) http: u16,
+}
+
+/// The ports of node `j` of region `i`, or none when they would be above 65535.
+pub(super) fn ports(base: u16, i: u16, j: u16) -> Option<Ports> {
+    let from = base.checked_add(i.checked_mul(1000)?)?.checked_add(j.checked_mul(10)?)?;
+    Some(Ports {
+        c2s: from.checked_add(222)?,
+        c2s_tls: from.checked_add(223)?,
+        s2s: from.checked_add(269)?,
+        components: from.checked_add(347)?,
+        http: from.checked_add(280)?,
+    })
+}
+
+impl Plan {
+    /// The plan that the command line asks for, or why it cannot be.
+    pub(super) fn new(args: &Args) -> miette::Result<Plan> {
+        refuse_what_comes_later(args)?;
+        let regions = &args.regions;
+        for (at, region) in regions.iter().enumerate() {
+            if !is_region(region) {
+                return Err(miette::miette!(
+                    help = "up to 32 lower-case letters, digits and hyphens, a letter first",
+                    "--regions: {region:?} cannot be the name of a region"
+                ));
+            }
+            if regions[..at].contains(region) {
+                return Err(miette::miette!("--regions: {region} is named twice"));
+            }
+            if ["rooms", "pubsub", "upload", "anon"].contains(&region.as_str()) {
+                let domain = &args.domain;
+                return Err(miette::miette!("--regions: {region}.{domain} is a service already"));
+            }
+        }
+        if !is_domain(&args.domain) {
+            return Err(miette::miette!(
+                help = "lower case, as in pangaea.localhost",
+                "--domain: {:?} is not a domain name",
+                args.domain
+            ));
+        }
+        let mut nodes = Vec::new();
+        for (i, region) in (0u16..).zip(regions) {
+            for j in 0..args.nodes {
+                let ports = ports(args.port_base, i, j).ok_or_else(|| {
+                    miette::miette!(
+                        "--port-base {} with {} regions goes beyond port 65535",
+                        args.port_base,
+                        regions.len()
+                    )
+                })?;
+                nodes.push(NodePlan {
+                    name: format!("{region}-{j}"),
+                    region: region.clone(),
+                    index: j,
+                    raft_id: u64::from(i * NODES_MAX + j) + 1,
+                    voter: j == 0,
+                    ports,
+                });
+            }
+        }
+        if args.port_base.checked_add(900).is_none() {
+            return Err(miette::miette!("--port-base {} is too high", args.port_base));
+        }
+        Ok(Plan {
+            regions: regions.clone(),
+            domain: args.domain.clone(),
+            port_base: args.port_base,
+            nodes,
+        })
+    }
+
+    /// Where the emulator and the processes are steered.
+    pub(super) fn control_port(&self) -> u16 {
+        self.port_base + 900
+    }
+
+    /// Tries every port that will be listened on, and names the first that is taken.
+    pub(super) fn refuse_taken_ports(&self) -> miette::Result<()> {
+        let mut all = vec![(self.control_port(), "the steering port".to_owned())];
+        for node in &self.nodes {
+            let ports = node.ports;
+            let uses = [
+                (ports.c2s, "STARTTLS"),
+                (ports.c2s_tls, "TLS"),
+                (ports.s2s, "servers and links"),
+                (ports.http, "HTTP"),
+            ];
+            all.extend(uses.map(|(port, what)| (port, format!("{}, {what}", node.name))));
+        }
+        for (port, what) in all {
+            if let Err(cause) = TcpListener::bind(("127.0.0.1", port)) {
+                return Err(miette::miette!(
+                    help = "is another quickstart running? --port-base takes other ports",
+                    "port {port} ({what}) cannot be had: {cause}"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Every pair of nodes in different regions: who dials (the smaller name), and who is dialled.
+    pub(super) fn pairs(&self) -> Vec<(&NodePlan, &NodePlan)> {
+        let mut pairs = Vec::new();
+        for from in &self.nodes {
+            for to in &self.nodes {
+                if from.region != to.region && from.name < to.name {
+                    pairs.push((from, to));
+                }
+            }
+        }
+        pairs
+    }
+
+    /// The names that the certificate of a node is good for.
+    pub(super) fn names(&self) -> Vec<String> {
+        let domain = &self.domain;
+        let mut names = vec![domain.clone(), format!("*.{domain}")];
+        names.extend(self.regions.iter().map(|region| format!("{region}.{domain}")));
+        names.extend(["rooms", "pubsub", "upload", "anon"].map(|name| format!("{name}.{domain}")));
+        names
+    }
+
+    /// Bare JIDs with their passwords.
+    pub(super) fn accounts(&self, users: u32) -> Vec<(String, String)> {
+        let people = ["alice", "bob", "carol", "dave", "admin"]
+            .map(|name| (name.to_owned(), "wonderland".to_owned()));
+        people
+            .into_iter()
+            .chain((0..users).map(|n| (format!("user{n}"), format!("pw{n}"))))
+            .map(|(name, password)| (format!("{name}@{}", self.domain), password))
+            .collect()
+    }
+
+    /// The configuration of one node.
+    pub(super) fn config(
+        &self,
+        node: &NodePlan,
+        dialled: &Dialled,
+        fingerprints: &BTreeMap<String, Fingerprint>,
+    ) -> String {
+        let NodePlan { name, region, index, raft_id, voter, ports } = node;
+        let domain = &self.domain;
+        let place = place(region).map(|(north, east)| format!("place = [{north}, {east}]\n"));
+        let mut text = format!(
+            r#"# Node {name} of `pangaea quickstart`, written anew at every start. A good example to begin with; every key is
+# explained in config/examples/one-node.toml. Relative paths start from this directory.
+
+[node]
+region = "{region}"
+index = {index}
+data_dir = "{name}"
+
+[domains]
+global = "{domain}"
+regional = "{region}.{domain}"
+anon = "anon.{domain}"
+rooms = "rooms.{domain}"
+pubsub = "pubsub.{domain}"
+upload = "upload.{domain}"
+
+[c2s]
+listen = ["127.0.0.1:{c2s}"]
+listen_tls = ["127.0.0.1:{c2s_tls}"]
+certificate = "{name}.pem"
+key = "{name}.key"
+# Only here, on loopback.
+allow_plain_without_tls = true
+
+[s2s]
+listen = ["127.0.0.1:{s2s}"]
+
+[http]
+listen = ["127.0.0.1:{http}"]
+
+[admin]
+accounts = ["admin@{domain}"]
+
+[metadata]
+cluster = "{domain}"
+raft_id = {raft_id}
+voter = {voter}
+
+[geo]
+{place}# How long a stanza waits for a region that cannot be reached.
+hold = "1m"
+
+[registration]
+enabled = true
+per_address_per_10min = 1000
+
+[limits]
+# All clients of a quickstart come from one address.
+unauthenticated_per_address_max = 20000
+"#,
+            c2s = ports.c2s,
+            c2s_tls = ports.c2s_tls,
+            s2s = ports.s2s,
+            http = ports.http,
+            place = place.unwrap_or_default(),
+        );
+        for peer in self.nodes.iter().filter(|peer| peer.name != *name) {
+            let direct = SocketAddr::from(([127, 0, 0, 1], peer.ports.s2s));
+            let line = dialled.get(&(name.clone(), peer.name.clone()));
+            let why = match line {
+                Some(_) => "# The WAN emulator, on the way to the peer.\n",
+                None => "",
+            };
+            let _ = write!(
+                text,
+                r#"
+[[peers]]
+region = "{}"
+node = {}
+{why}address = "{}"
+fingerprint = "{}"
+raft_id = {}
+voter = {}
+"#,
+                peer.region,
+                peer.index,
+                line.unwrap_or(&direct),
+                fingerprints.get(&peer.name).map(ToString::to_string).unwrap_or_default(),
+                peer.raft_id,
+                peer.voter,
+            );
+        }
+        text
+    }
+}
+
+fn refuse_what_comes_later(args: &Args) -> miette::Result<()> {
+    let later = [
+        ("--redis", args.redis.is_some()),
+        ("--database", args.database.is_some()),
+        ("--dns", args.dns.is_some()),
+        ("--nodes above 1", args.nodes > 1),
+    ];
+    if let Some((option, _)) = later.iter().find(|(_, asked)| *asked) {
+        return Err(miette::miette!(
+            help = "leave it out: each region is one node with SQLite and an in-process table",
+            "{option} comes with a later version"
+        ));
+    }
+    if args.nodes == 0 {
+        return Err(miette::miette!(
+            "--nodes: a region has at least one node, and at most {NODES_MAX}"
+        ));
+    }
+    Ok(())
+}
+
+/// Where the regions of the examples are.
+fn place(region: &str) -> Option<(f64, f64)> {
+    Some(match region {
+        "eu" => (50.1, 8.7),
+        "us" => (39.0, -77.5),
+        "ap" => (1.35, 103.8),
+        "sa" => (-23.5, -46.6),
+        "af" => (-26.2, 28.0),
+        "oc" => (-33.9, 151.2),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn plan(line: &str) -> miette::Result<Plan> {
+        let words = std::iter::once("quickstart").chain(line.split_whitespace());
+        Plan::new(&Line::parse_from(words).args)
+    }
+
+    #[test]
+    fn ports_follow_the_formula() {
+        let check = |i, j, expected: [u16; 5]| {
+            let ports = ports(5000, i, j).unwrap();
+            let found = [ports.c2s, ports.c2s_tls, ports.s2s, ports.components, ports.http];
+            assert_eq!(found, expected);
+        };
+        check(0, 0, [5222, 5223, 5269, 5347, 5280]);
+        check(1, 0, [6222, 6223, 6269, 6347, 6280]);
+        check(2, 4, [7262, 7263, 7309, 7387, 7320]);
+        assert_eq!(ports(65_000, 1, 0), None);
+        assert_eq!(plan("--port-base 7000").unwrap().control_port(), 7900);
+    }
+
+    #[test]
+    fn no_two_listeners_of_a_plan_share_a_port() {
+        let mut seen = std::collections::BTreeSet::from([5900]);
+        for (i, j) in (0..3).flat_map(|i| (0..NODES_MAX).map(move |j| (i, j))) {
+            let ports = ports(5000, i, j).unwrap();
+            for port in [ports.c2s, ports.c2s_tls, ports.s2s, ports.components, ports.http] {
+                assert!(seen.insert(port), "{port}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_smaller_name_dials_across_regions() {
+        let plan = plan("").unwrap();
+        let pairs: Vec<(&str, &str)> =
+            plan.pairs().iter().map(|(from, to)| (from.name.as_str(), to.name.as_str())).collect();
+        assert_eq!(pairs, [("eu-0", "us-0"), ("ap-0", "eu-0"), ("ap-0", "us-0")]);
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_in_words() {
+        let check = |line: &str, says: &str| {
+            let error = plan(line).expect_err(line).to_string();
+            assert!(error.contains(says), "{error} should say {says:?}");
+        };
+        check("--nodes 2", "later version");
+        check("--nodes 0", "at least one");
+        check("--redis redis://h", "--redis comes with a later version");
+        check("--database postgres://h", "--database comes");
+        check("--dns 127.0.0.1:53", "--dns comes");
+        check("--regions eu,EU", "\"EU\" cannot be");
+        check("--regions eu,us,eu", "eu is named twice");
+        check("--regions rooms", "service already");
+        check("--domain Chat.Example", "not a domain name");
+        check("--port-base 64000", "beyond port 65535");
+    }
+
+    #[test]
+    fn accounts_are_those_of_the_contract() {
+        let accounts = plan("--domain a.b").unwrap().accounts(2);
+        let names: Vec<&str> = accounts.iter().map(|(name, _)| name.as_str()).collect();
+        let people = ["alice@a.b", "bob@a.b", "carol@a.b", "dave@a.b", "admin@a.b"];
+        assert_eq!(names[..5], people);
+        assert_eq!(accounts[4].1, "wonderland");
+        assert_eq!(accounts[6], ("user1@a.b".to_owned(), "pw1".to_owned()));
+    }
+
+    #[test]
+    fn every_configuration_is_right_and_dials_through_the_emulator() {
+        let plan = plan("--regions eu,us,mars").unwrap();
+        let fingerprints: BTreeMap<String, Fingerprint> = (1u8..)
+            .zip(&plan.nodes)
+            .map(|(n, node)| (node.name.clone(), Fingerprint([n; 32])))
+            .collect();
+        let line = ("eu-0".to_owned(), "us-0".to_owned());
+        let dialled = Dialled::from([(line, SocketAddr::from(([127, 0, 0, 1], 40_001)))]);
+        for node in &plan.nodes {
+            let text = plan.config(node, &dialled, &fingerprints);
+            let config = config::Config::parse(&text, "test", Path::new("/dir"))
+                .unwrap_or_else(|error| panic!("{:?}", miette::Report::new(error)));
+            assert_eq!(config.node_name(), node.name);
+            assert_eq!(config.peers.len(), 2);
+            assert_eq!(config.metadata.raft_id, node.raft_id);
+            assert_eq!(config.node.data_dir, Path::new("/dir").join(&node.name));
+            assert!(config.registration.enabled && config.c2s.allow_plain_without_tls);
+            let peer = config.peers.iter().find(|peer| peer.name() == "us-0");
+            match (node.name.as_str(), peer) {
+                ("eu-0", Some(peer)) => assert_eq!(peer.address, "127.0.0.1:40001"),
+                ("mars-0", Some(peer)) => assert_eq!(peer.address, "127.0.0.1:6269"),
+                _ => {}
+            }
+        }
+    }
+}

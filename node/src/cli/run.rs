@@ -1,0 +1,109 @@
+//! `pangaea run`: one node, from its configuration to a graceful stop.
+//!
+//! Calls `config` for the configuration and `app::run` for everything else. The first SIGINT or SIGTERM stops the
+//! node gracefully, within `node.drain_deadline`; a second one ends it at once.
+
+use std::io::Read;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use config::Config;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+/// What a graceful stop may take beyond its deadline before the process ends itself.
+const GRACE: Duration = Duration::from_secs(2);
+
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  pangaea run --config /etc/pangaea/eu-0.toml
+  PANGAEA_LOG=info,s2s=debug pangaea run --config eu-0.toml
+
+SIGINT or SIGTERM stops the node gracefully; a second one ends it at once.
+`pangaea quickstart` writes configurations to start from; config/examples/ explains every key.")]
+pub(super) struct Args {
+    /// The configuration, TOML
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Stop gracefully when standard input ends, so that a node never outlives the one that started it
+    #[arg(long, hide = true)]
+    watch_stdin: bool,
+}
+
+pub(super) fn main(args: Args) -> miette::Result<()> {
+    let config = Config::load(&args.config)?;
+    super::log::start(&config.log)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|cause| miette::miette!("the runtime does not start: {cause}"))?;
+    let done = runtime.block_on(async {
+        let stop = stop_signal(args.watch_stdin)?;
+        until_stopped(config, stop).await
+    });
+    // What still runs (a blocking read, a timer) does not hold the process up.
+    runtime.shutdown_background();
+    done
+}
+
+/// The server, which drains when `stop` becomes true; if it does not end in time, it is ended.
+async fn until_stopped(config: Config, mut stop: watch::Receiver<bool>) -> miette::Result<()> {
+    let name = config.node_name();
+    let deadline = config.node.drain_deadline;
+    let too_long = {
+        let mut stop = stop.clone();
+        async move {
+            let _ = stop.wait_for(|stop| *stop).await;
+            tokio::time::sleep(deadline + GRACE).await;
+        }
+    };
+    stop.mark_unchanged();
+    tokio::select! {
+        done = serve(config, stop) => done,
+        () = too_long => Err(miette::miette!("{name} did not stop within {deadline:?}: ended")),
+    }
+}
+
+/// The node itself. The one line that joins the commands to the server.
+async fn serve(config: Config, stop: watch::Receiver<bool>) -> miette::Result<()> {
+    // Until `app` is there: only the HTTP port answers, so that quickstart can be tried.
+    let router = axum::Router::new()
+        .route("/health", axum::routing::get(|| async { "ok\n" }))
+        .route("/ready", axum::routing::get(|| async { r#"{"ready":true,"reasons":[]}"# }));
+    let listeners =
+        crate::http::bind(&config.http.listen).await.map_err(|cause| miette::miette!("{cause}"))?;
+    crate::http::serve(listeners, router, config.limits.http_connections_max, stop)
+        .await
+        .map_err(|cause| miette::miette!("{cause}"))
+}
+
+/// True once SIGINT or SIGTERM came, or standard input ended if that is watched. A second signal ends the process.
+pub(super) fn stop_signal(watch_stdin: bool) -> miette::Result<watch::Receiver<bool>> {
+    let (stop, stopped) = watch::channel(false);
+    let failed = |cause| miette::miette!("signals cannot be watched: {cause}");
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    if watch_stdin {
+        let stop = stop.clone();
+        // A thread, not a task: nothing can cancel a read of standard input, and the process must not wait for it.
+        std::thread::spawn(move || {
+            let mut buffer = [0; 64];
+            while std::io::stdin().read(&mut buffer).is_ok_and(|n| n > 0) {}
+            stop.send_replace(true);
+        });
+    }
+    tokio::spawn(async move {
+        for second in [false, true] {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            if second {
+                std::process::exit(130);
+            }
+            stop.send_replace(true);
+        }
+    });
+    Ok(stopped)
+}
