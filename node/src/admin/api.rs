@@ -6,7 +6,8 @@
 
 use std::sync::Arc;
 
-use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::body::Bytes;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, Query, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
@@ -15,6 +16,7 @@ use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
 use base64::Engine;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{IntoParams, Modify, OpenApi};
@@ -156,19 +158,18 @@ async fn reply<T>(answer: Answer<'_, T>) -> Reply<T> {
     answer.await.map(Json)
 }
 
-/// A JSON body whose mistakes are refused in our own form.
+/// A JSON body, whatever its content type says; its mistakes are refused in our own form.
 struct Body<T>(T);
 
-impl<S: Send + Sync, T> FromRequest<S> for Body<T>
-where
-    Json<T>: FromRequest<S, Rejection = JsonRejection>,
-{
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     type Rejection = Refusal;
     async fn from_request(request: Request, state: &S) -> Result<Self, Refusal> {
-        match Json::<T>::from_request(request, state).await {
-            Ok(Json(body)) => Ok(Body(body)),
-            Err(rejection) => Err(Refusal::invalid(rejection.body_text())),
-        }
+        let bytes = Bytes::from_request(request, state)
+            .await
+            .map_err(|rejection| Refusal::invalid(rejection.body_text()))?;
+        serde_json::from_slice(&bytes)
+            .map(Body)
+            .map_err(|cause| Refusal::invalid(format!("not the JSON that belongs here: {cause}")))
     }
 }
 

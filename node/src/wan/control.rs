@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::rejection::JsonRejection;
+use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
@@ -63,9 +63,11 @@ async fn show(State(steered): State<Steered>) -> Json<Vec<Seen>> {
 async fn change(
     State(steered): State<Steered>,
     Path((from, to)): Path<(String, String)>,
-    change: Result<Json<Change>, JsonRejection>,
+    body: Bytes,
 ) -> Reply<Vec<Seen>> {
-    let Json(change) = change.map_err(|rejection| Refusal::invalid(rejection.body_text()))?;
+    // Whatever the content type says: `curl -d` calls everything a form.
+    let change: Change = serde_json::from_slice(&body)
+        .map_err(|cause| Refusal::invalid(format!("not the JSON of a change: {cause}")))?;
     let seen = steered.wan.change(&from, &to, change);
     if seen.is_empty() { Err(no_line(&from, &to)) } else { Ok(Json(seen)) }
 }

@@ -38,7 +38,7 @@ Examples:
   pangaea quickstart
   pangaea quickstart --wan 80ms
   pangaea quickstart --regions eu,us --dir /tmp/two --port-base 7000
-  curl -X PUT http://127.0.0.1:5900/wan/eu/us -d '{\"delay_ms\":80,\"jitter_ms\":10}' -H 'content-type: application/json'
+  curl -X PUT http://127.0.0.1:5900/wan/eu/us -d '{\"delay_ms\":80,\"jitter_ms\":10}'
   curl -X POST http://127.0.0.1:5900/nodes/us-0/kill
 
 Node j of region i (both from 0) listens on 127.0.0.1 at port-base + 1000·i + 10·j + 222 (STARTTLS),
