@@ -1,1 +1,16 @@
-//! Placeholder.
+//! Who is connected where, and what follows from it: the policy of the geo layer. JIDs yes, XML no; no socket, no clock, no
+//! randomness: everything takes `now` and gives values back (blueprint §4, §5; `docs/architecture.md`).
+
+pub mod health;
+pub mod home;
+pub mod nearest;
+pub mod node_ix;
+pub mod park;
+pub mod session_table;
+
+pub use node_ix::{NodeIx, Nodes};
+pub use park::Mark;
+pub use session_table::{
+    Bound, Carrier, Choice, Directory, Outcome, ParkLimits, Place, RouteEntry, Row, Trail,
+    leave_trail,
+};

@@ -1,0 +1,90 @@
+//! Room: the session row, "this full JID is connected there" (blueprint §1), and its form in the route log.
+//! One writer: the region that holds the connection. Generation is the bind's hybrid time; it decides conflicts, never wall time.
+
+use replication::clock::Hlc;
+use serde::{Deserialize, Serialize};
+use xmpp::jid::FullJid;
+
+use crate::node_ix::NodeIx;
+
+/// Where a row's connection is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place<H> {
+    /// On this node, reachable through the handle.
+    Here(H),
+    /// On another node.
+    There(NodeIx),
+}
+
+/// One connected resource.
+#[derive(Clone, Debug)]
+pub struct Row<H> {
+    /// The full JID.
+    pub full: FullJid,
+    /// Where it is.
+    pub place: Place<H>,
+    /// When it was bound. A newer generation of the same full JID wins; on a tie the greater node name does (the caller says).
+    pub generation: Hlc,
+    /// RFC 6121 §4.7.2.3; meaningful only when available.
+    pub priority: i8,
+    /// Has sent initial presence and not withdrawn it.
+    pub available: bool,
+    /// False while its node has been silent for longer than `geo.dead_after`: contacts were told `unavailable`.
+    pub lit: bool,
+}
+
+impl<H> Row<H> {
+    /// The handle, if the row is here.
+    pub fn here(&self) -> Option<&H> {
+        match &self.place {
+            Place::Here(handle) => Some(handle),
+            Place::There(_) => None,
+        }
+    }
+
+    /// The node, if the row is elsewhere.
+    pub fn there(&self) -> Option<NodeIx> {
+        match self.place {
+            Place::Here(_) => None,
+            Place::There(node) => Some(node),
+        }
+    }
+}
+
+/// A change of rows as the route log carries it, in the order it happened. Idempotent: applying one twice changes nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RouteEntry {
+    /// A snapshot begins: what the receiver knew of this node's rows and is not repeated before `SnapshotEnd` is gone.
+    SnapshotBegin,
+    /// All rows have been told.
+    SnapshotEnd,
+    /// A resource was bound, or its row is repeated in a snapshot.
+    Bind {
+        /// Whose.
+        full: FullJid,
+        /// When.
+        generation: Hlc,
+        /// Its priority.
+        priority: i8,
+        /// Whether it is available.
+        available: bool,
+    },
+    /// Its presence changed.
+    Update {
+        /// Whose.
+        full: FullJid,
+        /// Which bind.
+        generation: Hlc,
+        /// New priority.
+        priority: i8,
+        /// New availability.
+        available: bool,
+    },
+    /// It is gone.
+    Unbind {
+        /// Whose.
+        full: FullJid,
+        /// Which bind.
+        generation: Hlc,
+    },
+}
