@@ -7,5 +7,6 @@ pub mod cli;
 pub mod http;
 pub mod metrics;
 pub mod session;
+pub mod storage;
 pub mod transport;
 pub mod wan;

@@ -1,0 +1,315 @@
+//! Storage in ordered maps: for tests, simulations and a node that keeps nothing. Called through [`Storage`].
+//!
+//! One lock, never held over an await, makes every write atomic. "Durable" here means: as long as the value lives.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, ready};
+use parking_lot::RwLock;
+use replication::{Change, Entry};
+
+use super::{
+    Answer, LogPage, Page, Place, Position, Replace, Row, Storage, StorageError, changes,
+    check_order, row_bytes,
+};
+
+/// Everything in memory. `Memory::default()` is empty.
+#[derive(Debug, Default)]
+pub struct Memory {
+    tables: RwLock<Tables>,
+}
+
+#[derive(Debug, Default)]
+struct Tables {
+    rows: BTreeMap<Place, Vec<u8>>,
+    log: BTreeMap<u64, Entry>,
+    applied: BTreeMap<String, Position>,
+    meta: BTreeMap<String, Vec<u8>>,
+}
+
+impl Tables {
+    fn values_of(&self, store: &str, owner: &str) -> impl Iterator<Item = (&str, &Vec<u8>)> {
+        let first = Place::Value(store.to_owned(), owner.to_owned(), String::new());
+        self.rows.range(first..).map_while(move |(place, value)| match place {
+            Place::Value(s, o, key) if s == store && o == owner => Some((key.as_str(), value)),
+            _ => None,
+        })
+    }
+
+    fn items_of(
+        &self,
+        store: &str,
+        owner: &str,
+        from: u64,
+        to: u64,
+    ) -> impl DoubleEndedIterator<Item = (u64, &Vec<u8>)> {
+        let place = |id| Place::Item(store.to_owned(), owner.to_owned(), id);
+        // An inverted range would panic; nothing lies in it.
+        let bounds = if from <= to { Some(place(from)..=place(to)) } else { None };
+        bounds.into_iter().flat_map(|bounds| self.rows.range(bounds)).filter_map(
+            |(place, value)| match place {
+                Place::Item(_, _, id) => Some((*id, value)),
+                Place::Value(..) => None,
+            },
+        )
+    }
+
+    fn change(&mut self, change: &Change) {
+        let value = |store: &str, owner: &String, key: &String| {
+            Place::Value(store.to_owned(), owner.clone(), key.clone())
+        };
+        let item =
+            |store: &str, owner: &String, id| Place::Item(store.to_owned(), owner.clone(), id);
+        let store = change.store().as_str();
+        match change {
+            Change::Put { owner, key, value: bytes, .. } => {
+                self.rows.insert(value(store, owner, key), bytes.clone());
+            }
+            Change::Delete { owner, key, .. } => {
+                self.rows.remove(&value(store, owner, key));
+            }
+            Change::Append { owner, id, value: bytes, .. } => {
+                self.rows.insert(item(store, owner, *id), bytes.clone());
+            }
+            Change::Remove { owner, id, .. } => {
+                self.rows.remove(&item(store, owner, *id));
+            }
+            Change::Clear { owner, .. } => {
+                let keys: Vec<String> =
+                    self.values_of(store, owner).map(|(key, _)| key.to_owned()).collect();
+                for key in keys {
+                    self.rows.remove(&value(store, owner, &key));
+                }
+                self.trim(store, owner, u64::MAX);
+            }
+            Change::Trim { owner, upto, .. } => self.trim(store, owner, *upto),
+        }
+    }
+
+    fn trim(&mut self, store: &str, owner: &str, upto: u64) {
+        let ids: Vec<u64> = self.items_of(store, owner, 0, upto).map(|(id, _)| id).collect();
+        for id in ids {
+            self.rows.remove(&Place::Item(store.to_owned(), owner.to_owned(), id));
+        }
+    }
+
+    fn replace(&mut self, replace: Replace<'_>) {
+        let gone: Vec<Place> = self
+            .after(replace.from.clone())
+            .map(|(place, _)| place)
+            .take_while(|place| replace.to.as_ref().is_none_or(|to| *place <= to))
+            .filter(|place| (replace.owned)(place.owner()))
+            .cloned()
+            .collect();
+        for place in gone {
+            self.rows.remove(&place);
+        }
+        self.rows.extend(replace.rows.into_iter().filter(|row| (replace.owned)(row.0.owner())));
+    }
+
+    fn after(&self, place: Option<Place>) -> impl Iterator<Item = (&Place, &Vec<u8>)> {
+        let from = place.map_or(Bound::Unbounded, Bound::Excluded);
+        self.rows.range((from, Bound::Unbounded))
+    }
+}
+
+impl Memory {
+    fn read<T: Send + 'static>(&self, read: impl FnOnce(&Tables) -> T) -> Answer<'_, T> {
+        ready(Ok(read(&self.tables.read()))).boxed()
+    }
+
+    /// Everything that is stored, for tests that compare replicas.
+    #[cfg(test)]
+    pub(crate) fn all_rows(&self) -> Vec<Row> {
+        self.tables
+            .read()
+            .rows
+            .iter()
+            .map(|(place, value)| (place.clone(), value.clone()))
+            .collect()
+    }
+}
+
+impl Storage for Memory {
+    fn get<'a>(
+        &'a self,
+        store: &'a str,
+        owner: &'a str,
+        key: &'a str,
+    ) -> Answer<'a, Option<Vec<u8>>> {
+        let place = Place::Value(store.to_owned(), owner.to_owned(), key.to_owned());
+        self.read(|tables| tables.rows.get(&place).cloned())
+    }
+
+    fn map<'a>(&'a self, store: &'a str, owner: &'a str) -> Answer<'a, Vec<(String, Vec<u8>)>> {
+        self.read(|tables| {
+            let values = tables.values_of(store, owner);
+            values.map(|(key, value)| (key.to_owned(), value.clone())).collect()
+        })
+    }
+
+    fn archive<'a>(
+        &'a self,
+        store: &'a str,
+        owner: &'a str,
+        page: Page,
+    ) -> Answer<'a, Vec<(u64, Vec<u8>)>> {
+        self.read(|tables| {
+            let (Some(from), Some(to)) = (
+                page.after.map_or(Some(0), |after| after.checked_add(1)),
+                page.before.map_or(Some(u64::MAX), |before| before.checked_sub(1)),
+            ) else {
+                return Vec::new();
+            };
+            let items = tables.items_of(store, owner, from, to);
+            let items = items.map(|(id, value)| (id, value.clone()));
+            if page.newest {
+                let mut found: Vec<_> = items.rev().take(page.max).collect();
+                found.reverse();
+                found
+            } else {
+                items.take(page.max).collect()
+            }
+        })
+    }
+
+    fn archive_len<'a>(&'a self, store: &'a str, owner: &'a str) -> Answer<'a, u64> {
+        self.read(|tables| tables.items_of(store, owner, 0, u64::MAX).count() as u64)
+    }
+
+    fn owners<'a>(
+        &'a self,
+        store: &'a str,
+        after: Option<&'a str>,
+        max: usize,
+    ) -> Answer<'a, Vec<String>> {
+        self.read(|tables| {
+            let first =
+                Place::Value(store.to_owned(), after.unwrap_or("").to_owned(), String::new());
+            let mut found: Vec<String> = Vec::new();
+            for place in tables.rows.range(first..).map(|(place, _)| place) {
+                match place {
+                    Place::Value(s, owner, _) if s == store => {
+                        if found.last() != Some(owner) && Some(owner.as_str()) != after {
+                            if found.len() == max {
+                                break;
+                            }
+                            found.push(owner.clone());
+                        }
+                    }
+                    _ => break,
+                }
+            }
+            found
+        })
+    }
+
+    fn commit_home(&self, entries: Vec<Entry>) -> Answer<'_, ()> {
+        async move {
+            let mut tables = self.tables.write();
+            let head = tables.log.last_key_value().map_or(0, |(seq, _)| *seq);
+            check_order(head, &entries)?;
+            changes(&entries).for_each(|change| tables.change(change));
+            tables.log.extend(entries.into_iter().map(|entry| (entry.seq, entry)));
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn apply<'a>(
+        &'a self,
+        home: &'a str,
+        position: Position,
+        entries: Vec<Entry>,
+    ) -> Answer<'a, ()> {
+        async move {
+            let mut tables = self.tables.write();
+            changes(&entries).for_each(|change| tables.change(change));
+            tables.applied.insert(home.to_owned(), position);
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn applied<'a>(&'a self, home: &'a str) -> Answer<'a, Option<Position>> {
+        self.read(|tables| tables.applied.get(home).copied())
+    }
+
+    fn log_read(&self, after: u64, bytes_max: usize) -> Answer<'_, LogPage> {
+        self.read(|tables| {
+            let head = tables.log.last_key_value().map_or(0, |(seq, _)| *seq);
+            if after >= head {
+                return LogPage::Entries(Vec::new());
+            }
+            if !tables.log.contains_key(&(after + 1)) {
+                return LogPage::Trimmed;
+            }
+            let mut bytes = 0;
+            let mut page = Vec::new();
+            for entry in tables.log.range(after + 1..).map(|(_, entry)| entry) {
+                bytes += entry.bytes();
+                if bytes > bytes_max && !page.is_empty() {
+                    break;
+                }
+                page.push(entry.clone());
+            }
+            LogPage::Entries(page)
+        })
+    }
+
+    fn log_head(&self) -> Answer<'_, u64> {
+        self.read(|tables| tables.log.last_key_value().map_or(0, |(seq, _)| *seq))
+    }
+
+    fn log_trim(&self, upto: u64) -> Answer<'_, ()> {
+        async move {
+            let mut tables = self.tables.write();
+            let head = tables.log.last_key_value().map_or(0, |(seq, _)| *seq);
+            tables.log = tables.log.split_off(&upto.saturating_add(1).min(head));
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn rows(&self, after: Option<Place>, bytes_max: usize) -> Answer<'_, Vec<Row>> {
+        self.read(|tables| {
+            let mut bytes = 0;
+            let mut page = Vec::new();
+            for (place, value) in tables.after(after) {
+                let row = (place.clone(), value.clone());
+                bytes += row_bytes(&row);
+                if bytes > bytes_max && !page.is_empty() {
+                    break;
+                }
+                page.push(row);
+            }
+            page
+        })
+    }
+
+    fn replace<'a>(&'a self, replace: Replace<'a>) -> Answer<'a, ()> {
+        async move {
+            self.tables.write().replace(replace);
+            Ok::<(), StorageError>(())
+        }
+        .boxed()
+    }
+
+    fn meta<'a>(&'a self, key: &'a str) -> Answer<'a, Option<Vec<u8>>> {
+        self.read(|tables| tables.meta.get(key).cloned())
+    }
+
+    fn set_meta<'a>(&'a self, key: &'a str, value: Vec<u8>) -> Answer<'a, ()> {
+        async move {
+            self.tables.write().meta.insert(key.to_owned(), value);
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        ready(()).boxed()
+    }
+}

@@ -1,0 +1,233 @@
+//! Durable data in three shapes: one value (a map with the key `""`), a map of values, an archive (items with growing
+//! ids). Every row has a store (`roster`, `offline`, …) and an owner (a bare JID: an account's or a room's).
+//!
+//! Features read here, from the local replica. Nobody but `homes` writes: its writer through [`Storage::commit_home`],
+//! its replicas through [`Storage::apply`] and [`Storage::replace`]. A backend implements shapes and knows no feature;
+//! it is finished when `suite.rs` passes. Deliberately absent: who may write what (that is `homes`), XML, transactions
+//! that a feature could hold open.
+
+pub mod memory;
+pub mod sqlite;
+#[cfg(test)]
+mod suite;
+
+use std::error::Error as StdError;
+
+use futures_util::future::BoxFuture;
+use replication::{Change, Entry};
+use serde::{Deserialize, Serialize};
+
+/// Why storage could not do what was asked. Nothing of the operation has happened, unless the variant says otherwise.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// The database could not be opened or brought to this version's tables.
+    #[error("cannot open the database {name}: {cause}")]
+    Open {
+        /// File or URL, without secrets.
+        name: String,
+        /// What the driver said.
+        cause: Cause,
+    },
+    /// A read failed.
+    #[error("cannot read: {0}")]
+    Read(Cause),
+    /// A commit, an apply or a trim failed; its transaction was rolled back.
+    #[error("cannot write: {0}")]
+    Write(Cause),
+    /// The entries handed to [`Storage::commit_home`] do not follow the log's head.
+    #[error("log entry {found} handed in, the next one is {expected}")]
+    Order {
+        /// What the log needs next.
+        expected: u64,
+        /// What came.
+        found: u64,
+    },
+    /// A stored value does not read back: another format, or damage.
+    #[error("damaged or of an unknown format: {0}")]
+    Damaged(String),
+    /// Storage is closing.
+    #[error("storage is closed")]
+    Closed,
+}
+
+/// What a driver said, kept whole.
+pub type Cause = Box<dyn StdError + Send + Sync>;
+
+/// What storage methods return. Dropping one before it is ready leaves either everything of a write or nothing.
+pub type Answer<'a, T> = BoxFuture<'a, Result<T, StorageError>>;
+
+/// Which items of an archive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Page {
+    /// Only ids greater than this.
+    pub after: Option<u64>,
+    /// Only ids smaller than this.
+    pub before: Option<u64>,
+    /// At most this many items.
+    pub max: usize,
+    /// Take the newest of what qualifies instead of the oldest. The answer is in growing order all the same.
+    pub newest: bool,
+}
+
+impl Page {
+    /// The oldest `max` items after `after`.
+    pub const fn after(after: Option<u64>, max: usize) -> Page {
+        Page { after, before: None, max, newest: false }
+    }
+
+    /// The newest `max` items before `before`.
+    pub const fn before(before: Option<u64>, max: usize) -> Page {
+        Page { after: None, before, max, newest: true }
+    }
+}
+
+/// The place of one row among all rows: first all map rows, then all archive rows, each by store, owner and key or id.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Place {
+    /// Map shape: store, owner, key.
+    Value(String, String, String),
+    /// Archive shape: store, owner, id.
+    Item(String, String, u64),
+}
+
+impl Place {
+    /// Whose row.
+    pub fn owner(&self) -> &str {
+        match self {
+            Place::Value(_, owner, _) | Place::Item(_, owner, _) => owner,
+        }
+    }
+}
+
+/// One row as a snapshot carries it.
+pub type Row = (Place, Vec<u8>);
+
+/// How far a replica has applied a region's durable log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Position {
+    /// Which life of that log: a region that lost its database begins another.
+    pub log: u64,
+    /// The last entry applied; 0 is before the first.
+    pub seq: u64,
+}
+
+/// What a read of the log finds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LogPage {
+    /// The entries that follow, in order; empty at the head.
+    Entries(Vec<Entry>),
+    /// The entry that should come next was trimmed away: only a snapshot helps.
+    Trimmed,
+}
+
+/// A range of places to be replaced by what another region has there (see [`Storage::replace`]).
+pub struct Replace<'a> {
+    /// Exclusive start; None: from the first place.
+    pub from: Option<Place>,
+    /// Inclusive end; None: to the last place.
+    pub to: Option<Place>,
+    /// Which owners' rows are replaced. Others' rows in the range stay, and rows for them are not taken.
+    pub owned: &'a (dyn Fn(&str) -> bool + Sync),
+    /// What stands in the range from now on, in order.
+    pub rows: Vec<Row>,
+}
+
+/// A database. Object safe; every method may be called from many tasks at once.
+pub trait Storage: Send + Sync + 'static {
+    /// The value at one key (`""` for the one-value shape).
+    fn get<'a>(
+        &'a self,
+        store: &'a str,
+        owner: &'a str,
+        key: &'a str,
+    ) -> Answer<'a, Option<Vec<u8>>>;
+
+    /// All values of one owner in one store, by key.
+    fn map<'a>(&'a self, store: &'a str, owner: &'a str) -> Answer<'a, Vec<(String, Vec<u8>)>>;
+
+    /// A page of an archive, in growing order of ids.
+    fn archive<'a>(
+        &'a self,
+        store: &'a str,
+        owner: &'a str,
+        page: Page,
+    ) -> Answer<'a, Vec<(u64, Vec<u8>)>>;
+
+    /// How many items an owner's archive has.
+    fn archive_len<'a>(&'a self, store: &'a str, owner: &'a str) -> Answer<'a, u64>;
+
+    /// The first `max` owners after `after` (all: None) that have a value in a map store, in order of their bytes.
+    fn owners<'a>(
+        &'a self,
+        store: &'a str,
+        after: Option<&'a str>,
+        max: usize,
+    ) -> Answer<'a, Vec<String>>;
+
+    /// The home's commit: the entries' changes and the entries themselves, in one transaction, durable when it returns.
+    /// The first entry must follow the log's head.
+    fn commit_home(&self, entries: Vec<Entry>) -> Answer<'_, ()>;
+
+    /// The replica's commit: changes of entries of `home`'s log and the position they lead to, in one transaction. The
+    /// caller has checked their order; entries handed in here are not written to our own log.
+    fn apply<'a>(
+        &'a self,
+        home: &'a str,
+        position: Position,
+        entries: Vec<Entry>,
+    ) -> Answer<'a, ()>;
+
+    /// How far `home`'s log has been applied here; None: never heard of it.
+    fn applied<'a>(&'a self, home: &'a str) -> Answer<'a, Option<Position>>;
+
+    /// Entries of our own log after `after`, at most about `bytes_max` bytes but at least one entry if there is one.
+    fn log_read(&self, after: u64, bytes_max: usize) -> Answer<'_, LogPage>;
+
+    /// The sequence number of the newest entry of our own log; 0: none yet.
+    fn log_head(&self) -> Answer<'_, u64>;
+
+    /// Forgets entries up to `upto`, but never the newest one.
+    fn log_trim(&self, upto: u64) -> Answer<'_, ()>;
+
+    /// All rows after a place, in order, at most about `bytes_max` bytes but at least one row if there is one. Fewer
+    /// than that does not mean the end; an empty answer does.
+    fn rows(&self, after: Option<Place>, bytes_max: usize) -> Answer<'_, Vec<Row>>;
+
+    /// Makes a range equal to what a snapshot has there, in one transaction.
+    fn replace<'a>(&'a self, replace: Replace<'a>) -> Answer<'a, ()>;
+
+    /// A small fact about this database itself (its log's identity, its genesis); not replicated.
+    fn meta<'a>(&'a self, key: &'a str) -> Answer<'a, Option<Vec<u8>>>;
+
+    /// Writes such a fact.
+    fn set_meta<'a>(&'a self, key: &'a str, value: Vec<u8>) -> Answer<'a, ()>;
+
+    /// Finishes what is running and closes; further calls answer [`StorageError::Closed`] or wait-free errors.
+    fn close(&self) -> BoxFuture<'_, ()>;
+}
+
+/// About how many bytes a row takes in a page; pages are cut by this.
+pub(crate) fn row_bytes(row: &Row) -> usize {
+    let (store, owner, key) = match &row.0 {
+        Place::Value(store, owner, key) => (store.len(), owner.len(), key.len()),
+        Place::Item(store, owner, _) => (store.len(), owner.len(), 8),
+    };
+    store + owner + key + row.1.len() + 16
+}
+
+/// A change's effect by shape: on maps and archives alike.
+pub(crate) fn changes(entries: &[Entry]) -> impl Iterator<Item = &Change> {
+    entries.iter().flat_map(|entry| entry.changes.iter())
+}
+
+/// Checks that entries are dense and follow `head`.
+pub(crate) fn check_order(head: u64, entries: &[Entry]) -> Result<(), StorageError> {
+    let mut expected = head + 1;
+    for entry in entries {
+        if entry.seq != expected {
+            return Err(StorageError::Order { expected, found: entry.seq });
+        }
+        expected += 1;
+    }
+    Ok(())
+}

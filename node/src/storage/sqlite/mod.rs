@@ -1,0 +1,422 @@
+//! Storage in one SQLite file: the embedded default. Called through [`Storage`], opened by `app`.
+//!
+//! Write-ahead log; one connection writes (SQLite allows no more), a few read, memory mapped. `load.rs` gathers single
+//! reads, `write.rs` gathers rows, `scan.rs` pages for snapshots, `schema.rs` holds the tables. All SQL is static.
+
+mod load;
+mod scan;
+mod schema;
+mod write;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use replication::Entry;
+use sqlx::pool::PoolConnection;
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
+};
+use sqlx::{Connection, Row as _, Sqlite as Driver, SqlitePool};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    Answer, LogPage, Page, Place, Position, Replace, Row, Storage, StorageError, changes,
+    check_order,
+};
+use load::Read;
+use write::{from_sql, to_sql};
+
+/// How a file is opened.
+#[derive(Debug, Clone)]
+pub struct SqliteConfig {
+    /// The file; made if missing, with `-wal` and `-shm` beside it.
+    pub path: PathBuf,
+    /// Sync the disk at every commit (`synchronous = FULL`). Without it (`NORMAL`) a power cut may take the last
+    /// commits with it, a crash of the process may not.
+    pub sync: bool,
+    /// Connections that read.
+    pub readers: u32,
+    /// Bytes of the file that are mapped into memory.
+    pub mmap_bytes: u64,
+}
+
+impl SqliteConfig {
+    /// The defaults: synced commits, two readers, 256 MiB mapped.
+    pub fn new(path: impl AsRef<Path>) -> SqliteConfig {
+        SqliteConfig {
+            path: path.as_ref().to_owned(),
+            sync: true,
+            readers: 2,
+            mmap_bytes: 256 << 20,
+        }
+    }
+}
+
+/// An open file. Belongs to one tokio runtime.
+#[derive(Debug)]
+pub struct Sqlite {
+    writer: SqlitePool,
+    readers: SqlitePool,
+    loader: mpsc::Sender<Read>,
+}
+
+impl Sqlite {
+    /// Opens the file and brings it to this version's tables.
+    pub async fn open(config: SqliteConfig) -> Result<Sqlite, StorageError> {
+        let name = config.path.display().to_string();
+        let opened = Sqlite::try_open(config).await;
+        opened.map_err(|cause| StorageError::Open { name, cause: cause.into() })
+    }
+
+    async fn try_open(config: SqliteConfig) -> Result<Sqlite, sqlx::Error> {
+        let sync = if config.sync { SqliteSynchronous::Full } else { SqliteSynchronous::Normal };
+        let options = SqliteConnectOptions::new()
+            .filename(&config.path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(sync)
+            .busy_timeout(Duration::from_secs(10))
+            .pragma("mmap_size", config.mmap_bytes.to_string())
+            .pragma("cache_size", "-8000")
+            .pragma("journal_size_limit", "67108864");
+        let pool = |connections| {
+            SqlitePoolOptions::new()
+                .min_connections(1)
+                .max_connections(connections)
+                .idle_timeout(None)
+                .max_lifetime(None)
+                .test_before_acquire(false)
+                .acquire_timeout(Duration::from_secs(30))
+        };
+        let writer =
+            pool(1).connect_with(options.clone().thread_name(|_| "sqlite-write".into())).await?;
+        schema::migrate(&mut *writer.acquire().await?).await?;
+        // One more than asked for: the loader keeps one busy by itself.
+        let readers = pool(config.readers.max(1) + 1)
+            .connect_with(options.pragma("query_only", "on").thread_name(|_| "sqlite-read".into()))
+            .await?;
+        let loader = load::start(readers.clone());
+        Ok(Sqlite { writer, readers, loader })
+    }
+
+    /// The writing connection, for bulk work before the server runs (genesis).
+    pub(crate) async fn writer(&self) -> Result<PoolConnection<Driver>, StorageError> {
+        self.writer.acquire().await.map_err(failed_write)
+    }
+
+    async fn load<T>(
+        &self,
+        read: impl FnOnce(oneshot::Sender<Result<T, StorageError>>) -> Read,
+    ) -> Result<T, StorageError> {
+        let (sender, answer) = oneshot::channel();
+        self.loader.send(read(sender)).await.map_err(|_| StorageError::Closed)?;
+        answer.await.map_err(|_| StorageError::Closed)?
+    }
+
+    async fn commit(&self, entries: Vec<Entry>) -> Result<(), StorageError> {
+        let mut conn = self.writer().await?;
+        let mut tx = conn.begin_with("BEGIN IMMEDIATE").await.map_err(failed_write)?;
+        let head = sqlx::query("SELECT COALESCE(MAX(seq), 0) FROM durable_log")
+            .fetch_one(&mut *tx)
+            .await
+            .and_then(|row| row.try_get::<i64, _>(0))
+            .map_err(failed_write)?;
+        check_order(head as u64, &entries)?;
+        write::change(&mut tx, changes(&entries)).await.map_err(failed_write)?;
+        let mut log = entries
+            .iter()
+            .map(|e| write::Insert::Log(e.seq, e.shard, e.epoch, e.encode()))
+            .collect();
+        write::insert(&mut tx, &mut log).await.map_err(failed_write)?;
+        tx.commit().await.map_err(failed_write)
+    }
+
+    async fn apply_entries(
+        &self,
+        home: &str,
+        position: Position,
+        entries: Vec<Entry>,
+    ) -> Result<(), sqlx::Error> {
+        let mut conn = self.writer.acquire().await?;
+        let mut tx = conn.begin_with("BEGIN IMMEDIATE").await?;
+        write::change(&mut tx, changes(&entries)).await?;
+        sqlx::query("INSERT OR REPLACE INTO applied (region, log, seq) VALUES (?, ?, ?)")
+            .bind(home)
+            .bind(position.log as i64)
+            .bind(position.seq as i64)
+            .execute(&mut *tx)
+            .await?;
+        tx.commit().await
+    }
+
+    async fn read_log(&self, after: u64, bytes_max: usize) -> Result<LogPage, StorageError> {
+        // Rows are asked for in slices, so that one long page never holds the whole log in memory.
+        const SLICE: i64 = 256;
+        let mut page: Vec<Entry> = Vec::new();
+        let mut bytes = 0;
+        loop {
+            let last = page.last().map_or(after, |entry| entry.seq);
+            let rows = sqlx::query(
+                "SELECT seq, entry FROM durable_log WHERE seq > ? ORDER BY seq LIMIT ?",
+            )
+            .bind(last as i64)
+            .bind(SLICE)
+            .fetch_all(&self.readers)
+            .await
+            .map_err(failed_read)?;
+            let more = rows.len() as i64 == SLICE;
+            for row in rows {
+                let seq: i64 = row.try_get(0).map_err(failed_read)?;
+                let encoded: &[u8] = row.try_get(1).map_err(failed_read)?;
+                bytes += encoded.len();
+                if bytes > bytes_max && !page.is_empty() {
+                    return Ok(LogPage::Entries(page));
+                }
+                let entry = Entry::decode(encoded)
+                    .ok_or_else(|| StorageError::Damaged(format!("durable log entry {seq}")))?;
+                let expected = page.last().map_or(after, |entry| entry.seq) + 1;
+                if entry.seq != expected {
+                    return match page.is_empty() {
+                        true => Ok(LogPage::Trimmed),
+                        false => Ok(LogPage::Entries(page)),
+                    };
+                }
+                page.push(entry);
+            }
+            if !more {
+                return Ok(LogPage::Entries(page));
+            }
+        }
+    }
+}
+
+pub(crate) fn failed_read(cause: sqlx::Error) -> StorageError {
+    StorageError::Read(cause.into())
+}
+
+pub(crate) fn failed_write(cause: sqlx::Error) -> StorageError {
+    StorageError::Write(cause.into())
+}
+
+impl Storage for Sqlite {
+    fn get<'a>(
+        &'a self,
+        store: &'a str,
+        owner: &'a str,
+        key: &'a str,
+    ) -> Answer<'a, Option<Vec<u8>>> {
+        self.load(|answer| Read::Get(store.to_owned(), owner.to_owned(), key.to_owned(), answer))
+            .boxed()
+    }
+
+    fn map<'a>(&'a self, store: &'a str, owner: &'a str) -> Answer<'a, Vec<(String, Vec<u8>)>> {
+        self.load(|answer| Read::Map(store.to_owned(), owner.to_owned(), answer)).boxed()
+    }
+
+    fn archive<'a>(
+        &'a self,
+        store: &'a str,
+        owner: &'a str,
+        page: Page,
+    ) -> Answer<'a, Vec<(u64, Vec<u8>)>> {
+        const OLDEST: &str = "SELECT id, value FROM archive WHERE store = ? AND owner = ? \
+             AND id >= ? AND id <= ? ORDER BY id LIMIT ?";
+        const NEWEST: &str = "SELECT id, value FROM archive WHERE store = ? AND owner = ? \
+             AND id >= ? AND id <= ? ORDER BY id DESC LIMIT ?";
+        async move {
+            let (Some(from), Some(to)) = (
+                page.after.map_or(Some(0), |after| after.checked_add(1)),
+                page.before.map_or(Some(u64::MAX), |before| before.checked_sub(1)),
+            ) else {
+                return Ok(Vec::new());
+            };
+            let rows = sqlx::query(if page.newest { NEWEST } else { OLDEST })
+                .bind(store)
+                .bind(owner)
+                .bind(to_sql(from))
+                .bind(to_sql(to))
+                .bind(i64::try_from(page.max).unwrap_or(i64::MAX))
+                .fetch_all(&self.readers)
+                .await
+                .map_err(failed_read)?;
+            let item = |row: SqliteRow| Ok((from_sql(row.try_get(0)?), row.try_get(1)?));
+            let found: Result<Vec<_>, sqlx::Error> = rows.into_iter().map(item).collect();
+            let mut found = found.map_err(failed_read)?;
+            if page.newest {
+                found.reverse();
+            }
+            Ok(found)
+        }
+        .boxed()
+    }
+
+    fn archive_len<'a>(&'a self, store: &'a str, owner: &'a str) -> Answer<'a, u64> {
+        async move {
+            sqlx::query("SELECT COUNT(*) FROM archive WHERE store = ? AND owner = ?")
+                .bind(store)
+                .bind(owner)
+                .fetch_one(&self.readers)
+                .await
+                .and_then(|row| row.try_get::<i64, _>(0))
+                .map(|count| count as u64)
+                .map_err(failed_read)
+        }
+        .boxed()
+    }
+
+    fn owners<'a>(
+        &'a self,
+        store: &'a str,
+        after: Option<&'a str>,
+        max: usize,
+    ) -> Answer<'a, Vec<String>> {
+        async move {
+            let max = i64::try_from(max).unwrap_or(i64::MAX);
+            let query = match after {
+                None => sqlx::query(
+                    "SELECT DISTINCT owner FROM kv WHERE store = ? ORDER BY owner LIMIT ?",
+                )
+                .bind(store),
+                Some(after) => sqlx::query(
+                    "SELECT DISTINCT owner FROM kv WHERE store = ? AND owner > ? ORDER BY owner LIMIT ?",
+                )
+                .bind(store)
+                .bind(after),
+            };
+            let rows = query.bind(max).fetch_all(&self.readers).await.map_err(failed_read)?;
+            rows.into_iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(failed_read)
+        }
+        .boxed()
+    }
+
+    fn commit_home(&self, entries: Vec<Entry>) -> Answer<'_, ()> {
+        self.commit(entries).boxed()
+    }
+
+    fn apply<'a>(
+        &'a self,
+        home: &'a str,
+        position: Position,
+        entries: Vec<Entry>,
+    ) -> Answer<'a, ()> {
+        self.apply_entries(home, position, entries).map(|done| done.map_err(failed_write)).boxed()
+    }
+
+    fn applied<'a>(&'a self, home: &'a str) -> Answer<'a, Option<Position>> {
+        async move {
+            let row = sqlx::query("SELECT log, seq FROM applied WHERE region = ?")
+                .bind(home)
+                .fetch_optional(&self.readers)
+                .await
+                .map_err(failed_read)?;
+            let position = |row: SqliteRow| {
+                let log = row.try_get::<i64, _>(0)? as u64;
+                Ok(Position { log, seq: row.try_get::<i64, _>(1)? as u64 })
+            };
+            row.map(position).transpose().map_err(failed_read)
+        }
+        .boxed()
+    }
+
+    fn log_read(&self, after: u64, bytes_max: usize) -> Answer<'_, LogPage> {
+        self.read_log(after, bytes_max).boxed()
+    }
+
+    fn log_head(&self) -> Answer<'_, u64> {
+        async move {
+            sqlx::query("SELECT COALESCE(MAX(seq), 0) FROM durable_log")
+                .fetch_one(&self.readers)
+                .await
+                .and_then(|row| row.try_get::<i64, _>(0))
+                .map(|head| head as u64)
+                .map_err(failed_read)
+        }
+        .boxed()
+    }
+
+    fn log_trim(&self, upto: u64) -> Answer<'_, ()> {
+        async move {
+            sqlx::query(
+                "DELETE FROM durable_log WHERE seq <= ? AND seq < (SELECT MAX(seq) FROM durable_log)",
+            )
+            .bind(i64::try_from(upto).unwrap_or(i64::MAX))
+            .execute(&self.writer)
+            .await
+            .map(drop)
+            .map_err(failed_write)
+        }
+        .boxed()
+    }
+
+    fn rows(&self, after: Option<Place>, bytes_max: usize) -> Answer<'_, Vec<Row>> {
+        scan::rows(&self.readers, after, bytes_max).map(|r| r.map_err(failed_read)).boxed()
+    }
+
+    fn replace<'a>(&'a self, replace: Replace<'a>) -> Answer<'a, ()> {
+        scan::replace(&self.writer, replace).map(|r| r.map_err(failed_write)).boxed()
+    }
+
+    fn meta<'a>(&'a self, key: &'a str) -> Answer<'a, Option<Vec<u8>>> {
+        async move {
+            let row = sqlx::query("SELECT value FROM meta WHERE key = ?")
+                .bind(key)
+                .fetch_optional(&self.readers)
+                .await
+                .map_err(failed_read)?;
+            row.map(|row| row.try_get(0)).transpose().map_err(failed_read)
+        }
+        .boxed()
+    }
+
+    fn set_meta<'a>(&'a self, key: &'a str, value: Vec<u8>) -> Answer<'a, ()> {
+        async move {
+            sqlx::query("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)")
+                .bind(key)
+                .bind(value)
+                .execute(&self.writer)
+                .await
+                .map(drop)
+                .map_err(failed_write)
+        }
+        .boxed()
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        async move {
+            self.readers.close().await;
+            self.writer.close().await;
+        }
+        .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_file_opened_again_has_what_was_committed() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = SqliteConfig::new(dir.path().join("a.sqlite"));
+        let storage = Sqlite::open(config.clone()).await.unwrap();
+        storage.set_meta("log", vec![7]).await.unwrap();
+        storage.close().await;
+        let storage = Sqlite::open(config).await.unwrap();
+        assert_eq!(storage.meta("log").await.unwrap(), Some(vec![7]));
+    }
+
+    #[tokio::test]
+    async fn a_file_of_a_newer_version_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = SqliteConfig::new(dir.path().join("a.sqlite"));
+        let storage = Sqlite::open(config.clone()).await.unwrap();
+        let mut conn = storage.writer().await.unwrap();
+        sqlx::query("INSERT INTO version VALUES (99)").execute(&mut *conn).await.unwrap();
+        drop(conn);
+        storage.close().await;
+        let error = Sqlite::open(config).await.unwrap_err().to_string();
+        assert!(error.contains("step 99"), "{error}");
+    }
+}

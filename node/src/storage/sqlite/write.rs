@@ -1,0 +1,164 @@
+//! Changes to SQL, many rows a statement. Called by the backend inside its transactions.
+//!
+//! One statement costs about as much as ten more rows in it, so puts and appends are gathered; whatever could overtake
+//! them (a delete of the same key) writes out what was gathered first. Maps and archives are different tables, so only
+//! `Clear`, which touches both, orders one against the other.
+
+use std::sync::{Arc, LazyLock};
+
+use replication::Change;
+use sqlx::{AssertSqlSafe, SqliteConnection};
+
+/// Rows a statement takes; what is left over goes in the next smaller size. Few sizes, so few prepared statements.
+const SIZES: [usize; 3] = [100, 10, 1];
+
+/// One INSERT per size for each table: index 0 kv, 1 archive, 2 durable_log.
+static INSERTS: LazyLock<[[Arc<str>; 3]; 3]> = LazyLock::new(|| {
+    let insert = |table: &str, columns: &str| {
+        SIZES.map(|rows| {
+            let row = "(?,?,?,?),".repeat(rows);
+            let row = row.trim_end_matches(',');
+            Arc::from(format!("INSERT OR REPLACE INTO {table} ({columns}) VALUES {row}"))
+        })
+    };
+    [
+        insert("kv", "store, owner, key, value"),
+        insert("archive", "store, owner, id, value"),
+        insert("durable_log", "seq, shard, epoch, entry"),
+    ]
+});
+
+/// An archive id as SQLite's signed integer, in the same order.
+pub(super) const fn to_sql(id: u64) -> i64 {
+    (id ^ (1 << 63)) as i64
+}
+
+/// The id back from its column.
+pub(super) const fn from_sql(id: i64) -> u64 {
+    (id as u64) ^ (1 << 63)
+}
+
+/// One row to be inserted, by table.
+pub(super) enum Insert<'a> {
+    /// kv: store, owner, key, value.
+    Value(&'a str, &'a str, &'a str, &'a [u8]),
+    /// archive: store, owner, id, value.
+    Item(&'a str, &'a str, u64, &'a [u8]),
+    /// durable_log: sequence number, shard, epoch, encoded entry.
+    Log(u64, u8, u64, Vec<u8>),
+}
+
+/// Inserts rows of one table.
+pub(super) async fn insert(
+    conn: &mut SqliteConnection,
+    rows: &mut Vec<Insert<'_>>,
+) -> Result<(), sqlx::Error> {
+    let mut rest = rows.drain(..);
+    for (place, size) in SIZES.into_iter().enumerate() {
+        while rest.len() >= size {
+            let table = match rest.as_slice().first() {
+                Some(Insert::Value(..)) => 0,
+                Some(Insert::Item(..)) => 1,
+                Some(Insert::Log(..)) => 2,
+                None => return Ok(()),
+            };
+            let sql = Arc::clone(&INSERTS[table][place]);
+            let mut query = sqlx::query(AssertSqlSafe(sql));
+            for row in rest.by_ref().take(size) {
+                query = match row {
+                    Insert::Value(store, owner, key, value) => {
+                        query.bind(store).bind(owner).bind(key).bind(value)
+                    }
+                    Insert::Item(store, owner, id, value) => {
+                        query.bind(store).bind(owner).bind(to_sql(id)).bind(value)
+                    }
+                    Insert::Log(seq, shard, epoch, entry) => {
+                        query.bind(seq as i64).bind(i64::from(shard)).bind(epoch as i64).bind(entry)
+                    }
+                };
+            }
+            query.execute(&mut *conn).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes the changes, in their order as far as order matters.
+pub(super) async fn change(
+    conn: &mut SqliteConnection,
+    changes: impl Iterator<Item = &Change>,
+) -> Result<(), sqlx::Error> {
+    let mut values = Vec::new();
+    let mut items = Vec::new();
+    for change in changes {
+        match change {
+            Change::Put { store, owner, key, value } => {
+                values.push(Insert::Value(store.as_str(), owner, key, value));
+            }
+            Change::Append { store, owner, id, value } => {
+                items.push(Insert::Item(store.as_str(), owner, *id, value));
+            }
+            Change::Delete { store, owner, key } => {
+                insert(conn, &mut values).await?;
+                sqlx::query("DELETE FROM kv WHERE store = ? AND owner = ? AND key = ?")
+                    .bind(store.as_str())
+                    .bind(owner.as_str())
+                    .bind(key.as_str())
+                    .execute(&mut *conn)
+                    .await?;
+            }
+            Change::Remove { store, owner, id } => {
+                insert(conn, &mut items).await?;
+                sqlx::query("DELETE FROM archive WHERE store = ? AND owner = ? AND id = ?")
+                    .bind(store.as_str())
+                    .bind(owner.as_str())
+                    .bind(to_sql(*id))
+                    .execute(&mut *conn)
+                    .await?;
+            }
+            Change::Trim { store, owner, upto } => {
+                insert(conn, &mut items).await?;
+                trim(conn, store.as_str(), owner, *upto).await?;
+            }
+            Change::Clear { store, owner } => {
+                insert(conn, &mut values).await?;
+                insert(conn, &mut items).await?;
+                sqlx::query("DELETE FROM kv WHERE store = ? AND owner = ?")
+                    .bind(store.as_str())
+                    .bind(owner.as_str())
+                    .execute(&mut *conn)
+                    .await?;
+                trim(conn, store.as_str(), owner, u64::MAX).await?;
+            }
+        }
+    }
+    insert(conn, &mut values).await?;
+    insert(conn, &mut items).await
+}
+
+async fn trim(
+    conn: &mut SqliteConnection,
+    store: &str,
+    owner: &str,
+    upto: u64,
+) -> Result<(), sqlx::Error> {
+    sqlx::query("DELETE FROM archive WHERE store = ? AND owner = ? AND id <= ?")
+        .bind(store)
+        .bind(owner)
+        .bind(to_sql(upto))
+        .execute(conn)
+        .await
+        .map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_keep_their_order_as_signed_numbers() {
+        let ids = [0, 1, i64::MAX as u64, i64::MAX as u64 + 1, u64::MAX];
+        assert!(ids.map(to_sql).is_sorted());
+        assert_eq!(ids.map(to_sql).map(from_sql), ids);
+    }
+}
