@@ -1,0 +1,103 @@
+//! Performs every play of `tests/scenarios/`, once with everybody together and once with the clients spread over regions.
+//!
+//! Run by `tests/run`, or `cargo test -p pangaea-tests --test scenarios [WORD…]` when the server has been built.
+//! `PANGAEA_TEST_AGAINST=prosody` performs them at a Prosody instead, to prove the plays.
+
+use pangaea_tests::harness::{Choice, Outcome, Test, run};
+use pangaea_tests::platform::{Door, Plan, Platform};
+use pangaea_tests::prosody::Prosody;
+use pangaea_tests::scenario::{Placement, Play, Theatre, perform};
+use std::process::ExitCode;
+
+const TOGETHER: usize = 6;
+const LONGEST_SECONDS: u64 = 60;
+
+fn plays() -> Result<Vec<(String, Play)>, String> {
+    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
+    let mut plays = Vec::new();
+    for entry in std::fs::read_dir(&dir).map_err(|e| format!("{}: {e}", dir.display()))? {
+        let path = entry.map_err(|e| e.to_string())?.path();
+        if path.extension().is_some_and(|x| x == "scn") {
+            let name = path.file_stem().unwrap_or_default().display().to_string();
+            let text = std::fs::read_to_string(&path).map_err(|e| e.to_string())?;
+            plays.push((name.clone(), Play::read(&text).map_err(|e| format!("{name}.scn: {e}"))?));
+        }
+    }
+    plays.sort_by(|a, b| a.0.cmp(&b.0));
+    Ok(plays)
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let choice = Choice::from_args();
+    let plays = match plays() {
+        Ok(plays) => plays,
+        Err(e) => {
+            println!("{e}");
+            return ExitCode::FAILURE;
+        }
+    };
+    if choice.list {
+        for (name, _) in &plays {
+            println!("{name}::together: test\n{name}::spread: test");
+        }
+        return ExitCode::SUCCESS;
+    }
+    let mut outcome = Outcome::default();
+    match std::env::var("PANGAEA_TEST_AGAINST").as_deref() {
+        Ok("prosody") => at_prosody(&choice, &plays, &mut outcome).await,
+        _ => at_pangaea(&choice, &plays, &mut outcome).await,
+    }
+    outcome.finish()
+}
+
+async fn at_pangaea(choice: &Choice, plays: &[(String, Play)], outcome: &mut Outcome) {
+    let plan = Plan { regions: ["eu", "us", "ap"].map(Into::into).into(), ..Plan::default() };
+    let platform = match Platform::start(plan).await {
+        Ok(platform) => platform,
+        Err(e) => return outcome.fail("the_platform_starts", &e),
+    };
+    let doors = [Door::StartTls, Door::DirectTls, Door::StartTls];
+    let endpoints = (0..3).map(|region| platform.endpoint(region, doors[region])).collect();
+    let theatre = match endpoints {
+        Ok(endpoints) => Theatre::new(endpoints, "s"),
+        Err(e) => return outcome.fail("the_platform_has_certificates", &e),
+    };
+    let theatre = &theatre;
+    let mut tests = Vec::new();
+    for (name, play) in plays {
+        for (placement, where_) in
+            [(Placement::Together, "together"), (Placement::Spread, "spread")]
+        {
+            tests.push(Test::new(format!("{name}::{where_}"), move || {
+                perform(play, theatre, placement)
+            }));
+        }
+    }
+    run(outcome, choice, tests, TOGETHER, LONGEST_SECONDS).await;
+    for panic in platform.panics() {
+        outcome.fail("no_node_panics", &panic);
+    }
+}
+
+async fn at_prosody(choice: &Choice, plays: &[(String, Play)], outcome: &mut Outcome) {
+    let prosody = match Prosody::start().await {
+        Ok(prosody) => prosody,
+        Err(e) => return outcome.fail("prosody_starts", &e),
+    };
+    let theatre = match prosody.endpoint() {
+        Ok(endpoint) => Theatre::new(vec![endpoint], "s"),
+        Err(e) => return outcome.fail("prosody_has_a_certificate", &e),
+    };
+    let tests = plays
+        .iter()
+        .map(|(name, play)| {
+            let mut test = Test::new(format!("{name}::prosody"), || {
+                perform(play, &theatre, Placement::Together)
+            });
+            test.ignored = play.not_on_prosody.clone();
+            test
+        })
+        .collect();
+    run(outcome, choice, tests, TOGETHER, LONGEST_SECONDS).await;
+}

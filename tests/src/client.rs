@@ -1,0 +1,862 @@
+//! The test client: one session of one user, over TCP with STARTTLS, direct TLS, or nothing at all.
+//!
+//! Called by [`crate::scenario`] and the end-to-end tests. Stands on [`crate::xml`] and [`crate::scram`]. RFC 6120 for
+//! stream, SASL and binding; XEP-0198 for acknowledgement and resumption; XEP-0077 for registration.
+//! Every wait has a deadline; what was said on the wire is kept and shown when a test fails.
+//! Deliberately absent: automatic answers, save for `<r/>`. A play says itself what is answered.
+
+use crate::scram::{Hash, Scram};
+use crate::xml::{CLIENT, Element, Piece, STREAM, StreamReader, escape};
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::net::TcpStream;
+use tokio::sync::{Mutex as AsyncMutex, mpsc, watch};
+use tokio::time::timeout_at;
+use tokio_rustls::TlsConnector;
+
+const TLS: &str = "urn:ietf:params:xml:ns:xmpp-tls";
+const SASL: &str = "urn:ietf:params:xml:ns:xmpp-sasl";
+const BIND: &str = "urn:ietf:params:xml:ns:xmpp-bind";
+const REGISTER: &str = "jabber:iq:register";
+const SM: &str = "urn:xmpp:sm:3";
+
+/// What went wrong, in words.
+pub type Result<T> = std::result::Result<T, String>;
+
+/// How long a client waits for what must come. `PANGAEA_TEST_PATIENCE` gives other seconds.
+pub fn patience() -> Duration {
+    let seconds =
+        std::env::var("PANGAEA_TEST_PATIENCE").ok().and_then(|s| s.parse().ok()).unwrap_or(10);
+    Duration::from_secs(seconds)
+}
+
+/// How a connection is secured.
+#[derive(Clone)]
+pub enum Security {
+    /// Not at all: loopback only.
+    Plain,
+    /// `<starttls/>`, then TLS.
+    StartTls(Arc<rustls::ClientConfig>),
+    /// TLS from the first byte (XEP-0368).
+    Direct(Arc<rustls::ClientConfig>),
+}
+
+/// Where to connect, as whose domain.
+#[derive(Clone)]
+pub struct Endpoint {
+    /// The domain the stream is opened to, and the name the certificate must carry.
+    pub domain: String,
+    /// The port on loopback.
+    pub port: u16,
+    /// How the connection is secured.
+    pub security: Security,
+}
+
+/// Trust in exactly the authorities of a PEM file.
+///
+/// # Errors
+/// When the file cannot be read or holds no certificate.
+pub fn trust(ca: &Path, alpn: bool) -> Result<Arc<rustls::ClientConfig>> {
+    use rustls::pki_types::{CertificateDer, pem::PemObject};
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in
+        CertificateDer::pem_file_iter(ca).map_err(|e| format!("{}: {e}", ca.display()))?
+    {
+        let certificate = certificate.map_err(|e| format!("{}: {e}", ca.display()))?;
+        roots.add(certificate).map_err(|e| format!("{}: {e}", ca.display()))?;
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| e.to_string())?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    if alpn {
+        config.alpn_protocols = vec![b"xmpp-client".to_vec()];
+    }
+    Ok(Arc::new(config))
+}
+
+trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+/// What was said on the wire, for the eyes of whoever reads a failure.
+#[derive(Clone, Default)]
+pub struct Transcript(Arc<Mutex<VecDeque<String>>>);
+
+impl Transcript {
+    const LINES_MAX: usize = 400;
+
+    /// Writes a line down, with the time.
+    pub fn note(&self, line: String) {
+        static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+        let at = START.get_or_init(Instant::now).elapsed();
+        let mut lines = self.0.lock().expect("no one panics while writing a line");
+        if lines.len() == Self::LINES_MAX {
+            lines.pop_front();
+        }
+        lines.push_back(format!("{:8.3} {line}", at.as_secs_f64()));
+    }
+
+    /// All lines.
+    pub fn lines(&self) -> Vec<String> {
+        self.0.lock().expect("no one panics while writing a line").iter().cloned().collect()
+    }
+}
+
+/// A stream while it is negotiated: one thing after the other.
+struct Negotiation {
+    io: Box<dyn Io>,
+    reader: StreamReader,
+    pieces: VecDeque<Piece>,
+    deadline: tokio::time::Instant,
+    who: String,
+    transcript: Transcript,
+}
+
+impl Negotiation {
+    async fn start(
+        endpoint: &Endpoint,
+        who: &str,
+        transcript: &Transcript,
+    ) -> Result<(Self, Element)> {
+        let deadline = tokio::time::Instant::now() + patience();
+        let tcp = timeout_at(deadline, TcpStream::connect(("127.0.0.1", endpoint.port)))
+            .await
+            .map_err(|_| format!("port {} does not answer", endpoint.port))?
+            .map_err(|e| format!("port {}: {e}", endpoint.port))?;
+        tcp.set_nodelay(true).map_err(|e| e.to_string())?;
+        let mut this = Self {
+            io: Box::new(tcp),
+            reader: StreamReader::new(),
+            pieces: VecDeque::new(),
+            deadline,
+            who: who.into(),
+            transcript: transcript.clone(),
+        };
+        match &endpoint.security {
+            Security::Plain => {}
+            Security::Direct(config) => this.tls(config, &endpoint.domain).await?,
+            Security::StartTls(config) => {
+                let features = this.open(&endpoint.domain).await?;
+                features.child("starttls", TLS).ok_or("STARTTLS is not offered")?;
+                this.send(&format!("<starttls xmlns='{TLS}'/>")).await?;
+                let answer = this.element().await?;
+                if !answer.is("proceed", TLS) {
+                    return Err(format!("STARTTLS answered with {answer}"));
+                }
+                this.tls(config, &endpoint.domain).await?;
+            }
+        }
+        let features = this.open(&endpoint.domain).await?;
+        Ok((this, features))
+    }
+
+    async fn tls(&mut self, config: &Arc<rustls::ClientConfig>, domain: &str) -> Result<()> {
+        let name = rustls::pki_types::ServerName::try_from(domain.to_owned())
+            .map_err(|e| e.to_string())?;
+        let (placeholder, _) = tokio::io::duplex(1);
+        let plain = std::mem::replace(&mut self.io, Box::new(placeholder));
+        let connect = TlsConnector::from(config.clone()).connect(name, plain);
+        let tls = timeout_at(self.deadline, connect).await.map_err(|_| "TLS takes too long")?;
+        self.io = Box::new(tls.map_err(|e| format!("TLS: {e}"))?);
+        Ok(())
+    }
+
+    /// Opens (or restarts) the stream and waits for the features.
+    async fn open(&mut self, domain: &str) -> Result<Element> {
+        self.reader = StreamReader::new();
+        self.pieces.clear();
+        self.send(&format!(
+            "<?xml version='1.0'?><stream:stream xmlns='{CLIENT}' xmlns:stream='{STREAM}' to='{}' version='1.0' \
+             xml:lang='en'>",
+            escape(domain)
+        ))
+        .await?;
+        match self.piece().await? {
+            Piece::Open(header) if header.is("stream", STREAM) => {
+                if header.attr("from") != Some(domain) {
+                    return Err(format!("the stream header is not from {domain}: {header}"));
+                }
+                if header.attr("id").is_none_or(str::is_empty) {
+                    return Err(format!("the stream header has no id: {header}"));
+                }
+            }
+            other => return Err(format!("expected a stream header, got {other:?}")),
+        }
+        let features = self.element().await?;
+        if features.is("features", STREAM) {
+            Ok(features)
+        } else {
+            Err(format!("expected features, got {features}"))
+        }
+    }
+
+    async fn send(&mut self, text: &str) -> Result<()> {
+        self.transcript.note(format!("{} → {text}", self.who));
+        self.io.write_all(text.as_bytes()).await.map_err(|e| e.to_string())?;
+        self.io.flush().await.map_err(|e| e.to_string())
+    }
+
+    async fn piece(&mut self) -> Result<Piece> {
+        let mut buffer = [0u8; 4096];
+        loop {
+            if let Some(piece) = self.pieces.pop_front() {
+                self.transcript.note(format!("{} ← {}", self.who, describe(&piece)));
+                return Ok(piece);
+            }
+            let read = timeout_at(self.deadline, self.io.read(&mut buffer)).await;
+            let n =
+                read.map_err(|_| "the negotiation takes too long")?.map_err(|e| e.to_string())?;
+            if n == 0 {
+                return Err("the server closed the connection during negotiation".into());
+            }
+            self.pieces.extend(self.reader.feed(&buffer[..n])?);
+        }
+    }
+
+    async fn element(&mut self) -> Result<Element> {
+        match self.piece().await? {
+            Piece::Element(element) if element.is("error", STREAM) => {
+                Err(format!("stream error: {element}"))
+            }
+            Piece::Element(element) => Ok(element),
+            Piece::Open(_) => Err("a second stream header".into()),
+            Piece::Close => Err("the server closed the stream".into()),
+        }
+    }
+
+    async fn authenticate(&mut self, features: &Element, user: &str, password: &str) -> Result<()> {
+        let mechanisms =
+            features.child("mechanisms", SASL).ok_or(format!("no mechanisms in {features}"))?;
+        let offered: Vec<String> = mechanisms.children().map(Element::text).collect();
+        let hash = [Hash::Sha256, Hash::Sha1]
+            .into_iter()
+            .find(|h| offered.iter().any(|o| o == h.mechanism()))
+            .ok_or(format!("no SCRAM among {offered:?}"))?;
+        let mut scram = Scram::new(hash, user, password);
+        let first = BASE64_STANDARD.encode(scram.first());
+        self.send(&format!("<auth xmlns='{SASL}' mechanism='{}'>{first}</auth>", hash.mechanism()))
+            .await?;
+        let mut checked = false;
+        loop {
+            let answer = self.element().await?;
+            let text = BASE64_STANDARD.decode(answer.text().trim()).unwrap_or_default();
+            let text = String::from_utf8_lossy(&text).into_owned();
+            if answer.is("failure", SASL) {
+                return Err(format!("login as {user} refused: {answer}"));
+            } else if answer.is("challenge", SASL) && !text.starts_with("v=") {
+                let last = BASE64_STANDARD.encode(scram.last(&text)?);
+                self.send(&format!("<response xmlns='{SASL}'>{last}</response>")).await?;
+            } else if answer.is("challenge", SASL) {
+                scram.check(&text)?;
+                checked = true;
+                self.send(&format!("<response xmlns='{SASL}'/>")).await?;
+            } else if answer.is("success", SASL) {
+                return if checked { Ok(()) } else { scram.check(&text) };
+            } else {
+                return Err(format!("unexpected during SASL: {answer}"));
+            }
+        }
+    }
+}
+
+fn describe(piece: &Piece) -> String {
+    match piece {
+        Piece::Open(header) => format!("(stream header) {header}"),
+        Piece::Element(element) => element.to_string(),
+        Piece::Close => "</stream:stream>".into(),
+    }
+}
+
+/// What the reading task hands over.
+enum Incoming {
+    Element(Element),
+    /// The stream was closed with its end tag, or the connection just ended; with the reason.
+    Ended {
+        cleanly: bool,
+        why: String,
+    },
+}
+
+/// A connection that is bound: a reading task and something to write to.
+struct Session {
+    writer: Arc<AsyncMutex<WriteHalf<Box<dyn Io>>>>,
+    incoming: mpsc::UnboundedReceiver<Incoming>,
+    reading: tokio::task::JoinHandle<()>,
+}
+
+/// What the reading task counts for stream management; it outlives a connection.
+struct Counters {
+    /// Set by `<enabled/>`: from there on stanzas count.
+    on: AtomicBool,
+    handled: AtomicU32,
+    acked: watch::Sender<u32>,
+}
+
+impl Counters {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            on: AtomicBool::new(false),
+            handled: AtomicU32::new(0),
+            acked: watch::Sender::new(0),
+        })
+    }
+}
+
+/// Stream management as the client keeps it, across connections.
+struct Sm {
+    /// Given with `<enabled/>`, if the server can resume.
+    id: Option<String>,
+    sent: u32,
+    unacked: VecDeque<(u32, String)>,
+}
+
+/// One session of one user.
+pub struct Client {
+    /// The name it has in a play, for messages to people.
+    pub name: String,
+    /// Where it connects.
+    pub endpoint: Endpoint,
+    /// The account's localpart.
+    pub user: String,
+    /// Its password.
+    pub password: String,
+    /// The resource it asks for.
+    pub resource: Option<String>,
+    /// The full JID, once bound.
+    pub jid: Option<String>,
+    /// What was said.
+    pub transcript: Transcript,
+    session: Option<Session>,
+    waiting: VecDeque<Element>,
+    ended: Option<(bool, String)>,
+    sm: Option<Sm>,
+    counters: Arc<Counters>,
+    answers_acks: Arc<AtomicBool>,
+    ids: u32,
+}
+
+impl Client {
+    /// A client that is not connected yet.
+    pub fn new(
+        name: &str,
+        endpoint: Endpoint,
+        user: &str,
+        password: &str,
+        resource: Option<&str>,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            endpoint,
+            user: user.into(),
+            password: password.into(),
+            resource: resource.map(Into::into),
+            jid: None,
+            transcript: Transcript::default(),
+            session: None,
+            waiting: VecDeque::new(),
+            ended: None,
+            sm: None,
+            counters: Counters::new(),
+            answers_acks: Arc::new(AtomicBool::new(true)),
+            ids: 0,
+        }
+    }
+
+    /// The bare JID.
+    pub fn bare(&self) -> String {
+        format!("{}@{}", self.user, self.endpoint.domain)
+    }
+
+    /// The full JID; what it would be, before binding.
+    pub fn full(&self) -> String {
+        self.jid.clone().unwrap_or_else(|| {
+            format!("{}/{}", self.bare(), self.resource.as_deref().unwrap_or("?"))
+        })
+    }
+
+    /// Has it a connection it believes in?
+    pub fn is_connected(&self) -> bool {
+        self.session.is_some() && self.ended.is_none()
+    }
+
+    /// Makes the account, before authentication (XEP-0077 §3.1), on a connection of its own.
+    ///
+    /// # Errors
+    /// When registration is not offered or is refused.
+    pub async fn register(&self) -> Result<()> {
+        let who = format!("{} (registering)", self.name);
+        let (mut stream, _) = Negotiation::start(&self.endpoint, &who, &self.transcript).await?;
+        stream
+            .send(&format!(
+                "<iq type='get' id='r1' to='{}'><query xmlns='{REGISTER}'/></iq>",
+                self.endpoint.domain
+            ))
+            .await?;
+        let form = stream.element().await?;
+        if form.attr("type") != Some("result") {
+            return Err(format!("registration is not offered: {form}"));
+        }
+        stream
+            .send(&format!(
+                "<iq type='set' id='r2' to='{}'><query xmlns='{REGISTER}'><username>{}</username><password>{}</password></query></iq>",
+                self.endpoint.domain,
+                escape(&self.user),
+                escape(&self.password)
+            ))
+            .await?;
+        let answer = stream.element().await?;
+        if answer.attr("type") != Some("result") || answer.attr("id") != Some("r2") {
+            return Err(format!("registration refused: {answer}"));
+        }
+        let _ = stream.send("</stream:stream>").await;
+        Ok(())
+    }
+
+    /// Logs in and binds.
+    ///
+    /// # Errors
+    /// When any step of it is refused or takes too long.
+    pub async fn connect(&mut self) -> Result<()> {
+        let mut stream = self.authenticated().await?.0;
+        let resource = match &self.resource {
+            Some(resource) => format!("<resource>{}</resource>", escape(resource)),
+            None => String::new(),
+        };
+        stream
+            .send(&format!("<iq type='set' id='bind'><bind xmlns='{BIND}'>{resource}</bind></iq>"))
+            .await?;
+        let bound = stream.element().await?;
+        let jid = bound.child("bind", BIND).and_then(|b| b.child("jid", BIND)).map(Element::text);
+        let Some(jid) = jid.filter(|_| bound.attr("type") == Some("result")) else {
+            return Err(format!("binding failed: {bound}"));
+        };
+        if !jid.starts_with(&format!("{}/", self.bare())) {
+            return Err(format!("bound to somebody else: {jid}"));
+        }
+        self.jid = Some(jid);
+        self.sm = None;
+        self.waiting.clear();
+        self.counters = Counters::new();
+        self.run(stream);
+        Ok(())
+    }
+
+    async fn authenticated(&mut self) -> Result<(Negotiation, Element)> {
+        let (mut stream, features) =
+            Negotiation::start(&self.endpoint, &self.name, &self.transcript).await?;
+        stream.authenticate(&features, &self.user, &self.password).await?;
+        let features = stream.open(&self.endpoint.domain).await?;
+        Ok((stream, features))
+    }
+
+    /// From here on a task reads.
+    fn run(&mut self, stream: Negotiation) {
+        let Negotiation { io, reader, pieces, .. } = stream;
+        let (read, write) = tokio::io::split(io);
+        let writer = Arc::new(AsyncMutex::new(write));
+        let (to, incoming) = mpsc::unbounded_channel();
+        let reading = tokio::spawn(
+            Reading {
+                who: self.name.clone(),
+                transcript: self.transcript.clone(),
+                writer: writer.clone(),
+                answers_acks: self.answers_acks.clone(),
+                counters: self.counters.clone(),
+                to,
+            }
+            .run(read, reader, pieces),
+        );
+        self.ended = None;
+        self.session = Some(Session { writer, incoming, reading });
+    }
+
+    fn session(&mut self) -> Result<&mut Session> {
+        let name = &self.name;
+        self.session.as_mut().ok_or_else(|| format!("{name} is not connected"))
+    }
+
+    /// Writes text as it is. Not counted by stream management.
+    ///
+    /// # Errors
+    /// When there is no connection.
+    pub async fn send_raw(&mut self, text: &str) -> Result<()> {
+        self.transcript.note(format!("{} → {text}", self.name));
+        let writer = self.session()?.writer.clone();
+        let mut writer = writer.lock().await;
+        writer.write_all(text.as_bytes()).await.map_err(|e| e.to_string())?;
+        writer.flush().await.map_err(|e| e.to_string())
+    }
+
+    /// Sends one stanza, counted.
+    ///
+    /// # Errors
+    /// When there is no connection.
+    pub async fn send(&mut self, stanza: &str) -> Result<()> {
+        if let Some(sm) = &mut self.sm {
+            sm.sent += 1;
+            sm.unacked.push_back((sm.sent, stanza.into()));
+            let acked = *self.counters.acked.borrow();
+            while sm.unacked.front().is_some_and(|(n, _)| *n <= acked) {
+                sm.unacked.pop_front();
+            }
+        }
+        self.send_raw(stanza).await
+    }
+
+    /// The next element, stanza or not, within the usual patience.
+    ///
+    /// # Errors
+    /// When nothing comes, or the stream has ended.
+    pub async fn receive(&mut self) -> Result<Element> {
+        self.receive_within(patience()).await
+    }
+
+    /// The next element, within a time of its own.
+    ///
+    /// # Errors
+    /// When nothing comes, or the stream has ended.
+    pub async fn receive_within(&mut self, within: Duration) -> Result<Element> {
+        if let Some(element) = self.waiting.pop_front() {
+            return Ok(element);
+        }
+        self.fresh(tokio::time::Instant::now() + within).await
+    }
+
+    async fn fresh(&mut self, deadline: tokio::time::Instant) -> Result<Element> {
+        if let Some((_, why)) = &self.ended {
+            return Err(format!("{}'s stream has ended: {why}", self.name));
+        }
+        let name = self.name.clone();
+        let incoming = &mut self.session()?.incoming;
+        match timeout_at(deadline, incoming.recv()).await {
+            Err(_) => Err(format!("{name} waited and nothing came")),
+            Ok(Some(Incoming::Element(element))) => Ok(element),
+            Ok(Some(Incoming::Ended { cleanly, why })) => {
+                self.ended = Some((cleanly, why.clone()));
+                Err(format!("{name}'s stream has ended: {why}"))
+            }
+            Ok(None) => Err(format!("{name}'s reader is gone")),
+        }
+    }
+
+    /// Puts an element back to be received again, first.
+    pub fn put_back(&mut self, element: Element) {
+        self.waiting.push_front(element);
+    }
+
+    /// Waits for the first element that fits; what came before it stays to be received.
+    ///
+    /// # Errors
+    /// When none comes in time.
+    pub async fn wait_for(
+        &mut self,
+        what: &str,
+        fits: impl Fn(&Element) -> bool,
+    ) -> Result<Element> {
+        self.wait_for_within(patience(), what, fits).await
+    }
+
+    /// As [`Self::wait_for`], within a time of its own.
+    ///
+    /// # Errors
+    /// When none comes in time.
+    pub async fn wait_for_within(
+        &mut self,
+        within: Duration,
+        what: &str,
+        fits: impl Fn(&Element) -> bool,
+    ) -> Result<Element> {
+        if let Some(at) = self.waiting.iter().position(&fits) {
+            return Ok(self.waiting.remove(at).expect("the position was just found"));
+        }
+        let deadline = tokio::time::Instant::now() + within;
+        loop {
+            let element =
+                self.fresh(deadline).await.map_err(|e| format!("{e} (waiting for {what})"))?;
+            if fits(&element) {
+                return Ok(element);
+            }
+            self.waiting.push_back(element);
+        }
+    }
+
+    /// Sends an iq and waits for its answer, result or error.
+    ///
+    /// # Errors
+    /// When no answer comes in time.
+    pub async fn iq(&mut self, type_: &str, to: Option<&str>, payload: &str) -> Result<Element> {
+        self.ids += 1;
+        let id = format!("q{}", self.ids);
+        let to = to.map(|t| format!(" to='{}'", escape(t))).unwrap_or_default();
+        self.send(&format!("<iq type='{type_}' id='{id}'{to}>{payload}</iq>")).await?;
+        self.wait_for("the answer to an iq", |e| {
+            e.name == "iq"
+                && e.attr("id") == Some(&id)
+                && matches!(e.attr("type"), Some("result" | "error"))
+        })
+        .await
+    }
+
+    /// Asks the server itself and waits: what it had to do before has been begun by then.
+    ///
+    /// # Errors
+    /// When no answer comes in time.
+    pub async fn ping(&mut self) -> Result<()> {
+        let domain = self.endpoint.domain.clone();
+        self.iq("get", Some(&domain), "<ping xmlns='urn:xmpp:ping'/>").await.map(|_| ())
+    }
+
+    /// Turns stream management on (XEP-0198 §3), asking for resumption or not.
+    ///
+    /// # Errors
+    /// When the server does not enable it.
+    pub async fn enable_sm(&mut self, resume: bool) -> Result<()> {
+        let resume = if resume { " resume='true'" } else { "" };
+        self.send_raw(&format!("<enable xmlns='{SM}'{resume}/>")).await?;
+        // The counting begins with <enabled/>: the reading task counts from there by itself.
+        let answer =
+            self.wait_for("<enabled/>", |e| e.ns == SM && e.name != "r" && e.name != "a").await?;
+        if !answer.is("enabled", SM) {
+            return Err(format!("stream management refused: {answer}"));
+        }
+        let id = answer
+            .attr("id")
+            .filter(|_| matches!(answer.attr("resume"), Some("true" | "1")))
+            .map(Into::into);
+        self.sm = Some(Sm { id, sent: 0, unacked: VecDeque::new() });
+        Ok(())
+    }
+
+    /// Can what was enabled be resumed?
+    pub fn can_resume(&self) -> bool {
+        self.sm.as_ref().is_some_and(|s| s.id.is_some())
+    }
+
+    /// Leaves the server's `<r/>` unanswered from now on, or answers again.
+    pub fn answer_acks(&self, answer: bool) {
+        self.answers_acks.store(answer, Ordering::Release);
+    }
+
+    /// Asks for an acknowledgement until all that was sent is acknowledged.
+    ///
+    /// # Errors
+    /// When the server does not take responsibility in time.
+    pub async fn wait_acked(&mut self) -> Result<()> {
+        let deadline = tokio::time::Instant::now() + patience();
+        let mut told = self.counters.acked.subscribe();
+        loop {
+            let sm = self.sm.as_ref().ok_or("stream management is off")?;
+            let (sent, acked) = (sm.sent, *told.borrow_and_update());
+            if acked == sent {
+                return Ok(());
+            }
+            if acked > sent {
+                return Err(format!("the server acknowledged {acked} of {sent}"));
+            }
+            self.send_raw(&format!("<r xmlns='{SM}'/>")).await?;
+            let pause = (tokio::time::Instant::now() + Duration::from_millis(500)).min(deadline);
+            let _ = timeout_at(pause, told.changed()).await;
+            if tokio::time::Instant::now() >= deadline {
+                return Err(format!(
+                    "{}: {} of {sent} acknowledged, no more",
+                    self.name,
+                    *told.borrow()
+                ));
+            }
+        }
+    }
+
+    /// Connects anew and resumes the old stream (XEP-0198 §5); resends what was not acknowledged.
+    ///
+    /// # Errors
+    /// When the server does not resume; the element it answered with is in the words.
+    pub async fn resume(&mut self) -> Result<()> {
+        let (mut stream, _) = self.authenticated().await?;
+        self.cut().await;
+        let counters = &self.counters;
+        let sm = self.sm.as_mut().ok_or("stream management was never on")?;
+        let id = sm.id.clone().ok_or("the server gave no id to resume with")?;
+        let handled = counters.handled.load(Ordering::Acquire);
+        stream
+            .send(&format!("<resume xmlns='{SM}' previd='{}' h='{handled}'/>", escape(&id)))
+            .await?;
+        let answer = stream.element().await?;
+        if !answer.is("resumed", SM) {
+            return Err(format!("not resumed: {answer}"));
+        }
+        let h: u32 =
+            answer.attr("h").and_then(|h| h.parse().ok()).ok_or(format!("no h in {answer}"))?;
+        let before = counters.acked.send_replace(h);
+        if h > sm.sent || h < before {
+            return Err(format!(
+                "resumed with h={h}, sent {}, acknowledged before {before}",
+                sm.sent
+            ));
+        }
+        while sm.unacked.front().is_some_and(|(n, _)| *n <= h) {
+            sm.unacked.pop_front();
+        }
+        let again: Vec<String> = sm.unacked.iter().map(|(_, s)| s.clone()).collect();
+        self.run(stream);
+        for stanza in again {
+            self.send_raw(&stanza).await?;
+        }
+        Ok(())
+    }
+
+    /// Ends the stream as RFC 6120 §4.4 has it and waits for the server to end its own.
+    ///
+    /// # Errors
+    /// When the server does not close in time.
+    pub async fn disconnect(&mut self) -> Result<()> {
+        if self.is_connected() {
+            self.send_raw("</stream:stream>").await?;
+        }
+        self.sm = None;
+        self.wait_end().await?;
+        self.session = None;
+        Ok(())
+    }
+
+    /// Waits until the server has ended the stream; elements before that stay to be received.
+    ///
+    /// # Errors
+    /// When it does not in time.
+    pub async fn wait_end(&mut self) -> Result<()> {
+        let deadline = tokio::time::Instant::now() + patience();
+        loop {
+            if self.ended.is_some() {
+                return Ok(());
+            }
+            match self.fresh(deadline).await {
+                Ok(element) => self.waiting.push_back(element),
+                Err(_) if self.ended.is_some() => return Ok(()),
+                Err(e) => return Err(format!("{e} (waiting for the end of the stream)")),
+            }
+        }
+    }
+
+    /// Did the server end the stream with its end tag?
+    pub fn ended_cleanly(&self) -> bool {
+        self.ended.as_ref().is_some_and(|(cleanly, _)| *cleanly)
+    }
+
+    /// Drops the connection in the middle of whatever it was doing: no end tag, no TLS close. What had arrived and was
+    /// counted stays to be received.
+    pub async fn cut(&mut self) {
+        if let Some(mut session) = self.session.take() {
+            self.transcript.note(format!("{} cuts the connection", self.name));
+            session.reading.abort();
+            let _ = (&mut session.reading).await;
+            while let Ok(incoming) = session.incoming.try_recv() {
+                if let Incoming::Element(element) = incoming {
+                    self.waiting.push_back(element);
+                }
+            }
+        }
+        self.ended = None;
+    }
+
+    /// All that has come and was not asked for yet, without waiting.
+    pub fn drain(&mut self) -> Vec<Element> {
+        if let Some(session) = &mut self.session {
+            while let Ok(incoming) = session.incoming.try_recv() {
+                match incoming {
+                    Incoming::Element(element) => self.waiting.push_back(element),
+                    Incoming::Ended { cleanly, why } => self.ended = Some((cleanly, why)),
+                }
+            }
+        }
+        self.waiting.drain(..).collect()
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        if let Some(session) = &self.session {
+            session.reading.abort();
+        }
+    }
+}
+
+/// The task that reads a bound stream, answers `<r/>`, counts, and hands on all else.
+struct Reading {
+    who: String,
+    transcript: Transcript,
+    writer: Arc<AsyncMutex<WriteHalf<Box<dyn Io>>>>,
+    answers_acks: Arc<AtomicBool>,
+    counters: Arc<Counters>,
+    to: mpsc::UnboundedSender<Incoming>,
+}
+
+impl Reading {
+    async fn run(
+        self,
+        mut io: ReadHalf<Box<dyn Io>>,
+        mut reader: StreamReader,
+        mut pieces: VecDeque<Piece>,
+    ) {
+        let mut buffer = vec![0u8; 16 * 1024];
+        let mut cleanly = false;
+        let why = 'reading: loop {
+            while let Some(piece) = pieces.pop_front() {
+                self.transcript.note(format!("{} ← {}", self.who, describe(&piece)));
+                match piece {
+                    Piece::Element(element) => self.element(element).await,
+                    Piece::Open(_) => break 'reading "a second stream header".to_owned(),
+                    Piece::Close => cleanly = true,
+                }
+            }
+            match io.read(&mut buffer).await {
+                Ok(0) if cleanly => break "the server closed it".into(),
+                Ok(0) => break "the connection was closed without an end tag".into(),
+                Ok(n) => match reader.feed(&buffer[..n]) {
+                    Ok(more) => pieces.extend(more),
+                    Err(e) => break e,
+                },
+                Err(_) if cleanly => break "the server closed it".into(),
+                Err(e) => break e.to_string(),
+            }
+        };
+        self.transcript.note(format!("{} ← (end: {why})", self.who));
+        let _ = self.to.send(Incoming::Ended { cleanly, why });
+    }
+
+    async fn element(&self, element: Element) {
+        let counting = self.counters.on.load(Ordering::Acquire);
+        if element.is("r", SM) {
+            if counting && self.answers_acks.load(Ordering::Acquire) {
+                let answer = format!(
+                    "<a xmlns='{SM}' h='{}'/>",
+                    self.counters.handled.load(Ordering::Acquire)
+                );
+                self.transcript.note(format!("{} → {answer}", self.who));
+                let mut writer = self.writer.lock().await;
+                let _ = writer.write_all(answer.as_bytes()).await;
+                let _ = writer.flush().await;
+            }
+            return;
+        }
+        if element.is("a", SM) {
+            if let Some(h) = element.attr("h").and_then(|h| h.parse().ok()) {
+                self.counters.acked.send_replace(h);
+            }
+            return;
+        }
+        if element.is("enabled", SM) {
+            self.counters.on.store(true, Ordering::Release);
+        }
+        let counts = counting && element.is_stanza();
+        let _ = self.to.send(Incoming::Element(element));
+        if counts {
+            self.counters.handled.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! Serial numbers: what was sent, what came, and what that means. Called by the end-to-end tests.
+//!
+//! A sender numbers its messages from 0. The receiver must see every number once, in order. A ledger never forgives:
+//! a number lost, doubled, out of order or never sent makes [`Ledger::verdict`] say so.
+
+use std::collections::BTreeMap;
+
+/// What one receiver has seen of several senders.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    seen: BTreeMap<String, Vec<u64>>,
+    strange: Vec<String>,
+}
+
+/// The body of a message with its number.
+pub fn body(sender: &str, number: u64) -> String {
+    format!("serial {sender} {number}")
+}
+
+impl Ledger {
+    /// Writes down a body that was made by [`body`]; anything else is remembered as strange.
+    pub fn enter(&mut self, text: &str) {
+        let mut words = text.split(' ');
+        let entry = match (words.next(), words.next(), words.next(), words.next()) {
+            (Some("serial"), Some(sender), Some(number), None) => {
+                number.parse().ok().map(|n| (sender, n))
+            }
+            _ => None,
+        };
+        match entry {
+            Some((sender, number)) => self.seen.entry(sender.into()).or_default().push(number),
+            None => self.strange.push(text.into()),
+        }
+    }
+
+    /// How many were seen of one sender, doubles counted.
+    pub fn count(&self, sender: &str) -> usize {
+        self.seen.get(sender).map_or(0, Vec::len)
+    }
+
+    /// Holds what was seen of one sender against the first `sent` numbers.
+    ///
+    /// # Errors
+    /// Names what is lost, doubled, out of order or unknown.
+    pub fn verdict(&self, sender: &str, sent: u64) -> Result<(), String> {
+        let none = Vec::new();
+        let seen = self.seen.get(sender).unwrap_or(&none);
+        let mut times = vec![0u32; usize::try_from(sent).expect("tests send few")];
+        let mut wrong = Vec::new();
+        for &number in seen {
+            match times.get_mut(usize::try_from(number).unwrap_or(usize::MAX)) {
+                Some(times) => *times += 1,
+                None => wrong.push(format!("{number} was never sent")),
+            }
+        }
+        let numbers = |wanted: &dyn Fn(u32) -> bool| -> Vec<usize> {
+            times.iter().enumerate().filter(|(_, t)| wanted(**t)).map(|(n, _)| n).collect()
+        };
+        let (lost, doubled) = (numbers(&|t| t == 0), numbers(&|t| t > 1));
+        if !lost.is_empty() {
+            wrong.push(format!("{} lost: {:?}", lost.len(), &lost[..lost.len().min(20)]));
+        }
+        if !doubled.is_empty() {
+            wrong.push(format!(
+                "{} doubled: {:?}",
+                doubled.len(),
+                &doubled[..doubled.len().min(20)]
+            ));
+        }
+        if let Some(pair) = seen.windows(2).find(|p| p[1] < p[0]) {
+            wrong.push(format!("{} came after {}", pair[1], pair[0]));
+        }
+        if !self.strange.is_empty() {
+            wrong.push(format!(
+                "{} strange bodies, the first is {:?}",
+                self.strange.len(),
+                self.strange[0]
+            ));
+        }
+        if wrong.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("of {sent} from {sender}: {}", wrong.join("; ")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(seen: &[u64], sent: u64) -> Result<(), String> {
+        let mut ledger = Ledger::default();
+        for n in seen {
+            ledger.enter(&body("romeo", *n));
+        }
+        ledger.verdict("romeo", sent)
+    }
+
+    #[test]
+    fn all_in_order_is_well() {
+        check(&[0, 1, 2], 3).unwrap();
+        check(&[], 0).unwrap();
+    }
+
+    #[test]
+    fn what_is_lost_doubled_disordered_or_invented_is_named() {
+        assert!(check(&[0, 2], 3).unwrap_err().contains("1 lost: [1]"));
+        assert!(check(&[0, 1, 1, 2], 3).unwrap_err().contains("1 doubled: [1]"));
+        assert!(check(&[0, 2, 1], 3).unwrap_err().contains("1 came after 2"));
+        assert!(check(&[0, 1, 7], 2).unwrap_err().contains("7 was never sent"));
+        let mut ledger = Ledger::default();
+        ledger.enter("hello");
+        assert!(ledger.verdict("romeo", 0).unwrap_err().contains("strange"));
+    }
+}
