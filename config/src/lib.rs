@@ -3,7 +3,7 @@
 //! Called by `node::cli` (`run`, `check`, `migrate`) and handed to every crate as plain values. Nothing here opens a
 //! socket or a database; the only file read is the configuration itself, so `pangaea check` is safe anywhere.
 //!
-//! One file a section under `section/`. A section asks its [`table::Table`] for each key by name, with a default and
+//! One file a section under `section/`. A section asks its `table::Table` for each key by name, with a default and
 //! in words what is expected; whatever is wrong is noted with its place in the file and reading goes on, so one run
 //! reports everything. The examples in `config/examples/` are the manual: a test proves that they name every key and
 //! that the commented-out keys show the true defaults.

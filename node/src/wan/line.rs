@@ -86,12 +86,11 @@ impl Line {
         bytes: usize,
         draw: f64,
     ) -> Duration {
-        let begin = self.free_at.max(now);
-        let sent = if settings.kbit_s == 0 {
-            now
-        } else {
-            let ns = (bytes as u64).saturating_mul(8_000_000) / settings.kbit_s;
-            begin + Duration::from_nanos(ns)
+        let ns = (bytes as u64).saturating_mul(8_000_000).checked_div(settings.kbit_s);
+        let sent = match ns {
+            Some(ns) => self.free_at.max(now) + Duration::from_nanos(ns),
+            // No bound: kbit_s is zero.
+            None => now,
         };
         self.free_at = sent;
         let jitter = Duration::from_millis(settings.jitter_ms).mul_f64(draw.clamp(0.0, 1.0));

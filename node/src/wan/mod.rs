@@ -71,6 +71,9 @@ struct Pair {
     connections: AtomicU64,
 }
 
+/// By the node that dials and the one that is dialled.
+type Pairs = BTreeMap<(String, String), Arc<Pair>>;
+
 /// How one direction is, for people and scripts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Seen {
@@ -90,7 +93,7 @@ pub struct Seen {
 /// All pairs. Cheap to clone; dropping the last one stops nothing, the proxies end with the runtime.
 #[derive(Clone, Default)]
 pub struct Wan {
-    pairs: Arc<Mutex<BTreeMap<(String, String), Arc<Pair>>>>,
+    pairs: Arc<Mutex<Pairs>>,
 }
 
 impl Wan {

@@ -21,19 +21,28 @@ struct MadeFor {
 pub(super) fn prepare(dir: &Path, plan: &Plan, ca: Option<&Path>) -> miette::Result<()> {
     fs::create_dir_all(dir).map_err(|cause| failed("make", dir, &cause))?;
     same_as_before(dir, plan)?;
+    if ca.is_none() && plan.nodes.iter().all(|node| has_leaf(dir, &node.name, None)) {
+        return Ok(());
+    }
     let authority = authority(dir, ca)?;
     for node in &plan.nodes {
-        let certificate = dir.join(format!("{}.pem", node.name));
-        let key = dir.join(format!("{}.key", node.name));
-        let chain = fs::read_to_string(&certificate).unwrap_or_default();
-        if chain.ends_with(authority.certificate()) && key.exists() {
+        if has_leaf(dir, &node.name, Some(authority.certificate())) {
             continue;
         }
         let leaf = authority.issue(&plan.names()).map_err(|cause| miette::miette!("{cause}"))?;
-        write_secret(&key, &leaf.key)?;
-        write(&certificate, &leaf.chain)?;
+        write_secret(&dir.join(format!("{}.key", node.name)), &leaf.key)?;
+        write(&dir.join(format!("{}.pem", node.name)), &leaf.chain)?;
     }
     Ok(())
+}
+
+/// Whether a node has a key and a certificate of `authority`, or of that in the directory.
+fn has_leaf(dir: &Path, node: &str, authority: Option<&str>) -> bool {
+    let read = |name: String| fs::read_to_string(dir.join(name)).unwrap_or_default();
+    let authority = authority.map_or_else(|| read("ca.pem".to_owned()), str::to_owned);
+    !authority.is_empty()
+        && read(format!("{node}.pem")).ends_with(&authority)
+        && dir.join(format!("{node}.key")).exists()
 }
 
 fn same_as_before(dir: &Path, plan: &Plan) -> miette::Result<()> {
@@ -80,7 +89,10 @@ fn authority(dir: &Path, brought: Option<&Path>) -> miette::Result<Authority> {
                 "{cause}"
             )
         })?;
-    if brought.is_some() {
+    if brought.is_some()
+        && fs::read_to_string(&own).ok().as_deref() != Some(authority.certificate())
+    {
+        let _ = fs::remove_file(&own_key);
         write(&own, authority.certificate())?;
     }
     Ok(authority)
@@ -178,6 +190,8 @@ mod tests {
         let chain = fs::read_to_string(own.join("us-0.pem")).unwrap();
         let ca = fs::read_to_string(own.join("ca.pem")).unwrap();
         assert!(chain.ends_with(&ca));
+        assert!(!own.join("ca.key").exists(), "the key of the one before is of no use");
+        prepare(&own, &plan(""), None).unwrap();
         assert_eq!(ca, Authority::from_pem(&ca, &authority.key(), "x").unwrap().certificate());
     }
 }

@@ -37,7 +37,7 @@ const CONTROL_CONNECTIONS_MAX: usize = 100;
 Examples:
   pangaea quickstart
   pangaea quickstart --wan 80ms
-  pangaea quickstart --regions eu,us --dir /tmp/two --port-base 7000
+  pangaea quickstart --regions eu,us --dir two --port-base 7000
   curl -X PUT http://127.0.0.1:5900/wan/eu/us -d '{\"delay_ms\":80,\"jitter_ms\":10}'
   curl -X POST http://127.0.0.1:5900/nodes/us-0/kill
 
