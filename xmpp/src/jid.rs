@@ -499,6 +499,9 @@ fn is_freeform(c: char) -> bool {
 }
 
 fn prepare_domain(input: &str) -> Result<Cow<'_, str>, JidError> {
+    if is_plain_domain(input.as_bytes()) {
+        return Ok(Cow::Borrowed(input));
+    }
     if let Some(literal) = input.strip_prefix('[') {
         let literal = literal.strip_suffix(']').ok_or(JidError::Domain)?;
         let address = Ipv6Addr::from_str(literal).map_err(|_| JidError::Domain)?.to_string();
@@ -510,10 +513,32 @@ fn prepare_domain(input: &str) -> Result<Cow<'_, str>, JidError> {
     }
     // RFC 7622 §3.2: a root dot is stripped before anything else.
     let input = input.strip_suffix('.').unwrap_or(input);
-    if input.is_ascii() && !input.split('.').any(|label| is_a_label(label)) {
+    if input.is_ascii() && !input.split('.').any(is_a_label) {
         return if is_host_name(input) { Ok(lower_case(input)) } else { Err(JidError::Domain) };
     }
     prepare_domain_unicode(input).map(Cow::Owned)
+}
+
+/// Whether it is a host name in canonical form, by one pass: most are. False says nothing.
+fn is_plain_domain(name: &[u8]) -> bool {
+    let (mut length, mut previous, mut number) = (0, b'.', true);
+    for &byte in name {
+        match byte {
+            b'a'..=b'z' => number = false,
+            b'0'..=b'9' => {}
+            b'-' if previous != b'.' && (previous != b'-' || length != 3) => {}
+            b'.' if previous != b'.' && previous != b'-' => (length, number) = (0, true),
+            _ => return false,
+        }
+        if byte != b'.' {
+            length += 1;
+            if length > 63 {
+                return false;
+            }
+        }
+        previous = byte;
+    }
+    name.len() <= 253 && !number && !matches!(previous, b'.' | b'-')
 }
 
 fn is_a_label(label: &str) -> bool {

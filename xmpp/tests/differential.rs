@@ -1,6 +1,8 @@
 //! Our framer and tree against `rxml`, a strict parser of another hand: what we admit a strict client admits, and it
 //! reads the same (S-011, stanza smuggling). Where `rxml` is not strict is listed in `known_difference`.
 
+#![allow(clippy::unwrap_used)] // A test's failure is its message.
+
 use proptest::prelude::*;
 use rxml::{Event, Parse, Parser};
 use xmpp::xml::framer::{Framer, Limits, Scan};

@@ -1,6 +1,8 @@
 //! What the framer admits and refuses: the rows of the bad-input corpus (section A) that it can decide, limits, and that
 //! the verdict does not depend on how the bytes were cut.
 
+#![allow(clippy::unwrap_used)] // A test's failure is its message.
+
 use proptest::prelude::*;
 use xmpp::StreamCondition::{self, *};
 use xmpp::stanza::Kind;

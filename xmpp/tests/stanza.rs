@@ -1,5 +1,7 @@
 //! Stanzas: received with one copy, changed by splicing, and always the same as a tree would say.
 
+#![allow(clippy::unwrap_used)] // A test's failure is its message.
+
 use bytes::Bytes;
 use proptest::prelude::*;
 use xmpp::stanza::{Kind, Type};
@@ -228,6 +230,15 @@ fn only_one_canonical_stanza_is_taken_back() {
         "<iq to='@'/>",
     ] {
         assert!(Stanza::parse(Bytes::from(bad.to_owned())).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn a_language_that_is_none_counts_as_absent() {
+    // B-064.
+    assert_eq!(receive("<message xml:lang='de-CH'/>").lang().as_deref(), Some("de-CH"));
+    for bad in ["", "de CH", "&lt;", &"x".repeat(10 << 10)] {
+        assert_eq!(receive(&format!("<message xml:lang='{bad}'/>")).lang(), None);
     }
 }
 

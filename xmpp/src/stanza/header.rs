@@ -214,7 +214,7 @@ pub struct Head {
     /// Where the attributes end: the offset of `>` or `/>`.
     pub attrs_end: u32,
     /// Every direct child, in order.
-    pub children: SmallVec<[Child; 4]>,
+    pub children: SmallVec<[Child; 6]>,
     /// False if the bytes mean something else away from this stream (a prefix or a foreign default namespace of the
     /// root), if the element itself is prefixed, or if a namespace is written with references.
     pub portable: bool,

@@ -156,10 +156,12 @@ impl Stanza {
         self.value(self.0.head.id)
     }
 
-    /// The language of its text.
+    /// The language of its text; what is no language tag (RFC 5646 §2.1) counts as absent.
     #[must_use]
     pub fn lang(&self) -> Option<Cow<'_, str>> {
-        self.value(self.0.head.lang)
+        let is_tag_byte = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+        let lang = self.value(self.0.head.lang)?;
+        (matches!(lang.len(), 1..=64) && lang.bytes().all(is_tag_byte)).then_some(lang)
     }
 
     fn value(&self, span: Option<Span>) -> Option<Cow<'_, str>> {

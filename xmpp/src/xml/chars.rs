@@ -1,6 +1,6 @@
 //! Which bytes and characters may stand where (XML 1.0 §2.2, §2.3; XML Namespaces §3). Called by `framer` and `tag`.
 
-use memchr::memchr_iter;
+use memchr::{memchr_iter, memchr3};
 
 /// White space between the parts of a tag.
 pub(crate) fn is_space(byte: u8) -> bool {
@@ -19,8 +19,41 @@ pub(crate) fn trim(bytes: &[u8]) -> &[u8] {
     trim_end(&bytes[start..])
 }
 
+/// `memchr3` for what is usually near: the first bytes eight at a time and inline, the rest by wide instructions.
+#[inline]
+pub(crate) fn find3(one: u8, two: u8, three: u8, input: &[u8]) -> Option<usize> {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    const HIGHS: u64 = u64::from_ne_bytes([0x80; 8]);
+    // Exact up to and including the first zero byte of little-endian words; what borrows spoil comes after it.
+    let zeros = |word: u64| word.wrapping_sub(ONES) & !word & HIGHS;
+    let near = &input[..input.len().min(NEAR_BYTES)];
+    let mut words = near.chunks_exact(8);
+    let mut at = 0;
+    for word in &mut words {
+        let word = u64::from_le_bytes(word.try_into().expect("chunks of eight"));
+        let of = |byte: u8| zeros(word ^ (ONES * u64::from(byte)));
+        let found = of(one) | of(two) | of(three);
+        if found != 0 {
+            return Some(at + found.trailing_zeros() as usize / 8);
+        }
+        at += 8;
+    }
+    if input.len() >= NEAR_BYTES {
+        return memchr3(one, two, three, &input[at..]).map(|found| at + found);
+    }
+    let rest = words.remainder().iter().position(|&b| b == one || b == two || b == three);
+    rest.map(|found| at + found)
+}
+
+/// How far `find3` looks by itself. A multiple of eight.
+const NEAR_BYTES: usize = 48;
+
 const START: u8 = 1;
 const NAME: u8 = 2;
+/// Ends a name, as far as one can tell without looking at whole characters.
+const ENDS: u8 = 4;
+/// Part of a character beyond ASCII.
+const HIGH: u8 = ENDS | START;
 
 const CLASS: [u8; 256] = {
     let mut table = [0; 256];
@@ -28,44 +61,42 @@ const CLASS: [u8; 256] = {
     while at < 256 {
         let byte = at as u8;
         table[at] = match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'_' => START | NAME,
+            b'a'..=b'z' | b'A'..=b'Z' | b'_' => START,
             b'0'..=b'9' | b'-' | b'.' => NAME,
-            // Part of a character beyond ASCII: `is_ncname` looks at the name as a whole.
-            0x80.. => START | NAME,
-            _ => 0,
+            0x80.. => HIGH,
+            _ => ENDS,
         };
         at += 1;
     }
     table
 };
 
-/// Where a name without colon that starts at `at` ends. `None`: no name starts here. The end of the input ends the name
-/// as well: the caller must see what follows.
+/// Where a name without colon that starts at `at` ends. `None`: no name starts here. The end of the input ends the name as
+/// well: the caller must see what follows.
 #[inline]
 pub(crate) fn ncname_end(input: &[u8], at: usize) -> Option<usize> {
-    if CLASS[usize::from(*input.get(at)?)] & START == 0 {
-        return None;
+    let name = input.get(at..)?;
+    if CLASS[usize::from(*name.first()?)] != START {
+        return wide_ncname_end(input, at);
     }
-    let mut end = at + 1;
-    while let Some(&byte) = input.get(end) {
-        if CLASS[usize::from(byte)] == 0 {
-            break;
-        }
-        end += 1;
-    }
-    Some(end)
+    let length = name.iter().position(|&byte| CLASS[usize::from(byte)] & ENDS != 0);
+    let end = length.map_or(input.len(), |length| at + length);
+    if end < input.len() && input[end] >= 0x80 { wide_ncname_end(input, at) } else { Some(end) }
 }
 
-/// Whether a name found by `ncname_end` obeys the full rules, which matter only beyond ASCII.
-#[inline]
-pub(crate) fn is_ncname(name: &[u8]) -> bool {
-    name.is_ascii() || is_wide_ncname(name)
-}
-
+/// The same by the full rules. A name cut off within a character ends there: at the end of the input.
 #[cold]
-fn is_wide_ncname(name: &[u8]) -> bool {
-    let Ok(name) = std::str::from_utf8(name) else { return false };
-    name.chars().enumerate().all(|(at, c)| is_name_start(c) || (at > 0 && is_name_rest(c)))
+fn wide_ncname_end(input: &[u8], at: usize) -> Option<usize> {
+    let is_part = |&byte: &u8| CLASS[usize::from(byte)] != ENDS;
+    let end = input[at..].iter().position(|byte| !is_part(byte)).map_or(input.len(), |n| at + n);
+    let name = &input[at..end];
+    let name = match std::str::from_utf8(name) {
+        Ok(name) => name,
+        Err(error) if error.error_len().is_none() && end == input.len() => return Some(end),
+        Err(_) => return None,
+    };
+    let legal = |(at, c)| is_name_start(c) || (at > 0 && is_name_rest(c));
+    (!name.is_empty() && name.chars().enumerate().all(legal)).then_some(end)
 }
 
 fn is_name_start(c: char) -> bool {
@@ -83,12 +114,13 @@ fn is_name_rest(c: char) -> bool {
 /// Whether all of it is UTF-8 of characters that XML admits: no control but tab, line feed and carriage return, and
 /// neither U+FFFE nor U+FFFF.
 pub(crate) fn are_legal(bytes: &[u8]) -> bool {
-    let (mut high, mut control) = (0, false);
+    // One pass that the compiler turns into wide instructions; most stanzas hold neither controls nor bytes beyond ASCII.
+    let (mut high, mut least) = (0, u8::MAX);
     for &byte in bytes {
         high |= byte;
-        control |= (byte < 0x20) & (byte != b'\t') & (byte != b'\n') & (byte != b'\r');
+        least = least.min(byte);
     }
-    if control {
+    if least < 0x20 && bytes.iter().any(|&b| b < 0x20 && !matches!(b, b'\t' | b'\n' | b'\r')) {
         return false;
     }
     if high < 0x80 {
@@ -120,9 +152,27 @@ mod tests {
     }
 
     #[test]
+    fn the_nearest_of_three_is_found_wherever_it_is() {
+        for length in 0..130 {
+            assert_eq!(find3(b'<', b'&', b'"', &vec![b'x'; length]), None);
+            for at in 0..length {
+                let mut text = vec![b'='; length];
+                text[at..].fill(b'<');
+                text[at] = [b'<', b'&', b'"'][at % 3];
+                assert_eq!(find3(b'<', b'&', b'"', &text), Some(at), "{length}");
+            }
+        }
+    }
+
+    #[test]
     fn names_beyond_ascii_obey_the_full_rules() {
-        let check =
-            |name: &str, expected| assert_eq!(is_ncname(name.as_bytes()), expected, "{name}");
+        let check = |name: &str, expected| {
+            let tag = format!("<{name}>");
+            assert_eq!(ncname_end(tag.as_bytes(), 1) == Some(tag.len() - 1), expected, "{name}");
+        };
+        check("a-b.c_1", true);
+        check("1a", false);
+        check("", false);
         check("ñandú", true);
         check("a\u{b7}", true);
         check("\u{b7}a", false);
@@ -131,6 +181,8 @@ mod tests {
         check("\u{300}a", false);
         check("a\u{300}", true);
         check("a\u{f0000}", false);
-        assert!(!is_ncname(b"a\xff"));
+        assert_eq!(ncname_end(b"a\xff>", 0), None);
+        assert_eq!(ncname_end("é".as_bytes(), 0), Some(2));
+        assert_eq!(ncname_end(b"a\xc3", 0), Some(2));
     }
 }

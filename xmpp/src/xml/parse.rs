@@ -29,21 +29,17 @@ impl Scope {
 
     /// Whether stanzas stand in the default namespace.
     pub(crate) fn is_content(&self) -> bool {
-        is_content_ns(&self.default)
+        is_content_ns(self.default.as_bytes())
     }
 
     /// Whether an element of this namespace is a stanza here: of the default namespace, if stanzas stand in that.
     pub(crate) fn is_content_ns(&self, uri: &[u8]) -> bool {
-        match std::str::from_utf8(uri) {
-            Ok(uri) if self.is_content() => *uri == *self.default,
-            Ok(uri) => is_content_ns(uri),
-            Err(_) => false,
-        }
+        is_content_ns(uri) && (uri == self.default.as_bytes() || !self.is_content())
     }
 }
 
-fn is_content_ns(uri: &str) -> bool {
-    matches!(uri, ns::CLIENT | ns::SERVER | ns::COMPONENT)
+fn is_content_ns(uri: &[u8]) -> bool {
+    uri == ns::CLIENT.as_bytes() || uri == ns::SERVER.as_bytes() || uri == ns::COMPONENT.as_bytes()
 }
 
 /// How deep a tree may be: more than any framer admits, little enough for any stack.

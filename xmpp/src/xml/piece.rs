@@ -4,12 +4,12 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use memchr::{memchr, memchr3, memmem};
+use memchr::{memchr, memmem};
 use smallvec::SmallVec;
 
 use crate::ns;
 use crate::stanza::header::{Child, Head, Kind, NsRef, Span, Type};
-use crate::xml::chars::{are_legal, is_space};
+use crate::xml::chars::{are_legal, find3, is_space};
 use crate::xml::framer::Limits;
 use crate::xml::parse::{Scope, unescape_attr};
 use crate::xml::tag::{MALFORMED, Name, RESTRICTED, Stop, TOO_MUCH, Tag, find_end, reference_end};
@@ -88,7 +88,7 @@ impl Piece {
             if input.get(self.pos) == Some(&b'<') {
                 return Ok(());
             }
-            let Some(found) = memchr3(b'<', b'&', b'>', &input[self.pos..]) else {
+            let Some(found) = find3(b'<', b'&', b'>', &input[self.pos..]) else {
                 self.pos = input.len();
                 return Err(Stop::More);
             };
@@ -183,7 +183,7 @@ impl Piece {
         let mut portable = true;
         let mut default = self.open.last().map_or(NsRef::Content, |open| open.default);
         let element;
-        if tag.attrs.is_empty() && !tag.name.is_prefixed() {
+        if !(tag.any_declares | tag.any_prefixed | tag.name.is_prefixed()) {
             element = default;
         } else {
             let resolved = resolve(context, tag, &mut self.decls, depth, &mut portable)?;
@@ -283,12 +283,8 @@ pub(crate) fn resolve(
     let Context { input, limits, scope } = *context;
     let mut resolved = Resolved { default: None, element_ref: NsRef::Content, element: None };
     let mut declared = 0;
-    for attr in &tag.attrs {
-        let prefix = match (attr.name.is_prefixed(), attr.name.whole.of(input)) {
-            (false, b"xmlns") => None,
-            (true, name) if name.starts_with(b"xmlns:") => Some(attr.name.local()),
-            _ => continue,
-        };
+    for attr in tag.attrs.iter().filter(|attr| attr.declares) {
+        let prefix = attr.name.is_prefixed().then(|| attr.name.local());
         declared += 1;
         if declared > limits.namespaces
             || attr.value.of(input).len() > usize::from(limits.name_bytes)
@@ -296,7 +292,8 @@ pub(crate) fn resolve(
             return Err(TOO_MUCH);
         }
         let raw = attr.value.of(input);
-        let uri = if attr.escaped || raw.iter().any(|&b| b < b' ') {
+        let uri = if attr.escaped {
+            // A plain comparison of bytes would not see what it is.
             *portable = false;
             uri_of(input, attr.value)
         } else {
@@ -339,10 +336,8 @@ pub(crate) fn resolve(
     }
     if tag.any_prefixed {
         let mut names: SmallVec<[(NsRef, Span); 8]> = SmallVec::new();
-        for attr in tag.attrs.iter().filter(|attr| attr.name.is_prefixed()) {
-            if attr.name.prefix(input) != b"xmlns" {
-                names.push((look_up(attr.name).ok_or(MALFORMED)?, attr.name.local()));
-            }
+        for attr in tag.attrs.iter().filter(|attr| attr.name.is_prefixed() && !attr.declares) {
+            names.push((look_up(attr.name).ok_or(MALFORMED)?, attr.name.local()));
         }
         // XML Namespaces §6.3: no two attributes of the same expanded name.
         let text = |ns: NsRef| match ns {
@@ -389,7 +384,8 @@ fn namespace(input: &[u8], prefix: &[u8], decls: &Decls, scope: &Scope) -> Optio
 /// and no type anybody knows, and refused when the piece ends.
 fn uri_of(input: &[u8], span: Span) -> Cow<'_, [u8]> {
     let raw = span.of(input);
-    if !raw.iter().any(|&b| b == b'&' || b < b' ') {
+    let is_plain = |least: u8, &b: &u8| least & u8::from((b != b'&') & (b >= b' '));
+    if raw.iter().fold(1, is_plain) == 1 {
         return Cow::Borrowed(raw);
     }
     match std::str::from_utf8(raw).ok().and_then(unescape_attr) {

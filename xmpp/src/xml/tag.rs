@@ -1,12 +1,12 @@
 //! One start tag, without a tree: names, attribute syntax, references, uniqueness of names as written. Called by
 //! `framer`, which resolves prefixes; calls `chars`. XML 1.0 §3.1; XML Namespaces §4.
 
-use memchr::{memchr2, memchr3};
+use memchr::memchr2;
 use smallvec::SmallVec;
 
 use crate::stanza::header::Span;
 use crate::stream::error::StreamCondition;
-use crate::xml::chars::{is_ncname, is_space, ncname_end};
+use crate::xml::chars::{find3, is_space, ncname_end};
 use crate::xml::framer::Limits;
 use crate::xml::parse::reference;
 
@@ -38,6 +38,10 @@ impl Name {
         self.local != self.whole.start
     }
 
+    fn length(self) -> u32 {
+        self.whole.end - self.whole.start
+    }
+
     /// Empty if there is none.
     pub(crate) fn prefix(self, input: &[u8]) -> &[u8] {
         &input[self.whole.start as usize..(self.local.max(self.whole.start + 1) - 1) as usize]
@@ -55,6 +59,8 @@ pub(crate) struct Attr {
     pub(crate) value: Span,
     /// Whether the value holds a reference.
     pub(crate) escaped: bool,
+    /// Whether it declares a namespace: `xmlns` or `xmlns:…`.
+    pub(crate) declares: bool,
 }
 
 /// A start tag or an empty element.
@@ -65,7 +71,9 @@ pub(crate) struct Tag {
     pub(crate) attrs_end: u32,
     pub(crate) end: u32,
     pub(crate) empty: bool,
+    /// Whether an attribute that is no declaration has a prefix.
     pub(crate) any_prefixed: bool,
+    pub(crate) any_declares: bool,
 }
 
 impl Tag {
@@ -74,7 +82,7 @@ impl Tag {
     #[inline]
     pub(crate) fn read(&mut self, input: &[u8], at: usize, limits: &Limits) -> Result<(), Stop> {
         self.attrs.clear();
-        self.any_prefixed = false;
+        (self.any_prefixed, self.any_declares) = (false, false);
         let mut pos;
         (self.name, pos) = qname(input, at + 1, limits)?;
         loop {
@@ -121,7 +129,7 @@ impl Tag {
         pos = start;
         let mut escaped = false;
         loop {
-            pos += memchr3(quote, b'<', b'&', &input[pos..]).ok_or(Stop::More)?;
+            pos += find3(quote, b'<', b'&', &input[pos..]).ok_or(Stop::More)?;
             match input[pos] {
                 b'<' => return Err(MALFORMED),
                 b'&' => (pos, escaped) = (reference_end(input, pos)?, true),
@@ -129,16 +137,17 @@ impl Tag {
             }
         }
         let whole = name.whole.of(input);
-        let same = |attr: &Attr| attr.name.whole.of(input) == whole;
-        if self.attrs.iter().any(same) {
-            return Err(MALFORMED);
+        for other in &self.attrs {
+            if other.name.length() == name.length() && other.name.whole.of(input) == whole {
+                return Err(MALFORMED);
+            }
         }
-        self.any_prefixed |= name.is_prefixed();
-        self.attrs.push(Attr {
-            name,
-            value: Span { start: start as u32, end: pos as u32 },
-            escaped,
-        });
+        let prefixed = name.is_prefixed();
+        let declares = if prefixed { whole.starts_with(b"xmlns:") } else { whole == b"xmlns" };
+        self.any_declares |= declares;
+        self.any_prefixed |= prefixed && !declares;
+        let value = Span { start: start as u32, end: pos as u32 };
+        self.attrs.push(Attr { name, value, escaped, declares });
         Ok(pos + 1)
     }
 }
@@ -154,8 +163,8 @@ fn skip_space(input: &[u8], mut at: usize) -> Result<usize, Stop> {
 #[inline]
 fn qname(input: &[u8], at: usize, limits: &Limits) -> Result<(Name, usize), Stop> {
     let part = |from: usize| match ncname_end(input, from) {
-        Some(end) if end == input.len() => Err(Stop::More),
-        Some(end) if is_ncname(&input[from..end]) => Ok(end),
+        Some(end) if end < input.len() => Ok(end),
+        Some(_) => Err(Stop::More),
         None if from == input.len() => Err(Stop::More),
         _ => Err(MALFORMED),
     };
@@ -177,6 +186,15 @@ fn qname(input: &[u8], at: usize, limits: &Limits) -> Result<(Name, usize), Stop
 /// The offset behind the reference whose `&` is at `at`.
 pub(crate) fn reference_end(input: &[u8], at: usize) -> Result<usize, Stop> {
     let name = &input[at + 1..];
+    match name {
+        [b'l' | b'g', b't', b';', ..] => Ok(at + 4),
+        [b'a', b'm', b'p', b';', ..] => Ok(at + 5),
+        [b'q', b'u', b'o', b't', b';', ..] | [b'a', b'p', b'o', b's', b';', ..] => Ok(at + 6),
+        _ => any_reference_end(name, at),
+    }
+}
+
+fn any_reference_end(name: &[u8], at: usize) -> Result<usize, Stop> {
     let length = name
         .iter()
         .take(REFERENCE_BYTES_MAX + 1)
