@@ -5,6 +5,7 @@
 //! and writes it in one piece. While nothing happens neither holds a buffer.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,13 +13,15 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::frame::{self, Control, Frame, FrameError, Marks};
 use super::negotiate::Decision;
 use super::peer::{Peer, add};
-use super::{Incarnation, LinkTimers, Taken};
+use super::{FrameKind, Incarnation, LinkTimers, Taken};
 use crate::error::LinkError;
 
 /// Room that is made for each read.
@@ -75,16 +78,15 @@ where
     tracing::info!(peer = %peer.id, fresh, "link up");
     peer.user.up(&peer.id, agreed.incarnation, fresh);
 
-    let mut writer = tokio::spawn(write_loop(peer.clone(), write, clock, timers.ping));
-    let (cause, writing) = tokio::select! {
-        cause = reader.run(first.is_none()) => (cause, true),
-        ended = &mut writer => (ended.map_or_else(|e| io::Error::other(e).into(), LinkError::Io), false),
-        () = &mut closed => (LinkError::Closed, true),
+    let mut writer = JoinSet::new(); // ends its task when dropped, whatever happens here
+    writer.spawn(write_loop(peer.clone(), write, clock, timers.ping));
+    let reading = AssertUnwindSafe(reader.run(first.is_none())).catch_unwind();
+    let cause = tokio::select! {
+        cause = reading => cause.unwrap_or_else(|_| io::Error::other("the link's user panicked").into()),
+        Some(ended) = writer.join_next() => ended.map_or_else(|e| io::Error::other(e).into(), LinkError::Io),
+        () = &mut closed => LinkError::Closed,
     };
-    if writing {
-        writer.abort();
-        let _ = writer.await; // cancelled, or ended just now
-    }
+    writer.shutdown().await;
     peer.up.store(false, Ordering::Release);
     peer.out.lock().disconnect();
     tracing::info!(peer = %peer.id, %cause, "link down");
@@ -198,7 +200,7 @@ impl<S: AsyncRead + AsyncWrite> Reader<'_, S> {
                         None => batch.duplicate(peer),
                         Some(ticket) => {
                             batch.frames += 1;
-                            if user.frame(&peer.id, ticket, kind, body(range)) == Taken::Now {
+                            if hand_over(peer, ticket, kind, body(range)) == Taken::Now {
                                 batch.call_writer |= peer.inbox.lock().take(ticket);
                             }
                         }
@@ -221,6 +223,15 @@ impl<S: AsyncRead + AsyncWrite> Reader<'_, S> {
         }
         Ok(())
     }
+}
+
+/// Hands a frame to the user. Should that panic, it is a bug there; the frame counts as taken, since it would not fare better a second time, and the
+/// frames behind it would never be acknowledged.
+fn hand_over(peer: &Peer, ticket: u64, kind: FrameKind, body: Bytes) -> Taken {
+    catch_unwind(AssertUnwindSafe(|| peer.user.frame(&peer.id, ticket, kind, body))).unwrap_or_else(|_| {
+        tracing::error!(peer = %peer.id, ticket, ?kind, "taking a frame panicked");
+        Taken::Now
+    })
 }
 
 /// What one read batch has brought.

@@ -139,21 +139,33 @@ fn marks(input: &[u8], at: usize) -> Marks {
 /// Appends a numbered frame; `write` appends its body.
 ///
 /// # Errors
-/// [`LinkFull::Body`] when the body is too long; `out` is then as it was.
+/// [`LinkFull::Body`] when the body is too long; `out` is then as it was, also when `write` panics.
 pub(crate) fn write_numbered(out: &mut Vec<u8>, seq: u64, kind: FrameKind, write: impl FnOnce(&mut Vec<u8>)) -> Result<(), LinkFull> {
     assert!(kind.0 >= FIRST_USER_KIND, "kinds below 0x10 belong to the link");
-    let start = out.len();
-    out.extend_from_slice(&[0, 0, 0, 0, kind.0]);
-    out.extend_from_slice(&seq.to_be_bytes());
-    write(out);
-    assert!(out.len() >= start + HEADER_BYTES, "an encoder only appends");
-    let length = out.len() - start - 4;
+    let mut undo = Undo { start: out.len(), out };
+    undo.out.extend_from_slice(&[0, 0, 0, 0, kind.0]);
+    undo.out.extend_from_slice(&seq.to_be_bytes());
+    write(undo.out);
+    assert!(undo.out.len() >= undo.start + HEADER_BYTES, "an encoder only appends");
+    let length = undo.out.len() - undo.start - 4;
     if length > LENGTH_MAX {
-        out.truncate(start);
         return Err(LinkFull::Body);
     }
-    out[start..start + 4].copy_from_slice(&(length as u32).to_be_bytes());
+    let start = std::mem::replace(&mut undo.start, usize::MAX);
+    undo.out[start..start + 4].copy_from_slice(&(length as u32).to_be_bytes());
     Ok(())
+}
+
+/// Takes back what was appended, unless `start` was moved past it: half a frame would spoil all that follow.
+struct Undo<'a> {
+    out: &'a mut Vec<u8>,
+    start: usize,
+}
+
+impl Drop for Undo<'_> {
+    fn drop(&mut self) {
+        self.out.truncate(self.start);
+    }
 }
 
 /// Appends a datagram. The caller has checked the size.

@@ -26,7 +26,7 @@ use crate::tls::{Fingerprint, Pins, TlsIdentity};
 pub struct LinkConfig {
     /// This node.
     pub me: PeerId,
-    /// This life of it; greater than those before, not 0.
+    /// This life of it: not 0, never used before.
     pub incarnation: Incarnation,
     /// Its certificate and key.
     pub tls: TlsIdentity,
@@ -45,7 +45,7 @@ pub struct PeerConfig {
     pub id: PeerId,
     /// Where to dial: `host:port`. Not used for peers that dial us.
     pub address: String,
-    /// The certificate it must show.
+    /// The certificate it must show. Each node has its own: it is what tells nodes apart.
     pub fingerprint: Fingerprint,
 }
 
@@ -302,11 +302,16 @@ impl Shared {
     /// A connection, or an attempt at one, has ended.
     fn log_end(&self, peer: Option<&PeerId>, cause: &LinkError) {
         let peer = peer.map(tracing::field::display);
-        if let LinkError::Refused(_) = cause {
-            self.refused.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(peer, %cause, "link refused");
-        } else {
-            tracing::debug!(peer, %cause, "link connection ended");
+        match cause {
+            LinkError::Refused(Refusal::Busy) => {
+                self.refused.fetch_add(1, Ordering::Relaxed);
+                tracing::debug!(%cause, "link refused"); // a flood must not become a flood of log lines
+            }
+            LinkError::Refused(_) => {
+                self.refused.fetch_add(1, Ordering::Relaxed);
+                tracing::warn!(peer, %cause, "link refused");
+            }
+            _ => tracing::debug!(peer, %cause, "link connection ended"),
         }
     }
 }
@@ -323,6 +328,8 @@ async fn dial(shared: Arc<Shared>, entry: Arc<Entry>) {
         drop(slot);
         if entry.peer.counters.connections.load(Ordering::Relaxed) != was {
             pause = shared.timers.retry_min;
+        } else if pause == shared.timers.retry_min {
+            tracing::warn!(peer = %entry.peer.id, cause = %end, "link not made, trying on"); // once, not with every attempt
         }
         tokio::select! {
             () = sleep(jittered(pause)) => (),

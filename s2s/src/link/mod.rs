@@ -61,7 +61,7 @@ impl fmt::Debug for PeerId {
     }
 }
 
-/// One life of a node's process. Not 0. A node chooses a greater one at each start.
+/// One life of a node's process. Not 0, and never the same twice for one node.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct Incarnation(pub u64);
 

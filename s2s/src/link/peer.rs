@@ -1,6 +1,7 @@
 //! All that outlives the connections to one peer: the lanes, the inboxes, which incarnation they belong to, the counters. [`Link`] is the
 //! user's handle on it. Called by the node (`Link`), `driver` and `links`; calls the [`LinkUser`]. Here are the locks, and nothing that waits.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -77,6 +78,18 @@ impl Link {
     /// Makes the writer run, and so `before_write`, though nothing is queued.
     pub fn wake(&self) {
         self.0.wake();
+    }
+
+    /// Waits until the peer has taken all that was sent to it, also what is sent while this waits. Never ends while the peer is away: give it a deadline.
+    pub async fn drained(&self) {
+        loop {
+            let mut settled = pin!(self.0.settled.notified());
+            settled.as_mut().enable();
+            if self.0.out.lock().main.frames() == 0 {
+                return;
+            }
+            settled.await;
+        }
     }
 
     /// The peer's name.
@@ -190,6 +203,8 @@ pub(super) struct Peer {
     /// The writer has been called and has not begun its turn.
     awake: AtomicBool,
     notify: Notify,
+    /// Told when nothing is unacknowledged any more.
+    settled: Notify,
     pub(super) counters: Counters,
 }
 
@@ -206,6 +221,7 @@ impl Peer {
             forgotten: AtomicBool::new(false),
             awake: AtomicBool::new(false),
             notify: Notify::new(),
+            settled: Notify::new(),
             counters: Counters::default(),
         }
     }
@@ -224,7 +240,8 @@ impl Peer {
 
     /// The writer begins its turn: whoever queues from now on calls it again.
     pub(super) fn turn_begins(&self) {
-        self.awake.store(false, Ordering::SeqCst);
+        // A swap, not a store: whoever called before has queued before, and what it queued is seen after this.
+        self.awake.swap(false, Ordering::AcqRel);
     }
 
     /// A connection has been agreed on: sets lanes and inboxes so that they fit, and returns what is lost.
@@ -249,6 +266,7 @@ impl Peer {
         };
         out.disconnect();
         self.acked.store(out.main.acked(), Ordering::Release);
+        self.settled.notify_waiters();
         *self.session.lock() = Some(Session { peer, confirmed: !dialled });
         Ok(lost)
     }
@@ -272,6 +290,9 @@ impl Peer {
         }
         if main {
             self.acked.store(marks.main, Ordering::Release);
+            if out.main.frames() == 0 {
+                self.settled.notify_waiters();
+            }
         }
         Ok(main.then_some(marks.main))
     }
@@ -286,6 +307,7 @@ impl Peer {
             self.acked.store(out.main.acked(), Ordering::Release);
             lost
         };
+        self.settled.notify_waiters();
         self.user.lost(&self.id, lost);
     }
 }

@@ -83,6 +83,19 @@ fn refused_body_leaves_the_window_as_it_was() {
 }
 
 #[test]
+fn encoder_that_panics_leaves_no_half_frame() {
+    for frames in [0, 1] {
+        let mut window = window(1..=frames, 3);
+        let push = std::panic::AssertUnwindSafe(|| window.push(KIND, |_, out| out.extend((0..5).map(|n| 5 / (3 - n) as u8))));
+        assert!(std::panic::catch_unwind(push).is_err());
+        assert_eq!(window.push(KIND, |_, _| ()), Ok(frames + 1));
+        assert_eq!(wire(&mut window), (1..=frames + 1).collect::<Vec<_>>());
+        window.ack(frames + 1).unwrap();
+        assert_eq!(window.bytes(), 0);
+    }
+}
+
+#[test]
 fn what_is_given_up_is_returned_once_and_numbers_go_on() {
     let mut window = window(1..=9, 4);
     window.copy(&mut Vec::new(), window.end(), 1);

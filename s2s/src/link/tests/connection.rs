@@ -381,3 +381,16 @@ async fn datagrams_pass_and_do_not_wait_for_anything() {
     assert_eq!(b.link.stats().datagrams_dropped, 1);
     end(running);
 }
+
+#[tokio::test]
+async fn user_that_panics_does_not_stop_the_link() {
+    let (a, b) = (Node::new("a", "b", 1), Node::new("b", "a", 2));
+    b.user.panics_at.store(2, Ordering::Relaxed);
+    let running = hold(&a, &b, quick());
+    for n in 0..4 {
+        a.send(n, 0);
+    }
+    tokio::time::timeout(Duration::from_secs(30), a.link.drained()).await.unwrap();
+    assert_eq!(b.user.seen.lock().bodies(DATA), [0, 2, 3]);
+    end(running);
+}

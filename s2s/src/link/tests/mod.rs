@@ -79,11 +79,13 @@ struct Recorder {
     changed: watch::Sender<u64>,
     /// Every so manieth frame is taken later; 0: none.
     later_every: AtomicU64,
+    /// The ticket at which it fails; 0: none.
+    panics_at: AtomicU64,
 }
 
 impl Recorder {
     fn new() -> Arc<Self> {
-        Arc::new(Self { seen: Mutex::default(), changed: watch::Sender::new(0), later_every: AtomicU64::new(0) })
+        Arc::new(Self { seen: Mutex::default(), changed: watch::Sender::new(0), later_every: AtomicU64::new(0), panics_at: AtomicU64::new(0) })
     }
 
     fn note<T>(&self, change: impl FnOnce(&mut Seen) -> T) -> T {
@@ -120,6 +122,7 @@ impl LinkUser for Recorder {
 
     fn frame(&self, _: &PeerId, ticket: u64, kind: FrameKind, body: Bytes) -> Taken {
         let every = self.later_every.load(Ordering::Relaxed);
+        assert!(ticket != self.panics_at.load(Ordering::Relaxed), "told to fail");
         let later = every > 0 && ticket.is_multiple_of(every);
         self.note(|seen| {
             seen.frames.push((ticket, kind, body));
