@@ -2,14 +2,18 @@
 
 use std::path::PathBuf;
 
-use config::Config;
+use config::{Config, Sync};
+
+use crate::storage::Storage;
+use crate::storage::sqlite::{Sqlite, SqliteConfig};
 
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   pangaea migrate --config /etc/pangaea/eu-0.toml
 
-`pangaea run` migrates by itself; this is for those who want to do it, and see it done, before.")]
+`pangaea run` migrates by itself; this is for those who want to do it, and see it done, before.
+A database that a newer version has written is refused and left as it is.")]
 pub(super) struct Args {
     /// The configuration of the node
     #[arg(long, value_name = "FILE")]
@@ -18,5 +22,36 @@ pub(super) struct Args {
 
 pub(super) fn main(args: &Args) -> miette::Result<()> {
     let config = Config::load(&args.config)?;
-    Err(miette::miette!("no migrations for {} in this version", config.storage.sqlite.display()))
+    super::small_runtime()?.block_on(migrate(&config))?;
+    println!("{} is of this version", config.storage.sqlite.display());
+    Ok(())
+}
+
+/// Opening a database brings it up to this version.
+async fn migrate(config: &Config) -> miette::Result<()> {
+    let file = &config.storage.sqlite;
+    if let Some(dir) = file.parent() {
+        std::fs::create_dir_all(dir)
+            .map_err(|cause| miette::miette!("cannot make {}: {cause}", dir.display()))?;
+    }
+    let sync = config.storage.sync == Sync::Full;
+    let opened = Sqlite::open(SqliteConfig { sync, ..SqliteConfig::new(file) }).await;
+    opened.map_err(|cause| miette::miette!("{cause}"))?.close().await;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_database_is_made_and_migrating_it_again_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = "[node]\nregion = \"eu\"\ndata_dir = \"data\"\n[domains]\nglobal = \"a.b\"\n\
+                    [c2s]\ncertificate = \"c\"\nkey = \"k\"\n";
+        let config = Config::parse(text, "test", dir.path()).unwrap();
+        migrate(&config).await.unwrap();
+        assert!(dir.path().join("data/pangaea.sqlite").exists());
+        migrate(&config).await.unwrap();
+    }
 }
