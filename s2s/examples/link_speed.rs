@@ -7,7 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use s2s::link::{FrameKind, Incarnation, Link, LinkConfig, LinkFull, LinkLimits, LinkTimers, LinkUser, Links, PeerConfig, PeerId, Taken};
+use s2s::link::{
+    FrameKind, Incarnation, Link, LinkConfig, LinkFull, LinkLimits, LinkTimers, LinkUser, Links,
+    PeerConfig, PeerId, Taken,
+};
 use s2s::tls::TlsIdentity;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
@@ -38,7 +41,10 @@ impl LinkUser for Counter {
     }
 }
 
-async fn node(id: &PeerId, tls: &TlsIdentity) -> Result<(Links, Arc<Counter>, String), Box<dyn std::error::Error>> {
+async fn node(
+    id: &PeerId,
+    tls: &TlsIdentity,
+) -> Result<(Links, Arc<Counter>, String), Box<dyn std::error::Error>> {
     let user = Arc::new(Counter::default());
     let config = LinkConfig {
         me: id.clone(),
@@ -63,7 +69,9 @@ async fn node(id: &PeerId, tls: &TlsIdentity) -> Result<(Links, Arc<Counter>, St
 async fn send(link: Link, user: Arc<Counter>, frames: u64, body: usize) {
     let body = vec![b'x'; body];
     for n in 0..frames {
-        while link.send_with(FrameKind(0x20), |_, out| out.extend_from_slice(&body)) == Err(LinkFull::Bytes) {
+        while link.send_with(FrameKind(0x20), |_, out| out.extend_from_slice(&body))
+            == Err(LinkFull::Bytes)
+        {
             user.changed.notified().await;
         }
         if n % 256 == 0 {
@@ -93,14 +101,25 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut identities = Vec::new();
     for _ in 0..2 {
         let made = rcgen::generate_simple_self_signed(vec!["node.invalid".to_owned()])?;
-        identities.push(TlsIdentity::from_pem(made.cert.pem().as_bytes(), made.signing_key.serialize_pem().as_bytes())?);
+        identities.push(TlsIdentity::from_pem(
+            made.cert.pem().as_bytes(),
+            made.signing_key.serialize_pem().as_bytes(),
+        )?);
     }
     let (eu, us) = (PeerId::new("eu", 0), PeerId::new("us", 0));
     let (links_eu, user_eu, address_eu) = node(&eu, &identities[0]).await?;
     let (links_us, user_us, address_us) = node(&us, &identities[1]).await?;
-    links_us.set_peers(vec![PeerConfig { id: eu.clone(), address: address_eu, fingerprint: identities[0].fingerprint() }]);
+    links_us.set_peers(vec![PeerConfig {
+        id: eu.clone(),
+        address: address_eu,
+        fingerprint: identities[0].fingerprint(),
+    }]);
     let dialled = Instant::now();
-    links_eu.set_peers(vec![PeerConfig { id: us.clone(), address: address_us, fingerprint: identities[1].fingerprint() }]);
+    links_eu.set_peers(vec![PeerConfig {
+        id: us.clone(),
+        address: address_us,
+        fingerprint: identities[1].fingerprint(),
+    }]);
     let link_eu = links_eu.link(&us).ok_or("no link")?;
     let link_us = links_us.link(&eu).ok_or("no link")?;
     while !link_eu.is_up() {
@@ -118,10 +137,18 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let total = if both { 2 * frames } else { frames };
     let rate = total as f64 / took.as_secs_f64();
-    println!("{total} frames of {body} bytes in {:.2} s: {rate:.0} frames/s, {:.0} MB/s", took.as_secs_f64(), rate * body as f64 / 1e6);
+    println!(
+        "{total} frames of {body} bytes in {:.2} s: {rate:.0} frames/s, {:.0} MB/s",
+        took.as_secs_f64(),
+        rate * body as f64 / 1e6
+    );
     if let (Some(before), Some(after)) = (cpu_before, cpu()) {
         let used = after - before;
-        println!("processor: {:.2} s, {:.0} ns a frame, both ends together", used.as_secs_f64(), used.as_nanos() as f64 / total as f64);
+        println!(
+            "processor: {:.2} s, {:.0} ns a frame, both ends together",
+            used.as_secs_f64(),
+            used.as_nanos() as f64 / total as f64
+        );
     }
     println!("there: {:?}\nback:  {:?}", link_eu.stats(), link_us.stats());
     Ok(())

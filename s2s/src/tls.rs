@@ -14,7 +14,9 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::NoServerSessionStorage;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{ClientConfig, DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
+use rustls::{
+    ClientConfig, DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme,
+};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -65,7 +67,9 @@ impl FromStr for Fingerprint {
         let mut digits = text.bytes().filter(|b| *b != b':').map(|b| (b as char).to_digit(16));
         let mut bytes = [0u8; 32];
         for byte in &mut bytes {
-            let (Some(Some(high)), Some(Some(low))) = (digits.next(), digits.next()) else { return Err(bad()) };
+            let (Some(Some(high)), Some(Some(low))) = (digits.next(), digits.next()) else {
+                return Err(bad());
+            };
             *byte = (high << 4 | low) as u8;
         }
         if digits.next().is_some() { Err(bad()) } else { Ok(Self(bytes)) }
@@ -103,10 +107,15 @@ impl TlsIdentity {
     /// [`LinkError::Pem`] when either is missing, [`LinkError::Tls`] when they do not belong together.
     pub fn from_pem(cert: &[u8], key: &[u8]) -> Result<Self, LinkError> {
         let pem = |e: rustls::pki_types::pem::Error| LinkError::Pem(e.to_string());
-        let chain: Vec<_> = CertificateDer::pem_slice_iter(cert).collect::<Result<_, _>>().map_err(pem)?;
+        let chain: Vec<_> =
+            CertificateDer::pem_slice_iter(cert).collect::<Result<_, _>>().map_err(pem)?;
         let Some(leaf) = chain.first() else { return Err(LinkError::Pem("no certificate".into())) };
         let fingerprint = Fingerprint::of_der(leaf);
-        let identity = Self(Arc::new(Identity { key: PrivateKeyDer::from_pem_slice(key).map_err(pem)?, fingerprint, chain }));
+        let identity = Self(Arc::new(Identity {
+            key: PrivateKeyDer::from_pem_slice(key).map_err(pem)?,
+            fingerprint,
+            chain,
+        }));
         identity.dialling(fingerprint)?; // proves that key and certificate belong together, at start and not at the first call
         Ok(identity)
     }
@@ -175,7 +184,9 @@ impl Pins {
         if self.0.read().contains_key(&Fingerprint::of_der(leaf)) {
             return Ok(());
         }
-        Err(rustls::Error::InvalidCertificate(rustls::CertificateError::ApplicationVerificationFailure))
+        Err(rustls::Error::InvalidCertificate(
+            rustls::CertificateError::ApplicationVerificationFailure,
+        ))
     }
 }
 
@@ -187,7 +198,12 @@ struct Pinned {
 }
 
 impl Pinned {
-    fn signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+    fn signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
         verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
     }
 }
@@ -209,11 +225,21 @@ impl ServerCertVerifier for Pinned {
         self.pins.check(leaf).map(|()| ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(&self, _: &[u8], _: &CertificateDer<'_>, _: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
         only_tls13()
     }
 
-    fn verify_tls13_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
         self.signature(message, cert, dss)
     }
 
@@ -227,15 +253,30 @@ impl ClientCertVerifier for Pinned {
         &[]
     }
 
-    fn verify_client_cert(&self, leaf: &CertificateDer<'_>, _: &[CertificateDer<'_>], _: UnixTime) -> Result<ClientCertVerified, rustls::Error> {
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
         self.pins.check(leaf).map(|()| ClientCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(&self, _: &[u8], _: &CertificateDer<'_>, _: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
         only_tls13()
     }
 
-    fn verify_tls13_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
         self.signature(message, cert, dss)
     }
 
@@ -260,10 +301,18 @@ mod tests {
 
     #[test]
     fn key_of_another_certificate_is_refused() {
-        let (one, two) = (rcgen::generate_simple_self_signed(vec![]).unwrap(), rcgen::generate_simple_self_signed(vec![]).unwrap());
+        let (one, two) = (
+            rcgen::generate_simple_self_signed(vec![]).unwrap(),
+            rcgen::generate_simple_self_signed(vec![]).unwrap(),
+        );
         let pem = one.cert.pem();
-        let identity = TlsIdentity::from_pem(pem.as_bytes(), one.signing_key.serialize_pem().as_bytes()).unwrap();
+        let identity =
+            TlsIdentity::from_pem(pem.as_bytes(), one.signing_key.serialize_pem().as_bytes())
+                .unwrap();
         assert_eq!(identity.fingerprint(), Fingerprint::of_pem(pem.as_bytes()).unwrap());
-        assert!(TlsIdentity::from_pem(pem.as_bytes(), two.signing_key.serialize_pem().as_bytes()).is_err());
+        assert!(
+            TlsIdentity::from_pem(pem.as_bytes(), two.signing_key.serialize_pem().as_bytes())
+                .is_err()
+        );
     }
 }

@@ -71,7 +71,11 @@ impl Window {
     ///
     /// # Errors
     /// [`LinkFull::Bytes`] when the bound is reached before this frame (one frame may pass it), [`LinkFull::Body`] when the body is too long.
-    pub(crate) fn push(&mut self, kind: FrameKind, write: impl FnOnce(u64, &mut Vec<u8>)) -> Result<u64, LinkFull> {
+    pub(crate) fn push(
+        &mut self,
+        kind: FrameKind,
+        write: impl FnOnce(u64, &mut Vec<u8>),
+    ) -> Result<u64, LinkFull> {
         if self.room() < HEADER_BYTES {
             return Err(LinkFull::Bytes);
         }
@@ -79,11 +83,17 @@ impl Window {
         let fits = self.chunks.back().is_some_and(|chunk| chunk.bytes.len() < CHUNK_BYTES);
         if !fits {
             let bytes = self.spare.pop().unwrap_or_default();
-            self.chunks.push_back(Chunk { start: self.end.at, first: seq, last: self.end.seq, bytes });
+            self.chunks.push_back(Chunk {
+                start: self.end.at,
+                first: seq,
+                last: self.end.seq,
+                bytes,
+            });
         }
         let chunk = self.chunks.back_mut().expect("pushed if there was none");
         let before = chunk.bytes.len();
-        let written = frame::write_numbered(&mut chunk.bytes, seq | self.lane, kind, |out| write(seq, out));
+        let written =
+            frame::write_numbered(&mut chunk.bytes, seq | self.lane, kind, |out| write(seq, out));
         if let Err(full) = written {
             if chunk.bytes.is_empty() {
                 self.chunks.pop_back();
@@ -104,7 +114,12 @@ impl Window {
                 chunk.bytes.extend_from_slice(encoded);
                 chunk.last = last;
             }
-            _ => self.chunks.push_back(Chunk { start: self.end.at, first: self.end.seq + 1, last, bytes: encoded.to_vec() }),
+            _ => self.chunks.push_back(Chunk {
+                start: self.end.at,
+                first: self.end.seq + 1,
+                last,
+                bytes: encoded.to_vec(),
+            }),
         }
         self.bytes += encoded.len();
         self.end = Place { at: self.end.at + encoded.len() as u64, seq: last };
@@ -133,7 +148,8 @@ impl Window {
             let chunk = self.chunks.get(index).expect("what lies between cursor and end is stored");
             let whole = chunk.start + chunk.bytes.len() as u64;
             let until = if whole <= end.at { Place { at: whole, seq: chunk.last } } else { end };
-            let (from, to) = ((self.cursor.at - chunk.start) as usize, (until.at - chunk.start) as usize);
+            let (from, to) =
+                ((self.cursor.at - chunk.start) as usize, (until.at - chunk.start) as usize);
             out.extend_from_slice(&chunk.bytes[from..to]);
             self.cursor = until;
             index += 1;
@@ -284,7 +300,9 @@ impl Inbox {
     /// [`FrameError::Gap`] when frames between were left out.
     pub(crate) fn begin(&mut self, first: u64) -> Result<(), FrameError> {
         match self.received {
-            Some(received) if first > received + 1 => Err(FrameError::Gap { expected: received + 1, got: first }),
+            Some(received) if first > received + 1 => {
+                Err(FrameError::Gap { expected: received + 1, got: first })
+            }
             Some(_) => Ok(()),
             None if first == 0 => Err(FrameError::Gap { expected: 1, got: 0 }),
             None => {

@@ -43,7 +43,13 @@ pub(super) struct Agreed {
 
 /// Runs a connection until it ends, and tells why. `closed` ends it from our side. Calls `up` once both sides have agreed, and `down` at last;
 /// when it returns, nothing of this connection runs any more. Must not be dropped before it returns.
-pub(super) async fn run<S>(peer: &Arc<Peer>, io: S, agreed: Agreed, timers: LinkTimers, closed: impl Future<Output = ()>) -> LinkError
+pub(super) async fn run<S>(
+    peer: &Arc<Peer>,
+    io: S,
+    agreed: Agreed,
+    timers: LinkTimers,
+    closed: impl Future<Output = ()>,
+) -> LinkError
 where
     S: AsyncRead + AsyncWrite + Send + 'static,
 {
@@ -107,7 +113,9 @@ impl<S: AsyncRead + AsyncWrite> Reader<'_, S> {
     async fn begin(&mut self) -> Result<Marks, LinkError> {
         loop {
             if let Some((frame, total)) = frame::decode(&self.buffer)? {
-                let Frame::Control(Control::Begin(marks)) = frame else { return Err(FrameError::Begin.into()) };
+                let Frame::Control(Control::Begin(marks)) = frame else {
+                    return Err(FrameError::Begin.into());
+                };
                 let _ = self.buffer.split_to(total);
                 return Ok(marks);
             }
@@ -125,7 +133,8 @@ impl<S: AsyncRead + AsyncWrite> Reader<'_, S> {
 
     async fn read_on(&mut self, await_begin: bool) -> Result<std::convert::Infallible, LinkError> {
         if await_begin {
-            let marks = timeout(self.silent, self.begin()).await.unwrap_or(Err(LinkError::Silent))?;
+            let marks =
+                timeout(self.silent, self.begin()).await.unwrap_or(Err(LinkError::Silent))?;
             self.peer.begun(marks)?;
         }
         loop {
@@ -147,7 +156,9 @@ impl<S: AsyncRead + AsyncWrite> Reader<'_, S> {
                 match step {
                     Poll::Ready(Ok(n)) if n > 0 && got + n < BATCH_BYTES => got += n,
                     Poll::Ready(Ok(n)) if got + n > 0 => return Poll::Ready(Ok(got + n)),
-                    Poll::Ready(Ok(_)) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+                    Poll::Ready(Ok(_)) => {
+                        return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+                    }
                     Poll::Ready(Err(_)) | Poll::Pending if got > 0 => return Poll::Ready(Ok(got)),
                     Poll::Ready(Err(e)) => return Poll::Ready(Err(e)),
                     Poll::Pending => {
@@ -192,7 +203,8 @@ impl<S: AsyncRead + AsyncWrite> Reader<'_, S> {
         let (peer, user) = (self.peer, &*self.peer.user);
         let mut at = 0;
         while let Some((frame, total)) = frame::decode(&bytes[at..])? {
-            let body = |range: std::ops::Range<usize>| bytes.slice(at + range.start..at + range.end);
+            let body =
+                |range: std::ops::Range<usize>| bytes.slice(at + range.start..at + range.end);
             match frame {
                 Frame::Numbered { seq, kind, body: range } => {
                     let received = peer.inbox.lock().receive(seq)?;
@@ -215,7 +227,9 @@ impl<S: AsyncRead + AsyncWrite> Reader<'_, S> {
                 }
                 Frame::Control(Control::Pong(number)) => {
                     let now = self.clock.elapsed().as_micros() as u64;
-                    peer.counters.rtt_us.store(now.saturating_sub(number).max(1), Ordering::Relaxed);
+                    peer.counters
+                        .rtt_us
+                        .store(now.saturating_sub(number).max(1), Ordering::Relaxed);
                 }
                 Frame::Control(Control::Begin(_)) => return Err(FrameError::Begin),
             }
@@ -228,10 +242,12 @@ impl<S: AsyncRead + AsyncWrite> Reader<'_, S> {
 /// Hands a frame to the user. Should that panic, it is a bug there; the frame counts as taken, since it would not fare better a second time, and the
 /// frames behind it would never be acknowledged.
 fn hand_over(peer: &Peer, ticket: u64, kind: FrameKind, body: Bytes) -> Taken {
-    catch_unwind(AssertUnwindSafe(|| peer.user.frame(&peer.id, ticket, kind, body))).unwrap_or_else(|_| {
-        tracing::error!(peer = %peer.id, ticket, ?kind, "taking a frame panicked");
-        Taken::Now
-    })
+    catch_unwind(AssertUnwindSafe(|| peer.user.frame(&peer.id, ticket, kind, body))).unwrap_or_else(
+        |_| {
+            tracing::error!(peer = %peer.id, ticket, ?kind, "taking a frame panicked");
+            Taken::Now
+        },
+    )
 }
 
 /// What one read batch has brought.
@@ -255,7 +271,12 @@ impl Batch {
 }
 
 /// Writes whatever is queued, and pings, until writing fails.
-async fn write_loop<S: AsyncRead + AsyncWrite>(peer: Arc<Peer>, mut write: WriteHalf<S>, clock: Instant, ping: Duration) -> io::Error {
+async fn write_loop<S: AsyncRead + AsyncWrite>(
+    peer: Arc<Peer>,
+    mut write: WriteHalf<S>,
+    clock: Instant,
+    ping: Duration,
+) -> io::Error {
     let mut pings = interval(ping);
     pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut out = Vec::new();
@@ -294,7 +315,11 @@ async fn write_loop<S: AsyncRead + AsyncWrite>(peer: Arc<Peer>, mut write: Write
     }
 }
 
-async fn write_out<S: AsyncRead + AsyncWrite>(peer: &Peer, write: &mut WriteHalf<S>, out: &[u8]) -> io::Result<()> {
+async fn write_out<S: AsyncRead + AsyncWrite>(
+    peer: &Peer,
+    write: &mut WriteHalf<S>,
+    out: &[u8],
+) -> io::Result<()> {
     write.write_all(out).await?;
     write.flush().await?;
     add(&peer.counters.bytes_out, out.len() as u64);

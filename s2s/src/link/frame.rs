@@ -115,7 +115,11 @@ pub(crate) fn decode(input: &[u8]) -> Result<Option<(Frame, usize)>, FrameError>
         PONG => Frame::Control(Control::Pong(number(input, 5))),
         DATAGRAM if input[5] < FIRST_USER_KIND => return Err(FrameError::Kind(input[5])),
         DATAGRAM => Frame::Datagram { kind: FrameKind(input[5]), body: 6..total },
-        _ => Frame::Numbered { seq: number(input, 5), kind: FrameKind(kind), body: HEADER_BYTES..total },
+        _ => Frame::Numbered {
+            seq: number(input, 5),
+            kind: FrameKind(kind),
+            body: HEADER_BYTES..total,
+        },
     };
     Ok(Some((frame, total)))
 }
@@ -140,7 +144,12 @@ fn marks(input: &[u8], at: usize) -> Marks {
 ///
 /// # Errors
 /// [`LinkFull::Body`] when the body is too long; `out` is then as it was, also when `write` panics.
-pub(crate) fn write_numbered(out: &mut Vec<u8>, seq: u64, kind: FrameKind, write: impl FnOnce(&mut Vec<u8>)) -> Result<(), LinkFull> {
+pub(crate) fn write_numbered(
+    out: &mut Vec<u8>,
+    seq: u64,
+    kind: FrameKind,
+    write: impl FnOnce(&mut Vec<u8>),
+) -> Result<(), LinkFull> {
     assert!(kind.0 >= FIRST_USER_KIND, "kinds below 0x10 belong to the link");
     let mut undo = Undo { start: out.len(), out };
     undo.out.extend_from_slice(&[0, 0, 0, 0, kind.0]);
@@ -197,7 +206,9 @@ mod tests {
     fn every_kind_reads_back_and_every_cut_asks_for_more() {
         let marks = Marks { main: 7, front: u64::MAX >> 1 };
         let mut out = Vec::new();
-        for control in [Control::Begin(marks), Control::Ack(marks), Control::Ping(9, marks), Control::Pong(9)] {
+        for control in
+            [Control::Begin(marks), Control::Ack(marks), Control::Ping(9, marks), Control::Pong(9)]
+        {
             out.clear();
             write_control(&mut out, control);
             check(&out, Frame::Control(control));
@@ -206,7 +217,8 @@ mod tests {
         write_datagram(&mut out, FrameKind(0x20), b"vote");
         check(&out, Frame::Datagram { kind: FrameKind(0x20), body: 6..10 });
         out.clear();
-        write_numbered(&mut out, 5 | FRONT, FrameKind(0xff), |out| out.extend_from_slice(b"row")).unwrap();
+        write_numbered(&mut out, 5 | FRONT, FrameKind(0xff), |out| out.extend_from_slice(b"row"))
+            .unwrap();
         check(&out, Frame::Numbered { seq: 5 | FRONT, kind: FrameKind(0xff), body: 13..16 });
     }
 
@@ -232,9 +244,17 @@ mod tests {
     #[test]
     fn body_past_the_limit_leaves_nothing_behind() {
         let mut out = vec![1];
-        assert_eq!(write_numbered(&mut out, 1, FrameKind(16), |out| out.resize(out.len() + BODY_BYTES_MAX + 1, 0)), Err(LinkFull::Body));
+        assert_eq!(
+            write_numbered(&mut out, 1, FrameKind(16), |out| out
+                .resize(out.len() + BODY_BYTES_MAX + 1, 0)),
+            Err(LinkFull::Body)
+        );
         assert_eq!(out, [1]);
-        assert_eq!(write_numbered(&mut out, 1, FrameKind(16), |out| out.resize(out.len() + BODY_BYTES_MAX, 0)), Ok(()));
+        assert_eq!(
+            write_numbered(&mut out, 1, FrameKind(16), |out| out
+                .resize(out.len() + BODY_BYTES_MAX, 0)),
+            Ok(())
+        );
         assert!(matches!(decode(&out[1..]), Ok(Some(_))));
     }
 }

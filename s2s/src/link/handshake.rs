@@ -38,7 +38,12 @@ enum Item {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> XmlStream<S> {
     fn new(io: S) -> Self {
-        Self { io, framer: Framer::stream(Limits::PRE_AUTH), buffer: BytesMut::new(), opened: false }
+        Self {
+            io,
+            framer: Framer::stream(Limits::PRE_AUTH),
+            buffer: BytesMut::new(),
+            opened: false,
+        }
     }
 
     async fn send(&mut self, bytes: &[u8]) -> Result<(), LinkError> {
@@ -48,7 +53,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> XmlStream<S> {
 
     async fn next(&mut self) -> Result<Item, LinkError> {
         loop {
-            match self.framer.scan(&self.buffer).map_err(|e| LinkError::Handshake(e.condition.name().to_owned()))? {
+            match self
+                .framer
+                .scan(&self.buffer)
+                .map_err(|e| LinkError::Handshake(e.condition.name().to_owned()))?
+            {
                 Scan::More => {
                     self.buffer.reserve(READ_BYTES);
                     if self.io.read_buf(&mut self.buffer).await? == 0 {
@@ -63,7 +72,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> XmlStream<S> {
                 }
                 Scan::Element(taken, _) => {
                     let piece = self.buffer.split_to(taken);
-                    let element = self.framer.element(&piece).map_err(|e| LinkError::Handshake(e.condition.name().to_owned()))?;
+                    let element = self
+                        .framer
+                        .element(&piece)
+                        .map_err(|e| LinkError::Handshake(e.condition.name().to_owned()))?;
                     return match StreamError::from_element(&element) {
                         Some(error) => Err(LinkError::Peer(error.condition.name().to_owned())),
                         None => Ok(Item::Element(element)),
@@ -75,7 +87,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> XmlStream<S> {
 
     async fn header(&mut self) -> Result<StreamHeader, LinkError> {
         match self.next().await? {
-            Item::Open(header) if header.content_ns == ns::SERVER && header.version.is_some_and(|v| v >= (1, 0)) => Ok(*header),
+            Item::Open(header)
+                if header.content_ns == ns::SERVER
+                    && header.version.is_some_and(|v| v >= (1, 0)) =>
+            {
+                Ok(*header)
+            }
             _ => Err(LinkError::Handshake("s2s stream header expected".to_owned())),
         }
     }
@@ -83,13 +100,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> XmlStream<S> {
     async fn element(&mut self, name: &str, ns: &str) -> Result<Element, LinkError> {
         match self.next().await? {
             Item::Element(element) if element.is(name, ns) => Ok(element),
-            Item::Element(element) => Err(LinkError::Handshake(format!("<{}/> where <{name}/> was expected", element.name()))),
-            Item::Open(_) => Err(LinkError::Handshake(format!("stream header where <{name}/> was expected"))),
+            Item::Element(element) => Err(LinkError::Handshake(format!(
+                "<{}/> where <{name}/> was expected",
+                element.name()
+            ))),
+            Item::Open(_) => {
+                Err(LinkError::Handshake(format!("stream header where <{name}/> was expected")))
+            }
         }
     }
 
     /// The accepting side's answer to a stream header: is it for us, from whom it should be, and then our header and features.
-    async fn answer(&mut self, header: &StreamHeader, me: &PeerId, peer: Option<&PeerId>, feature: Element) -> Result<(), LinkError> {
+    async fn answer(
+        &mut self,
+        header: &StreamHeader,
+        me: &PeerId,
+        peer: Option<&PeerId>,
+        feature: Element,
+    ) -> Result<(), LinkError> {
         let from = header.from.as_deref().unwrap_or_default();
         let mut out = open(me, from, true);
         if header.to.as_deref() != Some(&me.to_string()) {
@@ -118,8 +146,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> XmlStream<S> {
             LinkError::Closed => StreamCondition::Conflict,
             _ => return,
         };
-        let mut out = if self.opened { Vec::new() } else { format!("{DECLARATION}{ROOT} version='1.0'>").into_bytes() };
-        out.extend_from_slice(&StreamError::new(condition).with_text(&cause.to_string()).to_bytes());
+        let mut out = if self.opened {
+            Vec::new()
+        } else {
+            format!("{DECLARATION}{ROOT} version='1.0'>").into_bytes()
+        };
+        out.extend_from_slice(
+            &StreamError::new(condition).with_text(&cause.to_string()).to_bytes(),
+        );
         out.extend_from_slice(b"</stream:stream>");
         if self.send(&out).await.is_ok() {
             let _ = self.io.shutdown().await;
@@ -133,7 +167,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> XmlStream<S> {
 }
 
 const DECLARATION: &str = "<?xml version='1.0'?>";
-const ROOT: &str = "<stream:stream xmlns='jabber:server' xmlns:stream='http://etherx.jabber.org/streams'";
+const ROOT: &str =
+    "<stream:stream xmlns='jabber:server' xmlns:stream='http://etherx.jabber.org/streams'";
 
 /// A stream header of ours.
 fn open(me: &PeerId, to: &str, with_id: bool) -> Vec<u8> {
@@ -152,7 +187,9 @@ fn open(me: &PeerId, to: &str, with_id: bool) -> Vec<u8> {
 fn tls_refusal(e: std::io::Error) -> LinkError {
     let cause = e.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     match cause {
-        Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented) => Refusal::UnknownCertificate.into(),
+        Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented) => {
+            Refusal::UnknownCertificate.into()
+        }
         _ => e.into(),
     }
 }
@@ -161,13 +198,19 @@ fn tls_refusal(e: std::io::Error) -> LinkError {
 ///
 /// # Errors
 /// Any of the handshake's. The connection is of no more use then.
-pub(super) async fn dial<S>(io: S, me: &PeerId, peer: &PeerId, tls: Arc<ClientConfig>) -> Result<XmlStream<TlsStream<S>>, LinkError>
+pub(super) async fn dial<S>(
+    io: S,
+    me: &PeerId,
+    peer: &PeerId,
+    tls: Arc<ClientConfig>,
+) -> Result<XmlStream<TlsStream<S>>, LinkError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let mut xml = XmlStream::new(io);
     let header = open(me, &peer.to_string(), false);
-    xml.send(&[&header[..], b"<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>"].concat()).await?;
+    xml.send(&[&header[..], b"<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>"].concat())
+        .await?;
     xml.header().await?;
     xml.element("features", ns::STREAM).await?;
     xml.element("proceed", ns::TLS).await?;
@@ -192,7 +235,12 @@ where
 ///
 /// # Errors
 /// Any of the handshake's. The other side has been told, as far as possible.
-pub(super) async fn accept<S>(io: S, me: &PeerId, tls: Arc<ServerConfig>, pins: &Pins) -> Result<(XmlStream<TlsStream<S>>, PeerId), LinkError>
+pub(super) async fn accept<S>(
+    io: S,
+    me: &PeerId,
+    tls: Arc<ServerConfig>,
+    pins: &Pins,
+) -> Result<(XmlStream<TlsStream<S>>, PeerId), LinkError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -202,7 +250,12 @@ where
         return Err(cause);
     }
     let io = TlsAcceptor::from(tls).accept(plain(xml)?).await.map_err(tls_refusal)?;
-    let leaf = io.get_ref().1.peer_certificates().and_then(|chain| chain.first()).map(|leaf| Fingerprint::of_der(leaf));
+    let leaf = io
+        .get_ref()
+        .1
+        .peer_certificates()
+        .and_then(|chain| chain.first())
+        .map(|leaf| Fingerprint::of_der(leaf));
     let mut xml = XmlStream::new(TlsStream::Server(io));
     match accept_secure(&mut xml, me, leaf.and_then(|print| pins.owner(&print))).await {
         Ok(peer) => Ok((xml, peer)),
@@ -213,17 +266,31 @@ where
     }
 }
 
-async fn accept_plain<S: AsyncRead + AsyncWrite + Unpin>(xml: &mut XmlStream<S>, me: &PeerId) -> Result<(), LinkError> {
+async fn accept_plain<S: AsyncRead + AsyncWrite + Unpin>(
+    xml: &mut XmlStream<S>,
+    me: &PeerId,
+) -> Result<(), LinkError> {
     let header = xml.header().await?;
-    xml.answer(&header, me, None, Element::new("starttls", ns::TLS).with_child(Element::new("required", ns::TLS))).await?;
+    xml.answer(
+        &header,
+        me,
+        None,
+        Element::new("starttls", ns::TLS).with_child(Element::new("required", ns::TLS)),
+    )
+    .await?;
     xml.element("starttls", ns::TLS).await?;
     xml.send(b"<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await
 }
 
-async fn accept_secure<S: AsyncRead + AsyncWrite + Unpin>(xml: &mut XmlStream<S>, me: &PeerId, owner: Option<PeerId>) -> Result<PeerId, LinkError> {
+async fn accept_secure<S: AsyncRead + AsyncWrite + Unpin>(
+    xml: &mut XmlStream<S>,
+    me: &PeerId,
+    owner: Option<PeerId>,
+) -> Result<PeerId, LinkError> {
     let peer = owner.ok_or(Refusal::UnknownCertificate)?; // taken off the list during the handshake
     let header = xml.header().await?;
-    let mechanisms = Element::new("mechanisms", ns::SASL).with_child(Element::new("mechanism", ns::SASL).with_text("EXTERNAL"));
+    let mechanisms = Element::new("mechanisms", ns::SASL)
+        .with_child(Element::new("mechanism", ns::SASL).with_text("EXTERNAL"));
     xml.answer(&header, me, Some(&peer), mechanisms).await?;
     let auth = xml.element("auth", ns::SASL).await?;
     if auth.attr("mechanism") != Some("EXTERNAL") {
@@ -241,11 +308,19 @@ async fn accept_secure<S: AsyncRead + AsyncWrite + Unpin>(xml: &mut XmlStream<S>
 
 /// Leaves the plain stream. Bytes that came before TLS must not be taken for bytes inside it (RFC 6120 §5.3.1).
 fn plain<S>(xml: XmlStream<S>) -> Result<S, LinkError> {
-    if xml.buffer.is_empty() { Ok(xml.io) } else { Err(LinkError::Handshake("bytes before TLS".to_owned())) }
+    if xml.buffer.is_empty() {
+        Ok(xml.io)
+    } else {
+        Err(LinkError::Handshake("bytes before TLS".to_owned()))
+    }
 }
 
 /// Says `hello` first, and reads the answer of `peer`.
-pub(super) async fn hello_dialling<S>(xml: &mut XmlStream<S>, hello: &Hello, peer: &PeerId) -> Result<Hello, LinkError>
+pub(super) async fn hello_dialling<S>(
+    xml: &mut XmlStream<S>,
+    hello: &Hello,
+    peer: &PeerId,
+) -> Result<Hello, LinkError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -254,7 +329,11 @@ where
 }
 
 /// Reads the hello of `peer`, and answers with `hello`.
-pub(super) async fn hello_accepting<S>(xml: &mut XmlStream<S>, hello: &Hello, peer: &PeerId) -> Result<Hello, LinkError>
+pub(super) async fn hello_accepting<S>(
+    xml: &mut XmlStream<S>,
+    hello: &Hello,
+    peer: &PeerId,
+) -> Result<Hello, LinkError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {

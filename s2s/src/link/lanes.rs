@@ -32,7 +32,11 @@ impl FrameSink {
     /// # Errors
     /// [`LinkFull::Bytes`] when there is no more room now. Then the main lane waits, since something that must go before it is missing, and
     /// `before_write` is called again as soon as there is room: go on there with the same frame. [`LinkFull::Body`] when the body is too long.
-    pub fn frame_with(&mut self, kind: FrameKind, write: impl FnOnce(&mut Vec<u8>)) -> Result<(), LinkFull> {
+    pub fn frame_with(
+        &mut self,
+        kind: FrameKind,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<(), LinkFull> {
         if self.bytes.len() >= self.room {
             self.refused = true;
             return Err(LinkFull::Bytes);
@@ -85,7 +89,9 @@ impl Outbox {
 
     /// Queues a datagram. False when it is too long or the queue is full.
     pub(super) fn datagram(&mut self, kind: FrameKind, body: &[u8]) -> bool {
-        if body.len() > BODY_BYTES_MAX || self.datagrams.len() + body.len() > self.datagram_bytes_max {
+        if body.len() > BODY_BYTES_MAX
+            || self.datagrams.len() + body.len() > self.datagram_bytes_max
+        {
             return false;
         }
         frame::write_datagram(&mut self.datagrams, kind, body);
@@ -109,11 +115,19 @@ impl Outbox {
         let mut bytes = std::mem::take(&mut self.sink_bytes);
         bytes.clear();
         let room = self.front.room().min(SINK_BYTES);
-        Turn { main_end: self.main.end(), sink: FrameSink { bytes, seq: self.front.end().seq, room, refused: false } }
+        Turn {
+            main_end: self.main.end(),
+            sink: FrameSink { bytes, seq: self.front.end().seq, room, refused: false },
+        }
     }
 
     /// Ends a turn: appends to `out` what goes on the wire now.
-    pub(super) fn fill(&mut self, out: &mut Vec<u8>, turn: Turn, controls: impl IntoIterator<Item = Control>) -> Filled {
+    pub(super) fn fill(
+        &mut self,
+        out: &mut Vec<u8>,
+        turn: Turn,
+        controls: impl IntoIterator<Item = Control>,
+    ) -> Filled {
         let Turn { main_end, sink } = turn;
         controls.into_iter().for_each(|control| frame::write_control(out, control));
         if let Some(number) = self.pong.take() {
@@ -138,7 +152,11 @@ impl Outbox {
             copied.frames += main.frames;
             copied.resent += main.resent;
         }
-        let more = if self.held { progress || !self.front.reached(front_end) } else { !self.main.reached(main_end) };
+        let more = if self.held {
+            progress || !self.front.reached(front_end)
+        } else {
+            !self.main.reached(main_end)
+        };
         Filled { frames: copied.frames, resent: copied.resent, more }
     }
 
@@ -163,9 +181,13 @@ mod tests {
         let mut seen = Vec::new();
         while let Some((frame, total)) = decode(bytes).unwrap() {
             seen.push(match frame {
-                Frame::Control(control) => format!("{control:?}").split('(').next().unwrap_or_default().to_owned(),
+                Frame::Control(control) => {
+                    format!("{control:?}").split('(').next().unwrap_or_default().to_owned()
+                }
                 Frame::Datagram { .. } => "datagram".to_owned(),
-                Frame::Numbered { seq, .. } if seq & FRONT != 0 => format!("front {}", seq & !FRONT),
+                Frame::Numbered { seq, .. } if seq & FRONT != 0 => {
+                    format!("front {}", seq & !FRONT)
+                }
                 Frame::Numbered { seq, .. } => format!("main {seq}"),
             });
             bytes = &bytes[total..];

@@ -160,14 +160,17 @@ impl Links {
     /// The peers from now on. Those not listed any more are forgotten; where an address or certificate changed, the connection is made anew.
     pub fn set_peers(&self, peers: Vec<PeerConfig>) {
         let shared = &self.0;
-        let peers: HashMap<PeerId, PeerConfig> = peers.into_iter().filter(|p| p.id != shared.me).map(|p| (p.id.clone(), p)).collect();
+        let peers: HashMap<PeerId, PeerConfig> =
+            peers.into_iter().filter(|p| p.id != shared.me).map(|p| (p.id.clone(), p)).collect();
         let mut entries = shared.entries.write();
         shared.pins.set(peers.values().map(|p| (p.fingerprint, p.id.clone())));
-        let gone: Vec<_> = entries.extract_if(|id, _| !peers.contains_key(id)).map(|(_, entry)| entry).collect();
+        let gone: Vec<_> =
+            entries.extract_if(|id, _| !peers.contains_key(id)).map(|(_, entry)| entry).collect();
         gone.into_iter().for_each(forget);
         for (id, config) in peers {
             if let Some(entry) = entries.get(&id) {
-                let changed = std::mem::replace(&mut *entry.target.lock(), config.clone()) != config;
+                let changed =
+                    std::mem::replace(&mut *entry.target.lock(), config.clone()) != config;
                 if changed {
                     entry.claim(); // by nobody: the present connection ends
                 }
@@ -191,7 +194,9 @@ impl Links {
     pub fn forget(&self, peer: &PeerId) {
         let mut entries = self.0.entries.write();
         let Some(entry) = entries.remove(peer) else { return };
-        self.0.pins.set(entries.iter().map(|(id, entry)| (entry.target.lock().fingerprint, id.clone())));
+        self.0
+            .pins
+            .set(entries.iter().map(|(id, entry)| (entry.target.lock().fingerprint, id.clone())));
         forget(entry);
     }
 
@@ -233,12 +238,23 @@ impl Shared {
     fn hello(&self, entry: &Entry) -> Hello {
         let known = entry.peer.session.lock().map(|session| session.peer);
         let received = entry.peer.inbox.lock().received();
-        Hello { version: negotiate::VERSION, id: self.me.clone(), incarnation: self.incarnation, known, received }
+        Hello {
+            version: negotiate::VERSION,
+            id: self.me.clone(),
+            incarnation: self.incarnation,
+            known,
+            received,
+        }
     }
 
     fn agree(&self, entry: &Entry, theirs: &Hello, dialled: bool, rest: bytes::BytesMut) -> Agreed {
         let session = *entry.peer.session.lock();
-        Agreed { incarnation: theirs.incarnation, decision: negotiate::decide(self.incarnation, session, theirs), dialled, rest }
+        Agreed {
+            incarnation: theirs.incarnation,
+            decision: negotiate::decide(self.incarnation, session, theirs),
+            dialled,
+            rest,
+        }
     }
 
     /// An inbound connection from its first byte to its end.
@@ -247,7 +263,11 @@ impl Shared {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let deadline = Instant::now() + self.timers.handshake;
-        let accepted = timeout_at(deadline, handshake::accept(io, &self.me, self.accepting.clone(), &self.pins)).await;
+        let accepted = timeout_at(
+            deadline,
+            handshake::accept(io, &self.me, self.accepting.clone(), &self.pins),
+        )
+        .await;
         let (mut xml, id) = match accepted.unwrap_or(Err(LinkError::Deadline)) {
             Ok(accepted) => accepted,
             Err(cause) => return cause,
@@ -275,7 +295,14 @@ impl Shared {
         };
         drop(permit);
         let (io, rest) = xml.into_parts();
-        driver::run(&entry.peer, io, self.agree(&entry, &theirs, false, rest), self.timers, claim.lost()).await
+        driver::run(
+            &entry.peer,
+            io,
+            self.agree(&entry, &theirs, false, rest),
+            self.timers,
+            claim.lost(),
+        )
+        .await
     }
 
     /// An outbound connection from dialling to its end.
@@ -283,10 +310,13 @@ impl Shared {
         let target = entry.target.lock().clone();
         let dialled = async {
             let tls = self.tls.dialling(target.fingerprint)?;
-            let tcp = TcpStream::connect(&target.address).await.map_err(|cause| LinkError::Connect { address: target.address.clone(), cause })?;
+            let tcp = TcpStream::connect(&target.address)
+                .await
+                .map_err(|cause| LinkError::Connect { address: target.address.clone(), cause })?;
             tcp.set_nodelay(true)?;
             let mut xml = handshake::dial(tcp, &self.me, &target.id, tls).await?;
-            let theirs = handshake::hello_dialling(&mut xml, &self.hello(entry), &target.id).await?;
+            let theirs =
+                handshake::hello_dialling(&mut xml, &self.hello(entry), &target.id).await?;
             Ok::<_, LinkError>((xml.into_parts(), theirs))
         };
         let dialled = tokio::select! {
@@ -294,7 +324,16 @@ impl Shared {
             () = claim.clone().lost() => Err(LinkError::Closed),
         };
         match dialled {
-            Ok(((io, rest), theirs)) => driver::run(&entry.peer, io, self.agree(entry, &theirs, true, rest), self.timers, claim.lost()).await,
+            Ok(((io, rest), theirs)) => {
+                driver::run(
+                    &entry.peer,
+                    io,
+                    self.agree(entry, &theirs, true, rest),
+                    self.timers,
+                    claim.lost(),
+                )
+                .await
+            }
             Err(cause) => cause,
         }
     }

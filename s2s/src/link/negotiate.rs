@@ -51,8 +51,12 @@ pub(super) enum Decision {
 /// What the hello of the other side means to us, `me`, who remember `session`.
 pub(super) fn decide(me: Incarnation, session: Option<Session>, hello: &Hello) -> Decision {
     match session {
-        Some(Session { peer, .. }) if peer == hello.incarnation && hello.known == Some(me) => Decision::Resume(hello.received),
-        Some(Session { peer, confirmed }) => Decision::Fresh { lose: confirmed || peer != hello.incarnation },
+        Some(Session { peer, .. }) if peer == hello.incarnation && hello.known == Some(me) => {
+            Decision::Resume(hello.received)
+        }
+        Some(Session { peer, confirmed }) => {
+            Decision::Fresh { lose: confirmed || peer != hello.incarnation }
+        }
         None => Decision::Fresh { lose: false },
     }
 }
@@ -66,7 +70,10 @@ pub(super) fn feature() -> Element {
 /// The highest version that both sides speak.
 pub(super) fn common_version(feature: &Element) -> Result<u16, Refusal> {
     let offered = feature.attr("versions").unwrap_or_default();
-    let known = offered.split_ascii_whitespace().filter_map(|v| v.parse().ok()).filter(|v| VERSIONS.contains(v));
+    let known = offered
+        .split_ascii_whitespace()
+        .filter_map(|v| v.parse().ok())
+        .filter(|v| VERSIONS.contains(v));
     known.max().ok_or(Refusal::Version)
 }
 
@@ -85,13 +92,19 @@ impl Hello {
     /// Reads the other side's hello. `expected` is who it must be, by its certificate.
     pub(super) fn read(element: &Element, expected: &PeerId) -> Result<Self, LinkError> {
         if !element.is("link", NS) {
-            return Err(LinkError::Handshake(format!("<{}/> where <link/> was expected", element.name())));
+            return Err(LinkError::Handshake(format!(
+                "<{}/> where <link/> was expected",
+                element.name()
+            )));
         }
         let version = number(element, "version")?.try_into().unwrap_or(0);
         if !VERSIONS.contains(&version) {
             return Err(Refusal::Version.into());
         }
-        let id = PeerId::new(element.attr("region").unwrap_or_default(), u16::try_from(number(element, "node")?).unwrap_or(u16::MAX));
+        let id = PeerId::new(
+            element.attr("region").unwrap_or_default(),
+            u16::try_from(number(element, "node")?).unwrap_or(u16::MAX),
+        );
         if id != *expected {
             return Err(Refusal::WrongName.into());
         }
@@ -100,7 +113,8 @@ impl Hello {
             n => Incarnation(n),
         };
         let known = Some(number(element, "known")?).filter(|n| *n != 0).map(Incarnation);
-        let received = Marks { main: number(element, "received")?, front: number(element, "received-front")? };
+        let received =
+            Marks { main: number(element, "received")?, front: number(element, "received-front")? };
         Ok(Self { version, id, incarnation, known, received })
     }
 }
@@ -118,7 +132,13 @@ mod tests {
 
     fn hello(incarnation: u64, known: Option<u64>) -> Hello {
         let received = Marks { main: 4, front: 2 };
-        Hello { version: 1, id: PeerId::new("us", 1), incarnation: Incarnation(incarnation), known: known.map(Incarnation), received }
+        Hello {
+            version: 1,
+            id: PeerId::new("us", 1),
+            incarnation: Incarnation(incarnation),
+            known: known.map(Incarnation),
+            received,
+        }
     }
 
     fn session(peer: u64, confirmed: bool) -> Option<Session> {
@@ -146,14 +166,33 @@ mod tests {
     #[test]
     fn hello_reads_back_and_lies_are_refused() {
         let said = hello(9, Some(7));
-        let read = |element: &Element, id: PeerId| Hello::read(&Element::parse(&element.to_bytes()).unwrap(), &id);
+        let read = |element: &Element, id: PeerId| {
+            Hello::read(&Element::parse(&element.to_bytes()).unwrap(), &id)
+        };
         assert_eq!(read(&said.element(), said.id.clone()).unwrap(), said);
-        assert!(matches!(read(&said.element(), PeerId::new("eu", 1)), Err(LinkError::Refused(Refusal::WrongName))));
-        assert!(matches!(read(&said.element(), PeerId::new("us", 0)), Err(LinkError::Refused(Refusal::WrongName))));
+        assert!(matches!(
+            read(&said.element(), PeerId::new("eu", 1)),
+            Err(LinkError::Refused(Refusal::WrongName))
+        ));
+        assert!(matches!(
+            read(&said.element(), PeerId::new("us", 0)),
+            Err(LinkError::Refused(Refusal::WrongName))
+        ));
         let other = said.element().with_attr("version", "2");
         assert!(matches!(read(&other, said.id.clone()), Err(LinkError::Refused(Refusal::Version))));
-        for (name, value) in [("incarnation", "0"), ("incarnation", "-1"), ("received", "x"), ("known", "18446744073709551616")] {
-            assert!(matches!(read(&said.element().with_attr(name, value), said.id.clone()), Err(LinkError::Handshake(_))), "{name}={value}");
+        for (name, value) in [
+            ("incarnation", "0"),
+            ("incarnation", "-1"),
+            ("received", "x"),
+            ("known", "18446744073709551616"),
+        ] {
+            assert!(
+                matches!(
+                    read(&said.element().with_attr(name, value), said.id.clone()),
+                    Err(LinkError::Handshake(_))
+                ),
+                "{name}={value}"
+            );
         }
     }
 

@@ -35,7 +35,11 @@ impl Link {
     ///
     /// # Errors
     /// [`LinkFull`]; nothing is queued then.
-    pub fn send_with(&self, kind: FrameKind, write: impl FnOnce(u64, &mut Vec<u8>)) -> Result<u64, LinkFull> {
+    pub fn send_with(
+        &self,
+        kind: FrameKind,
+        write: impl FnOnce(u64, &mut Vec<u8>),
+    ) -> Result<u64, LinkFull> {
         let seq = {
             let mut out = self.0.out.lock();
             if self.0.forgotten.load(Ordering::Acquire) {
@@ -123,7 +127,9 @@ impl Link {
             connections: read(&counters.connections),
             unacked_frames,
             unacked_bytes,
-            rtt: Some(read(&counters.rtt_us)).filter(|us| *us > 0 && self.is_up()).map(Duration::from_micros),
+            rtt: Some(read(&counters.rtt_us))
+                .filter(|us| *us > 0 && self.is_up())
+                .map(Duration::from_micros),
         }
     }
 }
@@ -248,7 +254,12 @@ impl Peer {
     ///
     /// # Errors
     /// [`Refusal::Resume`] when what the peer says it received cannot be true. Nothing has changed then.
-    pub(super) fn commit(&self, peer: Incarnation, decision: &Decision, dialled: bool) -> Result<Vec<(u64, FrameKind, Bytes)>, Refusal> {
+    pub(super) fn commit(
+        &self,
+        peer: Incarnation,
+        decision: &Decision,
+        dialled: bool,
+    ) -> Result<Vec<(u64, FrameKind, Bytes)>, Refusal> {
         let mut out = self.out.lock();
         let lost = match decision {
             Decision::Resume(received) => {
@@ -261,7 +272,12 @@ impl Peer {
                 self.inbox.lock().main.reset();
                 self.inbox.lock().front.reset();
                 out.front.give_up();
-                if *lose { out.main.give_up() } else { out.main.restart(); Vec::new() }
+                if *lose {
+                    out.main.give_up()
+                } else {
+                    out.main.restart();
+                    Vec::new()
+                }
             }
         };
         out.disconnect();

@@ -33,7 +33,10 @@ fn resumption_sends_again_what_was_not_received_and_only_that() {
         window.push(KIND, |_, _| ()).unwrap();
         assert!(window.rewind(5));
         let mut out = Vec::new();
-        assert_eq!(window.copy(&mut out, window.end(), usize::MAX), Copied { frames: 5, resent: 4 });
+        assert_eq!(
+            window.copy(&mut out, window.end(), usize::MAX),
+            Copied { frames: 5, resent: 4 }
+        );
         assert!(window.rewind(0), "nothing received: from the last acknowledged on");
         assert_eq!(wire(&mut window), (3..=10).collect::<Vec<_>>());
     }
@@ -86,7 +89,9 @@ fn refused_body_leaves_the_window_as_it_was() {
 fn encoder_that_panics_leaves_no_half_frame() {
     for frames in [0, 1] {
         let mut window = window(1..=frames, 3);
-        let push = std::panic::AssertUnwindSafe(|| window.push(KIND, |_, out| out.extend((0..5).map(|n| 5 / (3 - n) as u8))));
+        let push = std::panic::AssertUnwindSafe(|| {
+            window.push(KIND, |_, out| out.extend((0..5).map(|n| 5 / (3 - n) as u8)))
+        });
         assert!(std::panic::catch_unwind(push).is_err());
         assert_eq!(window.push(KIND, |_, _| ()), Ok(frames + 1));
         assert_eq!(wire(&mut window), (1..=frames + 1).collect::<Vec<_>>());
@@ -152,7 +157,15 @@ fn only_the_contiguous_prefix_is_acknowledged() {
     for seq in 1..=4 {
         inbox.receive(seq).unwrap();
     }
-    for (ticket, news, ack) in [(3, false, 0), (1, true, 1), (1, false, 1), (9, false, 1), (4, false, 1), (2, true, 4), (0, false, 4)] {
+    for (ticket, news, ack) in [
+        (3, false, 0),
+        (1, true, 1),
+        (1, false, 1),
+        (9, false, 1),
+        (4, false, 1),
+        (2, true, 4),
+        (0, false, 4),
+    ] {
         assert_eq!((inbox.take(ticket), inbox.ack()), (news, ack), "after {ticket}");
     }
 }

@@ -32,7 +32,13 @@ impl Node {
     fn hello(&self) -> Hello {
         let peer = &self.link.0;
         let known = peer.session.lock().map(|session| session.peer);
-        Hello { version: 1, id: self.me.clone(), incarnation: self.incarnation, known, received: peer.inbox.lock().received() }
+        Hello {
+            version: 1,
+            id: self.me.clone(),
+            incarnation: self.incarnation,
+            known,
+            received: peer.inbox.lock().received(),
+        }
     }
 
     fn agree(&self, theirs: &Hello, dialled: bool) -> Agreed {
@@ -40,9 +46,16 @@ impl Node {
         Agreed { incarnation: theirs.incarnation, decision, dialled, rest: bytes::BytesMut::new() }
     }
 
-    fn run<S: AsyncRead + AsyncWrite + Send + 'static>(&self, io: S, agreed: Agreed, timers: LinkTimers) -> JoinHandle<LinkError> {
+    fn run<S: AsyncRead + AsyncWrite + Send + 'static>(
+        &self,
+        io: S,
+        agreed: Agreed,
+        timers: LinkTimers,
+    ) -> JoinHandle<LinkError> {
         let peer = self.link.0.clone();
-        tokio::spawn(async move { driver::run(&peer, io, agreed, timers, std::future::pending()).await })
+        tokio::spawn(
+            async move { driver::run(&peer, io, agreed, timers, std::future::pending()).await },
+        )
     }
 
     fn send(&self, index: u64, size: u64) -> u64 {
@@ -124,7 +137,11 @@ async fn each_frame_comes_once_and_in_order_however_often_the_connection_breaks(
         b.user.later_every.store(0, Ordering::Relaxed);
         let running = hold(&a, &b, quick());
         for (node, mine, others) in [(&a, sent[0], sent[1]), (&b, sent[1], sent[0])] {
-            node.user.until("all acknowledged", |seen| seen.acked == mine && seen.bodies(DATA).len() as u64 == others).await;
+            node.user
+                .until("all acknowledged", |seen| {
+                    seen.acked == mine && seen.bodies(DATA).len() as u64 == others
+                })
+                .await;
             let seen = node.user.seen.lock();
             assert!(in_order(&seen.bodies(DATA)) && in_order(&seen.bodies(ROW)), "seed {seed}");
         }
@@ -145,12 +162,24 @@ async fn all_arrives_and_is_acknowledged_once_the_connection_holds() {
             connect(&a, &b, chance.below(200_000), chance.below(200_000)).await;
         }
         let running = hold(&a, &b, quick());
-        a.user.until("all acknowledged to a", |seen| seen.acked == 300 && seen.bodies(DATA).len() == 300).await;
-        b.user.until("all acknowledged to b", |seen| seen.acked == 300 && seen.bodies(DATA).len() == 300).await;
+        a.user
+            .until("all acknowledged to a", |seen| {
+                seen.acked == 300 && seen.bodies(DATA).len() == 300
+            })
+            .await;
+        b.user
+            .until("all acknowledged to b", |seen| {
+                seen.acked == 300 && seen.bodies(DATA).len() == 300
+            })
+            .await;
         for node in [&a, &b] {
             assert!(in_order(&node.user.seen.lock().bodies(DATA)));
             let stats = node.link.stats();
-            assert_eq!((stats.unacked_frames, stats.unacked_bytes, stats.frames_in), (0, 0, 300), "seed {seed}");
+            assert_eq!(
+                (stats.unacked_frames, stats.unacked_bytes, stats.frames_in),
+                (0, 0, 300),
+                "seed {seed}"
+            );
             assert_eq!(node.link.acked(), 300);
         }
         end(running);
@@ -173,13 +202,20 @@ async fn what_a_dead_incarnation_had_not_taken_is_handed_back() {
         let handled = b.user.seen.lock().bodies(DATA);
         let reborn = Node::new("b", "a", 3);
         connect(&a, &reborn, 500, 500).await;
-        let seen = a.user.seen.lock();
-        assert_eq!(seen.lost.iter().map(|(seq, ..)| *seq).collect::<Vec<_>>(), (acked + 1..=100).collect::<Vec<_>>(), "seed {seed}");
-        assert!(seen.lost.iter().all(|(seq, kind, body)| index(body) == seq - 1 && *kind == DATA));
-        assert!(handled.len() as u64 >= acked, "acknowledged is handled");
-        assert_eq!(seen.ups.last(), Some(&(Incarnation(3), true)));
-        assert!(reborn.user.seen.lock().frames.is_empty(), "nothing old reaches the new life");
-        drop(seen);
+        {
+            let seen = a.user.seen.lock();
+            assert_eq!(
+                seen.lost.iter().map(|(seq, ..)| *seq).collect::<Vec<_>>(),
+                (acked + 1..=100).collect::<Vec<_>>(),
+                "seed {seed}"
+            );
+            assert!(
+                seen.lost.iter().all(|(seq, kind, body)| index(body) == seq - 1 && *kind == DATA)
+            );
+            assert!(handled.len() as u64 >= acked, "acknowledged is handled");
+            assert_eq!(seen.ups.last(), Some(&(Incarnation(3), true)));
+            assert!(reborn.user.seen.lock().frames.is_empty(), "nothing old reaches the new life");
+        }
         assert_eq!(a.send(100, 1), 101, "numbers go on");
         connect(&a, &reborn, 1_000, 1_000).await;
         assert_eq!(reborn.user.seen.lock().bodies(DATA), [100], "seed {seed}");
@@ -208,8 +244,13 @@ struct Played {
 
 fn played(node: Node, timers: LinkTimers) -> Played {
     let (ours, wire) = duplex(1 << 16);
-    let hello =
-        Hello { version: 1, id: PeerId::new("b", 0), incarnation: Incarnation(9), known: None, received: Marks::default() };
+    let hello = Hello {
+        version: 1,
+        id: PeerId::new("b", 0),
+        incarnation: Incarnation(9),
+        known: None,
+        received: Marks::default(),
+    };
     let running = node.run(ours, node.agree(&hello, true), timers);
     Played { node, wire, running }
 }
@@ -246,12 +287,18 @@ async fn frames_that_cannot_be_end_the_connection() {
         (control(BEGIN), FrameError::Begin),
         (numbered(2, 0), FrameError::Gap { expected: 1, got: 2 }),
         ([numbered(1, 0), numbered(3, 0)].concat(), FrameError::Gap { expected: 2, got: 3 }),
-        ([numbered(FRONT | 1, 0), numbered(FRONT | 3, 0)].concat(), FrameError::Gap { expected: 2, got: 3 }),
+        (
+            [numbered(FRONT | 1, 0), numbered(FRONT | 3, 0)].concat(),
+            FrameError::Gap { expected: 2, got: 3 },
+        ),
         (control(Control::Ack(Marks { main: 1, front: 0 })), FrameError::Ack(1)),
         (control(Control::Ping(1, Marks { main: 0, front: 1 })), FrameError::Ack(1)),
     ] {
         let (end, user) = verdict(&bytes).await;
-        assert!(matches!(end, LinkError::Frame(e) if e == expected), "{end:?} instead of {expected:?}");
+        assert!(
+            matches!(end, LinkError::Frame(e) if e == expected),
+            "{end:?} instead of {expected:?}"
+        );
         assert_eq!(user.seen.lock().downs, 1);
     }
 }
@@ -278,10 +325,26 @@ async fn frame_cut_short_is_not_handed_out() {
 #[tokio::test]
 async fn replayed_frames_are_dropped_and_acknowledged_again() {
     let mut played = played(Node::new("a", "b", 1), quick());
-    let bytes = [control(BEGIN), numbered(1, 3), numbered(2, 3), numbered(1, 3), numbered(2, 3), numbered(3, 3)].concat();
+    let bytes = [
+        control(BEGIN),
+        numbered(1, 3),
+        numbered(2, 3),
+        numbered(1, 3),
+        numbered(2, 3),
+        numbered(3, 3),
+    ]
+    .concat();
     played.wire.write_all(&bytes).await.unwrap();
     played.node.user.until("three frames", |seen| seen.frames.len() == 3).await;
-    read_until(&mut played.wire, |frame| matches!(frame, Frame::Control(Control::Ack(Marks { main: 3, .. }) | Control::Ping(_, Marks { main: 3, .. })))).await;
+    read_until(&mut played.wire, |frame| {
+        matches!(
+            frame,
+            Frame::Control(
+                Control::Ack(Marks { main: 3, .. }) | Control::Ping(_, Marks { main: 3, .. })
+            )
+        )
+    })
+    .await;
     assert_eq!(played.node.link.stats().duplicates, 2);
     assert_eq!(played.node.user.seen.lock().frames.len(), 3);
 }
@@ -337,7 +400,11 @@ async fn bound_reached_refuses_until_acknowledged() {
     assert!((190..=200).contains(&sent));
     assert_eq!(played.node.link.send(DATA, &[b"x"]), Err(LinkFull::Bytes));
     played.wire.write_all(&control(BEGIN)).await.unwrap();
-    read_until(&mut played.wire, |frame| matches!(frame, Frame::Numbered { seq, .. } if *seq == sent)).await;
+    read_until(
+        &mut played.wire,
+        |frame| matches!(frame, Frame::Numbered { seq, .. } if *seq == sent),
+    )
+    .await;
     played.wire.write_all(&control(Control::Ack(Marks { main: sent, front: 0 }))).await.unwrap();
     played.node.user.until("acknowledged", |seen| seen.acked == sent).await;
     assert_eq!(played.node.link.send(DATA, &[b"x"]), Ok(sent + 1));

@@ -85,7 +85,12 @@ struct Recorder {
 
 impl Recorder {
     fn new() -> Arc<Self> {
-        Arc::new(Self { seen: Mutex::default(), changed: watch::Sender::new(0), later_every: AtomicU64::new(0), panics_at: AtomicU64::new(0) })
+        Arc::new(Self {
+            seen: Mutex::default(),
+            changed: watch::Sender::new(0),
+            later_every: AtomicU64::new(0),
+            panics_at: AtomicU64::new(0),
+        })
     }
 
     fn note<T>(&self, change: impl FnOnce(&mut Seen) -> T) -> T {
@@ -167,13 +172,21 @@ impl<S> Breaking<S> {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Breaking<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_read(cx, buf)
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Breaking<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let most = bytes.len().min(self.left as usize);
         if most == 0 || self.writes == 0 {
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));

@@ -11,7 +11,8 @@ use crate::tls::{Fingerprint, TlsIdentity};
 
 fn identity() -> TlsIdentity {
     let made = rcgen::generate_simple_self_signed(vec!["node.invalid".to_owned()]).unwrap();
-    TlsIdentity::from_pem(made.cert.pem().as_bytes(), made.signing_key.serialize_pem().as_bytes()).unwrap()
+    TlsIdentity::from_pem(made.cert.pem().as_bytes(), made.signing_key.serialize_pem().as_bytes())
+        .unwrap()
 }
 
 /// A node that listens, and dies when dropped.
@@ -55,7 +56,11 @@ async fn node(id: &str, incarnation: u64, tls: TlsIdentity, timers: LinkTimers) 
 impl Node {
     /// How others know it, behind `address`.
     fn at(&self, address: SocketAddr) -> PeerConfig {
-        PeerConfig { id: self.id.clone(), address: address.to_string(), fingerprint: self.tls.fingerprint() }
+        PeerConfig {
+            id: self.id.clone(),
+            address: address.to_string(),
+            fingerprint: self.tls.fingerprint(),
+        }
     }
 
     fn link(&self, other: &Node) -> Link {
@@ -64,7 +69,8 @@ impl Node {
 }
 
 async fn pair() -> (Node, Node) {
-    let (a, b) = (node("ap", 1, identity(), quick()).await, node("eu", 2, identity(), quick()).await);
+    let (a, b) =
+        (node("ap", 1, identity(), quick()).await, node("eu", 2, identity(), quick()).await);
     b.links.set_peers(vec![a.at(a.address), b.at(b.address)]);
     a.links.set_peers(vec![a.at(a.address), b.at(b.address)]);
     (a, b)
@@ -94,7 +100,9 @@ async fn two_nodes_shake_hands_and_speak_both_ways() {
     send(&a, &b, 0..1000);
     send(&b, &a, 0..1000);
     for node in [&a, &b] {
-        node.user.until("all there and acknowledged", |seen| got_all(1000)(seen) && seen.acked == 1000).await;
+        node.user
+            .until("all there and acknowledged", |seen| got_all(1000)(seen) && seen.acked == 1000)
+            .await;
         assert!(node.user.seen.lock().bodies(DATA).into_iter().eq(0..1000));
     }
     assert!(a.links.link(&PeerId::new("us", 0)).is_none());
@@ -104,7 +112,10 @@ async fn two_nodes_shake_hands_and_speak_both_ways() {
 }
 
 /// A proxy that breaks each connection after some bytes, which it is told by `budgets`; 0: lets it live.
-async fn breaking_proxy(target: SocketAddr, mut budgets: impl FnMut() -> u64 + Send + 'static) -> SocketAddr {
+async fn breaking_proxy(
+    target: SocketAddr,
+    mut budgets: impl FnMut() -> u64 + Send + 'static,
+) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -112,7 +123,9 @@ async fn breaking_proxy(target: SocketAddr, mut budgets: impl FnMut() -> u64 + S
         while let Ok((mut dialled, _)) = listener.accept().await {
             let mut onward = TcpStream::connect(target).await.unwrap();
             match budgets() {
-                0 => drop(running.spawn(async move { copy_bidirectional(&mut dialled, &mut onward).await.map(drop) })),
+                0 => drop(running.spawn(async move {
+                    copy_bidirectional(&mut dialled, &mut onward).await.map(drop)
+                })),
                 budget => drop(running.spawn(async move {
                     let mut onward = Breaking { io: onward, left: budget, writes: u32::MAX };
                     copy_bidirectional(&mut dialled, &mut onward).await.map(drop)
@@ -125,7 +138,8 @@ async fn breaking_proxy(target: SocketAddr, mut budgets: impl FnMut() -> u64 + S
 
 #[tokio::test]
 async fn connections_reset_anywhere_lose_and_repeat_nothing() {
-    let (a, b) = (node("ap", 1, identity(), quick()).await, node("eu", 2, identity(), quick()).await);
+    let (a, b) =
+        (node("ap", 1, identity(), quick()).await, node("eu", 2, identity(), quick()).await);
     let (mut chance, mut connections) = (Chance::new(7), 0);
     let proxy = breaking_proxy(b.address, move || {
         connections += 1;
@@ -140,7 +154,9 @@ async fn connections_reset_anywhere_lose_and_repeat_nothing() {
         b.user.until("half of it", |seen| seen.bodies(DATA).len() as u64 > part * 50).await;
     }
     for node in [&a, &b] {
-        node.user.until("all there and acknowledged", |seen| got_all(2000)(seen) && seen.acked == 2000).await;
+        node.user
+            .until("all there and acknowledged", |seen| got_all(2000)(seen) && seen.acked == 2000)
+            .await;
         assert!(node.user.seen.lock().bodies(DATA).into_iter().eq(0..2000));
         assert!(node.user.seen.lock().lost.is_empty());
     }
@@ -180,14 +196,19 @@ async fn forgotten_peer_hands_its_frames_back_and_may_return() {
     a.links.set_peers(vec![b.at(b.address)]);
     both_up(&a, &b, 2).await;
     assert_eq!(a.user.seen.lock().ups[1], (Incarnation(2), true));
-    assert_eq!(b.user.seen.lock().ups[1], (Incarnation(1), true), "it was forgotten, so both begin anew");
+    assert_eq!(
+        b.user.seen.lock().ups[1],
+        (Incarnation(1), true),
+        "it was forgotten, so both begin anew"
+    );
     send(&a, &b, 2..3);
     b.user.until("the new frame", got_all(3)).await;
 }
 
 #[tokio::test]
 async fn newer_connection_takes_the_place_of_a_half_open_one() {
-    let (a, b) = (node("ap", 1, identity(), quick()).await, node("eu", 2, identity(), quick()).await);
+    let (a, b) =
+        (node("ap", 1, identity(), quick()).await, node("eu", 2, identity(), quick()).await);
     // A proxy whose far side stays open when the near side breaks: `b` does not learn that the first connection is gone.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let proxy = listener.local_addr().unwrap();
@@ -234,13 +255,17 @@ async fn refuses(node: &Node) {
             often.tick().await;
         }
     };
-    assert!(tokio::time::timeout(Duration::from_secs(30), refused).await.is_ok(), "nobody was refused");
+    assert!(
+        tokio::time::timeout(Duration::from_secs(30), refused).await.is_ok(),
+        "nobody was refused"
+    );
     assert!(node.user.seen.lock().ups.is_empty());
 }
 
 #[tokio::test]
 async fn unknown_client_certificate_is_refused() {
-    let (a, b) = (node("ap", 1, identity(), quick()).await, node("eu", 2, identity(), quick()).await);
+    let (a, b) =
+        (node("ap", 1, identity(), quick()).await, node("eu", 2, identity(), quick()).await);
     b.links.set_peers(vec![PeerConfig { fingerprint: Fingerprint([7; 32]), ..a.at(a.address) }]);
     a.links.set_peers(vec![b.at(b.address)]);
     refuses(&b).await;
@@ -249,7 +274,8 @@ async fn unknown_client_certificate_is_refused() {
 
 #[tokio::test]
 async fn server_with_another_certificate_is_refused() {
-    let (a, b) = (node("ap", 1, identity(), quick()).await, node("eu", 2, identity(), quick()).await);
+    let (a, b) =
+        (node("ap", 1, identity(), quick()).await, node("eu", 2, identity(), quick()).await);
     b.links.set_peers(vec![a.at(a.address)]);
     a.links.set_peers(vec![PeerConfig { fingerprint: Fingerprint([7; 32]), ..b.at(b.address) }]);
     refuses(&a).await;
@@ -259,7 +285,8 @@ async fn server_with_another_certificate_is_refused() {
 #[tokio::test]
 async fn certificate_of_one_node_does_not_speak_for_another() {
     // The certificate is known, as that of `au`; the node says it is `ap`.
-    let (a, b) = (node("ap", 1, identity(), quick()).await, node("eu", 2, identity(), quick()).await);
+    let (a, b) =
+        (node("ap", 1, identity(), quick()).await, node("eu", 2, identity(), quick()).await);
     b.links.set_peers(vec![PeerConfig { id: PeerId::new("au", 0), ..a.at(a.address) }]);
     a.links.set_peers(vec![b.at(b.address)]);
     refuses(&b).await;
@@ -268,7 +295,8 @@ async fn certificate_of_one_node_does_not_speak_for_another() {
 
 #[tokio::test]
 async fn node_reached_under_another_name_refuses() {
-    let (a, b) = (node("ap", 1, identity(), quick()).await, node("eu", 2, identity(), quick()).await);
+    let (a, b) =
+        (node("ap", 1, identity(), quick()).await, node("eu", 2, identity(), quick()).await);
     b.links.set_peers(vec![a.at(a.address)]);
     a.links.set_peers(vec![PeerConfig { id: PeerId::new("us", 0), ..b.at(b.address) }]);
     refuses(&b).await;
@@ -291,8 +319,16 @@ async fn strangers_are_told_why_they_are_refused() {
     for (said, expected) in [
         ("GET / HTTP/1.1\r\n\r\n".to_owned(), "<stream:error>"),
         (format!("{open} to='us-0'>"), "<host-unknown"),
-        (format!("{open} to='eu-0'><auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='EXTERNAL'>=</auth>"), "<bad-format"),
-        (format!("{open} to='eu-0'><starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>and more"), "<proceed"),
+        (
+            format!(
+                "{open} to='eu-0'><auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='EXTERNAL'>=</auth>"
+            ),
+            "<bad-format",
+        ),
+        (
+            format!("{open} to='eu-0'><starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>and more"),
+            "<proceed",
+        ),
     ] {
         let answered = answer(&b, said.as_bytes()).await;
         assert!(answered.contains(expected), "{said}: {answered}");
