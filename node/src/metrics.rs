@@ -9,10 +9,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use parking_lot::Mutex;
+use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
@@ -203,6 +205,7 @@ impl Metrics {
             Unit::Seconds,
             start_time(),
         );
+        r.register_collector(Box::new(Process));
         *metrics.registry.lock() = registry;
         Arc::new(metrics)
     }
@@ -268,6 +271,43 @@ fn gauges<const N: usize>(
     metric
 }
 
+/// What the kernel says of this process, read when somebody asks. Nothing where there is no `/proc`.
+#[derive(Debug)]
+struct Process;
+
+/// Bytes of a page on the machines that this runs on.
+const PAGE_BYTES: i64 = 4096;
+
+impl Collector for Process {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let resident = std::fs::read_to_string("/proc/self/statm")
+            .ok()
+            .and_then(|text| text.split(' ').nth(1)?.parse::<i64>().ok());
+        let files =
+            std::fs::read_dir("/proc/self/fd").ok().and_then(|dir| dir.count().try_into().ok());
+        let shown = [
+            (
+                "resident_memory_bytes",
+                "Memory that this process holds",
+                resident.map(|n| n * PAGE_BYTES),
+            ),
+            ("open_files", "Files and sockets that this process has open", files),
+        ];
+        for (name, help, value) in shown {
+            if let Some(value) = value {
+                let gauge = ConstGauge::<i64>::new(value);
+                gauge.encode(encoder.encode_descriptor(
+                    name,
+                    help,
+                    None,
+                    gauge.metric_type(),
+                )?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
 fn start_time() -> Gauge<f64, AtomicU64> {
     let since = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
@@ -294,6 +334,8 @@ mod tests {
             r#"pangaea_routed_total{region="eu",node="eu-0",way="remote"} 2"#,
             r#"pangaea_link_frames_sent_total{region="eu",node="eu-0",peer="us-0"} 1"#,
             r#"pangaea_sessions{region="eu",node="eu-0"} 0"#,
+            r#"pangaea_resident_memory_bytes{region="eu",node="eu-0"} "#,
+            r#"pangaea_open_files{region="eu",node="eu-0"} "#,
             "# EOF",
         ] {
             assert!(text.contains(line), "{line} is missing in:\n{text}");
