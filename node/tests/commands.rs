@@ -36,6 +36,7 @@ fn free_base() -> u16 {
 }
 
 /// Starts quickstart with one region and waits for `ready`. What it printed before.
+#[expect(clippy::zombie_processes, reason = "the caller waits; a panic ends the test anyway")]
 fn quickstart(dir: &Path, base: u16) -> (Child, String) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_pangaea"))
         .args(["quickstart", "--regions", "eu", "--users", "1"])

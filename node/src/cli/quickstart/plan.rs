@@ -152,7 +152,8 @@ impl Plan {
         let mut pairs = Vec::new();
         for from in &self.nodes {
             for to in &self.nodes {
-                if from.region != to.region && from.name < to.name {
+                // As the links order their peers: by region, then by number.
+                if from.region < to.region {
                     pairs.push((from, to));
                 }
             }
