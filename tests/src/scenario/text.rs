@@ -10,7 +10,7 @@ use crate::client::Result;
 pub struct Role {
     /// What the play calls it.
     pub name: String,
-    /// Asks for this resource; the name in lower case without the header.
+    /// Asks for this resource; the name in lower case without the header, `-` for none.
     pub resource: String,
     /// Shares the account of that other role.
     pub account_of: Option<String>,
@@ -25,6 +25,8 @@ pub enum Act {
     Connects,
     /// Logs in, binds, sends initial presence and waits to hear it back.
     ComesOnline,
+    /// From now on logs in with this password.
+    UsesPassword(String),
     /// Must not get in.
     FailsToConnect,
     /// Sends stanzas.
@@ -201,6 +203,7 @@ fn step(line: usize, text: &str, block: String) -> Result<Step> {
         ("sends raw", true) => Act::SendsRaw(block),
         ("receives", true) => Act::Receives(block),
         ("receives in any order", true) => Act::ReceivesUnordered(block),
+        ("uses the password", true) => Act::UsesPassword(block),
         ("ignores", true) => Act::Ignores(block),
         (what, false) => {
             let plain = PLAIN.iter().find(|(words, _)| *words == what);
