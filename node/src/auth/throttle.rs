@@ -20,6 +20,9 @@ use crate::transport::tcp::source_of;
 /// counting them.
 pub const ENTRIES_MAX: usize = 65_536;
 
+/// The span in which new accounts from one address are counted (`registration.per_address_per_10min`).
+pub const REGISTRATION_SPAN: Duration = Duration::from_secs(600);
+
 /// How one kind of failure is treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backoff {
@@ -125,12 +128,14 @@ impl Tally {
 #[derive(Debug)]
 pub struct Throttle {
     tally: Mutex<Tally>,
+    registrations: Mutex<Quota>,
 }
 
 impl Throttle {
     /// An empty one.
     pub fn new() -> Self {
-        Self { tally: Mutex::new(Tally::new(ENTRIES_MAX)) }
+        let registrations = Mutex::new(Quota::new(REGISTRATION_SPAN));
+        Self { tally: Mutex::new(Tally::new(ENTRIES_MAX)), registrations }
     }
 
     /// Whether an attempt is looked at now.
@@ -154,6 +159,11 @@ impl Throttle {
     pub fn succeeded(&self, account: &BareJid) {
         self.tally.lock().succeeded(account.as_str());
     }
+
+    /// Whether one more account may be made from there: `max` in [`REGISTRATION_SPAN`]. Counts it if so.
+    pub fn may_register(&self, from: IpAddr, max: u32, now_ms: u64) -> bool {
+        self.registrations.lock().take(from, max, Duration::from_millis(now_ms))
+    }
 }
 
 impl Default for Throttle {
@@ -165,24 +175,23 @@ impl Default for Throttle {
 /// So many of something from one source address in a span of time; used for new accounts. Pure. Bounded like the tally.
 #[derive(Debug)]
 pub struct Quota {
-    max: u32,
     span: Duration,
     sources: Recent<IpAddr, (Duration, u32)>,
 }
 
 impl Quota {
-    /// `max` in every `span`, for each source.
-    pub fn new(max: u32, span: Duration) -> Self {
-        Self { max, span, sources: Recent::new(ENTRIES_MAX) }
+    /// Nothing taken yet. For each source the counting begins anew after `span`.
+    pub fn new(span: Duration) -> Self {
+        Self { span, sources: Recent::new(ENTRIES_MAX) }
     }
 
-    /// Takes one; false when there is none left. `now` is the time since any fixed moment.
-    pub fn take(&mut self, from: IpAddr, now: Duration) -> bool {
+    /// Takes one of `max`; false when none is left. `now` is the time since any fixed moment.
+    pub fn take(&mut self, from: IpAddr, max: u32, now: Duration) -> bool {
         let from = source_of(from);
         let (since, taken) = self.sources.get(&from).copied().unwrap_or((now, 0));
         let (since, taken) =
             if now.saturating_sub(since) >= self.span { (now, 0) } else { (since, taken) };
-        let fits = taken < self.max;
+        let fits = taken < max;
         self.sources.insert(from, (since, taken + u32::from(fits)));
         fits
     }
@@ -255,13 +264,14 @@ mod tests {
 
     #[test]
     fn a_quota_is_by_source_and_begins_anew_after_its_span() {
-        let mut quota = Quota::new(2, Duration::from_secs(600));
+        let mut quota = Quota::new(Duration::from_secs(600));
         let from = ip("192.0.2.1");
-        let take = |quota: &mut Quota, seconds| quota.take(from, T0 + Duration::from_secs(seconds));
+        let take =
+            |quota: &mut Quota, seconds| quota.take(from, 2, T0 + Duration::from_secs(seconds));
         let taken =
             [take(&mut quota, 0), take(&mut quota, 1), take(&mut quota, 2), take(&mut quota, 599)];
         assert_eq!(taken, [true, true, false, false]);
-        assert!(quota.take(ip("192.0.2.2"), T0));
+        assert!(quota.take(ip("192.0.2.2"), 2, T0));
         assert!(take(&mut quota, 600));
     }
 }
