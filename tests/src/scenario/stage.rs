@@ -180,6 +180,10 @@ impl Stage {
                     .await
                     .map(|_| ())
             }
+            Act::AsksForRoster => {
+                let client = self.client(who);
+                client.iq("get", None, "<query xmlns='jabber:iq:roster'/>").await.map(|_| ())
+            }
             Act::UsesPassword(password) => {
                 let password = fill(password, &self.names);
                 self.client(who).password = password;

@@ -25,6 +25,8 @@ pub enum Act {
     Connects,
     /// Logs in, binds, sends initial presence and waits to hear it back.
     ComesOnline,
+    /// Gets the roster and passes over it: from here on it is pushed.
+    AsksForRoster,
     /// From now on logs in with this password.
     UsesPassword(String),
     /// Must not get in.
@@ -167,7 +169,8 @@ fn role(name: &str, block: &str) -> Result<Role> {
 }
 
 fn step(line: usize, text: &str, block: String) -> Result<Step> {
-    const PLAIN: [(&str, Act); 13] = [
+    const PLAIN: [(&str, Act); 14] = [
+        ("asks for the roster", Act::AsksForRoster),
         ("connects", Act::Connects),
         ("comes online", Act::ComesOnline),
         ("fails to connect", Act::FailsToConnect),
