@@ -64,6 +64,7 @@ impl Feature for Carbons {
         if let Some(seat) = ctx.seat
             && stanza.kind() == Kind::Message
             && should_copy(stanza, Direction::Sent).is_copy()
+            && !is_to_self(stanza, false)
         {
             ctx.actions.push(Action::Copy {
                 account: seat.bare.clone(),
@@ -80,6 +81,7 @@ impl Feature for Carbons {
         let [seat] = at else { return };
         if stanza.to().and_then(Jid::resource) == Some(seat.full.resource())
             && should_copy(stanza, Direction::Received).is_copy()
+            && !is_to_self(stanza, true)
         {
             ctx.actions.push(Action::Copy {
                 account: seat.bare.clone(),
@@ -88,6 +90,17 @@ impl Feature for Carbons {
                 forwarded: stanza.clone(),
             });
         }
+    }
+}
+
+/// Notes to oneself: one of the two copies is enough. To the own bare JID every resource gets the original, so there is no sent
+/// copy; to another own resource there is a sent copy (of which that resource gets one too) and no received one.
+fn is_to_self(message: &Stanza, full: bool) -> bool {
+    match (message.from(), message.to()) {
+        (Some(from), Some(to)) => from.bare() == to.bare() && to.resource().is_some() == full,
+        // Without `to` it is for the own account (RFC 6120 §10.3.1).
+        (_, None) => !full,
+        _ => false,
     }
 }
 

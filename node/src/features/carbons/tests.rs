@@ -70,3 +70,23 @@ fn a_client_switches_its_own_carbons_and_nobody_elses() {
         switch(&iq("set", "romeo@example.org", "<maybe xmlns='urn:xmpp:carbons:2'/>")).is_err()
     );
 }
+
+#[test]
+fn a_note_to_oneself_is_copied_once() {
+    let note = |to: &str| {
+        let text = format!(
+            "<message to='{to}' from='romeo@example.net/orchard' type='chat'><body>x</body></message>"
+        );
+        Stanza::parse(Bytes::from(text)).expect("a message")
+    };
+    // To, whether the sent copy is left out, whether the received one is.
+    for (to, sent, received) in [
+        ("romeo@example.net", true, false),
+        ("romeo@example.net/garden", false, true),
+        ("juliet@example.org", false, false),
+        ("juliet@example.org/balcony", false, false),
+    ] {
+        let note = note(to);
+        assert_eq!((is_to_self(&note, false), is_to_self(&note, true)), (sent, received), "{to}");
+    }
+}
