@@ -4,7 +4,7 @@
 //! that a reconnect storm is not a query storm. Told by the store's changes what to forget. Verifying PLAIN means PBKDF2: that
 //! runs on blocking threads, few at a time, with a short queue before them.
 //!
-//! Deliberately absent: writing. Registration and password changes are requests to the account's home.
+//! Deliberately absent: writing. Registration and password changes are requests to the account's home, with [`Keys`] made here.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,7 +14,9 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use xmpp::jid::BareJid;
-use xmpp::sasl::{Credentials, Hash, Password, ScramKeys, Secret, Verdict};
+use xmpp::sasl::{
+    BadPassword, Credentials, Hash, Password, SALT_BYTES, ScramKeys, Secret, Verdict,
+};
 
 use super::Authenticator;
 use super::cache::Recent;
@@ -36,6 +38,41 @@ pub struct Record {
     pub disabled: bool,
 }
 
+/// New keys, for an account that is made or gets another password.
+#[derive(Clone, Debug)]
+pub struct Keys {
+    /// For SCRAM-SHA-1.
+    pub sha1: ScramKeys,
+    /// For SCRAM-SHA-256.
+    pub sha256: ScramKeys,
+}
+
+impl Keys {
+    /// Derives them, with random salts. Slow (two derivations): not for a reactor thread; [`Internal::derive`] is.
+    ///
+    /// # Errors
+    /// The password cannot be prepared.
+    pub fn of(password: &Password, iterations: u32) -> Result<Self, BadPassword> {
+        let derive = |hash| {
+            let mut salt = [0; SALT_BYTES];
+            getrandom::fill(&mut salt).expect("the operating system has random numbers");
+            ScramKeys::derive(hash, password.expose(), &salt, iterations)
+        };
+        Ok(Self { sha1: derive(Hash::Sha1)?, sha256: derive(Hash::Sha256)? })
+    }
+}
+
+/// Why there are no keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoKeys {
+    /// The password cannot be prepared (RFC 4013).
+    #[error("{0}")]
+    Bad(BadPassword),
+    /// Too many derivations wait already.
+    #[error("too many passwords are being worked on")]
+    Busy,
+}
+
 /// Where records come from.
 pub trait Records: Send + Sync + 'static {
     /// The record; `None` when there is no such account.
@@ -54,6 +91,7 @@ pub struct Internal {
 struct Inner {
     records: Arc<dyn Records>,
     cache: Mutex<Cache>,
+    iterations: u32,
     derivations: Arc<Semaphore>,
     queued: AtomicUsize,
     /// What is derived when there is no account, so that the answer takes as long. Nobody ever sees it.
@@ -68,18 +106,35 @@ struct Cache {
 }
 
 impl Internal {
-    /// `iterations`: what accounts usually have, for the time an answer about no account takes.
+    /// `iterations`: what new accounts get; also the time an answer about no account takes.
     pub fn new(records: Arc<dyn Records>, iterations: u32) -> Self {
         let cache = Cache { recent: Recent::new(CACHED_ACCOUNTS_MAX), forgotten: 0 };
         Self {
             inner: Arc::new(Inner {
                 records,
                 cache: Mutex::new(cache),
+                iterations,
                 derivations: Arc::new(Semaphore::new(DERIVATIONS_AT_ONCE)),
                 queued: AtomicUsize::new(0),
                 decoy: ScramKeys::fake(Hash::Sha256, "", &Secret::new(vec![0; 32]), iterations),
             }),
         }
+    }
+
+    /// The keys of a new password, in the same short queue as everything that derives. Dropping the future is safe.
+    ///
+    /// # Errors
+    /// See [`NoKeys`].
+    pub fn derive(&self, password: Password) -> BoxFuture<'static, Result<Keys, NoKeys>> {
+        let inner = self.inner.clone();
+        async move {
+            let iterations = inner.iterations;
+            match inner.work(move || Keys::of(&password, iterations)).await {
+                Some(keys) => keys.map_err(NoKeys::Bad),
+                None => Err(NoKeys::Busy),
+            }
+        }
+        .boxed()
     }
 
     /// The account's record has changed: to be called for every applied change of the store `accounts`, with its owner.
@@ -130,16 +185,19 @@ impl Inner {
         }
     }
 
-    /// Derives on a blocking thread. `None`: too many wait already.
-    async fn verify(self: Arc<Self>, keys: ScramKeys, password: Password) -> Option<bool> {
+    /// Works on a blocking thread. `None`: too many wait already.
+    async fn work<T: Send + 'static>(
+        self: Arc<Self>,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
         let place = Place::take(self.clone())?;
         // The semaphore is never closed.
         let permit = self.derivations.clone().acquire_owned().await.ok()?;
         // Both go along: a caller who gives up must not make room for work that is still being done.
         let work = move || {
-            let right = keys.verify(password.expose());
+            let done = work();
             drop((permit, place));
-            right
+            done
         };
         tokio::task::spawn_blocking(work).await.ok()
     }
@@ -192,7 +250,7 @@ impl Authenticator for Internal {
                 .and_then(|record| record.keys.iter().min_by_key(|keys| keys.iterations));
             let keys = known.unwrap_or(&inner.decoy).clone();
             let known = known.is_some();
-            match inner.verify(keys, password).await {
+            match inner.work(move || keys.verify(password.expose())).await {
                 None => Verdict::Unavailable,
                 Some(right) if !(right && known) => Verdict::Wrong,
                 Some(_) if record.is_some_and(|record| record.disabled) => Verdict::Disabled,
@@ -317,6 +375,20 @@ mod tests {
         hold.1.notify_one();
         auth.scram(&jid("juliet@example.org"), Hash::Sha1).await;
         assert_eq!(fake.reads.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test]
+    async fn new_keys_are_of_the_password_and_of_no_other() {
+        let (_, auth) = with_juliet(Fake::default());
+        let keys = auth.derive(Password::new("verona")).await.expect("derives");
+        let again = auth.derive(Password::new("verona")).await.expect("derives");
+        assert!(
+            keys.sha1.verify("verona")
+                && keys.sha256.verify("verona")
+                && !keys.sha1.verify("Verona")
+        );
+        assert_ne!(keys.sha256.salt, again.sha256.salt);
+        assert!(matches!(auth.derive(Password::new("\u{7}")).await, Err(NoKeys::Bad(_))));
     }
 
     #[tokio::test]

@@ -25,6 +25,7 @@ use xmpp::xml::element::Element;
 
 use self::payload::Asked;
 use crate::app::Node;
+use crate::auth::internal::{Keys, NoKeys};
 use crate::feature::{Action, Ctx, Disco, Feature, Flow, Interests, Iq, Target};
 use crate::homes::accounts;
 use crate::router::perform;
@@ -75,7 +76,7 @@ impl Feature for Register {
                 let leaving = Leaving::new(self.leaving.clone(), full);
                 let account = seat.bare.clone();
                 Flow::Later(Box::pin(async move {
-                    let removed = remove(&node, &account).await;
+                    let removed = ask(&node, &account, accounts::Remove::NAME, Vec::new()).await;
                     let gone = removed.is_ok();
                     let mut actions = answer(&request, removed);
                     if gone {
@@ -160,15 +161,11 @@ async fn create(
         return Err(StanzaError::resource_constraint()
             .with_text("Too many new accounts from this address."));
     }
-    let record = derive(node, password).await?;
-    match accounts::create(&node.homes, &account, &record).await {
-        Ok(true) => {
-            tracing::info!(%account, peer = %from, "registered");
-            Ok(())
-        }
-        Ok(false) => Err(StanzaError::conflict()),
-        Err(error) => Err(error.to_stanza_error()),
-    }
+    let keys = derive(node, password).await?;
+    let record = keys.into_account(node.wall_ms());
+    ask(node, &account, accounts::Create::NAME, record.encode()).await?;
+    tracing::info!(%account, peer = %from, "registered");
+    Ok(())
 }
 
 async fn change_password(
@@ -176,28 +173,29 @@ async fn change_password(
     account: &BareJid,
     password: Password,
 ) -> Result<(), StanzaError> {
-    let record = derive(node, password).await?;
-    done(
-        accounts::set_keys(&node.homes, account, &record)
-            .await
-            .map_err(|error| error.to_stanza_error())?,
-    )
+    let keys = derive(node, password).await?;
+    ask(node, account, accounts::SetKeys::NAME, keys.into_request()).await
 }
 
-async fn remove(node: &Arc<Node>, account: &BareJid) -> Result<(), StanzaError> {
-    done(accounts::remove(&node.homes, account).await.map_err(|error| error.to_stanza_error())?)
-}
-
-async fn derive(node: &Arc<Node>, password: Password) -> Result<accounts::Account, StanzaError> {
-    accounts::derive(password, node.wall_ms()).await.map_err(|error| {
-        tracing::warn!(%error, "a password could not be derived");
-        StanzaError::resource_constraint()
+async fn derive(node: &Arc<Node>, password: Password) -> Result<Keys, StanzaError> {
+    node.authenticator.derive(password).await.map_err(|why| match why {
+        NoKeys::Bad(why) => StanzaError::not_acceptable().with_text(&why.to_string()),
+        NoKeys::Busy => StanzaError::resource_constraint(),
     })
 }
 
-/// False from the home: there is no such account (any more).
-fn done(found: bool) -> Result<(), StanzaError> {
-    if found { Ok(()) } else { Err(StanzaError::registration_required()) }
+/// To the account's home. What it refuses (`conflict`, `item-not-found`) is the answer to the client as it is.
+async fn ask(
+    node: &Arc<Node>,
+    account: &BareJid,
+    operation: &'static str,
+    request: Vec<u8>,
+) -> Result<(), StanzaError> {
+    node.homes
+        .request(account, operation, request)
+        .await
+        .map(drop)
+        .map_err(|error| error.stanza_error())
 }
 
 /// §3.1: a password we cannot keep is `not-acceptable`.
