@@ -1,2 +1,72 @@
-//! placeholder
-fn main() {}
+//! End to end: the real binary, driven by clients that this project did not write, logging in at different regions.
+//!
+//! Run by `tests/run` (which makes the Python environment), or `cargo test -p pangaea-tests --test e2e [WORD…]` when the
+//! server has been built. `slix::…` are programs for slixmpp in `e2e/slix/`, `tokio_xmpp::…` are in `foreign.rs`, the
+//! rest are the contract of quickstart (`contract.rs`). `PANGAEA_TEST_AGAINST=prosody` runs what needs no regions.
+
+mod contract;
+mod foreign;
+mod place;
+mod slix;
+
+use pangaea_tests::harness::{Choice, Outcome, Test, run};
+use pangaea_tests::platform::{Plan, Platform};
+use place::Place;
+use std::process::ExitCode;
+
+const LONGEST_SECONDS: u64 = 240;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let choice = Choice::from_args();
+    if choice.list {
+        for name in slix::NAMES.iter().chain(&slix::BREAKING) {
+            println!("slix::{name}: test");
+        }
+        return ExitCode::SUCCESS;
+    }
+    let mut outcome = Outcome::default();
+    if std::env::var("PANGAEA_TEST_AGAINST").as_deref() == Ok("prosody") {
+        match place::at_prosody().await {
+            Ok((_prosody, place)) => steady(&choice, &place, &mut outcome).await,
+            Err(e) => outcome.fail("prosody_starts", &e),
+        }
+        return outcome.finish();
+    }
+    // A little distance between the regions: with none at all, orders of events that can only go wrong at sea stay unseen.
+    let plan = Plan { wan: "20ms".into(), ..Plan::default() };
+    match Platform::start(plan.clone()).await {
+        Ok(platform) => {
+            match Place::of(&platform) {
+                Ok(place) => {
+                    steady(&choice, &place, &mut outcome).await;
+                    run(&mut outcome, &choice, contract::tests(&platform), 1, LONGEST_SECONDS)
+                        .await;
+                    run(
+                        &mut outcome,
+                        &choice,
+                        foreign::breaking(&place, &platform),
+                        1,
+                        LONGEST_SECONDS,
+                    )
+                    .await;
+                    run(&mut outcome, &choice, slix::breaking(&place), 1, LONGEST_SECONDS).await;
+                }
+                Err(e) => outcome.fail("the_platform_has_certificates", &e),
+            }
+            for panic in platform.panics() {
+                outcome.fail("no_node_panics", &panic);
+            }
+        }
+        Err(e) => outcome.fail("the_platform_starts", &e),
+    }
+    run(&mut outcome, &choice, contract::own_platform(&plan), 1, LONGEST_SECONDS).await;
+    outcome.finish()
+}
+
+/// What breaks nothing may run at the same time.
+async fn steady(choice: &Choice, place: &Place, outcome: &mut Outcome) {
+    let tests: Vec<Test<'_>> =
+        slix::steady(place).into_iter().chain(foreign::steady(place)).collect();
+    run(outcome, choice, tests, 3, LONGEST_SECONDS).await;
+}

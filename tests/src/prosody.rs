@@ -93,8 +93,13 @@ ssl = {{ key = "{at}/host.key", certificate = "{at}/host.crt" }}
     /// # Errors
     /// When the certificate cannot be read.
     pub fn endpoint(&self) -> Result<Endpoint> {
-        let security = Security::StartTls(trust(&self.dir.path().join("ca.pem"), false)?);
+        let security = Security::StartTls(trust(&self.ca(), false)?);
         Ok(Endpoint { domain: DOMAIN.into(), port: self.port, security })
+    }
+
+    /// The certificate of its authority.
+    pub fn ca(&self) -> std::path::PathBuf {
+        self.dir.path().join("ca.pem")
     }
 
     /// The server's process id.

@@ -1,0 +1,67 @@
+//! Where the end-to-end tests find a server: a platform of three regions, or a Prosody that stands for all of them.
+
+use pangaea_tests::client::{Client, Endpoint, Result};
+use pangaea_tests::platform::{Door, Platform};
+use pangaea_tests::prosody::Prosody;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// A domain and the ways into its regions.
+pub(crate) struct Place {
+    pub(crate) domain: String,
+    pub(crate) starttls: BTreeMap<String, Endpoint>,
+    pub(crate) tls: BTreeMap<String, Endpoint>,
+    pub(crate) ca: PathBuf,
+    /// The port on which WAN and nodes are steered, if they can be.
+    pub(crate) control: Option<u16>,
+}
+
+const REGIONS: [&str; 3] = ["eu", "us", "ap"];
+
+impl Place {
+    pub(crate) fn of(platform: &Platform) -> Result<Self> {
+        let ways = |door| -> Result<BTreeMap<String, Endpoint>> {
+            REGIONS
+                .iter()
+                .map(|r| Ok(((*r).to_owned(), platform.endpoint(platform.region(r), door)?)))
+                .collect()
+        };
+        Ok(Self {
+            domain: platform.plan.domain.clone(),
+            starttls: ways(Door::StartTls)?,
+            tls: ways(Door::DirectTls)?,
+            ca: platform.dir.join("ca.pem"),
+            control: Some(platform.base + 900),
+        })
+    }
+
+    /// The way in for a foreign client: direct TLS where there is such a port.
+    pub(crate) fn endpoint(&self, region: &str) -> &Endpoint {
+        self.tls.get(region).unwrap_or(&self.starttls[region])
+    }
+}
+
+/// A Prosody with the accounts that quickstart would have made, as far as the tests use them.
+pub(crate) async fn at_prosody() -> Result<(Prosody, Place)> {
+    let prosody = Prosody::start().await?;
+    let endpoint = prosody.endpoint()?;
+    for number in 0..40 {
+        Client::new(
+            "operator",
+            endpoint.clone(),
+            &format!("user{number}"),
+            &format!("pw{number}"),
+            None,
+        )
+        .register()
+        .await?;
+    }
+    let place = Place {
+        domain: endpoint.domain.clone(),
+        starttls: REGIONS.iter().map(|r| ((*r).to_owned(), endpoint.clone())).collect(),
+        tls: BTreeMap::new(),
+        ca: prosody.ca(),
+        control: None,
+    };
+    Ok((prosody, place))
+}
