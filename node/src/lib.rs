@@ -4,6 +4,7 @@ pub mod admin;
 pub mod auth;
 pub mod certs;
 pub mod cli;
+pub mod homes;
 pub mod http;
 pub mod metrics;
 pub mod session;

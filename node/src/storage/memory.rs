@@ -95,18 +95,20 @@ impl Tables {
         }
     }
 
-    fn replace(&mut self, replace: Replace<'_>) {
-        let gone: Vec<Place> = self
+    fn replace(&mut self, replace: Replace<'_>) -> Vec<Place> {
+        let mut gone: Vec<Place> = self
             .after(replace.from.clone())
             .map(|(place, _)| place)
             .take_while(|place| replace.to.as_ref().is_none_or(|to| *place <= to))
             .filter(|place| (replace.owned)(place.owner()))
             .cloned()
             .collect();
-        for place in gone {
-            self.rows.remove(&place);
+        for place in &gone {
+            self.rows.remove(place);
         }
         self.rows.extend(replace.rows.into_iter().filter(|row| (replace.owned)(row.0.owner())));
+        gone.retain(|place| !self.rows.contains_key(place));
+        gone
     }
 
     fn after(&self, place: Option<Place>) -> impl Iterator<Item = (&Place, &Vec<u8>)> {
@@ -118,17 +120,6 @@ impl Tables {
 impl Memory {
     fn read<T: Send + 'static>(&self, read: impl FnOnce(&Tables) -> T) -> Answer<'_, T> {
         ready(Ok(read(&self.tables.read()))).boxed()
-    }
-
-    /// Everything that is stored, for tests that compare replicas.
-    #[cfg(test)]
-    pub(crate) fn all_rows(&self) -> Vec<Row> {
-        self.tables
-            .read()
-            .rows
-            .iter()
-            .map(|(place, value)| (place.clone(), value.clone()))
-            .collect()
     }
 }
 
@@ -289,12 +280,8 @@ impl Storage for Memory {
         })
     }
 
-    fn replace<'a>(&'a self, replace: Replace<'a>) -> Answer<'a, ()> {
-        async move {
-            self.tables.write().replace(replace);
-            Ok::<(), StorageError>(())
-        }
-        .boxed()
+    fn replace<'a>(&'a self, replace: Replace<'a>) -> Answer<'a, Vec<Place>> {
+        async move { Ok::<_, StorageError>(self.tables.write().replace(replace)) }.boxed()
     }
 
     fn meta<'a>(&'a self, key: &'a str) -> Answer<'a, Option<Vec<u8>>> {

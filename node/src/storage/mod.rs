@@ -193,8 +193,8 @@ pub trait Storage: Send + Sync + 'static {
     /// than that does not mean the end; an empty answer does.
     fn rows(&self, after: Option<Place>, bytes_max: usize) -> Answer<'_, Vec<Row>>;
 
-    /// Makes a range equal to what a snapshot has there, in one transaction.
-    fn replace<'a>(&'a self, replace: Replace<'a>) -> Answer<'a, ()>;
+    /// Makes a range equal to what a snapshot has there, in one transaction. Answers the places that are empty now.
+    fn replace<'a>(&'a self, replace: Replace<'a>) -> Answer<'a, Vec<Place>>;
 
     /// A small fact about this database itself (its log's identity, its genesis); not replicated.
     fn meta<'a>(&'a self, key: &'a str) -> Answer<'a, Option<Vec<u8>>>;

@@ -296,7 +296,8 @@ async fn a_range_is_replaced_for_its_owners_only(storage: &dyn Storage) {
         (value("a", JULIET, "1"), b"not taken".to_vec()),
     ];
     let first = Replace { from: None, to: Some(to.clone()), owned: &owned, rows: new };
-    storage.replace(first).await.unwrap();
+    let gone = storage.replace(first).await.unwrap();
+    assert_eq!(gone, [value("a", ROMEO, "1"), value("a", ROMEO, "2")]);
     assert_eq!(storage.map("a", ROMEO).await.unwrap(), [("0".to_owned(), b"new".to_vec())]);
     assert_eq!(storage.get("z", ROMEO, "").await.unwrap(), Some(b"old".to_vec()));
     let new = vec![(item("a", ROMEO, 7), b"new".to_vec())];

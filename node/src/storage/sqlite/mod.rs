@@ -106,6 +106,23 @@ impl Sqlite {
         self.writer.acquire().await.map_err(failed_write)
     }
 
+    /// Writes map rows (store, owner, key, value) in one transaction, outside of any log: how a database begins.
+    pub(crate) async fn fill(
+        &self,
+        rows: impl Iterator<Item = (String, String, String, Vec<u8>)>,
+    ) -> Result<u64, StorageError> {
+        let mut conn = self.writer().await?;
+        let mut tx = conn.begin_with("BEGIN IMMEDIATE").await.map_err(failed_write)?;
+        let rows: Vec<_> = rows.collect();
+        let mut inserts = rows
+            .iter()
+            .map(|(store, owner, key, value)| write::Insert::Value(store, owner, key, value))
+            .collect();
+        write::insert(&mut tx, &mut inserts).await.map_err(failed_write)?;
+        tx.commit().await.map_err(failed_write)?;
+        Ok(rows.len() as u64)
+    }
+
     async fn load<T>(
         &self,
         read: impl FnOnce(oneshot::Sender<Result<T, StorageError>>) -> Read,
@@ -354,7 +371,7 @@ impl Storage for Sqlite {
         scan::rows(&self.readers, after, bytes_max).map(|r| r.map_err(failed_read)).boxed()
     }
 
-    fn replace<'a>(&'a self, replace: Replace<'a>) -> Answer<'a, ()> {
+    fn replace<'a>(&'a self, replace: Replace<'a>) -> Answer<'a, Vec<Place>> {
         scan::replace(&self.writer, replace).map(|r| r.map_err(failed_write)).boxed()
     }
 

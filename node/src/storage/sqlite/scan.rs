@@ -1,5 +1,7 @@
 //! All rows in order, and a range of them replaced: what a snapshot reads at the home and writes at a replica.
 
+use std::collections::BTreeSet;
+
 use sqlx::{Connection, Row as _, SqlitePool};
 
 use super::write::{self, Insert, from_sql, to_sql};
@@ -75,7 +77,10 @@ async fn items(pool: &SqlitePool, after: Option<&Place>) -> Result<Vec<Row>, sql
 
 /// Deletes the owned rows of the range and inserts the given ones, in one transaction. Which owners are owned is known
 /// outside of SQL only, so the range is read first.
-pub(super) async fn replace(pool: &SqlitePool, replace: Replace<'_>) -> Result<(), sqlx::Error> {
+pub(super) async fn replace(
+    pool: &SqlitePool,
+    replace: Replace<'_>,
+) -> Result<Vec<Place>, sqlx::Error> {
     let mut conn = pool.acquire().await?;
     let mut tx = conn.begin_with("BEGIN IMMEDIATE").await?;
     let within = |place: &Place| {
@@ -140,7 +145,8 @@ pub(super) async fn replace(pool: &SqlitePool, replace: Replace<'_>) -> Result<(
             gone.push(Place::Item(row.try_get(0)?, row.try_get(1)?, id));
         }
     }
-    for place in gone.iter().filter(|place| within(place) && (replace.owned)(place.owner())) {
+    gone.retain(|place| within(place) && (replace.owned)(place.owner()));
+    for place in &gone {
         let query = match place {
             Place::Value(store, owner, key) => {
                 sqlx::query("DELETE FROM kv WHERE store = ? AND owner = ? AND key = ?")
@@ -167,5 +173,8 @@ pub(super) async fn replace(pool: &SqlitePool, replace: Replace<'_>) -> Result<(
     }
     write::insert(&mut tx, &mut values).await?;
     write::insert(&mut tx, &mut items).await?;
-    tx.commit().await
+    tx.commit().await?;
+    let stays: BTreeSet<&Place> = replace.rows.iter().map(|(place, _)| place).collect();
+    gone.retain(|place| !stays.contains(place));
+    Ok(gone)
 }

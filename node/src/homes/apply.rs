@@ -1,0 +1,417 @@
+//! The receiving end of another region's durable log: one task for each region we follow.
+//!
+//! Fed by `Homes::ship_received`. What may be applied is the pure `replication::durable_log::Applier`'s decision; here it
+//! is made durable together with the position, told to whoever hangs on applied changes, then acknowledged, and last
+//! shown to requests that wait for it. Whatever goes wrong (a gap, a full inbox, storage, metadata behind) ends in the
+//! same way: ask the home again from the position we have.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use replication::durable_log::{Applier, Position as Followed, Verdict};
+use replication::{Change, Entry, SHARDS, Store, shard_of};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until};
+use xmpp::BareJid;
+
+use super::wire::Ship;
+use super::writer::Job;
+use super::{AppliedAt, META_GENESIS, META_SHARDS, Shared, Way};
+use crate::storage::{Place, Position, Replace, Row, StorageError};
+
+/// Messages that may wait; more are dropped and asked for again.
+const INBOX_MAX: usize = 4096;
+
+/// Messages taken at once; their entries share a transaction.
+const TAKE_MAX: usize = 256;
+
+/// Before the home is asked again for what has not come, or what could not be applied.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The epoch under which homes begin: a database that has never copied a shard is as good as that.
+const FIRST_EPOCH: u64 = 1;
+
+/// What the task hears.
+pub(super) enum Event {
+    /// The link is up (again).
+    Up,
+    /// From the home.
+    Message(Ship),
+}
+
+/// The task's inbox.
+#[derive(Clone)]
+pub(super) struct Inbox {
+    queue: mpsc::Sender<Event>,
+    lost: Arc<AtomicBool>,
+}
+
+impl Inbox {
+    /// Hands in an event, or remembers that one was lost.
+    pub(super) fn push(&self, event: Event) {
+        if self.queue.try_send(event).is_err() {
+            self.lost.store(true, Ordering::Release);
+        }
+    }
+}
+
+/// Starts the task. The watch shows how far it has applied.
+pub(super) fn start(way: Way) -> (Inbox, watch::Receiver<Position>, JoinHandle<()>) {
+    let (queue, events) = mpsc::channel(INBOX_MAX);
+    let inbox = Inbox { queue, lost: Arc::default() };
+    let (shown, applied) = watch::channel(Position::default());
+    let task = Task {
+        shared: Arc::clone(&way.shared),
+        region: way.region.clone(),
+        way,
+        lost: Arc::clone(&inbox.lost),
+        shown,
+        position: None,
+        applier: Applier::default(),
+        copied: Vec::new(),
+        copying: None,
+        ask_at: None,
+        held: false,
+    };
+    (inbox, applied, tokio::spawn(task.run(events)))
+}
+
+/// A whole copy that is coming in.
+struct Copying {
+    copy: u64,
+    shards: Vec<u8>,
+    number: u64,
+    from: Option<Place>,
+}
+
+struct Task {
+    shared: Arc<Shared>,
+    region: String,
+    way: Way,
+    lost: Arc<AtomicBool>,
+    shown: watch::Sender<Position>,
+    /// What storage says; None: never followed.
+    position: Option<Position>,
+    /// The same, where verdicts are found.
+    applier: Applier,
+    /// The epoch at which each shard's data here is from its home.
+    copied: Vec<u64>,
+    copying: Option<Copying>,
+    /// When to ask again unless something has been applied before.
+    ask_at: Option<Instant>,
+    /// Waiting for metadata.
+    held: bool,
+}
+
+impl Task {
+    async fn run(mut self, mut events: mpsc::Receiver<Event>) {
+        while let Err(error) = self.load().await {
+            tracing::error!(%error, region = self.region, "its position was not read");
+            tokio::time::sleep(PATIENCE).await;
+        }
+        let mut metadata = self.shared.metadata.subscribe();
+        let mut batch = Vec::new();
+        loop {
+            let ask_at = self.ask_at;
+            tokio::select! {
+                count = events.recv_many(&mut batch, TAKE_MAX) => {
+                    if count == 0 {
+                        return;
+                    }
+                    if let Err(error) = self.take(&mut batch).await {
+                        tracing::error!(%error, region = self.region, "its changes were not applied");
+                        batch.clear();
+                        self.ask_at = Some(Instant::now() + PATIENCE);
+                    }
+                    if self.lost.swap(false, Ordering::AcqRel) {
+                        self.ask_at.get_or_insert(Instant::now() + PATIENCE);
+                    }
+                }
+                changed = metadata.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    // Perhaps it was metadata that held us back, or shards have a new home now.
+                    if self.held || !self.wanted().is_empty() {
+                        self.ask().await;
+                    }
+                }
+                () = async { sleep_until(ask_at.unwrap_or_else(Instant::now)).await }, if ask_at.is_some() => {
+                    self.ask().await;
+                }
+            }
+        }
+    }
+
+    /// What storage remembers.
+    async fn load(&mut self) -> Result<(), StorageError> {
+        self.position = self.shared.storage.applied(&self.region).await?;
+        self.copied = read_shards(&self.shared).await?;
+        let position = self.position.unwrap_or_default();
+        self.reset(position);
+        Ok(())
+    }
+
+    fn reset(&mut self, position: Position) {
+        self.applier.reset(&self.region, Followed { epoch: 0, seq: position.seq });
+        self.shown.send_replace(position);
+    }
+
+    /// Shards whose home the region has become since they were last copied.
+    fn wanted(&self) -> Vec<u8> {
+        let moved = |shard: &u8| {
+            let place = self.shared.map.shard(*shard);
+            *place.region == *self.region && place.epoch > self.copied[usize::from(*shard)]
+        };
+        (0..=255u8).filter(moved).collect()
+    }
+
+    /// Says where we stand; the home goes on from there.
+    async fn ask(&mut self) {
+        self.ask_at = None;
+        self.held = false;
+        self.copying = None;
+        let genesis = match self.shared.storage.meta(META_GENESIS).await {
+            Ok(genesis) => genesis,
+            Err(error) => {
+                tracing::error!(%error, "storage was not read");
+                self.ask_at = Some(Instant::now() + PATIENCE);
+                return;
+            }
+        };
+        let from = Ship::From { position: self.position, genesis, shards: self.wanted() };
+        self.way.send(&from).await;
+    }
+
+    /// Deals with everything that has come.
+    async fn take(&mut self, batch: &mut Vec<Event>) -> Result<(), StorageError> {
+        let mut good = Vec::new();
+        let mut log = 0;
+        for event in batch.drain(..) {
+            match event {
+                Event::Message(Ship::Batch { log: of, entries }) => {
+                    log = of;
+                    self.judge(of, entries, &mut good);
+                }
+                event => {
+                    self.apply(log, std::mem::take(&mut good)).await?;
+                    match event {
+                        Event::Up => self.ask().await,
+                        Event::Message(message) => self.copy(message).await?,
+                    }
+                }
+            }
+        }
+        self.apply(log, good).await
+    }
+
+    /// Picks the entries that come next; what the others mean is decided here too.
+    fn judge(&mut self, log: u64, entries: Vec<Entry>, good: &mut Vec<Entry>) {
+        // While a copy comes in or metadata is awaited, what is in flight will be sent again.
+        if self.held || self.copying.is_some() {
+            return;
+        }
+        if self.position.is_some_and(|position| position.log != log) {
+            self.ask_at.get_or_insert(Instant::now() + PATIENCE);
+            return;
+        }
+        for mut entry in entries {
+            // An entry emptied for us says nothing of anyone, so any epoch will do.
+            let owner = entry.changes.first().map(Change::owner);
+            let current = owner.map_or(entry.epoch, |owner| self.shared.map.home(owner).epoch);
+            match self.applier.judge_at(&self.region, &entry, current) {
+                Verdict::Duplicate => continue,
+                Verdict::Apply => {}
+                Verdict::Gap { expected } => {
+                    tracing::debug!(region = self.region, expected, found = entry.seq, "a gap");
+                    self.ask_at.get_or_insert(Instant::now());
+                    return;
+                }
+                Verdict::Ahead { current } => {
+                    tracing::debug!(
+                        region = self.region,
+                        current,
+                        epoch = entry.epoch,
+                        "held back"
+                    );
+                    self.held = true;
+                    self.ask_at = Some(Instant::now() + PATIENCE);
+                    return;
+                }
+                Verdict::Stale { current } => self.stale(&mut entry, current),
+            }
+            self.applier.passed(&self.region, &entry);
+            good.push(entry);
+        }
+    }
+
+    /// An entry of a home whose time was over: it counts, but changes nothing, except that items of archives are filed
+    /// again if we are the home now.
+    fn stale(&self, entry: &mut Entry, current: u64) {
+        let changes = std::mem::take(&mut entry.changes);
+        let Some(owner) = changes.first().map(|change| change.owner().to_owned()) else { return };
+        let refiled = |change: &Change| {
+            matches!(change, Change::Append { store, .. }
+                if self.shared.config.refiled.contains(&store.as_str()))
+        };
+        let (again, lost): (Vec<Change>, Vec<Change>) = changes.into_iter().partition(refiled);
+        if !lost.is_empty() {
+            let stores: Vec<&str> = lost.iter().map(|change| change.store().as_str()).collect();
+            tracing::warn!(
+                region = self.region,
+                seq = entry.seq,
+                epoch = entry.epoch,
+                current,
+                owner,
+                ?stores,
+                "changes of a former home came too late and are not applied"
+            );
+        }
+        if again.is_empty() || !self.shared.is_home(&owner) {
+            return;
+        }
+        if let Ok(account) = BareJid::parse(&owner) {
+            if self.shared.jobs.try_send(Job::Refile(account, again)).is_err() {
+                tracing::error!(
+                    owner,
+                    "items of a former home were not filed again: too much waits"
+                );
+            }
+        }
+    }
+
+    /// Makes entries durable, and known.
+    async fn apply(&mut self, log: u64, entries: Vec<Entry>) -> Result<(), StorageError> {
+        let Some(last) = entries.last() else { return Ok(()) };
+        let position = Position { log, seq: last.seq };
+        let newest = entries.iter().map(|entry| entry.at).max();
+        let told = entries.clone();
+        if let Err(error) = self.shared.storage.apply(&self.region, position, entries).await {
+            // Verdicts must again be what storage is.
+            self.reset(self.position.unwrap_or_default());
+            return Err(error);
+        }
+        if let Some(newest) = newest {
+            let wall = (self.shared.config.wall)();
+            self.shared.clock.lock().observe(newest, wall);
+        }
+        self.position = Some(position);
+        self.ask_at = self.ask_at.filter(|_| self.held);
+        for entry in told.iter().filter(|entry| !entry.changes.is_empty()) {
+            self.shared.applied.applied(AppliedAt { local_home: false }, &entry.changes);
+        }
+        self.shown.send_replace(position);
+        self.way.send(&Ship::Ack(position)).await;
+        Ok(())
+    }
+
+    /// A part of a whole copy.
+    async fn copy(&mut self, message: Ship) -> Result<(), StorageError> {
+        match message {
+            Ship::SnapshotBegin { copy, shards } => {
+                self.copying = Some(Copying { copy, shards, number: 0, from: None });
+            }
+            Ship::SnapshotRows { copy, number, to, rows } => {
+                let Some(copying) = &mut self.copying else { return Ok(()) };
+                if copying.copy != copy || copying.number + 1 != number {
+                    self.ask_at.get_or_insert(Instant::now());
+                    return Ok(());
+                }
+                let (shared, region) = (&self.shared, &*self.region);
+                let shards = &copying.shards;
+                let owned = |owner: &str| {
+                    shards.contains(&shard_of(owner)) && *shared.map.home(owner).region == *region
+                };
+                let from = copying.from.take();
+                let mut told: Vec<Change> =
+                    rows.iter().map(|row| row_change(row.clone())).collect();
+                told.retain(|change| owned(change.owner()));
+                let replace = Replace { from, to: to.clone(), owned: &owned, rows };
+                let gone = shared.storage.replace(replace).await?;
+                told.extend(gone.into_iter().map(gone_change));
+                shared.applied.copied(&told);
+                copying.number = number;
+                copying.from = to;
+                self.way.send(&Ship::SnapshotAck { copy, number }).await;
+            }
+            Ship::SnapshotEnd { copy, position } => {
+                let Some(copying) = self.copying.take_if(|copying| copying.copy == copy) else {
+                    return Ok(());
+                };
+                self.copy_done(copying.shards, position).await?;
+            }
+            // The others are for the sending end.
+            Ship::From { .. } | Ship::Batch { .. } | Ship::Ack(_) | Ship::SnapshotAck { .. } => {}
+        }
+        Ok(())
+    }
+
+    async fn copy_done(
+        &mut self,
+        shards: Vec<u8>,
+        position: Option<Position>,
+    ) -> Result<(), StorageError> {
+        tracing::info!(region = self.region, shards = shards.len(), "a whole copy is complete");
+        for shard in &shards {
+            let place = self.shared.map.shard(*shard);
+            if *place.region == *self.region {
+                self.copied[usize::from(*shard)] = place.epoch;
+            }
+        }
+        write_shards(&self.shared, &self.region, &self.copied).await?;
+        if let Some(position) = position {
+            self.shared.storage.apply(&self.region, position, Vec::new()).await?;
+            self.position = Some(position);
+            self.reset(position);
+        }
+        if let Some(position) = self.position {
+            self.way.send(&Ship::Ack(position)).await;
+        }
+        Ok(())
+    }
+}
+
+/// The change that would have written a row.
+fn row_change((place, value): Row) -> Change {
+    match place {
+        Place::Value(store, owner, key) => {
+            Change::Put { store: Store(Cow::Owned(store)), owner, key, value }
+        }
+        Place::Item(store, owner, id) => {
+            Change::Append { store: Store(Cow::Owned(store)), owner, id, value }
+        }
+    }
+}
+
+/// The change that would have taken it away.
+fn gone_change(place: Place) -> Change {
+    match place {
+        Place::Value(store, owner, key) => {
+            Change::Delete { store: Store(Cow::Owned(store)), owner, key }
+        }
+        Place::Item(store, owner, id) => {
+            Change::Remove { store: Store(Cow::Owned(store)), owner, id }
+        }
+    }
+}
+
+async fn read_shards(shared: &Shared) -> Result<Vec<u64>, StorageError> {
+    let stored = shared.storage.meta(META_SHARDS).await?;
+    let shards = stored.and_then(|bytes| postcard::from_bytes::<Vec<u64>>(&bytes).ok());
+    Ok(shards.filter(|shards| shards.len() == SHARDS).unwrap_or(vec![FIRST_EPOCH; SHARDS]))
+}
+
+/// Notes what was copied from `region`. Other regions' tasks note theirs: each shard is written by its home's task.
+async fn write_shards(shared: &Shared, region: &str, copied: &[u64]) -> Result<(), StorageError> {
+    let mut all = read_shards(shared).await?;
+    for (shard, (old, new)) in (0..=255u8).zip(all.iter_mut().zip(copied)) {
+        if *shared.map.shard(shard).region == *region {
+            *old = (*old).max(*new);
+        }
+    }
+    let bytes = postcard::to_stdvec(&all).expect("numbers always serialise");
+    shared.storage.set_meta(META_SHARDS, bytes).await
+}

@@ -1,0 +1,189 @@
+//! Requests to homes, at both ends: `Homes::request` where it is asked, `Homes::serve` where it is done.
+//!
+//! A request that crosses regions carries an id; the home remembers ids with their answers, so the asker may send the
+//! same bytes again after a cut and it is done once. The memory does not outlive the home's process: a request whose
+//! home crashed between commit and answer may be done twice, so operations should be worded so that this is harmless.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared as SharedFuture};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout, timeout_at};
+use xmpp::BareJid;
+
+use super::wire::{Call, Reply, RequestId, decode, encode};
+use super::writer::{Job, Request};
+use super::{CallError, HomeError, HomePlace, Homes};
+use crate::storage::Position;
+
+/// Between two attempts over a broken way.
+const RETRY: Duration = Duration::from_millis(250);
+
+/// How long to wait for metadata here or there to catch up, after `NotHome`.
+const NOT_HOME_PATIENCE: Duration = Duration::from_secs(2);
+
+type Answer = SharedFuture<BoxFuture<'static, Vec<u8>>>;
+
+/// What one region has asked, by request id, oldest first; bounded.
+#[derive(Default)]
+pub(super) struct Answered {
+    answers: HashMap<RequestId, Answer>,
+    order: VecDeque<RequestId>,
+}
+
+impl Answered {
+    fn insert(&mut self, id: RequestId, answer: Answer, most: usize) {
+        while self.order.len() >= most {
+            if let Some(oldest) = self.order.pop_front() {
+                self.answers.remove(&oldest);
+            }
+        }
+        self.order.push_back(id);
+        self.answers.insert(id, answer);
+    }
+}
+
+impl Homes {
+    /// Has the account's home do `op`. When it answers `Ok`, that is committed at the home, and (unless the replica
+    /// here is more than `follow_timeout` behind) reads here see it. Dropping the future does not undo the request.
+    pub fn request<'a>(
+        &'a self,
+        account: &'a BareJid,
+        op: &'static str,
+        request: Vec<u8>,
+    ) -> BoxFuture<'a, Result<Vec<u8>, HomeError>> {
+        self.ask(account, op, request).boxed()
+    }
+
+    async fn ask(
+        &self,
+        account: &BareJid,
+        op: &'static str,
+        request: Vec<u8>,
+    ) -> Result<Vec<u8>, HomeError> {
+        let deadline = Instant::now() + self.shared.config.request_timeout;
+        let mut changed = self.shared.metadata.subscribe();
+        loop {
+            changed.mark_unchanged();
+            let place = self.shared.map.home(account.as_str());
+            let result = if place.local {
+                match self.submit(account.clone(), op, request.clone()) {
+                    Ok(answer) => answer.await.map_or(Err(HomeError::Unreachable), |done| done.0),
+                    Err(error) => Err(error),
+                }
+            } else {
+                self.call(&place, account, op, &request, deadline).await
+            };
+            match result {
+                Err(HomeError::NotHome { .. }) => {
+                    // Metadata is on its way here or there; ask again when something has changed, or after a while.
+                    let until = deadline.min(Instant::now() + NOT_HOME_PATIENCE);
+                    if Instant::now() >= deadline {
+                        return result;
+                    }
+                    drop(timeout_at(until, changed.changed()).await);
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// Over the way to another region, again after a loss, until the deadline.
+    async fn call(
+        &self,
+        place: &HomePlace,
+        account: &BareJid,
+        op: &'static str,
+        request: &[u8],
+        deadline: Instant,
+    ) -> Result<Vec<u8>, HomeError> {
+        let counter = self.shared.counter.fetch_add(1, Ordering::Relaxed);
+        let body = encode(&Call {
+            id: RequestId { incarnation: self.shared.config.incarnation, counter },
+            epoch: place.epoch,
+            account: account.as_str().to_owned(),
+            op: op.to_owned(),
+            request: request.to_vec(),
+        });
+        loop {
+            let call = self.shared.transport.call(&place.region, body.clone());
+            match timeout_at(deadline, call).await {
+                Ok(Ok(bytes)) => {
+                    let reply: Reply =
+                        decode(&bytes).ok_or_else(|| HomeError::Unknown("our version".into()))?;
+                    if reply.result.is_ok() {
+                        self.follow(&place.region, reply.at).await;
+                    }
+                    return reply.result;
+                }
+                Ok(Err(CallError::Unreachable)) | Err(_) => return Err(HomeError::Unreachable),
+                Ok(Err(CallError::Lost)) => {
+                    if timeout_at(deadline, tokio::time::sleep(RETRY)).await.is_err() {
+                        return Err(HomeError::Unreachable);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits until the replica here has applied what the home had, within bounds.
+    async fn follow(&self, home: &str, at: Position) {
+        let mut applied = self.with_peer(home, |peer| peer.applied.clone());
+        let reached = applied.wait_for(|now| now.log == at.log && now.seq >= at.seq);
+        if timeout(self.shared.config.follow_timeout, reached).await.is_err() {
+            tracing::debug!(home, seq = at.seq, "the replica is behind; answered all the same");
+        }
+    }
+
+    /// Gives an operation to the writer.
+    fn submit(
+        &self,
+        account: BareJid,
+        op: &str,
+        request: Vec<u8>,
+    ) -> Result<oneshot::Receiver<super::writer::Done>, HomeError> {
+        let (sender, answer) = oneshot::channel();
+        let request = Request { account, op: op.to_owned(), request, answer: sender };
+        self.shared.jobs.try_send(Job::Run(request)).map_err(|_| HomeError::Busy)?;
+        Ok(answer)
+    }
+
+    /// A call of another region has come: does it and gives the answer's bytes. The work goes on if the future is
+    /// dropped, and the same call again gets the same answer.
+    pub fn serve(&self, from_region: &str, body: impl AsRef<[u8]>) -> BoxFuture<'static, Vec<u8>> {
+        let refuse = |error| {
+            let at = Position { log: self.shared.log, seq: 0 };
+            std::future::ready(encode(&Reply { result: Err(error), at })).boxed()
+        };
+        let Some(call) = decode::<Call>(body.as_ref()) else {
+            return refuse(HomeError::Unknown("this version's requests".into()));
+        };
+        let mut all = self.shared.answered.lock();
+        if let Some(answer) = all.get(from_region).and_then(|seen| seen.answers.get(&call.id)) {
+            return answer.clone().boxed();
+        }
+        let Ok(account) = BareJid::parse(&call.account) else {
+            return refuse(HomeError::Unknown(format!("the account {:?}", call.account)));
+        };
+        let place = self.shared.map.home(account.as_str());
+        if !place.local || place.epoch != call.epoch {
+            return refuse(HomeError::NotHome { epoch: place.epoch });
+        }
+        let receiver = match self.submit(account, &call.op, call.request) {
+            Ok(receiver) => receiver,
+            Err(error) => return refuse(error),
+        };
+        let nothing = Position { log: self.shared.log, seq: 0 };
+        let answer = receiver.map(move |done| {
+            let (result, at) = done.unwrap_or((Err(HomeError::Unreachable), nothing));
+            encode(&Reply { result, at })
+        });
+        let answer = answer.boxed().shared();
+        let most = self.shared.config.answers_max;
+        all.entry(from_region.to_owned()).or_default().insert(call.id, answer.clone(), most);
+        answer.boxed()
+    }
+}

@@ -1,0 +1,477 @@
+//! Homes: each account's durable data has one writer at a time, its home (blueprint §7).
+//!
+//! Features ask for changes with [`Homes::request`]; `app` wires the rest: metadata as a [`HomeMap`], the link as
+//! [`HomeTransport`] (requests) and [`ShipSink`] (the durable log), and what hangs on applied changes as [`Applied`].
+//! `writer.rs` commits groups of operations at the home, `ask.rs` carries requests between regions, `ship.rs` and
+//! `apply.rs` keep the replicas' copies, `tx.rs` is what an operation sees. Deliberately absent: reads (they go straight
+//! to `storage`, the local replica), XML, sockets.
+//!
+//! A "region" here is whatever has a database of its own; the name is opaque.
+
+pub mod accounts;
+mod apply;
+mod ask;
+mod overlay;
+mod ship;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+mod tx;
+mod wire;
+mod writer;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, SystemTime};
+
+use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+use replication::durable_log::ShipLimits;
+use replication::{Change, HybridClock};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinHandle;
+use xmpp::{BareJid, Condition, Element, StanzaError};
+
+use crate::storage::{Position, Storage, StorageError};
+
+pub use tx::Tx;
+
+/// Why a request to a home has not been done. Unless it is `Unreachable`, nothing has happened.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+pub enum HomeError {
+    /// The home did not answer in time. It may have done what was asked, or may still do it.
+    #[error("the account's home cannot be reached")]
+    Unreachable,
+    /// Whoever was asked is not the home (any more); metadata here or there is behind. The epoch it knows.
+    #[error("not the account's home in epoch {epoch}")]
+    NotHome {
+        /// The epoch known there.
+        epoch: u64,
+    },
+    /// Too many requests are waiting at the home.
+    #[error("the account's home is busy")]
+    Busy,
+    /// The operation refuses: an `<error/>` element's bytes (make it with [`HomeError::refused`]).
+    #[error("refused")]
+    Refused(Vec<u8>),
+    /// The home knows no such operation (it runs another version), or cannot read the request.
+    #[error("the account's home does not understand {0}")]
+    Unknown(String),
+    /// Its storage failed, or the operation did.
+    #[error("storage: {0}")]
+    Storage(String),
+}
+
+impl HomeError {
+    /// An operation's refusal.
+    pub fn refused(error: &StanzaError) -> HomeError {
+        HomeError::Refused(error.element().to_bytes())
+    }
+
+    /// What the user whose request it was is told.
+    pub fn stanza_error(&self) -> StanzaError {
+        match self {
+            HomeError::Refused(bytes) => match Element::parse(bytes) {
+                Ok(element) => StanzaError::parse(&element),
+                Err(_) => StanzaError::new(Condition::UndefinedCondition),
+            },
+            HomeError::Unreachable | HomeError::NotHome { .. } => {
+                StanzaError::new(Condition::RemoteServerTimeout)
+                    .with_text("the account's home region cannot be reached, try again later")
+            }
+            HomeError::Busy => StanzaError::new(Condition::ResourceConstraint),
+            HomeError::Unknown(_) => StanzaError::new(Condition::FeatureNotImplemented),
+            HomeError::Storage(_) => StanzaError::new(Condition::InternalServerError),
+        }
+    }
+}
+
+impl From<StorageError> for HomeError {
+    fn from(error: StorageError) -> HomeError {
+        HomeError::Storage(error.to_string())
+    }
+}
+
+/// Where an account's home is, as metadata here knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HomePlace {
+    /// The region that writes.
+    pub region: Arc<str>,
+    /// Grows whenever the home moves.
+    pub epoch: u64,
+    /// Is that we?
+    pub local: bool,
+}
+
+/// Metadata, as far as homes need it. Must be cheap: it is asked for every request and every applied entry. When the
+/// answers may have changed, [`Homes::metadata_changed`] must be called.
+pub trait HomeMap: Send + Sync + 'static {
+    /// The home of an owner (a bare JID), pinned ones included.
+    fn home(&self, owner: &str) -> HomePlace;
+    /// The home of a shard.
+    fn shard(&self, shard: u8) -> HomePlace;
+    /// May this region hold a copy of this owner's data?
+    fn replicates(&self, _owner: &str, _region: &str) -> bool {
+        true
+    }
+}
+
+/// Why a call brought no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// It, or its answer, may have been lost on the way. The same bytes may be sent again.
+    #[error("lost on the way")]
+    Lost,
+    /// There is no way to that region now, or too much is waiting for it.
+    #[error("no way there")]
+    Unreachable,
+}
+
+/// Calls to other regions: one request, one answer.
+pub trait HomeTransport: Send + Sync + 'static {
+    /// Brings `body` to `region`'s [`Homes::serve`] and its answer back. May be dropped.
+    fn call<'a>(
+        &'a self,
+        region: &'a str,
+        body: Vec<u8>,
+    ) -> BoxFuture<'a, Result<Vec<u8>, CallError>>;
+}
+
+/// The way is full; the bytes come back. [`Homes::room`] says when to try again.
+#[derive(Debug)]
+pub struct Full(pub Vec<u8>);
+
+/// One-way messages to other regions, in order and without loss as long as the link's incarnation lives.
+pub trait ShipSink: Send + Sync + 'static {
+    /// Queues the message for that region's [`Homes::shipped`]. Must not block.
+    fn send_batch(&self, region: &str, bytes: Vec<u8>) -> Result<(), Full>;
+}
+
+/// Where applied changes come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AppliedAt {
+    /// We committed them as their home; false: we followed another region's log.
+    pub local_home: bool,
+}
+
+/// Whoever wants to know of changed data (roster pushes, caches). Called once for each entry, in the log's order, after
+/// it is durable here and before the one who asked for it hears. Must not block.
+pub trait Applied: Send + Sync + 'static {
+    /// The changes of one entry, all of one owner.
+    fn applied(&self, origin: AppliedAt, changes: &[Change]);
+    /// The same for rows that a whole copy from their home has written or taken away, in many calls, of many owners:
+    /// each as the change it may have been. What they were before is not known, so nobody is to be told of them; but
+    /// what was cached of their owners is void.
+    fn copied(&self, _changes: &[Change]) {}
+}
+
+/// Nobody wants to know.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Unwatched;
+
+impl Applied for Unwatched {
+    fn applied(&self, _: AppliedAt, _: &[Change]) {}
+}
+
+/// Something a home does for an account. Runs at the home, one at a time, inside the group's transaction.
+pub trait HomeOp: Send + Sync + 'static {
+    /// What requests call it by, on the wire too: `roster.set`.
+    fn name(&self) -> &'static str;
+    /// Reads and changes; an `Err` leaves nothing behind. Must only await what `tx` gives: everyone waits for it.
+    fn run<'a>(
+        &'a self,
+        tx: &'a mut Tx,
+        account: &'a BareJid,
+        request: &'a [u8],
+    ) -> BoxFuture<'a, Result<Vec<u8>, HomeError>>;
+}
+
+/// The numbers.
+#[derive(Debug, Clone)]
+pub struct HomesConfig {
+    /// Our own name.
+    pub region: Arc<str>,
+    /// This life of this node; never used twice.
+    pub incarnation: u64,
+    /// Requests that may wait for the writer; more are `Busy`.
+    pub queue_max: usize,
+    /// Requests in one transaction.
+    pub group_max: usize,
+    /// How long a request to another region may take, with all its repetitions.
+    pub request_timeout: Duration,
+    /// How long an answer waits for the local replica to follow.
+    pub follow_timeout: Duration,
+    /// Answers remembered for each region, so that a repeated request is not done twice.
+    pub answers_max: usize,
+    /// Entries of the durable log that are kept; a replica further behind gets a whole copy.
+    pub log_entries_max: u64,
+    /// Batches to replicas: bytes of one, and bytes on the way.
+    pub ship: ShipLimits,
+    /// Archive stores whose items may be filed again when a region that lost its home role brings unshipped ones.
+    pub refiled: &'static [&'static str],
+    /// Milliseconds since the Unix epoch.
+    pub wall: fn() -> u64,
+}
+
+impl HomesConfig {
+    /// The defaults.
+    pub fn new(region: &str, incarnation: u64) -> HomesConfig {
+        HomesConfig {
+            region: region.into(),
+            incarnation,
+            queue_max: 4096,
+            group_max: 256,
+            request_timeout: Duration::from_secs(10),
+            follow_timeout: Duration::from_secs(2),
+            answers_max: 4096,
+            log_entries_max: 1_000_000,
+            ship: ShipLimits { batch_bytes_max: 64 << 10, window_bytes_max: 2 << 20 },
+            refiled: &["offline", "archive"],
+            wall: || {
+                let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+                now.map_or(0, |now| now.as_millis() as u64)
+            },
+        }
+    }
+}
+
+/// What a node wires homes to.
+pub struct HomesParts {
+    /// The local database.
+    pub storage: Arc<dyn Storage>,
+    /// Metadata.
+    pub map: Arc<dyn HomeMap>,
+    /// All operations of all features.
+    pub ops: Vec<Box<dyn HomeOp>>,
+    /// Requests to other regions.
+    pub transport: Arc<dyn HomeTransport>,
+    /// The durable log to other regions.
+    pub sink: Arc<dyn ShipSink>,
+    /// What hangs on applied changes.
+    pub applied: Arc<dyn Applied>,
+}
+
+/// What one peer's copies stand at, for operators.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerStatus {
+    /// The peer.
+    pub region: String,
+    /// How much of its log is applied here.
+    pub applied: Position,
+    /// How much of our log it has acknowledged; None: it has not asked for it.
+    pub acknowledged: Option<u64>,
+    /// The newest entry of our log.
+    pub head: u64,
+}
+
+/// The handle; cheap to clone.
+#[derive(Clone)]
+pub struct Homes {
+    shared: Arc<Shared>,
+}
+
+/// What all rooms of this folder share.
+struct Shared {
+    config: HomesConfig,
+    storage: Arc<dyn Storage>,
+    map: Arc<dyn HomeMap>,
+    transport: Arc<dyn HomeTransport>,
+    sink: Arc<dyn ShipSink>,
+    applied: Arc<dyn Applied>,
+    clock: Mutex<HybridClock>,
+    /// The identity of our log.
+    log: u64,
+    /// The newest entry of our log that is committed.
+    head: watch::Sender<u64>,
+    recent: Mutex<ship::Recent>,
+    jobs: mpsc::Sender<writer::Job>,
+    counter: AtomicU64,
+    answered: Mutex<HashMap<String, ask::Answered>>,
+    peers: Mutex<HashMap<String, Peer>>,
+    metadata: watch::Sender<u64>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// The two tasks that a peer region costs.
+struct Peer {
+    ship: ship::Inbox,
+    apply: apply::Inbox,
+    applied: watch::Receiver<Position>,
+    room: Arc<Notify>,
+    tasks: [JoinHandle<()>; 2],
+}
+
+/// The fact in `meta` that names our log.
+const META_LOG: &str = "log";
+/// The fact in `meta` that names the file a database was begun with (see `accounts::genesis_accounts`).
+const META_GENESIS: &str = "genesis";
+/// The fact in `meta` that says under which epoch each shard was last copied whole: 256 numbers.
+const META_SHARDS: &str = "shards";
+
+impl Homes {
+    /// Starts the writer. Peers are followed and served from their first [`Homes::peer_up`].
+    pub async fn start(config: HomesConfig, parts: HomesParts) -> Result<Homes, StorageError> {
+        let storage = parts.storage;
+        let log = match storage.meta(META_LOG).await? {
+            Some(bytes) => u64::from_be_bytes(
+                bytes.try_into().map_err(|_| StorageError::Damaged("the log's name".into()))?,
+            ),
+            None => {
+                // Zero is nobody's, so that "no log yet" can be told apart.
+                let log = getrandom::u64().map_err(|e| StorageError::Write(e.into()))?.max(1);
+                storage.set_meta(META_LOG, log.to_be_bytes().to_vec()).await?;
+                log
+            }
+        };
+        let head = storage.log_head().await?;
+        let (jobs, queue) = mpsc::channel(config.queue_max);
+        let shared = Arc::new(Shared {
+            config,
+            storage,
+            map: parts.map,
+            transport: parts.transport,
+            sink: parts.sink,
+            applied: parts.applied,
+            clock: Mutex::new(HybridClock::new()),
+            log,
+            head: watch::Sender::new(head),
+            recent: Mutex::default(),
+            jobs,
+            counter: AtomicU64::new(0),
+            answered: Mutex::default(),
+            peers: Mutex::default(),
+            metadata: watch::Sender::new(0),
+            writer: Mutex::new(None),
+        });
+        let writer = writer::Writer::new(&shared, parts.ops, head);
+        *shared.writer.lock() = Some(tokio::spawn(writer.run(queue)));
+        Ok(Homes { shared })
+    }
+
+    /// The way to `region` is open: on a link's every start, resumed or fresh. Asks it for its log from where our copy
+    /// stands. Calling it twice is harmless.
+    pub fn peer_up(&self, region: &str) {
+        self.with_peer(region, |peer| {
+            peer.apply.push(apply::Event::Up);
+        });
+    }
+
+    /// The way to `region` has room again, after [`Full`]. Calling it too often is harmless.
+    pub fn room(&self, region: &str) {
+        if let Some(peer) = self.shared.peers.lock().get(region) {
+            peer.room.notify_waiters();
+        }
+    }
+
+    /// What [`HomeMap`] answers may have changed.
+    pub fn metadata_changed(&self) {
+        self.shared.metadata.send_modify(|version| *version += 1);
+    }
+
+    /// A message that `region`'s [`ShipSink`] sent. Does not block; what finds no room is asked for again.
+    pub fn shipped(&self, region: &str, bytes: impl AsRef<[u8]>) {
+        let Some(message) = wire::decode::<wire::Ship>(bytes.as_ref()) else {
+            tracing::warn!(region, "a durable-log message that cannot be read was dropped");
+            return;
+        };
+        self.with_peer(region, |peer| match message {
+            wire::Ship::From { position, genesis, shards } => {
+                peer.ship.from(ship::From { position, genesis, shards });
+            }
+            wire::Ship::Ack(position) => peer.ship.acked(position),
+            wire::Ship::SnapshotAck { copy, number } => peer.ship.copied(copy, number),
+            message => peer.apply.push(apply::Event::Message(message)),
+        });
+    }
+
+    /// The region has left for good: its tasks end.
+    pub fn peer_gone(&self, region: &str) {
+        if let Some(peer) = self.shared.peers.lock().remove(region) {
+            peer.tasks.iter().for_each(JoinHandle::abort);
+        }
+    }
+
+    /// Where copies stand.
+    pub fn status(&self) -> Vec<PeerStatus> {
+        let head = *self.shared.head.borrow();
+        let peers = self.shared.peers.lock();
+        let mut all: Vec<PeerStatus> = peers
+            .iter()
+            .map(|(region, peer)| PeerStatus {
+                region: region.clone(),
+                applied: *peer.applied.borrow(),
+                acknowledged: peer.ship.acknowledged(),
+                head,
+            })
+            .collect();
+        all.sort_by(|a, b| a.region.cmp(&b.region));
+        all
+    }
+
+    /// Commits what waits, stops all tasks. Requests from now on are `Busy`.
+    pub async fn shutdown(&self) {
+        for (_, peer) in self.shared.peers.lock().drain() {
+            peer.tasks.iter().for_each(JoinHandle::abort);
+        }
+        let writer = self.shared.writer.lock().take();
+        if let Some(writer) = writer {
+            drop(self.shared.jobs.send(writer::Job::Stop).await);
+            drop(writer.await);
+        }
+    }
+
+    /// A peer's tasks, started at first mention.
+    fn with_peer<T>(&self, region: &str, then: impl FnOnce(&Peer) -> T) -> T {
+        let mut peers = self.shared.peers.lock();
+        if !peers.contains_key(region) {
+            let room = Arc::new(Notify::new());
+            let way = Way {
+                shared: Arc::clone(&self.shared),
+                region: region.to_owned(),
+                room: Arc::clone(&room),
+            };
+            let (inbox, shipping) = ship::start(way.clone());
+            let (apply, applied, applying) = apply::start(way);
+            let tasks = [shipping, applying];
+            let peer = Peer { ship: inbox, apply, applied, room, tasks };
+            peers.insert(region.to_owned(), peer);
+        }
+        then(&peers[region])
+    }
+}
+
+impl Shared {
+    /// Is the owner's data homed here?
+    fn is_home(&self, owner: &str) -> bool {
+        self.map.home(owner).local
+    }
+}
+
+/// What a peer's tasks know of it.
+#[derive(Clone)]
+struct Way {
+    shared: Arc<Shared>,
+    region: String,
+    room: Arc<Notify>,
+}
+
+impl Way {
+    /// Sends a message, waiting for room.
+    async fn send(&self, message: &wire::Ship) {
+        let mut bytes = wire::encode(message);
+        loop {
+            let room = self.room.notified();
+            tokio::pin!(room);
+            // Listening begins before the attempt, so that room which comes in between is not missed.
+            room.as_mut().enable();
+            match self.shared.sink.send_batch(&self.region, bytes) {
+                Ok(()) => return,
+                Err(Full(back)) => bytes = back,
+            }
+            room.await;
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! The one writer of what is homed here: takes what waits, runs it, commits it as one transaction, answers.
+//!
+//! Fed by `ask.rs`. One task, so operations of all accounts happen one after another and need no locks; one commit for
+//! a whole group, because a synced commit costs as much as hundreds of rows. While a group is being committed the next
+//! one gathers, so the group's size follows the load by itself.
+
+use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use replication::{Change, Entry, Hlc, shard_of};
+use tokio::sync::{mpsc, oneshot};
+use xmpp::BareJid;
+
+use super::{AppliedAt, HomeError, HomeOp, Shared, Tx};
+use crate::storage::Position;
+
+/// What the one who asked gets, and where our log stood when it was true.
+pub(super) type Done = (Result<Vec<u8>, HomeError>, Position);
+
+/// One thing to do.
+pub(super) enum Job {
+    /// Run an operation.
+    Run(Request),
+    /// Write these items of an account's archives, which a former home brings.
+    Refile(BareJid, Vec<Change>),
+    /// Commit what came before, then end.
+    Stop,
+}
+
+/// An operation to run.
+pub(super) struct Request {
+    pub(super) account: BareJid,
+    pub(super) op: String,
+    pub(super) request: Vec<u8>,
+    pub(super) answer: oneshot::Sender<Done>,
+}
+
+/// The task's state. Invariant: `head` is what storage's log head is.
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    ops: HashMap<&'static str, Arc<dyn HomeOp>>,
+    tx: Tx,
+    head: u64,
+    trimmed: u64,
+}
+
+impl Writer {
+    pub(super) fn new(shared: &Arc<Shared>, ops: Vec<Box<dyn HomeOp>>, head: u64) -> Writer {
+        let ops = ops.into_iter().map(|op| (op.name(), Arc::from(op))).collect();
+        let tx = Tx::new(Arc::clone(&shared.storage));
+        Writer { shared: Arc::clone(shared), ops, tx, head, trimmed: 0 }
+    }
+
+    /// Runs until told to stop.
+    pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Job>) {
+        let mut jobs = Vec::new();
+        let mut going = true;
+        while going && queue.recv_many(&mut jobs, self.shared.config.group_max).await > 0 {
+            going = self.group(&mut jobs).await;
+            self.trim().await;
+        }
+    }
+
+    /// One transaction. Answers false when told to stop.
+    async fn group(&mut self, jobs: &mut Vec<Job>) -> bool {
+        let mut entries: Vec<Entry> = Vec::new();
+        let mut answers = Vec::with_capacity(jobs.len());
+        let mut going = true;
+        for job in jobs.drain(..) {
+            let at = {
+                let wall = (self.shared.config.wall)();
+                self.shared.clock.lock().now(wall)
+            };
+            match job {
+                Job::Run(request) => {
+                    let result = self.one(&request, at, &mut entries).await;
+                    answers.push((request.answer, result));
+                }
+                Job::Refile(account, changes) => {
+                    if let Err(error) = self.refile(&account, changes, at, &mut entries).await {
+                        tracing::error!(%error, "items of a former home were not filed again");
+                    }
+                }
+                Job::Stop => going = false,
+            }
+        }
+        let committed = match entries.is_empty() {
+            true => Ok(()),
+            false => self.shared.storage.commit_home(entries.clone()).await,
+        };
+        self.tx.end_group();
+        match committed {
+            Ok(()) => {
+                self.publish(entries);
+                let at = Position { log: self.shared.log, seq: self.head };
+                for (answer, result) in answers {
+                    drop(answer.send((result, at)));
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "a group of changes was not committed");
+                let at = Position { log: self.shared.log, seq: self.head };
+                for (answer, _) in answers {
+                    drop(answer.send((Err(HomeError::Storage(error.to_string())), at)));
+                }
+            }
+        }
+        going
+    }
+
+    /// One operation: its changes become an entry, or it leaves nothing.
+    async fn one(
+        &mut self,
+        request: &Request,
+        at: Hlc,
+        entries: &mut Vec<Entry>,
+    ) -> Result<Vec<u8>, HomeError> {
+        let op = self.ops.get(request.op.as_str());
+        let op = Arc::clone(op.ok_or_else(|| HomeError::Unknown(request.op.clone()))?);
+        let place = self.shared.map.home(request.account.as_str());
+        if !place.local {
+            return Err(HomeError::NotHome { epoch: place.epoch });
+        }
+        self.tx.begin(request.account.as_str(), at);
+        let run = op.run(&mut self.tx, &request.account, &request.request);
+        let result = match AssertUnwindSafe(run).catch_unwind().await {
+            Ok(result) => result?,
+            Err(_) => return Err(HomeError::Storage(format!("{} panicked", request.op))),
+        };
+        self.keep(request.account.as_str(), place.epoch, at, entries);
+        Ok(result)
+    }
+
+    async fn refile(
+        &mut self,
+        account: &BareJid,
+        changes: Vec<Change>,
+        at: Hlc,
+        entries: &mut Vec<Entry>,
+    ) -> Result<(), HomeError> {
+        let place = self.shared.map.home(account.as_str());
+        if !place.local {
+            return Err(HomeError::NotHome { epoch: place.epoch });
+        }
+        self.tx.begin(account.as_str(), at);
+        changes.into_iter().for_each(|change| self.tx.record(change));
+        self.keep(account.as_str(), place.epoch, at, entries);
+        Ok(())
+    }
+
+    fn keep(&mut self, account: &str, epoch: u64, at: Hlc, entries: &mut Vec<Entry>) {
+        let changes = self.tx.keep();
+        if !changes.is_empty() {
+            let seq = self.head + 1 + entries.len() as u64;
+            entries.push(Entry { seq, shard: shard_of(account), epoch, at, changes });
+        }
+    }
+
+    /// Everyone who wants to know hears of what is committed: first who hangs on applied changes, then the shippers.
+    fn publish(&mut self, entries: Vec<Entry>) {
+        let Some(last) = entries.last() else { return };
+        self.head = last.seq;
+        for entry in &entries {
+            self.shared.applied.applied(AppliedAt { local_home: true }, &entry.changes);
+        }
+        self.shared.recent.lock().extend(entries);
+        self.shared.head.send_replace(self.head);
+    }
+
+    /// Keeps the log within its bound, a hundredth of it at a time.
+    async fn trim(&mut self) {
+        let most = self.shared.config.log_entries_max;
+        if self.head > self.trimmed + most + most / 100 {
+            let upto = self.head - most;
+            match self.shared.storage.log_trim(upto).await {
+                Ok(()) => self.trimmed = upto,
+                Err(error) => tracing::warn!(%error, "the durable log was not trimmed"),
+            }
+        }
+    }
+}
