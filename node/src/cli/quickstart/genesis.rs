@@ -2,8 +2,18 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use xmpp::BareJid;
+use xmpp::sasl::{Hash, ITERATIONS_DEFAULT, SALT_BYTES, ScramKeys};
 
 use super::plan::Plan;
+use crate::homes::accounts::{Account, genesis_accounts};
+
+/// Accounts up to which each gets the usual number of PBKDF2 rounds.
+const USUAL_UP_TO: usize = 1_000;
+/// The rounds when there are more: the least that clients accept (RFC 7677 §4), so that many are made soon.
+const ITERATIONS_OF_MANY: u32 = 4_096;
 
 /// Makes `DIR/genesis.sqlite` with `accounts`, unless it is there, and gives a copy to every node that has no
 /// database yet.
@@ -17,9 +27,6 @@ pub(super) async fn make(
         let unfinished = dir.join("genesis.unfinished");
         let _ = fs::remove_file(&unfinished);
         write_accounts(&unfinished, accounts).await?;
-        if !unfinished.exists() {
-            return Ok(());
-        }
         fs::rename(&unfinished, &genesis)
             .map_err(|cause| miette::miette!("cannot write {}: {cause}", genesis.display()))?;
     }
@@ -38,6 +45,61 @@ pub(super) async fn make(
 
 /// The accounts (bare JID, password) in a new database at `file`.
 async fn write_accounts(file: &Path, accounts: &[(String, String)]) -> miette::Result<()> {
-    let _ = (file, accounts);
-    Ok(())
+    let many = accounts.len() > USUAL_UP_TO;
+    let iterations = if many { ITERATIONS_OF_MANY } else { ITERATIONS_DEFAULT };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let parts = accounts.chunks(accounts.len().div_ceil(threads).max(1));
+    let made: Vec<miette::Result<Vec<(BareJid, Account)>>> = std::thread::scope(|scope| {
+        let makers: Vec<_> = parts
+            .map(|part| {
+                scope.spawn(move || {
+                    part.iter().map(|(name, password)| account(name, password, iterations)).collect()
+                })
+            })
+            .collect();
+        makers.into_iter().map(|maker| maker.join().expect("making keys does not panic")).collect()
+    });
+    let made: Vec<Vec<(BareJid, Account)>> = made.into_iter().collect::<miette::Result<_>>()?;
+    let failed = |cause| miette::miette!("cannot make {}: {cause}", file.display());
+    genesis_accounts(file, made.into_iter().flatten()).await.map(drop).map_err(failed)
+}
+
+fn account(name: &str, password: &str, iterations: u32) -> miette::Result<(BareJid, Account)> {
+    let failed = |cause: &dyn std::fmt::Display| miette::miette!("account {name}: {cause}");
+    let bare = BareJid::parse(name).map_err(|cause| failed(&cause))?;
+    let keys = |hash| {
+        let mut salt = [0; SALT_BYTES];
+        getrandom::fill(&mut salt).map_err(|cause| failed(&cause))?;
+        ScramKeys::derive(hash, password, &salt, iterations).map_err(|cause| failed(&cause))
+    };
+    let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    let account = Account {
+        scram_sha1: keys(Hash::Sha1)?,
+        scram_sha256: keys(Hash::Sha256)?,
+        created: u64::try_from(created).unwrap_or(u64::MAX),
+        disabled: false,
+    };
+    Ok((bare, account))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::sqlite::{Sqlite, SqliteConfig};
+
+    #[tokio::test]
+    async fn every_account_can_log_in_with_its_password() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("genesis");
+        let accounts = ["alice", "bob", "user0"].map(|name| (format!("{name}@a.b"), format!("pw {name}")));
+        write_accounts(&file, &accounts).await.unwrap();
+        let copy = dir.path().join("copy");
+        fs::copy(&file, &copy).unwrap();
+        let storage = Sqlite::open(SqliteConfig::new(&copy)).await.unwrap();
+        for (name, password) in &accounts {
+            let bare = BareJid::parse(name).unwrap();
+            let account = Account::load(&storage, &bare).await.unwrap().expect("it is there");
+            assert!(account.scram_sha1.verify(password) && account.scram_sha256.verify(password));
+        }
+    }
 }
