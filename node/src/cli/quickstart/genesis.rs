@@ -53,7 +53,9 @@ async fn write_accounts(file: &Path, accounts: &[(String, String)]) -> miette::R
         let makers: Vec<_> = parts
             .map(|part| {
                 scope.spawn(move || {
-                    part.iter().map(|(name, password)| account(name, password, iterations)).collect()
+                    part.iter()
+                        .map(|(name, password)| account(name, password, iterations))
+                        .collect()
                 })
             })
             .collect();
@@ -91,7 +93,8 @@ mod tests {
     async fn every_account_can_log_in_with_its_password() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("genesis");
-        let accounts = ["alice", "bob", "user0"].map(|name| (format!("{name}@a.b"), format!("pw {name}")));
+        let accounts =
+            ["alice", "bob", "user0"].map(|name| (format!("{name}@a.b"), format!("pw {name}")));
         write_accounts(&file, &accounts).await.unwrap();
         let copy = dir.path().join("copy");
         fs::copy(&file, &copy).unwrap();
