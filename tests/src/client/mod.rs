@@ -5,22 +5,21 @@
 //! Every wait has a deadline; what was said on the wire is kept and shown when a test fails.
 //! Deliberately absent: automatic answers, save for `<r/>`. A play says itself what is answered.
 
-use crate::scram::{Hash, Scram};
-use crate::xml::{CLIENT, Element, Piece, STREAM, StreamReader, escape};
-use base64::{Engine as _, prelude::BASE64_STANDARD};
+mod negotiation;
+mod reading;
+
+use crate::xml::{Element, Piece, escape};
+pub use negotiation::{Endpoint, Security, trust};
+use negotiation::{Io, Negotiation};
+use reading::{Counters, Incoming, Reading};
 use std::collections::VecDeque;
-use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
-use tokio::net::TcpStream;
-use tokio::sync::{Mutex as AsyncMutex, mpsc, watch};
+use tokio::io::{AsyncWriteExt, WriteHalf};
+use tokio::sync::{Mutex as AsyncMutex, mpsc};
 use tokio::time::timeout_at;
-use tokio_rustls::TlsConnector;
 
-const TLS: &str = "urn:ietf:params:xml:ns:xmpp-tls";
-const SASL: &str = "urn:ietf:params:xml:ns:xmpp-sasl";
 const BIND: &str = "urn:ietf:params:xml:ns:xmpp-bind";
 const REGISTER: &str = "jabber:iq:register";
 const SM: &str = "urn:xmpp:sm:3";
@@ -34,56 +33,6 @@ pub fn patience() -> Duration {
         std::env::var("PANGAEA_TEST_PATIENCE").ok().and_then(|s| s.parse().ok()).unwrap_or(10);
     Duration::from_secs(seconds)
 }
-
-/// How a connection is secured.
-#[derive(Clone)]
-pub enum Security {
-    /// Not at all: loopback only.
-    Plain,
-    /// `<starttls/>`, then TLS.
-    StartTls(Arc<rustls::ClientConfig>),
-    /// TLS from the first byte (XEP-0368).
-    Direct(Arc<rustls::ClientConfig>),
-}
-
-/// Where to connect, as whose domain.
-#[derive(Clone)]
-pub struct Endpoint {
-    /// The domain the stream is opened to, and the name the certificate must carry.
-    pub domain: String,
-    /// The port on loopback.
-    pub port: u16,
-    /// How the connection is secured.
-    pub security: Security,
-}
-
-/// Trust in exactly the authorities of a PEM file.
-///
-/// # Errors
-/// When the file cannot be read or holds no certificate.
-pub fn trust(ca: &Path, alpn: bool) -> Result<Arc<rustls::ClientConfig>> {
-    use rustls::pki_types::{CertificateDer, pem::PemObject};
-    let mut roots = rustls::RootCertStore::empty();
-    for certificate in
-        CertificateDer::pem_file_iter(ca).map_err(|e| format!("{}: {e}", ca.display()))?
-    {
-        let certificate = certificate.map_err(|e| format!("{}: {e}", ca.display()))?;
-        roots.add(certificate).map_err(|e| format!("{}: {e}", ca.display()))?;
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|e| e.to_string())?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    if alpn {
-        config.alpn_protocols = vec![b"xmpp-client".to_vec()];
-    }
-    Ok(Arc::new(config))
-}
-
-trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
 /// What was said on the wire, for the eyes of whoever reads a failure.
 #[derive(Clone, Default)]
@@ -109,163 +58,6 @@ impl Transcript {
     }
 }
 
-/// A stream while it is negotiated: one thing after the other.
-struct Negotiation {
-    io: Box<dyn Io>,
-    reader: StreamReader,
-    pieces: VecDeque<Piece>,
-    deadline: tokio::time::Instant,
-    who: String,
-    transcript: Transcript,
-}
-
-impl Negotiation {
-    async fn start(
-        endpoint: &Endpoint,
-        who: &str,
-        transcript: &Transcript,
-    ) -> Result<(Self, Element)> {
-        let deadline = tokio::time::Instant::now() + patience();
-        let tcp = timeout_at(deadline, TcpStream::connect(("127.0.0.1", endpoint.port)))
-            .await
-            .map_err(|_| format!("port {} does not answer", endpoint.port))?
-            .map_err(|e| format!("port {}: {e}", endpoint.port))?;
-        tcp.set_nodelay(true).map_err(|e| e.to_string())?;
-        let mut this = Self {
-            io: Box::new(tcp),
-            reader: StreamReader::new(),
-            pieces: VecDeque::new(),
-            deadline,
-            who: who.into(),
-            transcript: transcript.clone(),
-        };
-        match &endpoint.security {
-            Security::Plain => {}
-            Security::Direct(config) => this.tls(config, &endpoint.domain).await?,
-            Security::StartTls(config) => {
-                let features = this.open(&endpoint.domain).await?;
-                features.child("starttls", TLS).ok_or("STARTTLS is not offered")?;
-                this.send(&format!("<starttls xmlns='{TLS}'/>")).await?;
-                let answer = this.element().await?;
-                if !answer.is("proceed", TLS) {
-                    return Err(format!("STARTTLS answered with {answer}"));
-                }
-                this.tls(config, &endpoint.domain).await?;
-            }
-        }
-        let features = this.open(&endpoint.domain).await?;
-        Ok((this, features))
-    }
-
-    async fn tls(&mut self, config: &Arc<rustls::ClientConfig>, domain: &str) -> Result<()> {
-        let name = rustls::pki_types::ServerName::try_from(domain.to_owned())
-            .map_err(|e| e.to_string())?;
-        let (placeholder, _) = tokio::io::duplex(1);
-        let plain = std::mem::replace(&mut self.io, Box::new(placeholder));
-        let connect = TlsConnector::from(config.clone()).connect(name, plain);
-        let tls = timeout_at(self.deadline, connect).await.map_err(|_| "TLS takes too long")?;
-        self.io = Box::new(tls.map_err(|e| format!("TLS: {e}"))?);
-        Ok(())
-    }
-
-    /// Opens (or restarts) the stream and waits for the features.
-    async fn open(&mut self, domain: &str) -> Result<Element> {
-        self.reader = StreamReader::new();
-        self.pieces.clear();
-        self.send(&format!(
-            "<?xml version='1.0'?><stream:stream xmlns='{CLIENT}' xmlns:stream='{STREAM}' to='{}' version='1.0' \
-             xml:lang='en'>",
-            escape(domain)
-        ))
-        .await?;
-        match self.piece().await? {
-            Piece::Open(header) if header.is("stream", STREAM) => {
-                if header.attr("from") != Some(domain) {
-                    return Err(format!("the stream header is not from {domain}: {header}"));
-                }
-                if header.attr("id").is_none_or(str::is_empty) {
-                    return Err(format!("the stream header has no id: {header}"));
-                }
-            }
-            other => return Err(format!("expected a stream header, got {other:?}")),
-        }
-        let features = self.element().await?;
-        if features.is("features", STREAM) {
-            Ok(features)
-        } else {
-            Err(format!("expected features, got {features}"))
-        }
-    }
-
-    async fn send(&mut self, text: &str) -> Result<()> {
-        self.transcript.note(format!("{} → {text}", self.who));
-        self.io.write_all(text.as_bytes()).await.map_err(|e| e.to_string())?;
-        self.io.flush().await.map_err(|e| e.to_string())
-    }
-
-    async fn piece(&mut self) -> Result<Piece> {
-        let mut buffer = [0u8; 4096];
-        loop {
-            if let Some(piece) = self.pieces.pop_front() {
-                self.transcript.note(format!("{} ← {}", self.who, describe(&piece)));
-                return Ok(piece);
-            }
-            let read = timeout_at(self.deadline, self.io.read(&mut buffer)).await;
-            let n =
-                read.map_err(|_| "the negotiation takes too long")?.map_err(|e| e.to_string())?;
-            if n == 0 {
-                return Err("the server closed the connection during negotiation".into());
-            }
-            self.pieces.extend(self.reader.feed(&buffer[..n])?);
-        }
-    }
-
-    async fn element(&mut self) -> Result<Element> {
-        match self.piece().await? {
-            Piece::Element(element) if element.is("error", STREAM) => {
-                Err(format!("stream error: {element}"))
-            }
-            Piece::Element(element) => Ok(element),
-            Piece::Open(_) => Err("a second stream header".into()),
-            Piece::Close => Err("the server closed the stream".into()),
-        }
-    }
-
-    async fn authenticate(&mut self, features: &Element, user: &str, password: &str) -> Result<()> {
-        let mechanisms =
-            features.child("mechanisms", SASL).ok_or(format!("no mechanisms in {features}"))?;
-        let offered: Vec<String> = mechanisms.children().map(Element::text).collect();
-        let hash = [Hash::Sha256, Hash::Sha1]
-            .into_iter()
-            .find(|h| offered.iter().any(|o| o == h.mechanism()))
-            .ok_or(format!("no SCRAM among {offered:?}"))?;
-        let mut scram = Scram::new(hash, user, password);
-        let first = BASE64_STANDARD.encode(scram.first());
-        self.send(&format!("<auth xmlns='{SASL}' mechanism='{}'>{first}</auth>", hash.mechanism()))
-            .await?;
-        let mut checked = false;
-        loop {
-            let answer = self.element().await?;
-            let text = BASE64_STANDARD.decode(answer.text().trim()).unwrap_or_default();
-            let text = String::from_utf8_lossy(&text).into_owned();
-            if answer.is("failure", SASL) {
-                return Err(format!("login as {user} refused: {answer}"));
-            } else if answer.is("challenge", SASL) && !text.starts_with("v=") {
-                let last = BASE64_STANDARD.encode(scram.last(&text)?);
-                self.send(&format!("<response xmlns='{SASL}'>{last}</response>")).await?;
-            } else if answer.is("challenge", SASL) {
-                scram.check(&text)?;
-                checked = true;
-                self.send(&format!("<response xmlns='{SASL}'/>")).await?;
-            } else if answer.is("success", SASL) {
-                return if checked { Ok(()) } else { scram.check(&text) };
-            } else {
-                return Err(format!("unexpected during SASL: {answer}"));
-            }
-        }
-    }
-}
-
 fn describe(piece: &Piece) -> String {
     match piece {
         Piece::Open(header) => format!("(stream header) {header}"),
@@ -274,39 +66,11 @@ fn describe(piece: &Piece) -> String {
     }
 }
 
-/// What the reading task hands over.
-enum Incoming {
-    Element(Element),
-    /// The stream was closed with its end tag, or the connection just ended; with the reason.
-    Ended {
-        cleanly: bool,
-        why: String,
-    },
-}
-
 /// A connection that is bound: a reading task and something to write to.
 struct Session {
     writer: Arc<AsyncMutex<WriteHalf<Box<dyn Io>>>>,
     incoming: mpsc::UnboundedReceiver<Incoming>,
     reading: tokio::task::JoinHandle<()>,
-}
-
-/// What the reading task counts for stream management; it outlives a connection.
-struct Counters {
-    /// Set by `<enabled/>`: from there on stanzas count.
-    on: AtomicBool,
-    handled: AtomicU32,
-    acked: watch::Sender<u32>,
-}
-
-impl Counters {
-    fn new() -> Arc<Self> {
-        Arc::new(Self {
-            on: AtomicBool::new(false),
-            handled: AtomicU32::new(0),
-            acked: watch::Sender::new(0),
-        })
-    }
 }
 
 /// Stream management as the client keeps it, across connections.
@@ -782,81 +546,6 @@ impl Drop for Client {
     fn drop(&mut self) {
         if let Some(session) = &self.session {
             session.reading.abort();
-        }
-    }
-}
-
-/// The task that reads a bound stream, answers `<r/>`, counts, and hands on all else.
-struct Reading {
-    who: String,
-    transcript: Transcript,
-    writer: Arc<AsyncMutex<WriteHalf<Box<dyn Io>>>>,
-    answers_acks: Arc<AtomicBool>,
-    counters: Arc<Counters>,
-    to: mpsc::UnboundedSender<Incoming>,
-}
-
-impl Reading {
-    async fn run(
-        self,
-        mut io: ReadHalf<Box<dyn Io>>,
-        mut reader: StreamReader,
-        mut pieces: VecDeque<Piece>,
-    ) {
-        let mut buffer = vec![0u8; 16 * 1024];
-        let mut cleanly = false;
-        let why = 'reading: loop {
-            while let Some(piece) = pieces.pop_front() {
-                self.transcript.note(format!("{} ← {}", self.who, describe(&piece)));
-                match piece {
-                    Piece::Element(element) => self.element(element).await,
-                    Piece::Open(_) => break 'reading "a second stream header".to_owned(),
-                    Piece::Close => cleanly = true,
-                }
-            }
-            match io.read(&mut buffer).await {
-                Ok(0) if cleanly => break "the server closed it".into(),
-                Ok(0) => break "the connection was closed without an end tag".into(),
-                Ok(n) => match reader.feed(&buffer[..n]) {
-                    Ok(more) => pieces.extend(more),
-                    Err(e) => break e,
-                },
-                Err(_) if cleanly => break "the server closed it".into(),
-                Err(e) => break e.to_string(),
-            }
-        };
-        self.transcript.note(format!("{} ← (end: {why})", self.who));
-        let _ = self.to.send(Incoming::Ended { cleanly, why });
-    }
-
-    async fn element(&self, element: Element) {
-        let counting = self.counters.on.load(Ordering::Acquire);
-        if element.is("r", SM) {
-            if counting && self.answers_acks.load(Ordering::Acquire) {
-                let answer = format!(
-                    "<a xmlns='{SM}' h='{}'/>",
-                    self.counters.handled.load(Ordering::Acquire)
-                );
-                self.transcript.note(format!("{} → {answer}", self.who));
-                let mut writer = self.writer.lock().await;
-                let _ = writer.write_all(answer.as_bytes()).await;
-                let _ = writer.flush().await;
-            }
-            return;
-        }
-        if element.is("a", SM) {
-            if let Some(h) = element.attr("h").and_then(|h| h.parse().ok()) {
-                self.counters.acked.send_replace(h);
-            }
-            return;
-        }
-        if element.is("enabled", SM) {
-            self.counters.on.store(true, Ordering::Release);
-        }
-        let counts = counting && element.is_stanza();
-        let _ = self.to.send(Incoming::Element(element));
-        if counts {
-            self.counters.handled.fetch_add(1, Ordering::AcqRel);
         }
     }
 }
