@@ -5,15 +5,13 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use xmpp::BareJid;
-use xmpp::sasl::{Hash, ITERATIONS_DEFAULT, SALT_BYTES, ScramKeys};
+use xmpp::sasl::{Hash, SALT_BYTES, ScramKeys};
 
 use super::plan::Plan;
 use crate::homes::accounts::{Account, genesis_accounts};
 
-/// Accounts up to which each gets the usual number of PBKDF2 rounds.
-const USUAL_UP_TO: usize = 1_000;
-/// The rounds when there are more: the least that clients accept (RFC 7677 §4), so that many are made soon.
-const ITERATIONS_OF_MANY: u32 = 4_096;
+/// PBKDF2 rounds of the test accounts: the least that clients accept (RFC 7677 §4), so that many are made soon.
+const ITERATIONS: u32 = 4_096;
 
 /// Makes `DIR/genesis.sqlite` with `accounts`, unless it is there, and gives a copy to every node that has no
 /// database yet.
@@ -45,17 +43,13 @@ pub(super) async fn make(
 
 /// The accounts (bare JID, password) in a new database at `file`.
 async fn write_accounts(file: &Path, accounts: &[(String, String)]) -> miette::Result<()> {
-    let many = accounts.len() > USUAL_UP_TO;
-    let iterations = if many { ITERATIONS_OF_MANY } else { ITERATIONS_DEFAULT };
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let parts = accounts.chunks(accounts.len().div_ceil(threads).max(1));
     let made: Vec<miette::Result<Vec<(BareJid, Account)>>> = std::thread::scope(|scope| {
         let makers: Vec<_> = parts
             .map(|part| {
                 scope.spawn(move || {
-                    part.iter()
-                        .map(|(name, password)| account(name, password, iterations))
-                        .collect()
+                    part.iter().map(|(name, password)| account(name, password)).collect()
                 })
             })
             .collect();
@@ -66,13 +60,13 @@ async fn write_accounts(file: &Path, accounts: &[(String, String)]) -> miette::R
     genesis_accounts(file, made.into_iter().flatten()).await.map(drop).map_err(failed)
 }
 
-fn account(name: &str, password: &str, iterations: u32) -> miette::Result<(BareJid, Account)> {
+fn account(name: &str, password: &str) -> miette::Result<(BareJid, Account)> {
     let failed = |cause: &dyn std::fmt::Display| miette::miette!("account {name}: {cause}");
     let bare = BareJid::parse(name).map_err(|cause| failed(&cause))?;
     let keys = |hash| {
         let mut salt = [0; SALT_BYTES];
         getrandom::fill(&mut salt).map_err(|cause| failed(&cause))?;
-        ScramKeys::derive(hash, password, &salt, iterations).map_err(|cause| failed(&cause))
+        ScramKeys::derive(hash, password, &salt, ITERATIONS).map_err(|cause| failed(&cause))
     };
     let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
     let account = Account {
