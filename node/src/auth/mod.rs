@@ -8,6 +8,7 @@
 
 mod cache;
 pub mod internal;
+pub mod stored;
 pub mod throttle;
 
 use futures_util::future::BoxFuture;
@@ -15,6 +16,7 @@ use xmpp::jid::BareJid;
 use xmpp::sasl::{Credentials, Hash, Password, Verdict};
 
 pub use internal::Internal;
+pub use stored::Stored;
 pub use throttle::Throttle;
 
 /// Answers what a SASL exchange asks.

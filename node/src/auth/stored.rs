@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use xmpp::jid::BareJid;
 
 use super::internal::{Keys, Record, Records};
-use crate::homes::accounts::{Account, NewKeys};
+use crate::homes::accounts::Account;
 use crate::storage::Storage;
 
 /// [`Records`] of this region's replica.
@@ -32,7 +32,7 @@ impl Records for Stored {
 }
 
 impl Keys {
-    /// A new account's record. `created_ms`: since the Unix epoch.
+    /// A new account's record, or the new keys of one that exists (`accounts::set_keys` takes only those). `created_ms`: since the Unix epoch.
     pub fn into_account(self, created_ms: u64) -> Account {
         Account {
             scram_sha1: self.sha1,
@@ -41,10 +41,44 @@ impl Keys {
             disabled: false,
         }
     }
+}
 
-    /// The request of `account.set_keys`.
-    pub fn into_request(self) -> Vec<u8> {
-        let keys = NewKeys { scram_sha1: self.sha1, scram_sha256: self.sha256 };
-        postcard::to_stdvec(&keys).expect("numbers and bytes always serialise")
+#[cfg(test)]
+mod tests {
+    use xmpp::sasl::{Credentials, Hash, Password, Verdict};
+
+    use super::*;
+    use crate::auth::{Authenticator, Internal};
+    use crate::homes::accounts::ACCOUNTS;
+    use crate::storage::memory::Memory;
+
+    #[tokio::test]
+    async fn a_stored_account_signs_in_with_its_password() {
+        let juliet = BareJid::parse("juliet@example.org").expect("a JID");
+        let account =
+            Keys::of(&Password::new("wonderland"), 16).expect("a password").into_account(0);
+        let change = replication::Change::Put {
+            store: ACCOUNTS.into(),
+            owner: juliet.to_string(),
+            key: String::new(),
+            value: account.encode(),
+        };
+        let storage = Arc::new(Memory::default());
+        let entry = replication::Entry {
+            seq: 1,
+            shard: 0,
+            epoch: 1,
+            at: replication::Hlc::ZERO,
+            changes: vec![change],
+        };
+        storage.commit_home(vec![entry]).await.expect("commits");
+        let auth = Internal::new(Arc::new(Stored(storage)), 16);
+        assert_eq!(auth.plain(&juliet, Password::new("wonderland")).await, Verdict::Right);
+        for hash in [Hash::Sha1, Hash::Sha256] {
+            let found = auth.scram(&juliet, hash).await;
+            assert!(matches!(found, Credentials::Keys(keys) if keys.hash == hash));
+        }
+        let nobody = BareJid::parse("nobody@example.org").expect("a JID");
+        assert_eq!(auth.plain(&nobody, Password::new("wonderland")).await, Verdict::Wrong);
     }
 }

@@ -25,9 +25,10 @@ use xmpp::xml::element::Element;
 
 use self::payload::Asked;
 use crate::app::Node;
-use crate::auth::internal::{Keys, NoKeys};
+use crate::auth::internal::NoKeys;
 use crate::feature::{Action, Ctx, Disco, Feature, Flow, Interests, Iq, Target};
-use crate::homes::accounts;
+use crate::homes::HomeError;
+use crate::homes::accounts::{self, Account};
 use crate::router::perform;
 
 /// See the room.
@@ -76,7 +77,7 @@ impl Feature for Register {
                 let leaving = Leaving::new(self.leaving.clone(), full);
                 let account = seat.bare.clone();
                 Flow::Later(Box::pin(async move {
-                    let removed = ask(&node, &account, accounts::Remove::NAME, Vec::new()).await;
+                    let removed = remove(&node, &account).await;
                     let gone = removed.is_ok();
                     let mut actions = answer(&request, removed);
                     if gone {
@@ -161,9 +162,10 @@ async fn create(
         return Err(StanzaError::resource_constraint()
             .with_text("Too many new accounts from this address."));
     }
-    let keys = derive(node, password).await?;
-    let record = keys.into_account(node.wall_ms());
-    ask(node, &account, accounts::Create::NAME, record.encode()).await?;
+    let record = derive(node, password).await?;
+    if !accounts::create(&node.homes, &account, &record).await.map_err(refused)? {
+        return Err(StanzaError::conflict());
+    }
     tracing::info!(%account, peer = %from, "registered");
     Ok(())
 }
@@ -173,29 +175,30 @@ async fn change_password(
     account: &BareJid,
     password: Password,
 ) -> Result<(), StanzaError> {
-    let keys = derive(node, password).await?;
-    ask(node, account, accounts::SetKeys::NAME, keys.into_request()).await
+    let record = derive(node, password).await?;
+    found(accounts::set_keys(&node.homes, account, &record).await.map_err(refused)?)
 }
 
-async fn derive(node: &Arc<Node>, password: Password) -> Result<Keys, StanzaError> {
-    node.authenticator.derive(password).await.map_err(|why| match why {
-        NoKeys::Bad(why) => StanzaError::not_acceptable().with_text(&why.to_string()),
-        NoKeys::Busy => StanzaError::resource_constraint(),
-    })
+async fn remove(node: &Arc<Node>, account: &BareJid) -> Result<(), StanzaError> {
+    found(accounts::remove(&node.homes, account).await.map_err(refused)?)
 }
 
-/// To the account's home. What it refuses (`conflict`, `item-not-found`) is the answer to the client as it is.
-async fn ask(
-    node: &Arc<Node>,
-    account: &BareJid,
-    operation: &'static str,
-    request: Vec<u8>,
-) -> Result<(), StanzaError> {
-    node.homes
-        .request(account, operation, request)
-        .await
-        .map(drop)
-        .map_err(|error| error.stanza_error())
+/// On the blocking threads of sign-in, in the same short queue.
+async fn derive(node: &Arc<Node>, password: Password) -> Result<Account, StanzaError> {
+    match node.authenticator.derive(password).await {
+        Ok(keys) => Ok(keys.into_account(node.wall_ms())),
+        Err(NoKeys::Bad(why)) => Err(StanzaError::not_acceptable().with_text(&why.to_string())),
+        Err(NoKeys::Busy) => Err(StanzaError::resource_constraint()),
+    }
+}
+
+/// False from the home: there is no such account (any more).
+fn found(found: bool) -> Result<(), StanzaError> {
+    if found { Ok(()) } else { Err(StanzaError::registration_required()) }
+}
+
+fn refused(error: HomeError) -> StanzaError {
+    error.stanza_error()
 }
 
 /// §3.1: a password we cannot keep is `not-acceptable`.
