@@ -2,10 +2,11 @@
 //!
 //! Run by `tests/run` (which makes the Python environment), or `cargo test -p pangaea-tests --test e2e [WORD…]` when the
 //! server has been built. `slix::…` are programs for slixmpp in `e2e/slix/`, `tokio_xmpp::…` are in `foreign.rs`, the
-//! rest are the contract of quickstart (`contract.rs`). `PANGAEA_TEST_AGAINST=prosody` runs what needs no regions.
+//! contract of quickstart is in `contract.rs`, people who move in `moves.rs`. `PANGAEA_TEST_AGAINST=prosody` runs what needs no regions.
 
 mod contract;
 mod foreign;
+mod moves;
 mod place;
 mod slix;
 
@@ -42,6 +43,7 @@ async fn main() -> ExitCode {
                     steady(&choice, &place, &mut outcome).await;
                     run(&mut outcome, &choice, contract::tests(&platform), 1, LONGEST_SECONDS)
                         .await;
+                    run(&mut outcome, &choice, moves::tests(&platform), 1, LONGEST_SECONDS).await;
                     run(
                         &mut outcome,
                         &choice,

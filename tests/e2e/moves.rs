@@ -1,0 +1,346 @@
+//! People who move: from region to region, in order and not, with several devices, over lines that are cut, slow or gone.
+//!
+//! With our own client, which says exactly what is sent and when. The rows are those of a geo-distributed domain that
+//! others accept a loss in; here a loss is a failure.
+
+use pangaea_tests::client::{Client, Result, patience};
+use pangaea_tests::harness::Test;
+use pangaea_tests::ledger::{Ledger, body};
+use pangaea_tests::platform::Platform;
+use serde_json::json;
+use std::time::Instant;
+
+pub(crate) fn tests(platform: &Platform) -> Vec<Test<'_>> {
+    vec![
+        Test::new("moves::messages_around_a_clean_move_all_arrive_in_order", || {
+            clean_moves(platform)
+        }),
+        Test::new("moves::a_cut_session_that_logs_in_elsewhere_loses_nothing", || {
+            cut_moves(platform)
+        }),
+        Test::new("moves::closing_one_device_leaves_the_other_reachable", || {
+            one_device_closes(platform)
+        }),
+        Test::new("moves::order_holds_over_a_slow_and_uneven_line", || uneven_line(platform)),
+        Test::new("moves::two_regions_that_cannot_talk_both_reach_the_third", || {
+            triangle(platform)
+        }),
+        Test::new("moves::a_region_alone_still_serves_its_users", || island(platform)),
+        Test::new("moves::what_was_acknowledged_survives_kill_9", || {
+            acknowledged_survives(platform)
+        }),
+    ]
+}
+
+async fn online(client: &mut Client) -> Result<()> {
+    client.connect().await?;
+    client.send("<presence/>").await?;
+    client.ping().await
+}
+
+async fn say(client: &mut Client, to: &str, text: &str) -> Result<()> {
+    client
+        .send(&format!("<message to='{to}' type='chat' id='{text}'><body>{text}</body></message>"))
+        .await
+}
+
+/// Enters messages until the last of `count` has come, or patience is at its end.
+async fn hear(client: &mut Client, ledger: &mut Ledger, sender: &str, count: usize) -> Result<()> {
+    let deadline = Instant::now() + patience() * 3;
+    while ledger.count(sender) < count {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let what = format!("{count} messages of {sender}, {} have come", ledger.count(sender));
+        let got = client.wait_for_within(left, &what, |e| e.body().is_some()).await?;
+        ledger.enter(&got.body().unwrap_or_default());
+    }
+    Ok(())
+}
+
+fn enter_all(client: &mut Client, ledger: &mut Ledger) {
+    for text in client.drain().iter().filter_map(pangaea_tests::xml::Element::body) {
+        ledger.enter(&text);
+    }
+}
+
+/// The reader leaves one region and comes to the next while somebody writes to him all the time.
+async fn clean_moves(platform: &Platform) -> Result<()> {
+    const MOVES: usize = 6;
+    let mut writer = platform.user(50, 0, "writer")?;
+    online(&mut writer).await?;
+    let to = format!("user51@{}", platform.plan.domain);
+    let (stop, mut stopped) = tokio::sync::watch::channel(false);
+    let writing = tokio::spawn(async move {
+        let mut sent = 0;
+        while !*stopped.borrow_and_update() {
+            say(&mut writer, &to, &body("writer", sent)).await?;
+            sent += 1;
+            // A round trip now and then, so that the writer is not ahead of the server by more than a few.
+            if sent % 5 == 0 {
+                writer.ping().await?;
+            }
+        }
+        writer.ping().await?;
+        Ok::<u64, String>(sent)
+    });
+    let mut heard = Ledger::default();
+    for turn in 0..MOVES {
+        let mut reader = platform.user(51, turn % 3, "reader")?;
+        online(&mut reader).await?;
+        let goal = heard.count("writer") + 40;
+        hear(&mut reader, &mut heard, "writer", goal).await?;
+        reader.disconnect().await?;
+        enter_all(&mut reader, &mut heard);
+    }
+    stop.send_replace(true);
+    let sent = writing.await.map_err(|e| e.to_string())??;
+    let mut reader = platform.user(51, 1, "reader")?;
+    online(&mut reader).await?;
+    hear(&mut reader, &mut heard, "writer", usize::try_from(sent).expect("few")).await?;
+    reader.ping().await?;
+    enter_all(&mut reader, &mut heard);
+    heard.verdict("writer", sent)
+}
+
+/// The reader's connection is cut; he logs in under the same name in another region instead of resuming. What he had not
+/// acknowledged may come again: so the first coming of each number counts, and these must be all, in order.
+async fn cut_moves(platform: &Platform) -> Result<()> {
+    let mut writer = platform.user(52, 0, "writer")?;
+    online(&mut writer).await?;
+    let to = format!("user53@{}", platform.plan.domain);
+    let mut numbers: Vec<u64> = Vec::new();
+    let mut sent = 0;
+    for turn in 0..4 {
+        let mut reader = platform.user(53, (turn + 1) % 3, "reader")?;
+        reader.connect().await?;
+        reader.enable_sm(true).await?;
+        reader.send("<presence/>").await?;
+        reader.ping().await?;
+        let before = sent;
+        for _ in 0..20 {
+            say(&mut writer, &to, &sent.to_string()).await?;
+            sent += 1;
+        }
+        let half = (before + 10).to_string();
+        loop {
+            let got = reader.wait_for("the first half", |e| e.body().is_some()).await?;
+            let text = got.body().unwrap_or_default();
+            numbers.push(text.parse().map_err(|_| format!("strange: {got}"))?);
+            if text == half {
+                break;
+            }
+        }
+        reader.cut().await;
+        numbers.extend(reader.drain().iter().filter_map(|e| e.body()?.parse::<u64>().ok()));
+        for _ in 0..20 {
+            say(&mut writer, &to, &sent.to_string()).await?;
+            sent += 1;
+        }
+        writer.ping().await?;
+    }
+    let mut reader = platform.user(53, 2, "reader")?;
+    online(&mut reader).await?;
+    while !numbers.contains(&(sent - 1)) {
+        let got = reader.wait_for("the last message", |e| e.body().is_some()).await?;
+        numbers
+            .push(got.body().unwrap_or_default().parse().map_err(|_| format!("strange: {got}"))?);
+    }
+    reader.ping().await?;
+    let mut seen = std::collections::BTreeSet::new();
+    let first: Vec<u64> = numbers.into_iter().filter(|n| seen.insert(*n)).collect();
+    let expected: Vec<u64> = (0..sent).collect();
+    if first == expected {
+        return Ok(());
+    }
+    let lost: Vec<u64> = expected.into_iter().filter(|n| !seen.contains(n)).collect();
+    let late = first.windows(2).find(|p| p[1] < p[0]);
+    Err(format!("of {sent}, lost {lost:?}, first out of order {late:?}"))
+}
+
+/// Two devices in two regions; one closes while somebody writes to the bare address: the other has everything.
+async fn one_device_closes(platform: &Platform) -> Result<()> {
+    let mut writer = platform.user(54, 2, "writer")?;
+    let mut laptop = platform.user(55, 0, "laptop")?;
+    let mut phone = platform.user(55, 1, "phone")?;
+    for client in [&mut writer, &mut laptop, &mut phone] {
+        online(client).await?;
+    }
+    let both = phone.full();
+    laptop
+        .wait_for("the phone's presence", |e| e.name == "presence" && e.attr("from") == Some(&both))
+        .await?;
+    let to = laptop.bare();
+    let mut heard = Ledger::default();
+    for number in 0..200 {
+        say(&mut writer, &to, &body("writer", number)).await?;
+        if number == 100 {
+            writer.ping().await?;
+            laptop.disconnect().await?;
+        }
+    }
+    hear(&mut phone, &mut heard, "writer", 200).await?;
+    phone.ping().await?;
+    enter_all(&mut phone, &mut heard);
+    heard.verdict("writer", 200)
+}
+
+/// 200 ms one way, half of it uneven: 300 messages each way, in order.
+async fn uneven_line(platform: &Platform) -> Result<()> {
+    let before = platform.wan_shown().await?;
+    for (from, to) in [("eu", "us"), ("us", "eu")] {
+        platform.wan(from, to, json!({"delay_ms": 200, "jitter_ms": 100})).await?;
+    }
+    let talked = async {
+        let mut eu = platform.user(56, 0, "eu")?;
+        let mut us = platform.user(57, 1, "us")?;
+        online(&mut eu).await?;
+        online(&mut us).await?;
+        let (a, b) = (eu.full(), us.full());
+        for number in 0..300 {
+            say(&mut eu, &b, &body("eu", number)).await?;
+            say(&mut us, &a, &body("us", number)).await?;
+        }
+        let (mut heard, mut heard_back) = (Ledger::default(), Ledger::default());
+        hear(&mut us, &mut heard, "eu", 300).await?;
+        hear(&mut eu, &mut heard_back, "us", 300).await?;
+        heard.verdict("eu", 300)?;
+        heard_back.verdict("us", 300)
+    };
+    let result = talked.await;
+    for (from, to) in [("eu", "us"), ("us", "eu")] {
+        platform.wan(from, to, json!({"delay_ms": 20, "jitter_ms": 0})).await?;
+    }
+    result.map_err(|e| format!("{e}\nthe lines before: {before}"))
+}
+
+/// eu and us cannot talk, ap talks with both: ap's conversations go on; what eu says to us waits, and comes in order.
+async fn triangle(platform: &Platform) -> Result<()> {
+    let mut eu = platform.user(58, 0, "eu")?;
+    let mut us = platform.user(59, 1, "us")?;
+    let mut ap = platform.user(60, 2, "ap")?;
+    for client in [&mut eu, &mut us, &mut ap] {
+        online(client).await?;
+    }
+    let (eu_jid, us_jid, ap_jid) = (eu.full(), us.full(), ap.full());
+    for (client, to) in [(&mut eu, &us_jid), (&mut us, &ap_jid), (&mut ap, &eu_jid)] {
+        say(client, to, "hello").await?;
+    }
+    for client in [&mut eu, &mut us, &mut ap] {
+        client.wait_for("a greeting", |e| e.body().as_deref() == Some("hello")).await?;
+    }
+    platform.cut("eu", "us", true).await?;
+    let apart = async {
+        for number in 0..50 {
+            say(&mut eu, &us_jid, &body("eu", number)).await?;
+            say(&mut eu, &ap_jid, &body("eu", number)).await?;
+            say(&mut ap, &us_jid, &body("ap", number)).await?;
+        }
+        let (mut at_ap, mut at_us) = (Ledger::default(), Ledger::default());
+        hear(&mut ap, &mut at_ap, "eu", 50).await?;
+        hear(&mut us, &mut at_us, "ap", 50).await?;
+        at_ap.verdict("eu", 50)?;
+        at_us.verdict("ap", 50)?;
+        if at_us.count("eu") == 0 {
+            Ok(at_us)
+        } else {
+            Err("it came through a cut line".to_owned())
+        }
+    };
+    let apart = apart.await;
+    platform.cut("eu", "us", false).await?;
+    let mut at_us = apart?;
+    hear(&mut us, &mut at_us, "eu", 50).await?;
+    us.ping().await?;
+    enter_all(&mut us, &mut at_us);
+    at_us.verdict("eu", 50)
+}
+
+/// A region cut off from all others: its users log in, talk to each other and read their rosters; a change is made or
+/// refused with `wait`, never left without an answer, and is possible again after healing.
+async fn island(platform: &Platform) -> Result<()> {
+    const USERS: std::ops::Range<u32> = 61..69;
+    let item =
+        "<query xmlns='jabber:iq:roster'><item jid='nurse@capulet.example' name='Nurse'/></query>";
+    for (a, b) in [("ap", "eu"), ("ap", "us")] {
+        platform.cut(a, b, true).await?;
+    }
+    let alone = async {
+        let mut clients = Vec::new();
+        for number in USERS {
+            let mut client = platform.user(number, 2, "islander")?;
+            online(&mut client).await.map_err(|e| format!("user{number}: {e}"))?;
+            clients.push(client);
+        }
+        let names: Vec<String> = clients.iter().map(Client::full).collect();
+        let count = clients.len();
+        let (mut made, mut refused) = (0, 0);
+        for (number, client) in clients.iter_mut().enumerate() {
+            say(client, &names[(number + 1) % count], "island").await?;
+            let roster = client.iq("get", None, "<query xmlns='jabber:iq:roster'/>").await?;
+            if roster.attr("type") != Some("result") {
+                return Err(format!("the roster cannot be read: {roster}"));
+            }
+            let change = client.iq("set", None, item).await?;
+            let error = change.child("error", pangaea_tests::xml::CLIENT);
+            match error.and_then(|e| e.attr("type")) {
+                None => made += 1,
+                Some("wait") => refused += 1,
+                Some(_) => return Err(format!("a change that could not be made says {change}")),
+            }
+        }
+        for client in &mut clients {
+            client
+                .wait_for("a neighbour's message", |e| e.body().as_deref() == Some("island"))
+                .await?;
+        }
+        Ok((clients, made, refused))
+    };
+    let alone = alone.await;
+    for (a, b) in [("ap", "eu"), ("ap", "us")] {
+        platform.cut(a, b, false).await?;
+    }
+    let (mut clients, made, refused) = alone?;
+    println!("    (alone: {made} changes made, {refused} refused)");
+    if refused == 0 {
+        return Err("every account had its home on the island: the cut cut nothing".into());
+    }
+    let deadline = Instant::now() + patience() * 2;
+    for client in &mut clients {
+        loop {
+            let change = client.iq("set", None, item).await?;
+            if change.attr("type") == Some("result") {
+                break;
+            }
+            if Instant::now() > deadline {
+                return Err(format!("after healing a change is still refused: {change}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The server takes responsibility for a hundred messages to somebody who is away, and is killed at once (kill -9).
+async fn acknowledged_survives(platform: &Platform) -> Result<()> {
+    for (region, node) in ["eu-0", "us-0", "ap-0"].into_iter().enumerate() {
+        let reader = 70 + u32::try_from(region).expect("three");
+        let mut writer = platform.user(73, region, "writer")?;
+        writer.connect().await?;
+        writer.enable_sm(false).await?;
+        let to = format!("user{reader}@{}", platform.plan.domain);
+        for number in 0..100 {
+            say(&mut writer, &to, &body("writer", number)).await?;
+        }
+        writer.wait_acked().await?;
+        platform.kill(node).await?;
+        platform.start_node(node).await?;
+        let mut client = platform.user(reader, (region + 1) % 3, "reader")?;
+        online(&mut client).await?;
+        let mut heard = Ledger::default();
+        hear(&mut client, &mut heard, "writer", 100)
+            .await
+            .map_err(|e| format!("after {node} was killed: {e}"))?;
+        client.ping().await?;
+        enter_all(&mut client, &mut heard);
+        heard.verdict("writer", 100).map_err(|e| format!("after {node} was killed: {e}"))?;
+    }
+    Ok(())
+}
