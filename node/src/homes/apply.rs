@@ -273,13 +273,10 @@ impl Task {
         if again.is_empty() || !self.shared.is_home(&owner) {
             return;
         }
-        if let Ok(account) = BareJid::parse(&owner) {
-            if self.shared.jobs.try_send(Job::Refile(account, again)).is_err() {
-                tracing::error!(
-                    owner,
-                    "items of a former home were not filed again: too much waits"
-                );
-            }
+        if let Ok(account) = BareJid::parse(&owner)
+            && self.shared.jobs.try_send(Job::Refile(account, again)).is_err()
+        {
+            tracing::error!(owner, "items of a former home were not filed again: too much waits");
         }
     }
 

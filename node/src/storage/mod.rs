@@ -222,12 +222,8 @@ pub(crate) fn changes(entries: &[Entry]) -> impl Iterator<Item = &Change> {
 
 /// Checks that entries are dense and follow `head`.
 pub(crate) fn check_order(head: u64, entries: &[Entry]) -> Result<(), StorageError> {
-    let mut expected = head + 1;
-    for entry in entries {
-        if entry.seq != expected {
-            return Err(StorageError::Order { expected, found: entry.seq });
-        }
-        expected += 1;
+    match (head + 1..).zip(entries).find(|(expected, entry)| entry.seq != *expected) {
+        Some((expected, entry)) => Err(StorageError::Order { expected, found: entry.seq }),
+        None => Ok(()),
     }
-    Ok(())
 }
