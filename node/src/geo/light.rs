@@ -1,0 +1,85 @@
+//! Room: presence when a node falls silent, dies or returns. Its users' contacts here are told `unavailable`; when it is back,
+//! it is asked to tell the presence of its users again. No presence is remembered for other regions' users: they have one writer.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use global_distrib::health::Turn;
+use global_distrib::{NodeIx, Row};
+use xmpp::jid::{BareJid, FullJid, Jid};
+use xmpp::stanza::{Stanza, Type};
+
+use super::frame;
+use crate::app::Node;
+use crate::session::Seat;
+
+/// Accounts handled before the task yields to others.
+const PACE: usize = 64;
+
+/// A node went dark or came back.
+pub fn turned(node: &Arc<Node>, turn: Turn) {
+    match turn {
+        Turn::WentDark(ix) => {
+            let gone = node.directory.light(ix, false);
+            tracing::warn!(node = ?node.geo.nodes.name(ix), users = gone.len(), "a node is silent; its users are shown unavailable");
+            announce_gone(node, gone);
+        }
+        Turn::CameBack(ix) => {
+            let back = node.directory.light(ix, true);
+            tracing::info!(node = ?node.geo.nodes.name(ix), users = back.len(), "a silent node is back");
+            node.geo.send(ix, frame::REPRESENT, &[]);
+        }
+    }
+}
+
+/// Rows of another node vanished without a word from their sessions.
+pub fn rows_gone(node: &Arc<Node>, rows: &[Row<Arc<Seat>>]) {
+    let gone = rows.iter().filter(|row| row.available && row.lit).map(|row| row.full.clone()).collect();
+    announce_gone(node, gone);
+}
+
+/// Tells local contacts, and local resources of the same account, that these are unavailable.
+fn announce_gone(node: &Arc<Node>, gone: Vec<FullJid>) {
+    if gone.is_empty() {
+        return;
+    }
+    let mut by_account: BTreeMap<BareJid, Vec<FullJid>> = BTreeMap::new();
+    for full in gone {
+        by_account.entry(full.bare()).or_default().push(full);
+    }
+    let node = node.clone();
+    tokio::spawn(async move {
+        for (done, (account, fulls)) in by_account.into_iter().enumerate() {
+            let Ok(roster) = node.rosters.load(&node, &account).await else { continue };
+            for full in fulls {
+                let unavailable = Stanza::presence(None, Some(&Jid::from(&full)), Type::Unavailable).build();
+                for contact in roster.subscribers().chain(std::iter::once(&account)) {
+                    super::local_presence(&node, contact.as_str(), &unavailable);
+                }
+            }
+            if done % PACE == PACE - 1 {
+                tokio::task::yield_now().await;
+            }
+        }
+    });
+}
+
+/// Another node took us for dead and asks for the presence of our users.
+pub fn represent(node: &Arc<Node>, to: NodeIx) {
+    let mut seats = Vec::new();
+    node.directory.for_each(|row| seats.extend(row.here().filter(|seat| seat.available()).cloned()));
+    let node = node.clone();
+    tokio::spawn(async move {
+        for (done, seat) in seats.into_iter().enumerate() {
+            let Ok(roster) = node.rosters.load(&node, &seat.bare).await else { continue };
+            if let Some(presence) = seat.presence() {
+                let mut to_whom: Vec<BareJid> = roster.subscribers().cloned().collect();
+                to_whom.push(seat.bare.clone());
+                node.geo.multicast_to(to, &presence, &to_whom);
+            }
+            if done % PACE == PACE - 1 {
+                tokio::task::yield_now().await;
+            }
+        }
+    });
+}

@@ -1,0 +1,300 @@
+//! Room: this node among the others. Holds the links, the probes, the calls on the way and what is believed of each node;
+//! says how a stanza, a presence, a carbon gets to another region. `user` is the other direction: what arrives.
+//! Called by the router and by features' actions. Blueprint §4 to §6.
+//!
+//! * `frame` what is said on a link · `user` what arrives · `route` our route log and the others' · `flights` copies to several
+//!   regions · `calls` request and answer · `light` presence when a node falls silent or returns · `tick` once a second
+
+pub mod calls;
+pub mod flights;
+pub mod frame;
+pub mod light;
+pub mod route;
+pub mod tick;
+pub mod user;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+
+use global_distrib::health::Health;
+use global_distrib::{Mark, NodeIx, Nodes};
+use parking_lot::{Mutex, RwLock};
+use replication::watermark::Probes;
+use s2s::link::{FrameKind, Link, Links, PeerId};
+use xmpp::jid::{BareJid, FullJid, Jid};
+use xmpp::stanza::{Stanza, Type};
+
+use self::frame::{CarbonCopy, PresenceProbe};
+use crate::app::Node;
+use crate::router::perform;
+
+/// Another node, as `geo` knows it.
+#[derive(Clone)]
+pub struct Peer {
+    /// Its name on links.
+    pub id: PeerId,
+    /// Its name in metadata: `eu-0`.
+    pub name: Arc<str>,
+    /// Its index here.
+    pub ix: NodeIx,
+    /// The link to it.
+    pub link: Link,
+}
+
+/// See the room.
+pub struct Geo {
+    /// Our own name.
+    pub me: PeerId,
+    /// Names and indices.
+    pub nodes: Nodes,
+    links: OnceLock<Links>,
+    peers: RwLock<BTreeMap<NodeIx, Peer>>,
+    /// Nodes whose echo is waited for: not declared down by metadata.
+    live: RwLock<Vec<(Arc<str>, NodeIx)>>,
+    probes: Mutex<Probes>,
+    /// Several copies of one stanza.
+    pub flights: flights::Flights,
+    /// Requests on the way to other nodes.
+    pub calls: calls::Calls,
+    /// Our session rows' changes, and where each peer is in them.
+    pub route: route::Routes,
+    /// Who is lit, who is dark.
+    pub health: Mutex<Health>,
+    /// Whom the others reach: `(reporter, its list, when in ms)`.
+    pub reach: Mutex<BTreeMap<String, (Vec<String>, u64)>>,
+}
+
+impl Geo {
+    /// A node without links yet.
+    pub fn new(me: PeerId, dead_after_ms: u64, route_entries_max: usize) -> Self {
+        Self {
+            me,
+            nodes: Nodes::default(),
+            links: OnceLock::new(),
+            peers: RwLock::default(),
+            live: RwLock::default(),
+            probes: Mutex::default(),
+            flights: flights::Flights::default(),
+            calls: calls::Calls::default(),
+            route: route::Routes::new(route_entries_max),
+            health: Mutex::new(Health::new(dead_after_ms)),
+            reach: Mutex::default(),
+        }
+    }
+
+    /// Takes the links, once, at start.
+    pub fn set_links(&self, links: Links) {
+        assert!(self.links.set(links).is_ok(), "links are set once");
+    }
+
+    /// The links, if there are any.
+    pub fn links(&self) -> Option<&Links> {
+        self.links.get()
+    }
+
+    /// The peer behind a link's name; learnt on first sight.
+    pub fn peer(&self, id: &PeerId) -> Option<Peer> {
+        let name = id.to_string();
+        let ix = self.nodes.index(&name)?;
+        if let Some(known) = self.peers.read().get(&ix) {
+            return Some(known.clone());
+        }
+        let link = self.links.get()?.link(id)?;
+        let peer = Peer { id: id.clone(), name: name.into(), ix, link };
+        self.peers.write().insert(ix, peer.clone());
+        Some(peer)
+    }
+
+    /// Every peer ever linked.
+    pub fn all_peers(&self) -> Vec<Peer> {
+        self.peers.read().values().cloned().collect()
+    }
+
+    /// A peer by its index.
+    pub fn peer_at(&self, ix: NodeIx) -> Option<Peer> {
+        self.peers.read().get(&ix).cloned()
+    }
+
+    /// A peer by its name.
+    pub fn peer_named(&self, name: &str) -> Option<Peer> {
+        let ix = self.nodes.index(name)?;
+        self.peer_at(ix)
+    }
+
+    /// Forgets the link of a peer that was declared down; it is learnt anew when it returns.
+    pub fn drop_peer(&self, ix: NodeIx) {
+        self.peers.write().remove(&ix);
+    }
+
+    /// A peer of a region.
+    pub fn peer_in(&self, region: &str) -> Option<Peer> {
+        self.peers.read().values().find(|peer| &*peer.id.region == region).cloned()
+    }
+
+    /// Which nodes hold watermarks back from now on (blueprint §5). Returns those that no longer do.
+    pub fn set_live(&self, names: &[String]) -> Vec<(Arc<str>, NodeIx)> {
+        let now: Vec<(Arc<str>, NodeIx)> =
+            names.iter().filter_map(|name| Some((name.as_str().into(), self.nodes.index(name)?))).collect();
+        let before = std::mem::replace(&mut *self.live.write(), now.clone());
+        let gone: Vec<_> = before.into_iter().filter(|known| !now.contains(known)).collect();
+        let mut probes = self.probes.lock();
+        for (name, _) in &gone {
+            probes.removed(name);
+        }
+        gone
+    }
+
+    /// Names of the live nodes other than this.
+    pub fn live(&self) -> Vec<(Arc<str>, NodeIx)> {
+        self.live.read().clone()
+    }
+
+    /// A mark for what arrives now; the probes it needs go out with [`Geo::send_due_probes`].
+    pub fn mark(&self) -> Mark {
+        let live = self.live.read();
+        self.probes.lock().mark(live.iter().map(|(name, _)| &**name))
+    }
+
+    /// Whether all of it is echoed.
+    pub fn closed(&self, mark: &Mark) -> bool {
+        self.probes.lock().is_closed(mark)
+    }
+
+    /// Sends the probes that marks made necessary.
+    pub fn send_due_probes(&self) {
+        let due = self.probes.lock().due();
+        for (name, number) in due {
+            if let Some(ix) = self.nodes.index(&name) {
+                self.send(ix, frame::PROBE, &[&number.to_le_bytes()]);
+            }
+        }
+    }
+
+    /// An echo arrived; true when it was news.
+    pub fn echoed(&self, name: &str, number: u64) -> bool {
+        self.probes.lock().echoed(name, number)
+    }
+
+    /// A node came back as another incarnation: what was asked of the old one is asked again.
+    pub fn restarted(&self, name: &str) {
+        self.probes.lock().restarted(name);
+    }
+
+    /// What that node has taken responsibility for.
+    pub fn acked(&self, node: NodeIx) -> u64 {
+        self.peers.read().get(&node).map_or(u64::MAX, |peer| peer.link.acked())
+    }
+
+    /// Queues a frame. `None` when the link's bound is reached or there is no such node.
+    pub fn send(&self, node: NodeIx, kind: FrameKind, parts: &[&[u8]]) -> Option<u64> {
+        self.peers.read().get(&node)?.link.send(kind, parts).ok()
+    }
+
+    /// Queues a frame, written in place.
+    pub fn send_with(&self, node: NodeIx, kind: FrameKind, write: impl FnOnce(&mut Vec<u8>)) -> Option<u64> {
+        self.peers.read().get(&node)?.link.send_with(kind, |_, out| write(out)).ok()
+    }
+
+    /// Queues a postcard frame.
+    pub fn send_value<T: serde::Serialize>(&self, node: NodeIx, kind: FrameKind, value: &T) -> Option<u64> {
+        let body = postcard::to_stdvec(value).expect("frame bodies are plain values");
+        self.send(node, kind, &[&body])
+    }
+
+    /// Presence for the available resources of `to`, wherever they are: local ones at once, and one frame to every other live node,
+    /// which knows its own rows best. All of them, not only those with rows here: a resource that is just binding there would
+    /// otherwise miss it (its own probe may have passed ours on the way).
+    pub fn multicast(&self, node: &Arc<Node>, stanza: &Stanza, to: &[BareJid]) {
+        let to: Vec<BareJid> = to.iter().filter(|account| node.domains.has_accounts(account.domain())).cloned().collect();
+        if to.is_empty() {
+            return;
+        }
+        for account in &to {
+            local_presence(node, account.as_str(), stanza);
+        }
+        let live = self.live.read().clone();
+        for (_, ix) in live {
+            self.multicast_to(ix, stanza, &to);
+        }
+    }
+
+    /// The part of [`Geo::multicast`] for one node.
+    pub fn multicast_to(&self, ix: NodeIx, stanza: &Stanza, to: &[BareJid]) {
+        // A frame is at most 1 MiB: a big roster goes in parts.
+        for part in to.chunks(1_000) {
+            self.send_with(ix, frame::MULTICAST, |out| frame::write_multicast(out, part, stanza.bytes()));
+        }
+    }
+
+    /// Tells a local resource the presence of `to`'s resources: local ones at once, others by asking the nodes that have them.
+    pub fn probe_presence(&self, node: &Arc<Node>, from: &FullJid, to: Vec<BareJid>) {
+        let mut elsewhere: BTreeMap<NodeIx, Vec<BareJid>> = BTreeMap::new();
+        let addressee = Jid::from(from);
+        for account in to {
+            let mut presences = Vec::new();
+            node.directory.read(account.as_str(), |rows| {
+                for row in rows.iter().filter(|row| row.available && row.lit && row.full != *from) {
+                    match (row.here(), row.there()) {
+                        (Some(seat), _) => presences.extend(seat.presence()),
+                        (None, Some(ix)) => {
+                            let asked = elsewhere.entry(ix).or_default();
+                            if asked.last() != Some(&account) {
+                                asked.push(account.clone());
+                            }
+                        }
+                        _ => {}
+                    }
+                }
+            });
+            for presence in presences {
+                crate::router::route(node, presence.with_to(&addressee));
+            }
+        }
+        for (ix, to) in elsewhere {
+            self.send_value(ix, frame::PRESENCE_PROBE, &PresenceProbe { from: from.clone(), to });
+        }
+    }
+
+    /// Carbons for an account's other resources, here and elsewhere.
+    pub fn carbon(&self, node: &Arc<Node>, account: &BareJid, except: &FullJid, sent: bool, forwarded: &Stanza) {
+        perform::local_carbons(node, account, except, sent, forwarded);
+        let mut elsewhere: Vec<NodeIx> = Vec::new();
+        node.directory.read(account.as_str(), |rows| {
+            for ix in rows.iter().filter(|row| row.full != *except).filter_map(global_distrib::Row::there) {
+                if !elsewhere.contains(&ix) {
+                    elsewhere.push(ix);
+                }
+            }
+        });
+        if elsewhere.is_empty() {
+            return;
+        }
+        let copy = CarbonCopy {
+            account: account.clone(),
+            except: except.clone(),
+            sent,
+            forwarded: forwarded.bytes().to_vec(),
+        };
+        for ix in elsewhere {
+            self.send_value(ix, frame::CARBON, &copy);
+        }
+    }
+}
+
+/// Presence for the available resources of one account on this node.
+pub fn local_presence(node: &Arc<Node>, account: &str, stanza: &Stanza) {
+    node.directory.read(account, |rows| {
+        let mut addressed: Option<Stanza> = None;
+        for seat in rows.iter().filter(|row| row.available).filter_map(global_distrib::Row::here) {
+            let stanza = addressed.get_or_insert_with(|| match BareJid::parse(account) {
+                Ok(account) => stanza.with_to(&Jid::from(account)),
+                Err(_) => stanza.clone(),
+            });
+            let own = stanza.from().is_some_and(|from| *from == *seat.full.as_str());
+            // A resource's own unavailable presence does not come back to it: it is leaving.
+            if !(own && stanza.type_() == Type::Unavailable) {
+                perform::to_seat(node, seat, stanza.clone());
+            }
+        }
+    });
+}

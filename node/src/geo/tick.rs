@@ -1,0 +1,94 @@
+//! Room: once a second. Who went dark, what waited too long, whom we reach; and, on the metadata leader only, which region nobody
+//! has reached for so long that it is declared down (blueprint §7).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use replication::metadata::{Command, RegionState};
+
+use super::{frame, light};
+use crate::app::Node;
+use crate::router;
+
+/// How old a reach report may be to count.
+const REPORT_MS_MAX: u64 = 5_000;
+
+/// Runs until the node stops.
+pub async fn run(node: Arc<Node>) {
+    let mut every = tokio::time::interval(Duration::from_secs(1));
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut unreached: BTreeMap<String, u64> = BTreeMap::new();
+    loop {
+        tokio::select! {
+            _ = every.tick() => {}
+            () = node.stopped() => return,
+        }
+        let now = node.now_ms();
+        let turns = node.geo.health.lock().tick(now);
+        for turn in turns {
+            light::turned(&node, turn);
+        }
+        for account in node.directory.due(now) {
+            router::reopen(&node, &account);
+        }
+        report_reach(&node);
+        declare(&node, now, &mut unreached).await;
+    }
+}
+
+fn report_reach(node: &Node) {
+    let peers = node.geo.all_peers();
+    let names: Vec<String> = peers.iter().filter(|peer| peer.link.is_up()).map(|peer| peer.name.to_string()).collect();
+    let body = postcard::to_stdvec(&names).expect("names are plain values");
+    for peer in &peers {
+        peer.link.datagram(frame::REACH, &body);
+    }
+}
+
+/// On the leader: a region no live region has reached for `geo.down_after` is declared down; the metadata majority decides, because
+/// a leader without one cannot commit. A region declared down that is reached again is declared up.
+async fn declare(node: &Arc<Node>, now: u64, unreached: &mut BTreeMap<String, u64>) {
+    let me = node.geo.me.to_string();
+    if node.metadata.leader().as_deref() != Some(me.as_str()) {
+        unreached.clear();
+        return;
+    }
+    let state = node.metadata.state();
+    let fresh: Vec<(String, Vec<String>)> = {
+        let reach = node.geo.reach.lock();
+        let young = reach.iter().filter(|(_, (_, at))| now.saturating_sub(*at) <= REPORT_MS_MAX);
+        young.map(|(name, (names, _))| (name.clone(), names.clone())).collect()
+    };
+    for (region, record) in &state.regions {
+        if *region == *node.geo.me.region {
+            continue;
+        }
+        let in_region = |name: &str| state.nodes.get(name).is_some_and(|node| node.region == *region);
+        let reached_by_us = node.geo.all_peers().iter().any(|peer| in_region(&peer.name) && peer.link.is_up());
+        let reached_by_others =
+            fresh.iter().any(|(by, names)| !in_region(by) && names.iter().any(|name| in_region(name)));
+        let reached = reached_by_us || reached_by_others;
+        let command = match record.state {
+            RegionState::Down if reached_by_us => {
+                Command::RegionState { region: region.clone(), state: RegionState::Up }
+            }
+            RegionState::Up | RegionState::Draining if !reached => {
+                let since = *unreached.entry(region.clone()).or_insert(now);
+                if now.saturating_sub(since) < node.config.geo.down_after.as_millis() as u64 {
+                    continue;
+                }
+                Command::RegionState { region: region.clone(), state: RegionState::Down }
+            }
+            _ => {
+                unreached.remove(region);
+                continue;
+            }
+        };
+        unreached.remove(region);
+        tracing::warn!(?command, "the metadata leader declares");
+        if let Err(error) = node.metadata.propose(command, Duration::from_secs(2)).await {
+            tracing::warn!(%error, "the declaration was not agreed on");
+        }
+    }
+}

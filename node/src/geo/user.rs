@@ -1,0 +1,275 @@
+//! Room: what arrives from other nodes. Implements `s2s::link::LinkUser`: called by the link's tasks, in order per peer; never blocks
+//! (what takes time is spawned). What comes from a link speaks for its region only: rows, returns and echoes count for the node that
+//! sent them, and a body that cannot be read is logged and dropped with the frame.
+
+use std::sync::{Arc, Weak};
+
+use bytes::Bytes;
+use global_distrib::RouteEntry;
+use s2s::link::{FrameKind, FrameSink, Incarnation, LinkUser, PeerId, Taken};
+use serde::de::DeserializeOwned;
+use xmpp::jid::Jid;
+use xmpp::stanza::Stanza;
+
+use super::frame::{self, Call, CarbonCopy, FlightEnd, PresenceProbe, Reply, StanzaHead};
+use super::{Peer, light};
+use crate::app::Node;
+use crate::feature::Action;
+use crate::router::road::Road;
+use crate::router::{self, Routed, perform};
+
+/// The node, as its links see it.
+pub struct User(pub Weak<Node>);
+
+impl User {
+    fn with<R>(&self, id: &PeerId, act: impl FnOnce(&Arc<Node>, &Peer) -> R) -> Option<R> {
+        let node = self.0.upgrade()?;
+        let peer = node.geo.peer(id)?;
+        Some(act(&node, &peer))
+    }
+}
+
+impl LinkUser for User {
+    fn up(&self, id: &PeerId, incarnation: Incarnation, fresh: bool) {
+        self.with(id, |node, peer| {
+            tracing::info!(peer = %id, incarnation = incarnation.0, fresh, "link is up");
+            if fresh {
+                forget(node, peer);
+                peer.link.wake();
+            }
+            node.homes.peer_up(&peer.id.region);
+            let turn = node.geo.health.lock().up(peer.ix, node.now_ms());
+            if let Some(turn) = turn {
+                light::turned(node, turn);
+            }
+            node.geo.send_due_probes();
+        });
+    }
+
+    fn down(&self, id: &PeerId) {
+        self.with(id, |node, peer| {
+            tracing::warn!(peer = %id, "link is down");
+            node.geo.health.lock().down(peer.ix, node.now_ms());
+        });
+    }
+
+    fn lost(&self, id: &PeerId, unacked: Vec<(u64, FrameKind, Bytes)>) {
+        self.with(id, |node, peer| {
+            tracing::warn!(peer = %id, frames = unacked.len(), "its former life left frames unacknowledged");
+            forget(node, peer);
+            for (_, kind, body) in unacked {
+                match kind {
+                    frame::STANZA => returned(node, peer, body, false),
+                    frame::CALL => {
+                        if let Some(call) = value::<Call>(id, kind, &body) {
+                            node.geo.calls.lost(call.id);
+                        }
+                    }
+                    _ => {} // Presence, carbons, logs: told anew when the peer is.
+                }
+            }
+        });
+    }
+
+    fn frame(&self, id: &PeerId, _ticket: u64, kind: FrameKind, body: Bytes) -> Taken {
+        self.with(id, |node, peer| take(node, peer, kind, body));
+        Taken::Now
+    }
+
+    fn datagram(&self, id: &PeerId, kind: FrameKind, body: Bytes) {
+        self.with(id, |node, peer| match kind {
+            frame::RAFT_CALL => {
+                let Some(call) = value::<Call>(id, kind, &body) else { return };
+                let (metadata, link) = (node.metadata.clone(), peer.link.clone());
+                tokio::spawn(async move {
+                    let reply = Reply { id: call.id, body: metadata.handle(call.body).await };
+                    link.datagram(frame::RAFT_REPLY, &postcard::to_stdvec(&reply).expect("a plain value"));
+                });
+            }
+            frame::RAFT_REPLY => {
+                if let Some(reply) = value::<Reply>(id, kind, &body) {
+                    node.geo.calls.answered(reply.id, reply.body);
+                }
+            }
+            frame::REACH => {
+                if let Some(names) = value::<Vec<String>>(id, kind, &body) {
+                    node.geo.reach.lock().insert(id.to_string(), (names, node.now_ms()));
+                }
+            }
+            _ => tracing::warn!(peer = %id, ?kind, "an unknown datagram"),
+        });
+    }
+
+    fn acked(&self, id: &PeerId, upto: u64) {
+        self.with(id, |node, peer| {
+            for account in node.directory.acked(peer.ix, upto) {
+                router::reopen(node, &account);
+            }
+            node.homes.room(&peer.id.region);
+        });
+    }
+
+    fn before_write(&self, id: &PeerId, out: &mut FrameSink) {
+        self.with(id, |node, peer| node.geo.route.tail(node, peer.ix, out));
+    }
+}
+
+/// The peer lives another life (or we do): nothing it said before holds.
+fn forget(node: &Arc<Node>, peer: &Peer) {
+    node.geo.route.fresh(peer.ix);
+    let (removed, reopen) = node.directory.remove_rows(peer.ix, |_| true);
+    light::rows_gone(node, &removed);
+    node.directory.forget_trail(peer.ix);
+    node.geo.restarted(&peer.name);
+    node.geo.send_due_probes();
+    for account in reopen.into_iter().chain(node.directory.released(&peer.name, peer.ix)) {
+        router::reopen(node, &account);
+    }
+}
+
+fn value<T: DeserializeOwned>(id: &PeerId, kind: FrameKind, body: &[u8]) -> Option<T> {
+    let value = postcard::from_bytes(body).ok();
+    if value.is_none() {
+        tracing::warn!(peer = %id, ?kind, bytes = body.len(), "a frame that cannot be read");
+    }
+    value
+}
+
+fn take(node: &Arc<Node>, peer: &Peer, kind: FrameKind, body: Bytes) {
+    match kind {
+        frame::ROUTE => {
+            if let Some(entries) = value::<Vec<RouteEntry>>(&peer.id, kind, &body) {
+                node.geo.route.apply(node, peer, entries);
+            }
+        }
+        frame::STANZA => stanza(node, peer, body),
+        frame::RETURN => returned(node, peer, body, true),
+        frame::MULTICAST => multicast(node, peer, body),
+        frame::PRESENCE_PROBE => {
+            if let Some(probe) = value::<PresenceProbe>(&peer.id, kind, &body) {
+                answer_probe(node, probe);
+            }
+        }
+        frame::CARBON => {
+            let Some(copy) = value::<CarbonCopy>(&peer.id, kind, &body) else { return };
+            if let Ok(forwarded) = Stanza::parse(copy.forwarded.into()) {
+                perform::local_carbons(node, &copy.account, &copy.except, copy.sent, &forwarded);
+            }
+        }
+        frame::REPRESENT => light::represent(node, peer.ix),
+        frame::FLIGHT => {
+            let Some(end) = value::<FlightEnd>(&peer.id, kind, &body) else { return };
+            if let Some(routed) = node.geo.flights.ended(end.flight, end.delivered) {
+                router::returned(node, peer.ix, routed);
+            }
+        }
+        frame::PROBE => {
+            node.geo.send(peer.ix, frame::ECHO, &[&body]);
+        }
+        frame::ECHO => {
+            let Ok(number) = <[u8; 8]>::try_from(&body[..]) else { return };
+            let number = u64::from_le_bytes(number);
+            if node.geo.echoed(&peer.name, number) {
+                for account in node.directory.echoed(&peer.name, number) {
+                    router::reopen(node, &account);
+                }
+                node.geo.send_due_probes();
+            }
+        }
+        frame::CALL => {
+            let Some(call) = value::<Call>(&peer.id, kind, &body) else { return };
+            let (homes, link, region) = (node.homes.clone(), peer.link.clone(), peer.id.region.clone());
+            tokio::spawn(async move {
+                let reply = Reply { id: call.id, body: homes.serve(&region, &call.body).await };
+                let body = postcard::to_stdvec(&reply).expect("a plain value");
+                if link.send(frame::REPLY, &[&body]).is_err() {
+                    tracing::warn!(peer = %link.peer(), "no room for an answer; the asker's deadline will pass");
+                }
+            });
+        }
+        frame::REPLY => {
+            if let Some(reply) = value::<Reply>(&peer.id, kind, &body) {
+                node.geo.calls.answered(reply.id, reply.body);
+            }
+        }
+        frame::DURABLE => node.homes.shipped(&peer.id.region, body),
+        _ => tracing::warn!(peer = %peer.id, ?kind, "an unknown frame: a newer version at the other side?"),
+    }
+}
+
+/// A stanza for sessions of this node; if there are none for it, it goes back to where it entered (one hop, never more).
+fn stanza(node: &Arc<Node>, peer: &Peer, body: Bytes) {
+    let Some((head, bytes)) = StanzaHead::read(body.clone()) else { return };
+    let Ok(stanza) = Stanza::parse(bytes) else {
+        tracing::warn!(peer = %peer.id, "a stanza that cannot be read");
+        return;
+    };
+    let Some(account) = stanza.to().map(Jid::bare) else { return };
+    let road = Road::new(node);
+    let sole = !head.copy && head.flight == 0;
+    let delivered = node
+        .directory
+        .read(account.as_str(), |rows| {
+            let here: smallvec::SmallVec<[_; 2]> = rows.iter().filter(|row| row.here().is_some()).cloned().collect();
+            match router::account::choose(&stanza, &here) {
+                global_distrib::Choice::Send { here, .. } => road.deliver(&stanza, &here, sole),
+                _ => false,
+            }
+        })
+        .unwrap_or(false);
+    road.finish();
+    if head.flight != 0 {
+        node.geo.send_value(peer.ix, frame::FLIGHT, &FlightEnd { flight: head.flight, delivered });
+    } else if !delivered && !head.copy {
+        node.geo.send(peer.ix, frame::RETURN, &[&body]);
+    }
+}
+
+/// A stanza of ours that comes back, from the peer itself or from the link because the peer died.
+fn returned(node: &Arc<Node>, peer: &Peer, body: Bytes, by_peer: bool) {
+    let Some((head, bytes)) = StanzaHead::read(body) else { return };
+    if head.copy {
+        return; // Others have it.
+    }
+    let routed = match head.flight {
+        0 => Stanza::parse(bytes).ok().map(|stanza| Routed { stanza, tries: head.tries }),
+        flight => node.geo.flights.ended(flight, false),
+    };
+    if let Some(routed) = routed {
+        tracing::debug!(peer = %peer.id, by_peer, "a stanza came back");
+        router::returned(node, peer.ix, routed);
+    }
+}
+
+fn multicast(node: &Arc<Node>, peer: &Peer, body: Bytes) {
+    let Some((to, bytes)) = frame::read_multicast(body) else {
+        tracing::warn!(peer = %peer.id, "a multicast that does not add up");
+        return;
+    };
+    let Ok(stanza) = Stanza::parse(bytes) else { return };
+    for account in to {
+        if let Ok(account) = std::str::from_utf8(&account) {
+            super::local_presence(node, account, &stanza);
+        }
+    }
+}
+
+/// RFC 6121 §4.3.2: the presence of our resources, for those who may have it.
+fn answer_probe(node: &Arc<Node>, probe: PresenceProbe) {
+    let node = node.clone();
+    tokio::spawn(async move {
+        let asker = probe.from.bare();
+        let to = Jid::from(&probe.from);
+        for account in probe.to {
+            let allowed = account == asker
+                || node.rosters.load(&node, &account).await.is_ok_and(|roster| roster.has_subscriber(&asker));
+            if !allowed {
+                continue;
+            }
+            let presences: Vec<Stanza> =
+                perform::seats_of(&node, account.as_str()).iter().filter_map(|seat| seat.presence()).collect();
+            let actions = presences.iter().map(|presence| Action::Route(presence.with_to(&to))).collect();
+            perform::perform(&node, None, actions);
+        }
+    });
+}

@@ -1,0 +1,32 @@
+//! Room: the only place that turns a stanza round. Errors and results are never answered (RFC 6120 §8.3.1), so no two servers
+//! or components can bounce errors at each other for ever.
+
+use std::sync::Arc;
+
+use xmpp::stanza::error::StanzaError;
+use xmpp::stanza::{Kind, Stanza, Type};
+
+use crate::app::Node;
+
+/// Answers with the error, if the stanza may be answered at all; counts what may not.
+pub fn bounce(node: &Arc<Node>, stanza: &Stanza, error: &StanzaError) {
+    match stanza.error_reply(error) {
+        Some(reply) => {
+            node.metrics.routed.bounced.inc();
+            super::route(node, reply);
+        }
+        None => {
+            node.metrics.routed.ignored.inc();
+        }
+    }
+}
+
+/// Nobody is there to take it: RFC 6121 §8.5.1, §8.5.2.2, §8.5.3.2.
+pub fn undeliverable(node: &Arc<Node>, stanza: &Stanza) {
+    match (stanza.kind(), stanza.type_()) {
+        (Kind::Presence, _) | (Kind::Message, Type::Headline | Type::Error) => {
+            node.metrics.routed.ignored.inc();
+        }
+        _ => bounce(node, stanza, &StanzaError::service_unavailable()),
+    }
+}

@@ -1,0 +1,78 @@
+//! Room: what features asked for, done in order.
+
+use std::sync::Arc;
+
+use xmpp::jid::{BareJid, FullJid, Jid};
+use xmpp::payload::carbons;
+use xmpp::stanza::{Kind, Stanza};
+use xmpp::stream::error::StreamError;
+
+use crate::app::Node;
+use crate::feature::Action;
+use crate::session::{Control, Delivery, Item, Seat};
+
+/// Performs actions in order. `seat` is the session whose stanza led to them; what is for it goes through its mailbox, and so
+/// keeps its place behind what was routed to it before. Returns the stream error if the session is to end.
+pub fn perform(node: &Arc<Node>, seat: Option<&Arc<Seat>>, actions: Vec<Action>) -> Option<StreamError> {
+    let mut close = None;
+    for action in actions {
+        match action {
+            Action::Reply(stanza) => match seat {
+                Some(seat) => to_seat(node, seat, stanza),
+                None => super::route(node, stanza),
+            },
+            Action::Route(stanza) => super::route(node, stanza),
+            Action::ToSeat(seat, stanza) => to_seat(node, &seat, stanza),
+            Action::ToInterested(account, stanza) => to_interested(node, &account, &stanza),
+            Action::ToAvailable(account, stanza) => crate::geo::local_presence(node, account.as_str(), &stanza),
+            Action::Multicast { stanza, to } => node.geo.multicast(node, &stanza, &to),
+            Action::Probe { from, to } => node.geo.probe_presence(node, &from, to),
+            Action::Copy { account, except, sent, forwarded } => node.geo.carbon(node, &account, &except, sent, &forwarded),
+            Action::Close(error) => close = Some(error),
+        }
+    }
+    close
+}
+
+/// Into one local mailbox. A full one refuses: an IQ or message is then bounced to its sender, presence is counted and dropped
+/// (the next presence of the same resource makes up for it).
+pub fn to_seat(node: &Arc<Node>, seat: &Seat, stanza: Stanza) {
+    let delivery = Delivery { stanza: stanza.clone(), sole: false };
+    if seat.mailbox.push(Item::Stanza(delivery)).is_err() {
+        node.metrics.mailbox_full.inc();
+        if stanza.kind() != Kind::Presence {
+            super::undeliverable(node, &stanza);
+        }
+    }
+}
+
+/// Local seats of an account.
+pub fn seats_of(node: &Node, account: &str) -> Vec<Arc<Seat>> {
+    node.directory
+        .read(account, |rows| rows.iter().filter_map(|row| row.here().cloned()).collect())
+        .unwrap_or_default()
+}
+
+fn to_interested(node: &Arc<Node>, account: &BareJid, stanza: &Stanza) {
+    for seat in seats_of(node, account.as_str()) {
+        if seat.interested() {
+            to_seat(node, &seat, stanza.with_to(&Jid::from(&seat.full)));
+        }
+    }
+}
+
+/// Carbon copies for the local resources of an account that want them.
+pub fn local_carbons(node: &Arc<Node>, account: &BareJid, except: &FullJid, sent: bool, forwarded: &Stanza) {
+    for seat in seats_of(node, account.as_str()) {
+        if seat.carbons() && seat.full != *except {
+            let copy = if sent { carbons::sent(&seat.full, forwarded) } else { carbons::received(&seat.full, forwarded) };
+            to_seat(node, &seat, copy);
+        }
+    }
+}
+
+/// Ends a local session with a stream error.
+pub fn close(seat: &Seat, error: StreamError) {
+    // Control always fits; a closed mailbox means the session is gone already.
+    let _ = seat.mailbox.push(Item::Control(Control::Close(error)));
+}
