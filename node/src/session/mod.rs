@@ -1,4 +1,35 @@
-//! Session: one task a connection. (The task itself: being written.)
+//! Room: one task owns one client's connection and everything about it: transport, framer, stream management. It waits for one thing
+//! (bytes, mailbox), names it an `Event`, and acts. Others reach it only through its [`Seat`].
+//! Called by the listeners (`serve`). Calls the outbound features and the router.
+//!
+//! * `seat` what others see · `mailbox`, `wheel` how they reach it · `negotiate` from the first byte to the bind · `task` the loop ·
+//!   `stanza` what a client sends · `sm` XEP-0198, resumption and hibernation · `end` what happens to what is left
 
+mod end;
 pub mod mailbox;
+mod negotiate;
+mod seat;
+mod sm;
+mod stanza;
+mod task;
 pub mod wheel;
+
+use std::sync::Arc;
+
+pub use self::seat::{Control, Delivery, Item, Seat};
+pub use self::sm::{Handover, Resumable};
+use crate::app::Node;
+use crate::transport::tcp::Accepted;
+
+/// One accepted client connection, from its first byte to its end. `direct`: TLS comes first (XEP-0368).
+pub async fn serve(node: Arc<Node>, accepted: Accepted, direct: bool) {
+    node.metrics.accepted.inc();
+    node.metrics.connections.inc();
+    // Boxed, so that the memory of the negotiation is given back when the session begins.
+    let ready = Box::pin(negotiate::run(&node, accepted, direct)).await;
+    if let Some(ready) = ready {
+        let session = task::Session::begin(node.clone(), ready);
+        session.run().await;
+    }
+    node.metrics.connections.dec();
+}

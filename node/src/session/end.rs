@@ -1,0 +1,147 @@
+//! Room: the end of a session, and what happens to what is left. A connection that is lost under stream management hibernates first.
+//! When it is really over: the row goes, and in the same step what the client had not taken goes back in front of everything newer
+//! for the same account; contacts are told; the mailbox takes nothing any more.
+
+use std::sync::Arc;
+
+use global_distrib::{RouteEntry, Row};
+use xmpp::stanza::{Kind, Stanza};
+use xmpp::stream::error::StreamError;
+
+use super::sm::{self, Handover, Sm};
+use super::task::{Close, Session};
+use super::{Delivery, Item, Seat};
+use crate::app::Node;
+use crate::feature::{Ctx, Flow, SessionEvent};
+use crate::router::road::Road;
+use crate::router::{self, Routed};
+
+/// Ends the connection, and the session unless it may be resumed.
+pub(super) async fn end(mut session: Box<Session>, close: Close) {
+    session.farewell(&close);
+    let resume_deadline = session.resume_deadline();
+    let Session { node, seat, transport, output, sm, .. } = *session;
+    match close {
+        Close::TakenOver => transport.close(output).await,
+        Close::Lost => {
+            drop(transport);
+            drop(output);
+            let mut sm = sm;
+            if let Some(resumable) = sm.take_if(|sm| sm.id.is_some()) {
+                match Box::pin(sm::hibernate(&node, &seat, resumable, resume_deadline)).await {
+                    Some(back) => sm = Some(back),
+                    None => return,
+                }
+            }
+            over(&node, &seat, sm).await;
+        }
+        Close::Clean | Close::Error(_) => {
+            over(&node, &seat, sm).await;
+            transport.close(output).await;
+        }
+    }
+}
+
+/// A session that was handed over and cannot go on.
+pub(super) async fn abandon(node: &Arc<Node>, handover: Handover) {
+    over(node, &handover.seat, Some(handover.sm)).await;
+}
+
+/// Tells the features and performs what they want.
+pub(super) async fn tell(node: &Arc<Node>, seat: &Arc<Seat>, event: SessionEvent) -> Option<StreamError> {
+    let mut ctx = Ctx::new(node, Some(seat));
+    let flows = node.features.session(&mut ctx, event);
+    let mut close = router::perform(node, Some(seat), std::mem::take(&mut ctx.actions));
+    for flow in flows {
+        if let Flow::Later(later) = flow {
+            let actions = later.await;
+            close = close.or(router::perform(node, Some(seat), actions));
+        }
+    }
+    close
+}
+
+async fn over(node: &Arc<Node>, seat: &Arc<Seat>, sm: Option<Box<Sm>>) {
+    if let Some(id) = sm.as_ref().and_then(|sm| sm.id.as_deref()) {
+        node.resumable.remove(id);
+    }
+    let unacked = sm.map(|sm| sm.into_unacked()).unwrap_or_default();
+    let mut left = Left::default();
+    let road = Road::new(node);
+    let removed = node.directory.unbind(&seat.full, seat.generation, node.now_ms(), &road, |_: &Row<Arc<Seat>>| {
+        left.sort(unacked.iter().cloned(), seat);
+        std::mem::take(&mut left.again)
+    });
+    road.finish();
+    let known = removed.is_some();
+    if !known {
+        // A newer bind of the same full JID has taken the row: what is left goes there.
+        left.sort(unacked.into_iter(), seat);
+        let again = std::mem::take(&mut left.again);
+        router::put_back(node, &seat.bare, again);
+    }
+    node.metrics.sessions.dec();
+    let entry = RouteEntry::Unbind { full: seat.full.clone(), generation: seat.generation };
+    node.geo.route.append(node, entry);
+    if known {
+        tell(node, seat, SessionEvent::Gone).await;
+    }
+    copies(node, seat, left.copies);
+    for stanza in left.unanswered {
+        router::undeliverable(node, &stanza);
+    }
+    if known {
+        router::reopen(node, &seat.bare);
+    }
+    let last = node.directory.read(seat.bare.as_str(), |rows| rows.iter().all(|row| row.here().is_none())).unwrap_or(true);
+    if last {
+        node.rosters.evict(&seat.bare);
+    }
+}
+
+/// What a session leaves behind, by what becomes of it.
+#[derive(Default)]
+struct Left {
+    /// Messages nobody else has: routed anew.
+    again: Vec<Routed>,
+    /// Messages other resources got too.
+    copies: Vec<Stanza>,
+    /// Requests that will not be answered.
+    unanswered: Vec<Stanza>,
+}
+
+impl Left {
+    fn sort(&mut self, unacked: impl Iterator<Item = Delivery>, seat: &Seat) {
+        let mail = seat.mailbox.close().into_iter().filter_map(|item| match item {
+            Item::Stanza(delivery) => Some(delivery),
+            Item::Control(_) => None,
+        });
+        for Delivery { stanza, sole } in unacked.chain(mail) {
+            match (stanza.kind(), sole) {
+                (Kind::Message, true) => self.again.push(Routed { stanza, tries: 0 }),
+                (Kind::Message, false) => self.copies.push(stanza),
+                (Kind::Iq, _) => self.unanswered.push(stanza),
+                _ => {} // Presence: the account's unavailable presence says it all.
+            }
+        }
+    }
+}
+
+/// A copy is no loss while another resource of the account is there to have it; else it is kept for the next one (carbons are not).
+fn copies(node: &Arc<Node>, seat: &Seat, copies: Vec<Stanza>) {
+    let others = node
+        .directory
+        .read(seat.bare.as_str(), |rows| rows.iter().any(|row| row.available && row.priority >= 0))
+        .unwrap_or(false);
+    if others {
+        return;
+    }
+    let own = seat.bare.as_str();
+    let again = copies
+        .into_iter()
+        .filter(|stanza| !stanza.has_child("sent", xmpp::ns::CARBONS) && !stanza.has_child("received", xmpp::ns::CARBONS))
+        .filter(|stanza| stanza.to().is_some_and(|to| to.bare_str() == own))
+        .map(|stanza| Routed { stanza, tries: 0 })
+        .collect();
+    router::put_back(node, &seat.bare, again);
+}

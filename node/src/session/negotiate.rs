@@ -1,0 +1,268 @@
+//! Room: drives `xmpp::stream::negotiate::Receiving` for one client: feeds it what arrives, does what it says, until a resource is
+//! bound or a session resumed. One deadline for all of it (`c2s.auth_deadline`). Bytes that came in clear behind `<starttls/>` end the
+//! connection (S-026).
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+use xmpp::jid::BareJid;
+use xmpp::sm::Nonza;
+use xmpp::stanza::error::Condition;
+use xmpp::stream::error::StreamError;
+use xmpp::stream::header::Framing;
+use xmpp::stream::negotiate::{Input, Output, Receiving, Tls};
+use xmpp::sasl::{ChannelBindings, Credentials, Mechanism, Verdict};
+use xmpp::xml::framer::{Framer, Limits, Scan};
+
+use super::sm::{Handover, resume};
+use super::{Seat, sm::Sm};
+use crate::app::Node;
+use crate::auth::Authenticator;
+use crate::features::register;
+use crate::transport::tcp::{Accepted, Admission};
+use crate::transport::{Buffer, Transport};
+
+/// A client that is signed in and bound.
+pub struct Ready {
+    /// Its connection.
+    pub transport: Transport,
+    /// Its framer, with the stream's namespaces.
+    pub framer: Framer,
+    /// What it has already sent.
+    pub input: Buffer,
+    /// What is not yet written.
+    pub output: Buffer,
+    /// Its place in the node.
+    pub seat: Arc<Seat>,
+    /// Stream management, if it resumed.
+    pub sm: Option<Box<Sm>>,
+}
+
+struct Talk<'a> {
+    node: &'a Arc<Node>,
+    peer: SocketAddr,
+    transport: Option<Transport>,
+    framer: Framer,
+    input: Buffer,
+    output: Buffer,
+    machine: Box<Receiving>,
+    admission: Option<Admission>,
+    /// Whose password or keys were asked for, until that has succeeded.
+    attempt: Option<BareJid>,
+}
+
+enum End {
+    Ready(Arc<Seat>, Option<Box<Sm>>),
+    Closed,
+}
+
+/// `None`: it came to nothing, and the connection is closed.
+pub async fn run(node: &Arc<Node>, accepted: Accepted, direct: bool) -> Option<Ready> {
+    let Accepted { transport, peer, admission } = accepted;
+    let deadline = Instant::now() + node.config.c2s.auth_deadline;
+    let transport = if direct { transport.direct_tls(&node.tls).await.ok()? } else { transport };
+    let tls = tls_of(&transport);
+    let seed = node.random::<32>();
+    let offer = node.offer(peer.ip().is_loopback());
+    let limits = Limits { element_bytes: node.config.limits.stanza_bytes_max_before_auth as u32, ..Limits::PRE_AUTH };
+    let mut talk = Talk {
+        node,
+        peer,
+        transport: Some(transport),
+        framer: Framer::stream(limits),
+        input: Buffer::new(),
+        output: Buffer::new(),
+        machine: Receiving::new(offer, Framing::Stream, tls, seed),
+        admission: Some(admission),
+        attempt: None,
+    };
+    let end = match tokio::time::timeout_at(deadline, talk.until_bound()).await {
+        Ok(end) => end,
+        Err(_) => talk.act(Input::Broken(StreamError::connection_timeout())).await.unwrap_or(End::Closed),
+    };
+    talk.attempt_over();
+    let Talk { transport, mut framer, input, output, .. } = talk;
+    match end {
+        End::Ready(seat, sm) => {
+            framer.set_limits(Limits { element_bytes: node.config.limits.stanza_bytes_max as u32, ..Limits::STANZA });
+            Some(Ready { transport: transport?, framer, input, output, seat, sm })
+        }
+        End::Closed => {
+            if let Some(transport) = transport {
+                transport.close(output).await;
+            }
+            None
+        }
+    }
+}
+
+fn tls_of(transport: &Transport) -> Option<Tls> {
+    let info = transport.tls_info()?;
+    let bindings = ChannelBindings { exporter: info.exporter, server_end_point: info.end_point };
+    Some(Tls { bindings, identities: Vec::new() })
+}
+
+impl Talk<'_> {
+    async fn until_bound(&mut self) -> End {
+        loop {
+            let step = match self.framer.scan(self.input.filled()) {
+                Ok(Scan::More) => {
+                    if !self.read().await {
+                        return End::Closed;
+                    }
+                    continue;
+                }
+                Ok(Scan::Space(bytes)) => {
+                    self.input.consume(bytes);
+                    continue;
+                }
+                Ok(Scan::Close(_)) => {
+                    self.output.put(Framing::Stream.close());
+                    return End::Closed;
+                }
+                Ok(Scan::Open(bytes, header)) => {
+                    self.input.consume(bytes);
+                    Input::Open(header)
+                }
+                Ok(Scan::Element(bytes, _)) => {
+                    let element = self.framer.element(&self.input.filled()[..bytes]);
+                    self.input.consume(bytes);
+                    match element {
+                        Ok(element) => Input::Element(element),
+                        Err(error) => Input::Broken(error),
+                    }
+                }
+                Err(error) => Input::Broken(error),
+            };
+            if let Some(end) = self.act(step).await {
+                return end;
+            }
+        }
+    }
+
+    /// Feeds one thing in and does all that follows, answers included.
+    async fn act(&mut self, input: Input) -> Option<End> {
+        let mut todo = std::collections::VecDeque::from(self.machine.handle(input));
+        while let Some(output) = todo.pop_front() {
+            let answer = match output {
+                Output::Send(bytes) => {
+                    self.output.put(&bytes);
+                    continue;
+                }
+                Output::Restart => {
+                    self.framer.restart();
+                    continue;
+                }
+                Output::StartTls => match self.start_tls().await {
+                    Some(tls) => Input::TlsReady(tls),
+                    None => return Some(End::Closed),
+                },
+                Output::LookUp { account, hash } => Input::Credentials(
+                    match self.must_wait(&account) {
+                        false => self.node.authenticator.scram(&account, hash).await,
+                        true => Credentials::Unavailable,
+                    },
+                ),
+                Output::CheckPlain { account, password } => Input::PlainChecked(
+                    match self.must_wait(&account) {
+                        false => self.node.authenticator.plain(&account, password).await,
+                        true => Verdict::Unavailable,
+                    },
+                ),
+                Output::Authenticated { account, mechanism } => {
+                    self.authenticated(&account, mechanism);
+                    continue;
+                }
+                Output::Bind { account, resource, .. } => match self.node.bind(&account, resource.as_deref()) {
+                    Ok(seat) => {
+                        for output in self.machine.handle(Input::Bound(seat.full.clone())) {
+                            if let Output::Send(bytes) = output {
+                                self.output.put(&bytes);
+                            }
+                        }
+                        return Some(End::Ready(seat, None));
+                    }
+                    Err(error) => Input::BindRefused(error),
+                },
+                Output::Resume { account, previd, h } => match resume(self.node, &account, &previd, h).await {
+                    Ok(Handover { seat, sm }) => {
+                        let handled = sm.handled();
+                        self.output.put(&Nonza::Resumed { previd, h: handled }.to_bytes());
+                        sm.resend(&mut self.output);
+                        return Some(End::Ready(seat, Some(sm)));
+                    }
+                    Err(refusal) => match refusal {
+                        super::sm::Refused::NotFound { h } => {
+                            Input::ResumeRefused { condition: Condition::ItemNotFound, h }
+                        }
+                        super::sm::Refused::Broken(error) => Input::Broken(error),
+                    },
+                },
+                Output::Register(iq) => {
+                    let reply = register::before_sign_in(self.node, self.peer.ip(), &iq).await;
+                    self.output.put(&reply.to_bytes());
+                    continue;
+                }
+                Output::Fail(error) => {
+                    self.node.metrics.refused.inc();
+                    self.output.put(&Framing::Stream.error(&error)); // The closing tag is part of it.
+                    return Some(End::Closed);
+                }
+            };
+            // The machine waits for the answer: what it says to it comes before what was still to be done.
+            let more = self.machine.handle(answer);
+            for output in more.into_iter().rev() {
+                todo.push_front(output);
+            }
+        }
+        None
+    }
+
+    fn authenticated(&mut self, account: &BareJid, mechanism: Mechanism) {
+        self.node.metrics.auth_ok.inc();
+        self.node.throttle.succeeded(account);
+        self.attempt = None;
+        self.admission = None;
+        self.framer.set_limits(Limits { element_bytes: self.node.config.limits.stanza_bytes_max as u32, ..Limits::STANZA });
+        tracing::debug!(%account, ?mechanism, peer = %self.peer, "signed in");
+    }
+
+    /// Whether this client, or this account, failed too often lately (XEP-0205). An attempt that never succeeds is a failed one.
+    fn must_wait(&mut self, account: &BareJid) -> bool {
+        self.attempt_over();
+        let wait = self.node.throttle.check(self.peer.ip(), account, self.node.now_ms()).is_err();
+        if !wait {
+            self.attempt = Some(account.clone());
+        }
+        wait
+    }
+
+    fn attempt_over(&mut self) {
+        if let Some(account) = self.attempt.take() {
+            self.node.metrics.auth_failed.inc();
+            self.node.throttle.failed(self.peer.ip(), &account, self.node.now_ms());
+        }
+    }
+
+    async fn read(&mut self) -> bool {
+        let Some(transport) = self.transport.as_mut() else { return false };
+        if !self.output.is_empty() && transport.write(&mut self.output).await.is_err() {
+            return false;
+        }
+        matches!(transport.read(&mut self.input).await, Ok(count) if count > 0)
+    }
+
+    async fn start_tls(&mut self) -> Option<Tls> {
+        let mut transport = self.transport.take()?;
+        if !self.input.is_empty() {
+            return None; // Injected, or impatient: either way unprotected (RFC 6120 §5.4.3.3).
+        }
+        transport.write(&mut self.output).await.ok()?;
+        let transport = transport.start_tls(&self.node.tls).await.ok()?;
+        self.framer.restart();
+        let tls = tls_of(&transport);
+        self.transport = Some(transport);
+        tls
+    }
+}

@@ -1,0 +1,236 @@
+//! Room: XEP-0198 for one session: what is unacknowledged, resumption on another connection of this node, and the sleep in between
+//! (hibernation), during which the session keeps its place: it is still available, and what arrives for it is kept for it.
+//! Counters and elements are `xmpp::sm`. Left out: resumption on another node or region (answered with `item-not-found`).
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use xmpp::jid::BareJid;
+use xmpp::sm::{Inbound, Malformed, Nonza, Outbound};
+use xmpp::stanza::error::Condition;
+use xmpp::stream::error::StreamError;
+use xmpp::xml::element::Element;
+
+use super::task::{Close, Session};
+use super::{Control, Delivery, Item, Seat};
+use crate::app::Node;
+use crate::transport::Buffer;
+
+/// How long the old connection's task may take to hand over.
+const HANDOVER_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Stream management of one session.
+#[derive(Debug)]
+pub struct Sm {
+    /// The resumption id; `None`: acknowledgements only.
+    pub id: Option<String>,
+    /// Sent, not acknowledged.
+    pub out: Outbound<Delivery>,
+    /// Received and handled.
+    pub inbound: Inbound,
+    /// Taken from the mailbox when `out` was full: routed anew with the rest when the session ends, which it does now.
+    pub overflow: Vec<Delivery>,
+    /// `sent` when we last asked, until the answer comes.
+    asked_at: Option<u32>,
+}
+
+impl Sm {
+    fn new(id: Option<String>, items_max: usize, bytes_max: usize) -> Self {
+        let out = Outbound::new(items_max, bytes_max);
+        Self { id, out, inbound: Inbound::default(), overflow: Vec::new(), asked_at: None }
+    }
+
+    /// The `h` to tell.
+    pub fn handled(&self) -> u32 {
+        self.inbound.handled()
+    }
+
+    /// Whether to ask for an acknowledgement now; notes that it was asked.
+    pub fn wants_answer(&mut self) -> bool {
+        if self.out.is_empty() || self.asked_at.is_some() {
+            return false;
+        }
+        self.asked_at = Some(self.out.sent());
+        true
+    }
+
+    /// Writes what the client has not acknowledged, again.
+    pub fn resend(&self, output: &mut Buffer) {
+        for delivery in self.out.unacked() {
+            output.put(delivery.stanza.bytes());
+        }
+    }
+
+    /// What was never acknowledged, oldest first.
+    pub fn into_unacked(self) -> Vec<Delivery> {
+        self.out.into_unacked().chain(self.overflow).collect()
+    }
+}
+
+/// Sessions that may be resumed, by id.
+#[derive(Debug, Default)]
+pub struct Resumable {
+    seats: scc::HashMap<String, Arc<Seat>, foldhash::fast::RandomState>,
+}
+
+impl Resumable {
+    fn add(&self, id: String, seat: Arc<Seat>) {
+        self.seats.upsert_sync(id, seat);
+    }
+
+    /// The session is over.
+    pub fn remove(&self, id: &str) {
+        self.seats.remove_sync(id);
+    }
+
+    fn find(&self, id: &str, account: &BareJid) -> Option<Arc<Seat>> {
+        self.seats.read_sync(id, |_, seat| seat.clone()).filter(|seat| seat.bare == *account)
+    }
+}
+
+/// What the old connection's task gives to the new one's.
+#[derive(Debug)]
+pub struct Handover {
+    /// The session's place in the node: it stays the same.
+    pub seat: Arc<Seat>,
+    /// Its stream management.
+    pub sm: Box<Sm>,
+}
+
+/// Why a session is not resumed.
+pub enum Refused {
+    /// There is none of that id and account; `h` if it is still known.
+    NotFound {
+        /// How many stanzas it had handled.
+        h: Option<u32>,
+    },
+    /// The client's count makes no sense.
+    Broken(StreamError),
+}
+
+/// Takes a session over for a new connection.
+pub async fn resume(node: &Arc<Node>, account: &BareJid, previd: &str, h: u32) -> Result<Handover, Refused> {
+    let seat = node.resumable.find(previd, account).ok_or(Refused::NotFound { h: None })?;
+    let (reply, answer) = oneshot::channel();
+    if seat.mailbox.push(Item::Control(Control::Resume(reply))).is_err() {
+        return Err(Refused::NotFound { h: None });
+    }
+    let Ok(Ok(mut handover)) = timeout(HANDOVER_DEADLINE, answer).await else {
+        return Err(Refused::NotFound { h: None });
+    };
+    let refused = handover.sm.out.acked(h).err();
+    if let Some(too_high) = refused {
+        // The session is in our hands now and nobody else's: it ends here.
+        super::end::abandon(node, handover).await;
+        return Err(Refused::Broken(too_high.error()));
+    }
+    handover.sm.asked_at = None;
+    node.metrics.resumed.inc();
+    Ok(handover)
+}
+
+/// The old task's part of [`resume`]. If the new connection is gone already, the session goes on as it was.
+pub(super) fn handover(session: &mut Session, sm: Box<Sm>, reply: oneshot::Sender<Handover>) -> Option<Close> {
+    match reply.send(Handover { seat: session.seat.clone(), sm }) {
+        Ok(()) => Some(Close::TakenOver),
+        Err(Handover { sm, .. }) => {
+            session.sm = Some(sm);
+            None
+        }
+    }
+}
+
+impl Session {
+    /// An element that is no stanza.
+    pub(super) fn nonza(&mut self, element: &Element) -> Result<(), StreamError> {
+        let nonza = match Nonza::parse(element) {
+            None => return Err(StreamError::unsupported_stanza_type()),
+            Some(Err(Malformed::Stream(error))) => return Err(error),
+            Some(Err(Malformed::Failed(condition))) => return self.failed(condition),
+            Some(Ok(nonza)) => nonza,
+        };
+        match nonza {
+            Nonza::Enable { .. } if self.sm.is_some() => self.failed(Condition::UnexpectedRequest),
+            Nonza::Enable { resume, .. } => {
+                let limits = &self.node.config.limits;
+                let id = resume.then(|| self.node.token());
+                if let Some(id) = &id {
+                    self.node.resumable.add(id.clone(), self.seat.clone());
+                }
+                let max = id.as_ref().map(|_| u32::try_from(limits.sm_timeout.as_secs()).unwrap_or(u32::MAX));
+                self.output.put(&Nonza::Enabled { id: id.clone(), max, location: None }.to_bytes());
+                self.sm = Some(Box::new(Sm::new(id, limits.sm_queue_max, limits.mailbox_bytes_max)));
+                Ok(())
+            }
+            // Only before bind (XEP-0198 §5).
+            Nonza::Resume { .. } => self.failed(Condition::UnexpectedRequest),
+            Nonza::Request => match &self.sm {
+                Some(sm) => {
+                    self.output.put(&Nonza::Answer { h: sm.handled() }.to_bytes());
+                    Ok(())
+                }
+                None => self.failed(Condition::UnexpectedRequest),
+            },
+            Nonza::Answer { h } => {
+                let Some(sm) = self.sm.as_mut() else { return self.failed(Condition::UnexpectedRequest) };
+                drop(sm.out.acked(h).map_err(|too_high| too_high.error())?);
+                let sent = sm.out.sent();
+                if let Some(asked_at) = sm.asked_at.take()
+                    && asked_at != sent
+                    && sm.wants_answer()
+                {
+                    self.output.put(xmpp::sm::REQUEST);
+                }
+                Ok(())
+            }
+            _ => Err(StreamError::unsupported_stanza_type()),
+        }
+    }
+
+    fn failed(&mut self, condition: Condition) -> Result<(), StreamError> {
+        self.output.put(&Nonza::Failed { condition, h: None }.to_bytes());
+        Ok(())
+    }
+}
+
+/// Without a connection, until the client is back or the time is over. `None`: another task has the session now.
+pub(super) async fn hibernate(node: &Arc<Node>, seat: &Arc<Seat>, mut sm: Box<Sm>, deadline: tokio::time::Instant) -> Option<Box<Sm>> {
+    node.metrics.hibernating.inc();
+    let mut mail = Vec::new();
+    let outcome = loop {
+        let drained = tokio::time::timeout_at(deadline, poll_fn(|cx| seat.mailbox.poll_drain(cx, &mut mail))).await;
+        if drained.is_err() {
+            break Some(sm);
+        }
+        let mut over = false;
+        let mut taken = None;
+        for item in mail.drain(..) {
+            match item {
+                Item::Stanza(delivery) => {
+                    let bytes = delivery.stanza.bytes().len();
+                    if let Err(full) = sm.out.push(delivery, bytes) {
+                        sm.overflow.push(full.0);
+                        over = true;
+                    }
+                }
+                Item::Control(Control::Resume(reply)) => taken = Some(reply),
+                Item::Control(Control::Close(_)) => over = true,
+                Item::Control(Control::Tick) => {}
+            }
+        }
+        if over {
+            break Some(sm);
+        }
+        if let Some(reply) = taken {
+            match reply.send(Handover { seat: seat.clone(), sm }) {
+                Ok(()) => break None,
+                Err(back) => sm = back.sm,
+            }
+        }
+    };
+    node.metrics.hibernating.dec();
+    outcome
+}

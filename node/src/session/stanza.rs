@@ -1,0 +1,106 @@
+//! Room: what a client sends. Its `from` is checked and stamped (RFC 6120 §8.1.2.1), what has no `to` gets the meaning RFC 6120 §10.3 gives
+//! it, IQs to us and to accounts go to the features, messages and presence past the outbound features to the router.
+
+use xmpp::jid::Jid;
+use xmpp::stanza::error::StanzaError;
+use xmpp::stanza::{Head, Kind, Stanza, Type};
+use xmpp::stream::error::StreamError;
+
+use super::task::Session;
+use crate::feature::{Action, Ctx, Flow, Iq, Target};
+use crate::router::{self, Destination, decide};
+
+impl Session {
+    /// The stanza at the front of the input, with our `from`. `None`: it was answered (a malformed `to`, for one).
+    pub(super) fn stamped(&self, bytes: usize, head: &Head) -> Result<Option<Stanza>, StreamError> {
+        let piece = &self.input.filled()[..bytes];
+        if let Some(from) = head.from {
+            let claimed = std::str::from_utf8(from.of(piece)).ok().and_then(|text| Jid::parse(text).ok());
+            let own = claimed.is_some_and(|jid| jid.as_str() == self.seat.full.as_str() || jid.as_str() == self.seat.bare.as_str());
+            if !own {
+                return Err(StreamError::invalid_from());
+            }
+        }
+        let received = &self.node.metrics.received;
+        match head.kind {
+            Kind::Message => received.message.inc(),
+            Kind::Presence => received.presence.inc(),
+            _ => received.iq.inc(),
+        };
+        match Stanza::receive(piece, head, self.seat.address()) {
+            Ok(stanza) => Ok(Some(stanza)),
+            Err(rejected) => {
+                if let Some(reply) = rejected.reply {
+                    router::perform(&self.node, Some(&self.seat), vec![Action::Reply(reply)]);
+                }
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// One stamped stanza: the outbound features, then the router.
+pub(super) fn handle(ctx: &mut Ctx<'_>, mut stanza: Stanza) -> Flow {
+    match stanza.kind() {
+        Kind::Iq => iq(ctx, stanza),
+        Kind::Message => {
+            if stanza.to().is_none() {
+                // RFC 6120 §10.3.1: as if to the sender's own bare JID.
+                let own = ctx.seat.map(|seat| Jid::from(&seat.bare));
+                stanza = stanza.with_to(&own.expect("a session sends"));
+            }
+            match ctx.node.features.outbound(ctx, &mut stanza) {
+                Flow::Next => {
+                    router::route(ctx.node, stanza);
+                    Flow::Done
+                }
+                flow => flow,
+            }
+        }
+        _ => ctx.node.features.outbound(ctx, &mut stanza),
+    }
+}
+
+fn iq(ctx: &mut Ctx<'_>, stanza: Stanza) -> Flow {
+    let request = match stanza.type_() {
+        Type::Get | Type::Set => true,
+        Type::Result | Type::Error => false,
+        _ => return refuse(ctx, &stanza, &StanzaError::bad_request()),
+    };
+    // RFC 6120 §8.2.3: an id always; a get or set has exactly one payload.
+    if stanza.id().is_none() || (request && stanza.children().count() != 1) {
+        return refuse(ctx, &stanza, &StanzaError::bad_request());
+    }
+    let own = ctx.seat.map(|seat| seat.bare.clone()).expect("a session sends");
+    let target = match stanza.to() {
+        None => Target::Account { account: own, own: true },
+        Some(to) if to.resource().is_some() && to.local().is_some() => {
+            router::route(ctx.node, stanza);
+            return Flow::Done;
+        }
+        Some(_) => match decide(&stanza, &ctx.node.domains) {
+            Destination::Account(account) => {
+                let own = account == own;
+                Target::Account { account, own }
+            }
+            Destination::Server => Target::Server,
+            Destination::NoService | Destination::Foreign => {
+                router::route(ctx.node, stanza);
+                return Flow::Done;
+            }
+        },
+    };
+    if !request {
+        return Flow::Done; // An answer to a question of ours (a roster push, a ping): nothing waits for it.
+    }
+    let iq = Iq { stanza, target };
+    match ctx.node.features.iq(ctx, &iq) {
+        Flow::Next => refuse(ctx, &iq.stanza, &StanzaError::service_unavailable()),
+        flow => flow,
+    }
+}
+
+fn refuse(ctx: &mut Ctx<'_>, stanza: &Stanza, error: &StanzaError) -> Flow {
+    ctx.actions.extend(stanza.error_reply(error).map(Action::Reply));
+    Flow::Done
+}

@@ -1,0 +1,270 @@
+//! Room: the session's loop. It sleeps in one place, holds no buffer while it sleeps, and wakes for bytes or for mail. What wakes it is
+//! handled to the end before it looks again; everything written during that leaves in one system call.
+
+use std::future::poll_fn;
+use std::io;
+use std::sync::Arc;
+use std::task::Poll;
+
+use tokio::time::Instant;
+use xmpp::stanza::{Kind, Stanza};
+use xmpp::stream::error::StreamError;
+use xmpp::stream::header::Framing;
+use xmpp::xml::framer::{Framer, Scan};
+
+use super::negotiate::Ready;
+use super::sm::{self, Sm};
+use super::{Control, Delivery, Item, Seat, end};
+use crate::app::Node;
+use crate::feature::{Ctx, Flow, SessionEvent};
+use crate::router;
+use crate::transport::{Buffer, Transport};
+
+/// Above this, mail waits in the mailbox (which is bounded) until the client has read.
+const OUTPUT_HIGH: usize = 128 * 1024;
+
+/// Everything about one bound client.
+pub struct Session {
+    pub(super) node: Arc<Node>,
+    pub(super) seat: Arc<Seat>,
+    pub(super) transport: Transport,
+    pub(super) framer: Framer,
+    pub(super) input: Buffer,
+    pub(super) output: Buffer,
+    pub(super) sm: Option<Box<Sm>>,
+    mail: Vec<Item>,
+}
+
+/// What wakes a session. All that can happen is here.
+enum Event {
+    /// Its mailbox was emptied into `mail`.
+    Mail,
+    /// Bytes came; 0: the client's end of the connection is closed.
+    Read(usize),
+    /// The connection is lost.
+    Lost(io::Error),
+}
+
+/// Why a session's connection ends.
+pub(super) enum Close {
+    /// The client closed its stream, and we ours.
+    Clean,
+    /// With a stream error.
+    Error(StreamError),
+    /// The connection went away under us.
+    Lost,
+    /// Another connection has taken the session over.
+    TakenOver,
+}
+
+impl Session {
+    /// A session that was just bound or resumed.
+    pub fn begin(node: Arc<Node>, ready: Ready) -> Box<Self> {
+        let Ready { transport, framer, input, output, seat, sm } = ready;
+        Box::new(Self { node, seat, transport, framer, input, output, sm, mail: Vec::new() })
+    }
+
+    /// Until the session is over, hibernation included.
+    pub async fn run(mut self: Box<Self>) {
+        let resumed = self.sm.is_some();
+        let event = if resumed { SessionEvent::Resumed } else { SessionEvent::Bound };
+        let mut close = self.tell(event).await;
+        // What came in one segment with the bind.
+        if close.is_none() {
+            close = self.received().await;
+        }
+        let close = match close {
+            Some(close) => close,
+            None => self.until_closed().await,
+        };
+        end::end(self, close).await;
+    }
+
+    async fn until_closed(&mut self) -> Close {
+        loop {
+            let close = match self.next().await {
+                Event::Mail => self.mail().await,
+                Event::Read(0) => Some(Close::Lost),
+                Event::Read(_) => self.received().await,
+                Event::Lost(error) => {
+                    tracing::debug!(session = %self.seat.full, %error, "connection lost");
+                    Some(Close::Lost)
+                }
+            };
+            if let Some(close) = close {
+                return close;
+            }
+        }
+    }
+
+    /// The one place where a session sleeps. Cancel-safe: all state is in `self`.
+    async fn next(&mut self) -> Event {
+        let Self { transport, output, input, mail, seat, .. } = self;
+        poll_fn(|cx| {
+            if !output.is_empty()
+                && let Poll::Ready(Err(error)) = transport.poll_write(cx, output)
+            {
+                return Poll::Ready(Event::Lost(error));
+            }
+            if output.len() < OUTPUT_HIGH && seat.mailbox.poll_drain(cx, mail).is_ready() {
+                return Poll::Ready(Event::Mail);
+            }
+            transport.poll_read(cx, input).map(|read| match read {
+                Ok(bytes) => Event::Read(bytes),
+                Err(error) => Event::Lost(error),
+            })
+        })
+        .await
+    }
+
+    /// Everything whole in the input, in order.
+    async fn received(&mut self) -> Option<Close> {
+        loop {
+            let (bytes, head) = match self.framer.scan(self.input.filled()) {
+                Ok(Scan::More) => break,
+                Ok(Scan::Space(bytes)) => {
+                    self.input.consume(bytes);
+                    continue;
+                }
+                Ok(Scan::Element(bytes, head)) => (bytes, head),
+                Ok(Scan::Close(_)) => return Some(Close::Clean),
+                Ok(Scan::Open(..)) => return Some(Close::Error(StreamError::bad_format())),
+                Err(error) => return Some(Close::Error(error)),
+            };
+            let piece = &self.input.filled()[..bytes];
+            let flow = match head.kind {
+                Kind::Other => {
+                    let element = self.framer.element(piece);
+                    self.input.consume(bytes);
+                    match element {
+                        Ok(element) => self.nonza(&element),
+                        Err(error) => Err(error),
+                    }
+                }
+                _ => {
+                    let stanza = self.stamped(bytes, &head);
+                    self.input.consume(bytes);
+                    match stanza {
+                        Ok(stanza) => {
+                            if let Some(close) = self.stanza(stanza).await {
+                                return Some(close);
+                            }
+                            Ok(())
+                        }
+                        Err(error) => Err(error),
+                    }
+                }
+            };
+            if let Err(error) = flow {
+                return Some(Close::Error(error));
+            }
+        }
+        self.input.release_if_empty();
+        None
+    }
+
+    /// One stanza of the client's; it counts as handled (XEP-0198 `h`) when its handling is over.
+    async fn stanza(&mut self, stanza: Option<Stanza>) -> Option<Close> {
+        if let Some(stanza) = stanza {
+            let mut ctx = Ctx::new(&self.node, Some(&self.seat));
+            let flow = super::stanza::handle(&mut ctx, stanza);
+            let actions = std::mem::take(&mut ctx.actions);
+            let mut close = if actions.is_empty() { None } else { router::perform(&self.node, Some(&self.seat), actions) };
+            if let Flow::Later(later) = flow {
+                let actions = later.await;
+                close = close.or(router::perform(&self.node, Some(&self.seat), actions));
+            }
+            if let Some(error) = close {
+                return Some(Close::Error(error));
+            }
+        }
+        if let Some(sm) = self.sm.as_mut() {
+            sm.inbound.count();
+        }
+        None
+    }
+
+    /// Tells the features of an event of this session.
+    async fn tell(&mut self, event: SessionEvent) -> Option<Close> {
+        let error = end::tell(&self.node, &self.seat, event).await;
+        error.map(Close::Error)
+    }
+
+    /// What others put into the mailbox.
+    async fn mail(&mut self) -> Option<Close> {
+        let mut mail = std::mem::take(&mut self.mail);
+        let mut stanzas = 0;
+        let mut close = None;
+        for item in mail.drain(..) {
+            match item {
+                Item::Stanza(delivery) => {
+                    stanzas += 1;
+                    if let Err(delivery) = self.write(delivery) {
+                        self.sm.as_mut().expect("only stream management refuses").overflow.push(delivery);
+                        close = Some(Close::Error(StreamError::resource_constraint()));
+                    }
+                }
+                Item::Control(control) => {
+                    if let Some(reason) = self.control(control) {
+                        close = Some(reason);
+                    }
+                }
+            }
+        }
+        if mail.capacity() <= 32 {
+            self.mail = mail; // Worth keeping; a big one is given back.
+        }
+        if stanzas > 0
+            && let Some(sm) = self.sm.as_mut()
+            && sm.wants_answer()
+        {
+            self.output.put(xmpp::sm::REQUEST);
+        }
+        close
+    }
+
+    fn write(&mut self, delivery: Delivery) -> Result<(), Delivery> {
+        let sent = &self.node.metrics.sent;
+        match delivery.stanza.kind() {
+            Kind::Message => sent.message.inc(),
+            Kind::Presence => sent.presence.inc(),
+            _ => sent.iq.inc(),
+        };
+        match self.sm.as_mut() {
+            None => self.output.put(delivery.stanza.bytes()),
+            Some(sm) => {
+                let bytes = delivery.stanza.bytes().clone();
+                sm.out.push(delivery, bytes.len()).map_err(|full| full.0)?;
+                self.output.put(&bytes);
+            }
+        }
+        Ok(())
+    }
+
+    fn control(&mut self, control: Control) -> Option<Close> {
+        match control {
+            Control::Close(error) => Some(Close::Error(error)),
+            Control::Tick => None,
+            Control::Resume(reply) => {
+                let sm = self.sm.take_if(|sm| sm.id.is_some())?;
+                sm::handover(self, sm, reply)
+            }
+        }
+    }
+
+    /// Says why and closes our stream.
+    pub(super) fn farewell(&mut self, close: &Close) {
+        match close {
+            Close::Clean => self.output.put(Framing::Stream.close()),
+            Close::Error(error) => {
+                self.output.put(&Framing::Stream.error(error)); // The closing tag is part of it.
+            }
+            Close::Lost | Close::TakenOver => {}
+        }
+    }
+
+    /// When a hibernating session ends.
+    pub(super) fn resume_deadline(&self) -> Instant {
+        Instant::now() + self.node.config.limits.sm_timeout
+    }
+}
