@@ -1,0 +1,199 @@
+//! Room: what a feature is. The router and the session call features; a feature never sends anything: it gives back [`Action`]s, which
+//! the caller performs in order, and so its test reads "given this stanza, expect these actions". The list, in order, is
+//! `features/mod.rs`. Methods are synchronous; what has to wait (storage, a home) comes back as [`Flow::Later`], so that a feature
+//! which has nothing to do costs one comparison and no allocation on the stanza path (`docs/decisions/0002`).
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use replication::durable_log::Change;
+use xmpp::jid::{BareJid, FullJid};
+use xmpp::stanza::Stanza;
+use xmpp::stream::error::StreamError;
+
+use crate::app::Node;
+use crate::session::Seat;
+
+/// What a feature wants done. Performed in the order given, by `router::perform`.
+#[derive(Debug)]
+pub enum Action {
+    /// To the session whose stanza is being handled.
+    Reply(Stanza),
+    /// Through the router, by its `to`, as a stanza of its `from`.
+    Route(Stanza),
+    /// To one connected resource of this node, if it is still there.
+    ToSeat(Arc<Seat>, Stanza),
+    /// To those local resources of an account that asked for its roster (RFC 6121 §2.1.6 interested resources). The stanza's `to`
+    /// is set for each.
+    ToInterested(BareJid, Stanza),
+    /// To the available resources of an account on this node (other nodes are told by the same change).
+    ToAvailable(BareJid, Stanza),
+    /// Presence to the available resources of many accounts, wherever they are: one copy a region (blueprint §6, multicast).
+    Multicast {
+        /// The presence; its `to` is set to each account in turn.
+        stanza: Stanza,
+        /// Whose resources.
+        to: Vec<BareJid>,
+    },
+    /// Ask the regions where these accounts are for their presence, on behalf of a local resource (RFC 6121 §4.3).
+    Probe {
+        /// Who wants to know.
+        from: FullJid,
+        /// About whom.
+        to: Vec<BareJid>,
+    },
+    /// A carbon copy for the account's other resources, here and elsewhere (XEP-0280).
+    Copy {
+        /// Whose other resources.
+        account: BareJid,
+        /// The resource that needs none: it sent or received the original.
+        except: FullJid,
+        /// `true` when the account sent the original, `false` when it received it.
+        sent: bool,
+        /// The original.
+        forwarded: Stanza,
+    },
+    /// End the session whose stanza is being handled.
+    Close(StreamError),
+}
+
+/// What a feature says of a stanza.
+pub enum Flow {
+    /// Not mine, or seen and let pass.
+    Next,
+    /// Mine; nobody after me needs to see it.
+    Done,
+    /// Mine, but it takes a while; the session reads nothing further from this client until it is done, which keeps its order.
+    Later(BoxFuture<'static, Vec<Action>>),
+}
+
+impl std::fmt::Debug for Flow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Flow::Next => "Next",
+            Flow::Done => "Done",
+            Flow::Later(_) => "Later",
+        })
+    }
+}
+
+/// What a feature is called for. A stanza wakes only those who asked.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Interests {
+    /// Namespaces of the first child of an IQ get or set it answers.
+    pub iq: &'static [&'static str],
+    /// Messages sent by local users.
+    pub outbound_message: bool,
+    /// Presence sent by local users.
+    pub outbound_presence: bool,
+    /// Messages received by local accounts.
+    pub inbound_message: bool,
+    /// Messages nobody is online to take.
+    pub undelivered: bool,
+    /// Session events.
+    pub session: bool,
+    /// Stores whose committed changes it follows.
+    pub changes: &'static [&'static str],
+}
+
+/// To whom an IQ is addressed, as far as features care.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// The server itself (a domain of ours).
+    Server,
+    /// A local account; `own` when it is the sender's.
+    Account {
+        /// Whose.
+        account: BareJid,
+        /// The sender's own account.
+        own: bool,
+    },
+}
+
+/// An IQ get or set on its way through the features.
+#[derive(Debug)]
+pub struct Iq {
+    /// The stanza; its `from` is stamped.
+    pub stanza: Stanza,
+    /// Whose service is asked.
+    pub target: Target,
+}
+
+/// What a feature is handed besides the stanza.
+pub struct Ctx<'a> {
+    /// The node: storage, homes, configuration, directory.
+    pub node: &'a Arc<Node>,
+    /// The local session concerned; absent for what comes from elsewhere.
+    pub seat: Option<&'a Arc<Seat>>,
+    /// What is to be done, in order.
+    pub actions: Vec<Action>,
+}
+
+impl<'a> Ctx<'a> {
+    /// An empty context.
+    pub fn new(node: &'a Arc<Node>, seat: Option<&'a Arc<Seat>>) -> Self {
+        Self { node, seat, actions: Vec::new() }
+    }
+}
+
+/// The life of a session, as features see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionEvent {
+    /// A resource is bound; it is not available yet.
+    Bound,
+    /// The client took its stream up again (XEP-0198).
+    Resumed,
+    /// The session is over; its row is already gone.
+    Gone,
+}
+
+/// What the server, or an account, says of itself (XEP-0030).
+#[derive(Debug, Default)]
+pub struct Disco {
+    /// Features of the server's domain.
+    pub server: Vec<&'static str>,
+    /// Features of an account's bare JID.
+    pub account: Vec<&'static str>,
+}
+
+/// One XEP, one folder. Everything but `name` does nothing by default.
+pub trait Feature: Send + Sync {
+    /// Short name: the folder's.
+    fn name(&self) -> &'static str;
+
+    /// What it is called for.
+    fn interests(&self) -> Interests {
+        Interests::default()
+    }
+
+    /// What is advertised.
+    fn disco(&self, _disco: &mut Disco) {}
+
+    /// Elements for `<stream:features/>` after sign-in, as XML.
+    fn stream_features(&self) -> &'static str {
+        ""
+    }
+
+    /// An IQ get or set to the server or to an account.
+    fn iq(&self, _ctx: &mut Ctx<'_>, _iq: &Iq) -> Flow {
+        Flow::Next
+    }
+
+    /// A local user sends a message or presence.
+    fn outbound(&self, _ctx: &mut Ctx<'_>, _stanza: &mut Stanza) -> Flow {
+        Flow::Next
+    }
+
+    /// A local account receives a message at these resources. Runs in the addressee's order: no waiting (`Later` is not allowed here).
+    fn inbound(&self, _ctx: &mut Ctx<'_>, _stanza: &Stanza, _at: &[Arc<Seat>]) {}
+
+    /// Something happened to the session in `ctx`.
+    fn session(&self, _ctx: &mut Ctx<'_>, _event: SessionEvent) -> Flow {
+        Flow::Next
+    }
+
+    /// A change was committed at the home, or applied here from its log; `snapshot` when it is part of a full resync.
+    fn changed(&self, _ctx: &mut Ctx<'_>, _change: &Change, _snapshot: bool) -> Flow {
+        Flow::Next
+    }
+}

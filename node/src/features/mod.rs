@@ -1,0 +1,141 @@
+//! The list of features, in the order in which a stanza meets them, and who wants to see what. One line a feature.
+
+pub mod carbons;
+pub mod disco;
+pub mod offline;
+pub mod ping;
+pub mod presence;
+pub mod register;
+pub mod roster;
+#[cfg(test)]
+pub(crate) mod tests;
+pub mod time;
+pub mod version;
+
+use std::collections::HashMap;
+
+use replication::durable_log::Change;
+use std::sync::Arc;
+use xmpp::stanza::{Kind, Stanza};
+
+use crate::feature::{Ctx, Disco, Feature, Flow, Iq, SessionEvent};
+use crate::session::Seat;
+
+/// The features of a node. Order matters only where a line says so.
+fn list() -> Vec<Box<dyn Feature>> {
+    vec![
+        Box::new(roster::RosterFeature),
+        Box::new(presence::PresenceFeature),
+        Box::new(carbons::Carbons),
+        Box::new(offline::OfflineFeature),
+        Box::new(ping::Ping),
+        Box::new(version::Version),
+        Box::new(time::Time),
+        Box::new(register::Register::default()),
+        Box::new(disco::DiscoFeature),
+    ]
+}
+
+/// The list, and an index of who asked for what: a stanza nobody asked for costs one look at an empty vector.
+pub struct Features {
+    list: Vec<Box<dyn Feature>>,
+    iq: HashMap<&'static str, Vec<usize>>,
+    outbound_message: Vec<usize>,
+    outbound_presence: Vec<usize>,
+    inbound_message: Vec<usize>,
+    session: Vec<usize>,
+    changes: HashMap<&'static str, Vec<usize>>,
+    /// What is advertised.
+    pub disco: Disco,
+}
+
+impl Default for Features {
+    fn default() -> Self {
+        Self::new(list())
+    }
+}
+
+impl Features {
+    /// An index of these.
+    pub fn new(list: Vec<Box<dyn Feature>>) -> Self {
+        let mut features = Self {
+            list: Vec::new(),
+            iq: HashMap::new(),
+            outbound_message: Vec::new(),
+            outbound_presence: Vec::new(),
+            inbound_message: Vec::new(),
+            session: Vec::new(),
+            changes: HashMap::new(),
+            disco: Disco::default(),
+        };
+        for (at, feature) in list.iter().enumerate() {
+            let wants = feature.interests();
+            for (index, wanted) in [
+                (&mut features.outbound_message, wants.outbound_message),
+                (&mut features.outbound_presence, wants.outbound_presence),
+                (&mut features.inbound_message, wants.inbound_message),
+                (&mut features.session, wants.session),
+            ] {
+                if wanted {
+                    index.push(at);
+                }
+            }
+            for namespace in wants.iq {
+                features.iq.entry(namespace).or_default().push(at);
+            }
+            for store in wants.changes {
+                features.changes.entry(store).or_default().push(at);
+            }
+            feature.disco(&mut features.disco);
+        }
+        features.list = list;
+        features
+    }
+
+    /// Elements for `<stream:features/>` after sign-in.
+    pub fn stream_features(&self) -> Vec<u8> {
+        self.list.iter().flat_map(|feature| feature.stream_features().bytes()).collect()
+    }
+
+    /// An IQ get or set, to those who answer its payload's namespace.
+    pub fn iq(&self, ctx: &mut Ctx<'_>, iq: &Iq) -> Flow {
+        let Some((_, namespace)) = iq.stanza.first_child() else { return Flow::Next };
+        self.first(self.iq.get(namespace).map_or(&[], Vec::as_slice), |feature| feature.iq(ctx, iq))
+    }
+
+    /// A local user sends a message or presence.
+    pub fn outbound(&self, ctx: &mut Ctx<'_>, stanza: &mut Stanza) -> Flow {
+        let index = if stanza.kind() == Kind::Presence { &self.outbound_presence } else { &self.outbound_message };
+        self.first(index, |feature| feature.outbound(ctx, stanza))
+    }
+
+    /// A message was put into these local mailboxes.
+    pub fn inbound(&self, ctx: &mut Ctx<'_>, stanza: &Stanza, at: &[Arc<Seat>]) {
+        for feature in &self.inbound_message {
+            self.list[*feature].inbound(ctx, stanza, at);
+        }
+    }
+
+    /// Something happened to a session: every feature that follows sessions is told; what takes a while is returned.
+    pub fn session(&self, ctx: &mut Ctx<'_>, event: SessionEvent) -> Vec<Flow> {
+        self.session.iter().map(|feature| self.list[*feature].session(ctx, event)).collect()
+    }
+
+    /// A change was applied.
+    pub fn changed(&self, ctx: &mut Ctx<'_>, change: &Change, snapshot: bool) {
+        for feature in self.changes.get(change.store().as_str()).into_iter().flatten() {
+            let flow = self.list[*feature].changed(ctx, change, snapshot);
+            debug_assert!(!matches!(flow, Flow::Later(_)), "a change is followed at once");
+        }
+    }
+
+    fn first(&self, index: &[usize], mut ask: impl FnMut(&dyn Feature) -> Flow) -> Flow {
+        for feature in index {
+            match ask(self.list[*feature].as_ref()) {
+                Flow::Next => {}
+                flow => return flow,
+            }
+        }
+        Flow::Next
+    }
+}

@@ -1,0 +1,108 @@
+//! Offline messages at the account's home. Store `offline`: an archive, owner the account, id the home's hybrid time.
+
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+use xmpp::jid::BareJid;
+
+use crate::app::{Late, Node};
+use crate::homes::{HomeError, HomeOp, Tx, accounts};
+use crate::storage::Page;
+
+/// Name of the operation.
+pub const OP: &str = "offline";
+/// The messages.
+pub const OFFLINE: &str = "offline";
+/// Messages an answer carries at most.
+const FETCH_MAX: usize = 100;
+
+/// What may be asked.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Request {
+    /// Keep these, in order.
+    File {
+        /// Stanzas.
+        stanzas: Vec<Vec<u8>>,
+        /// `limits.offline_messages_max` of the asker.
+        max: u32,
+    },
+    /// Some of those kept, oldest first.
+    Fetch {
+        /// After this id.
+        after: Option<u64>,
+    },
+    /// Those up to this id have been handed out.
+    Drop {
+        /// Inclusive.
+        upto: u64,
+    },
+}
+
+/// What came of it.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Answer {
+    /// Kept (or dropped), and committed.
+    Filed,
+    /// The account is connected somewhere: nothing was kept.
+    Elsewhere,
+    /// No such account.
+    NoAccount,
+    /// The account's bound is reached: nothing was kept.
+    Full,
+    /// Messages with their ids.
+    Messages(Vec<(u64, Vec<u8>)>),
+}
+
+/// The operation. It sees the node for its session table and clock.
+pub struct OfflineHome(pub Late);
+
+impl HomeOp for OfflineHome {
+    fn name(&self) -> &'static str {
+        OP
+    }
+
+    fn run<'a>(
+        &'a self,
+        tx: &'a mut Tx,
+        account: &'a BareJid,
+        request: &'a [u8],
+    ) -> BoxFuture<'a, Result<Vec<u8>, HomeError>> {
+        Box::pin(async move {
+            let request: Request = postcard::from_bytes(request).map_err(|_| HomeError::Unknown(OP.to_owned()))?;
+            let node = self.0.get().ok_or(HomeError::Unreachable)?;
+            let answer = decide(&node, tx, account, request).await?;
+            Ok(postcard::to_stdvec(&answer).expect("a plain value"))
+        })
+    }
+}
+
+async fn decide(node: &Node, tx: &mut Tx, account: &BareJid, request: Request) -> Result<Answer, HomeError> {
+    match request {
+        Request::File { stanzas, max } => {
+            if !accounts::exists(tx).await? {
+                return Ok(Answer::NoAccount);
+            }
+            let connected = node
+                .directory
+                .read(account.as_str(), |rows| rows.iter().any(|row| row.available && row.priority >= 0 && row.lit))
+                .unwrap_or(false);
+            if connected {
+                return Ok(Answer::Elsewhere);
+            }
+            let kept = tx.archive(OFFLINE, Page::after(None, max as usize)).await?.len();
+            if kept + stanzas.len() > max as usize {
+                return Ok(Answer::Full);
+            }
+            for stanza in stanzas {
+                tx.append(OFFLINE, node.tick_clock().0, stanza);
+            }
+            Ok(Answer::Filed)
+        }
+        Request::Fetch { after } => {
+            Ok(Answer::Messages(tx.archive(OFFLINE, Page::after(after, FETCH_MAX)).await?))
+        }
+        Request::Drop { upto } => {
+            tx.trim(OFFLINE, upto);
+            Ok(Answer::Filed)
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! RFC 6121 §4, presence: initial presence, broadcast, probes, directed presence, unavailable; and the way of subscription stanzas
+//! (`relation`). A broadcast goes to local contacts at once and as one frame to every other live region. The row is changed before
+//! the broadcast leaves, so a contact that comes up elsewhere either gets the broadcast or finds the row and probes.
+//! Left out: presence to other domains (federation has its own issue).
+
+pub mod relation;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use xmpp::jid::{BareJid, Jid};
+use xmpp::stanza::error::StanzaError;
+use xmpp::stanza::{Kind, Stanza, Type};
+
+use crate::feature::{Action, Ctx, Feature, Flow, Interests, SessionEvent};
+use crate::features::offline;
+use crate::features::roster::record::Roster;
+use crate::session::Seat;
+
+/// See the room.
+pub struct PresenceFeature;
+
+impl Feature for PresenceFeature {
+    fn name(&self) -> &'static str {
+        "presence"
+    }
+
+    fn interests(&self) -> Interests {
+        Interests { outbound_presence: true, session: true, ..Interests::default() }
+    }
+
+    fn outbound(&self, ctx: &mut Ctx<'_>, stanza: &mut Stanza) -> Flow {
+        let Some(seat) = ctx.seat.cloned() else { return Flow::Next };
+        if stanza.kind() != Kind::Presence {
+            return Flow::Next;
+        }
+        if let Some(kind) = relation::kind_of(stanza.type_()) {
+            let Some(contact) = stanza.to().map(Jid::bare) else { return refuse(ctx, stanza, &StanzaError::bad_request()) };
+            let node = ctx.node.clone();
+            // §3.1.2: the server stamps the bare JIDs on both ends.
+            let stanza = stanza.with_from(&Jid::from(&seat.bare)).with_to(&Jid::from(&contact));
+            if contact == seat.bare {
+                return Flow::Done;
+            }
+            return Flow::Later(Box::pin(async move { relation::send(&node, &seat.bare, &contact, kind, stanza).await }));
+        }
+        match (stanza.type_(), stanza.to()) {
+            (Type::Available, None) => available(ctx, &seat, stanza),
+            (Type::Unavailable, None) => {
+                unavailable(ctx, &seat, Some(stanza.clone()));
+                Flow::Done
+            }
+            (Type::Available, Some(to)) => {
+                seat.direct(to.clone());
+                ctx.actions.push(Action::Route(stanza.clone()));
+                Flow::Done
+            }
+            (Type::Unavailable, Some(to)) => {
+                seat.undirect(to);
+                ctx.actions.push(Action::Route(stanza.clone()));
+                Flow::Done
+            }
+            (Type::Error, Some(_)) => {
+                ctx.actions.push(Action::Route(stanza.clone()));
+                Flow::Done
+            }
+            // §4.3: clients do not probe.
+            (Type::Probe | Type::Error, _) => Flow::Done,
+            _ => refuse(ctx, stanza, &StanzaError::bad_request()),
+        }
+    }
+
+    fn session(&self, ctx: &mut Ctx<'_>, event: SessionEvent) -> Flow {
+        if event == SessionEvent::Gone
+            && let Some(seat) = ctx.seat.cloned()
+        {
+            unavailable(ctx, &seat, None);
+        }
+        Flow::Next
+    }
+}
+
+fn refuse(ctx: &mut Ctx<'_>, stanza: &Stanza, error: &StanzaError) -> Flow {
+    ctx.actions.extend(stanza.error_reply(error).map(Action::Reply));
+    Flow::Done
+}
+
+/// RFC 6121 §4.7.2.3: an integer from -128 to 127; absent means 0, nonsense is a bad request.
+fn priority(stanza: &Stanza) -> Result<i8, StanzaError> {
+    if !stanza.has_child("priority", xmpp::ns::CLIENT) {
+        return Ok(0);
+    }
+    let element = stanza.element();
+    let Some(child) = element.child("priority", xmpp::ns::CLIENT) else { return Ok(0) };
+    child.text().trim().parse().map_err(|_| StanzaError::bad_request())
+}
+
+/// §4.2 and §4.4: initial or later presence.
+fn available(ctx: &mut Ctx<'_>, seat: &Arc<Seat>, stanza: &Stanza) -> Flow {
+    let priority = match priority(stanza) {
+        Ok(priority) => priority,
+        Err(error) => return refuse(ctx, stanza, &error),
+    };
+    let initial = !seat.set_presence(Some(stanza.clone()));
+    ctx.node.announce(seat, priority, true);
+    let takes_messages = seat.set_priority(priority);
+    if let Some(roster) = ctx.node.rosters.cached(&seat.bare) {
+        told(&mut ctx.actions, seat, &roster, stanza.clone(), initial);
+        if takes_messages {
+            offline::hand_out(ctx.node, seat);
+        }
+        return Flow::Done;
+    }
+    let (node, seat, stanza) = (ctx.node.clone(), seat.clone(), stanza.clone());
+    Flow::Later(Box::pin(async move {
+        let mut actions = Vec::new();
+        match node.rosters.load(&node, &seat.bare).await {
+            Ok(roster) => told(&mut actions, &seat, &roster, stanza, initial),
+            Err(error) => {
+                tracing::error!(%error, "a roster cannot be read");
+                actions.extend(stanza.error_reply(&StanzaError::internal_server_error()).map(Action::Reply));
+            }
+        }
+        if takes_messages {
+            offline::hand_out(&node, &seat);
+        }
+        actions
+    }))
+}
+
+/// Who is told, and who is asked.
+fn told(actions: &mut Vec<Action>, seat: &Arc<Seat>, roster: &Roster, stanza: Stanza, initial: bool) {
+    let mut to: Vec<BareJid> = roster.subscribers().cloned().collect();
+    to.push(seat.bare.clone());
+    actions.push(Action::Multicast { stanza, to });
+    if initial {
+        let mut asked: Vec<BareJid> = roster.subscriptions().cloned().collect();
+        asked.push(seat.bare.clone());
+        actions.push(Action::Probe { from: seat.full.clone(), to: asked });
+        // §3.1.3: requests that nobody has answered yet.
+        for contact in roster.contacts.values() {
+            let request = contact.request.as_ref().and_then(|bytes| Stanza::parse(bytes.clone().into()).ok());
+            actions.extend(request.map(Action::Reply));
+        }
+    }
+}
+
+/// §4.5: by its own word, or because it is gone.
+fn unavailable(ctx: &mut Ctx<'_>, seat: &Arc<Seat>, stanza: Option<Stanza>) {
+    let own_word = stanza.is_some();
+    let was_available = seat.set_presence(None);
+    seat.set_priority(-1);
+    let stanza = stanza.unwrap_or_else(|| Stanza::presence(None, Some(seat.address()), Type::Unavailable).build());
+    for to in seat.take_directed() {
+        ctx.actions.push(Action::Route(stanza.with_to(&to)));
+    }
+    if !was_available {
+        return;
+    }
+    if own_word {
+        ctx.node.announce(seat, 0, false);
+    }
+    let (node, account) = (ctx.node.clone(), seat.bare.clone());
+    match node.rosters.cached(&account) {
+        Some(roster) => tell_gone(&mut ctx.actions, &account, &roster, stanza),
+        None => {
+            tokio::spawn(async move {
+                if let Ok(roster) = node.rosters.load(&node, &account).await {
+                    let mut actions = Vec::new();
+                    tell_gone(&mut actions, &account, &roster, stanza);
+                    crate::router::perform(&node, None, actions);
+                }
+            });
+        }
+    }
+}
+
+fn tell_gone(actions: &mut Vec<Action>, account: &BareJid, roster: &Roster, stanza: Stanza) {
+    let mut to: Vec<BareJid> = roster.subscribers().cloned().collect();
+    to.push(account.clone());
+    actions.push(Action::Multicast { stanza, to });
+}
+

@@ -1,0 +1,108 @@
+//! Subscription stanzas between accounts (RFC 6121 §3) and what a grant means for presence. The sender's home decides, then the
+//! receiver's home; this is the walk between the two. What follows for presence is an effect of applying the committed change
+//! (`granted`, `withdrawn`), in every region for its own sessions, so it needs no message that could be lost.
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use xmpp::jid::{BareJid, Jid};
+use xmpp::stanza::error::StanzaError;
+use xmpp::stanza::{Stanza, Type};
+
+use crate::app::Node;
+use crate::feature::{Action, Ctx};
+use crate::features::roster;
+use crate::features::roster::home::{Answer, Request};
+use crate::features::roster::subscription::Kind;
+use crate::router::perform::seats_of;
+
+/// The kind of a presence type; `None` for other presence.
+pub fn kind_of(type_: Type) -> Option<Kind> {
+    Some(match type_ {
+        Type::Subscribe => Kind::Subscribe,
+        Type::Subscribed => Kind::Subscribed,
+        Type::Unsubscribe => Kind::Unsubscribe,
+        Type::Unsubscribed => Kind::Unsubscribed,
+        _ => return None,
+    })
+}
+
+fn type_of(kind: Kind) -> Type {
+    match kind {
+        Kind::Subscribe => Type::Subscribe,
+        Kind::Subscribed => Type::Subscribed,
+        Kind::Unsubscribe => Type::Unsubscribe,
+        Kind::Unsubscribed => Type::Unsubscribed,
+    }
+}
+
+/// A local user sends a subscription stanza (§3.1.2, §3.1.5, §3.2.2, §3.3.2). `stanza`'s `from` is already the bare JID.
+pub async fn send(node: &Arc<Node>, account: &BareJid, contact: &BareJid, kind: Kind, stanza: Stanza) -> Vec<Action> {
+    let items_max = items_max(node);
+    let request = Request::Out { contact: contact.clone(), kind, items_max };
+    match roster::ask(node, account, &request).await {
+        Ok(Answer::Subscription { pass: true, .. }) => deliver(node, account, contact, kind, Some(stanza)).await,
+        Ok(Answer::TooMany) => refuse(&stanza, &StanzaError::resource_constraint()),
+        Ok(_) => Vec::new(),
+        Err(error) => refuse(&stanza, &error.stanza_error()),
+    }
+}
+
+fn refuse(stanza: &Stanza, error: &StanzaError) -> Vec<Action> {
+    stanza.error_reply(error).map(Action::Reply).into_iter().collect()
+}
+
+fn items_max(node: &Node) -> u32 {
+    u32::try_from(node.config.limits.roster_items_max).unwrap_or(u32::MAX)
+}
+
+/// Hands a subscription stanza to the contact's home and does what that says. `stanza` is made if there is none.
+pub fn deliver<'a>(
+    node: &'a Arc<Node>,
+    account: &'a BareJid,
+    contact: &'a BareJid,
+    kind: Kind,
+    stanza: Option<Stanza>,
+) -> BoxFuture<'a, Vec<Action>> {
+    Box::pin(async move {
+        let stanza = stanza
+            .unwrap_or_else(|| Stanza::presence(Some(&Jid::from(contact)), Some(&Jid::from(account)), type_of(kind)).build());
+        if !node.domains.has_accounts(contact.domain()) {
+            return vec![Action::Route(stanza)];
+        }
+        let request = Request::In {
+            contact: account.clone(),
+            kind,
+            stanza: stanza.bytes().to_vec(),
+            items_max: items_max(node),
+        };
+        match roster::ask(node, contact, &request).await {
+            // That it is delivered is an effect of the committed change, in every region (`roster::changed`).
+            Ok(Answer::Subscription { auto_reply: true, .. }) => {
+                deliver(node, contact, account, Kind::Subscribed, None).await
+            }
+            // §8.5.1: to an account that does not exist, silence.
+            Ok(_) => Vec::new(),
+            Err(error) => refuse(&stanza, &error.stanza_error()),
+        }
+    })
+}
+
+/// The contact was granted this account's presence: our sessions of it tell the contact (§3.1.5).
+pub fn granted(ctx: &mut Ctx<'_>, account: &BareJid, contact: &BareJid) {
+    for seat in seats_of(ctx.node, account.as_str()) {
+        if let Some(presence) = seat.presence() {
+            ctx.actions.push(Action::Multicast { stanza: presence, to: vec![contact.clone()] });
+        }
+    }
+}
+
+/// And no longer (§3.2.2, §3.3.3).
+pub fn withdrawn(ctx: &mut Ctx<'_>, account: &BareJid, contact: &BareJid) {
+    for seat in seats_of(ctx.node, account.as_str()) {
+        if seat.available() {
+            let stanza = Stanza::presence(None, Some(seat.address()), Type::Unavailable).build();
+            ctx.actions.push(Action::Multicast { stanza, to: vec![contact.clone()] });
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! Rosters of accounts with sessions here, kept current by the changes that are applied. A presence broadcast reads no database.
+//! Bound: entries of accounts without a local session are dropped when more than [`CACHED_MAX`] are held.
+
+use std::sync::Arc;
+
+use replication::durable_log::Change;
+use xmpp::jid::BareJid;
+
+use super::record::{Contact, ROSTER, Roster, VERSION};
+use crate::app::Node;
+use crate::storage::StorageError;
+
+/// Rosters held at most (those of accounts with local sessions are never dropped).
+pub const CACHED_MAX: usize = 200_000;
+
+#[derive(Debug)]
+enum Slot {
+    /// Somebody reads it; `dirty`: a change came meanwhile, read again.
+    Loading { dirty: bool },
+    Ready(Arc<Roster>),
+}
+
+/// See the room.
+#[derive(Debug, Default)]
+pub struct Rosters {
+    slots: scc::HashMap<BareJid, Slot, foldhash::fast::RandomState>,
+}
+
+impl Rosters {
+    /// The roster if it is held.
+    pub fn cached(&self, account: &BareJid) -> Option<Arc<Roster>> {
+        self.slots.read_sync(account.as_str(), |_, slot| match slot {
+            Slot::Ready(roster) => Some(roster.clone()),
+            Slot::Loading { .. } => None,
+        })?
+    }
+
+    /// The roster, from the cache or the local replica.
+    ///
+    /// # Errors
+    /// The storage cannot be read.
+    pub async fn load(&self, node: &Node, account: &BareJid) -> Result<Arc<Roster>, StorageError> {
+        if let Some(roster) = self.cached(account) {
+            return Ok(roster);
+        }
+        loop {
+            self.slots.entry_sync(account.clone()).or_insert(Slot::Loading { dirty: false });
+            let roster = match read(node, account).await {
+                Ok(roster) => Arc::new(roster),
+                Err(error) => {
+                    self.slots.remove_if_sync(account, |slot| matches!(slot, Slot::Loading { .. }));
+                    return Err(error);
+                }
+            };
+            let mut entry = self.slots.entry_sync(account.clone()).or_insert(Slot::Loading { dirty: false });
+            match entry.get_mut() {
+                Slot::Ready(roster) => return Ok(roster.clone()),
+                Slot::Loading { dirty: true } => *entry.get_mut() = Slot::Loading { dirty: false },
+                slot @ Slot::Loading { dirty: false } => {
+                    *slot = Slot::Ready(roster.clone());
+                    drop(entry);
+                    if self.slots.len() > CACHED_MAX {
+                        self.slots.retain_sync(|account, _| is_here(node, account));
+                    }
+                    return Ok(roster);
+                }
+            }
+        }
+    }
+
+    /// Nobody of that account is here any more.
+    pub fn evict(&self, account: &BareJid) {
+        self.slots.remove_sync(account);
+    }
+
+    /// Whole shards were copied from elsewhere: what is held may be old.
+    pub fn forget_all(&self) {
+        self.slots.retain_sync(|_, slot| match slot {
+            Slot::Ready(_) => false,
+            Slot::Loading { dirty } => {
+                *dirty = true;
+                true
+            }
+        });
+    }
+
+    /// A change was applied to the local replica. Returns the version now, if the roster is held.
+    pub fn apply(&self, account: &BareJid, change: &Change) -> Option<u64> {
+        let mut entry = self.slots.get_sync(account)?;
+        let roster = match entry.get_mut() {
+            Slot::Ready(roster) => Arc::make_mut(roster),
+            Slot::Loading { dirty } => {
+                *dirty = true;
+                return None;
+            }
+        };
+        match change {
+            Change::Put { store, value, .. } if store.as_str() == VERSION => roster.version = version(value),
+            Change::Put { key, value, .. } => {
+                if let (Ok(jid), Some(contact)) = (BareJid::parse(key), Contact::decode(value)) {
+                    roster.contacts.insert(jid, contact);
+                }
+            }
+            Change::Delete { store, key, .. } if store.as_str() == ROSTER => {
+                roster.contacts.remove(key.as_str());
+            }
+            Change::Clear { .. } => *roster = Roster::default(),
+            _ => {}
+        }
+        Some(roster.version)
+    }
+}
+
+fn is_here(node: &Node, account: &BareJid) -> bool {
+    node.directory.read(account.as_str(), |rows| rows.iter().any(|row| row.here().is_some())).unwrap_or(false)
+}
+
+/// The version's bytes.
+pub fn version(bytes: &[u8]) -> u64 {
+    bytes.try_into().map(u64::from_le_bytes).unwrap_or(0)
+}
+
+async fn read(node: &Node, account: &BareJid) -> Result<Roster, StorageError> {
+    let (contacts, version_bytes) = futures_util::future::try_join(
+        node.storage.map(ROSTER, account.as_str()),
+        node.storage.get(VERSION, account.as_str(), ""),
+    )
+    .await?;
+    let contacts = contacts
+        .into_iter()
+        .filter_map(|(jid, bytes)| Some((BareJid::parse(&jid).ok()?, Contact::decode(&bytes)?)))
+        .collect();
+    Ok(Roster { version: version_bytes.as_deref().map_or(0, version), contacts })
+}

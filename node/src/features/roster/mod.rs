@@ -1,0 +1,216 @@
+//! RFC 6121 §2, the roster, with versions (§2.6). Changes are requests to the account's home (`home`); the roster push is an effect
+//! of *applying* the committed change, in every region alike, so each interested resource gets it exactly when its region has it.
+//! `subscription` is appendix A, `cache` what is held in memory, `record` what is stored.
+//! Left out: interim pushes for an outdated `ver` (the full roster is sent instead, which §2.6.3 allows).
+
+pub mod cache;
+pub mod home;
+pub mod record;
+pub mod subscription;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use replication::durable_log::Change;
+use xmpp::jid::{BareJid, Jid};
+use xmpp::ns;
+use xmpp::stanza::error::StanzaError;
+use xmpp::stanza::{Stanza, Type};
+use xmpp::xml::element::Element;
+
+use self::home::{Answer, Request};
+use self::record::{Contact, Effect, ROSTER, VERSION};
+use self::subscription::Kind;
+use crate::app::Node;
+use crate::feature::{Action, Ctx, Disco, Feature, Flow, Interests, Iq, Target};
+use crate::features::presence::relation;
+use crate::homes::HomeError;
+
+/// Longest name or group, in bytes; beyond it `not-acceptable` (§2.3.3).
+const TEXT_BYTES_MAX: usize = 1_023;
+/// Groups an item may have.
+const GROUPS_MAX: usize = 64;
+
+/// See the room.
+pub struct RosterFeature;
+
+impl Feature for RosterFeature {
+    fn name(&self) -> &'static str {
+        "roster"
+    }
+
+    fn interests(&self) -> Interests {
+        Interests { iq: &[ns::ROSTER], changes: &[ROSTER, VERSION], ..Interests::default() }
+    }
+
+    fn disco(&self, disco: &mut Disco) {
+        disco.server.push(ns::ROSTER);
+        disco.account.push(ns::ROSTER);
+    }
+
+    fn stream_features(&self) -> &'static str {
+        "<ver xmlns='urn:xmpp:features:rosterver'/><sub xmlns='urn:xmpp:features:pre-approval'/>"
+    }
+
+    fn iq(&self, ctx: &mut Ctx<'_>, iq: &Iq) -> Flow {
+        let Some(seat) = ctx.seat else { return Flow::Next };
+        match &iq.target {
+            Target::Account { own: true, .. } => {}
+            // §2.3.3 and §2.1.6: nobody may touch another's roster.
+            Target::Account { own: false, .. } => return refuse(ctx, iq, &StanzaError::forbidden()),
+            Target::Server => return Flow::Next,
+        }
+        let (node, seat, request) = (ctx.node.clone(), seat.clone(), iq.stanza.clone());
+        if iq.stanza.type_() == Type::Get {
+            seat.set_interested();
+            return Flow::Later(Box::pin(async move { vec![Action::Reply(get(&node, &seat.bare, &request).await)] }));
+        }
+        match parse_set(&iq.stanza.element(), &seat.bare, node.config.limits.roster_items_max) {
+            Ok(change) => Flow::Later(Box::pin(async move { set(&node, &seat.bare, &request, change).await })),
+            Err(error) => refuse(ctx, iq, &error),
+        }
+    }
+
+    fn changed(&self, ctx: &mut Ctx<'_>, change: &Change, snapshot: bool) -> Flow {
+        let Ok(account) = BareJid::parse(change.owner()) else { return Flow::Next };
+        let was_listed = ctx.node.rosters.cached(&account).is_some_and(|roster| roster.shows(change));
+        let version = ctx.node.rosters.apply(&account, change);
+        if snapshot {
+            return Flow::Next;
+        }
+        match change {
+            Change::Put { store, key, value, .. } if store.as_str() == ROSTER => {
+                let (Ok(jid), Some(contact)) = (BareJid::parse(key), Contact::decode(value)) else { return Flow::Next };
+                if let Some(stanza) = contact.deliver.as_ref().and_then(|bytes| Stanza::parse(bytes.clone().into()).ok()) {
+                    ctx.actions.push(Action::ToAvailable(account.clone(), stanza));
+                }
+                if contact.push {
+                    push(ctx, &account, contact.element(&jid), version);
+                }
+                match contact.effect {
+                    Effect::None => {}
+                    Effect::Granted => relation::granted(ctx, &account, &jid),
+                    Effect::Withdrawn => relation::withdrawn(ctx, &account, &jid),
+                }
+            }
+            // A contact that was never listed goes without a word.
+            Change::Delete { store, key, .. } if store.as_str() == ROSTER && was_listed => {
+                let item = Element::new("item", ns::ROSTER).with_attr("jid", key).with_attr("subscription", "remove");
+                push(ctx, &account, item, version);
+            }
+            _ => {}
+        }
+            Flow::Next
+    }
+}
+
+fn refuse(ctx: &mut Ctx<'_>, iq: &Iq, error: &StanzaError) -> Flow {
+    ctx.actions.extend(iq.stanza.error_reply(error).map(Action::Reply));
+    Flow::Done
+}
+
+/// §2.1.6: to every interested resource, and to each region its own.
+fn push(ctx: &mut Ctx<'_>, account: &BareJid, item: Element, version: Option<u64>) {
+    let Some(version) = version else { return };
+    let query = Element::new("query", ns::ROSTER).with_attr("ver", &version.to_string()).with_child(item);
+    let id = format!("push{version}");
+    let stanza = Stanza::iq_set(Some(&Jid::from(account)), None, &id, query);
+    ctx.actions.push(Action::ToInterested(account.clone(), stanza));
+}
+
+async fn get(node: &Arc<Node>, account: &BareJid, request: &Stanza) -> Stanza {
+    let roster = match node.rosters.load(node, account).await {
+        Ok(roster) => roster,
+        Err(error) => {
+            tracing::error!(%error, "a roster cannot be read");
+            return error_of(request, &StanzaError::internal_server_error());
+        }
+    };
+    let ver = request.element().child("query", ns::ROSTER).and_then(|query| query.attr("ver").map(str::to_owned));
+    let now = roster.version.to_string();
+    if ver.as_deref() == Some(now.as_str()) {
+        return Stanza::iq_result(request, None); // §2.6.3: nothing has changed.
+    }
+    let mut query = Element::new("query", ns::ROSTER).with_attr_opt("ver", ver.is_some().then_some(now.as_str()));
+    for (jid, contact) in roster.contacts.iter().filter(|(_, contact)| contact.listed) {
+        query.push_child(contact.element(jid));
+    }
+    Stanza::iq_result(request, Some(query))
+}
+
+/// §2.3.3: exactly one item, of a shape we can keep.
+fn parse_set(iq: &Element, own: &BareJid, items_max: usize) -> Result<Request, StanzaError> {
+    let query = iq.child("query", ns::ROSTER).ok_or_else(StanzaError::bad_request)?;
+    let mut items = query.children();
+    let (Some(item), None) = (items.next(), items.next()) else { return Err(StanzaError::bad_request()) };
+    if !item.is("item", ns::ROSTER) {
+        return Err(StanzaError::bad_request());
+    }
+    let jid = item.attr("jid").ok_or_else(StanzaError::bad_request)?;
+    let contact = Jid::parse(jid).map_err(|_| StanzaError::jid_malformed())?.bare();
+    if contact == *own {
+        return Err(StanzaError::not_allowed());
+    }
+    if item.attr("subscription") == Some("remove") {
+        return Ok(Request::Remove { contact });
+    }
+    let name = item.attr("name").filter(|name| !name.is_empty()).map(str::to_owned);
+    let mut groups = BTreeSet::new();
+    for group in item.children().filter(|child| child.is("group", ns::ROSTER)) {
+        let text = group.text();
+        if text.is_empty() || text.len() > TEXT_BYTES_MAX {
+            return Err(StanzaError::not_acceptable());
+        }
+        if !groups.insert(text) {
+            return Err(StanzaError::bad_request());
+        }
+    }
+    if groups.len() > GROUPS_MAX || name.as_ref().is_some_and(|name| name.len() > TEXT_BYTES_MAX) {
+        return Err(StanzaError::not_acceptable());
+    }
+    let items_max = u32::try_from(items_max).unwrap_or(u32::MAX);
+    Ok(Request::Set { contact, name, groups: groups.into_iter().collect(), items_max })
+}
+
+async fn set(node: &Arc<Node>, account: &BareJid, request: &Stanza, change: Request) -> Vec<Action> {
+    let removed = match &change {
+        Request::Remove { contact } => Some(contact.clone()),
+        _ => None,
+    };
+    match ask(node, account, &change).await {
+        Ok(Answer::Removed(state)) => {
+            let contact = removed.expect("only a removal is answered so");
+            let mut actions = vec![Action::Reply(Stanza::iq_result(request, None))];
+            // §2.5.2: the server cancels what there was, in both directions.
+            for (was, kind) in [
+                (state.to || state.pending_out, Kind::Unsubscribe),
+                (state.from || state.pending_in, Kind::Unsubscribed),
+            ] {
+                if was {
+                    actions.extend(relation::deliver(node, account, &contact, kind, None).await);
+                }
+            }
+            actions
+        }
+        Ok(Answer::NotFound) => vec![Action::Reply(error_of(request, &StanzaError::item_not_found()))],
+        Ok(Answer::TooMany) => vec![Action::Reply(error_of(request, &StanzaError::resource_constraint()))],
+        Ok(_) => vec![Action::Reply(Stanza::iq_result(request, None))],
+        Err(error) => vec![Action::Reply(error_of(request, &error.stanza_error()))],
+    }
+}
+
+fn error_of(request: &Stanza, error: &StanzaError) -> Stanza {
+    request.error_reply(error).expect("a get or set may be answered")
+}
+
+/// Asks the account's home.
+///
+/// # Errors
+/// The home could not be reached or could not commit.
+pub async fn ask(node: &Arc<Node>, account: &BareJid, request: &Request) -> Result<Answer, HomeError> {
+    let body = postcard::to_stdvec(request).expect("a plain value");
+    let answer = node.homes.request(account, home::OP, body).await?;
+    postcard::from_bytes(&answer).map_err(|_| HomeError::Unknown(home::OP.to_owned()))
+}
