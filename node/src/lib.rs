@@ -1,12 +1,17 @@
 //! The server, as a library: listeners, sessions, router, features, storage. `main.rs` is a few lines over it.
 
 pub mod admin;
+pub mod app;
 pub mod auth;
 pub mod certs;
 pub mod cli;
+pub mod feature;
+pub mod features;
+pub mod geo;
 pub mod homes;
 pub mod http;
 pub mod metrics;
+pub mod router;
 pub mod session;
 pub mod storage;
 pub mod transport;

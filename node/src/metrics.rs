@@ -110,6 +110,12 @@ pub struct Metrics {
     pub durable_log_head: Gauge,
     /// 1 while this node leads the metadata group.
     pub metadata_leader: Gauge,
+    /// Stanzas a full mailbox refused: the client reads too slowly.
+    pub mailbox_full: Counter,
+    /// Sessions that lost their full JID to a newer bind.
+    pub conflicts: Counter,
+    /// Stanzas that were routed anew too often and bounced.
+    pub hops_exhausted: Counter,
     /// Panics that ended a session: each is a bug.
     pub panics: Counter,
     links: LinkFamilies,
@@ -195,6 +201,9 @@ impl Metrics {
             home_failed: home("failed"),
             durable_log_head: gauge(r, "durable_log_head", "Last entry of this region's log"),
             metadata_leader: gauge(r, "metadata_leader", "1 while this node leads the metadata"),
+            mailbox_full: counter(r, "mailbox_full", "Stanzas refused by a full mailbox"),
+            conflicts: counter(r, "session_conflicts", "Sessions that lost to a newer bind"),
+            hops_exhausted: counter(r, "hops_exhausted", "Stanzas routed anew too often"),
             panics: counter(r, "panics", "Panics that ended a session: each is a bug"),
             links,
             registry: Mutex::new(Registry::default()),

@@ -14,7 +14,7 @@ pub mod stream;
 pub mod xml;
 
 pub use jid::{BareJid, FullJid, Jid, JidError};
-pub use stanza::{Kind, Stanza, StanzaReject, Type};
 pub use stanza::error::{Condition, ErrorType, StanzaError};
+pub use stanza::{Kind, Stanza, StanzaReject, Type};
 pub use stream::error::{StreamCondition, StreamError};
 pub use xml::element::{Element, Node};

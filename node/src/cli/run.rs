@@ -67,15 +67,7 @@ async fn until_stopped(config: Config, mut stop: watch::Receiver<bool>) -> miett
 
 /// The node itself. The one line that joins the commands to the server.
 async fn serve(config: Config, stop: watch::Receiver<bool>) -> miette::Result<()> {
-    // Until `app` is there: only the HTTP port answers, so that quickstart can be tried.
-    let router = axum::Router::new()
-        .route("/health", axum::routing::get(|| async { "ok\n" }))
-        .route("/ready", axum::routing::get(|| async { r#"{"ready":true,"reasons":[]}"# }));
-    let listeners =
-        crate::http::bind(&config.http.listen).await.map_err(|cause| miette::miette!("{cause}"))?;
-    crate::http::serve(listeners, router, config.limits.http_connections_max, stop)
-        .await
-        .map_err(|cause| miette::miette!("{cause}"))
+    crate::app::run(config, stop).await.map_err(|cause| miette::miette!("{cause}"))
 }
 
 /// True once SIGINT or SIGTERM came, or standard input ended if that is watched. A second signal ends the process.

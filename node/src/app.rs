@@ -1,0 +1,236 @@
+//! Room: the whole node on one page: from the configuration to what runs, every wire between the crates, and the orderly end.
+//! `Node` is what everything on the stanza path shares; `run` builds it, starts it, waits for the stop and drains it.
+
+mod build;
+mod operator;
+mod run;
+mod wires;
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use global_distrib::{Directory, Place, RouteEntry, Row};
+use parking_lot::Mutex;
+use replication::metadata::Metadata;
+use replication::{Hlc, HybridClock};
+use tokio::sync::watch;
+use xmpp::jid::BareJid;
+use xmpp::sasl::{Hash, Mechanism, Secret};
+use xmpp::stanza::error::StanzaError;
+use xmpp::stream::error::StreamError;
+use xmpp::stream::negotiate::{Offer, TlsPolicy};
+
+pub use self::run::{RunError, run};
+pub use self::wires::Late;
+use crate::auth::{Internal, Throttle};
+use crate::features::Features;
+use crate::features::roster::cache::Rosters;
+use crate::geo::Geo;
+use crate::homes::Homes;
+use crate::metrics::Metrics;
+use crate::router::{Domains, Routed, perform};
+use crate::session::mailbox::{Mailbox, MailboxLimits};
+use crate::session::{Resumable, Seat};
+use crate::storage::Storage;
+use crate::transport::TlsAcceptor;
+
+/// Everything a node is, shared by all its tasks.
+pub struct Node {
+    /// What it was told to be.
+    pub config: config::Config,
+    /// The domains it answers for.
+    pub domains: Domains,
+    /// Who is connected where.
+    pub directory: Directory<Arc<Seat>, Routed>,
+    /// The other nodes.
+    pub geo: Arc<Geo>,
+    /// Regions, nodes, homes.
+    pub metadata: Metadata,
+    /// Where changes to accounts are committed.
+    pub homes: Homes,
+    /// The local replica.
+    pub storage: Arc<dyn Storage>,
+    /// Rosters of the accounts connected here.
+    pub rosters: Rosters,
+    /// The XEPs.
+    pub features: Features,
+    /// Sessions that may be resumed.
+    pub resumable: Resumable,
+    /// Who may sign in.
+    pub authenticator: Internal,
+    /// Who tried too often.
+    pub throttle: Throttle,
+    /// Certificates for clients.
+    pub tls: TlsAcceptor,
+    /// Numbers.
+    pub metrics: Arc<Metrics>,
+    /// Which life of this node this is.
+    pub incarnation: u64,
+    /// The SHA-256 of the certificate it shows other nodes, in hexadecimal.
+    pub fingerprint: String,
+    offers: Offers,
+    clock: Mutex<HybridClock>,
+    started: Instant,
+    stop: watch::Sender<bool>,
+}
+
+/// What is offered to clients: one value shared by all their connections.
+struct Offers {
+    /// To strangers.
+    network: Arc<Offer>,
+    /// To clients on this machine, where PLAIN may go without TLS.
+    loopback: Arc<Offer>,
+}
+
+impl Offers {
+    fn new(config: &config::Config, features: &Features, fake_secret: Secret) -> Self {
+        let mechanism = |hash, plus| Mechanism::Scram { hash, plus };
+        let offer = Offer {
+            domains: vec![config.domains.global.clone()],
+            tls: TlsPolicy::Required,
+            mechanisms: vec![
+                mechanism(Hash::Sha256, true),
+                mechanism(Hash::Sha1, true),
+                mechanism(Hash::Sha256, false),
+                mechanism(Hash::Sha1, false),
+                Mechanism::Plain,
+            ],
+            plain_without_tls: false,
+            register: config.registration.enabled,
+            stream_management: true,
+            roster_versioning: false, // Said by the roster feature.
+            features_before_auth: Vec::new(),
+            features_after_auth: features.stream_features(),
+            fake_secret,
+            fake_iterations: crate::homes::accounts::ITERATIONS,
+        };
+        let plain = config.c2s.allow_plain_without_tls;
+        let tls = if plain { TlsPolicy::Optional } else { TlsPolicy::Required };
+        let loopback = Offer { tls, plain_without_tls: plain, ..offer.clone() };
+        Self { network: Arc::new(offer), loopback: Arc::new(loopback) }
+    }
+}
+
+impl Node {
+    /// Milliseconds since this node started: monotonic, for deadlines.
+    pub fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Milliseconds since the epoch: for time stamps people read, never for order.
+    pub fn wall_ms(&self) -> u64 {
+        wall_ms()
+    }
+
+    /// A hybrid time later than every one made or seen before.
+    pub fn tick_clock(&self) -> Hlc {
+        self.clock.lock().now(wall_ms())
+    }
+
+    /// Another node's hybrid time was seen.
+    pub fn observe(&self, seen: Hlc) {
+        self.clock.lock().observe(seen, wall_ms());
+    }
+
+    /// Random bytes of the operating system.
+    pub fn random<const N: usize>(&self) -> [u8; N] {
+        random()
+    }
+
+    /// An unguessable name: 144 bits.
+    pub fn token(&self) -> String {
+        use base64::Engine as _;
+        base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(random::<18>())
+    }
+
+    /// What a client from there is offered.
+    pub fn offer(&self, loopback: bool) -> Arc<Offer> {
+        if loopback { self.offers.loopback.clone() } else { self.offers.network.clone() }
+    }
+
+    /// Binds a resource (RFC 6120 §7): its row, announced to every region; an older session of the same full JID gets `<conflict/>`.
+    ///
+    /// # Errors
+    /// `resource-constraint` when the account has as many sessions as it may; `bad-request` for a resource that is none.
+    pub fn bind(&self, account: &BareJid, resource: Option<&str>) -> Result<Arc<Seat>, StanzaError> {
+        let made;
+        let resource = match resource {
+            Some(resource) => resource,
+            None => {
+                made = self.token();
+                &made
+            }
+        };
+        let full = account.with_resource(resource).map_err(|_| StanzaError::bad_request())?;
+        let limits = &self.config.limits;
+        let others = self
+            .directory
+            .read(account.as_str(), |rows| rows.iter().filter(|row| row.full != full).count())
+            .unwrap_or(0);
+        if others >= limits.sessions_per_account_max {
+            return Err(too_many_resources());
+        }
+        let bytes_max = u32::try_from(limits.mailbox_bytes_max).unwrap_or(u32::MAX);
+        let mailbox = Mailbox::new(MailboxLimits { bytes_max, ..MailboxLimits::default() });
+        let generation = self.tick_clock();
+        let seat = Arc::new(Seat::new(full.clone(), generation, mailbox));
+        let row = Row {
+            full: full.clone(),
+            place: Place::Here(seat.clone()),
+            generation,
+            priority: 0,
+            available: false,
+            lit: true,
+        };
+        let bound = self.directory.bind(row, |_| true);
+        if let Some(older) = bound.superseded {
+            perform::close(&older, StreamError::conflict());
+        }
+        if bound.lost {
+            // Another region's clock is ahead and its bind is newer: it stays, as it would if it had come after ours.
+            return Err(StanzaError::conflict());
+        }
+        self.metrics.sessions.inc();
+        self.geo.route.append(self, RouteEntry::Bind { full, generation, priority: 0, available: false });
+        Ok(seat)
+    }
+
+    /// New presence of a local session: in its row, and to every region.
+    pub fn announce(&self, seat: &Seat, priority: i8, available: bool) {
+        let (known, _) = self.directory.update(&seat.full, seat.generation, priority, available);
+        if known {
+            let entry =
+                RouteEntry::Update { full: seat.full.clone(), generation: seat.generation, priority, available };
+            self.geo.route.append(self, entry);
+        }
+    }
+
+    /// Resolves when the node is told to stop.
+    pub async fn stopped(&self) {
+        let mut stop = self.stop.subscribe();
+        // An error means the node is gone, which is a stop too.
+        let _ = stop.wait_for(|stop| *stop).await;
+    }
+
+    /// Tells every task to stop.
+    pub fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+}
+
+/// What a bind that may not be is answered with (XEP-0205, RFC 6120 §7.6.2.1).
+fn too_many_resources() -> StanzaError {
+    StanzaError::resource_constraint()
+        .with_extra(xmpp::xml::element::Element::new("resource-limit-exceeded", xmpp::ns::ERRORS))
+}
+
+fn wall_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).expect("the operating system has random numbers");
+    bytes
+}

@@ -1,0 +1,226 @@
+//! From the configuration to a [`Node`] whose links and Raft run: every room is made here, in the order in which they need each other.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use config::Config;
+use global_distrib::{Directory, ParkLimits};
+use parking_lot::Mutex;
+use replication::HybridClock;
+use replication::metadata::{Domain, DomainKind, Genesis, MetaConfig, MetaState, Metadata, NodeRecord, Region, Timers};
+use s2s::link::{Incarnation, LinkConfig, LinkLimits, LinkTimers, Links, PeerId};
+use s2s::tls::TlsIdentity;
+use tokio::sync::watch;
+use xmpp::sasl::Secret;
+
+use super::run::RunError;
+use super::wires::{self, Late, RaftWire};
+use super::{Node, Offers, random};
+use crate::auth::{Internal, Stored, Throttle};
+use crate::features::Features;
+use crate::features::roster::cache::Rosters;
+use crate::geo::Geo;
+use crate::geo::user::User;
+use crate::metrics::Metrics;
+use crate::router::Domains;
+use crate::session::Resumable;
+use crate::storage::Storage;
+use crate::storage::sqlite::{Sqlite, SqliteConfig};
+use crate::transport::TlsAcceptor;
+use crate::transport::tls::Pair;
+
+/// Raft takes a snapshot after so many entries.
+const SNAPSHOT_EVERY: u64 = 5_000;
+
+/// Builds the node and starts its links and Raft; listeners come after.
+pub(super) async fn build(config: Config) -> Result<Arc<Node>, RunError> {
+    let name = config.node_name();
+    make_dir(&config.node.data_dir)?;
+    let me = PeerId::new(config.node.region.as_str(), config.node.index);
+    let incarnation = next_incarnation(&config.node.data_dir)?;
+    let metrics = Metrics::new(&config.node.region, &name);
+    let identity = TlsIdentity::from_pem(
+        &read("the certificate of the links", &config.s2s.certificate)?,
+        &read("the key of the links", &config.s2s.key)?,
+    )
+    .map_err(|error| RunError::Links(error.to_string()))?;
+    let fingerprint = config::Fingerprint(identity.fingerprint().0).to_string();
+    let tls = client_tls(&config)?;
+
+    let dead_after = u64::try_from(config.geo.dead_after.as_millis()).unwrap_or(u64::MAX);
+    let geo = Arc::new(Geo::new(me.clone(), dead_after, config.limits.route_log_entries_max));
+    geo.set_live(&config.peers.iter().map(config::Peer::name).collect::<Vec<_>>());
+
+    let metadata = metadata(&config, &name, &fingerprint, incarnation, &geo).await?;
+    let late = Late::default();
+    let storage = open_storage(&config).await?;
+    let homes = wires::homes(&config, incarnation, &storage, &metadata, &geo, &late).await?;
+    let features = Features::default();
+    let offers = Offers::new(&config, &features, Secret::new(random::<32>().to_vec()));
+    let records = Arc::new(Stored(storage.clone()));
+    let regions = config.regions();
+    let domains = Domains {
+        global: config.domains.global.clone(),
+        regional: config.domains.regional.clone().unwrap_or_default(),
+        elsewhere: regions.iter().map(|region| format!("{region}.{}", config.domains.global)).collect(),
+    };
+    let directory = Directory::new(ParkLimits {
+        bytes_max: config.limits.parked_bytes_max,
+        per_addressee_max: config.limits.parked_stanzas_per_address_max,
+        hold_ms: u64::try_from(config.geo.hold.as_millis()).unwrap_or(u64::MAX),
+    });
+    let timers = LinkTimers {
+        ping: config.link.heartbeat,
+        silent: config.link.silent_after,
+        handshake: config.link.handshake_deadline,
+        retry_min: config.link.redial_min,
+        retry_max: config.link.redial_max,
+    };
+    let limits = LinkLimits { unacked_bytes: config.link.queue_bytes_max, ..LinkLimits::default() };
+    let peers = wires::peers(&config, None);
+
+    let node = Arc::new(Node {
+        domains,
+        directory,
+        geo,
+        metadata,
+        homes,
+        storage,
+        rosters: Rosters::default(),
+        features,
+        resumable: Resumable::default(),
+        authenticator: Internal::new(records, crate::homes::accounts::ITERATIONS),
+        throttle: Throttle::new(),
+        tls,
+        metrics,
+        incarnation,
+        fingerprint,
+        offers,
+        clock: Mutex::new(HybridClock::new()),
+        started: Instant::now(),
+        stop: watch::Sender::new(false),
+        config,
+    });
+    late.set(&node);
+    let user = Arc::new(User(Arc::downgrade(&node)));
+    let config = LinkConfig { me, incarnation: Incarnation(incarnation), tls: identity, peers: peers.clone(), timers, limits };
+    let links = Links::start(config, user).map_err(|error| RunError::Links(error.to_string()))?;
+    node.geo.set_links(links);
+    for peer in peers {
+        node.geo.peer(&peer.id);
+    }
+    Ok(node)
+}
+
+fn read(what: &'static str, file: &Path) -> Result<Vec<u8>, RunError> {
+    fs::read(file).map_err(|cause| RunError::File {
+        what,
+        file: file.display().to_string(),
+        cause: cause.to_string(),
+    })
+}
+
+fn make_dir(dir: &Path) -> Result<(), RunError> {
+    fs::create_dir_all(dir).map_err(|cause| RunError::File {
+        what: "the data directory",
+        file: dir.display().to_string(),
+        cause: cause.to_string(),
+    })
+}
+
+/// A number greater than that of every former life: the wall clock's milliseconds, or one more than the last if the clock went back.
+fn next_incarnation(dir: &Path) -> Result<u64, RunError> {
+    let file = dir.join("incarnation");
+    let last: u64 = fs::read_to_string(&file).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+    let next = super::wall_ms().max(last + 1);
+    let failed = |cause: std::io::Error| RunError::File {
+        what: "the incarnation",
+        file: file.display().to_string(),
+        cause: cause.to_string(),
+    };
+    let unfinished = dir.join("incarnation.new");
+    fs::write(&unfinished, format!("{next}\n")).map_err(failed)?;
+    fs::rename(&unfinished, &file).map_err(failed)?;
+    Ok(next)
+}
+
+fn client_tls(config: &Config) -> Result<TlsAcceptor, RunError> {
+    let pair = |certificate: &Path, key: &Path| {
+        Pair::from_files(certificate, key).map_err(|error| RunError::File {
+            what: "a certificate for clients",
+            file: certificate.display().to_string(),
+            cause: error.to_string(),
+        })
+    };
+    let mut pairs = vec![pair(&config.c2s.certificate, &config.c2s.key)?];
+    for more in &config.c2s.certificates {
+        pairs.push(pair(&more.certificate, &more.key)?);
+    }
+    TlsAcceptor::new(pairs, false).map_err(|error| RunError::Links(error.to_string()))
+}
+
+async fn metadata(
+    config: &Config,
+    name: &str,
+    fingerprint: &str,
+    incarnation: u64,
+    geo: &Arc<Geo>,
+) -> Result<Metadata, RunError> {
+    let own = &config.metadata;
+    let mut nodes = vec![(
+        name.to_owned(),
+        NodeRecord {
+            region: config.node.region.clone(),
+            node: config.node.index,
+            raft_id: own.raft_id,
+            address: String::new(),
+            fingerprint: fingerprint.to_owned(),
+            voter: own.voter,
+            incarnation,
+        },
+    )];
+    for peer in &config.peers {
+        nodes.push((
+            peer.name(),
+            NodeRecord {
+                region: peer.region.clone(),
+                node: peer.node,
+                raft_id: peer.raft_id,
+                address: peer.address.clone(),
+                fingerprint: peer.fingerprint.to_string(),
+                voter: peer.voter,
+                incarnation: 0,
+            },
+        ));
+    }
+    nodes.sort_by(|a, b| a.0.cmp(&b.0));
+    let voters = nodes.iter().filter(|(_, record)| record.voter).map(|(name, record)| (record.raft_id, name.clone())).collect();
+    let mut domains = vec![(config.domains.global.clone(), Domain { kind: DomainKind::Global })];
+    for region in config.regions() {
+        let name = format!("{region}.{}", config.domains.global);
+        domains.push((name, Domain { kind: DomainKind::Regional(region) }));
+    }
+    let regions = config.regions().into_iter().map(Region::up);
+    let state = MetaState::genesis(regions, nodes.clone(), domains);
+    let meta = MetaConfig {
+        node_name: name.to_owned(),
+        raft_id: own.raft_id,
+        dir: own.dir.clone(),
+        cluster: own.cluster.clone(),
+        timers: Timers { heartbeat: own.heartbeat, election_min: own.election_min, election_max: own.election_max },
+        snapshot_every: SNAPSHOT_EVERY,
+        initial: Some(Genesis { voters, state }),
+        seeds: config.peers.iter().map(config::Peer::name).collect(),
+    };
+    Ok(Metadata::start(meta, Arc::new(RaftWire(geo.clone()))).await?)
+}
+
+async fn open_storage(config: &Config) -> Result<Arc<dyn Storage>, RunError> {
+    let sqlite = SqliteConfig {
+        sync: config.storage.sync == config::Sync::Full,
+        ..SqliteConfig::new(&config.storage.sqlite)
+    };
+    Ok(Arc::new(Sqlite::open(sqlite).await?))
+}

@@ -1,0 +1,371 @@
+//! The operator's desk: what the admin API asks of this node. Reads are of this node; changes go through metadata or the account's home.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use global_distrib::Place;
+use replication::metadata::{self as meta, Command};
+use replication::{ProposeError, shard_of};
+use xmpp::jid::{BareJid, Jid};
+use xmpp::sasl::{Password, Verdict};
+use xmpp::stream::error::StreamError;
+
+use super::Node;
+use crate::admin::{
+    Answer, HomeInfo, HomeTarget, LinkInfo, MetadataInfo, NodeInfo, Operator, Ready, Refusal, RegionInfo,
+    RegionState, SessionInfo, Status, UserExport,
+};
+use crate::auth::Authenticator;
+use crate::auth::internal::NoKeys;
+use crate::homes::HomeError;
+use crate::homes::accounts::{self, ACCOUNTS, Account};
+use crate::router::perform;
+
+/// How long a change of metadata may take.
+const PROPOSE_WITHIN: Duration = Duration::from_secs(10);
+
+/// See the room.
+pub(super) struct Desk {
+    node: Arc<Node>,
+}
+
+impl Desk {
+    /// A desk of this node.
+    pub(super) fn new(node: Arc<Node>) -> Self {
+        Self { node }
+    }
+
+    async fn propose(&self, command: Command) -> Result<(), Refusal> {
+        match self.node.metadata.propose(command, PROPOSE_WITHIN).await {
+            Ok(_) => Ok(()),
+            Err(ProposeError::Refused(why)) => Err(Refusal::conflict(why.to_string())),
+            Err(error) => Err(Refusal::unavailable(error.to_string())),
+        }
+    }
+
+    async fn keys(&self, password: &str) -> Result<Account, Refusal> {
+        match self.node.authenticator.derive(Password::new(password)).await {
+            Ok(keys) => Ok(keys.into_account(self.node.wall_ms())),
+            Err(NoKeys::Bad(_)) => Err(Refusal::invalid("this password cannot be used (RFC 4013)")),
+            Err(NoKeys::Busy) => Err(Refusal::unavailable("too many passwords are being derived")),
+        }
+    }
+
+    fn account(&self, text: &str) -> Result<BareJid, Refusal> {
+        let jid = BareJid::parse(text).map_err(|error| Refusal::invalid(format!("{text:?}: {error}")))?;
+        if jid.local().is_none() || !self.node.domains.has_accounts(jid.domain()) {
+            let domain = &self.node.domains.global;
+            return Err(Refusal::invalid(format!("{text:?} is no account of {domain}")));
+        }
+        Ok(jid)
+    }
+
+    fn home_info(&self, account: Option<&BareJid>, shard: u8) -> Result<HomeInfo, Refusal> {
+        let state = self.node.metadata.state();
+        let pinned = account.is_some_and(|account| state.pins.contains_key(account.as_str()));
+        let home = match account {
+            Some(account) => state.home_of(account.as_str()),
+            None => state.home(shard),
+        };
+        let home = home.ok_or_else(|| Refusal::unavailable("metadata is not founded yet"))?;
+        Ok(HomeInfo {
+            account: account.map(ToString::to_string),
+            shard,
+            region: home.region.clone(),
+            epoch: home.epoch,
+            replicas: home.replicas.clone(),
+            pinned,
+        })
+    }
+
+    fn rows(&self) -> (usize, usize) {
+        let here = self.node.directory.sessions_here();
+        let mut all = 0;
+        self.node.directory.for_each(|_| all += 1);
+        (here, all - here.min(all))
+    }
+}
+
+fn refused(error: HomeError) -> Refusal {
+    match error {
+        HomeError::Unreachable => Refusal::unavailable("the account's home region cannot be reached"),
+        error => Refusal::failed(error.to_string()),
+    }
+}
+
+fn state_of(state: meta::RegionState) -> RegionState {
+    match state {
+        meta::RegionState::Up => RegionState::Up,
+        meta::RegionState::Draining => RegionState::Draining,
+        meta::RegionState::Down => RegionState::Down,
+    }
+}
+
+impl Operator for Desk {
+    fn authenticate<'a>(&'a self, account: &'a str, password: &'a str) -> BoxFuture<'a, bool> {
+        Box::pin(async move {
+            let Ok(account) = BareJid::parse(account) else { return false };
+            self.node.authenticator.plain(&account, Password::new(password)).await == Verdict::Right
+        })
+    }
+
+    fn ready(&self) -> Ready {
+        let node = &self.node;
+        let mut reasons = Vec::new();
+        if node.metadata.state().version == 0 {
+            reasons.push("metadata is not founded yet".to_owned());
+        }
+        for (name, ix) in node.geo.live() {
+            let up = node.geo.peer_at(ix).is_some_and(|peer| peer.link.is_up());
+            if !up {
+                reasons.push(format!("no link to {name}"));
+            } else if !node.geo.route.complete(ix) {
+                reasons.push(format!("the sessions of {name} are not known yet"));
+            }
+        }
+        if node.metadata.leader().is_none() {
+            reasons.push("the metadata group has no leader".to_owned());
+        }
+        Ready::unless(reasons)
+    }
+
+    fn status(&self) -> Answer<'_, Status> {
+        Box::pin(async move {
+            let node = &self.node;
+            let (here, elsewhere) = self.rows();
+            Ok(Status {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                node: node.geo.me.to_string(),
+                region: node.geo.me.region.to_string(),
+                incarnation: node.incarnation,
+                uptime_s: node.now_ms() / 1_000,
+                domains: vec![node.domains.global.clone(), node.domains.regional.clone()],
+                ready: self.ready(),
+                connections: u64::try_from(node.metrics.connections.get()).unwrap_or(0),
+                sessions: here as u64,
+                sessions_elsewhere: elsewhere as u64,
+                parked: node.directory.parked().0 as u64,
+                metadata_leader: node.metadata.leader(),
+            })
+        })
+    }
+
+    fn regions(&self) -> Answer<'_, Vec<RegionInfo>> {
+        Box::pin(async move {
+            let node = &self.node;
+            let state = node.metadata.state();
+            let mut sessions = std::collections::BTreeMap::<String, u64>::new();
+            node.directory.for_each(|row| {
+                let region = match row.place {
+                    Place::Here(_) => node.geo.me.region.to_string(),
+                    Place::There(ix) => node.geo.peer_at(ix).map(|peer| peer.id.region.to_string()).unwrap_or_default(),
+                };
+                *sessions.entry(region).or_default() += 1;
+            });
+            let reachable = |region: &str| {
+                *node.geo.me.region == *region || node.geo.peer_in(region).is_some_and(|peer| peer.link.is_up())
+            };
+            let regions = state.regions.values().map(|region| RegionInfo {
+                name: region.name.clone(),
+                state: state_of(region.state),
+                reachable: reachable(&region.name),
+                nodes: state.nodes.values().filter(|record| record.region == region.name).count() as u32,
+                sessions: sessions.get(&region.name).copied().unwrap_or(0),
+                homes: state.homes.iter().filter(|home| home.region == region.name).count() as u32,
+                lag: None,
+                place: region.place,
+            });
+            Ok(regions.collect())
+        })
+    }
+
+    fn nodes(&self) -> Answer<'_, Vec<NodeInfo>> {
+        Box::pin(async move {
+            let node = &self.node;
+            let me = node.geo.me.to_string();
+            let state = node.metadata.state();
+            let nodes = state.nodes.iter().map(|(name, record)| NodeInfo {
+                name: name.clone(),
+                region: record.region.clone(),
+                address: record.address.clone(),
+                connected: *name == me || node.geo.peer_named(name).is_some_and(|peer| peer.link.is_up()),
+                incarnation: (record.incarnation != 0).then_some(record.incarnation),
+                raft_id: record.raft_id,
+                voter: record.voter,
+                fingerprint: record.fingerprint.clone(),
+            });
+            Ok(nodes.collect())
+        })
+    }
+
+    fn metadata(&self) -> Answer<'_, MetadataInfo> {
+        Box::pin(async move {
+            let status = self.node.metadata.status();
+            let state = self.node.metadata.state();
+            let domains = state.domains.iter().map(|(name, domain)| {
+                let kind = match &domain.kind {
+                    meta::DomainKind::Global => "global".to_owned(),
+                    meta::DomainKind::Regional(region) => format!("regional: {region}"),
+                };
+                (name.clone(), kind)
+            });
+            Ok(MetadataInfo {
+                leader: status.leader,
+                term: status.term,
+                applied: status.applied.unwrap_or(0),
+                last_log: status.last_log_index.unwrap_or(0),
+                version: state.version,
+                voters: status.voters,
+                learners: status.learners,
+                domains: domains.collect(),
+            })
+        })
+    }
+
+    fn links(&self) -> Answer<'_, Vec<LinkInfo>> {
+        Box::pin(async move {
+            let links = self.node.geo.all_peers().into_iter().map(|peer| {
+                let stats = peer.link.stats();
+                LinkInfo {
+                    peer: peer.name.to_string(),
+                    up: peer.link.is_up(),
+                    incarnation: peer.link.incarnation().map(|incarnation| incarnation.0),
+                    sent: stats.frames_out,
+                    acked: peer.link.acked(),
+                    received: stats.frames_in,
+                    queued_bytes: stats.unacked_bytes,
+                }
+            });
+            Ok(links.collect())
+        })
+    }
+
+    fn sessions<'a>(&'a self, account: Option<&'a str>, limit: usize) -> Answer<'a, Vec<SessionInfo>> {
+        Box::pin(async move {
+            let node = &self.node;
+            let me = node.geo.me.to_string();
+            let mut sessions = Vec::new();
+            let mut add = |row: &global_distrib::Row<Arc<crate::session::Seat>>| {
+                if sessions.len() < limit {
+                    sessions.push(SessionInfo {
+                        jid: row.full.to_string(),
+                        node: row.there().map_or_else(|| me.clone(), |ix| node.geo.nodes.name(ix).unwrap_or_default()),
+                        priority: row.available.then_some(row.priority),
+                        hibernating: false,
+                    });
+                }
+            };
+            match account {
+                Some(account) => {
+                    let account = self.account(account)?;
+                    node.directory.read(account.as_str(), |rows| rows.iter().for_each(&mut add));
+                }
+                None => node.directory.for_each(|row| {
+                    if row.here().is_some() {
+                        add(row);
+                    }
+                }),
+            }
+            Ok(sessions)
+        })
+    }
+
+    fn kick<'a>(&'a self, jid: &'a str) -> Answer<'a, usize> {
+        Box::pin(async move {
+            let jid = Jid::parse(jid).map_err(|error| Refusal::invalid(format!("{jid:?}: {error}")))?;
+            let mut seats = perform::seats_of(&self.node, jid.bare_str());
+            seats.retain(|seat| jid.resource().is_none_or(|resource| seat.full.resource() == resource));
+            for seat in &seats {
+                perform::close(seat, StreamError::policy_violation().with_text("closed by an administrator"));
+            }
+            Ok(seats.len())
+        })
+    }
+
+    fn region_state<'a>(&'a self, region: &'a str, state: RegionState) -> Answer<'a, ()> {
+        Box::pin(async move {
+            let state = match state {
+                RegionState::Up => meta::RegionState::Up,
+                RegionState::Draining => meta::RegionState::Draining,
+                RegionState::Down => meta::RegionState::Down,
+            };
+            self.propose(Command::RegionState { region: region.to_owned(), state }).await
+        })
+    }
+
+    fn home_of<'a>(&'a self, account: &'a str) -> Answer<'a, HomeInfo> {
+        Box::pin(async move {
+            let account = self.account(account)?;
+            self.home_info(Some(&account), shard_of(account.as_str()))
+        })
+    }
+
+    fn home_move<'a>(&'a self, what: HomeTarget, to: &'a str) -> Answer<'a, HomeInfo> {
+        Box::pin(async move {
+            match what {
+                HomeTarget::Shard(shard) => {
+                    self.propose(Command::MoveHome { shard, to: to.to_owned() }).await?;
+                    self.home_info(None, shard)
+                }
+                HomeTarget::Account(account) => {
+                    let account = self.account(&account)?;
+                    let replicas = self.node.metadata.state().regions.keys().cloned().collect();
+                    let command = Command::Pin { account: account.to_string(), to: to.to_owned(), replicas };
+                    self.propose(command).await?;
+                    self.home_info(Some(&account), shard_of(account.as_str()))
+                }
+            }
+        })
+    }
+
+    fn users<'a>(&'a self, after: Option<&'a str>, limit: usize) -> Answer<'a, Vec<String>> {
+        Box::pin(async move {
+            let users = self.node.storage.owners(ACCOUNTS, after, limit).await;
+            users.map_err(|error| Refusal::failed(error.to_string()))
+        })
+    }
+
+    fn user_add<'a>(&'a self, account: &'a str, password: &'a str) -> Answer<'a, ()> {
+        Box::pin(async move {
+            let account = self.account(account)?;
+            let record = self.keys(password).await?;
+            match accounts::create(&self.node.homes, &account, &record).await.map_err(refused)? {
+                true => Ok(()),
+                false => Err(Refusal::conflict(format!("{account} is there already"))),
+            }
+        })
+    }
+
+    fn user_passwd<'a>(&'a self, account: &'a str, password: &'a str) -> Answer<'a, ()> {
+        Box::pin(async move {
+            let account = self.account(account)?;
+            let record = self.keys(password).await?;
+            match accounts::set_keys(&self.node.homes, &account, &record).await.map_err(refused)? {
+                true => Ok(()),
+                false => Err(Refusal::not_found(format!("there is no account {account}"))),
+            }
+        })
+    }
+
+    fn user_remove<'a>(&'a self, account: &'a str) -> Answer<'a, ()> {
+        Box::pin(async move {
+            let account = self.account(account)?;
+            match accounts::remove(&self.node.homes, &account).await.map_err(refused)? {
+                true => Ok(()),
+                false => Err(Refusal::not_found(format!("there is no account {account}"))),
+            }
+        })
+    }
+
+    fn user_export<'a>(&'a self, account: &'a str) -> Answer<'a, UserExport> {
+        Box::pin(async move {
+            self.account(account)?;
+            Err(Refusal::unsupported("export comes with the account commands of a later version (XEP-0227)"))
+        })
+    }
+
+    fn user_import(&self, _user: UserExport) -> Answer<'_, ()> {
+        Box::pin(async { Err(Refusal::unsupported("import comes with the account commands of a later version (XEP-0227)")) })
+    }
+}

@@ -1,0 +1,168 @@
+//! From the configuration to a serving node, and back: start, serve, drain. Called by `cli::run`.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use config::Config;
+use replication::metadata::{Command, NodeRecord};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use xmpp::stream::error::StreamError;
+
+use super::{Node, build, operator::Desk, wires};
+use crate::geo::tick;
+use crate::router::perform;
+use crate::session;
+use crate::transport::tcp::{self, Gate, GateLimits};
+
+/// How long one attempt to make this node known may take; it is made again until it succeeds.
+const ANNOUNCE_WITHIN: Duration = Duration::from_secs(5);
+/// How often the drain looks whether the last session is gone.
+const DRAIN_LOOK: Duration = Duration::from_millis(20);
+
+/// Why a node does not start, or ends. Its text is for the operator.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A file of the configuration cannot be used.
+    #[error("{what} {file}: {cause}")]
+    File {
+        /// What it is for.
+        what: &'static str,
+        /// Which.
+        file: String,
+        /// Why.
+        cause: String,
+    },
+    /// A port cannot be had.
+    #[error("{0}")]
+    Listen(#[from] io::Error),
+    /// The database cannot be opened.
+    #[error("{0}")]
+    Storage(#[from] crate::storage::StorageError),
+    /// Raft's files cannot be opened.
+    #[error("{0}")]
+    Metadata(#[from] replication::Error),
+    /// The links cannot be made.
+    #[error("links: {0}")]
+    Links(String),
+}
+
+/// Runs a node until `stop` is true, then drains it: no new connections, every session closed with `system-shutdown`, and what
+/// they had not taken routed on; within `node.drain_deadline`.
+///
+/// # Errors
+/// [`RunError`]; the node did not start.
+pub async fn run(config: Config, mut stop: watch::Receiver<bool>) -> Result<(), RunError> {
+    // Ports first: what cannot be had is said before anything is touched.
+    let mut c2s = Vec::new();
+    for (addresses, direct) in [(&config.c2s.listen, false), (&config.c2s.listen_tls, true)] {
+        for address in addresses {
+            c2s.push((tcp::listen(*address)?, direct));
+        }
+    }
+    let mut s2s = Vec::new();
+    for address in &config.s2s.listen {
+        s2s.push(tcp::listen(*address)?);
+    }
+    let http = crate::http::bind(&config.http.listen).await?;
+
+    let node = build::build(config).await?;
+    tracing::info!(node = %node.geo.me, incarnation = node.incarnation, "starting");
+    let mut tasks = JoinSet::new();
+    let gate = Gate::new(GateLimits {
+        pre_auth_per_address_max: u32::try_from(node.config.limits.unauthenticated_per_address_max).unwrap_or(u32::MAX),
+        ..GateLimits::default()
+    });
+    for (listener, direct) in c2s {
+        let (node, gate) = (node.clone(), gate.clone());
+        tasks.spawn(async move {
+            tcp::accept_loop(listener, gate, |accepted| {
+                tokio::spawn(session::serve(node.clone(), accepted, direct));
+            })
+            .await;
+        });
+    }
+    for listener in s2s {
+        let node = node.clone();
+        tasks.spawn(async move {
+            loop {
+                match listener.accept().await {
+                    Ok((stream, _)) => {
+                        let _ = stream.set_nodelay(true);
+                        if let Some(links) = node.geo.links() {
+                            links.accept(stream);
+                        }
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot accept from other servers; pausing");
+                        tokio::time::sleep(Duration::from_millis(200)).await;
+                    }
+                }
+            }
+        });
+    }
+    let desk = Arc::new(Desk::new(node.clone()));
+    let router = crate::http::router(desk, node.metrics.clone(), &node.config.admin.accounts);
+    let (http_stop, http_stopped) = watch::channel(false);
+    let connections_max = node.config.limits.http_connections_max;
+    let http = tokio::spawn(crate::http::serve(http, router, connections_max, http_stopped));
+    tasks.spawn(tick::run(node.clone()));
+    tasks.spawn(wires::follow_metadata(node.clone()));
+    tasks.spawn(announce(node.clone()));
+
+    // An error means that nobody can ever say stop; then only a signal ends the process.
+    let _ = stop.wait_for(|stop| *stop).await;
+    tracing::info!("stopping");
+    drain(&node, tasks).await;
+    http_stop.send_replace(true);
+    let _ = http.await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Makes this life of the node known to metadata: its address, certificate and incarnation.
+async fn announce(node: Arc<Node>) {
+    let name = node.geo.me.to_string();
+    let record = NodeRecord {
+        region: node.geo.me.region.to_string(),
+        node: node.geo.me.node,
+        raft_id: node.config.metadata.raft_id,
+        address: node.config.s2s.listen.first().map(ToString::to_string).unwrap_or_default(),
+        fingerprint: node.fingerprint.clone(),
+        voter: node.config.metadata.voter,
+        incarnation: node.incarnation,
+    };
+    let command = Command::NodeUp { name, record };
+    let mut version = node.metadata.watch();
+    let _ = version.wait_for(|version| *version > 0).await;
+    while let Err(error) = node.metadata.propose(command.clone(), ANNOUNCE_WITHIN).await {
+        tracing::debug!(%error, "not announced yet");
+        if *node.stop.subscribe().borrow() {
+            return;
+        }
+    }
+}
+
+async fn drain(node: &Arc<Node>, mut tasks: JoinSet<()>) {
+    tasks.abort_all();
+    while tasks.join_next().await.is_some() {}
+    let mut seats = Vec::new();
+    node.directory.for_each(|row| seats.extend(row.here().cloned()));
+    for seat in &seats {
+        perform::close(seat, StreamError::system_shutdown());
+    }
+    drop(seats);
+    let deadline = tokio::time::Instant::now() + node.config.node.drain_deadline;
+    while node.directory.sessions_here() > 0 && tokio::time::Instant::now() < deadline {
+        tokio::time::sleep(DRAIN_LOOK).await;
+    }
+    node.stop();
+    node.metadata.resign().await;
+    node.metadata.shutdown().await;
+    if let Some(links) = node.geo.links() {
+        links.shutdown().await;
+    }
+    node.homes.shutdown().await;
+    node.storage.close().await;
+}

@@ -1,0 +1,266 @@
+//! The wires between crates that know nothing of each other: Raft's calls over links, homes over links, committed changes to the
+//! features, metadata's facts to the links and the probes.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use replication::durable_log::Change;
+use replication::metadata::{Home, MetaTransport, Metadata, RegionState};
+use s2s::link::{PeerConfig, PeerId};
+use s2s::tls::Fingerprint;
+
+use super::Node;
+use crate::feature::Ctx;
+use crate::geo::Geo;
+use crate::features::{offline, roster};
+use crate::geo::calls::CallError;
+use crate::geo::frame::{self, Call};
+use crate::homes::accounts::{ACCOUNTS, AccountHome};
+use crate::homes::{
+    self, Applied, AppliedAt, HomeMap, HomeOp, HomePlace, HomeTransport, Homes, HomesConfig, HomesParts, ShipSink,
+};
+use crate::router;
+use crate::storage::{Storage, StorageError};
+
+/// How long Raft waits for one answer. Longer than any round trip at sea; openraft gives up earlier by itself.
+const RAFT_DEADLINE: Duration = Duration::from_secs(10);
+/// How long one call to a home waits for its answer before it is sent again (the home does it once).
+const HOME_CALL_DEADLINE: Duration = Duration::from_secs(5);
+/// How long a change may take before the user is told to wait.
+const HOME_REQUEST_DEADLINE: Duration = Duration::from_secs(15);
+
+/// The node, for what is built before it.
+#[derive(Clone, Default)]
+pub struct Late(Arc<OnceLock<Weak<Node>>>);
+
+impl Late {
+    /// The node is there now.
+    pub fn set(&self, node: &Arc<Node>) {
+        assert!(self.0.set(Arc::downgrade(node)).is_ok(), "a node is built once");
+    }
+
+    /// The node, while it lives.
+    pub fn get(&self) -> Option<Arc<Node>> {
+        self.0.get()?.upgrade()
+    }
+}
+
+/// Raft's calls, as datagrams: one that is lost is Raft's to repeat.
+pub(super) struct RaftWire(pub(super) Arc<Geo>);
+
+impl MetaTransport for RaftWire {
+    fn call<'a>(&'a self, target: &'a str, body: Vec<u8>) -> BoxFuture<'a, io::Result<Vec<u8>>> {
+        Box::pin(async move {
+            let unreachable = || io::Error::new(io::ErrorKind::NotConnected, "the node cannot be reached");
+            let peer = self.0.peer_named(target).ok_or_else(unreachable)?;
+            let answer = self.0.calls.call(RAFT_DEADLINE, |id| {
+                let call = postcard::to_stdvec(&Call { id, body }).expect("a plain value");
+                peer.link.datagram(frame::RAFT_CALL, &call)
+            });
+            answer.await.map_err(|error| io::Error::other(error.to_string()))
+        })
+    }
+}
+
+/// The nodes to link with: those of the configuration, and those metadata knows besides. The configuration's address wins (it may be
+/// a relay on the way); metadata's fingerprint does (a certificate may have been renewed).
+pub(super) fn peers(config: &config::Config, node: Option<&Node>) -> Vec<PeerConfig> {
+    let mut peers: BTreeMap<String, PeerConfig> = BTreeMap::new();
+    for peer in &config.peers {
+        let id = PeerId::new(peer.region.as_str(), peer.node);
+        let fingerprint = Fingerprint(peer.fingerprint.0);
+        peers.insert(peer.name(), PeerConfig { id, address: peer.address.clone(), fingerprint });
+    }
+    let Some(node) = node else { return peers.into_values().collect() };
+    let me = config.node_name();
+    for (name, record) in node.metadata.state().nodes.iter().filter(|(name, _)| **name != me) {
+        let Some(fingerprint) = config::Fingerprint::parse(&record.fingerprint) else { continue };
+        let fingerprint = Fingerprint(fingerprint.0);
+        let id = PeerId::new(record.region.as_str(), record.node);
+        let known = peers
+            .entry(name.clone())
+            .or_insert_with(|| PeerConfig { id, address: record.address.clone(), fingerprint });
+        known.fingerprint = fingerprint;
+    }
+    peers.into_values().collect()
+}
+
+/// Names of the nodes whose echo is waited for: all that are not in a region declared down.
+pub(super) fn live(node: &Node) -> Vec<String> {
+    let state = node.metadata.state();
+    let me = node.geo.me.to_string();
+    if state.version == 0 {
+        return node.config.peers.iter().map(config::Peer::name).collect();
+    }
+    let alive = state.nodes.iter().filter(|(name, record)| {
+        **name != me && state.region_state(&record.region) != RegionState::Down
+    });
+    alive.map(|(name, _)| name.clone()).collect()
+}
+
+/// Applies what metadata says, at every version, until the node stops.
+pub(super) async fn follow_metadata(node: Arc<Node>) {
+    let mut version = node.metadata.watch();
+    loop {
+        version.mark_unchanged();
+        apply(&node);
+        tokio::select! {
+            changed = version.changed() => if changed.is_err() { return },
+            () = node.stopped() => return,
+        }
+    }
+}
+
+fn apply(node: &Arc<Node>) {
+    let Some(links) = node.geo.links() else { return };
+    let peers = peers(&node.config, Some(node));
+    links.set_peers(peers.clone());
+    for peer in &peers {
+        node.geo.peer(&peer.id);
+    }
+    let gone = node.geo.set_live(&live(node));
+    for (name, ix) in &gone {
+        // Declared down: what was on the way there comes back (`LinkUser::lost`) and is routed anew. The peer stays known, so that
+        // it can return, as somebody new.
+        if let Some(peer) = node.geo.peer_at(*ix) {
+            tracing::warn!(node = %name, "declared down");
+            links.forget(&peer.id);
+            node.geo.drop_peer(*ix);
+        }
+        for account in node.directory.released(name, *ix) {
+            router::reopen(node, &account);
+        }
+    }
+    if !gone.is_empty() {
+        links.set_peers(peers.clone());
+        for peer in &peers {
+            node.geo.peer(&peer.id);
+        }
+    }
+    node.homes.metadata_changed();
+}
+
+/// Homes' view of metadata.
+struct Map {
+    metadata: Metadata,
+    region: Arc<str>,
+}
+
+impl Map {
+    fn place(&self, home: Option<&Home>) -> HomePlace {
+        match home {
+            Some(home) => HomePlace {
+                local: *home.region == *self.region,
+                region: home.region.as_str().into(),
+                epoch: home.epoch,
+            },
+            // Not founded yet: nobody's.
+            None => HomePlace { region: "".into(), epoch: 0, local: false },
+        }
+    }
+}
+
+impl HomeMap for Map {
+    fn home(&self, owner: &str) -> HomePlace {
+        self.place(self.metadata.state().home_of(owner))
+    }
+
+    fn shard(&self, shard: u8) -> HomePlace {
+        self.place(self.metadata.state().home(shard))
+    }
+
+    fn replicates(&self, owner: &str, region: &str) -> bool {
+        self.metadata.state().home_of(owner).is_none_or(|home| home.replicas.iter().any(|known| known == region))
+    }
+}
+
+/// Homes' requests and the durable log, over links.
+struct HomeWire {
+    geo: Arc<Geo>,
+    /// How long one call waits; homes repeat a lost one themselves.
+    deadline: Duration,
+}
+
+impl HomeTransport for HomeWire {
+    fn call<'a>(&'a self, region: &'a str, body: Vec<u8>) -> BoxFuture<'a, Result<Vec<u8>, homes::CallError>> {
+        Box::pin(async move {
+            let peer = self.geo.peer_in(region).ok_or(homes::CallError::Unreachable)?;
+            let answer = self.geo.calls.call(self.deadline, |id| {
+                let call = postcard::to_stdvec(&Call { id, body }).expect("a plain value");
+                peer.link.send(frame::CALL, &[&call]).is_ok()
+            });
+            answer.await.map_err(|error| match error {
+                CallError::TimedOut | CallError::Lost => homes::CallError::Lost,
+                CallError::Unreachable | CallError::Busy => homes::CallError::Unreachable,
+            })
+        })
+    }
+}
+
+impl ShipSink for HomeWire {
+    fn send_batch(&self, region: &str, bytes: Vec<u8>) -> Result<(), homes::Full> {
+        let sent = self.geo.peer_in(region).is_some_and(|peer| peer.link.send(frame::DURABLE, &[&bytes]).is_ok());
+        if sent { Ok(()) } else { Err(homes::Full(bytes)) }
+    }
+}
+
+/// Committed changes, to those who follow them.
+struct Follow(Late);
+
+impl Follow {
+    fn tell(&self, changes: &[Change], copied: bool) {
+        let Some(node) = self.0.get() else { return };
+        let mut ctx = Ctx::new(&node, None);
+        for change in changes {
+            if change.store().as_str() == ACCOUNTS {
+                node.authenticator.forget(change.owner());
+            }
+            node.features.changed(&mut ctx, change, copied);
+        }
+        let actions = std::mem::take(&mut ctx.actions);
+        router::perform(&node, None, actions);
+    }
+}
+
+impl Applied for Follow {
+    fn applied(&self, _origin: AppliedAt, changes: &[Change]) {
+        self.tell(changes, false);
+    }
+
+    fn copied(&self, changes: &[Change]) {
+        self.tell(changes, true);
+    }
+}
+
+/// The homes, with the operations of all features.
+pub(super) async fn homes(
+    config: &config::Config,
+    incarnation: u64,
+    storage: &Arc<dyn Storage>,
+    metadata: &Metadata,
+    geo: &Arc<Geo>,
+    late: &Late,
+) -> Result<Homes, StorageError> {
+    let region: Arc<str> = config.node.region.as_str().into();
+    let wire = Arc::new(HomeWire { geo: geo.clone(), deadline: HOME_CALL_DEADLINE });
+    let ops: Vec<Box<dyn HomeOp>> = vec![
+        Box::new(AccountHome {
+            stores: vec![ACCOUNTS, roster::record::ROSTER, roster::record::VERSION, offline::home::OFFLINE],
+        }),
+        Box::new(roster::home::RosterHome),
+        Box::new(offline::home::OfflineHome(late.clone())),
+    ];
+    let numbers = HomesConfig { request_timeout: HOME_REQUEST_DEADLINE, ..HomesConfig::new(&region, incarnation) };
+    let parts = HomesParts {
+        storage: storage.clone(),
+        map: Arc::new(Map { metadata: metadata.clone(), region }),
+        ops,
+        transport: wire.clone(),
+        sink: wire,
+        applied: Arc::new(Follow(late.clone())),
+    };
+    Homes::start(numbers, parts).await
+}
