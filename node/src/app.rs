@@ -152,7 +152,11 @@ impl Node {
     ///
     /// # Errors
     /// `resource-constraint` when the account has as many sessions as it may; `bad-request` for a resource that is none.
-    pub fn bind(&self, account: &BareJid, resource: Option<&str>) -> Result<Arc<Seat>, StanzaError> {
+    pub fn bind(
+        &self,
+        account: &BareJid,
+        resource: Option<&str>,
+    ) -> Result<Arc<Seat>, StanzaError> {
         let made;
         let resource = match resource {
             Some(resource) => resource,
@@ -191,7 +195,9 @@ impl Node {
             return Err(StanzaError::conflict());
         }
         self.metrics.sessions.inc();
-        self.geo.route.append(self, RouteEntry::Bind { full, generation, priority: 0, available: false });
+        self.geo
+            .route
+            .append(self, RouteEntry::Bind { full, generation, priority: 0, available: false });
         Ok(seat)
     }
 
@@ -199,8 +205,12 @@ impl Node {
     pub fn announce(&self, seat: &Seat, priority: i8, available: bool) {
         let (known, _) = self.directory.update(&seat.full, seat.generation, priority, available);
         if known {
-            let entry =
-                RouteEntry::Update { full: seat.full.clone(), generation: seat.generation, priority, available };
+            let entry = RouteEntry::Update {
+                full: seat.full.clone(),
+                generation: seat.generation,
+                priority,
+                available,
+            };
             self.geo.route.append(self, entry);
         }
     }

@@ -9,7 +9,9 @@ use config::Config;
 use global_distrib::{Directory, ParkLimits};
 use parking_lot::Mutex;
 use replication::HybridClock;
-use replication::metadata::{Domain, DomainKind, Genesis, MetaConfig, MetaState, Metadata, NodeRecord, Region, Timers};
+use replication::metadata::{
+    Domain, DomainKind, Genesis, MetaConfig, MetaState, Metadata, NodeRecord, Region, Timers,
+};
 use s2s::link::{Incarnation, LinkConfig, LinkLimits, LinkTimers, Links, PeerId};
 use s2s::tls::TlsIdentity;
 use tokio::sync::watch;
@@ -64,7 +66,10 @@ pub(super) async fn build(config: Config) -> Result<Arc<Node>, RunError> {
     let domains = Domains {
         global: config.domains.global.clone(),
         regional: config.domains.regional.clone().unwrap_or_default(),
-        elsewhere: regions.iter().map(|region| format!("{region}.{}", config.domains.global)).collect(),
+        elsewhere: regions
+            .iter()
+            .map(|region| format!("{region}.{}", config.domains.global))
+            .collect(),
     };
     let directory = Directory::new(ParkLimits {
         bytes_max: config.limits.parked_bytes_max,
@@ -105,7 +110,14 @@ pub(super) async fn build(config: Config) -> Result<Arc<Node>, RunError> {
     });
     late.set(&node);
     let user = Arc::new(User(Arc::downgrade(&node)));
-    let config = LinkConfig { me, incarnation: Incarnation(incarnation), tls: identity, peers: peers.clone(), timers, limits };
+    let config = LinkConfig {
+        me,
+        incarnation: Incarnation(incarnation),
+        tls: identity,
+        peers: peers.clone(),
+        timers,
+        limits,
+    };
     let links = Links::start(config, user).map_err(|error| RunError::Links(error.to_string()))?;
     node.geo.set_links(links);
     for peer in peers {
@@ -133,7 +145,8 @@ fn make_dir(dir: &Path) -> Result<(), RunError> {
 /// A number greater than that of every former life: the wall clock's milliseconds, or one more than the last if the clock went back.
 fn next_incarnation(dir: &Path) -> Result<u64, RunError> {
     let file = dir.join("incarnation");
-    let last: u64 = fs::read_to_string(&file).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+    let last: u64 =
+        fs::read_to_string(&file).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);
     let next = super::wall_ms().max(last + 1);
     let failed = |cause: std::io::Error| RunError::File {
         what: "the incarnation",
@@ -196,7 +209,11 @@ async fn metadata(
         ));
     }
     nodes.sort_by(|a, b| a.0.cmp(&b.0));
-    let voters = nodes.iter().filter(|(_, record)| record.voter).map(|(name, record)| (record.raft_id, name.clone())).collect();
+    let voters = nodes
+        .iter()
+        .filter(|(_, record)| record.voter)
+        .map(|(name, record)| (record.raft_id, name.clone()))
+        .collect();
     let mut domains = vec![(config.domains.global.clone(), Domain { kind: DomainKind::Global })];
     for region in config.regions() {
         let name = format!("{region}.{}", config.domains.global);
@@ -209,7 +226,11 @@ async fn metadata(
         raft_id: own.raft_id,
         dir: own.dir.clone(),
         cluster: own.cluster.clone(),
-        timers: Timers { heartbeat: own.heartbeat, election_min: own.election_min, election_max: own.election_max },
+        timers: Timers {
+            heartbeat: own.heartbeat,
+            election_min: own.election_min,
+            election_max: own.election_max,
+        },
         snapshot_every: SNAPSHOT_EVERY,
         initial: Some(Genesis { voters, state }),
         seeds: config.peers.iter().map(config::Peer::name).collect(),

@@ -13,8 +13,8 @@ use xmpp::stream::error::StreamError;
 
 use super::Node;
 use crate::admin::{
-    Answer, HomeInfo, HomeTarget, LinkInfo, MetadataInfo, NodeInfo, Operator, Ready, Refusal, RegionInfo,
-    RegionState, SessionInfo, Status, UserExport,
+    Answer, HomeInfo, HomeTarget, LinkInfo, MetadataInfo, NodeInfo, Operator, Ready, Refusal,
+    RegionInfo, RegionState, SessionInfo, Status, UserExport,
 };
 use crate::auth::Authenticator;
 use crate::auth::internal::NoKeys;
@@ -53,7 +53,8 @@ impl Desk {
     }
 
     fn account(&self, text: &str) -> Result<BareJid, Refusal> {
-        let jid = BareJid::parse(text).map_err(|error| Refusal::invalid(format!("{text:?}: {error}")))?;
+        let jid =
+            BareJid::parse(text).map_err(|error| Refusal::invalid(format!("{text:?}: {error}")))?;
         if jid.local().is_none() || !self.node.domains.has_accounts(jid.domain()) {
             let domain = &self.node.domains.global;
             return Err(Refusal::invalid(format!("{text:?} is no account of {domain}")));
@@ -89,7 +90,9 @@ impl Desk {
 
 fn refused(error: HomeError) -> Refusal {
     match error {
-        HomeError::Unreachable => Refusal::unavailable("the account's home region cannot be reached"),
+        HomeError::Unreachable => {
+            Refusal::unavailable("the account's home region cannot be reached")
+        }
         error => Refusal::failed(error.to_string()),
     }
 }
@@ -159,18 +162,24 @@ impl Operator for Desk {
             node.directory.for_each(|row| {
                 let region = match row.place {
                     Place::Here(_) => node.geo.me.region.to_string(),
-                    Place::There(ix) => node.geo.peer_at(ix).map(|peer| peer.id.region.to_string()).unwrap_or_default(),
+                    Place::There(ix) => node
+                        .geo
+                        .peer_at(ix)
+                        .map(|peer| peer.id.region.to_string())
+                        .unwrap_or_default(),
                 };
                 *sessions.entry(region).or_default() += 1;
             });
             let reachable = |region: &str| {
-                *node.geo.me.region == *region || node.geo.peer_in(region).is_some_and(|peer| peer.link.is_up())
+                *node.geo.me.region == *region
+                    || node.geo.peer_in(region).is_some_and(|peer| peer.link.is_up())
             };
             let regions = state.regions.values().map(|region| RegionInfo {
                 name: region.name.clone(),
                 state: state_of(region.state),
                 reachable: reachable(&region.name),
-                nodes: state.nodes.values().filter(|record| record.region == region.name).count() as u32,
+                nodes: state.nodes.values().filter(|record| record.region == region.name).count()
+                    as u32,
                 sessions: sessions.get(&region.name).copied().unwrap_or(0),
                 homes: state.homes.iter().filter(|home| home.region == region.name).count() as u32,
                 lag: None,
@@ -189,7 +198,8 @@ impl Operator for Desk {
                 name: name.clone(),
                 region: record.region.clone(),
                 address: record.address.clone(),
-                connected: *name == me || node.geo.peer_named(name).is_some_and(|peer| peer.link.is_up()),
+                connected: *name == me
+                    || node.geo.peer_named(name).is_some_and(|peer| peer.link.is_up()),
                 incarnation: (record.incarnation != 0).then_some(record.incarnation),
                 raft_id: record.raft_id,
                 voter: record.voter,
@@ -241,7 +251,11 @@ impl Operator for Desk {
         })
     }
 
-    fn sessions<'a>(&'a self, account: Option<&'a str>, limit: usize) -> Answer<'a, Vec<SessionInfo>> {
+    fn sessions<'a>(
+        &'a self,
+        account: Option<&'a str>,
+        limit: usize,
+    ) -> Answer<'a, Vec<SessionInfo>> {
         Box::pin(async move {
             let node = &self.node;
             let me = node.geo.me.to_string();
@@ -250,7 +264,10 @@ impl Operator for Desk {
                 if sessions.len() < limit {
                     sessions.push(SessionInfo {
                         jid: row.full.to_string(),
-                        node: row.there().map_or_else(|| me.clone(), |ix| node.geo.nodes.name(ix).unwrap_or_default()),
+                        node: row.there().map_or_else(
+                            || me.clone(),
+                            |ix| node.geo.nodes.name(ix).unwrap_or_default(),
+                        ),
                         priority: row.available.then_some(row.priority),
                         hibernating: false,
                     });
@@ -273,11 +290,17 @@ impl Operator for Desk {
 
     fn kick<'a>(&'a self, jid: &'a str) -> Answer<'a, usize> {
         Box::pin(async move {
-            let jid = Jid::parse(jid).map_err(|error| Refusal::invalid(format!("{jid:?}: {error}")))?;
+            let jid =
+                Jid::parse(jid).map_err(|error| Refusal::invalid(format!("{jid:?}: {error}")))?;
             let mut seats = perform::seats_of(&self.node, jid.bare_str());
-            seats.retain(|seat| jid.resource().is_none_or(|resource| seat.full.resource() == resource));
+            seats.retain(|seat| {
+                jid.resource().is_none_or(|resource| seat.full.resource() == resource)
+            });
             for seat in &seats {
-                perform::close(seat, StreamError::policy_violation().with_text("closed by an administrator"));
+                perform::close(
+                    seat,
+                    StreamError::policy_violation().with_text("closed by an administrator"),
+                );
             }
             Ok(seats.len())
         })
@@ -311,7 +334,8 @@ impl Operator for Desk {
                 HomeTarget::Account(account) => {
                     let account = self.account(&account)?;
                     let replicas = self.node.metadata.state().regions.keys().cloned().collect();
-                    let command = Command::Pin { account: account.to_string(), to: to.to_owned(), replicas };
+                    let command =
+                        Command::Pin { account: account.to_string(), to: to.to_owned(), replicas };
                     self.propose(command).await?;
                     self.home_info(Some(&account), shard_of(account.as_str()))
                 }
@@ -361,11 +385,17 @@ impl Operator for Desk {
     fn user_export<'a>(&'a self, account: &'a str) -> Answer<'a, UserExport> {
         Box::pin(async move {
             self.account(account)?;
-            Err(Refusal::unsupported("export comes with the account commands of a later version (XEP-0227)"))
+            Err(Refusal::unsupported(
+                "export comes with the account commands of a later version (XEP-0227)",
+            ))
         })
     }
 
     fn user_import(&self, _user: UserExport) -> Answer<'_, ()> {
-        Box::pin(async { Err(Refusal::unsupported("import comes with the account commands of a later version (XEP-0227)")) })
+        Box::pin(async {
+            Err(Refusal::unsupported(
+                "import comes with the account commands of a later version (XEP-0227)",
+            ))
+        })
     }
 }

@@ -71,7 +71,8 @@ pub async fn run(config: Config, mut stop: watch::Receiver<bool>) -> Result<(), 
     tracing::info!(node = %node.geo.me, incarnation = node.incarnation, "starting");
     let mut tasks = JoinSet::new();
     let gate = Gate::new(GateLimits {
-        pre_auth_per_address_max: u32::try_from(node.config.limits.unauthenticated_per_address_max).unwrap_or(u32::MAX),
+        pre_auth_per_address_max: u32::try_from(node.config.limits.unauthenticated_per_address_max)
+            .unwrap_or(u32::MAX),
         ..GateLimits::default()
     });
     for (listener, direct) in c2s {

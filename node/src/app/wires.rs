@@ -14,13 +14,14 @@ use s2s::tls::Fingerprint;
 
 use super::Node;
 use crate::feature::Ctx;
-use crate::geo::Geo;
 use crate::features::{offline, roster};
+use crate::geo::Geo;
 use crate::geo::calls::CallError;
 use crate::geo::frame::{self, Call};
 use crate::homes::accounts::{ACCOUNTS, AccountHome};
 use crate::homes::{
-    self, Applied, AppliedAt, HomeMap, HomeOp, HomePlace, HomeTransport, Homes, HomesConfig, HomesParts, ShipSink,
+    self, Applied, AppliedAt, HomeMap, HomeOp, HomePlace, HomeTransport, Homes, HomesConfig,
+    HomesParts, ShipSink,
 };
 use crate::router;
 use crate::storage::{Storage, StorageError};
@@ -54,7 +55,8 @@ pub(super) struct RaftWire(pub(super) Arc<Geo>);
 impl MetaTransport for RaftWire {
     fn call<'a>(&'a self, target: &'a str, body: Vec<u8>) -> BoxFuture<'a, io::Result<Vec<u8>>> {
         Box::pin(async move {
-            let unreachable = || io::Error::new(io::ErrorKind::NotConnected, "the node cannot be reached");
+            let unreachable =
+                || io::Error::new(io::ErrorKind::NotConnected, "the node cannot be reached");
             let peer = self.0.peer_named(target).ok_or_else(unreachable)?;
             let answer = self.0.calls.call(RAFT_DEADLINE, |id| {
                 let call = postcard::to_stdvec(&Call { id, body }).expect("a plain value");
@@ -80,9 +82,11 @@ pub(super) fn peers(config: &config::Config, node: Option<&Node>) -> Vec<PeerCon
         let Some(fingerprint) = config::Fingerprint::parse(&record.fingerprint) else { continue };
         let fingerprint = Fingerprint(fingerprint.0);
         let id = PeerId::new(record.region.as_str(), record.node);
-        let known = peers
-            .entry(name.clone())
-            .or_insert_with(|| PeerConfig { id, address: record.address.clone(), fingerprint });
+        let known = peers.entry(name.clone()).or_insert_with(|| PeerConfig {
+            id,
+            address: record.address.clone(),
+            fingerprint,
+        });
         known.fingerprint = fingerprint;
     }
     peers.into_values().collect()
@@ -173,7 +177,10 @@ impl HomeMap for Map {
     }
 
     fn replicates(&self, owner: &str, region: &str) -> bool {
-        self.metadata.state().home_of(owner).is_none_or(|home| home.replicas.iter().any(|known| known == region))
+        self.metadata
+            .state()
+            .home_of(owner)
+            .is_none_or(|home| home.replicas.iter().any(|known| known == region))
     }
 }
 
@@ -185,7 +192,11 @@ struct HomeWire {
 }
 
 impl HomeTransport for HomeWire {
-    fn call<'a>(&'a self, region: &'a str, body: Vec<u8>) -> BoxFuture<'a, Result<Vec<u8>, homes::CallError>> {
+    fn call<'a>(
+        &'a self,
+        region: &'a str,
+        body: Vec<u8>,
+    ) -> BoxFuture<'a, Result<Vec<u8>, homes::CallError>> {
         Box::pin(async move {
             let peer = self.geo.peer_in(region).ok_or(homes::CallError::Unreachable)?;
             let answer = self.geo.calls.call(self.deadline, |id| {
@@ -202,7 +213,10 @@ impl HomeTransport for HomeWire {
 
 impl ShipSink for HomeWire {
     fn send_batch(&self, region: &str, bytes: Vec<u8>) -> Result<(), homes::Full> {
-        let sent = self.geo.peer_in(region).is_some_and(|peer| peer.link.send(frame::DURABLE, &[&bytes]).is_ok());
+        let sent = self
+            .geo
+            .peer_in(region)
+            .is_some_and(|peer| peer.link.send(frame::DURABLE, &[&bytes]).is_ok());
         if sent { Ok(()) } else { Err(homes::Full(bytes)) }
     }
 }
@@ -248,12 +262,20 @@ pub(super) async fn homes(
     let wire = Arc::new(HomeWire { geo: geo.clone(), deadline: HOME_CALL_DEADLINE });
     let ops: Vec<Box<dyn HomeOp>> = vec![
         Box::new(AccountHome {
-            stores: vec![ACCOUNTS, roster::record::ROSTER, roster::record::VERSION, offline::home::OFFLINE],
+            stores: vec![
+                ACCOUNTS,
+                roster::record::ROSTER,
+                roster::record::VERSION,
+                offline::home::OFFLINE,
+            ],
         }),
         Box::new(roster::home::RosterHome),
         Box::new(offline::home::OfflineHome(late.clone())),
     ];
-    let numbers = HomesConfig { request_timeout: HOME_REQUEST_DEADLINE, ..HomesConfig::new(&region, incarnation) };
+    let numbers = HomesConfig {
+        request_timeout: HOME_REQUEST_DEADLINE,
+        ..HomesConfig::new(&region, incarnation)
+    };
     let parts = HomesParts {
         storage: storage.clone(),
         map: Arc::new(Map { metadata: metadata.clone(), region }),

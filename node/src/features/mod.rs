@@ -105,7 +105,11 @@ impl Features {
 
     /// A local user sends a message or presence.
     pub fn outbound(&self, ctx: &mut Ctx<'_>, stanza: &mut Stanza) -> Flow {
-        let index = if stanza.kind() == Kind::Presence { &self.outbound_presence } else { &self.outbound_message };
+        let index = if stanza.kind() == Kind::Presence {
+            &self.outbound_presence
+        } else {
+            &self.outbound_message
+        };
         self.first(index, |feature| feature.outbound(ctx, stanza))
     }
 

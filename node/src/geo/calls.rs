@@ -39,7 +39,11 @@ impl Calls {
     ///
     /// # Errors
     /// See [`CallError`].
-    pub async fn call(&self, deadline: Duration, send: impl FnOnce(u64) -> bool) -> Result<Vec<u8>, CallError> {
+    pub async fn call(
+        &self,
+        deadline: Duration,
+        send: impl FnOnce(u64) -> bool,
+    ) -> Result<Vec<u8>, CallError> {
         let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
         let (answer, answered) = oneshot::channel();
         {
@@ -98,7 +102,10 @@ mod tests {
             true
         });
         assert_eq!(answer.await, Ok(b"yes".to_vec()));
-        assert_eq!(calls.call(Duration::from_secs(5), |_| false).await, Err(CallError::Unreachable));
+        assert_eq!(
+            calls.call(Duration::from_secs(5), |_| false).await,
+            Err(CallError::Unreachable)
+        );
         assert!(calls.waiting.lock().is_empty());
     }
 }

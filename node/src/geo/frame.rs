@@ -167,7 +167,10 @@ mod tests {
             let mut out = Vec::new();
             head.write(&mut out);
             out.extend_from_slice(b"<message/>");
-            assert_eq!(StanzaHead::read(out.into()), Some((head, Bytes::from_static(b"<message/>"))));
+            assert_eq!(
+                StanzaHead::read(out.into()),
+                Some((head, Bytes::from_static(b"<message/>")))
+            );
         }
         assert_eq!(StanzaHead::read(Bytes::from_static(&[2, 0, 1])), None);
     }

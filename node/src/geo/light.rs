@@ -34,7 +34,8 @@ pub fn turned(node: &Arc<Node>, turn: Turn) {
 
 /// Rows of another node vanished without a word from their sessions.
 pub fn rows_gone(node: &Arc<Node>, rows: &[Row<Arc<Seat>>]) {
-    let gone = rows.iter().filter(|row| row.available && row.lit).map(|row| row.full.clone()).collect();
+    let gone =
+        rows.iter().filter(|row| row.available && row.lit).map(|row| row.full.clone()).collect();
     announce_gone(node, gone);
 }
 
@@ -52,7 +53,8 @@ fn announce_gone(node: &Arc<Node>, gone: Vec<FullJid>) {
         for (done, (account, fulls)) in by_account.into_iter().enumerate() {
             let Ok(roster) = node.rosters.load(&node, &account).await else { continue };
             for full in fulls {
-                let unavailable = Stanza::presence(None, Some(&Jid::from(&full)), Type::Unavailable).build();
+                let unavailable =
+                    Stanza::presence(None, Some(&Jid::from(&full)), Type::Unavailable).build();
                 for contact in roster.subscribers().chain(std::iter::once(&account)) {
                     super::local_presence(&node, contact.as_str(), &unavailable);
                 }
@@ -67,7 +69,8 @@ fn announce_gone(node: &Arc<Node>, gone: Vec<FullJid>) {
 /// Another node took us for dead and asks for the presence of our users.
 pub fn represent(node: &Arc<Node>, to: NodeIx) {
     let mut seats = Vec::new();
-    node.directory.for_each(|row| seats.extend(row.here().filter(|seat| seat.available()).cloned()));
+    node.directory
+        .for_each(|row| seats.extend(row.here().filter(|seat| seat.available()).cloned()));
     let node = node.clone();
     tokio::spawn(async move {
         for (done, seat) in seats.into_iter().enumerate() {

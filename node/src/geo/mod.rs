@@ -133,8 +133,10 @@ impl Geo {
 
     /// Which nodes hold watermarks back from now on (blueprint §5). Returns those that no longer do.
     pub fn set_live(&self, names: &[String]) -> Vec<(Arc<str>, NodeIx)> {
-        let now: Vec<(Arc<str>, NodeIx)> =
-            names.iter().filter_map(|name| Some((name.as_str().into(), self.nodes.index(name)?))).collect();
+        let now: Vec<(Arc<str>, NodeIx)> = names
+            .iter()
+            .filter_map(|name| Some((name.as_str().into(), self.nodes.index(name)?)))
+            .collect();
         let before = std::mem::replace(&mut *self.live.write(), now.clone());
         let gone: Vec<_> = before.into_iter().filter(|known| !now.contains(known)).collect();
         let mut probes = self.probes.lock();
@@ -191,12 +193,22 @@ impl Geo {
     }
 
     /// Queues a frame, written in place.
-    pub fn send_with(&self, node: NodeIx, kind: FrameKind, write: impl FnOnce(&mut Vec<u8>)) -> Option<u64> {
+    pub fn send_with(
+        &self,
+        node: NodeIx,
+        kind: FrameKind,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> Option<u64> {
         self.peers.read().get(&node)?.link.send_with(kind, |_, out| write(out)).ok()
     }
 
     /// Queues a postcard frame.
-    pub fn send_value<T: serde::Serialize>(&self, node: NodeIx, kind: FrameKind, value: &T) -> Option<u64> {
+    pub fn send_value<T: serde::Serialize>(
+        &self,
+        node: NodeIx,
+        kind: FrameKind,
+        value: &T,
+    ) -> Option<u64> {
         let body = postcard::to_stdvec(value).expect("frame bodies are plain values");
         self.send(node, kind, &[&body])
     }
@@ -205,7 +217,11 @@ impl Geo {
     /// which knows its own rows best. All of them, not only those with rows here: a resource that is just binding there would
     /// otherwise miss it (its own probe may have passed ours on the way).
     pub fn multicast(&self, node: &Arc<Node>, stanza: &Stanza, to: &[BareJid]) {
-        let to: Vec<BareJid> = to.iter().filter(|account| node.domains.has_accounts(account.domain())).cloned().collect();
+        let to: Vec<BareJid> = to
+            .iter()
+            .filter(|account| node.domains.has_accounts(account.domain()))
+            .cloned()
+            .collect();
         if to.is_empty() {
             return;
         }
@@ -222,7 +238,9 @@ impl Geo {
     pub fn multicast_to(&self, ix: NodeIx, stanza: &Stanza, to: &[BareJid]) {
         // A frame is at most 1 MiB: a big roster goes in parts.
         for part in to.chunks(1_000) {
-            self.send_with(ix, frame::MULTICAST, |out| frame::write_multicast(out, part, stanza.bytes()));
+            self.send_with(ix, frame::MULTICAST, |out| {
+                frame::write_multicast(out, part, stanza.bytes())
+            });
         }
     }
 
@@ -256,11 +274,20 @@ impl Geo {
     }
 
     /// Carbons for an account's other resources, here and elsewhere.
-    pub fn carbon(&self, node: &Arc<Node>, account: &BareJid, except: &FullJid, sent: bool, forwarded: &Stanza) {
+    pub fn carbon(
+        &self,
+        node: &Arc<Node>,
+        account: &BareJid,
+        except: &FullJid,
+        sent: bool,
+        forwarded: &Stanza,
+    ) {
         perform::local_carbons(node, account, except, sent, forwarded);
         let mut elsewhere: Vec<NodeIx> = Vec::new();
         node.directory.read(account.as_str(), |rows| {
-            for ix in rows.iter().filter(|row| row.full != *except).filter_map(global_distrib::Row::there) {
+            for ix in
+                rows.iter().filter(|row| row.full != *except).filter_map(global_distrib::Row::there)
+            {
                 if !elsewhere.contains(&ix) {
                     elsewhere.push(ix);
                 }

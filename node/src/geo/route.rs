@@ -120,12 +120,21 @@ impl Routes {
                 }
                 RouteEntry::SnapshotEnd => self.snapshot_end(node, peer),
                 RouteEntry::Bind { full, generation, priority, available } => {
-                    if let Some(named) = self.cursors.lock().entry(peer.ix).or_default().snapshot.as_mut() {
+                    if let Some(named) =
+                        self.cursors.lock().entry(peer.ix).or_default().snapshot.as_mut()
+                    {
                         named.insert(full.clone());
                     }
                     node.observe(generation);
                     let bare = full.bare();
-                    let row = Row { full, place: Place::There(peer.ix), generation, priority, available, lit: true };
+                    let row = Row {
+                        full,
+                        place: Place::There(peer.ix),
+                        generation,
+                        priority,
+                        available,
+                        lit: true,
+                    };
                     let me = &node.geo.me;
                     let bound = node.directory.bind(row, |known| match known.there() {
                         Some(ix) => node.geo.nodes.name(ix).is_some_and(|name| *peer.name > *name),
@@ -148,7 +157,9 @@ impl Routes {
                 }
                 RouteEntry::Unbind { full, generation } => {
                     let road = router::road::Road::new(node);
-                    let gone = node.directory.unbind(&full, generation, node.now_ms(), &road, |_| Vec::new());
+                    let gone =
+                        node.directory
+                            .unbind(&full, generation, node.now_ms(), &road, |_| Vec::new());
                     road.finish();
                     if let Some((_, true)) = gone {
                         router::reopen(node, &full.bare());
@@ -165,7 +176,8 @@ impl Routes {
             cursor.complete = true;
             cursor.snapshot.take().unwrap_or_default()
         };
-        let (removed, reopen) = node.directory.remove_rows(peer.ix, |row| !named.contains(&row.full));
+        let (removed, reopen) =
+            node.directory.remove_rows(peer.ix, |row| !named.contains(&row.full));
         light::rows_gone(node, &removed);
         for bare in reopen {
             router::reopen(node, &bare);

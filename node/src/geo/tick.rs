@@ -39,7 +39,8 @@ pub async fn run(node: Arc<Node>) {
 
 fn report_reach(node: &Node) {
     let peers = node.geo.all_peers();
-    let names: Vec<String> = peers.iter().filter(|peer| peer.link.is_up()).map(|peer| peer.name.to_string()).collect();
+    let names: Vec<String> =
+        peers.iter().filter(|peer| peer.link.is_up()).map(|peer| peer.name.to_string()).collect();
     let body = postcard::to_stdvec(&names).expect("names are plain values");
     for peer in &peers {
         peer.link.datagram(frame::REACH, &body);
@@ -64,10 +65,13 @@ async fn declare(node: &Arc<Node>, now: u64, unreached: &mut BTreeMap<String, u6
         if *region == *node.geo.me.region {
             continue;
         }
-        let in_region = |name: &str| state.nodes.get(name).is_some_and(|node| node.region == *region);
-        let reached_by_us = node.geo.all_peers().iter().any(|peer| in_region(&peer.name) && peer.link.is_up());
-        let reached_by_others =
-            fresh.iter().any(|(by, names)| !in_region(by) && names.iter().any(|name| in_region(name)));
+        let in_region =
+            |name: &str| state.nodes.get(name).is_some_and(|node| node.region == *region);
+        let reached_by_us =
+            node.geo.all_peers().iter().any(|peer| in_region(&peer.name) && peer.link.is_up());
+        let reached_by_others = fresh
+            .iter()
+            .any(|(by, names)| !in_region(by) && names.iter().any(|name| in_region(name)));
         let reached = reached_by_us || reached_by_others;
         let command = match record.state {
             RegionState::Down if reached_by_us => {

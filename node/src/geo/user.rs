@@ -83,7 +83,10 @@ impl LinkUser for User {
                 let (metadata, link) = (node.metadata.clone(), peer.link.clone());
                 tokio::spawn(async move {
                     let reply = Reply { id: call.id, body: metadata.handle(call.body).await };
-                    link.datagram(frame::RAFT_REPLY, &postcard::to_stdvec(&reply).expect("a plain value"));
+                    link.datagram(
+                        frame::RAFT_REPLY,
+                        &postcard::to_stdvec(&reply).expect("a plain value"),
+                    );
                 });
             }
             frame::RAFT_REPLY => {
@@ -178,7 +181,8 @@ fn take(node: &Arc<Node>, peer: &Peer, kind: FrameKind, body: Bytes) {
         }
         frame::CALL => {
             let Some(call) = value::<Call>(&peer.id, kind, &body) else { return };
-            let (homes, link, region) = (node.homes.clone(), peer.link.clone(), peer.id.region.clone());
+            let (homes, link, region) =
+                (node.homes.clone(), peer.link.clone(), peer.id.region.clone());
             tokio::spawn(async move {
                 let reply = Reply { id: call.id, body: homes.serve(&region, &call.body).await };
                 let body = postcard::to_stdvec(&reply).expect("a plain value");
@@ -193,7 +197,9 @@ fn take(node: &Arc<Node>, peer: &Peer, kind: FrameKind, body: Bytes) {
             }
         }
         frame::DURABLE => node.homes.shipped(&peer.id.region, body),
-        _ => tracing::warn!(peer = %peer.id, ?kind, "an unknown frame: a newer version at the other side?"),
+        _ => {
+            tracing::warn!(peer = %peer.id, ?kind, "an unknown frame: a newer version at the other side?")
+        }
     }
 }
 
@@ -210,7 +216,8 @@ fn stanza(node: &Arc<Node>, peer: &Peer, body: Bytes) {
     let delivered = node
         .directory
         .read(account.as_str(), |rows| {
-            let here: smallvec::SmallVec<[_; 2]> = rows.iter().filter(|row| row.here().is_some()).cloned().collect();
+            let here: smallvec::SmallVec<[_; 2]> =
+                rows.iter().filter(|row| row.here().is_some()).cloned().collect();
             match router::account::choose(&stanza, &here) {
                 global_distrib::Choice::Send { here, .. } => road.deliver(&stanza, &here, sole),
                 _ => false,
@@ -262,13 +269,20 @@ fn answer_probe(node: &Arc<Node>, probe: PresenceProbe) {
         let to = Jid::from(&probe.from);
         for account in probe.to {
             let allowed = account == asker
-                || node.rosters.load(&node, &account).await.is_ok_and(|roster| roster.has_subscriber(&asker));
+                || node
+                    .rosters
+                    .load(&node, &account)
+                    .await
+                    .is_ok_and(|roster| roster.has_subscriber(&asker));
             if !allowed {
                 continue;
             }
-            let presences: Vec<Stanza> =
-                perform::seats_of(&node, account.as_str()).iter().filter_map(|seat| seat.presence()).collect();
-            let actions = presences.iter().map(|presence| Action::Route(presence.with_to(&to))).collect();
+            let presences: Vec<Stanza> = perform::seats_of(&node, account.as_str())
+                .iter()
+                .filter_map(|seat| seat.presence())
+                .collect();
+            let actions =
+                presences.iter().map(|presence| Action::Route(presence.with_to(&to))).collect();
             perform::perform(&node, None, actions);
         }
     });

@@ -27,7 +27,8 @@ pub fn choose<H: Clone>(stanza: &Stanza, rows: &[Row<H>]) -> Choice<H> {
         }
         // §8.5.2.1.1: to all non-negative resources; §8.5.3.2.1: to a resource that is gone, to nobody.
         (Kind::Message, Type::Headline) if resource.is_none() => {
-            let mut takers = rows.iter().filter(|row| row.available && row.priority >= 0).peekable();
+            let mut takers =
+                rows.iter().filter(|row| row.available && row.priority >= 0).peekable();
             if takers.peek().is_some() { send(takers) } else { Choice::Nobody { file: false } }
         }
         (Kind::Message, Type::Groupchat) if resource.is_none() => Choice::Refuse,
@@ -37,7 +38,8 @@ pub fn choose<H: Clone>(stanza: &Stanza, rows: &[Row<H>]) -> Choice<H> {
 
 /// XEP-0160 §3 and XEP-0334: what may be stored for a user who is away.
 fn storable(stanza: &Stanza) -> bool {
-    if stanza.has_child("no-store", ns::HINTS) || stanza.has_child("no-permanent-store", ns::HINTS) {
+    if stanza.has_child("no-store", ns::HINTS) || stanza.has_child("no-permanent-store", ns::HINTS)
+    {
         return false;
     }
     // A chat state alone is of no use later (XEP-0160 §3, XEP-0085 §5.6).

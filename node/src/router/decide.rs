@@ -49,13 +49,17 @@ pub fn decide(stanza: &Stanza, domains: &Domains) -> Destination {
     if to.local().is_some() {
         return match domain {
             _ if domains.has_accounts(domain) => Destination::Account(to.bare()),
-            _ if domains.is_server(domain) || domains.elsewhere.contains(domain) => Destination::NoService,
+            _ if domains.is_server(domain) || domains.elsewhere.contains(domain) => {
+                Destination::NoService
+            }
             _ => Destination::Foreign,
         };
     }
     match domain {
         _ if domains.is_server(domain) => Destination::Server,
-        _ if domains.elsewhere.contains(domain) || is_below(domain, &domains.global) => Destination::NoService,
+        _ if domains.elsewhere.contains(domain) || is_below(domain, &domains.global) => {
+            Destination::NoService
+        }
         _ => Destination::Foreign,
     }
 }

@@ -103,7 +103,9 @@ fn settle(node: &Arc<Node>, account: &BareJid, outcome: Outcome<Routed>) {
             node.metrics.routed.parked.inc();
         }
         Outcome::Nobody(routed) => undeliverable(node, &routed.stanza),
-        Outcome::Expired(routed) => bounce(node, &routed.stanza, &StanzaError::remote_server_timeout()),
+        Outcome::Expired(routed) => {
+            bounce(node, &routed.stanza, &StanzaError::remote_server_timeout())
+        }
         Outcome::Full(routed) => bounce(node, &routed.stanza, &StanzaError::resource_constraint()),
         Outcome::File(batch) => file(node, account, batch),
     }

@@ -13,7 +13,11 @@ use crate::session::{Control, Delivery, Item, Seat};
 
 /// Performs actions in order. `seat` is the session whose stanza led to them; what is for it goes through its mailbox, and so
 /// keeps its place behind what was routed to it before. Returns the stream error if the session is to end.
-pub fn perform(node: &Arc<Node>, seat: Option<&Arc<Seat>>, actions: Vec<Action>) -> Option<StreamError> {
+pub fn perform(
+    node: &Arc<Node>,
+    seat: Option<&Arc<Seat>>,
+    actions: Vec<Action>,
+) -> Option<StreamError> {
     let mut close = None;
     for action in actions {
         match action {
@@ -24,10 +28,14 @@ pub fn perform(node: &Arc<Node>, seat: Option<&Arc<Seat>>, actions: Vec<Action>)
             Action::Route(stanza) => super::route(node, stanza),
             Action::ToSeat(seat, stanza) => to_seat(node, &seat, stanza),
             Action::ToInterested(account, stanza) => to_interested(node, &account, &stanza),
-            Action::ToAvailable(account, stanza) => crate::geo::local_presence(node, account.as_str(), &stanza),
+            Action::ToAvailable(account, stanza) => {
+                crate::geo::local_presence(node, account.as_str(), &stanza)
+            }
             Action::Multicast { stanza, to } => node.geo.multicast(node, &stanza, &to),
             Action::Probe { from, to } => node.geo.probe_presence(node, &from, to),
-            Action::Copy { account, except, sent, forwarded } => node.geo.carbon(node, &account, &except, sent, &forwarded),
+            Action::Copy { account, except, sent, forwarded } => {
+                node.geo.carbon(node, &account, &except, sent, &forwarded)
+            }
             Action::Close(error) => close = Some(error),
         }
     }
@@ -62,10 +70,20 @@ fn to_interested(node: &Arc<Node>, account: &BareJid, stanza: &Stanza) {
 }
 
 /// Carbon copies for the local resources of an account that want them.
-pub fn local_carbons(node: &Arc<Node>, account: &BareJid, except: &FullJid, sent: bool, forwarded: &Stanza) {
+pub fn local_carbons(
+    node: &Arc<Node>,
+    account: &BareJid,
+    except: &FullJid,
+    sent: bool,
+    forwarded: &Stanza,
+) {
     for seat in seats_of(node, account.as_str()) {
         if seat.carbons() && seat.full != *except {
-            let copy = if sent { carbons::sent(&seat.full, forwarded) } else { carbons::received(&seat.full, forwarded) };
+            let copy = if sent {
+                carbons::sent(&seat.full, forwarded)
+            } else {
+                carbons::received(&seat.full, forwarded)
+            };
             to_seat(node, &seat, copy);
         }
     }

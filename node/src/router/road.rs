@@ -64,13 +64,23 @@ impl Carrier<Arc<Seat>, Routed> for Road<'_> {
         account::choose(&routed.stanza, rows)
     }
 
-    fn carry(&self, routed: Routed, here: &[Arc<Seat>], there: &[NodeIx], trail: &mut Trail) -> Result<(), Routed> {
+    fn carry(
+        &self,
+        routed: Routed,
+        here: &[Arc<Seat>],
+        there: &[NodeIx],
+        trail: &mut Trail,
+    ) -> Result<(), Routed> {
         let node = self.node;
         let delivered = !here.is_empty() && self.deliver(&routed.stanza, here, there.is_empty());
         if there.is_empty() {
             return if delivered { Ok(()) } else { Err(routed) };
         }
-        let flight = if there.len() > 1 && !delivered { node.geo.flights.open(&routed, there.len()) } else { 0 };
+        let flight = if there.len() > 1 && !delivered {
+            node.geo.flights.open(&routed, there.len())
+        } else {
+            0
+        };
         let head = StanzaHead { copy: delivered, tries: routed.tries, flight };
         let mut sent = 0;
         for to in there {

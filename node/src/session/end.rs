@@ -48,7 +48,11 @@ pub(super) async fn abandon(node: &Arc<Node>, handover: Handover) {
 }
 
 /// Tells the features and performs what they want.
-pub(super) async fn tell(node: &Arc<Node>, seat: &Arc<Seat>, event: SessionEvent) -> Option<StreamError> {
+pub(super) async fn tell(
+    node: &Arc<Node>,
+    seat: &Arc<Seat>,
+    event: SessionEvent,
+) -> Option<StreamError> {
     let mut ctx = Ctx::new(node, Some(seat));
     let flows = node.features.session(&mut ctx, event);
     let mut close = router::perform(node, Some(seat), std::mem::take(&mut ctx.actions));
@@ -68,10 +72,16 @@ async fn over(node: &Arc<Node>, seat: &Arc<Seat>, sm: Option<Box<Sm>>) {
     let unacked = sm.map(|sm| sm.into_unacked()).unwrap_or_default();
     let mut left = Left::default();
     let road = Road::new(node);
-    let removed = node.directory.unbind(&seat.full, seat.generation, node.now_ms(), &road, |_: &Row<Arc<Seat>>| {
-        left.sort(unacked.iter().cloned(), seat);
-        std::mem::take(&mut left.again)
-    });
+    let removed = node.directory.unbind(
+        &seat.full,
+        seat.generation,
+        node.now_ms(),
+        &road,
+        |_: &Row<Arc<Seat>>| {
+            left.sort(unacked.iter().cloned(), seat);
+            std::mem::take(&mut left.again)
+        },
+    );
     road.finish();
     let known = removed.is_some();
     if !known {
@@ -93,7 +103,10 @@ async fn over(node: &Arc<Node>, seat: &Arc<Seat>, sm: Option<Box<Sm>>) {
     if known {
         router::reopen(node, &seat.bare);
     }
-    let last = node.directory.read(seat.bare.as_str(), |rows| rows.iter().all(|row| row.here().is_none())).unwrap_or(true);
+    let last = node
+        .directory
+        .read(seat.bare.as_str(), |rows| rows.iter().all(|row| row.here().is_none()))
+        .unwrap_or(true);
     if last {
         node.rosters.evict(&seat.bare);
     }
@@ -139,7 +152,10 @@ fn copies(node: &Arc<Node>, seat: &Seat, copies: Vec<Stanza>) {
     let own = seat.bare.as_str();
     let again = copies
         .into_iter()
-        .filter(|stanza| !stanza.has_child("sent", xmpp::ns::CARBONS) && !stanza.has_child("received", xmpp::ns::CARBONS))
+        .filter(|stanza| {
+            !stanza.has_child("sent", xmpp::ns::CARBONS)
+                && !stanza.has_child("received", xmpp::ns::CARBONS)
+        })
         .filter(|stanza| stanza.to().is_some_and(|to| to.bare_str() == own))
         .map(|stanza| Routed { stanza, tries: 0 })
         .collect();

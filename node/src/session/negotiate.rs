@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 use xmpp::jid::BareJid;
+use xmpp::sasl::{ChannelBindings, Credentials, Mechanism, Verdict};
 use xmpp::sm::Nonza;
 use xmpp::stanza::error::Condition;
 use xmpp::stream::error::StreamError;
 use xmpp::stream::header::Framing;
 use xmpp::stream::negotiate::{Input, Output, Receiving, Tls};
-use xmpp::sasl::{ChannelBindings, Credentials, Mechanism, Verdict};
 use xmpp::xml::framer::{Framer, Limits, Scan};
 
 use super::sm::{Handover, resume};
@@ -65,7 +65,10 @@ pub async fn run(node: &Arc<Node>, accepted: Accepted, direct: bool) -> Option<R
     let tls = tls_of(&transport);
     let seed = node.random::<32>();
     let offer = node.offer(peer.ip().is_loopback());
-    let limits = Limits { element_bytes: node.config.limits.stanza_bytes_max_before_auth as u32, ..Limits::PRE_AUTH };
+    let limits = Limits {
+        element_bytes: node.config.limits.stanza_bytes_max_before_auth as u32,
+        ..Limits::PRE_AUTH
+    };
     let mut talk = Talk {
         node,
         peer,
@@ -79,13 +82,18 @@ pub async fn run(node: &Arc<Node>, accepted: Accepted, direct: bool) -> Option<R
     };
     let end = match tokio::time::timeout_at(deadline, talk.until_bound()).await {
         Ok(end) => end,
-        Err(_) => talk.act(Input::Broken(StreamError::connection_timeout())).await.unwrap_or(End::Closed),
+        Err(_) => {
+            talk.act(Input::Broken(StreamError::connection_timeout())).await.unwrap_or(End::Closed)
+        }
     };
     talk.attempt_over();
     let Talk { transport, mut framer, input, output, .. } = talk;
     match end {
         End::Ready(seat, sm) => {
-            framer.set_limits(Limits { element_bytes: node.config.limits.stanza_bytes_max as u32, ..Limits::STANZA });
+            framer.set_limits(Limits {
+                element_bytes: node.config.limits.stanza_bytes_max as u32,
+                ..Limits::STANZA
+            });
             Some(Ready { transport: transport?, framer, input, output, seat, sm })
         }
         End::Closed => {
@@ -158,47 +166,51 @@ impl Talk<'_> {
                     Some(tls) => Input::TlsReady(tls),
                     None => return Some(End::Closed),
                 },
-                Output::LookUp { account, hash } => Input::Credentials(
-                    match self.must_wait(&account) {
+                Output::LookUp { account, hash } => {
+                    Input::Credentials(match self.must_wait(&account) {
                         false => self.node.authenticator.scram(&account, hash).await,
                         true => Credentials::Unavailable,
-                    },
-                ),
-                Output::CheckPlain { account, password } => Input::PlainChecked(
-                    match self.must_wait(&account) {
+                    })
+                }
+                Output::CheckPlain { account, password } => {
+                    Input::PlainChecked(match self.must_wait(&account) {
                         false => self.node.authenticator.plain(&account, password).await,
                         true => Verdict::Unavailable,
-                    },
-                ),
+                    })
+                }
                 Output::Authenticated { account, mechanism } => {
                     self.authenticated(&account, mechanism);
                     continue;
                 }
-                Output::Bind { account, resource, .. } => match self.node.bind(&account, resource.as_deref()) {
-                    Ok(seat) => {
-                        for output in self.machine.handle(Input::Bound(seat.full.clone())) {
-                            if let Output::Send(bytes) = output {
-                                self.output.put(&bytes);
+                Output::Bind { account, resource, .. } => {
+                    match self.node.bind(&account, resource.as_deref()) {
+                        Ok(seat) => {
+                            for output in self.machine.handle(Input::Bound(seat.full.clone())) {
+                                if let Output::Send(bytes) = output {
+                                    self.output.put(&bytes);
+                                }
                             }
+                            return Some(End::Ready(seat, None));
                         }
-                        return Some(End::Ready(seat, None));
+                        Err(error) => Input::BindRefused(error),
                     }
-                    Err(error) => Input::BindRefused(error),
-                },
-                Output::Resume { account, previd, h } => match resume(self.node, &account, &previd, h).await {
-                    Ok(Handover { seat, sm }) => {
-                        let handled = sm.handled();
-                        self.output.put(&Nonza::Resumed { previd, h: handled }.to_bytes());
-                        sm.resend(&mut self.output);
-                        return Some(End::Ready(seat, Some(sm)));
-                    }
-                    Err(refusal) => match refusal {
-                        super::sm::Refused::NotFound { h } => {
-                            Input::ResumeRefused { condition: Condition::ItemNotFound, h }
+                }
+                Output::Resume { account, previd, h } => {
+                    match resume(self.node, &account, &previd, h).await {
+                        Ok(Handover { seat, sm }) => {
+                            let handled = sm.handled();
+                            self.output.put(&Nonza::Resumed { previd, h: handled }.to_bytes());
+                            sm.resend(&mut self.output);
+                            return Some(End::Ready(seat, Some(sm)));
                         }
-                        super::sm::Refused::Broken(error) => Input::Broken(error),
-                    },
-                },
+                        Err(refusal) => match refusal {
+                            super::sm::Refused::NotFound { h } => {
+                                Input::ResumeRefused { condition: Condition::ItemNotFound, h }
+                            }
+                            super::sm::Refused::Broken(error) => Input::Broken(error),
+                        },
+                    }
+                }
                 Output::Register(iq) => {
                     let reply = register::before_sign_in(self.node, self.peer.ip(), &iq).await;
                     self.output.put(&reply.to_bytes());
@@ -224,7 +236,10 @@ impl Talk<'_> {
         self.node.throttle.succeeded(account);
         self.attempt = None;
         self.admission = None;
-        self.framer.set_limits(Limits { element_bytes: self.node.config.limits.stanza_bytes_max as u32, ..Limits::STANZA });
+        self.framer.set_limits(Limits {
+            element_bytes: self.node.config.limits.stanza_bytes_max as u32,
+            ..Limits::STANZA
+        });
         tracing::debug!(%account, ?mechanism, peer = %self.peer, "signed in");
     }
 

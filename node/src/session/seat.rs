@@ -102,7 +102,16 @@ impl Seat {
     pub fn new(full: FullJid, generation: Hlc, mailbox: Mailbox<Item>) -> Self {
         let bare = full.bare();
         let address = Jid::from(&full);
-        Self { full, bare, address, generation, mailbox, flags: AtomicU8::new(0), priority: AtomicI8::new(-1), presence: Mutex::default() }
+        Self {
+            full,
+            bare,
+            address,
+            generation,
+            mailbox,
+            flags: AtomicU8::new(0),
+            priority: AtomicI8::new(-1),
+            presence: Mutex::default(),
+        }
     }
 
     /// Its full JID, as what stanzas carry.

@@ -112,7 +112,12 @@ pub enum Refused {
 }
 
 /// Takes a session over for a new connection.
-pub async fn resume(node: &Arc<Node>, account: &BareJid, previd: &str, h: u32) -> Result<Handover, Refused> {
+pub async fn resume(
+    node: &Arc<Node>,
+    account: &BareJid,
+    previd: &str,
+    h: u32,
+) -> Result<Handover, Refused> {
     let seat = node.resumable.find(previd, account).ok_or(Refused::NotFound { h: None })?;
     let (reply, answer) = oneshot::channel();
     if seat.mailbox.push(Item::Control(Control::Resume(reply))).is_err() {
@@ -133,7 +138,11 @@ pub async fn resume(node: &Arc<Node>, account: &BareJid, previd: &str, h: u32) -
 }
 
 /// The old task's part of [`resume`]. If the new connection is gone already, the session goes on as it was.
-pub(super) fn handover(session: &mut Session, sm: Box<Sm>, reply: oneshot::Sender<Handover>) -> Option<Close> {
+pub(super) fn handover(
+    session: &mut Session,
+    sm: Box<Sm>,
+    reply: oneshot::Sender<Handover>,
+) -> Option<Close> {
     match reply.send(Handover { seat: session.seat.clone(), sm }) {
         Ok(()) => Some(Close::TakenOver),
         Err(Handover { sm, .. }) => {
@@ -160,9 +169,12 @@ impl Session {
                 if let Some(id) = &id {
                     self.node.resumable.add(id.clone(), self.seat.clone());
                 }
-                let max = id.as_ref().map(|_| u32::try_from(limits.sm_timeout.as_secs()).unwrap_or(u32::MAX));
+                let max = id
+                    .as_ref()
+                    .map(|_| u32::try_from(limits.sm_timeout.as_secs()).unwrap_or(u32::MAX));
                 self.output.put(&Nonza::Enabled { id: id.clone(), max, location: None }.to_bytes());
-                self.sm = Some(Box::new(Sm::new(id, limits.sm_queue_max, limits.mailbox_bytes_max)));
+                self.sm =
+                    Some(Box::new(Sm::new(id, limits.sm_queue_max, limits.mailbox_bytes_max)));
                 Ok(())
             }
             // Only before bind (XEP-0198 §5).
@@ -175,7 +187,9 @@ impl Session {
                 None => self.failed(Condition::UnexpectedRequest),
             },
             Nonza::Answer { h } => {
-                let Some(sm) = self.sm.as_mut() else { return self.failed(Condition::UnexpectedRequest) };
+                let Some(sm) = self.sm.as_mut() else {
+                    return self.failed(Condition::UnexpectedRequest);
+                };
                 drop(sm.out.acked(h).map_err(|too_high| too_high.error())?);
                 let sent = sm.out.sent();
                 if let Some(asked_at) = sm.asked_at.take()
@@ -197,11 +211,18 @@ impl Session {
 }
 
 /// Without a connection, until the client is back or the time is over. `None`: another task has the session now.
-pub(super) async fn hibernate(node: &Arc<Node>, seat: &Arc<Seat>, mut sm: Box<Sm>, deadline: tokio::time::Instant) -> Option<Box<Sm>> {
+pub(super) async fn hibernate(
+    node: &Arc<Node>,
+    seat: &Arc<Seat>,
+    mut sm: Box<Sm>,
+    deadline: tokio::time::Instant,
+) -> Option<Box<Sm>> {
     node.metrics.hibernating.inc();
     let mut mail = Vec::new();
     let outcome = loop {
-        let drained = tokio::time::timeout_at(deadline, poll_fn(|cx| seat.mailbox.poll_drain(cx, &mut mail))).await;
+        let drained =
+            tokio::time::timeout_at(deadline, poll_fn(|cx| seat.mailbox.poll_drain(cx, &mut mail)))
+                .await;
         if drained.is_err() {
             break Some(sm);
         }

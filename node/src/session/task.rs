@@ -169,7 +169,11 @@ impl Session {
             let mut ctx = Ctx::new(&self.node, Some(&self.seat));
             let flow = super::stanza::handle(&mut ctx, stanza);
             let actions = std::mem::take(&mut ctx.actions);
-            let mut close = if actions.is_empty() { None } else { router::perform(&self.node, Some(&self.seat), actions) };
+            let mut close = if actions.is_empty() {
+                None
+            } else {
+                router::perform(&self.node, Some(&self.seat), actions)
+            };
             if let Flow::Later(later) = flow {
                 let actions = later.await;
                 close = close.or(router::perform(&self.node, Some(&self.seat), actions));
@@ -200,7 +204,11 @@ impl Session {
                 Item::Stanza(delivery) => {
                     stanzas += 1;
                     if let Err(delivery) = self.write(delivery) {
-                        self.sm.as_mut().expect("only stream management refuses").overflow.push(delivery);
+                        self.sm
+                            .as_mut()
+                            .expect("only stream management refuses")
+                            .overflow
+                            .push(delivery);
                         close = Some(Close::Error(StreamError::resource_constraint()));
                     }
                 }

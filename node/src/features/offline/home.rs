@@ -67,7 +67,8 @@ impl HomeOp for OfflineHome {
         request: &'a [u8],
     ) -> BoxFuture<'a, Result<Vec<u8>, HomeError>> {
         Box::pin(async move {
-            let request: Request = postcard::from_bytes(request).map_err(|_| HomeError::Unknown(OP.to_owned()))?;
+            let request: Request =
+                postcard::from_bytes(request).map_err(|_| HomeError::Unknown(OP.to_owned()))?;
             let node = self.0.get().ok_or(HomeError::Unreachable)?;
             let answer = decide(&node, tx, account, request).await?;
             Ok(postcard::to_stdvec(&answer).expect("a plain value"))
@@ -75,7 +76,12 @@ impl HomeOp for OfflineHome {
     }
 }
 
-async fn decide(node: &Node, tx: &mut Tx, account: &BareJid, request: Request) -> Result<Answer, HomeError> {
+async fn decide(
+    node: &Node,
+    tx: &mut Tx,
+    account: &BareJid,
+    request: Request,
+) -> Result<Answer, HomeError> {
     match request {
         Request::File { stanzas, max } => {
             if !accounts::exists(tx).await? {
@@ -83,7 +89,9 @@ async fn decide(node: &Node, tx: &mut Tx, account: &BareJid, request: Request) -
             }
             let connected = node
                 .directory
-                .read(account.as_str(), |rows| rows.iter().any(|row| row.available && row.priority >= 0 && row.lit))
+                .read(account.as_str(), |rows| {
+                    rows.iter().any(|row| row.available && row.priority >= 0 && row.lit)
+                })
                 .unwrap_or(false);
             if connected {
                 return Ok(Answer::Elsewhere);

@@ -5,8 +5,6 @@
 //! Left out: flexible retrieval (XEP-0013).
 
 pub mod home;
-#[cfg(test)]
-mod tests;
 
 use std::sync::Arc;
 
@@ -50,7 +48,9 @@ pub async fn file(node: &Arc<Node>, account: &BareJid, batch: Vec<Routed>) -> Fi
     let now = node.wall_ms();
     let stanzas = batch
         .iter()
-        .map(|routed| routed.stanza.with_child(&delay::element(now, Some(&server), None)).bytes().to_vec())
+        .map(|routed| {
+            routed.stanza.with_child(&delay::element(now, Some(&server), None)).bytes().to_vec()
+        })
         .collect();
     let max = u32::try_from(node.config.limits.offline_messages_max).unwrap_or(u32::MAX);
     let all = |error: StanzaError, batch: Vec<Routed>| Filed {

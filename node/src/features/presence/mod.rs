@@ -4,8 +4,6 @@
 //! Left out: presence to other domains (federation has its own issue).
 
 pub mod relation;
-#[cfg(test)]
-mod tests;
 
 use std::sync::Arc;
 
@@ -36,14 +34,18 @@ impl Feature for PresenceFeature {
             return Flow::Next;
         }
         if let Some(kind) = relation::kind_of(stanza.type_()) {
-            let Some(contact) = stanza.to().map(Jid::bare) else { return refuse(ctx, stanza, &StanzaError::bad_request()) };
+            let Some(contact) = stanza.to().map(Jid::bare) else {
+                return refuse(ctx, stanza, &StanzaError::bad_request());
+            };
             let node = ctx.node.clone();
             // §3.1.2: the server stamps the bare JIDs on both ends.
             let stanza = stanza.with_from(&Jid::from(&seat.bare)).with_to(&Jid::from(&contact));
             if contact == seat.bare {
                 return Flow::Done;
             }
-            return Flow::Later(Box::pin(async move { relation::send(&node, &seat.bare, &contact, kind, stanza).await }));
+            return Flow::Later(Box::pin(async move {
+                relation::send(&node, &seat.bare, &contact, kind, stanza).await
+            }));
         }
         match (stanza.type_(), stanza.to()) {
             (Type::Available, None) => available(ctx, &seat, stanza),
@@ -119,7 +121,9 @@ fn available(ctx: &mut Ctx<'_>, seat: &Arc<Seat>, stanza: &Stanza) -> Flow {
             Ok(roster) => told(&mut actions, &seat, &roster, stanza, initial),
             Err(error) => {
                 tracing::error!(%error, "a roster cannot be read");
-                actions.extend(stanza.error_reply(&StanzaError::internal_server_error()).map(Action::Reply));
+                actions.extend(
+                    stanza.error_reply(&StanzaError::internal_server_error()).map(Action::Reply),
+                );
             }
         }
         if takes_messages {
@@ -130,7 +134,13 @@ fn available(ctx: &mut Ctx<'_>, seat: &Arc<Seat>, stanza: &Stanza) -> Flow {
 }
 
 /// Who is told, and who is asked.
-fn told(actions: &mut Vec<Action>, seat: &Arc<Seat>, roster: &Roster, stanza: Stanza, initial: bool) {
+fn told(
+    actions: &mut Vec<Action>,
+    seat: &Arc<Seat>,
+    roster: &Roster,
+    stanza: Stanza,
+    initial: bool,
+) {
     let mut to: Vec<BareJid> = roster.subscribers().cloned().collect();
     to.push(seat.bare.clone());
     actions.push(Action::Multicast { stanza, to });
@@ -140,7 +150,8 @@ fn told(actions: &mut Vec<Action>, seat: &Arc<Seat>, roster: &Roster, stanza: St
         actions.push(Action::Probe { from: seat.full.clone(), to: asked });
         // §3.1.3: requests that nobody has answered yet.
         for contact in roster.contacts.values() {
-            let request = contact.request.as_ref().and_then(|bytes| Stanza::parse(bytes.clone().into()).ok());
+            let request =
+                contact.request.as_ref().and_then(|bytes| Stanza::parse(bytes.clone().into()).ok());
             actions.extend(request.map(Action::Reply));
         }
     }
@@ -151,7 +162,8 @@ fn unavailable(ctx: &mut Ctx<'_>, seat: &Arc<Seat>, stanza: Option<Stanza>) {
     let own_word = stanza.is_some();
     let was_available = seat.set_presence(None);
     seat.set_priority(-1);
-    let stanza = stanza.unwrap_or_else(|| Stanza::presence(None, Some(seat.address()), Type::Unavailable).build());
+    let stanza = stanza
+        .unwrap_or_else(|| Stanza::presence(None, Some(seat.address()), Type::Unavailable).build());
     for to in seat.take_directed() {
         ctx.actions.push(Action::Route(stanza.with_to(&to)));
     }
@@ -181,4 +193,3 @@ fn tell_gone(actions: &mut Vec<Action>, account: &BareJid, roster: &Roster, stan
     to.push(account.clone());
     actions.push(Action::Multicast { stanza, to });
 }
-

@@ -37,11 +37,19 @@ fn type_of(kind: Kind) -> Type {
 }
 
 /// A local user sends a subscription stanza (§3.1.2, §3.1.5, §3.2.2, §3.3.2). `stanza`'s `from` is already the bare JID.
-pub async fn send(node: &Arc<Node>, account: &BareJid, contact: &BareJid, kind: Kind, stanza: Stanza) -> Vec<Action> {
+pub async fn send(
+    node: &Arc<Node>,
+    account: &BareJid,
+    contact: &BareJid,
+    kind: Kind,
+    stanza: Stanza,
+) -> Vec<Action> {
     let items_max = items_max(node);
     let request = Request::Out { contact: contact.clone(), kind, items_max };
     match roster::ask(node, account, &request).await {
-        Ok(Answer::Subscription { pass: true, .. }) => deliver(node, account, contact, kind, Some(stanza)).await,
+        Ok(Answer::Subscription { pass: true, .. }) => {
+            deliver(node, account, contact, kind, Some(stanza)).await
+        }
         Ok(Answer::TooMany) => refuse(&stanza, &StanzaError::resource_constraint()),
         Ok(_) => Vec::new(),
         Err(error) => refuse(&stanza, &error.stanza_error()),
@@ -65,8 +73,10 @@ pub fn deliver<'a>(
     stanza: Option<Stanza>,
 ) -> BoxFuture<'a, Vec<Action>> {
     Box::pin(async move {
-        let stanza = stanza
-            .unwrap_or_else(|| Stanza::presence(Some(&Jid::from(contact)), Some(&Jid::from(account)), type_of(kind)).build());
+        let stanza = stanza.unwrap_or_else(|| {
+            Stanza::presence(Some(&Jid::from(contact)), Some(&Jid::from(account)), type_of(kind))
+                .build()
+        });
         if !node.domains.has_accounts(contact.domain()) {
             return vec![Action::Route(stanza)];
         }

@@ -16,7 +16,9 @@ pub const CACHED_MAX: usize = 200_000;
 #[derive(Debug)]
 enum Slot {
     /// Somebody reads it; `dirty`: a change came meanwhile, read again.
-    Loading { dirty: bool },
+    Loading {
+        dirty: bool,
+    },
     Ready(Arc<Roster>),
 }
 
@@ -52,7 +54,8 @@ impl Rosters {
                     return Err(error);
                 }
             };
-            let mut entry = self.slots.entry_sync(account.clone()).or_insert(Slot::Loading { dirty: false });
+            let mut entry =
+                self.slots.entry_sync(account.clone()).or_insert(Slot::Loading { dirty: false });
             match entry.get_mut() {
                 Slot::Ready(roster) => return Ok(roster.clone()),
                 Slot::Loading { dirty: true } => *entry.get_mut() = Slot::Loading { dirty: false },
@@ -95,7 +98,9 @@ impl Rosters {
             }
         };
         match change {
-            Change::Put { store, value, .. } if store.as_str() == VERSION => roster.version = version(value),
+            Change::Put { store, value, .. } if store.as_str() == VERSION => {
+                roster.version = version(value)
+            }
             Change::Put { key, value, .. } => {
                 if let (Ok(jid), Some(contact)) = (BareJid::parse(key), Contact::decode(value)) {
                     roster.contacts.insert(jid, contact);
@@ -112,7 +117,9 @@ impl Rosters {
 }
 
 fn is_here(node: &Node, account: &BareJid) -> bool {
-    node.directory.read(account.as_str(), |rows| rows.iter().any(|row| row.here().is_some())).unwrap_or(false)
+    node.directory
+        .read(account.as_str(), |rows| rows.iter().any(|row| row.here().is_some()))
+        .unwrap_or(false)
 }
 
 /// The version's bytes.

@@ -91,7 +91,8 @@ impl HomeOp for RosterHome {
         request: &'a [u8],
     ) -> BoxFuture<'a, Result<Vec<u8>, HomeError>> {
         Box::pin(async move {
-            let request: Request = postcard::from_bytes(request).map_err(|_| HomeError::Unknown(OP.to_owned()))?;
+            let request: Request =
+                postcard::from_bytes(request).map_err(|_| HomeError::Unknown(OP.to_owned()))?;
             let answer = decide(tx, request).await?;
             Ok(postcard::to_stdvec(&answer).expect("a plain value"))
         })
@@ -122,7 +123,8 @@ async fn decide(tx: &mut Tx, request: Request) -> Result<Answer, HomeError> {
             };
             let state = known.state;
             // First what it means for presence, then the removal, which is what is pushed.
-            let farewell = Contact { listed: true, ..Contact::default() }.following(Some(&known), None);
+            let farewell =
+                Contact { listed: true, ..Contact::default() }.following(Some(&known), None);
             write(tx, &contact, &Contact { push: false, ..farewell }).await?;
             tx.delete(ROSTER, contact.as_str());
             Ok(Answer::Removed(state))
@@ -135,7 +137,10 @@ async fn decide(tx: &mut Tx, request: Request) -> Result<Answer, HomeError> {
             let mut record = known.clone().unwrap_or_default();
             let verdict = subscription::outbound(&mut record.state, kind);
             // §3.1.2: a request puts the contact into the roster; so does an approval (§3.1.5).
-            record.listed |= record.state.pending_out || record.state.from || record.state.to || record.state.approved;
+            record.listed |= record.state.pending_out
+                || record.state.from
+                || record.state.to
+                || record.state.approved;
             commit(tx, &contact, known, record, None).await?;
             Ok(Answer::Subscription { pass: verdict.pass, auto_reply: verdict.auto_reply })
         }
@@ -168,7 +173,9 @@ async fn commit(
     let gone = !record.listed && record.state == State::default();
     let unchanged = match &known {
         Some(known) => {
-            known.state == record.state && known.listed == record.listed && known.request == record.request
+            known.state == record.state
+                && known.listed == record.listed
+                && known.request == record.request
         }
         None => gone,
     };

@@ -7,8 +7,6 @@ pub mod cache;
 pub mod home;
 pub mod record;
 pub mod subscription;
-#[cfg(test)]
-mod tests;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -59,31 +57,44 @@ impl Feature for RosterFeature {
         match &iq.target {
             Target::Account { own: true, .. } => {}
             // §2.3.3 and §2.1.6: nobody may touch another's roster.
-            Target::Account { own: false, .. } => return refuse(ctx, iq, &StanzaError::forbidden()),
+            Target::Account { own: false, .. } => {
+                return refuse(ctx, iq, &StanzaError::forbidden());
+            }
             Target::Server => return Flow::Next,
         }
         let (node, seat, request) = (ctx.node.clone(), seat.clone(), iq.stanza.clone());
         if iq.stanza.type_() == Type::Get {
             seat.set_interested();
-            return Flow::Later(Box::pin(async move { vec![Action::Reply(get(&node, &seat.bare, &request).await)] }));
+            return Flow::Later(Box::pin(async move {
+                vec![Action::Reply(get(&node, &seat.bare, &request).await)]
+            }));
         }
         match parse_set(&iq.stanza.element(), &seat.bare, node.config.limits.roster_items_max) {
-            Ok(change) => Flow::Later(Box::pin(async move { set(&node, &seat.bare, &request, change).await })),
+            Ok(change) => {
+                Flow::Later(Box::pin(async move { set(&node, &seat.bare, &request, change).await }))
+            }
             Err(error) => refuse(ctx, iq, &error),
         }
     }
 
     fn changed(&self, ctx: &mut Ctx<'_>, change: &Change, snapshot: bool) -> Flow {
         let Ok(account) = BareJid::parse(change.owner()) else { return Flow::Next };
-        let was_listed = ctx.node.rosters.cached(&account).is_some_and(|roster| roster.shows(change));
+        let was_listed =
+            ctx.node.rosters.cached(&account).is_some_and(|roster| roster.shows(change));
         let version = ctx.node.rosters.apply(&account, change);
         if snapshot {
             return Flow::Next;
         }
         match change {
             Change::Put { store, key, value, .. } if store.as_str() == ROSTER => {
-                let (Ok(jid), Some(contact)) = (BareJid::parse(key), Contact::decode(value)) else { return Flow::Next };
-                if let Some(stanza) = contact.deliver.as_ref().and_then(|bytes| Stanza::parse(bytes.clone().into()).ok()) {
+                let (Ok(jid), Some(contact)) = (BareJid::parse(key), Contact::decode(value)) else {
+                    return Flow::Next;
+                };
+                if let Some(stanza) = contact
+                    .deliver
+                    .as_ref()
+                    .and_then(|bytes| Stanza::parse(bytes.clone().into()).ok())
+                {
                     ctx.actions.push(Action::ToAvailable(account.clone(), stanza));
                 }
                 if contact.push {
@@ -97,12 +108,14 @@ impl Feature for RosterFeature {
             }
             // A contact that was never listed goes without a word.
             Change::Delete { store, key, .. } if store.as_str() == ROSTER && was_listed => {
-                let item = Element::new("item", ns::ROSTER).with_attr("jid", key).with_attr("subscription", "remove");
+                let item = Element::new("item", ns::ROSTER)
+                    .with_attr("jid", key)
+                    .with_attr("subscription", "remove");
                 push(ctx, &account, item, version);
             }
             _ => {}
         }
-            Flow::Next
+        Flow::Next
     }
 }
 
@@ -114,7 +127,8 @@ fn refuse(ctx: &mut Ctx<'_>, iq: &Iq, error: &StanzaError) -> Flow {
 /// §2.1.6: to every interested resource, and to each region its own.
 fn push(ctx: &mut Ctx<'_>, account: &BareJid, item: Element, version: Option<u64>) {
     let Some(version) = version else { return };
-    let query = Element::new("query", ns::ROSTER).with_attr("ver", &version.to_string()).with_child(item);
+    let query =
+        Element::new("query", ns::ROSTER).with_attr("ver", &version.to_string()).with_child(item);
     let id = format!("push{version}");
     let stanza = Stanza::iq_set(Some(&Jid::from(account)), None, &id, query);
     ctx.actions.push(Action::ToInterested(account.clone(), stanza));
@@ -128,12 +142,16 @@ async fn get(node: &Arc<Node>, account: &BareJid, request: &Stanza) -> Stanza {
             return error_of(request, &StanzaError::internal_server_error());
         }
     };
-    let ver = request.element().child("query", ns::ROSTER).and_then(|query| query.attr("ver").map(str::to_owned));
+    let ver = request
+        .element()
+        .child("query", ns::ROSTER)
+        .and_then(|query| query.attr("ver").map(str::to_owned));
     let now = roster.version.to_string();
     if ver.as_deref() == Some(now.as_str()) {
         return Stanza::iq_result(request, None); // §2.6.3: nothing has changed.
     }
-    let mut query = Element::new("query", ns::ROSTER).with_attr_opt("ver", ver.is_some().then_some(now.as_str()));
+    let mut query = Element::new("query", ns::ROSTER)
+        .with_attr_opt("ver", ver.is_some().then_some(now.as_str()));
     for (jid, contact) in roster.contacts.iter().filter(|(_, contact)| contact.listed) {
         query.push_child(contact.element(jid));
     }
@@ -144,7 +162,9 @@ async fn get(node: &Arc<Node>, account: &BareJid, request: &Stanza) -> Stanza {
 fn parse_set(iq: &Element, own: &BareJid, items_max: usize) -> Result<Request, StanzaError> {
     let query = iq.child("query", ns::ROSTER).ok_or_else(StanzaError::bad_request)?;
     let mut items = query.children();
-    let (Some(item), None) = (items.next(), items.next()) else { return Err(StanzaError::bad_request()) };
+    let (Some(item), None) = (items.next(), items.next()) else {
+        return Err(StanzaError::bad_request());
+    };
     if !item.is("item", ns::ROSTER) {
         return Err(StanzaError::bad_request());
     }
@@ -174,7 +194,12 @@ fn parse_set(iq: &Element, own: &BareJid, items_max: usize) -> Result<Request, S
     Ok(Request::Set { contact, name, groups: groups.into_iter().collect(), items_max })
 }
 
-async fn set(node: &Arc<Node>, account: &BareJid, request: &Stanza, change: Request) -> Vec<Action> {
+async fn set(
+    node: &Arc<Node>,
+    account: &BareJid,
+    request: &Stanza,
+    change: Request,
+) -> Vec<Action> {
     let removed = match &change {
         Request::Remove { contact } => Some(contact.clone()),
         _ => None,
@@ -194,8 +219,12 @@ async fn set(node: &Arc<Node>, account: &BareJid, request: &Stanza, change: Requ
             }
             actions
         }
-        Ok(Answer::NotFound) => vec![Action::Reply(error_of(request, &StanzaError::item_not_found()))],
-        Ok(Answer::TooMany) => vec![Action::Reply(error_of(request, &StanzaError::resource_constraint()))],
+        Ok(Answer::NotFound) => {
+            vec![Action::Reply(error_of(request, &StanzaError::item_not_found()))]
+        }
+        Ok(Answer::TooMany) => {
+            vec![Action::Reply(error_of(request, &StanzaError::resource_constraint()))]
+        }
         Ok(_) => vec![Action::Reply(Stanza::iq_result(request, None))],
         Err(error) => vec![Action::Reply(error_of(request, &error.stanza_error()))],
     }
@@ -209,7 +238,11 @@ fn error_of(request: &Stanza, error: &StanzaError) -> Stanza {
 ///
 /// # Errors
 /// The home could not be reached or could not commit.
-pub async fn ask(node: &Arc<Node>, account: &BareJid, request: &Request) -> Result<Answer, HomeError> {
+pub async fn ask(
+    node: &Arc<Node>,
+    account: &BareJid,
+    request: &Request,
+) -> Result<Answer, HomeError> {
     let body = postcard::to_stdvec(request).expect("a plain value");
     let answer = node.homes.request(account, home::OP, body).await?;
     postcard::from_bytes(&answer).map_err(|_| HomeError::Unknown(home::OP.to_owned()))

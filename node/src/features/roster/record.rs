@@ -90,7 +90,9 @@ impl Contact {
             .with_attr("subscription", self.subscription())
             .with_attr_opt("ask", self.state.pending_out.then_some("subscribe"))
             .with_attr_opt("approved", self.state.approved.then_some("true"))
-            .with_children(self.groups.iter().map(|group| Element::new("group", ns::ROSTER).with_text(group)))
+            .with_children(
+                self.groups.iter().map(|group| Element::new("group", ns::ROSTER).with_text(group)),
+            )
     }
 
     /// Bytes for storage.

@@ -135,49 +135,161 @@ mod tests {
     #[test]
     fn a_2_1_outbound_subscribe() {
         let y = true;
-        check(outbound, Kind::Subscribe, [(y, "No"), (y, "No"), (y, "Noi"), (y, "Noi"), (y, "T"), (y, "Ti"), (y, "Fo"), (y, "Fo"), (y, "B")]);
+        check(
+            outbound,
+            Kind::Subscribe,
+            [
+                (y, "No"),
+                (y, "No"),
+                (y, "Noi"),
+                (y, "Noi"),
+                (y, "T"),
+                (y, "Ti"),
+                (y, "Fo"),
+                (y, "Fo"),
+                (y, "B"),
+            ],
+        );
     }
 
     #[test]
     fn a_2_2_outbound_unsubscribe() {
         let y = true;
-        check(outbound, Kind::Unsubscribe, [(y, "N"), (y, "N"), (y, "Ni"), (y, "Ni"), (y, "N"), (y, "Ni"), (y, "F"), (y, "F"), (y, "F")]);
+        check(
+            outbound,
+            Kind::Unsubscribe,
+            [
+                (y, "N"),
+                (y, "N"),
+                (y, "Ni"),
+                (y, "Ni"),
+                (y, "N"),
+                (y, "Ni"),
+                (y, "F"),
+                (y, "F"),
+                (y, "F"),
+            ],
+        );
     }
 
     #[test]
     fn a_2_3_outbound_subscribed() {
         let (y, n) = (true, false);
-        check(outbound, Kind::Subscribed, [(n, "N"), (n, "No"), (y, "F"), (y, "Fo"), (n, "T"), (y, "B"), (n, "F"), (n, "Fo"), (n, "B")]);
+        check(
+            outbound,
+            Kind::Subscribed,
+            [
+                (n, "N"),
+                (n, "No"),
+                (y, "F"),
+                (y, "Fo"),
+                (n, "T"),
+                (y, "B"),
+                (n, "F"),
+                (n, "Fo"),
+                (n, "B"),
+            ],
+        );
     }
 
     #[test]
     fn a_2_4_outbound_unsubscribed() {
         let (y, n) = (true, false);
-        check(outbound, Kind::Unsubscribed, [(n, "N"), (n, "No"), (y, "N"), (y, "No"), (n, "T"), (y, "T"), (y, "N"), (y, "No"), (y, "T")]);
+        check(
+            outbound,
+            Kind::Unsubscribed,
+            [
+                (n, "N"),
+                (n, "No"),
+                (y, "N"),
+                (y, "No"),
+                (n, "T"),
+                (y, "T"),
+                (y, "N"),
+                (y, "No"),
+                (y, "T"),
+            ],
+        );
     }
 
     #[test]
     fn a_3_1_inbound_subscribe() {
         let (y, n) = (true, false);
-        check(inbound, Kind::Subscribe, [(y, "Ni"), (y, "Noi"), (n, "Ni"), (n, "Noi"), (y, "Ti"), (n, "Ti"), (n, "F"), (n, "Fo"), (n, "B")]);
+        check(
+            inbound,
+            Kind::Subscribe,
+            [
+                (y, "Ni"),
+                (y, "Noi"),
+                (n, "Ni"),
+                (n, "Noi"),
+                (y, "Ti"),
+                (n, "Ti"),
+                (n, "F"),
+                (n, "Fo"),
+                (n, "B"),
+            ],
+        );
     }
 
     #[test]
     fn a_3_2_inbound_unsubscribe() {
         let (y, n) = (true, false);
-        check(inbound, Kind::Unsubscribe, [(n, "N"), (n, "No"), (y, "N"), (y, "No"), (n, "T"), (y, "T"), (y, "N"), (y, "No"), (y, "T")]);
+        check(
+            inbound,
+            Kind::Unsubscribe,
+            [
+                (n, "N"),
+                (n, "No"),
+                (y, "N"),
+                (y, "No"),
+                (n, "T"),
+                (y, "T"),
+                (y, "N"),
+                (y, "No"),
+                (y, "T"),
+            ],
+        );
     }
 
     #[test]
     fn a_3_3_inbound_subscribed() {
         let (y, n) = (true, false);
-        check(inbound, Kind::Subscribed, [(n, "N"), (y, "T"), (n, "Ni"), (y, "Ti"), (n, "T"), (n, "Ti"), (n, "F"), (y, "B"), (n, "B")]);
+        check(
+            inbound,
+            Kind::Subscribed,
+            [
+                (n, "N"),
+                (y, "T"),
+                (n, "Ni"),
+                (y, "Ti"),
+                (n, "T"),
+                (n, "Ti"),
+                (n, "F"),
+                (y, "B"),
+                (n, "B"),
+            ],
+        );
     }
 
     #[test]
     fn a_3_4_inbound_unsubscribed() {
         let (y, n) = (true, false);
-        check(inbound, Kind::Unsubscribed, [(n, "N"), (y, "N"), (n, "Ni"), (y, "Ni"), (y, "N"), (y, "Ni"), (n, "F"), (y, "F"), (y, "F")]);
+        check(
+            inbound,
+            Kind::Unsubscribed,
+            [
+                (n, "N"),
+                (y, "N"),
+                (n, "Ni"),
+                (y, "Ni"),
+                (y, "N"),
+                (y, "Ni"),
+                (n, "F"),
+                (y, "F"),
+                (y, "F"),
+            ],
+        );
     }
 
     #[test]
