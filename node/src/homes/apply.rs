@@ -19,7 +19,7 @@ use xmpp::BareJid;
 
 use super::wire::Ship;
 use super::writer::Job;
-use super::{AppliedAt, META_GENESIS, META_SHARDS, Shared, Way};
+use super::{AppliedAt, FIRST_EPOCH, META_GENESIS, META_SHARDS, Shared, Way};
 use crate::storage::{Place, Position, Replace, Row, StorageError};
 
 /// Messages that may wait; more are dropped and asked for again.
@@ -30,9 +30,6 @@ const TAKE_MAX: usize = 256;
 
 /// Before the home is asked again for what has not come, or what could not be applied.
 const PATIENCE: Duration = Duration::from_secs(1);
-
-/// The epoch under which homes begin: a database that has never copied a shard is as good as that.
-const FIRST_EPOCH: u64 = 1;
 
 /// What the task hears.
 pub(super) enum Event {
@@ -248,35 +245,20 @@ impl Task {
         }
     }
 
-    /// An entry of a home whose time was over: it counts, but changes nothing, except that items of archives are filed
-    /// again if we are the home now.
+    /// An entry of a home whose time was over: it counts, but changes nothing here. Where we are the home now, our
+    /// writer decides what can still be taken; its own entry then tells everyone.
     fn stale(&self, entry: &mut Entry, current: u64) {
         let changes = std::mem::take(&mut entry.changes);
-        let Some(owner) = changes.first().map(|change| change.owner().to_owned()) else { return };
-        let refiled = |change: &Change| {
-            matches!(change, Change::Append { store, .. }
-                if self.shared.config.refiled.contains(&store.as_str()))
-        };
-        let (again, lost): (Vec<Change>, Vec<Change>) = changes.into_iter().partition(refiled);
-        if !lost.is_empty() {
-            let stores: Vec<&str> = lost.iter().map(|change| change.store().as_str()).collect();
-            tracing::warn!(
-                region = self.region,
-                seq = entry.seq,
-                epoch = entry.epoch,
-                current,
-                owner,
-                ?stores,
-                "changes of a former home came too late and are not applied"
-            );
-        }
-        if again.is_empty() || !self.shared.is_home(&owner) {
+        let Some(owner) = changes.first().map(Change::owner) else { return };
+        if !self.shared.is_home(owner) {
             return;
         }
-        if let Ok(account) = BareJid::parse(&owner)
-            && self.shared.jobs.try_send(Job::Refile(account, again)).is_err()
+        let (region, seq, epoch) = (&self.region, entry.seq, entry.epoch);
+        tracing::info!(region, seq, epoch, current, owner, "an entry of a former home came late");
+        if let Ok(account) = BareJid::parse(owner)
+            && self.shared.jobs.try_send(Job::Late(account, changes)).is_err()
         {
-            tracing::error!(owner, "items of a former home were not filed again: too much waits");
+            tracing::error!(region, seq, "it is lost: too much waits for the writer");
         }
     }
 

@@ -11,6 +11,7 @@
 pub mod accounts;
 mod apply;
 mod ask;
+mod former;
 mod overlay;
 mod ship;
 #[cfg(test)]
@@ -210,7 +211,7 @@ pub struct HomesConfig {
     pub log_entries_max: u64,
     /// Batches to replicas: bytes of one, and bytes on the way.
     pub ship: ShipLimits,
-    /// Archive stores whose items may be filed again when a region that lost its home role brings unshipped ones.
+    /// Archive stores whose items a new home takes from the former one in any case, however late they come.
     pub refiled: &'static [&'static str],
     /// Milliseconds since the Unix epoch.
     pub wall: fn() -> u64,
@@ -310,6 +311,11 @@ const META_LOG: &str = "log";
 const META_GENESIS: &str = "genesis";
 /// The fact in `meta` that says under which epoch each shard was last copied whole: 256 numbers.
 const META_SHARDS: &str = "shards";
+/// The fact in `meta` that says under which epoch something of each shard was last written here: 256 numbers.
+const META_WRITTEN: &str = "written";
+
+/// The epoch under which homes begin: a database that has never copied a shard is as good as that.
+const FIRST_EPOCH: u64 = 1;
 
 impl Homes {
     /// Starts the writer. Peers are followed and served from their first [`Homes::peer_up`].
@@ -327,6 +333,7 @@ impl Homes {
             }
         };
         let head = storage.log_head().await?;
+        let former = former::Former::new(storage.meta(META_WRITTEN).await?);
         let (jobs, queue) = mpsc::channel(config.queue_max);
         let shared = Arc::new(Shared {
             config,
@@ -346,7 +353,7 @@ impl Homes {
             metadata: watch::Sender::new(0),
             writer: Mutex::new(None),
         });
-        let writer = writer::Writer::new(&shared, parts.ops, head);
+        let writer = writer::Writer::new(&shared, parts.ops, head, former);
         *shared.writer.lock() = Some(tokio::spawn(writer.run(queue)));
         Ok(Homes { shared })
     }
@@ -411,7 +418,7 @@ impl Homes {
         all
     }
 
-    /// Commits what waits, stops all tasks. Requests from now on are `Busy`.
+    /// Commits what waits, stops all tasks. Requests from now on are `Busy`. A `Homes` that is only dropped keeps its tasks.
     pub async fn shutdown(&self) {
         for (_, peer) in self.shared.peers.lock().drain() {
             peer.tasks.iter().for_each(JoinHandle::abort);

@@ -196,16 +196,40 @@ async fn a_home_whose_epoch_has_ended_changes_nothing() {
     let (net, world) = (Arc::new(Net::default()), World::new("eu"));
     let us = node(&net, &world, "us", memory(), |_| ()).await;
     world.move_home(ROMEO, "us");
+    set(&us, "k=newer").await.unwrap();
     let mut late = entry(1, 1, b"late");
     let (store, owner) = ("offline".into(), ROMEO.to_owned());
     late.changes.push(Change::Append { store, owner, id: 7, value: b"message".to_vec() });
     us.homes.shipped("eu", wire::encode(&Ship::Batch { log: 5, entries: vec![late] }));
     settle().await;
-    assert_eq!(get(&us, "k").await, None);
+    assert_eq!(get(&us, "k").await, Some(b"newer".to_vec()));
     assert_eq!(us.storage.applied("eu").await.unwrap().unwrap().seq, 1, "it counts all the same");
     let offline = us.storage.archive("offline", ROMEO, Page::after(None, 9)).await.unwrap();
     assert_eq!(offline, [(7, b"message".to_vec())], "messages are filed again at the new home");
-    assert_eq!(us.storage.log_head().await.unwrap(), 1);
+    assert_eq!(us.storage.log_head().await.unwrap(), 2);
+}
+
+#[tokio::test]
+async fn what_was_under_way_when_the_home_moved_is_not_lost() {
+    let (net, world, [eu, us, ap]) = three([memory(), memory(), memory()]).await;
+    set(&eu, "k=1").await.unwrap();
+    us.follows(&eu).await;
+    ap.follows(&eu).await;
+    net.cut("eu", "us");
+    net.cut("eu", "ap");
+    set(&eu, "k=2").await.unwrap();
+    set(&eu, "j=3").await.unwrap();
+    world.move_home(ROMEO, "us");
+    settle().await;
+    net.heal("eu", "us");
+    net.heal("eu", "ap");
+    settle().await;
+    for node in [&eu, &us, &ap] {
+        assert_eq!(get(node, "k").await, Some(b"2".to_vec()), "{}", node.region);
+        assert_eq!(get(node, "j").await, Some(b"3".to_vec()), "{}", node.region);
+    }
+    assert_eq!(us.storage.log_head().await.unwrap(), 2, "the new home has taken them");
+    assert_eq!(set(&ap, "k=4").await, Ok(b"2".to_vec()));
 }
 
 #[tokio::test]

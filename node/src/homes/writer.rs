@@ -13,8 +13,9 @@ use replication::{Change, Entry, Hlc, shard_of};
 use tokio::sync::{mpsc, oneshot};
 use xmpp::BareJid;
 
-use super::{AppliedAt, HomeError, HomeOp, Shared, Tx};
-use crate::storage::Position;
+use super::former::Former;
+use super::{AppliedAt, HomeError, HomeOp, META_WRITTEN, Shared, Tx};
+use crate::storage::{Position, StorageError};
 
 /// What the one who asked gets, and where our log stood when it was true.
 pub(super) type Done = (Result<Vec<u8>, HomeError>, Position);
@@ -23,8 +24,8 @@ pub(super) type Done = (Result<Vec<u8>, HomeError>, Position);
 pub(super) enum Job {
     /// Run an operation.
     Run(Request),
-    /// Write these items of an account's archives, which a former home brings.
-    Refile(BareJid, Vec<Change>),
+    /// Take what a former home of the account brings late, as far as that is safe.
+    Late(BareJid, Vec<Change>),
     /// Commit what came before, then end.
     Stop,
 }
@@ -44,13 +45,22 @@ pub(super) struct Writer {
     tx: Tx,
     head: u64,
     trimmed: u64,
+    former: Former,
+    /// `former` has something to be stored before the next commit.
+    unstored: bool,
 }
 
 impl Writer {
-    pub(super) fn new(shared: &Arc<Shared>, ops: Vec<Box<dyn HomeOp>>, head: u64) -> Writer {
+    pub(super) fn new(
+        shared: &Arc<Shared>,
+        ops: Vec<Box<dyn HomeOp>>,
+        head: u64,
+        former: Former,
+    ) -> Writer {
         let ops = ops.into_iter().map(|op| (op.name(), Arc::from(op))).collect();
         let tx = Tx::new(Arc::clone(&shared.storage));
-        Writer { shared: Arc::clone(shared), ops, tx, head, trimmed: 0 }
+        let shared = Arc::clone(shared);
+        Writer { shared, ops, tx, head, trimmed: 0, former, unstored: false }
     }
 
     /// Runs until told to stop.
@@ -78,17 +88,13 @@ impl Writer {
                     let result = self.one(&request, at, &mut entries).await;
                     answers.push((request.answer, result));
                 }
-                Job::Refile(account, changes) => {
-                    if let Err(error) = self.refile(&account, changes, at, &mut entries).await {
-                        tracing::error!(%error, "items of a former home were not filed again");
-                    }
-                }
+                Job::Late(account, changes) => self.late(&account, changes, at, &mut entries),
                 Job::Stop => going = false,
             }
         }
         let committed = match entries.is_empty() {
             true => Ok(()),
-            false => self.shared.storage.commit_home(entries.clone()).await,
+            false => self.commit(&entries).await,
         };
         self.tx.end_group();
         match committed {
@@ -129,33 +135,52 @@ impl Writer {
             Ok(result) => result?,
             Err(_) => return Err(HomeError::Storage(format!("{} panicked", request.op))),
         };
-        self.keep(request.account.as_str(), place.epoch, at, entries);
+        if self.keep(request.account.as_str(), place.epoch, at, entries) {
+            self.unstored |= self.former.writes(request.account.as_str(), place.epoch);
+        }
         Ok(result)
     }
 
-    async fn refile(
-        &mut self,
-        account: &BareJid,
-        changes: Vec<Change>,
-        at: Hlc,
-        entries: &mut Vec<Entry>,
-    ) -> Result<(), HomeError> {
-        let place = self.shared.map.home(account.as_str());
+    /// What a former home brings becomes changes of ours, as far as nothing newer can be overwritten by it.
+    fn late(&mut self, account: &BareJid, changes: Vec<Change>, at: Hlc, entries: &mut Vec<Entry>) {
+        let owner = account.as_str();
+        let place = self.shared.map.home(owner);
         if !place.local {
-            return Err(HomeError::NotHome { epoch: place.epoch });
+            return;
         }
-        self.tx.begin(account.as_str(), at);
-        changes.into_iter().for_each(|change| self.tx.record(change));
-        self.keep(account.as_str(), place.epoch, at, entries);
-        Ok(())
+        let all = self.former.untouched(owner, place.epoch);
+        let harmless = |change: &Change| {
+            let store = change.store().as_str();
+            matches!(change, Change::Append { .. }) && self.shared.config.refiled.contains(&store)
+        };
+        let (taken, lost): (Vec<Change>, Vec<Change>) =
+            changes.into_iter().partition(|change| all || harmless(change));
+        if !lost.is_empty() {
+            let stores: Vec<&str> = lost.iter().map(|change| change.store().as_str()).collect();
+            tracing::warn!(owner, ?stores, "changes of a former home are lost: newer ones exist");
+        }
+        self.tx.begin(owner, at);
+        taken.into_iter().for_each(|change| self.tx.record(change));
+        self.keep(owner, place.epoch, at, entries);
     }
 
-    fn keep(&mut self, account: &str, epoch: u64, at: Hlc, entries: &mut Vec<Entry>) {
+    async fn commit(&mut self, entries: &[Entry]) -> Result<(), StorageError> {
+        if self.unstored {
+            self.shared.storage.set_meta(META_WRITTEN, self.former.stored()).await?;
+            self.unstored = false;
+        }
+        self.shared.storage.commit_home(entries.to_vec()).await
+    }
+
+    /// What the operation did becomes an entry; false if it did nothing.
+    fn keep(&mut self, account: &str, epoch: u64, at: Hlc, entries: &mut Vec<Entry>) -> bool {
         let changes = self.tx.keep();
-        if !changes.is_empty() {
+        let some = !changes.is_empty();
+        if some {
             let seq = self.head + 1 + entries.len() as u64;
             entries.push(Entry { seq, shard: shard_of(account), epoch, at, changes });
         }
+        some
     }
 
     /// Everyone who wants to know hears of what is committed: first who hangs on applied changes, then the shippers.
