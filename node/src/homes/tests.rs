@@ -332,6 +332,18 @@ async fn a_full_queue_answers_busy() {
     );
 }
 
+#[tokio::test]
+async fn a_change_too_big_for_a_frame_is_refused() {
+    let (net, world) = (Arc::new(Net::default()), World::new("eu"));
+    let eu = node(&net, &world, "eu", memory(), |_| ()).await;
+    assert!(matches!(
+        set(&eu, &format!("k={}", "x".repeat(1 << 20))).await,
+        Err(HomeError::Refused(_))
+    ));
+    assert_eq!(get(&eu, "k").await, None);
+    assert_eq!(set(&eu, &format!("k={}", "x".repeat(1 << 19))).await, Ok(vec![]));
+}
+
 /// A replica that is too far behind, or new, or was never of this log, gets a whole copy.
 async fn whole_copy(eu: Arc<dyn Storage>, us: Arc<dyn Storage>) {
     let (net, world) = (Arc::new(Net::default()), World::new("eu"));

@@ -53,6 +53,11 @@ impl Tx {
         changes
     }
 
+    /// About how many bytes the operation's changes take so far.
+    pub(super) fn bytes(&self) -> usize {
+        self.changes.iter().map(Change::bytes).sum()
+    }
+
     /// The group is committed, or has failed: storage says what is.
     pub(super) fn end_group(&mut self) {
         self.group.clear();

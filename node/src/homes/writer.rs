@@ -11,11 +11,14 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use replication::{Change, Entry, Hlc, shard_of};
 use tokio::sync::{mpsc, oneshot};
-use xmpp::BareJid;
+use xmpp::{BareJid, Condition, StanzaError};
 
 use super::former::Former;
 use super::{AppliedAt, HomeError, HomeOp, META_WRITTEN, Shared, Tx};
 use crate::storage::{Position, StorageError};
+
+/// What one operation may change, in bytes: its entry must fit into one frame of a link.
+const ENTRY_BYTES_MAX: usize = 768 << 10;
 
 /// What the one who asked gets, and where our log stood when it was true.
 pub(super) type Done = (Result<Vec<u8>, HomeError>, Position);
@@ -135,6 +138,10 @@ impl Writer {
             Ok(result) => result?,
             Err(_) => return Err(HomeError::Storage(format!("{} panicked", request.op))),
         };
+        if self.tx.bytes() > ENTRY_BYTES_MAX {
+            let error = StanzaError::new(Condition::ResourceConstraint);
+            return Err(HomeError::refused(&error.with_text("too much in one change")));
+        }
         if self.keep(request.account.as_str(), place.epoch, at, entries) {
             self.unstored |= self.former.writes(request.account.as_str(), place.epoch);
         }
