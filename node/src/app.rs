@@ -7,6 +7,7 @@ mod run;
 mod wires;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use global_distrib::{Directory, Place, RouteEntry, Row};
@@ -72,6 +73,8 @@ pub struct Node {
     clock: Mutex<HybridClock>,
     started: Instant,
     stop: watch::Sender<bool>,
+    /// Batches on the way to the home of somebody who is away.
+    filing: AtomicUsize,
 }
 
 /// What is offered to clients: one value shared by all their connections.
@@ -212,6 +215,20 @@ impl Node {
                 available,
             };
             self.geo.route.append(self, entry);
+        }
+    }
+
+    /// Batches that are being filed just now.
+    pub fn filing(&self) -> usize {
+        self.filing.load(Ordering::Relaxed)
+    }
+
+    /// A batch is about to be filed (+1), or is (-1).
+    pub fn count_filing(&self, more: bool) {
+        if more {
+            self.filing.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.filing.fetch_sub(1, Ordering::Relaxed);
         }
     }
 

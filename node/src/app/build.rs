@@ -106,6 +106,7 @@ pub(super) async fn build(config: Config) -> Result<Arc<Node>, RunError> {
         clock: Mutex::new(HybridClock::new()),
         started: Instant::now(),
         stop: watch::Sender::new(false),
+        filing: std::sync::atomic::AtomicUsize::new(0),
         config,
     });
     late.set(&node);
@@ -114,12 +115,14 @@ pub(super) async fn build(config: Config) -> Result<Arc<Node>, RunError> {
         me,
         incarnation: Incarnation(incarnation),
         tls: identity,
-        peers: peers.clone(),
+        peers: Vec::new(),
         timers,
         limits,
     };
     let links = Links::start(config, user).map_err(|error| RunError::Links(error.to_string()))?;
-    node.geo.set_links(links);
+    // The user needs the links before the first call can come.
+    node.geo.set_links(links.clone());
+    links.set_peers(peers.clone());
     for peer in peers {
         node.geo.peer(&peer.id);
     }

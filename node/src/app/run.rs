@@ -8,6 +8,7 @@ use config::Config;
 use replication::metadata::{Command, NodeRecord};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
 use xmpp::stream::error::StreamError;
 
 use super::{Node, build, operator::Desk, wires};
@@ -154,9 +155,22 @@ async fn drain(node: &Arc<Node>, mut tasks: JoinSet<()>) {
         perform::close(seat, StreamError::system_shutdown());
     }
     drop(seats);
-    let deadline = tokio::time::Instant::now() + node.config.node.drain_deadline;
-    while node.directory.sessions_here() > 0 && tokio::time::Instant::now() < deadline {
+    let deadline = Instant::now() + node.config.node.drain_deadline;
+    // First the sessions, then what they left behind finds its place, then the other nodes have it.
+    let settled = || {
+        node.directory.sessions_here() == 0 && node.directory.parked().0 == 0 && node.filing() == 0
+    };
+    while !settled() && Instant::now() < deadline {
         tokio::time::sleep(DRAIN_LOOK).await;
+    }
+    for peer in node.geo.all_peers().iter().filter(|peer| peer.link.is_up()) {
+        if timeout_at(deadline, peer.link.drained()).await.is_err() {
+            tracing::warn!(peer = %peer.name, "stopping with frames it has not acknowledged");
+        }
+    }
+    if !settled() {
+        let (parked, bytes) = node.directory.parked();
+        tracing::warn!(parked, bytes, filing = node.filing(), "the drain's deadline has passed");
     }
     node.stop();
     node.metadata.resign().await;

@@ -113,6 +113,7 @@ pub(super) async fn follow_metadata(node: Arc<Node>) {
         apply(&node);
         tokio::select! {
             changed = version.changed() => if changed.is_err() { return },
+            () = node.geo.relink.notified() => {}
             () = node.stopped() => return,
         }
     }
@@ -125,23 +126,12 @@ fn apply(node: &Arc<Node>) {
     for peer in &peers {
         node.geo.peer(&peer.id);
     }
-    let gone = node.geo.set_live(&live(node));
-    for (name, ix) in &gone {
-        // Declared down: what was on the way there comes back (`LinkUser::lost`) and is routed anew. The peer stays known, so that
-        // it can return, as somebody new.
-        if let Some(peer) = node.geo.peer_at(*ix) {
-            tracing::warn!(node = %name, "declared down");
+    for (name, ix) in node.geo.set_live(&live(node)) {
+        // Declared down. `LinkUser::lost` follows: its rows go, what was on the way there comes back and is routed anew, and then
+        // `relink` brings us here again, so that the node can return as somebody new.
+        tracing::warn!(node = %name, "declared down");
+        if let Some(peer) = node.geo.peer_at(ix) {
             links.forget(&peer.id);
-            node.geo.drop_peer(*ix);
-        }
-        for account in node.directory.released(name, *ix) {
-            router::reopen(node, &account);
-        }
-    }
-    if !gone.is_empty() {
-        links.set_peers(peers.clone());
-        for peer in &peers {
-            node.geo.peer(&peer.id);
         }
     }
     node.homes.metadata_changed();

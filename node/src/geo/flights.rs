@@ -4,7 +4,9 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use global_distrib::NodeIx;
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 
 use crate::router::Routed;
 
@@ -14,7 +16,7 @@ pub const FLIGHTS_MAX: usize = 100_000;
 #[derive(Debug)]
 struct Flight {
     routed: Routed,
-    pending: usize,
+    pending: SmallVec<[NodeIx; 4]>,
     taken: bool,
 }
 
@@ -26,36 +28,46 @@ pub struct Flights {
 }
 
 impl Flights {
-    /// A flight of `copies` copies; 0 when too many are open.
-    pub fn open(&self, routed: &Routed, copies: usize) -> u64 {
+    /// A flight with a copy to each of `to`; 0 when too many are open.
+    pub fn open(&self, routed: &Routed, to: &[NodeIx]) -> u64 {
         let mut open = self.open.lock();
         if open.len() >= FLIGHTS_MAX {
             return 0;
         }
         let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
-        open.insert(id, Flight { routed: routed.clone(), pending: copies, taken: false });
+        open.insert(id, Flight { routed: routed.clone(), pending: to.into(), taken: false });
         id
     }
 
-    /// One copy did not even leave.
-    pub fn missed(&self, id: u64) {
-        let mut open = self.open.lock();
-        if let Some(flight) = open.get_mut(&id) {
-            flight.pending -= 1;
-        }
-    }
-
-    /// One copy has ended. Gives the stanza back when all have and nobody took it.
-    pub fn ended(&self, id: u64, delivered: bool) -> Option<Routed> {
+    /// The copy to `node` has ended. Gives the stanza back when all have and nobody took it.
+    pub fn ended(&self, id: u64, node: NodeIx, delivered: bool) -> Option<Routed> {
         let mut open = self.open.lock();
         let flight = open.get_mut(&id)?;
-        flight.pending = flight.pending.saturating_sub(1);
+        flight.pending.retain(|pending| *pending != node);
         flight.taken |= delivered;
-        if flight.pending > 0 {
+        if !flight.pending.is_empty() {
             return None;
         }
         let flight = open.remove(&id).expect("it was there a line ago");
         (!flight.taken).then_some(flight.routed)
+    }
+
+    /// None of its copies left: it never was.
+    pub fn cancel(&self, id: u64) {
+        self.open.lock().remove(&id);
+    }
+
+    /// That node lives another life: its copies have ended, and nobody knows how; those that were only there come back.
+    pub fn lost(&self, node: NodeIx) -> Vec<Routed> {
+        let mut ids: Vec<u64> = {
+            let open = self.open.lock();
+            open.iter()
+                .filter(|(_, flight)| flight.pending.contains(&node))
+                .map(|(id, _)| *id)
+                .collect()
+        };
+        ids.sort_unstable(); // In the order in which they left.
+        ids.into_iter().filter_map(|id| self.ended(id, node, false)).collect()
     }
 }
 
@@ -74,12 +86,25 @@ mod tests {
     #[test]
     fn it_comes_back_only_when_nobody_took_it() {
         let flights = Flights::default();
-        let id = flights.open(&routed(), 2);
-        assert!(flights.ended(id, false).is_none());
-        assert!(flights.ended(id, false).is_some());
-        let id = flights.open(&routed(), 2);
-        assert!(flights.ended(id, true).is_none());
-        assert!(flights.ended(id, false).is_none());
-        assert!(flights.ended(id, false).is_none());
+        let (eu, us) = (NodeIx(0), NodeIx(1));
+        let id = flights.open(&routed(), &[eu, us]);
+        assert!(flights.ended(id, eu, false).is_none());
+        assert!(flights.ended(id, us, false).is_some());
+        let id = flights.open(&routed(), &[eu, us]);
+        assert!(flights.ended(id, eu, true).is_none());
+        assert!(flights.ended(id, us, false).is_none());
+        assert!(flights.ended(id, us, false).is_none());
+    }
+
+    #[test]
+    fn a_dead_node_ends_its_copies_once() {
+        let flights = Flights::default();
+        let (eu, us) = (NodeIx(0), NodeIx(1));
+        let id = flights.open(&routed(), &[eu, us]);
+        assert!(flights.lost(eu).is_empty());
+        assert!(flights.ended(id, us, false).is_some());
+        flights.open(&routed(), &[eu]);
+        assert_eq!(flights.lost(eu).len(), 1);
+        assert!(flights.lost(eu).is_empty());
     }
 }

@@ -14,6 +14,7 @@ pub mod tick;
 pub mod user;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use global_distrib::health::Health;
@@ -39,6 +40,8 @@ pub struct Peer {
     pub ix: NodeIx,
     /// The link to it.
     pub link: Link,
+    /// Up to where our frames are settled *as we were told*: never ahead of what the link brought before it (a returned stanza).
+    settled: Arc<AtomicU64>,
 }
 
 /// See the room.
@@ -58,6 +61,8 @@ pub struct Geo {
     pub calls: calls::Calls,
     /// Our session rows' changes, and where each peer is in them.
     pub route: route::Routes,
+    /// A link was forgotten and may be made anew.
+    pub relink: tokio::sync::Notify,
     /// Who is lit, who is dark.
     pub health: Mutex<Health>,
     /// Whom the others reach: `(reporter, its list, when in ms)`.
@@ -77,6 +82,7 @@ impl Geo {
             flights: flights::Flights::default(),
             calls: calls::Calls::default(),
             route: route::Routes::new(route_entries_max),
+            relink: tokio::sync::Notify::new(),
             health: Mutex::new(Health::new(dead_after_ms)),
             reach: Mutex::default(),
         }
@@ -100,7 +106,8 @@ impl Geo {
             return Some(known.clone());
         }
         let link = self.links.get()?.link(id)?;
-        let peer = Peer { id: id.clone(), name: name.into(), ix, link };
+        let settled = Arc::new(AtomicU64::new(link.acked()));
+        let peer = Peer { id: id.clone(), name: name.into(), ix, link, settled };
         self.peers.write().insert(ix, peer.clone());
         Some(peer)
     }
@@ -184,7 +191,21 @@ impl Geo {
 
     /// What that node has taken responsibility for.
     pub fn acked(&self, node: NodeIx) -> u64 {
-        self.peers.read().get(&node).map_or(u64::MAX, |peer| peer.link.acked())
+        self.peers.read().get(&node).map_or(u64::MAX, |peer| peer.settled.load(Ordering::Acquire))
+    }
+
+    /// The link told us, in order with what else it brought, that frames up to `upto` are taken.
+    pub fn acknowledged(&self, node: NodeIx, upto: u64) {
+        if let Some(peer) = self.peers.read().get(&node) {
+            peer.settled.fetch_max(upto, Ordering::AcqRel);
+        }
+    }
+
+    /// Everything sent to that node's former life is settled: taken, or handed back.
+    pub fn settled(&self, node: NodeIx) {
+        if let Some(peer) = self.peers.read().get(&node) {
+            peer.settled.fetch_max(peer.link.acked(), Ordering::AcqRel);
+        }
     }
 
     /// Queues a frame. `None` when the link's bound is reached or there is no such node.

@@ -34,7 +34,7 @@ impl LinkUser for User {
         self.with(id, |node, peer| {
             tracing::info!(peer = %id, incarnation = incarnation.0, fresh, "link is up");
             if fresh {
-                forget(node, peer);
+                anew(node, peer, Vec::new());
                 peer.link.wake();
             }
             node.homes.peer_up(&peer.id.region);
@@ -55,18 +55,12 @@ impl LinkUser for User {
 
     fn lost(&self, id: &PeerId, unacked: Vec<(u64, FrameKind, Bytes)>) {
         self.with(id, |node, peer| {
-            tracing::warn!(peer = %id, frames = unacked.len(), "its former life left frames unacknowledged");
-            forget(node, peer);
-            for (_, kind, body) in unacked {
-                match kind {
-                    frame::STANZA => returned(node, peer, body, false),
-                    frame::CALL => {
-                        if let Some(call) = value::<Call>(id, kind, &body) {
-                            node.geo.calls.lost(call.id);
-                        }
-                    }
-                    _ => {} // Presence, carbons, logs: told anew when the peer is.
-                }
+            tracing::warn!(peer = %id, frames = unacked.len(), "its former life is over");
+            anew(node, peer, unacked);
+            // Forgotten altogether (declared down)? Then it is linked anew, as somebody new.
+            if node.geo.links().is_some_and(|links| links.link(id).is_none()) {
+                node.geo.drop_peer(peer.ix);
+                node.geo.relink.notify_one();
             }
         });
     }
@@ -105,6 +99,7 @@ impl LinkUser for User {
 
     fn acked(&self, id: &PeerId, upto: u64) {
         self.with(id, |node, peer| {
+            node.geo.acknowledged(peer.ix, upto);
             for account in node.directory.acked(peer.ix, upto) {
                 router::reopen(node, &account);
             }
@@ -117,17 +112,34 @@ impl LinkUser for User {
     }
 }
 
-/// The peer lives another life (or we do): nothing it said before holds.
-fn forget(node: &Arc<Node>, peer: &Peer) {
+/// The peer lives another life (or is declared down): nothing it said before holds, and what it never acknowledged comes back.
+/// The order matters: first its rows go, then what comes back takes its place in front, and only then may what waited for the peer
+/// go on.
+fn anew(node: &Arc<Node>, peer: &Peer, unacked: Vec<(u64, FrameKind, Bytes)>) {
     node.geo.route.fresh(peer.ix);
     let (removed, reopen) = node.directory.remove_rows(peer.ix, |_| true);
-    light::rows_gone(node, &removed);
+    for (_, kind, body) in unacked {
+        match kind {
+            frame::STANZA => returned(node, peer, body, false),
+            frame::CALL => {
+                if let Some(call) = value::<Call>(&peer.id, kind, &body) {
+                    node.geo.calls.lost(call.id);
+                }
+            }
+            _ => {} // Presence, carbons, logs: told anew when the peer is.
+        }
+    }
+    for routed in node.geo.flights.lost(peer.ix) {
+        router::returned(node, peer.ix, routed);
+    }
+    node.geo.settled(peer.ix);
     node.directory.forget_trail(peer.ix);
     node.geo.restarted(&peer.name);
     node.geo.send_due_probes();
     for account in reopen.into_iter().chain(node.directory.released(&peer.name, peer.ix)) {
         router::reopen(node, &account);
     }
+    light::rows_gone(node, &removed);
 }
 
 fn value<T: DeserializeOwned>(id: &PeerId, kind: FrameKind, body: &[u8]) -> Option<T> {
@@ -162,7 +174,7 @@ fn take(node: &Arc<Node>, peer: &Peer, kind: FrameKind, body: Bytes) {
         frame::REPRESENT => light::represent(node, peer.ix),
         frame::FLIGHT => {
             let Some(end) = value::<FlightEnd>(&peer.id, kind, &body) else { return };
-            if let Some(routed) = node.geo.flights.ended(end.flight, end.delivered) {
+            if let Some(routed) = node.geo.flights.ended(end.flight, peer.ix, end.delivered) {
                 router::returned(node, peer.ix, routed);
             }
         }
@@ -240,7 +252,7 @@ fn returned(node: &Arc<Node>, peer: &Peer, body: Bytes, by_peer: bool) {
     }
     let routed = match head.flight {
         0 => Stanza::parse(bytes).ok().map(|stanza| Routed { stanza, tries: head.tries }),
-        flight => node.geo.flights.ended(flight, false),
+        flight => node.geo.flights.ended(flight, peer.ix, false),
     };
     if let Some(routed) = routed {
         tracing::debug!(peer = %peer.id, by_peer, "a stanza came back");

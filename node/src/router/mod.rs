@@ -115,6 +115,7 @@ fn settle(node: &Arc<Node>, account: &BareJid, outcome: Outcome<Routed>) {
 fn file(node: &Arc<Node>, account: &BareJid, batch: Vec<Routed>) {
     let node = node.clone();
     let account = account.clone();
+    node.count_filing(true);
     tokio::spawn(async move {
         let filed = crate::features::offline::file(&node, &account, batch).await;
         for (routed, error) in filed.refused {
@@ -138,5 +139,6 @@ fn file(node: &Arc<Node>, account: &BareJid, batch: Vec<Routed>) {
         for outcome in outcomes {
             settle(&node, &account, outcome);
         }
+        node.count_filing(false);
     });
 }

@@ -76,11 +76,8 @@ impl Carrier<Arc<Seat>, Routed> for Road<'_> {
         if there.is_empty() {
             return if delivered { Ok(()) } else { Err(routed) };
         }
-        let flight = if there.len() > 1 && !delivered {
-            node.geo.flights.open(&routed, there.len())
-        } else {
-            0
-        };
+        let flight =
+            if there.len() > 1 && !delivered { node.geo.flights.open(&routed, there) } else { 0 };
         let head = StanzaHead { copy: delivered, tries: routed.tries, flight };
         let mut sent = 0;
         for to in there {
@@ -93,7 +90,12 @@ impl Carrier<Arc<Seat>, Routed> for Road<'_> {
                     sent += 1;
                     leave_trail(trail, *to, seq);
                 }
-                None if flight != 0 => node.geo.flights.missed(flight),
+                // Refused by the link's bound: if no other copy is taken, it is routed anew, as if that node had sent it back.
+                None if flight != 0 => {
+                    if let Some(routed) = node.geo.flights.ended(flight, *to, false) {
+                        return Err(routed);
+                    }
+                }
                 None => {}
             }
         }

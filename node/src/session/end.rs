@@ -16,27 +16,67 @@ use crate::feature::{Ctx, Flow, SessionEvent};
 use crate::router::road::Road;
 use crate::router::{self, Routed};
 
+/// A session must end: if its task does not see to it (it panicked, or a hand-over was dropped half-way), this does.
+pub(super) struct Alive(Option<(Arc<Node>, Arc<Seat>)>);
+
+impl Alive {
+    pub(super) fn new(node: &Arc<Node>, seat: &Arc<Seat>) -> Self {
+        Self(Some((node.clone(), seat.clone())))
+    }
+
+    /// The session's end is being seen to.
+    fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl std::fmt::Debug for Alive {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Alive")
+    }
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        let Some((node, seat)) = self.0.take() else { return };
+        if std::thread::panicking() {
+            node.metrics.panics.inc();
+        }
+        // Without a runtime the whole process is ending.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move { over(&node, &seat, None).await });
+        }
+    }
+}
+
 /// Ends the connection, and the session unless it may be resumed.
 pub(super) async fn end(mut session: Box<Session>, close: Close) {
     session.farewell(&close);
     let resume_deadline = session.resume_deadline();
-    let Session { node, seat, transport, output, sm, .. } = *session;
+    let Session { node, seat, transport, output, sm, alive, .. } = *session;
     match close {
         Close::TakenOver => transport.close(output).await,
         Close::Lost => {
             drop(transport);
             drop(output);
             let mut sm = sm;
-            if let Some(resumable) = sm.take_if(|sm| sm.id.is_some()) {
-                match Box::pin(sm::hibernate(&node, &seat, resumable, resume_deadline)).await {
-                    Some(back) => sm = Some(back),
+            let mut alive = alive;
+            if let Some(resumable) = sm.take_if(|sm| sm.id.is_some())
+                && let Some(guard) = alive.take()
+            {
+                let handover = Handover { seat: seat.clone(), sm: resumable, alive: guard };
+                match Box::pin(sm::hibernate(&node, handover, resume_deadline)).await {
+                    Some(back) => {
+                        sm = Some(back.sm);
+                        alive = Some(back.alive);
+                    }
                     None => return,
                 }
             }
-            over(&node, &seat, sm).await;
+            over_guarded(&node, &seat, sm, alive).await;
         }
         Close::Clean | Close::Error(_) => {
-            over(&node, &seat, sm).await;
+            over_guarded(&node, &seat, sm, alive).await;
             transport.close(output).await;
         }
     }
@@ -44,7 +84,19 @@ pub(super) async fn end(mut session: Box<Session>, close: Close) {
 
 /// A session that was handed over and cannot go on.
 pub(super) async fn abandon(node: &Arc<Node>, handover: Handover) {
-    over(node, &handover.seat, Some(handover.sm)).await;
+    over_guarded(node, &handover.seat, Some(handover.sm), Some(handover.alive)).await;
+}
+
+async fn over_guarded(
+    node: &Arc<Node>,
+    seat: &Arc<Seat>,
+    sm: Option<Box<Sm>>,
+    alive: Option<Alive>,
+) {
+    over(node, seat, sm).await;
+    if let Some(alive) = alive {
+        alive.disarm();
+    }
 }
 
 /// Tells the features and performs what they want.
@@ -93,7 +145,15 @@ async fn over(node: &Arc<Node>, seat: &Arc<Seat>, sm: Option<Box<Sm>>) {
     node.metrics.sessions.dec();
     let entry = RouteEntry::Unbind { full: seat.full.clone(), generation: seat.generation };
     node.geo.route.append(node, entry);
-    if known {
+    // A newer bind of the same full JID that is available already speaks for itself.
+    let succeeded = !known
+        && node
+            .directory
+            .read(seat.bare.as_str(), |rows| {
+                rows.iter().any(|row| row.full == seat.full && row.available)
+            })
+            .unwrap_or(false);
+    if !succeeded {
         tell(node, seat, SessionEvent::Gone).await;
     }
     copies(node, seat, left.copies);

@@ -15,6 +15,7 @@ use xmpp::stream::header::Framing;
 use xmpp::stream::negotiate::{Input, Output, Receiving, Tls};
 use xmpp::xml::framer::{Framer, Limits, Scan};
 
+use super::end::Alive;
 use super::sm::{Handover, resume};
 use super::{Seat, sm::Sm};
 use crate::app::Node;
@@ -37,6 +38,8 @@ pub struct Ready {
     pub seat: Arc<Seat>,
     /// Stream management, if it resumed.
     pub sm: Option<Box<Sm>>,
+    /// Its promise to end, if it resumed.
+    pub alive: Option<Alive>,
 }
 
 struct Talk<'a> {
@@ -53,7 +56,7 @@ struct Talk<'a> {
 }
 
 enum End {
-    Ready(Arc<Seat>, Option<Box<Sm>>),
+    Ready(Arc<Seat>, Option<(Box<Sm>, Alive)>),
     Closed,
 }
 
@@ -89,12 +92,13 @@ pub async fn run(node: &Arc<Node>, accepted: Accepted, direct: bool) -> Option<R
     talk.attempt_over();
     let Talk { transport, mut framer, input, output, .. } = talk;
     match end {
-        End::Ready(seat, sm) => {
+        End::Ready(seat, resumed) => {
+            let (sm, alive) = resumed.unzip();
             framer.set_limits(Limits {
                 element_bytes: node.config.limits.stanza_bytes_max as u32,
                 ..Limits::STANZA
             });
-            Some(Ready { transport: transport?, framer, input, output, seat, sm })
+            Some(Ready { transport: transport?, framer, input, output, seat, sm, alive })
         }
         End::Closed => {
             if let Some(transport) = transport {
@@ -197,11 +201,11 @@ impl Talk<'_> {
                 }
                 Output::Resume { account, previd, h } => {
                     match resume(self.node, &account, &previd, h).await {
-                        Ok(Handover { seat, sm }) => {
+                        Ok(Handover { seat, sm, alive }) => {
                             let handled = sm.handled();
                             self.output.put(&Nonza::Resumed { previd, h: handled }.to_bytes());
                             sm.resend(&mut self.output);
-                            return Some(End::Ready(seat, Some(sm)));
+                            return Some(End::Ready(seat, Some((sm, alive))));
                         }
                         Err(refusal) => match refusal {
                             super::sm::Refused::NotFound { h } => {

@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use xmpp::jid::BareJid;
 use xmpp::sm::{Inbound, Malformed, Nonza, Outbound};
 use xmpp::stanza::error::Condition;
 use xmpp::stream::error::StreamError;
 use xmpp::xml::element::Element;
 
+use super::end::Alive;
 use super::task::{Close, Session};
 use super::{Control, Delivery, Item, Seat};
 use crate::app::Node;
@@ -41,6 +42,23 @@ impl Sm {
     fn new(id: Option<String>, items_max: usize, bytes_max: usize) -> Self {
         let out = Outbound::new(items_max, bytes_max);
         Self { id, out, inbound: Inbound::default(), overflow: Vec::new(), asked_at: None }
+    }
+
+    /// Keeps a stanza until it is acknowledged. False when there is no room: it is kept behind the others all the same, for what
+    /// comes after this session, and the session must end.
+    pub fn keep(&mut self, delivery: Delivery) -> bool {
+        let bytes = delivery.stanza.bytes().len();
+        if !self.overflow.is_empty() {
+            self.overflow.push(delivery);
+            return false;
+        }
+        match self.out.push(delivery, bytes) {
+            Ok(()) => true,
+            Err(full) => {
+                self.overflow.push(full.0);
+                false
+            }
+        }
     }
 
     /// The `h` to tell.
@@ -98,6 +116,8 @@ pub struct Handover {
     pub seat: Arc<Seat>,
     /// Its stream management.
     pub sm: Box<Sm>,
+    /// Its promise to end.
+    pub(super) alive: Alive,
 }
 
 /// Why a session is not resumed.
@@ -143,10 +163,12 @@ pub(super) fn handover(
     sm: Box<Sm>,
     reply: oneshot::Sender<Handover>,
 ) -> Option<Close> {
-    match reply.send(Handover { seat: session.seat.clone(), sm }) {
+    let alive = session.alive.take().expect("a session is handed over once");
+    match reply.send(Handover { seat: session.seat.clone(), sm, alive }) {
         Ok(()) => Some(Close::TakenOver),
-        Err(Handover { sm, .. }) => {
+        Err(Handover { sm, alive, .. }) => {
             session.sm = Some(sm);
+            session.alive = Some(alive);
             None
         }
     }
@@ -213,42 +235,35 @@ impl Session {
 /// Without a connection, until the client is back or the time is over. `None`: another task has the session now.
 pub(super) async fn hibernate(
     node: &Arc<Node>,
-    seat: &Arc<Seat>,
-    mut sm: Box<Sm>,
-    deadline: tokio::time::Instant,
-) -> Option<Box<Sm>> {
+    mut session: Handover,
+    deadline: Instant,
+) -> Option<Handover> {
     node.metrics.hibernating.inc();
+    let seat = session.seat.clone();
     let mut mail = Vec::new();
     let outcome = loop {
         let drained =
-            tokio::time::timeout_at(deadline, poll_fn(|cx| seat.mailbox.poll_drain(cx, &mut mail)))
-                .await;
+            timeout_at(deadline, poll_fn(|cx| seat.mailbox.poll_drain(cx, &mut mail))).await;
         if drained.is_err() {
-            break Some(sm);
+            break Some(session);
         }
         let mut over = false;
         let mut taken = None;
         for item in mail.drain(..) {
             match item {
-                Item::Stanza(delivery) => {
-                    let bytes = delivery.stanza.bytes().len();
-                    if let Err(full) = sm.out.push(delivery, bytes) {
-                        sm.overflow.push(full.0);
-                        over = true;
-                    }
-                }
+                Item::Stanza(delivery) => over |= !session.sm.keep(delivery),
                 Item::Control(Control::Resume(reply)) => taken = Some(reply),
                 Item::Control(Control::Close(_)) => over = true,
                 Item::Control(Control::Tick) => {}
             }
         }
         if over {
-            break Some(sm);
+            break Some(session);
         }
         if let Some(reply) = taken {
-            match reply.send(Handover { seat: seat.clone(), sm }) {
+            match reply.send(session) {
                 Ok(()) => break None,
-                Err(back) => sm = back.sm,
+                Err(back) => session = back,
             }
         }
     };

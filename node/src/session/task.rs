@@ -12,6 +12,7 @@ use xmpp::stream::error::StreamError;
 use xmpp::stream::header::Framing;
 use xmpp::xml::framer::{Framer, Scan};
 
+use super::end::Alive;
 use super::negotiate::Ready;
 use super::sm::{self, Sm};
 use super::{Control, Delivery, Item, Seat, end};
@@ -32,6 +33,7 @@ pub struct Session {
     pub(super) input: Buffer,
     pub(super) output: Buffer,
     pub(super) sm: Option<Box<Sm>>,
+    pub(super) alive: Option<Alive>,
     mail: Vec<Item>,
 }
 
@@ -60,8 +62,9 @@ pub(super) enum Close {
 impl Session {
     /// A session that was just bound or resumed.
     pub fn begin(node: Arc<Node>, ready: Ready) -> Box<Self> {
-        let Ready { transport, framer, input, output, seat, sm } = ready;
-        Box::new(Self { node, seat, transport, framer, input, output, sm, mail: Vec::new() })
+        let Ready { transport, framer, input, output, seat, sm, alive } = ready;
+        let alive = Some(alive.unwrap_or_else(|| Alive::new(&node, &seat)));
+        Box::new(Self { node, seat, transport, framer, input, output, sm, alive, mail: Vec::new() })
     }
 
     /// Until the session is over, hibernation included.
@@ -106,7 +109,11 @@ impl Session {
             {
                 return Poll::Ready(Event::Lost(error));
             }
-            if output.len() < OUTPUT_HIGH && seat.mailbox.poll_drain(cx, mail).is_ready() {
+            // Who does not read is not read from either: answers to it would only pile up here.
+            if output.len() >= OUTPUT_HIGH {
+                return Poll::Pending;
+            }
+            if seat.mailbox.poll_drain(cx, mail).is_ready() {
                 return Poll::Ready(Event::Mail);
             }
             transport.poll_read(cx, input).map(|read| match read {
@@ -199,25 +206,26 @@ impl Session {
         let mut mail = std::mem::take(&mut self.mail);
         let mut stanzas = 0;
         let mut close = None;
+        let mut resume = None;
         for item in mail.drain(..) {
             match item {
                 Item::Stanza(delivery) => {
                     stanzas += 1;
-                    if let Err(delivery) = self.write(delivery) {
-                        self.sm
-                            .as_mut()
-                            .expect("only stream management refuses")
-                            .overflow
-                            .push(delivery);
+                    if !self.write(delivery) {
                         close = Some(Close::Error(StreamError::resource_constraint()));
                     }
                 }
-                Item::Control(control) => {
-                    if let Some(reason) = self.control(control) {
-                        close = Some(reason);
-                    }
-                }
+                // What came before and after it in the mailbox is written first: a session that is handed over takes all of it along.
+                Item::Control(Control::Resume(reply)) => resume = Some(reply),
+                Item::Control(Control::Tick) => {}
+                Item::Control(Control::Close(error)) => close = Some(Close::Error(error)),
             }
+        }
+        if close.is_none()
+            && let Some(reply) = resume
+            && let Some(sm) = self.sm.take_if(|sm| sm.id.is_some())
+        {
+            close = sm::handover(self, sm, reply);
         }
         if mail.capacity() <= 32 {
             self.mail = mail; // Worth keeping; a big one is given back.
@@ -231,7 +239,8 @@ impl Session {
         close
     }
 
-    fn write(&mut self, delivery: Delivery) -> Result<(), Delivery> {
+    /// False when stream management has no room: the stanza is kept for what comes after this session.
+    fn write(&mut self, delivery: Delivery) -> bool {
         let sent = &self.node.metrics.sent;
         match delivery.stanza.kind() {
             Kind::Message => sent.message.inc(),
@@ -241,23 +250,14 @@ impl Session {
         match self.sm.as_mut() {
             None => self.output.put(delivery.stanza.bytes()),
             Some(sm) => {
-                let bytes = delivery.stanza.bytes().clone();
-                sm.out.push(delivery, bytes.len()).map_err(|full| full.0)?;
-                self.output.put(&bytes);
+                let stanza = delivery.stanza.clone();
+                if !sm.keep(delivery) {
+                    return false;
+                }
+                self.output.put(stanza.bytes());
             }
         }
-        Ok(())
-    }
-
-    fn control(&mut self, control: Control) -> Option<Close> {
-        match control {
-            Control::Close(error) => Some(Close::Error(error)),
-            Control::Tick => None,
-            Control::Resume(reply) => {
-                let sm = self.sm.take_if(|sm| sm.id.is_some())?;
-                sm::handover(self, sm, reply)
-            }
-        }
+        true
     }
 
     /// Says why and closes our stream.

@@ -7,6 +7,7 @@
 pub mod home;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use xmpp::jid::{BareJid, Jid};
 use xmpp::payload::delay;
@@ -19,6 +20,9 @@ use crate::feature::{Disco, Feature};
 use crate::homes::HomeError;
 use crate::router::Routed;
 use crate::session::{Delivery, Item, Seat};
+
+/// Before the home is asked again for what waits there.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// See the room.
 pub struct OfflineFeature;
@@ -80,7 +84,11 @@ pub fn hand_out(node: &Arc<Node>, seat: &Arc<Seat>) {
             let messages = match ask(&node, &seat.bare, &Request::Fetch { after }).await {
                 Ok(Answer::Messages(messages)) => messages,
                 Ok(_) => return,
-                Err(HomeError::Unreachable) => continue, // The deadline of a request has passed; the home may be back.
+                // The home cannot be reached now, or metadata is still being founded: again, but not at once.
+                Err(HomeError::Unreachable | HomeError::NotHome { .. } | HomeError::Busy) => {
+                    tokio::time::sleep(RETRY).await;
+                    continue;
+                }
                 Err(error) => {
                     tracing::error!(?error, "offline messages cannot be read");
                     return;
