@@ -72,13 +72,15 @@ where
         Ok(lost) => lost,
         Err(refusal) => return refusal.into(),
     };
+    if lost.is_empty() {
+        peer.settle(&peer.out.lock());
+    } else {
+        peer.hand_back(lost);
+    }
     if let Some(Err(e)) = first.map(|marks| peer.begun(marks)) {
         return e.into();
     }
     let fresh = matches!(agreed.decision, Decision::Fresh { .. });
-    if !lost.is_empty() {
-        peer.user.lost(&peer.id, lost);
-    }
     add(&peer.counters.connections, 1);
     peer.up.store(true, Ordering::Release);
     tracing::info!(peer = %peer.id, fresh, "link up");
@@ -192,9 +194,6 @@ impl<S: AsyncRead + AsyncWrite> Reader<'_, S> {
         if batch.call_writer {
             self.peer.wake();
         }
-        if let Some(upto) = batch.acked {
-            self.peer.user.acked(&self.peer.id, upto);
-        }
         self.peer.user.batch(&self.peer.id);
         handed
     }
@@ -219,9 +218,9 @@ impl<S: AsyncRead + AsyncWrite> Reader<'_, S> {
                     }
                 }
                 Frame::Datagram { kind, body: range } => user.datagram(&peer.id, kind, body(range)),
-                Frame::Control(Control::Ack(marks)) => batch.ack(peer.acknowledged(marks)?),
+                Frame::Control(Control::Ack(marks)) => peer.acknowledged(marks)?,
                 Frame::Control(Control::Ping(number, marks)) => {
-                    batch.ack(peer.acknowledged(marks)?);
+                    peer.acknowledged(marks)?;
                     peer.out.lock().pong(number);
                     batch.call_writer = true;
                 }
@@ -254,15 +253,10 @@ fn hand_over(peer: &Peer, ticket: u64, kind: FrameKind, body: Bytes) -> Taken {
 #[derive(Default)]
 struct Batch {
     frames: u64,
-    acked: Option<u64>,
     call_writer: bool,
 }
 
 impl Batch {
-    fn ack(&mut self, news: Option<u64>) {
-        self.acked = news.or(self.acked);
-    }
-
     /// Dropped; but it came because our acknowledgement was lost, so acknowledge again.
     fn duplicate(&mut self, peer: &Peer) {
         add(&peer.counters.duplicates, 1);
@@ -280,22 +274,13 @@ async fn write_loop<S: AsyncRead + AsyncWrite>(
     let mut pings = interval(ping);
     pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut out = Vec::new();
-    let mut acked = Marks::default();
-    let mut controls: Vec<Control> = vec![Control::Begin(peer.out.lock().begin())];
+    frame::write_control(&mut out, Control::Begin(peer.out.lock().begin()));
     loop {
         peer.turn_begins();
-        let mut turn = peer.out.lock().turn();
+        let taken = peer.inbox.lock().ack(); // before the turn begins: see there
+        let mut turn = peer.out.lock().turn(taken);
         peer.user.before_write(&peer.id, &mut turn.sink);
-        let marks = peer.inbox.lock().ack();
-        match controls.last_mut() {
-            Some(Control::Ping(_, carried)) => (*carried, acked) = (marks, marks),
-            _ if marks != acked => {
-                acked = marks;
-                controls.push(Control::Ack(marks));
-            }
-            _ => (),
-        }
-        let filled = peer.out.lock().fill(&mut out, turn, controls.drain(..));
+        let filled = peer.out.lock().fill(&mut out, turn);
         if !out.is_empty() {
             if let Err(e) = write_out(&peer, &mut write, &out).await {
                 return e;
@@ -310,7 +295,7 @@ async fn write_loop<S: AsyncRead + AsyncWrite>(
         }
         tokio::select! {
             () = peer.called() => (),
-            _ = pings.tick() => controls.push(Control::Ping(clock.elapsed().as_micros() as u64, Marks::default())),
+            _ = pings.tick() => peer.out.lock().ping(clock.elapsed().as_micros() as u64),
         }
     }
 }

@@ -11,6 +11,10 @@
 //!
 //! **Two lanes.** What [`LinkUser::before_write`] puts on the link (the route log's tail) goes before everything that was queued until then,
 //! and is numbered for itself: on the wire and after a cut it stays ahead of what depends on it.
+//!
+//! **An acknowledgement never overtakes what was queued before it was earned.** When a node learns, by [`LinkUser::acked`] or [`Link::acked`], that the
+//! peer has taken frame `n` of the main lane, it has been handed every frame of both lanes that the peer queued before it took `n`: what it sent
+//! back while it handled `n`, and what it put into the route log. The front lane's acknowledgements promise nothing and wait for nothing.
 
 mod ack;
 mod driver;
@@ -95,7 +99,8 @@ pub enum LinkFull {
 /// Whoever sends and receives frames: implemented by the node, called by the link's tasks. No call may block.
 ///
 /// For one peer, calls come one after the other in this order: (`lost`)? `up` (`frame` | `datagram` | `batch` | `acked` | `before_write`)* `down`,
-/// where `before_write` comes from the writer's task and may run beside the reader's calls. No lock is held: all of [`Link`] may be used inside.
+/// where `before_write` comes from the writer's task and may run beside the reader's calls, which keep
+/// the order of the wire. No lock is held: all of [`Link`] may be used inside.
 pub trait LinkUser: Send + Sync + 'static {
     /// A connection is up. `fresh`: the peer has nothing of what was sent to it before by this node's present life, or is a new incarnation itself
     /// (it begins with an empty table; so does whatever we keep about it). Frames queued before the first connection were kept and follow.
@@ -105,7 +110,8 @@ pub trait LinkUser: Send + Sync + 'static {
     fn down(&self, peer: &PeerId);
 
     /// The peer came back as another incarnation, or was forgotten: these frames, in order, were never acknowledged and will not be sent.
-    /// The former incarnation may or may not have handled them. Frames of the front lane are not reported: `up(fresh)` starts them anew.
+    /// The former incarnation may or may not have handled them. [`Link::acked`] counts them as settled only when this has returned.
+    /// May be empty when the peer was forgotten. Frames of the front lane are not reported: `up(fresh)` starts them anew.
     fn lost(&self, peer: &PeerId, unacked: Vec<(u64, FrameKind, Bytes)>);
 
     /// A frame, in order, exactly once. `ticket` is for [`Link::taken`]; it grows by one a frame within a lane, never repeats while this node lives,
@@ -123,7 +129,8 @@ pub trait LinkUser: Send + Sync + 'static {
         let _ = peer;
     }
 
-    /// The peer has taken responsibility for all our frames up to this number (main lane).
+    /// The peer has taken responsibility for all our frames up to this number (main lane). Called in order with `frame`: all that the peer queued
+    /// before it took them has been handed over, and nothing that came behind this acknowledgement has. [`Link::acked`] says so already.
     fn acked(&self, peer: &PeerId, upto: u64) {
         let _ = (peer, upto);
     }

@@ -1,6 +1,7 @@
 //! All that outlives the connections to one peer: the lanes, the inboxes, which incarnation they belong to, the counters. [`Link`] is the
 //! user's handle on it. Called by the node (`Link`), `driver` and `links`; calls the [`LinkUser`]. Here are the locks, and nothing that waits.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -62,7 +63,8 @@ impl Link {
         queued
     }
 
-    /// All our frames up to this number are settled: taken by the peer, or given to [`LinkUser::lost`].
+    /// All our frames up to this number are settled: taken by the peer, or given to [`LinkUser::lost`], which has returned. Whoever reads this
+    /// in whatever thread has been handed all that the peer sent before it took them (see the [module](super)).
     pub fn acked(&self) -> u64 {
         self.0.acked.load(Ordering::Acquire)
     }
@@ -84,12 +86,14 @@ impl Link {
         self.0.wake();
     }
 
-    /// Waits until the peer has taken all that was sent to it, also what is sent while this waits. Never ends while the peer is away: give it a deadline.
+    /// Waits until all that was sent is settled, as [`Link::acked`] says, also what is sent while this waits. Never ends while the peer is away:
+    /// give it a deadline.
     pub async fn drained(&self) {
         loop {
             let mut settled = pin!(self.0.settled.notified());
             settled.as_mut().enable();
-            if self.0.out.lock().main.frames() == 0 {
+            let sent = self.0.out.lock().main.end().seq;
+            if self.acked() >= sent {
                 return;
             }
             settled.await;
@@ -209,7 +213,7 @@ pub(super) struct Peer {
     /// The writer has been called and has not begun its turn.
     awake: AtomicBool,
     notify: Notify,
-    /// Told when nothing is unacknowledged any more.
+    /// Told when `acked` has changed.
     settled: Notify,
     pub(super) counters: Counters,
 }
@@ -250,7 +254,7 @@ impl Peer {
         self.awake.swap(false, Ordering::AcqRel);
     }
 
-    /// A connection has been agreed on: sets lanes and inboxes so that they fit, and returns what is lost.
+    /// A connection has been agreed on: sets lanes and inboxes so that they fit, and returns what is lost, for [`Peer::hand_back`].
     ///
     /// # Errors
     /// [`Refusal::Resume`] when what the peer says it received cannot be true. Nothing has changed then.
@@ -281,8 +285,6 @@ impl Peer {
             }
         };
         out.disconnect();
-        self.acked.store(out.main.acked(), Ordering::Release);
-        self.settled.notify_waiters();
         *self.session.lock() = Some(Session { peer, confirmed: !dialled });
         Ok(lost)
     }
@@ -296,21 +298,24 @@ impl Peer {
         Ok(())
     }
 
-    /// The peer has taken these. Returns the main lane's mark when it is news.
-    pub(super) fn acknowledged(&self, marks: Marks) -> Result<Option<u64>, FrameError> {
-        let mut out = self.out.lock();
-        let main = out.main.ack(marks.main)?;
-        let front = out.front.ack(marks.front)?;
-        if front && out.held {
-            self.wake();
-        }
-        if main {
-            self.acked.store(marks.main, Ordering::Release);
-            if out.main.frames() == 0 {
-                self.settled.notify_waiters();
+    /// The peer has taken these: tells the user, when it is news of the main lane.
+    pub(super) fn acknowledged(&self, marks: Marks) -> Result<(), FrameError> {
+        let news = {
+            let mut out = self.out.lock();
+            let main = out.main.ack(marks.main)?;
+            let front = out.front.ack(marks.front)?;
+            if front && out.held {
+                self.wake();
             }
+            if main {
+                self.settle(&out);
+            }
+            main
+        };
+        if news {
+            self.user.acked(&self.id, marks.main);
         }
-        Ok(main.then_some(marks.main))
+        Ok(())
     }
 
     /// The peer will not be spoken to again: hands back what it did not acknowledge. No connection may be left.
@@ -319,11 +324,24 @@ impl Peer {
             let mut out = self.out.lock();
             self.forgotten.store(true, Ordering::Release);
             out.front.give_up();
-            let lost = out.main.give_up();
-            self.acked.store(out.main.acked(), Ordering::Release);
-            lost
+            out.main.give_up()
         };
+        self.hand_back(lost);
+    }
+
+    /// Hands lost frames to the user, also when there are none. Only when it has them all do they count as settled; should it panic, it is a
+    /// bug there, and they are gone.
+    pub(super) fn hand_back(&self, lost: Vec<(u64, FrameKind, Bytes)>) {
+        let handed = catch_unwind(AssertUnwindSafe(|| self.user.lost(&self.id, lost)));
+        if handed.is_err() {
+            tracing::error!(peer = %self.id, "taking lost frames back panicked");
+        }
+        self.settle(&self.out.lock());
+    }
+
+    /// Tells everybody what the main lane knows to be settled.
+    pub(super) fn settle(&self, out: &Outbox) {
+        self.acked.store(out.main.acked(), Ordering::Release);
         self.settled.notify_waiters();
-        self.user.lost(&self.id, lost);
     }
 }

@@ -11,20 +11,31 @@ use super::*;
 use crate::error::{LinkError, Refusal};
 
 /// A node in one of its lives, with its link to the other node.
-struct Node {
+pub(super) struct Node<U = Recorder> {
     me: PeerId,
     incarnation: Incarnation,
-    link: Link,
-    user: Arc<Recorder>,
+    pub(super) link: Link,
+    pub(super) user: Arc<U>,
 }
 
 impl Node {
-    fn new(me: &str, other: &str, incarnation: u64) -> Self {
+    pub(super) fn new(me: &str, other: &str, incarnation: u64) -> Self {
         Self::bounded(me, other, incarnation, LinkLimits::default())
     }
 
-    fn bounded(me: &str, other: &str, incarnation: u64, limits: LinkLimits) -> Self {
-        let user = Recorder::new();
+    pub(super) fn bounded(me: &str, other: &str, incarnation: u64, limits: LinkLimits) -> Self {
+        Self::with(me, other, incarnation, limits, Recorder::new())
+    }
+}
+
+impl<U: LinkUser> Node<U> {
+    pub(super) fn with(
+        me: &str,
+        other: &str,
+        incarnation: u64,
+        limits: LinkLimits,
+        user: Arc<U>,
+    ) -> Self {
         let link = Link(Arc::new(Peer::new(PeerId::new(other, 0), user.clone(), &limits)));
         Self { me: PeerId::new(me, 0), incarnation: Incarnation(incarnation), link, user }
     }
@@ -58,13 +69,18 @@ impl Node {
         )
     }
 
-    fn send(&self, index: u64, size: u64) -> u64 {
+    pub(super) fn send(&self, index: u64, size: u64) -> u64 {
         self.link.send(DATA, &[&index.to_be_bytes(), &vec![index as u8; size as usize]]).unwrap()
     }
 }
 
 /// Connects the two until one of them has written as many bytes as it may, or often enough.
-async fn connect(a: &Node, b: &Node, a_bytes: u64, b_bytes: u64) {
+pub(super) async fn connect<A: LinkUser, B: LinkUser>(
+    a: &Node<A>,
+    b: &Node<B>,
+    a_bytes: u64,
+    b_bytes: u64,
+) {
     let timers = LinkTimers { ping: Duration::from_millis(1), ..quick() };
     let (to_b, to_a) = duplex(10_000);
     let (hello_a, hello_b) = (a.hello(), b.hello());
@@ -75,13 +91,17 @@ async fn connect(a: &Node, b: &Node, a_bytes: u64, b_bytes: u64) {
 }
 
 /// Connects the two for good; the tasks end the connection.
-fn hold(a: &Node, b: &Node, timers: LinkTimers) -> [JoinHandle<LinkError>; 2] {
+pub(super) fn hold<A: LinkUser, B: LinkUser>(
+    a: &Node<A>,
+    b: &Node<B>,
+    timers: LinkTimers,
+) -> [JoinHandle<LinkError>; 2] {
     let (to_b, to_a) = duplex(10_000);
     let (hello_a, hello_b) = (a.hello(), b.hello());
     [a.run(to_b, a.agree(&hello_b, true), timers), b.run(to_a, b.agree(&hello_a, false), timers)]
 }
 
-fn end(running: [JoinHandle<LinkError>; 2]) {
+pub(super) fn end(running: [JoinHandle<LinkError>; 2]) {
     running.iter().for_each(JoinHandle::abort);
 }
 
@@ -236,13 +256,13 @@ async fn frames_queued_before_the_first_connection_follow_it() {
 }
 
 /// A node with a peer that the test plays, byte by byte.
-struct Played {
-    node: Node,
-    wire: DuplexStream,
+pub(super) struct Played<U = Recorder> {
+    pub(super) node: Node<U>,
+    pub(super) wire: DuplexStream,
     running: JoinHandle<LinkError>,
 }
 
-fn played(node: Node, timers: LinkTimers) -> Played {
+pub(super) fn played<U: LinkUser>(node: Node<U>, timers: LinkTimers) -> Played<U> {
     let (ours, wire) = duplex(1 << 16);
     let hello = Hello {
         version: 1,
@@ -255,19 +275,19 @@ fn played(node: Node, timers: LinkTimers) -> Played {
     Played { node, wire, running }
 }
 
-fn control(control: Control) -> Vec<u8> {
+pub(super) fn control(control: Control) -> Vec<u8> {
     let mut out = Vec::new();
     frame::write_control(&mut out, control);
     out
 }
 
-fn numbered(seq: u64, size: usize) -> Vec<u8> {
+pub(super) fn numbered(seq: u64, size: usize) -> Vec<u8> {
     let mut out = Vec::new();
     frame::write_numbered(&mut out, seq, DATA, |out| out.resize(out.len() + size, 0)).unwrap();
     out
 }
 
-const BEGIN: Control = Control::Begin(Marks { main: 1, front: 1 });
+pub(super) const BEGIN: Control = Control::Begin(Marks { main: 1, front: 1 });
 
 /// What the link makes of these bytes behind `begin`.
 async fn verdict(bytes: &[u8]) -> (LinkError, Arc<Recorder>) {
@@ -349,7 +369,7 @@ async fn replayed_frames_are_dropped_and_acknowledged_again() {
     assert_eq!(played.node.user.seen.lock().frames.len(), 3);
 }
 
-async fn read_until(wire: &mut DuplexStream, wanted: impl Fn(&Frame) -> bool) {
+pub(super) async fn read_until(wire: &mut DuplexStream, mut wanted: impl FnMut(&Frame) -> bool) {
     let mut buffer = Vec::new();
     let reading = async {
         loop {

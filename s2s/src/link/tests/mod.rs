@@ -2,6 +2,7 @@
 
 mod connection;
 mod network;
+mod order;
 
 use std::io;
 use std::pin::Pin;
@@ -151,10 +152,12 @@ impl LinkUser for Recorder {
 
     fn before_write(&self, _: &PeerId, out: &mut FrameSink) {
         let seen = &mut *self.seen.lock();
-        for row in &seen.log[seen.cursor..] {
-            out.frame(ROW, &[row]).unwrap();
+        while let Some(row) = seen.log.get(seen.cursor) {
+            if out.frame(ROW, &[row]).is_err() {
+                return;
+            }
+            seen.cursor += 1;
         }
-        seen.cursor = seen.log.len();
     }
 }
 
