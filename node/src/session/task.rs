@@ -186,7 +186,9 @@ impl Session {
                 close = close.or(router::perform(&self.node, Some(&self.seat), actions));
             }
             if let Some(error) = close {
-                return Some(Close::Error(error));
+                // The answer that the end belongs to is in the mailbox: it leaves before the stream error.
+                self.mail.append(&mut self.seat.mailbox.drain());
+                return self.mail().await.or(Some(Close::Error(error)));
             }
         }
         if let Some(sm) = self.sm.as_mut() {
