@@ -15,9 +15,9 @@ pub fn choose<H: Clone>(stanza: &Stanza, rows: &[Row<H>]) -> Choice<H> {
     {
         return send(std::iter::once(row));
     }
-    match (stanza.kind(), stanza.type_()) {
-        // §8.5.2.1.1 and §8.5.3.2.1: like a message to the bare JID.
-        (Kind::Message, Type::Normal | Type::Chat) => {
+    match (stanza.kind(), stanza.type_(), resource) {
+        // §8.5.2.1.1, and §8.5.3.2.1: what was for a resource that is gone is for the others if it is chat, and for nobody else if not.
+        (Kind::Message, Type::Normal, None) | (Kind::Message, Type::Chat, _) => {
             let takers = || rows.iter().filter(|row| row.available && row.priority >= 0);
             let lit = takers().any(|row| row.lit);
             match takers().next() {
@@ -25,26 +25,30 @@ pub fn choose<H: Clone>(stanza: &Stanza, rows: &[Row<H>]) -> Choice<H> {
                 None => Choice::Nobody { file: storable(stanza) },
             }
         }
-        // §8.5.2.1.1: to all non-negative resources; §8.5.3.2.1: to a resource that is gone, to nobody.
-        (Kind::Message, Type::Headline) if resource.is_none() => {
+        // §8.5.2.1.1: to all non-negative resources.
+        (Kind::Message, Type::Headline, None) => {
             let mut takers =
                 rows.iter().filter(|row| row.available && row.priority >= 0).peekable();
             if takers.peek().is_some() { send(takers) } else { Choice::Nobody { file: false } }
         }
-        (Kind::Message, Type::Groupchat) if resource.is_none() => Choice::Refuse,
+        (Kind::Message, Type::Groupchat, None) => Choice::Refuse,
         _ => Choice::Nobody { file: false },
     }
 }
 
 /// XEP-0160 §3 and XEP-0334: what may be stored for a user who is away.
 fn storable(stanza: &Stanza) -> bool {
-    if stanza.has_child("no-store", ns::HINTS) || stanza.has_child("no-permanent-store", ns::HINTS)
-    {
+    let hint = |name: &str| stanza.has_child(name, ns::HINTS);
+    if hint("no-store") || hint("no-permanent-store") {
         return false;
     }
-    // A chat state alone is of no use later (XEP-0160 §3, XEP-0085 §5.6).
-    let mut children = stanza.children().peekable();
-    children.peek().is_none() || children.any(|(_, namespace)| namespace != ns::CHAT_STATES)
+    // A chat state alone is of no use later (XEP-0160 §3); it may come with a thread (XEP-0085 §5.6) and with hints.
+    let is_state = stanza.children().any(|(_, namespace)| namespace == ns::CHAT_STATES);
+    let says_nothing = |(name, namespace): (&str, &str)| match namespace {
+        ns::CHAT_STATES | ns::HINTS => true,
+        _ => name == "thread" && namespace == ns::CLIENT,
+    };
+    !is_state || hint("store") || !stanza.children().all(says_nothing)
 }
 
 fn send<'a, H: Clone + 'a>(rows: impl Iterator<Item = &'a Row<H>>) -> Choice<H> {
@@ -58,4 +62,148 @@ fn send<'a, H: Clone + 'a>(rows: impl Iterator<Item = &'a Row<H>>) -> Choice<H> 
         }
     }
     Choice::Send { here, there }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use global_distrib::Place;
+    use replication::Hlc;
+    use xmpp::jid::FullJid;
+
+    use super::*;
+
+    /// `a:5` available, `a:-1` too but not for messages, `a:x` connected only, `a:5?` on a node that has gone dark.
+    fn rows(text: &str) -> Vec<Row<String>> {
+        let row = |text: &str| {
+            let (resource, rest) = text.split_once(':').expect("resource:priority");
+            let full = FullJid::parse(&format!("juliet@chat.example/{resource}")).expect("a JID");
+            let priority = rest.trim_end_matches('?').parse();
+            Row {
+                full,
+                place: Place::Here(resource.to_owned()),
+                generation: Hlc::ZERO,
+                priority: priority.clone().unwrap_or(0),
+                available: priority.is_ok(),
+                lit: !rest.ends_with('?'),
+            }
+        };
+        text.split_whitespace().map(row).collect()
+    }
+
+    fn stanza(kind: &str, type_: &str, resource: &str) -> Stanza {
+        let attr = if type_.is_empty() { String::new() } else { format!(" type='{type_}'") };
+        let to = format!("juliet@chat.example{resource}");
+        let text = format!("<{kind} to='{to}'{attr} id='1'><body>x</body></{kind}>");
+        Stanza::parse(Bytes::from(text)).expect("a stanza")
+    }
+
+    fn word(choice: Choice<String>) -> String {
+        match choice {
+            Choice::Send { here, .. } => here.join(" "),
+            Choice::Nobody { file: true } => "filed".into(),
+            Choice::Nobody { file: false } => "nobody".into(),
+            Choice::Refuse => "refused".into(),
+        }
+    }
+
+    /// What the last column says: who gets it (here resources), `filed`, `refused` (at once), or `nobody`: `bounce::undeliverable`
+    /// then ignores presence, headlines and errors and answers everything else with `service-unavailable`.
+    #[test]
+    fn every_stanza_goes_where_rfc_6121_8_5_says() {
+        const ONE: &str = "a:0";
+        const MANY: &str = "a:5 b:0 c:-1 d:x";
+        const NEGATIVE: &str = "a:-1 b:-128 d:x";
+        const DARK: &str = "a:5? b:0 c:1";
+        const ALL_DARK: &str = "a:5? b:0?";
+        const NONE: &str = "";
+        // Section, kind, type, resource of the addressee, who is connected, what follows.
+        let table = [
+            // To the bare JID, somebody takes messages. §8.5.2.1.1 leaves open whether one or all of several; it is all.
+            ("8.5.2.1.1", "message", "", "", ONE, "a"),
+            ("8.5.2.1.1", "message", "", "", MANY, "a b"),
+            ("8.5.2.1.1", "message", "normal", "", MANY, "a b"),
+            ("8.5.2.1.1", "message", "chat", "", ONE, "a"),
+            ("8.5.2.1.1", "message", "chat", "", MANY, "a b"),
+            ("8.5.2.1.1", "message", "headline", "", MANY, "a b"),
+            ("8.5.2.1.1", "message", "groupchat", "", MANY, "refused"),
+            ("8.5.2.1.1", "message", "error", "", MANY, "nobody"),
+            ("8.5.2.1.1", "message", "unheard-of", "", MANY, "a b"), // §5.2.2: as normal.
+            // Dark: blueprint §7, a resource elsewhere is preferred; if there is none, the message waits in the link.
+            ("8.5.2.1.1", "message", "chat", "", DARK, "b c"),
+            ("8.5.2.1.1", "message", "normal", "", ALL_DARK, "a b"),
+            ("8.5.2.1.1", "message", "headline", "", DARK, "a b c"),
+            // Nobody takes messages: negative priorities do not count.
+            ("8.5.2.2.1", "message", "", "", NONE, "filed"),
+            ("8.5.2.2.1", "message", "normal", "", NEGATIVE, "filed"),
+            ("8.5.2.2.1", "message", "chat", "", NONE, "filed"),
+            ("8.5.2.2.1", "message", "chat", "", NEGATIVE, "filed"),
+            ("8.5.2.2.1", "message", "groupchat", "", NONE, "refused"),
+            ("8.5.2.2.1", "message", "headline", "", NONE, "nobody"),
+            ("8.5.2.2.1", "message", "headline", "", NEGATIVE, "nobody"),
+            ("8.5.2.2.1", "message", "error", "", NONE, "nobody"),
+            // To a full JID that is connected, available or not.
+            ("8.5.3.1", "message", "normal", "/b", MANY, "b"),
+            ("8.5.3.1", "message", "chat", "/c", MANY, "c"),
+            ("8.5.3.1", "message", "chat", "/d", MANY, "d"),
+            ("8.5.3.1", "message", "chat", "/a", DARK, "a"),
+            ("8.5.3.1", "message", "groupchat", "/a", MANY, "a"),
+            ("8.5.3.1", "message", "headline", "/c", MANY, "c"),
+            ("8.5.3.1", "message", "error", "/d", MANY, "d"),
+            ("8.5.3.1", "presence", "", "/c", MANY, "c"),
+            ("8.5.3.1", "presence", "unavailable", "/d", MANY, "d"),
+            ("8.5.3.1", "iq", "get", "/d", MANY, "d"),
+            ("8.5.3.1", "iq", "set", "/c", MANY, "c"),
+            ("8.5.3.1", "iq", "result", "/a", MANY, "a"),
+            ("8.5.3.1", "iq", "error", "/a", MANY, "a"),
+            // To a full JID that is gone.
+            ("8.5.3.2.1", "message", "", "/z", MANY, "nobody"),
+            ("8.5.3.2.1", "message", "normal", "/z", MANY, "nobody"),
+            ("8.5.3.2.1", "message", "normal", "/z", NONE, "nobody"),
+            ("8.5.3.2.1", "message", "groupchat", "/z", MANY, "nobody"),
+            ("8.5.3.2.1", "message", "headline", "/z", MANY, "nobody"),
+            ("8.5.3.2.1", "message", "error", "/z", MANY, "nobody"),
+            ("8.5.3.2.1", "message", "chat", "/z", MANY, "a b"),
+            ("8.5.3.2.1", "message", "chat", "/z", DARK, "b c"),
+            ("8.5.3.2.1", "message", "chat", "/z", NEGATIVE, "filed"),
+            ("8.5.3.2.1", "message", "chat", "/z", NONE, "filed"),
+            ("8.5.3.2.2", "presence", "", "/z", MANY, "nobody"),
+            ("8.5.3.2.2", "presence", "unavailable", "/z", NONE, "nobody"),
+            ("8.5.3.2.3", "iq", "get", "/z", MANY, "nobody"),
+            ("8.5.3.2.3", "iq", "set", "/z", NONE, "nobody"),
+            ("8.5.3.2.3", "iq", "result", "/z", MANY, "nobody"),
+            // Handled by features before it comes here (§8.5.2.1.2, §8.5.2.1.3); were it not, it would reach no resource.
+            ("8.5.2.1.3", "iq", "get", "", MANY, "nobody"),
+            ("8.5.2.1.2", "presence", "probe", "", MANY, "nobody"),
+            ("8.5.2.1.2", "presence", "subscribe", "", MANY, "nobody"),
+        ];
+        for (section, kind, type_, resource, connected, expected) in table {
+            let chosen = word(choose(&stanza(kind, type_, resource), &rows(connected)));
+            assert_eq!(chosen, expected, "§{section}: {kind} {type_} to {resource:?}, {connected}");
+        }
+    }
+
+    #[test]
+    fn what_says_nothing_later_is_not_stored() {
+        let state = "<composing xmlns='http://jabber.org/protocol/chatstates'/>";
+        let hint = |name: &str| format!("<{name} xmlns='urn:xmpp:hints'/>");
+        for (payload, kept) in [
+            (String::new(), true),
+            ("<body>x</body>".into(), true),
+            (format!("<body>x</body>{state}"), true),
+            ("<received xmlns='urn:xmpp:receipts' id='1'/>".into(), true),
+            (state.into(), false),
+            (format!("{state}<thread>t</thread>"), false),
+            (format!("{state}{}", hint("no-copy")), false),
+            (format!("{state}{}", hint("store")), true),
+            (format!("<body>x</body>{}", hint("no-store")), false),
+            (format!("<body>x</body>{}", hint("no-permanent-store")), false),
+            (format!("{}{}", hint("store"), hint("no-store")), false),
+            (format!("<body>x</body>{}", hint("no-copy")), true),
+        ] {
+            let text = format!("<message to='juliet@chat.example' type='chat'>{payload}</message>");
+            let message = Stanza::parse(Bytes::from(text)).expect("a message");
+            assert_eq!(storable(&message), kept, "{payload}");
+        }
+    }
 }

@@ -46,18 +46,13 @@ pub enum Destination {
 pub fn decide(stanza: &Stanza, domains: &Domains) -> Destination {
     let Some(to) = stanza.to() else { return Destination::Server };
     let domain = to.domain();
-    if to.local().is_some() {
-        return match domain {
-            _ if domains.has_accounts(domain) => Destination::Account(to.bare()),
-            _ if domains.is_server(domain) || domains.elsewhere.contains(domain) => {
-                Destination::NoService
-            }
-            _ => Destination::Foreign,
-        };
-    }
-    match domain {
-        _ if domains.is_server(domain) => Destination::Server,
-        _ if domains.elsewhere.contains(domain) || is_below(domain, &domains.global) => {
+    match to.local() {
+        Some(_) if domains.has_accounts(domain) => Destination::Account(to.bare()),
+        None if domains.is_server(domain) => Destination::Server,
+        _ if domains.is_server(domain)
+            || domains.elsewhere.contains(domain)
+            || is_below(domain, &domains.global) =>
+        {
             Destination::NoService
         }
         _ => Destination::Foreign,
@@ -67,4 +62,50 @@ pub fn decide(stanza: &Stanza, domains: &Domains) -> Destination {
 /// `rooms.chat.example` is below `chat.example`.
 fn is_below(domain: &str, parent: &str) -> bool {
     domain.strip_suffix(parent).is_some_and(|rest| rest.ends_with('.'))
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    #[test]
+    fn every_address_has_one_destination() {
+        let domains = Domains {
+            global: "chat.example".into(),
+            regional: "eu.chat.example".into(),
+            elsewhere: ["us.chat.example".into()].into(),
+        };
+        let account = |name: &str| {
+            Destination::Account(BareJid::parse(&format!("{name}@chat.example")).expect("a JID"))
+        };
+        for (to, expected) in [
+            ("romeo@chat.example", account("romeo")),
+            ("romeo@chat.example/orchard", account("romeo")),
+            ("ROMEO@Chat.Example/Orchard", account("romeo")),
+            ("chat.example", Destination::Server),
+            ("chat.example/anything", Destination::Server),
+            ("eu.chat.example", Destination::Server),
+            // Accounts live under the global name only.
+            ("romeo@eu.chat.example", Destination::NoService),
+            ("romeo@us.chat.example", Destination::NoService),
+            ("us.chat.example", Destination::NoService),
+            // Below our name, but nothing answers there.
+            ("rooms.chat.example", Destination::NoService),
+            ("a.b.chat.example", Destination::NoService),
+            ("hall@rooms.chat.example", Destination::NoService),
+            // Not ours, however much it looks like it.
+            ("notchat.example", Destination::Foreign),
+            ("chat.example.org", Destination::Foreign),
+            ("example", Destination::Foreign),
+            ("juliet@other.example", Destination::Foreign),
+            ("other.example", Destination::Foreign),
+        ] {
+            let stanza = Stanza::parse(Bytes::from(format!("<message to='{to}'/>")));
+            assert_eq!(decide(&stanza.expect("a message"), &domains), expected, "{to}");
+        }
+        let nowhere = Stanza::parse(Bytes::from_static(b"<message/>")).expect("a message");
+        assert_eq!(decide(&nowhere, &domains), Destination::Server);
+    }
 }
