@@ -21,6 +21,8 @@ use xmpp::stanza::error::StanzaError;
 use xmpp::stream::error::StreamError;
 use xmpp::stream::negotiate::{Offer, TlsPolicy};
 
+#[cfg(test)]
+pub(crate) use self::build::{Parts, assemble};
 pub use self::run::{RunError, run};
 pub use self::wires::Late;
 use crate::auth::{Internal, Throttle};

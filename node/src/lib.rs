@@ -14,5 +14,7 @@ pub mod metrics;
 pub mod router;
 pub mod session;
 pub mod storage;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod transport;
 pub mod wan;

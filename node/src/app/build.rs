@@ -1,4 +1,5 @@
-//! From the configuration to a [`Node`] whose links and Raft run: every room is made here, in the order in which they need each other.
+//! From the configuration to a [`Node`] whose links and Raft run. `build` reads the files, `assemble` makes every room, in the order in
+//! which they need each other (tests call it with parts of their own), `start_links` opens the way to the other nodes.
 
 use std::fs;
 use std::path::Path;
@@ -36,13 +37,24 @@ use crate::transport::tls::Pair;
 /// Raft takes a snapshot after so many entries.
 const SNAPSHOT_EVERY: u64 = 5_000;
 
+/// What a node is made of that comes from files, or from a test.
+pub(crate) struct Parts {
+    /// What it was told to be.
+    pub config: Config,
+    /// Which life of it this is.
+    pub incarnation: u64,
+    /// Of the certificate it shows other nodes, in hexadecimal.
+    pub fingerprint: String,
+    /// Certificates for clients.
+    pub tls: TlsAcceptor,
+    /// The local replica.
+    pub storage: Arc<dyn Storage>,
+}
+
 /// Builds the node and starts its links and Raft; listeners come after.
 pub(super) async fn build(config: Config) -> Result<Arc<Node>, RunError> {
-    let name = config.node_name();
     make_dir(&config.node.data_dir)?;
-    let me = PeerId::new(config.node.region.as_str(), config.node.index);
     let incarnation = next_incarnation(&config.node.data_dir)?;
-    let metrics = Metrics::new(&config.node.region, &name);
     let identity = TlsIdentity::from_pem(
         &read("the certificate of the links", &config.s2s.certificate)?,
         &read("the key of the links", &config.s2s.key)?,
@@ -50,14 +62,24 @@ pub(super) async fn build(config: Config) -> Result<Arc<Node>, RunError> {
     .map_err(|error| RunError::Links(error.to_string()))?;
     let fingerprint = config::Fingerprint(identity.fingerprint().0).to_string();
     let tls = client_tls(&config)?;
+    let storage = open_storage(&config).await?;
+    let node = assemble(Parts { config, incarnation, fingerprint, tls, storage }).await?;
+    start_links(&node, identity)?;
+    Ok(node)
+}
 
+/// A node without links: everything else is made here, in the order in which the rooms need each other.
+pub(crate) async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
+    let Parts { config, incarnation, fingerprint, tls, storage } = parts;
+    let name = config.node_name();
+    let me = PeerId::new(config.node.region.as_str(), config.node.index);
+    let metrics = Metrics::new(&config.node.region, &name);
     let dead_after = u64::try_from(config.geo.dead_after.as_millis()).unwrap_or(u64::MAX);
-    let geo = Arc::new(Geo::new(me.clone(), dead_after, config.limits.route_log_entries_max));
+    let geo = Arc::new(Geo::new(me, dead_after, config.limits.route_log_entries_max));
     geo.set_live(&config.peers.iter().map(config::Peer::name).collect::<Vec<_>>());
 
     let metadata = metadata(&config, &name, &fingerprint, incarnation, &geo).await?;
     let late = Late::default();
-    let storage = open_storage(&config).await?;
     let homes = wires::homes(&config, incarnation, &storage, &metadata, &geo, &late).await?;
     let features = Features::default();
     let offers = Offers::new(&config, &features, Secret::new(random::<32>().to_vec()));
@@ -76,16 +98,6 @@ pub(super) async fn build(config: Config) -> Result<Arc<Node>, RunError> {
         per_addressee_max: config.limits.parked_stanzas_per_address_max,
         hold_ms: u64::try_from(config.geo.hold.as_millis()).unwrap_or(u64::MAX),
     });
-    let timers = LinkTimers {
-        ping: config.link.heartbeat,
-        silent: config.link.silent_after,
-        handshake: config.link.handshake_deadline,
-        retry_min: config.link.redial_min,
-        retry_max: config.link.redial_max,
-    };
-    let limits = LinkLimits { unacked_bytes: config.link.queue_bytes_max, ..LinkLimits::default() };
-    let peers = wires::peers(&config, None);
-
     let node = Arc::new(Node {
         domains,
         directory,
@@ -110,10 +122,25 @@ pub(super) async fn build(config: Config) -> Result<Arc<Node>, RunError> {
         config,
     });
     late.set(&node);
-    let user = Arc::new(User(Arc::downgrade(&node)));
+    Ok(node)
+}
+
+fn start_links(node: &Arc<Node>, identity: TlsIdentity) -> Result<(), RunError> {
+    let config = &node.config;
+    let timers = LinkTimers {
+        ping: config.link.heartbeat,
+        silent: config.link.silent_after,
+        handshake: config.link.handshake_deadline,
+        retry_min: config.link.redial_min,
+        retry_max: config.link.redial_max,
+    };
+    let limits = LinkLimits { unacked_bytes: config.link.queue_bytes_max, ..LinkLimits::default() };
+    let peers = wires::peers(config, None);
+
+    let user = Arc::new(User(Arc::downgrade(node)));
     let config = LinkConfig {
-        me,
-        incarnation: Incarnation(incarnation),
+        me: node.geo.me.clone(),
+        incarnation: Incarnation(node.incarnation),
         tls: identity,
         peers: Vec::new(),
         timers,
@@ -126,7 +153,7 @@ pub(super) async fn build(config: Config) -> Result<Arc<Node>, RunError> {
     for peer in peers {
         node.geo.peer(&peer.id);
     }
-    Ok(node)
+    Ok(())
 }
 
 fn read(what: &'static str, file: &Path) -> Result<Vec<u8>, RunError> {

@@ -1,0 +1,245 @@
+//! A whole node in one process, for tests of rooms that need one: real features, router, homes and metadata; memory for storage, no
+//! other nodes, no sockets. A seat's mailbox is read instead of a client's connection; tests of the session itself put a
+//! [`Wire`] under it. Founding metadata takes a few real milliseconds, so time is paused only afterwards.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use tempfile::TempDir;
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use xmpp::jid::{BareJid, FullJid};
+use xmpp::sasl::{Hash, ScramKeys, Secret};
+use xmpp::stanza::Stanza;
+
+use crate::app::{Node, Parts, assemble};
+use crate::certs::Authority;
+use crate::feature::{Action, Ctx, Flow};
+use crate::homes::accounts::{self, Account};
+use crate::router;
+use crate::session::{Item, Seat};
+use crate::storage::memory::Memory;
+use crate::transport::tls::Pair;
+use crate::transport::{Buffer, Pipe, TlsAcceptor, Transport};
+
+/// How long something that must happen may take.
+const SOON: Duration = Duration::from_secs(10);
+
+const CONFIG: &str = "
+[node]
+region = 'eu'
+data_dir = 'data'
+[domains]
+global = 'chat.example'
+regional = 'eu.chat.example'
+[c2s]
+certificate = 'unused'
+key = 'unused'
+[metadata]
+heartbeat = '10ms'
+election_min = '50ms'
+election_max = '100ms'
+";
+
+/// A node, and the directory its metadata lives in.
+pub(crate) struct House {
+    pub(crate) node: Arc<Node>,
+    _dir: TempDir,
+}
+
+impl House {
+    /// A founded node with no accounts.
+    pub(crate) async fn new() -> House {
+        House::with("").await
+    }
+
+    /// The same; `more` is configuration.
+    pub(crate) async fn with(more: &str) -> House {
+        let dir = tempfile::tempdir().expect("a directory");
+        let config = config::Config::parse(&format!("{CONFIG}{more}"), "test.toml", dir.path())
+            .unwrap_or_else(|error| panic!("{error:?}"));
+        let leaf = Authority::new("test").and_then(|all| all.issue(&["chat.example".to_owned()]));
+        let leaf = leaf.expect("a certificate");
+        let pair = Pair::from_pem(leaf.chain.as_bytes(), leaf.key.as_bytes()).expect("a pair");
+        let parts = Parts {
+            config,
+            incarnation: 1,
+            fingerprint: String::new(),
+            tls: TlsAcceptor::new(vec![pair], false).expect("TLS"),
+            storage: Arc::new(Memory::default()),
+        };
+        let node = assemble(parts).await.expect("a node");
+        let mut version = node.metadata.watch();
+        let founded = tokio::time::timeout(SOON, version.wait_for(|version| *version > 0));
+        founded.await.expect("founded in time").expect("founded");
+        node.homes.metadata_changed();
+        House { node, _dir: dir }
+    }
+
+    /// Makes accounts nobody can sign in to, and says their JIDs.
+    pub(crate) async fn accounts<const N: usize>(&self, names: [&str; N]) -> [BareJid; N] {
+        let record = Account {
+            scram_sha1: keys(Hash::Sha1),
+            scram_sha256: keys(Hash::Sha256),
+            created: 0,
+            disabled: false,
+        };
+        let all = names.map(bare);
+        for account in &all {
+            assert!(accounts::create(&self.node.homes, account, &record).await.expect("made"));
+        }
+        all
+    }
+
+    /// Binds `name/resource`; it has said nothing yet.
+    pub(crate) fn bound(&self, full: &str) -> Arc<Seat> {
+        let full = jid(full);
+        self.node.bind(&full.bare(), Some(full.resource())).expect("bound")
+    }
+
+    /// Binds it and sends initial presence.
+    pub(crate) async fn available(&self, full: &str, priority: i8) -> Arc<Seat> {
+        let seat = self.bound(full);
+        let presence = format!("<presence><priority>{priority}</priority></presence>");
+        self.says(&seat, &presence).await;
+        seat
+    }
+
+    /// What a session does with a message or presence of its client.
+    pub(crate) async fn says(&self, seat: &Arc<Seat>, text: &str) {
+        let mut stanza = stanza(text).with_from(seat.address());
+        let mut ctx = Ctx::new(&self.node, Some(seat));
+        let flow = self.node.features.outbound(&mut ctx, &mut stanza);
+        router::perform(&self.node, Some(seat), std::mem::take(&mut ctx.actions));
+        match flow {
+            Flow::Next => router::route(&self.node, stanza),
+            Flow::Done => {}
+            Flow::Later(later) => {
+                router::perform(&self.node, Some(seat), later.await);
+            }
+        }
+    }
+
+    /// Waits for something that others are about to do.
+    pub(crate) async fn until(&self, what: &str, mut holds: impl FnMut() -> bool) {
+        let waited = tokio::time::timeout(SOON, async {
+            while !holds() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        });
+        assert!(waited.await.is_ok(), "{what}");
+    }
+
+    /// The next message, iq or presence in a mailbox that is not empty soon.
+    pub(crate) async fn mail(&self, seat: &Seat) -> Vec<String> {
+        self.until("something in the mailbox", || seat.mailbox.depth().items > 0).await;
+        mail(seat)
+    }
+}
+
+/// Keys that no password fits.
+fn keys(hash: Hash) -> ScramKeys {
+    let (stored_key, server_key) = (Secret::new(vec![1; 32]), Secret::new(vec![2; 32]));
+    ScramKeys { hash, salt: vec![3; 16], iterations: accounts::ITERATIONS, stored_key, server_key }
+}
+
+/// What is in a mailbox now, without `xmlns`-noise: stanzas as text, orders as `<close …/>`.
+pub(crate) fn mail(seat: &Seat) -> Vec<String> {
+    seat.mailbox.drain().into_iter().map(|item| text(&item)).collect()
+}
+
+fn text(item: &Item) -> String {
+    match item {
+        Item::Stanza(delivery) => String::from_utf8_lossy(delivery.stanza.bytes()).into_owned(),
+        Item::Control(control) => format!("{control:?}"),
+    }
+}
+
+/// `name` at the node's domain.
+pub(crate) fn bare(name: &str) -> BareJid {
+    BareJid::parse(&format!("{name}@chat.example")).expect("a JID")
+}
+
+/// `name/resource` at the node's domain.
+pub(crate) fn jid(full: &str) -> FullJid {
+    let (name, resource) = full.split_once('/').expect("name/resource");
+    bare(name).with_resource(resource).expect("a JID")
+}
+
+/// A stanza as written.
+pub(crate) fn stanza(text: &str) -> Stanza {
+    Stanza::parse(Bytes::from(text.to_owned())).expect(text)
+}
+
+/// Actions in words, one a line: tests compare these.
+pub(crate) fn words(actions: &[Action]) -> Vec<String> {
+    let names = |to: &[BareJid]| {
+        let mut names: Vec<&str> = to.iter().filter_map(BareJid::local).collect();
+        names.sort_unstable();
+        names.join(" ")
+    };
+    let word = |action: &Action| match action {
+        Action::Reply(stanza) => format!("reply {stanza:?}"),
+        Action::Route(stanza) => format!("route {stanza:?}"),
+        Action::Multicast { stanza, to } => format!("tell {}: {stanza:?}", names(to)),
+        Action::Probe { to, .. } => format!("ask {}", names(to)),
+        other => format!("{other:?}"),
+    };
+    actions.iter().map(word).collect()
+}
+
+/// What came of a feature's answer, waiting for it if it takes a while.
+pub(crate) async fn all(mut ctx: Ctx<'_>, flow: Flow) -> Vec<Action> {
+    let mut actions = std::mem::take(&mut ctx.actions);
+    if let Flow::Later(later) = flow {
+        let later: BoxFuture<'static, Vec<Action>> = later;
+        actions.extend(later.await);
+    }
+    actions
+}
+
+/// One end of a connection in memory.
+pub(crate) struct Wire(DuplexStream);
+
+impl Wire {
+    /// A session's transport, and the client's end of it.
+    pub(crate) fn pair() -> (Transport, DuplexStream) {
+        let (ours, theirs) = tokio::io::duplex(64 * 1024);
+        (Transport::other(Box::new(Wire(ours))), theirs)
+    }
+}
+
+impl Pipe for Wire {
+    fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut Buffer) -> Poll<io::Result<usize>> {
+        let mut bytes = [0; 4096];
+        let mut read = ReadBuf::new(&mut bytes);
+        ready!(Pin::new(&mut self.0).poll_read(cx, &mut read))?;
+        into.put(read.filled());
+        Poll::Ready(Ok(read.filled().len()))
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, from: &mut Buffer) -> Poll<io::Result<()>> {
+        while !from.is_empty() {
+            let count = ready!(Pin::new(&mut self.0).poll_write(cx, from.filled()))?;
+            from.consume(count);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+
+    fn peer_addr(&self) -> io::Result<SocketAddr> {
+        Ok(SocketAddr::from(([127, 0, 0, 1], 1)))
+    }
+
+    fn is_secure(&self) -> bool {
+        true
+    }
+}
