@@ -157,6 +157,21 @@ impl Tx {
 }
 
 #[cfg(test)]
+impl Tx {
+    /// For tests of operations: a view of one account that has nothing, and a home to be.
+    pub(crate) fn of(account: &str) -> Tx {
+        let mut tx = Tx::new(Arc::new(crate::storage::memory::Memory::default()));
+        tx.begin(account, Hlc::ZERO);
+        tx
+    }
+
+    /// What the operation has changed; the next one sees it.
+    pub(crate) fn changed(&mut self) -> Vec<Change> {
+        self.keep()
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::storage::memory::Memory;

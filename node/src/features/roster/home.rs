@@ -131,7 +131,8 @@ async fn decide(tx: &mut Tx, request: Request) -> Result<Answer, HomeError> {
         }
         Request::Out { contact, kind, items_max } => {
             let known = read(tx, &contact).await?;
-            if known.is_none() && kind == Kind::Subscribe && is_full(tx, items_max).await? {
+            let adds = matches!(kind, Kind::Subscribe | Kind::Subscribed);
+            if known.is_none() && adds && is_full(tx, items_max).await? {
                 return Ok(Answer::TooMany);
             }
             let mut record = known.clone().unwrap_or_default();
@@ -208,4 +209,272 @@ async fn write(tx: &mut Tx, contact: &BareJid, record: &Contact) -> Result<(), H
     bump(tx).await?;
     tx.put(ROSTER, contact.as_str(), record.encode());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use replication::durable_log::Change;
+
+    use super::*;
+
+    /// The home of romeo, who exists.
+    struct Desk(Tx);
+
+    impl Desk {
+        fn new() -> Self {
+            let mut desk = Desk(Tx::of("romeo@chat.example"));
+            desk.0.put(accounts::ACCOUNTS, "", Vec::new());
+            desk.0.changed();
+            desk
+        }
+
+        /// The answer, and what was written, in order: `v2`, `juliet both push granted`, `-juliet`.
+        async fn ask(&mut self, request: Request) -> (Answer, String) {
+            let answer = decide(&mut self.0, request).await.expect("decided");
+            let word = |change: &Change| match change {
+                Change::Put { store, value, .. } if store.as_str() == VERSION => {
+                    format!("v{}", version(value))
+                }
+                Change::Put { key, value, .. } => {
+                    let contact = Contact::decode(value).expect("a contact");
+                    words(key.split('@').next().expect("a name"), &contact)
+                }
+                Change::Delete { key, .. } => {
+                    format!("-{}", key.split('@').next().expect("a name"))
+                }
+                other => format!("{other:?}"),
+            };
+            let written: Vec<String> = self.0.changed().iter().map(word).collect();
+            (answer, written.join(", "))
+        }
+
+        async fn set(&mut self, contact: &str, name: &str, groups: &[&str]) -> (Answer, String) {
+            let groups = groups.iter().map(ToString::to_string).collect();
+            let name = (!name.is_empty()).then(|| name.to_owned());
+            self.ask(Request::Set { contact: who(contact), name, groups, items_max: 3 }).await
+        }
+
+        async fn out(&mut self, contact: &str, kind: Kind) -> (Answer, String) {
+            self.ask(Request::Out { contact: who(contact), kind, items_max: 3 }).await
+        }
+
+        async fn get(&mut self, contact: &str, kind: Kind) -> (Answer, String) {
+            let stanza = b"<presence/>".to_vec();
+            self.ask(Request::In { contact: who(contact), kind, stanza, items_max: 3 }).await
+        }
+    }
+
+    fn who(name: &str) -> BareJid {
+        BareJid::parse(&format!("{name}@chat.example")).expect("a JID")
+    }
+
+    fn words(name: &str, contact: &Contact) -> String {
+        let State { pending_out, pending_in, approved, .. } = contact.state;
+        let mut words = vec![name.to_owned(), contact.subscription().to_owned()];
+        words.extend(contact.name.clone().map(|name| format!("'{name}'")));
+        words.extend(contact.groups.iter().map(|group| format!("[{group}]")));
+        for (so, word) in [
+            (pending_out, "ask"),
+            (pending_in, "asked"),
+            (approved, "approved"),
+            (!contact.listed, "hidden"),
+            (contact.request.is_some(), "kept"),
+            (contact.push, "push"),
+            (contact.effect == super::super::record::Effect::Granted, "granted"),
+            (contact.effect == super::super::record::Effect::Withdrawn, "withdrawn"),
+            (contact.deliver.is_some(), "deliver"),
+        ] {
+            if so {
+                words.push(word.to_owned());
+            }
+        }
+        words.join(" ")
+    }
+
+    fn sent(pass: bool) -> Answer {
+        Answer::Subscription { pass, auto_reply: false }
+    }
+
+    fn is(done: (Answer, String), answer: Answer, written: &str) {
+        assert_eq!(done, (answer, written.to_owned()));
+    }
+
+    #[tokio::test]
+    async fn items_are_set_changed_and_removed_and_versions_only_grow() {
+        let mut home = Desk::new();
+        is(
+            home.set("juliet", "J", &["Friends"]).await,
+            Answer::Done,
+            "v1, juliet none 'J' [Friends] push",
+        );
+        is(home.set("nurse", "", &[]).await, Answer::Done, "v2, nurse none push");
+        is(home.set("juliet", "", &[]).await, Answer::Done, "v3, juliet none push");
+        // RFC 6121 §2.1.6: every set is pushed, for the client that asked waits for the push, even if it changes nothing.
+        is(home.set("juliet", "", &[]).await, Answer::Done, "v4, juliet none push");
+        let juliet = || Request::Remove { contact: who("juliet") };
+        is(home.ask(juliet()).await, Answer::Removed(State::default()), "v5, juliet none, -juliet");
+        is(home.ask(juliet()).await, Answer::NotFound, "");
+        is(home.set("juliet", "", &[]).await, Answer::Done, "v6, juliet none push");
+    }
+
+    #[tokio::test]
+    async fn a_full_roster_takes_changes_but_nobody_new() {
+        let mut home = Desk::new();
+        for name in ["a", "b", "c"] {
+            assert_eq!(home.set(name, "", &[]).await.0, Answer::Done);
+        }
+        is(home.set("d", "", &[]).await, Answer::TooMany, "");
+        is(home.out("d", Kind::Subscribe).await, Answer::TooMany, "");
+        is(home.get("d", Kind::Subscribe).await, Answer::TooMany, "");
+        is(home.set("a", "A", &[]).await, Answer::Done, "v4, a none 'A' push");
+        is(home.out("a", Kind::Subscribe).await, sent(true), "v5, a none 'A' ask push");
+        let a = Request::Remove { contact: who("a") };
+        assert!(matches!(home.ask(a).await.0, Answer::Removed(_)));
+        assert_eq!(home.set("d", "", &[]).await.0, Answer::Done);
+    }
+
+    #[tokio::test]
+    async fn a_full_roster_takes_no_approvals_of_strangers() {
+        let mut home = Desk::new();
+        for name in ["a", "b", "c"] {
+            assert_eq!(home.set(name, "", &[]).await.0, Answer::Done);
+        }
+        is(home.out("d", Kind::Subscribed).await, Answer::TooMany, "");
+        is(home.out("d", Kind::Unsubscribed).await, sent(false), "");
+    }
+
+    #[tokio::test]
+    async fn an_account_that_does_not_exist_has_no_roster() {
+        let mut home = Desk(Tx::of("romeo@chat.example"));
+        is(home.set("juliet", "", &[]).await, Answer::NoAccount, "");
+        is(home.get("juliet", Kind::Subscribe).await, Answer::NoAccount, "");
+    }
+
+    #[tokio::test]
+    async fn asking_for_presence_and_being_answered() {
+        let mut home = Desk::new();
+        is(home.out("juliet", Kind::Subscribe).await, sent(true), "v1, juliet none ask push");
+        // §3.1.2: asked again it is sent again, but nothing has changed.
+        is(home.out("juliet", Kind::Subscribe).await, sent(true), "");
+        is(home.get("juliet", Kind::Subscribed).await, sent(true), "v2, juliet to push deliver");
+        is(home.get("juliet", Kind::Subscribed).await, sent(false), "");
+        is(
+            home.get("juliet", Kind::Unsubscribed).await,
+            sent(true),
+            "v3, juliet none push deliver",
+        );
+        is(home.get("juliet", Kind::Unsubscribed).await, sent(false), "");
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_refused_or_taken_back_leaves_the_item() {
+        let mut home = Desk::new();
+        home.out("juliet", Kind::Subscribe).await;
+        is(
+            home.get("juliet", Kind::Unsubscribed).await,
+            sent(true),
+            "v2, juliet none push deliver",
+        );
+        home.out("juliet", Kind::Subscribe).await;
+        is(home.out("juliet", Kind::Unsubscribe).await, sent(true), "v4, juliet none push");
+        is(home.out("juliet", Kind::Unsubscribe).await, sent(true), "");
+    }
+
+    #[tokio::test]
+    async fn being_asked_and_granting_once_and_withdrawing_once() {
+        let mut home = Desk::new();
+        // §3.1.3: delivered and kept, but not shown in the roster.
+        is(
+            home.get("juliet", Kind::Subscribe).await,
+            sent(true),
+            "v1, juliet none asked hidden kept deliver",
+        );
+        is(home.get("juliet", Kind::Subscribe).await, sent(false), "");
+        is(home.out("juliet", Kind::Subscribed).await, sent(true), "v2, juliet from push granted");
+        is(home.out("juliet", Kind::Subscribed).await, sent(false), "");
+        // §3.1.3: already granted, so the server answers for the user.
+        let again = Answer::Subscription { pass: false, auto_reply: true };
+        is(home.get("juliet", Kind::Subscribe).await, again, "");
+        // A change of name says nothing of presence.
+        is(home.set("juliet", "J", &[]).await, Answer::Done, "v3, juliet from 'J' push");
+        is(
+            home.out("juliet", Kind::Unsubscribed).await,
+            sent(true),
+            "v4, juliet none 'J' push withdrawn",
+        );
+        is(home.out("juliet", Kind::Unsubscribed).await, sent(false), "");
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_denied_or_taken_back_leaves_nothing() {
+        let mut home = Desk::new();
+        home.get("juliet", Kind::Subscribe).await;
+        let (answer, written) = home.out("juliet", Kind::Unsubscribed).await;
+        assert_eq!((answer, written.ends_with("-juliet")), (sent(true), true), "{written}");
+        home.get("juliet", Kind::Subscribe).await;
+        let (answer, written) = home.get("juliet", Kind::Unsubscribe).await;
+        assert_eq!(answer, sent(true));
+        assert!(written.contains("deliver") && written.ends_with("-juliet"), "{written}");
+        assert!(home.0.map(ROSTER).await.expect("read").is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_contact_that_no_longer_wants_presence_is_told_goodbye_once() {
+        let mut home = Desk::new();
+        home.get("juliet", Kind::Subscribe).await;
+        home.out("juliet", Kind::Subscribed).await;
+        is(
+            home.get("juliet", Kind::Unsubscribe).await,
+            sent(true),
+            "v3, juliet none push withdrawn deliver",
+        );
+        is(home.get("juliet", Kind::Unsubscribe).await, sent(false), "");
+    }
+
+    #[tokio::test]
+    async fn a_name_change_does_not_repeat_what_the_last_change_did() {
+        let mut home = Desk::new();
+        home.get("juliet", Kind::Subscribe).await;
+        home.out("juliet", Kind::Subscribed).await;
+        home.out("juliet", Kind::Subscribe).await;
+        is(home.get("juliet", Kind::Subscribed).await, sent(true), "v4, juliet both push deliver");
+        is(home.set("juliet", "", &[]).await, Answer::Done, "v5, juliet both push");
+    }
+
+    #[tokio::test]
+    async fn an_approval_given_before_it_is_asked_for_answers_the_request() {
+        let mut home = Desk::new();
+        is(
+            home.out("juliet", Kind::Subscribed).await,
+            sent(false),
+            "v1, juliet none approved push",
+        );
+        let answered = Answer::Subscription { pass: false, auto_reply: true };
+        is(home.get("juliet", Kind::Subscribe).await, answered, "v2, juliet from push granted");
+        // §3.4.2: an approval is taken back by `unsubscribed`.
+        is(home.out("nurse", Kind::Subscribed).await, sent(false), "v3, nurse none approved push");
+        is(home.out("nurse", Kind::Unsubscribed).await, sent(false), "v4, nurse none push");
+    }
+
+    #[tokio::test]
+    async fn removing_a_contact_withdraws_presence_and_says_what_was() {
+        let mut home = Desk::new();
+        home.get("juliet", Kind::Subscribe).await;
+        home.out("juliet", Kind::Subscribed).await;
+        home.out("juliet", Kind::Subscribe).await;
+        let removed = Request::Remove { contact: who("juliet") };
+        let was = State { from: true, pending_out: true, ..State::default() };
+        is(home.ask(removed).await, Answer::Removed(was), "v4, juliet none withdrawn, -juliet");
+    }
+
+    #[tokio::test]
+    async fn strangers_who_answer_or_leave_unasked_write_nothing() {
+        let mut home = Desk::new();
+        for kind in [Kind::Subscribed, Kind::Unsubscribe, Kind::Unsubscribed] {
+            is(home.get("stranger", kind).await, sent(false), "");
+        }
+        is(home.out("stranger", Kind::Unsubscribed).await, sent(false), "");
+        let (_, written) = home.out("stranger", Kind::Unsubscribe).await;
+        assert_eq!(written, "");
+    }
 }

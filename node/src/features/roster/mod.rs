@@ -7,6 +7,8 @@ pub mod cache;
 pub mod home;
 pub mod record;
 pub mod subscription;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
