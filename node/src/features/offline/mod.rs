@@ -5,6 +5,8 @@
 //! Left out: flexible retrieval (XEP-0013).
 
 pub mod home;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;

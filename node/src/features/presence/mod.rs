@@ -4,6 +4,8 @@
 //! Left out: presence to other domains (federation has its own issue).
 
 pub mod relation;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

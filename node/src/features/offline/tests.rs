@@ -1,0 +1,131 @@
+//! XEP-0160 through a real home: what is filed, what is not, and what a user who comes back gets.
+
+use xmpp::jid::BareJid;
+
+use super::home::{Answer, Request};
+use super::*;
+use crate::testing::{House, bare, mail, stanza};
+
+async fn file(house: &House, account: &BareJid, bodies: &[&str]) -> Answer {
+    let stanzas = bodies.iter().map(|body| body.as_bytes().to_vec()).collect();
+    ask(&house.node, account, &Request::File { stanzas, max: 250 }).await.expect("answered")
+}
+
+async fn fetch(house: &House, account: &BareJid, after: Option<u64>) -> Vec<(u64, String)> {
+    let Ok(Answer::Messages(messages)) = ask(&house.node, account, &Request::Fetch { after }).await
+    else {
+        panic!("no messages")
+    };
+    let text = |bytes| String::from_utf8(bytes).expect("text");
+    messages.into_iter().map(|(id, bytes)| (id, text(bytes))).collect()
+}
+
+#[tokio::test]
+async fn messages_are_kept_in_order_and_fetched_in_pages() {
+    let house = House::new().await;
+    let [romeo] = house.accounts(["romeo"]).await;
+    let all: Vec<String> = (0..250).map(|n| n.to_string()).collect();
+    for part in all.chunks(7) {
+        let part: Vec<&str> = part.iter().map(String::as_str).collect();
+        assert!(matches!(file(&house, &romeo, &part).await, Answer::Filed));
+    }
+    let (mut got, mut after, mut pages) = (Vec::new(), None, 0);
+    loop {
+        let page = fetch(&house, &romeo, after).await;
+        let Some((last, _)) = page.last() else { break };
+        after = Some(*last);
+        pages += 1;
+        got.extend(page.into_iter().map(|(_, body)| body));
+    }
+    assert_eq!((got, pages), (all, 3));
+}
+
+#[tokio::test]
+async fn what_was_handed_out_is_dropped_and_the_rest_stays() {
+    let house = House::new().await;
+    let [romeo] = house.accounts(["romeo"]).await;
+    file(&house, &romeo, &["a", "b", "c"]).await;
+    let kept = fetch(&house, &romeo, None).await;
+    let dropped = ask(&house.node, &romeo, &Request::Drop { upto: kept[1].0 }).await;
+    assert!(matches!(dropped, Ok(Answer::Filed)));
+    assert_eq!(fetch(&house, &romeo, None).await, kept[2..]);
+}
+
+#[tokio::test]
+async fn a_full_store_takes_nothing_of_a_batch_and_no_account_has_none() {
+    let house = House::new().await;
+    let [romeo] = house.accounts(["romeo"]).await;
+    let ask = async |bodies: &[&str], max| {
+        let stanzas = bodies.iter().map(|body| body.as_bytes().to_vec()).collect();
+        ask(&house.node, &romeo, &Request::File { stanzas, max }).await.expect("answered")
+    };
+    assert!(matches!(ask(&["a", "b"], 3).await, Answer::Filed));
+    assert!(matches!(ask(&["c", "d"], 3).await, Answer::Full));
+    assert_eq!(fetch(&house, &romeo, None).await.len(), 2);
+    assert!(matches!(ask(&["c"], 3).await, Answer::Filed));
+    assert!(matches!(file(&house, &bare("nobody"), &["a"]).await, Answer::NoAccount));
+}
+
+#[tokio::test]
+async fn nothing_is_filed_behind_the_back_of_a_user_who_is_here() {
+    let house = House::new().await;
+    let [romeo] = house.accounts(["romeo"]).await;
+    // Connected only, or asking not to be sent messages: they do not take any.
+    house.bound("romeo/silent");
+    house.available("romeo/robot", -1).await;
+    assert!(matches!(file(&house, &romeo, &["a"]).await, Answer::Filed));
+    house.available("romeo/orchard", 0).await;
+    assert!(matches!(file(&house, &romeo, &["b"]).await, Answer::Elsewhere));
+}
+
+#[tokio::test]
+async fn a_message_to_a_user_who_is_away_is_handed_out_once_with_its_time() {
+    let house = House::new().await;
+    let [romeo, _] = house.accounts(["romeo", "juliet"]).await;
+    let juliet = house.bound("juliet/balcony");
+    for id in ["m1", "m2"] {
+        let to = "<message to='romeo@chat.example' type='chat'";
+        house.says(&juliet, &format!("{to} id='{id}'><body>x</body></message>")).await;
+    }
+    let filed = || house.node.metrics.routed.offline.get();
+    house.until("both are filed", || filed() == 2).await;
+    let robot = house.available("romeo/robot", -1).await;
+    let orchard = house.available("romeo/orchard", 0).await;
+    let mut got = Vec::new();
+    while got.len() < 2 {
+        got.extend(house.mail(&orchard).await.into_iter().filter(|text| text.contains("body")));
+    }
+    assert!(got[0].contains("id='m1'") && got[1].contains("id='m2'"), "{got:#?}");
+    assert!(got.iter().all(|text| text.contains("urn:xmpp:delay")), "{got:#?}");
+    assert!(mail(&robot).iter().all(|text| !text.contains("body")));
+    while !fetch(&house, &romeo, None).await.is_empty() {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    let second = house.available("romeo/second", 0).await;
+    assert!(mail(&second).iter().all(|text| !text.contains("body")));
+    assert!(mail(&juliet).is_empty(), "nothing came back");
+}
+
+#[tokio::test]
+async fn the_sender_hears_of_a_message_that_could_not_be_kept() {
+    let house = House::with("[limits]\noffline_messages_max = 1\n").await;
+    house.accounts(["romeo", "juliet"]).await;
+    let juliet = house.bound("juliet/balcony");
+    for (to, id) in [("romeo", "m1"), ("romeo", "m2"), ("nobody", "m3")] {
+        let to = format!("<message to='{to}@chat.example' type='chat' id='{id}'>");
+        crate::router::route(
+            &house.node,
+            stanza(&format!("{to}<body>x</body></message>")).with_from(juliet.address()),
+        );
+    }
+    let mut got = Vec::new();
+    while got.len() < 2 {
+        got.extend(house.mail(&juliet).await);
+    }
+    let got = got.join("\n");
+    assert!(
+        got.contains("id='m2'") && got.contains("id='m3'") && !got.contains("id='m1'"),
+        "{got}"
+    );
+    assert_eq!(got.matches("service-unavailable").count(), 2, "{got}");
+}

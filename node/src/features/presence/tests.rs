@@ -1,0 +1,219 @@
+//! RFC 6121 §4: given this presence of a local user, expect these actions: who is told, who is asked, who is written to.
+
+use super::*;
+use crate::features::roster;
+use crate::features::roster::home::Request;
+use crate::features::roster::subscription::Kind as Subscription;
+use crate::testing::{House, all, bare, mail, stanza, words};
+
+/// Romeo, with juliet (both), nurse (receives his presence), paris (whose presence he receives) and tybalt (who has asked).
+async fn verona() -> House {
+    let house = House::new().await;
+    house.accounts(["romeo", "juliet", "nurse", "paris", "tybalt"]).await;
+    let romeo = bare("romeo");
+    for (name, kinds) in [
+        ("juliet", &["subscribe>", "<subscribed", "<subscribe", "subscribed>"][..]),
+        ("nurse", &["<subscribe", "subscribed>"]),
+        ("paris", &["subscribe>", "<subscribed"]),
+        ("tybalt", &["<subscribe"]),
+    ] {
+        let contact = bare(name);
+        for written in kinds {
+            let kind = match written.trim_matches(['<', '>']) {
+                "subscribe" => Subscription::Subscribe,
+                _ => Subscription::Subscribed,
+            };
+            let (contact, items_max) = (contact.clone(), 10);
+            let stanza = format!("<presence type='subscribe' from='{contact}' to='{romeo}'/>");
+            let request = if written.starts_with('<') {
+                Request::In { contact, kind, stanza: stanza.into_bytes(), items_max }
+            } else {
+                Request::Out { contact, kind, items_max }
+            };
+            roster::ask(&house.node, &romeo, &request).await.expect("done");
+        }
+    }
+    house
+}
+
+/// Romeo's session sends this.
+async fn says(house: &House, seat: &Arc<Seat>, text: &str) -> Vec<String> {
+    let mut sent = stanza(text).with_from(seat.address());
+    let mut ctx = Ctx::new(&house.node, Some(seat));
+    let flow = PresenceFeature.outbound(&mut ctx, &mut sent);
+    words(&all(ctx, flow).await)
+}
+
+fn row(house: &House, seat: &Seat) -> (bool, i8) {
+    let find = |rows: &[global_distrib::Row<Arc<Seat>>]| {
+        rows.iter().find(|row| row.full == seat.full).map(|row| (row.available, row.priority))
+    };
+    house.node.directory.read(seat.bare.as_str(), find).flatten().expect("a row")
+}
+
+#[test]
+fn a_priority_is_a_number_of_eight_bits_or_a_bad_request() {
+    for (written, expected) in [
+        ("", Some(0)),
+        ("<priority>5</priority>", Some(5)),
+        ("<priority> -128 </priority>", Some(-128)),
+        ("<priority>127</priority>", Some(127)),
+        ("<priority>+7</priority>", Some(7)),
+        ("<priority>128</priority>", None),
+        ("<priority>-129</priority>", None),
+        ("<priority>much</priority>", None),
+        ("<priority>1.5</priority>", None),
+        ("<priority/>", None),
+        ("<priority xmlns='other'>x</priority>", Some(0)),
+    ] {
+        let presence = stanza(&format!("<presence>{written}</presence>"));
+        assert_eq!(priority(&presence).ok(), expected, "{written}");
+    }
+}
+
+#[tokio::test]
+async fn initial_presence_tells_the_subscribers_and_asks_the_subscriptions() {
+    let house = verona().await;
+    let seat = house.bound("romeo/orchard");
+    let done = says(&house, &seat, "<presence><priority>3</priority></presence>").await;
+    let [told, asked, request] = done.as_slice() else { panic!("{done:#?}") };
+    assert!(told.starts_with("tell juliet nurse romeo: <presence"), "{told}");
+    assert_eq!(asked, "ask juliet paris romeo");
+    // §3.1.3: what nobody has answered yet is shown again.
+    assert!(request.starts_with("reply") && request.contains("tybalt"), "{request}");
+    assert_eq!(row(&house, &seat), (true, 3));
+    assert!(seat.available());
+}
+
+#[tokio::test]
+async fn later_presence_tells_but_does_not_ask_again() {
+    let house = verona().await;
+    let seat = house.bound("romeo/orchard");
+    says(&house, &seat, "<presence/>").await;
+    let done = says(&house, &seat, "<presence><show>away</show></presence>").await;
+    let [told] = done.as_slice() else { panic!("{done:#?}") };
+    assert!(told.starts_with("tell juliet nurse romeo") && told.contains("away"), "{told}");
+    // Unavailable and back: initial again.
+    says(&house, &seat, "<presence type='unavailable'/>").await;
+    assert_eq!(says(&house, &seat, "<presence/>").await.len(), 3);
+}
+
+#[tokio::test]
+async fn unavailable_tells_the_subscribers_once() {
+    let house = verona().await;
+    let seat = house.bound("romeo/orchard");
+    assert!(says(&house, &seat, "<presence type='unavailable'/>").await.is_empty());
+    says(&house, &seat, "<presence/>").await;
+    let done =
+        says(&house, &seat, "<presence type='unavailable'><status>bye</status></presence>").await;
+    let [told] = done.as_slice() else { panic!("{done:#?}") };
+    assert!(told.starts_with("tell juliet nurse romeo") && told.contains("bye"), "{told}");
+    assert_eq!(row(&house, &seat), (false, 0));
+    assert!(says(&house, &seat, "<presence type='unavailable'/>").await.is_empty());
+    // When the session ends there is nobody left to tell.
+    let mut ctx = Ctx::new(&house.node, Some(&seat));
+    let flow = PresenceFeature.session(&mut ctx, SessionEvent::Gone);
+    assert!(all(ctx, flow).await.is_empty());
+}
+
+#[tokio::test]
+async fn directed_presence_goes_to_one_and_is_taken_back_at_the_end() {
+    let house = verona().await;
+    let seat = house.bound("romeo/orchard");
+    for to in ["hall@rooms.example/romeo", "paris@chat.example", "friar@chat.example"] {
+        let done = says(&house, &seat, &format!("<presence to='{to}'/>")).await;
+        let [routed] = done.as_slice() else { panic!("{done:#?}") };
+        assert!(routed.starts_with("route") && routed.contains(to), "{routed}");
+    }
+    let to_friar = "<presence to='friar@chat.example' type='unavailable'/>";
+    assert_eq!(says(&house, &seat, to_friar).await.len(), 1);
+    // §4.6.3: it never was available, so contacts hear nothing; those it wrote to do, once.
+    let mut ctx = Ctx::new(&house.node, Some(&seat));
+    let flow = PresenceFeature.session(&mut ctx, SessionEvent::Gone);
+    let done = words(&all(ctx, flow).await);
+    let [hall, paris] = done.as_slice() else { panic!("{done:#?}") };
+    for (word, to) in [(hall, "hall@rooms.example/romeo"), (paris, "paris@chat.example")] {
+        assert!(word.contains("unavailable") && word.contains(to), "{word}");
+        assert!(word.contains("from='romeo@chat.example/orchard'"), "{word}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_presence_is_refused_and_probes_of_clients_go_nowhere() {
+    let house = verona().await;
+    let seat = house.bound("romeo/orchard");
+    for refused in [
+        "<presence><priority>much</priority></presence>",
+        "<presence type='subscribe'/>",
+        "<presence type='nonsense'/>",
+    ] {
+        let done = says(&house, &seat, refused).await;
+        let [reply] = done.as_slice() else { panic!("{refused} {done:#?}") };
+        assert!(reply.starts_with("reply") && reply.contains("bad-request"), "{reply}");
+    }
+    assert!(!seat.available());
+    for ignored in [
+        "<presence type='probe' to='juliet@chat.example'/>",
+        "<presence type='error'/>",
+        "<presence type='subscribe' to='romeo@chat.example'/>",
+    ] {
+        assert!(says(&house, &seat, ignored).await.is_empty(), "{ignored}");
+    }
+}
+
+#[tokio::test]
+async fn contacts_see_each_other_come_and_go() {
+    let house = verona().await;
+    let juliet = house.available("juliet/balcony", 0).await;
+    let paris = house.available("paris/street", 0).await;
+    let romeo = house.available("romeo/orchard", 0).await;
+    let seen = house.mail(&juliet).await;
+    assert!(seen.iter().any(|text| text.contains("from='romeo@chat.example/orchard'")), "{seen:?}");
+    let seen = mail(&romeo).join("\n");
+    // His own presence, and that of those who let him see it: the homes of juliet and paris have not granted anything here, but
+    // `probe_presence` trusts the asker's roster, which is what the contact's home has confirmed.
+    assert!(seen.contains("juliet@chat.example/balcony") && seen.contains("paris"), "{seen}");
+    assert!(mail(&paris).iter().all(|text| !text.contains("romeo")));
+    house.says(&romeo, "<presence type='unavailable'/>").await;
+    let seen = mail(&juliet).join("\n");
+    assert!(seen.contains("type='unavailable'") && seen.contains("romeo"), "{seen}");
+    // §4.5.2: the resource itself hears nothing of it.
+    assert!(mail(&romeo).is_empty());
+}
+
+#[tokio::test]
+async fn a_subscription_walks_between_the_homes_and_presence_follows_it() {
+    let house = House::new().await;
+    house.accounts(["romeo", "juliet"]).await;
+    let romeo = house.available("romeo/orchard", 0).await;
+    let juliet = house.available("juliet/balcony", 0).await;
+    romeo.set_interested();
+    juliet.set_interested();
+    drop((mail(&romeo), mail(&juliet)));
+    house
+        .says(&romeo, "<presence type='subscribe' to='juliet@chat.example/balcony' id='s1'/>")
+        .await;
+    let asked = mail(&juliet);
+    assert_eq!(asked.len(), 1, "{asked:?}");
+    // §3.1.2: stamped with bare JIDs on both ends.
+    assert!(asked[0].contains("from='romeo@chat.example'"), "{asked:?}");
+    assert!(asked[0].contains("to='juliet@chat.example'"), "{asked:?}");
+    let pushed = mail(&romeo).join("\n");
+    assert!(
+        pushed.contains("ask='subscribe'") && pushed.contains("subscription='none'"),
+        "{pushed}"
+    );
+    house.says(&juliet, "<presence type='subscribed' to='romeo@chat.example'/>").await;
+    let got = mail(&romeo);
+    let at = |what: &str| got.iter().position(|text| text.contains(what));
+    let (answer, push) = (at("type='subscribed'"), at("subscription='to'"));
+    let presence = at("from='juliet@chat.example/balcony'");
+    assert!(answer.is_some() && push.is_some() && presence.is_some(), "{got:#?}");
+    assert!(mail(&juliet).join("\n").contains("subscription='from'"));
+    // And withdrawn: unavailable from the contact's resource (§3.2.2).
+    house.says(&juliet, "<presence type='unsubscribed' to='romeo@chat.example'/>").await;
+    let got = mail(&romeo).join("\n");
+    for part in ["type='unsubscribed'", "subscription='none'", "type='unavailable'"] {
+        assert!(got.contains(part), "{part} in {got}");
+    }
+}
