@@ -110,6 +110,18 @@ impl Probes {
         mark.0.iter().all(|(region, n)| self.lanes.get(region).is_none_or(|lane| lane.echoed >= *n))
     }
 
+    /// The number of the next probe to that region: its echo comes after all that the region does about what it was sent before
+    /// this call. (Ask after sending, not before.)
+    pub fn next(&self, region: &str) -> u64 {
+        self.lanes.get(region).map_or(self.retired, |lane| lane.sent) + 1
+    }
+
+    /// The last number echoed by that region; all smaller ones are answered too. One never asked, or removed, has answered what
+    /// was asked of it before.
+    pub fn echoed_upto(&self, region: &str) -> u64 {
+        self.lanes.get(region).map_or(self.retired, |lane| lane.echoed)
+    }
+
     /// The region came back as a new incarnation: what was on the way is lost. Unanswered marks get a new probe (with a
     /// new number, so that an echo of the old life cannot be mistaken for it) at the next [`Probes::due`].
     pub fn restarted(&mut self, region: &str) {
@@ -208,6 +220,20 @@ mod tests {
         assert_eq!(due(&mut probes), [("eu".into(), 2)]);
         probes.echoed("eu", 2);
         assert!(probes.is_closed(&mark));
+    }
+
+    #[test]
+    fn the_next_probe_is_later_than_everything_sent_until_now() {
+        let mut probes = Probes::default();
+        assert_eq!((probes.next("eu"), probes.echoed_upto("eu")), (1, 0));
+        probes.mark(["eu"]);
+        assert_eq!(probes.next("eu"), 1);
+        probes.due();
+        assert_eq!((probes.next("eu"), probes.echoed_upto("eu")), (2, 0));
+        probes.echoed("eu", 1);
+        assert_eq!((probes.next("eu"), probes.echoed_upto("eu")), (2, 1));
+        probes.removed("eu");
+        assert_eq!((probes.next("eu"), probes.echoed_upto("eu")), (2, 1));
     }
 
     #[test]
