@@ -6,8 +6,6 @@ use std::collections::VecDeque;
 
 pub use replication::watermark::Mark;
 
-use crate::node_ix::NodeIx;
-
 /// One stanza that waits.
 #[derive(Debug)]
 pub struct Held<S> {
@@ -17,8 +15,8 @@ pub struct Held<S> {
     pub mark: Mark,
     /// Milliseconds on the caller's monotonic clock; for the hold deadline.
     pub since_ms: u64,
-    /// The node that sent it back, if it was returned: the trail to that node does not block it.
-    pub returned_by: Option<NodeIx>,
+    /// Its place among all that this node accepted; 0 when unknown.
+    pub order: u64,
     /// Bytes it counts for.
     pub weight: usize,
 }
@@ -28,7 +26,7 @@ pub struct Held<S> {
 pub enum Wait {
     /// Until the head's mark is echoed (or a row appears).
     Watermark,
-    /// Until the old place has acknowledged what was sent there.
+    /// Until it is settled what became of the stanzas before it.
     Acks,
     /// Until the home has taken a batch.
     Filing,
@@ -40,11 +38,22 @@ pub struct Gate<S> {
     pub(crate) returned: VecDeque<Held<S>>,
     pub(crate) held: VecDeque<Held<S>>,
     pub(crate) wait: Wait,
+    /// The place of this gate among the deadlines.
+    pub(crate) deadline: Option<(u64, u64)>,
 }
 
 impl<S> Gate<S> {
     pub(crate) fn new(wait: Wait) -> Self {
-        Self { returned: VecDeque::new(), held: VecDeque::new(), wait }
+        Self { returned: VecDeque::new(), held: VecDeque::new(), wait, deadline: None }
+    }
+
+    /// Among those that were on their way already: in their order, and behind what has the same place or an unknown one.
+    pub(crate) fn put_back(&mut self, held: Held<S>) {
+        let mut at = self.returned.len();
+        while at > 0 && held.order != 0 && self.returned[at - 1].order > held.order {
+            at -= 1;
+        }
+        self.returned.insert(at, held);
     }
 
     pub(crate) fn front(&self) -> Option<&Held<S>> {

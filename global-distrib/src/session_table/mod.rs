@@ -2,11 +2,17 @@
 //! addressee leave. Called by the node's router; calls back through [`Carrier`]. Rules: blueprint §4 and §5, RFC 6121 §8 only
 //! through the carrier's choice. Absent on purpose: sockets, clocks, XML, the link. All methods are short and never wait.
 //!
-//! One entry a bare JID: its rows, the *trail* (the last link sequence number sent to each node for it) and, while something
-//! has to wait, its gate. The entry's lock makes every decision for one addressee happen in one order.
+//! One entry a bare JID: its rows, its *way* (what of its stanzas is unsettled, and where) and, while something has to wait, its
+//! gate. The entry's lock makes every decision for one addressee happen in one order.
+//!
+//! * `row` who is where · `way` may it go now · `held` what waits, and what lets it go on · `admit` what to take from other nodes
 
+mod admit;
 mod held;
 mod row;
+#[cfg(test)]
+mod tests;
+mod way;
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -14,10 +20,14 @@ use replication::clock::Hlc;
 use smallvec::SmallVec;
 use xmpp::jid::{BareJid, FullJid};
 
+use self::admit::Lanes;
+pub use self::admit::Taken;
+use self::held::Waiters;
 pub use self::row::{Place, RouteEntry, Row};
+use self::way::Way;
+pub use self::way::{Trail, leave_trail};
 use crate::node_ix::NodeIx;
 use crate::park::{Gate, Held, Mark, Wait};
-use held::Waiters;
 
 /// What the account rules (RFC 6121 §8.5) want done with a stanza, given the rows.
 #[derive(Debug)]
@@ -59,11 +69,24 @@ pub enum Outcome<S> {
 pub trait Carrier<H, S> {
     /// The account rules. Pure.
     fn choose(&self, stanza: &S, rows: &[Row<H>]) -> Choice<H>;
-    /// Puts the stanza in local mailboxes and on links; adds each link's sequence number to `trail`. `Err` gives it back when a
-    /// bound refused it and nobody got it.
+    /// Puts the stanza in local mailboxes and on links. When no local mailbox took it, it may yet come back: then it leaves in
+    /// `trail`, for each link, the number that settles it ([`leave_trail`]). `Err` gives it back when a bound refused it and nobody
+    /// got it.
     fn carry(&self, stanza: S, here: &[H], there: &[NodeIx], trail: &mut Trail) -> Result<(), S>;
-    /// Highest sequence number that node has taken responsibility for.
+    /// The highest number that is settled with that node: it has been told of all that node gives back of what was sent up to that
+    /// number. A link's acknowledgement does not say so (it may overtake what is given back); the echo of a probe that was sent
+    /// later does. `u64::MAX` for a node that is not live.
     fn acked(&self, node: NodeIx) -> u64;
+    /// A number that is settled when all that node has given back until now is here: that of the next probe. 0: no such thing.
+    fn fence(&self, node: NodeIx) -> u64 {
+        let _ = node;
+        0
+    }
+    /// The place of a stanza among those this node has accepted, greater for later ones; 0 when unknown. What comes back goes by it.
+    fn order(&self, stanza: &S) -> u64 {
+        let _ = stanza;
+        0
+    }
     /// Sends a probe to every live node; what must be echoed. Empty when there is no other live node.
     fn mark(&self) -> Mark;
     /// Whether all of a mark is echoed (nodes that metadata says are down do not hold it back).
@@ -72,25 +95,27 @@ pub trait Carrier<H, S> {
     fn weight(&self, stanza: &S) -> usize;
 }
 
-/// The last link sequence number sent to each node for one addressee.
-pub type Trail = SmallVec<[(NodeIx, u64); 1]>;
-
 #[derive(Debug)]
 struct User<H, S> {
     rows: SmallVec<[Row<H>; 1]>,
-    trail: Trail,
+    way: Way,
     gate: Option<Box<Gate<S>>>,
 }
 
 impl<H, S> Default for User<H, S> {
     fn default() -> Self {
-        Self { rows: SmallVec::new(), trail: Trail::new(), gate: None }
+        Self { rows: SmallVec::new(), way: Way::default(), gate: None }
     }
 }
 
 impl<H, S> User<H, S> {
     fn is_idle(&self) -> bool {
-        self.rows.is_empty() && self.gate.is_none() && self.trail.is_empty()
+        self.rows.is_empty() && self.gate.is_none() && self.way.is_clear()
+    }
+
+    /// Whether somebody must look at it again ([`Directory::reopen`]).
+    fn is_pending(&self) -> bool {
+        self.gate.is_some() || self.rows.is_empty() && !self.way.is_clear()
     }
 }
 
@@ -116,11 +141,21 @@ pub struct Bound<H> {
     pub reopen: bool,
 }
 
+/// What the end of a session of this node changed.
+#[derive(Debug)]
+pub struct Unbound<H> {
+    /// The row, if it was still there; `None` when a newer bind had taken its place (or it was never known).
+    pub row: Option<Row<H>>,
+    /// Something waits for this addressee: call [`Directory::reopen`].
+    pub reopen: bool,
+}
+
 /// The table. `H` is the handle of a local session, `S` what is routed. Memory: about 200 bytes a connected user, plus what waits.
 #[derive(Debug)]
 pub struct Directory<H, S> {
     users: scc::HashMap<BareJid, User<H, S>, foldhash::fast::RandomState>,
     waiters: Waiters,
+    lanes: Lanes,
     parked_bytes: AtomicUsize,
     parked_count: AtomicUsize,
     limits: ParkLimits,
@@ -134,6 +169,7 @@ impl<H: Clone + PartialEq, S> Directory<H, S> {
         Self {
             users: scc::HashMap::with_hasher(foldhash::fast::RandomState::default()),
             waiters: Waiters::default(),
+            lanes: Lanes::default(),
             parked_bytes: AtomicUsize::new(0),
             parked_count: AtomicUsize::new(0),
             limits,
@@ -150,6 +186,16 @@ impl<H: Clone + PartialEq, S> Directory<H, S> {
     /// Stanzas and bytes that wait in gates.
     pub fn parked(&self) -> (usize, usize) {
         (self.parked_count.load(Ordering::Relaxed), self.parked_bytes.load(Ordering::Relaxed))
+    }
+
+    /// Users of whom something is known: rows, things on the way, things that wait.
+    pub fn len(&self) -> usize {
+        self.users.len()
+    }
+
+    /// Whether nothing is known of anybody.
+    pub fn is_empty(&self) -> bool {
+        self.users.is_empty()
     }
 
     /// Reads the rows of one user; `None` when nobody of that name is known. The closure runs under the entry's lock: keep it short.
@@ -173,6 +219,9 @@ impl<H: Clone + PartialEq, S> Directory<H, S> {
                 return Bound { superseded: None, lost: true, reopen: false };
             }
             let old = user.rows.remove(at);
+            if !same {
+                user.way.leaves(old.there(), old.generation);
+            }
             if let Place::Here(handle) = old.place {
                 self.sessions_here.fetch_sub(1, Ordering::Relaxed);
                 if !same {
@@ -212,9 +261,27 @@ impl<H: Clone + PartialEq, S> Directory<H, S> {
             .unwrap_or((false, false))
     }
 
-    /// Removes exactly that generation: a late unbind never removes a newer row. `drain` takes from the removed row what its
-    /// session had not handed on; in the same step that goes to the front of the addressee's gate, so that nothing newer
-    /// overtakes it. Returns the row, and whether to call [`Directory::reopen`].
+    /// As [`Directory::update`], by the word of another node: touches its own row only, also when two nodes made the same generation.
+    pub fn update_there(
+        &self,
+        node: NodeIx,
+        full: &FullJid,
+        generation: Hlc,
+        priority: i8,
+        available: bool,
+    ) -> (bool, bool) {
+        let of_node = self.read(full.bare_str(), |rows| {
+            let mut rows = rows.iter();
+            rows.any(|row| row.full == *full && row.there() == Some(node))
+        });
+        match of_node {
+            Some(true) => self.update(full, generation, priority, available),
+            _ => (false, false),
+        }
+    }
+
+    /// Removes exactly that generation, wherever its row is: [`Directory::unbind_there`] and [`Directory::unbind_here`] for callers
+    /// who do not say. `drain` is not called for a session of this node whose row a newer bind has taken.
     pub fn unbind(
         &self,
         full: &FullJid,
@@ -223,65 +290,143 @@ impl<H: Clone + PartialEq, S> Directory<H, S> {
         carrier: &impl Carrier<H, S>,
         drain: impl FnOnce(&Row<H>) -> Vec<S>,
     ) -> Option<(Row<H>, bool)> {
-        let bare = full.bare();
-        let (row, reopen) = self.users.update_sync(&bare, |_, user| {
-            let at = user
-                .rows
-                .iter()
-                .position(|row| row.full == *full && row.generation == generation)?;
-            let row = user.rows.remove(at);
-            for stanza in drain(&row) {
-                self.put_back(&bare, user, stanza, now_ms, carrier);
+        let row = self.users.read_sync(full.bare_str(), |_, user| {
+            let mut rows = user.rows.iter();
+            let known = rows.find(|row| row.full == *full && row.generation == generation).cloned();
+            let there = known.as_ref().map_or(user.way.leaving_there(generation), Row::there);
+            (known, there)
+        });
+        match row {
+            Some((row, Some(node))) => {
+                let reopen = self.unbind_there(node, full, generation, now_ms, carrier);
+                let (full, place) = (full.clone(), Place::There(node));
+                let gone =
+                    Row { full, place, generation, priority: 0, available: false, lit: true };
+                Some((row.unwrap_or(gone), reopen))
             }
-            Some((row, user.gate.is_some()))
-        })??;
-        if matches!(row.place, Place::Here(_)) {
-            self.sessions_here.fetch_sub(1, Ordering::Relaxed);
+            Some((Some(row), None)) => {
+                let drain = || drain(&row);
+                let unbound = self.unbind_here(full, generation, now_ms, carrier, drain);
+                Some((row, unbound.reopen))
+            }
+            _ => {
+                self.unbind_here(full, generation, now_ms, carrier, Vec::new);
+                None
+            }
         }
-        if !reopen {
-            self.users.remove_if_sync(&bare, |user| user.is_idle());
-        }
-        Some((row, reopen))
     }
 
-    /// What a session of this account, whose row is already gone, had not handed on: to the front of the gate, in order.
-    pub fn put_back_all(
+    /// A session of `node` has ended, by the word of that node: removes exactly that row; a late word never removes a newer one.
+    /// Returns whether to call [`Directory::reopen`].
+    pub fn unbind_there(
         &self,
-        to: &BareJid,
-        stanzas: Vec<S>,
+        node: NodeIx,
+        full: &FullJid,
+        generation: Hlc,
         now_ms: u64,
         carrier: &impl Carrier<H, S>,
-    ) {
-        if stanzas.is_empty() {
-            return;
-        }
-        let mut entry = self.users.entry_sync(to.clone()).or_default();
-        for stanza in stanzas {
-            self.put_back(to, entry.get_mut(), stanza, now_ms, carrier);
-        }
+    ) -> bool {
+        self.end(full, Some(node), generation, now_ms, carrier, Vec::new).reopen
     }
 
-    /// Removes the rows of a node that `gone` accepts (its incarnation died, or a snapshot did not repeat them). Scans the
-    /// table: O(users), for rare events. Returns what was removed and the users for whom something waits.
+    /// A session of this node has ended: removes its row, if no newer bind has. `drain` takes, in either case, what the session had
+    /// not handed on; in the same step that goes to the front of the addressee's gate, so that nothing newer overtakes it. What
+    /// came from other nodes `drain` gives back to them ([`Directory::give_back`]) and does not return.
+    pub fn unbind_here(
+        &self,
+        full: &FullJid,
+        generation: Hlc,
+        now_ms: u64,
+        carrier: &impl Carrier<H, S>,
+        drain: impl FnOnce() -> Vec<S>,
+    ) -> Unbound<H> {
+        let unbound = self.end(full, None, generation, now_ms, carrier, drain);
+        if unbound.row.is_some() {
+            self.sessions_here.fetch_sub(1, Ordering::Relaxed);
+        }
+        unbound
+    }
+
+    fn end(
+        &self,
+        full: &FullJid,
+        node: Option<NodeIx>,
+        generation: Hlc,
+        now_ms: u64,
+        carrier: &impl Carrier<H, S>,
+        drain: impl FnOnce() -> Vec<S>,
+    ) -> Unbound<H> {
+        let bare = full.bare();
+        let mut entry = self.users.entry_sync(bare.clone()).or_default();
+        let user = entry.get_mut();
+        // Two nodes may have made the same generation; the place tells them apart.
+        let ended =
+            |row: &Row<H>| row.generation == generation && row.full == *full && row.there() == node;
+        let row = user.rows.iter().position(ended).map(|at| user.rows.remove(at));
+        if let (Some(node), Some(_)) = (node, &row) {
+            user.way.row_gone(node, carrier.fence(node));
+        }
+        user.way.left(node, generation, |node| carrier.fence(node));
+        for stanza in drain() {
+            self.put_back(&bare, user, stanza, now_ms, carrier);
+        }
+        let (reopen, idle) = (user.is_pending(), user.is_idle());
+        drop(entry);
+        if idle {
+            self.users.remove_if_sync(&bare, |user| user.is_idle());
+        }
+        Unbound { row, reopen }
+    }
+
+    /// Removes the rows of a node that `gone` accepts: its incarnation died, and with it all it could give back (for a snapshot see
+    /// [`Directory::told_all`]). Scans the table: O(users), for rare events. Returns what was removed and the users for whom
+    /// something waits.
     pub fn remove_rows(
         &self,
         node: NodeIx,
+        gone: impl FnMut(&Row<H>) -> bool,
+    ) -> (Vec<Row<H>>, Vec<BareJid>) {
+        self.prune(node, gone, |way, _| way.forget_leaving(node))
+    }
+
+    /// A snapshot of a node's rows has ended: removes those of its rows that `gone` accepts because they were not repeated. Their
+    /// sessions may have given back something that is still on the way, and of those that are leaving the goodbye may have been
+    /// left out. Otherwise as [`Directory::remove_rows`].
+    pub fn told_all(
+        &self,
+        node: NodeIx,
+        now_ms: u64,
+        carrier: &impl Carrier<H, S>,
+        gone: impl FnMut(&Row<H>) -> bool,
+    ) -> (Vec<Row<H>>, Vec<BareJid>) {
+        self.prune(node, gone, |way, removed| {
+            if removed {
+                way.row_gone(node, carrier.fence(node));
+            }
+            way.hurry(node, now_ms)
+        })
+    }
+
+    fn prune(
+        &self,
+        node: NodeIx,
         mut gone: impl FnMut(&Row<H>) -> bool,
+        mut settle: impl FnMut(&mut Way, bool) -> bool,
     ) -> (Vec<Row<H>>, Vec<BareJid>) {
         let mut removed = Vec::new();
         let mut reopen = Vec::new();
         self.users.retain_sync(|bare, user| {
-            let mut at = 0;
-            let mut touched = false;
-            while at < user.rows.len() {
-                if user.rows[at].there() == Some(node) && gone(&user.rows[at]) {
-                    removed.push(user.rows.remove(at));
-                    touched = true;
-                } else {
-                    at += 1;
+            let before = removed.len();
+            user.rows.retain(|row| {
+                let goes = row.there() == Some(node) && gone(row);
+                if goes {
+                    removed.push(row.clone());
                 }
-            }
-            if touched && user.gate.is_some() {
+                !goes
+            });
+            let touched = removed.len() > before;
+            let touched = settle(&mut user.way, touched) || touched;
+            if touched && user.is_pending() {
                 reopen.push(bare.clone());
             }
             !user.is_idle()
@@ -325,34 +470,14 @@ impl<H: Clone + PartialEq, S> Directory<H, S> {
         let mut stanza = Some(stanza);
         let known = self.users.update_sync(to, |_, user| {
             let stanza = stanza.take().expect("the closure runs once");
-            self.decide(to, user, stanza, None, now_ms, carrier)
+            self.decide(to, user, stanza, now_ms, carrier)
         });
         if let Some(outcome) = known {
             return outcome;
         }
         let Some(stanza) = stanza else { return Outcome::Sent };
         let mut entry = self.users.entry_sync(to.clone()).or_default();
-        let outcome = self.decide(to, entry.get_mut(), stanza, None, now_ms, carrier);
-        let idle = entry.get().is_idle();
-        drop(entry);
-        if idle {
-            self.users.remove_if_sync(to, |user| user.is_idle());
-        }
-        outcome
-    }
-
-    /// A stanza that `from` sent back because no session there takes it. It goes before everything that waits, behind other
-    /// returned ones.
-    pub fn returned(
-        &self,
-        to: &BareJid,
-        stanza: S,
-        from: NodeIx,
-        now_ms: u64,
-        carrier: &impl Carrier<H, S>,
-    ) -> Outcome<S> {
-        let mut entry = self.users.entry_sync(to.clone()).or_default();
-        let outcome = self.decide(to, entry.get_mut(), stanza, Some(from), now_ms, carrier);
+        let outcome = self.decide(to, entry.get_mut(), stanza, now_ms, carrier);
         let idle = entry.get().is_idle();
         drop(entry);
         if idle {
@@ -366,70 +491,49 @@ impl<H: Clone + PartialEq, S> Directory<H, S> {
         to: &BareJid,
         user: &mut User<H, S>,
         stanza: S,
-        returned_by: Option<NodeIx>,
         now_ms: u64,
         carrier: &impl Carrier<H, S>,
     ) -> Outcome<S> {
         if user.gate.is_some() {
-            return self.hold(to, user, stanza, returned_by, None, now_ms, carrier);
+            return match self.hold(to, user, stanza, now_ms, carrier) {
+                Ok(()) => Outcome::Held,
+                Err(stanza) => Outcome::Full(stanza),
+            };
         }
-        match carrier.choose(&stanza, &user.rows) {
-            Choice::Refuse => Outcome::Nobody(stanza),
-            Choice::Nobody { file } => {
-                let mark = carrier.mark();
-                if !carrier.closed(&mark) {
-                    return self.hold(
-                        to,
-                        user,
-                        stanza,
-                        returned_by,
-                        Some((Wait::Watermark, mark)),
-                        now_ms,
-                        carrier,
-                    );
-                }
-                if !file {
-                    return Outcome::Nobody(stanza);
-                }
-                user.gate = Some(Box::new(Gate::new(Wait::Filing)));
-                Outcome::File(vec![stanza])
-            }
-            Choice::Send { here, there } => {
-                if blocked(&mut user.trail, &there, returned_by, carrier) {
-                    return self.hold(
-                        to,
-                        user,
-                        stanza,
-                        returned_by,
-                        Some((Wait::Acks, carrier.mark())),
-                        now_ms,
-                        carrier,
-                    );
-                }
-                match carrier.carry(stanza, &here, &there, &mut user.trail) {
+        let choice = carrier.choose(&stanza, &user.rows);
+        match &choice {
+            Choice::Refuse => return Outcome::Nobody(stanza),
+            Choice::Send { here, there } if !user.way.blocks(here, there, now_ms, carrier) => {
+                return match carry(user, stanza, here, there, carrier) {
                     Ok(()) => Outcome::Sent,
                     Err(stanza) => Outcome::Full(stanza),
-                }
+                };
+            }
+            _ => {}
+        }
+        // It waits, or at least has to prove that it need not.
+        match self.hold(to, user, stanza, now_ms, carrier) {
+            Err(stanza) => Outcome::Full(stanza),
+            Ok(()) => {
+                let mut outcomes = Vec::new();
+                self.release(to, user, now_ms, carrier, &mut outcomes);
+                outcomes.pop().unwrap_or(Outcome::Held)
             }
         }
     }
 }
 
-/// Whether an earlier stanza of this addressee may still be on the way somewhere the new one does not go. Forgets what is acked.
-fn blocked<H, S>(
-    trail: &mut Trail,
+/// Sends one stanza on its way.
+fn carry<H, S>(
+    user: &mut User<H, S>,
+    stanza: S,
+    here: &[H],
     there: &[NodeIx],
-    returned_by: Option<NodeIx>,
     carrier: &impl Carrier<H, S>,
-) -> bool {
-    trail.retain(|(node, seq)| carrier.acked(*node) < *seq);
-    trail.iter().any(|(node, _)| Some(*node) != returned_by && !there.contains(node))
-}
-
-/// Notes that `seq` was the last frame sent to `node` for this addressee. For [`Carrier::carry`].
-pub fn leave_trail(trail: &mut Trail, node: NodeIx, seq: u64) {
-    match trail.iter_mut().find(|(known, _)| *known == node) {
-        Some(entry) => entry.1 = seq,
-        None => trail.push((node, seq)),
-    }
+) -> Result<(), S> {
+    let first = user.way.is_settled(carrier);
+    let mut trail = Trail::new(&user.rows, there);
+    carrier.carry(stanza, here, there, &mut trail)?;
+    user.way.went(trail, !here.is_empty(), first);
+    Ok(())
 }

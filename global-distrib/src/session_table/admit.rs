@@ -1,0 +1,132 @@
+//! Room: what one node may take from another's stanzas. A node that sent a stanza back has also to send back what follows it for
+//! the same addressee, until the sender knows: otherwise a session that binds in between would get the later ones first.
+//! Called by `geo::user` on both sides; blueprint §5. Memory: one name for each refusal the other side has not shown to have seen.
+//!
+//! Each side counts the refusals it has seen from the other, and says the count with every stanza. The count moves in the same step
+//! in which the refused stanza takes its place in the addressee's gate, and from then on nothing is sent to that addressee until
+//! all is settled. So a stanza that carries the count of a refusal, or a greater one, follows everything that had to go first.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+
+use super::*;
+
+/// What became of a stanza that came from another node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// Delivered.
+    Yes,
+    /// No session here takes it.
+    Nobody,
+    /// Something earlier has to be settled first: it goes back, but that is no failed try.
+    NotYet,
+}
+
+/// One lane a peer.
+#[derive(Debug, Default)]
+pub(super) struct Lanes {
+    lanes: RwLock<BTreeMap<NodeIx, Arc<Lane>>>,
+}
+
+#[derive(Debug, Default)]
+struct Lane {
+    seen: AtomicU64,
+    given: Mutex<Given>,
+}
+
+#[derive(Debug, Default)]
+struct Given {
+    refusals: u64,
+    /// The refusal the sender must have seen before the addressee's stanzas are taken again.
+    fences: HashMap<BareJid, u64, foldhash::fast::RandomState>,
+    /// The same by number, to forget them by.
+    by_number: VecDeque<(u64, BareJid)>,
+}
+
+impl Given {
+    fn seen(&mut self, seen: u64) {
+        while let Some((number, _)) = self.by_number.front()
+            && *number <= seen
+        {
+            let (number, who) = self.by_number.pop_front().expect("it was there a line ago");
+            if self.fences.get(&who) == Some(&number) {
+                self.fences.remove(&who);
+            }
+        }
+    }
+}
+
+impl Lanes {
+    fn lane(&self, node: NodeIx) -> Arc<Lane> {
+        if let Some(lane) = self.lanes.read().get(&node) {
+            return lane.clone();
+        }
+        self.lanes.write().entry(node).or_default().clone()
+    }
+
+    pub(super) fn forget(&self, node: NodeIx) {
+        self.lanes.write().remove(&node);
+    }
+
+    pub(super) fn count_seen(&self, node: NodeIx) {
+        self.lane(node).seen.fetch_add(1, Ordering::Release);
+    }
+}
+
+impl<H: Clone + PartialEq, S> Directory<H, S> {
+    /// How many refusals ([`Directory::returned`], [`Directory::refused`]) of that node were seen. To be told with every stanza sent there.
+    pub fn refusals_seen(&self, node: NodeIx) -> u64 {
+        self.lanes.lane(node).seen.load(Ordering::Acquire)
+    }
+
+    /// A stanza of `from` for sessions of this node. `deliver` is handed the rows and says whether a session took it; if none
+    /// did, or it is too early, `refuse` queues the frame that says so, in the same step. For a stanza whose refusal is *not* told
+    /// (others have it) use [`Directory::read`].
+    pub fn take_in(
+        &self,
+        from: NodeIx,
+        to: &BareJid,
+        seen: u64,
+        deliver: impl FnOnce(&[Row<H>]) -> bool,
+        refuse: impl FnOnce(Taken),
+    ) -> Taken {
+        let lane = self.lanes.lane(from);
+        lane.given.lock().seen(seen);
+        let taken = self
+            .users
+            .update_sync(to, |_, user| {
+                if user.way.is_leaving_here() || lane.given.lock().fences.contains_key(to) {
+                    Taken::NotYet
+                } else if deliver(&user.rows) {
+                    Taken::Yes
+                } else {
+                    Taken::Nobody
+                }
+            })
+            .unwrap_or(Taken::Nobody);
+        if taken != Taken::Yes {
+            lane.give_back(to, || refuse(taken));
+        }
+        taken
+    }
+
+    /// A session of this node ends and gives a stanza back to `from`, the node it came from; `send` queues the frame. To be called
+    /// within the `drain` of [`Directory::unbind`].
+    pub fn give_back(&self, from: NodeIx, to: &BareJid, send: impl FnOnce()) {
+        self.lanes.lane(from).give_back(to, send);
+    }
+}
+
+impl Lane {
+    fn give_back(&self, to: &BareJid, send: impl FnOnce()) {
+        let mut given = self.given.lock();
+        given.refusals += 1;
+        let fence = given.refusals;
+        given.fences.insert(to.clone(), fence);
+        given.by_number.push_back((fence, to.clone()));
+        send();
+    }
+}
