@@ -15,11 +15,17 @@ pub const CACHED_MAX: usize = 200_000;
 
 #[derive(Debug)]
 enum Slot {
-    /// Somebody reads it; `dirty`: a change came meanwhile, read again.
+    /// Somebody reads it. `changes` came meanwhile: who began before the last of them reads again.
     Loading {
-        dirty: bool,
+        changes: u64,
     },
     Ready(Arc<Roster>),
+}
+
+impl Slot {
+    fn is_loading(&self) -> bool {
+        matches!(self, Slot::Loading { .. })
+    }
 }
 
 /// See the room.
@@ -46,7 +52,11 @@ impl Rosters {
             return Ok(roster);
         }
         loop {
-            self.slots.entry_sync(account.clone()).or_insert(Slot::Loading { dirty: false });
+            let entry = self.slots.entry_sync(account.clone());
+            let begun = match entry.or_insert(Slot::Loading { changes: 0 }).get() {
+                Slot::Ready(roster) => return Ok(roster.clone()),
+                Slot::Loading { changes } => *changes,
+            };
             let roster = match read(node, account).await {
                 Ok(roster) => Arc::new(roster),
                 Err(error) => {
@@ -55,15 +65,15 @@ impl Rosters {
                 }
             };
             let mut entry =
-                self.slots.entry_sync(account.clone()).or_insert(Slot::Loading { dirty: false });
+                self.slots.entry_sync(account.clone()).or_insert(Slot::Loading { changes: 0 });
             match entry.get_mut() {
                 Slot::Ready(roster) => return Ok(roster.clone()),
-                Slot::Loading { dirty: true } => *entry.get_mut() = Slot::Loading { dirty: false },
-                slot @ Slot::Loading { dirty: false } => {
+                Slot::Loading { changes } if *changes != begun => {}
+                slot => {
                     *slot = Slot::Ready(roster.clone());
                     drop(entry);
                     if self.slots.len() > CACHED_MAX {
-                        self.slots.retain_sync(|account, _| is_here(node, account));
+                        self.slots.retain_sync(|account, slot| slot.is_loading() || is_here(node, account));
                     }
                     return Ok(roster);
                 }
@@ -71,17 +81,17 @@ impl Rosters {
         }
     }
 
-    /// Nobody of that account is here any more.
+    /// Nobody of that account is here any more. While it is read it stays: the reader must hear of what changes meanwhile.
     pub fn evict(&self, account: &BareJid) {
-        self.slots.remove_sync(account);
+        self.slots.remove_if_sync(account, |slot| !slot.is_loading());
     }
 
     /// Whole shards were copied from elsewhere: what is held may be old.
     pub fn forget_all(&self) {
         self.slots.retain_sync(|_, slot| match slot {
             Slot::Ready(_) => false,
-            Slot::Loading { dirty } => {
-                *dirty = true;
+            Slot::Loading { changes } => {
+                *changes += 1;
                 true
             }
         });
@@ -92,8 +102,8 @@ impl Rosters {
         let mut entry = self.slots.get_sync(account)?;
         let roster = match entry.get_mut() {
             Slot::Ready(roster) => Arc::make_mut(roster),
-            Slot::Loading { dirty } => {
-                *dirty = true;
+            Slot::Loading { changes } => {
+                *changes += 1;
                 return None;
             }
         };
@@ -138,4 +148,40 @@ async fn read(node: &Node, account: &BareJid) -> Result<Roster, StorageError> {
         .filter_map(|(jid, bytes)| Some((BareJid::parse(&jid).ok()?, Contact::decode(&bytes)?)))
         .collect();
     Ok(Roster { version: version_bytes.as_deref().map_or(0, version), contacts })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(rosters: &Rosters, account: &BareJid, slot: Slot) {
+        let _ = rosters.slots.insert_sync(account.clone(), slot);
+    }
+
+    fn changes(rosters: &Rosters, account: &BareJid) -> Option<u64> {
+        rosters.slots.read_sync(account.as_str(), |_, slot| match slot {
+            Slot::Loading { changes } => Some(*changes),
+            Slot::Ready(_) => None,
+        })?
+    }
+
+    #[test]
+    fn what_is_read_hears_of_changes_though_its_account_leaves() {
+        let (rosters, account) = (Rosters::default(), BareJid::parse("romeo@x").expect("jid"));
+        put(&rosters, &account, Slot::Loading { changes: 0 });
+        let change = Change::Clear { store: ROSTER.into(), owner: account.as_str().into() };
+        assert_eq!(rosters.apply(&account, &change), None);
+        rosters.evict(&account);
+        assert_eq!(changes(&rosters, &account), Some(1));
+        rosters.forget_all();
+        assert_eq!(changes(&rosters, &account), Some(2));
+    }
+
+    #[test]
+    fn a_roster_that_is_held_goes_with_its_account() {
+        let (rosters, account) = (Rosters::default(), BareJid::parse("romeo@x").expect("jid"));
+        put(&rosters, &account, Slot::Ready(Arc::default()));
+        rosters.evict(&account);
+        assert!(rosters.cached(&account).is_none() && rosters.slots.is_empty());
+    }
 }
