@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use replication::durable_log::Change;
-use replication::metadata::{Home, MetaTransport, Metadata, RegionState};
+use replication::metadata::{Home, MetaState, MetaTransport, Metadata, RegionState};
 use s2s::link::{PeerConfig, PeerId};
 use s2s::tls::Fingerprint;
 
@@ -67,27 +67,27 @@ impl MetaTransport for RaftWire {
     }
 }
 
-/// The nodes to link with: those of the configuration, and those metadata knows besides. The configuration's address wins (it may be
-/// a relay on the way); metadata's fingerprint does (a certificate may have been renewed).
-pub(super) fn peers(config: &config::Config, node: Option<&Node>) -> Vec<PeerConfig> {
+/// The nodes to link with: those of the configuration, and those metadata knows besides. Of a node that both name the configuration
+/// counts: its address may be a relay's, and its fingerprint is how an operator renews a certificate. (The node could not tell
+/// metadata of a new one before a link has let it in.)
+pub(super) fn peers(config: &config::Config, state: Option<&MetaState>) -> Vec<PeerConfig> {
     let mut peers: BTreeMap<String, PeerConfig> = BTreeMap::new();
     for peer in &config.peers {
         let id = PeerId::new(peer.region.as_str(), peer.node);
         let fingerprint = Fingerprint(peer.fingerprint.0);
         peers.insert(peer.name(), PeerConfig { id, address: peer.address.clone(), fingerprint });
     }
-    let Some(node) = node else { return peers.into_values().collect() };
     let me = config.node_name();
-    for (name, record) in node.metadata.state().nodes.iter().filter(|(name, _)| **name != me) {
+    let nodes = state.iter().flat_map(|state| &state.nodes);
+    for (name, record) in nodes.filter(|(name, _)| **name != me) {
         let Some(fingerprint) = config::Fingerprint::parse(&record.fingerprint) else { continue };
         let fingerprint = Fingerprint(fingerprint.0);
         let id = PeerId::new(record.region.as_str(), record.node);
-        let known = peers.entry(name.clone()).or_insert_with(|| PeerConfig {
+        peers.entry(name.clone()).or_insert_with(|| PeerConfig {
             id,
             address: record.address.clone(),
             fingerprint,
         });
-        known.fingerprint = fingerprint;
     }
     peers.into_values().collect()
 }
@@ -121,7 +121,7 @@ pub(super) async fn follow_metadata(node: Arc<Node>) {
 
 fn apply(node: &Arc<Node>) {
     let Some(links) = node.geo.links() else { return };
-    let peers = peers(&node.config, Some(node));
+    let peers = peers(&node.config, Some(&node.metadata.state()));
     links.set_peers(peers.clone());
     for peer in &peers {
         node.geo.peer(&peer.id);
@@ -275,4 +275,42 @@ pub(super) async fn homes(
         applied: Arc::new(Follow(late.clone())),
     };
     Homes::start(numbers, parts).await
+}
+
+#[cfg(test)]
+mod tests {
+    use replication::metadata::{NodeRecord, Region};
+
+    use super::*;
+
+    fn record(region: &str, raft_id: u64, byte: &str) -> (String, NodeRecord) {
+        let record = NodeRecord {
+            region: region.into(),
+            node: 0,
+            raft_id,
+            address: format!("{region}.known:5269"),
+            fingerprint: byte.repeat(32),
+            voter: true,
+            incarnation: 1,
+        };
+        (format!("{region}-0"), record)
+    }
+
+    #[test]
+    fn the_configuration_says_whom_a_node_it_names_is_taken_for() {
+        let text = include_str!("../../../config/examples/three-regions.toml");
+        let config = config::Config::parse(text, "example", "/nowhere".as_ref()).expect("good");
+        let nodes = [record("eu", 1, "01"), record("us", 2, "02"), record("sa", 4, "04")];
+        let state = MetaState::genesis([Region::up("eu")], nodes, []);
+        let found: Vec<_> = peers(&config, Some(&state))
+            .into_iter()
+            .map(|peer| (peer.id.to_string(), peer.address, peer.fingerprint.0[0]))
+            .collect();
+        let expected = [
+            ("ap-0", "ap0.chat.example:5269", 0xcd),
+            ("sa-0", "sa.known:5269", 0x04),
+            ("us-0", "us0.chat.example:5269", 0xab),
+        ];
+        assert_eq!(found, expected.map(|(id, at, byte)| (id.to_owned(), at.to_owned(), byte)));
+    }
 }
