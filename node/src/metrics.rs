@@ -112,6 +112,8 @@ pub struct Metrics {
     pub metadata_leader: Gauge,
     /// Stanzas a full mailbox refused: the client reads too slowly.
     pub mailbox_full: Counter,
+    /// Frames of presence that a link did not take: its bound is reached.
+    pub presence_dropped: Counter,
     /// Sessions that lost their full JID to a newer bind.
     pub conflicts: Counter,
     /// Stanzas that were routed anew too often and bounced.
@@ -202,6 +204,11 @@ impl Metrics {
             durable_log_head: gauge(r, "durable_log_head", "Last entry of this region's log"),
             metadata_leader: gauge(r, "metadata_leader", "1 while this node leads the metadata"),
             mailbox_full: counter(r, "mailbox_full", "Stanzas refused by a full mailbox"),
+            presence_dropped: counter(
+                r,
+                "presence_dropped",
+                "Frames of presence for another node that its link did not take",
+            ),
             conflicts: counter(r, "session_conflicts", "Sessions that lost to a newer bind"),
             hops_exhausted: counter(r, "hops_exhausted", "Stanzas routed anew too often"),
             panics: counter(r, "panics", "Panics that ended a session: each is a bug"),

@@ -78,6 +78,25 @@ impl StanzaHead {
     }
 }
 
+/// Bytes of names in one frame at most: with the stanza it stays below the 1 MiB of a frame.
+pub const NAMES_BYTES_MAX: usize = 256 * 1024;
+
+/// Divides accounts, in their order, into parts whose names fit a frame.
+pub fn parts(to: &[BareJid]) -> impl Iterator<Item = &[BareJid]> {
+    let mut rest = to;
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let fits = |account: &&BareJid| {
+            bytes += account.as_str().len() + size_of::<u16>();
+            bytes <= NAMES_BYTES_MAX
+        };
+        // A name is far shorter than a part, so each part has one at least.
+        let (part, after) = rest.split_at(rest.iter().take_while(fits).count());
+        rest = after;
+        (!part.is_empty()).then_some(part)
+    })
+}
+
 /// Appends a multicast body: how many, each account, the stanza.
 pub fn write_multicast(out: &mut Vec<u8>, to: &[BareJid], stanza: &[u8]) {
     let count = u32::try_from(to.len()).expect("a roster is bounded far below 2^32");
@@ -173,6 +192,21 @@ mod tests {
             );
         }
         assert_eq!(StanzaHead::read(Bytes::from_static(&[2, 0, 1])), None);
+    }
+
+    #[test]
+    fn long_names_and_many_go_in_parts_that_fit_and_none_is_left_out() {
+        for (length, count) in [(1, 10), (1_000, 1_000), (3, 200_000)] {
+            let name = |n: usize| BareJid::parse(&format!("{}{n}@x", "u".repeat(length)));
+            let to: Vec<BareJid> = (0..count).map(|n| name(n).expect("jid")).collect();
+            for part in parts(&to) {
+                let mut out = Vec::new();
+                write_multicast(&mut out, part, b"");
+                assert!(out.len() <= NAMES_BYTES_MAX + 4 && !part.is_empty());
+            }
+            assert_eq!(parts(&to).flatten().count(), count);
+        }
+        assert_eq!(parts(&[]).count(), 0);
     }
 
     #[test]

@@ -78,7 +78,7 @@ pub fn represent(node: &Arc<Node>, to: NodeIx) {
             if let Some(presence) = seat.presence() {
                 let mut to_whom: Vec<BareJid> = roster.subscribers().cloned().collect();
                 to_whom.push(seat.bare.clone());
-                node.geo.multicast_to(to, &presence, &to_whom);
+                node.geo.multicast_to(&node, to, &presence, &to_whom);
             }
             if done % PACE == PACE - 1 {
                 tokio::task::yield_now().await;

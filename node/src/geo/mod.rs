@@ -251,17 +251,19 @@ impl Geo {
         }
         let live = self.live.read().clone();
         for (_, ix) in live {
-            self.multicast_to(ix, stanza, &to);
+            self.multicast_to(node, ix, stanza, &to);
         }
     }
 
     /// The part of [`Geo::multicast`] for one node.
-    pub fn multicast_to(&self, ix: NodeIx, stanza: &Stanza, to: &[BareJid]) {
-        // A frame is at most 1 MiB: a big roster goes in parts.
-        for part in to.chunks(1_000) {
-            self.send_with(ix, frame::MULTICAST, |out| {
+    pub fn multicast_to(&self, node: &Node, ix: NodeIx, stanza: &Stanza, to: &[BareJid]) {
+        for part in frame::parts(to) {
+            let sent = self.send_with(ix, frame::MULTICAST, |out| {
                 frame::write_multicast(out, part, stanza.bytes())
             });
+            if sent.is_none() {
+                node.metrics.presence_dropped.inc();
+            }
         }
     }
 
@@ -290,7 +292,12 @@ impl Geo {
             }
         }
         for (ix, to) in elsewhere {
-            self.send_value(ix, frame::PRESENCE_PROBE, &PresenceProbe { from: from.clone(), to });
+            for to in frame::parts(&to).map(<[BareJid]>::to_vec) {
+                let probe = PresenceProbe { from: from.clone(), to };
+                if self.send_value(ix, frame::PRESENCE_PROBE, &probe).is_none() {
+                    node.metrics.presence_dropped.inc();
+                }
+            }
         }
     }
 
