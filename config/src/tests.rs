@@ -55,8 +55,16 @@ fn a_small_file_is_enough() {
     assert_eq!(config.node.data_dir, Path::new("/etc/pangaea/data"));
     assert_eq!(config.storage.sqlite, Path::new("/etc/pangaea/data/pangaea.sqlite"));
     assert_eq!(config.s2s.certificate, Path::new("/etc/pangaea/c.pem"));
-    assert_eq!(config.metadata.heartbeat, Duration::from_millis(500));
+    assert_eq!(config.metadata.heartbeat, Duration::from_secs(1));
     assert_eq!(config.regions(), ["eu"]);
+}
+
+#[test]
+fn contacts_see_a_region_gone_within_fifteen_seconds_by_default() {
+    let config = read(GOOD);
+    // Noticed by a ping that is not answered, believed by a look once a second.
+    let late = config.link.silent_after + config.geo.dead_after + Duration::from_secs(1);
+    assert!(late < Duration::from_secs(15), "{late:?}");
 }
 
 #[test]

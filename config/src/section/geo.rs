@@ -10,7 +10,7 @@ use crate::value::{FromToml, describe};
 pub struct Geo {
     /// How long a stanza may wait for a region that cannot be reached; then it bounces with `remote-server-timeout`.
     pub hold: Duration,
-    /// Silence after which the users of a region are shown as unavailable.
+    /// How long a link may be down until the users behind it are shown as unavailable. `link.silent_after` goes before it.
     pub dead_after: Duration,
     /// Silence after which the metadata majority declares a region down and moves its homes.
     pub down_after: Duration,
@@ -57,7 +57,7 @@ pub(crate) fn read(table: &Table<'_>) -> Geo {
     };
     let geo = Geo {
         hold: seconds("hold", 60),
-        dead_after: seconds("dead_after", 10),
+        dead_after: seconds("dead_after", 8),
         down_after: seconds("down_after", 60),
         place: place(table),
         durability: table.value("durability", Durability::OneRegion),

@@ -60,7 +60,7 @@ pub(crate) fn read(table: &Table<'_>) -> Link {
     };
     let link = Link {
         heartbeat: time("heartbeat", 1_000),
-        silent_after: time("silent_after", 10_000),
+        silent_after: time("silent_after", 5_000),
         handshake_deadline: time("handshake_deadline", 10_000),
         redial_min: time("redial_min", 100),
         redial_max: time("redial_max", 5_000),

@@ -16,7 +16,7 @@ pub struct Metadata {
     pub voter: bool,
     /// Where log and snapshots are kept; by default `metadata` in the data directory.
     pub dir: PathBuf,
-    /// How often the leader says that it is there.
+    /// How often the leader says that it is there. A follower must answer within it, so it is longer than any round trip.
     pub heartbeat: Duration,
     /// Shortest silence before a follower stands for election.
     pub election_min: Duration,
@@ -40,7 +40,7 @@ pub(crate) fn read(table: &Table<'_>) -> Metadata {
         voter: table.value("voter", true),
         // Joined to node.data_dir by `check` when it is left out.
         dir: table.path("dir", Some(PathBuf::new())),
-        heartbeat: time("heartbeat", 500),
+        heartbeat: time("heartbeat", 1_000),
         election_min: time("election_min", 4_000),
         election_max: time("election_max", 6_000),
     };

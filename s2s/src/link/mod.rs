@@ -191,7 +191,7 @@ impl Default for LinkTimers {
     fn default() -> Self {
         Self {
             ping: Duration::from_secs(1),
-            silent: Duration::from_secs(10),
+            silent: Duration::from_secs(5),
             handshake: Duration::from_secs(10),
             retry_min: Duration::from_millis(100),
             retry_max: Duration::from_secs(5),
