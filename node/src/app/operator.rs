@@ -101,7 +101,7 @@ fn state_of(state: meta::RegionState) -> RegionState {
     match state {
         meta::RegionState::Up => RegionState::Up,
         meta::RegionState::Draining => RegionState::Draining,
-        meta::RegionState::Down => RegionState::Down,
+        meta::RegionState::Down | meta::RegionState::Off => RegionState::Down,
     }
 }
 
@@ -311,7 +311,7 @@ impl Operator for Desk {
             let state = match state {
                 RegionState::Up => meta::RegionState::Up,
                 RegionState::Draining => meta::RegionState::Draining,
-                RegionState::Down => meta::RegionState::Down,
+                RegionState::Down => meta::RegionState::Off, // Until an operator says otherwise.
             };
             self.propose(Command::RegionState { region: region.to_owned(), state }).await
         })

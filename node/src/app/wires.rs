@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use replication::durable_log::Change;
-use replication::metadata::{Home, MetaState, MetaTransport, Metadata, RegionState};
+use replication::metadata::{Home, MetaState, MetaTransport, Metadata};
 use s2s::link::{PeerConfig, PeerId};
 use s2s::tls::Fingerprint;
 
@@ -100,7 +100,7 @@ pub(super) fn live(node: &Node) -> Vec<String> {
         return node.config.peers.iter().map(config::Peer::name).collect();
     }
     let alive = state.nodes.iter().filter(|(name, record)| {
-        **name != me && state.region_state(&record.region) != RegionState::Down
+        **name != me && !state.region_state(&record.region).is_down()
     });
     alive.map(|(name, _)| name.clone()).collect()
 }

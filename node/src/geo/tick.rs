@@ -47,8 +47,36 @@ fn report_reach(node: &Node) {
     }
 }
 
+/// Who reaches a region now.
+#[derive(Clone, Copy, Debug)]
+enum Reached {
+    ByUs,
+    ByOthers,
+    /// With the time (ms) when that was first seen.
+    ByNobodySince(u64),
+}
+
+/// What the leader's rule says of a region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Raise,
+    Lower,
+}
+
+fn verdict(state: RegionState, reached: Reached, now: u64, down_after_ms: u64) -> Option<Verdict> {
+    match (state, reached) {
+        (RegionState::Down, Reached::ByUs) => Some(Verdict::Raise),
+        (RegionState::Up | RegionState::Draining, Reached::ByNobodySince(since)) => {
+            (now.saturating_sub(since) >= down_after_ms).then_some(Verdict::Lower)
+        }
+        // Down and not reached by us: it would fall again with the next look. Off: an operator's business alone.
+        _ => None,
+    }
+}
+
 /// On the leader: a region no live region has reached for `geo.down_after` is declared down; the metadata majority decides, because
-/// a leader without one cannot commit. A region declared down that is reached again is declared up.
+/// a leader without one cannot commit. A region declared down that is reached again is declared up; one that an operator has
+/// lowered is left alone.
 async fn declare(node: &Arc<Node>, now: u64, unreached: &mut BTreeMap<String, u64>) {
     let me = node.geo.me.to_string();
     if node.metadata.leader().as_deref() != Some(me.as_str()) {
@@ -72,20 +100,23 @@ async fn declare(node: &Arc<Node>, now: u64, unreached: &mut BTreeMap<String, u6
         let reached_by_others = fresh
             .iter()
             .any(|(by, names)| !in_region(by) && names.iter().any(|name| in_region(name)));
-        let reached = reached_by_us || reached_by_others;
-        let command = match record.state {
-            RegionState::Down if reached_by_us => {
-                Command::RegionState { region: region.clone(), state: RegionState::Up }
+        let reached = match (reached_by_us, reached_by_others) {
+            (true, _) => Reached::ByUs,
+            (false, true) => Reached::ByOthers,
+            (false, false) => {
+                Reached::ByNobodySince(*unreached.entry(region.clone()).or_insert(now))
             }
-            RegionState::Up | RegionState::Draining if !reached => {
-                let since = *unreached.entry(region.clone()).or_insert(now);
-                if now.saturating_sub(since) < node.config.geo.down_after.as_millis() as u64 {
-                    continue;
-                }
+        };
+        let down_after = node.config.geo.down_after.as_millis() as u64;
+        let command = match verdict(record.state, reached, now, down_after) {
+            Some(Verdict::Raise) => Command::RegionReturned { region: region.clone() },
+            Some(Verdict::Lower) => {
                 Command::RegionState { region: region.clone(), state: RegionState::Down }
             }
-            _ => {
-                unreached.remove(region);
+            None => {
+                if !matches!(reached, Reached::ByNobodySince(_)) || record.state.is_down() {
+                    unreached.remove(region);
+                }
                 continue;
             }
         };
@@ -93,6 +124,34 @@ async fn declare(node: &Arc<Node>, now: u64, unreached: &mut BTreeMap<String, u6
         tracing::warn!(?command, "the metadata leader declares");
         if let Err(error) = node.metadata.propose(command, Duration::from_secs(2)).await {
             tracing::warn!(%error, "the declaration was not agreed on");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_leader_lowers_whom_nobody_reaches_and_raises_only_whom_it_lowered() {
+        use Reached::{ByNobodySince, ByOthers, ByUs};
+        use RegionState::{Down, Draining, Off, Up};
+        let cases = [
+            (Up, ByUs, None),
+            (Up, ByOthers, None),
+            (Up, ByNobodySince(41), None),
+            (Up, ByNobodySince(40), Some(Verdict::Lower)),
+            (Draining, ByUs, None),
+            (Draining, ByNobodySince(40), Some(Verdict::Lower)),
+            (Down, ByUs, Some(Verdict::Raise)),
+            (Down, ByOthers, None),
+            (Down, ByNobodySince(0), None),
+            (Off, ByUs, None),
+            (Off, ByOthers, None),
+            (Off, ByNobodySince(0), None),
+        ];
+        for (state, reached, expected) in cases {
+            assert_eq!(verdict(state, reached, 100, 60), expected, "{state} {reached:?}");
         }
     }
 }

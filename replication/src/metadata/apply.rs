@@ -38,6 +38,10 @@ impl MetaState {
             Command::MoveHome { shard, to } => self.move_home(*shard, to, &mut moved)?,
             Command::Pin { account, to, replicas } => self.pin(account, to, replicas)?,
             Command::Unpin { account } => self.unpin(account)?,
+            Command::RegionReturned { region } => match self.known(region)?.state {
+                RegionState::Down => self.region_state_set(region, RegionState::Up, &mut moved)?,
+                _ => false,
+            },
         };
         self.version += u64::from(changed);
         Ok(CommandReply { version: self.version, changed, moved })
@@ -107,8 +111,8 @@ impl MetaState {
         state: RegionState,
         moved: &mut Vec<u8>,
     ) -> Result<bool, CommandError> {
-        self.known(name)?;
-        if state == RegionState::Down
+        let known = self.known(name)?.state;
+        if state.is_down()
             && !self
                 .regions
                 .values()
@@ -116,9 +120,12 @@ impl MetaState {
         {
             return Err(CommandError::LastRegion(name.into()));
         }
+        if known == RegionState::Off && state == RegionState::Down {
+            return Ok(false); // The operator's word stays.
+        }
         let region = self.regions.get_mut(name).expect("known above");
         let mut changed = replace(&mut region.state, state);
-        if state == RegionState::Down {
+        if state.is_down() {
             let regions = &self.regions;
             let up = |region: &String| {
                 regions.get(region).is_some_and(|region| region.state == RegionState::Up)
@@ -148,7 +155,7 @@ impl MetaState {
 
     fn region_remove(&mut self, name: &str) -> Result<bool, CommandError> {
         let Some(region) = self.regions.get(name) else { return Ok(false) };
-        let in_use = region.state != RegionState::Down
+        let in_use = !region.state.is_down()
             || self.nodes.values().any(|node| node.region == name)
             || self.homes.iter().chain(self.pins.values()).any(|home| home.region == name)
             || self.domains.values().any(
@@ -310,6 +317,36 @@ mod tests {
     }
 
     #[test]
+    fn what_an_operator_lowered_only_an_operator_raises() {
+        let returned = Command::RegionReturned { region: "eu".into() };
+        let (down, off) = (RegionState::Down, RegionState::Off);
+        // From which state, by what, to which.
+        let cases = [
+            (down, returned.clone(), RegionState::Up),
+            (off, returned.clone(), off),
+            (RegionState::Draining, returned, RegionState::Draining),
+            (down, region("eu", off), off),
+            (off, region("eu", down), off),
+            (off, region("eu", RegionState::Up), RegionState::Up),
+            (off, region("eu", RegionState::Draining), RegionState::Draining),
+        ];
+        for (from, command, to) in cases {
+            let mut state = founded();
+            state.apply(&region("eu", from)).expect("others are up");
+            let homes = state.homes.clone();
+            let reply = state.apply(&command).expect("known");
+            assert_eq!((state.region_state("eu"), reply.changed), (to, from != to), "{command:?}");
+            assert_eq!(state.homes, homes);
+            assert_eq!(to.is_down(), !state.live_regions().any(|region| region == "eu"));
+        }
+        let mut state = founded();
+        let reply = state.apply(&region("eu", off)).expect("others are up");
+        assert!(!reply.moved.is_empty() && state.homes.iter().all(|home| home.region != "eu"));
+        let nobody = Command::RegionReturned { region: "mars".into() };
+        assert_eq!(state.apply(&nobody), Err(CommandError::UnknownRegion("mars".into())));
+    }
+
+    #[test]
     fn the_last_region_cannot_be_declared_down() {
         let mut state = founded();
         state.apply(&region("eu", RegionState::Down)).expect("others are up");
@@ -386,7 +423,8 @@ mod tests {
         let state = prop_oneof![
             Just(RegionState::Up),
             Just(RegionState::Draining),
-            Just(RegionState::Down)
+            Just(RegionState::Down),
+            Just(RegionState::Off)
         ];
         prop_oneof![
             4 => (name(), state).prop_map(|(region, state)| Command::RegionState { region, state }),
@@ -395,6 +433,7 @@ mod tests {
             1 => name().prop_map(|region| Command::RegionRemove { region }),
             1 => (name(), name()).prop_map(|(to, other)| Command::Pin { account: "a@b".into(), to, replicas: vec![other] }),
             1 => Just(Command::Unpin { account: "a@b".into() }),
+            1 => name().prop_map(|region| Command::RegionReturned { region }),
         ]
     }
 
@@ -420,7 +459,7 @@ mod tests {
                 if let (Some(was), Some(is)) = (before.home_of("a@b"), state.home_of("a@b")) {
                     prop_assert!(is.region == was.region || is.epoch > was.epoch);
                 }
-                let was_down = matches!(command, Command::RegionState { state: RegionState::Down, .. });
+                let was_down = matches!(command, Command::RegionState { state, .. } if state.is_down());
                 let serves = state.regions.values().any(|region| region.state == RegionState::Up);
                 prop_assert!(serves || !was_down || result.is_err());
             }

@@ -53,11 +53,11 @@ impl MetaState {
         self.regions.get(region).map_or(RegionState::Down, |region| region.state)
     }
 
-    /// Regions that are not down: those whose echo is waited for, and to whom the route log is shipped.
+    /// Regions that do not count as dead: those whose echo is waited for, and to whom the route log is shipped.
     pub fn live_regions(&self) -> impl Iterator<Item = &str> {
         self.regions
             .values()
-            .filter(|region| region.state != RegionState::Down)
+            .filter(|region| !region.state.is_down())
             .map(|region| region.name.as_str())
     }
 
@@ -100,8 +100,19 @@ pub enum RegionState {
     Up,
     /// Serves, but is being emptied: given no homes.
     Draining,
-    /// Counts as dead: holds nothing back, is home of nothing that another region could be home of.
+    /// Counts as dead, because nobody reached it: holds nothing back, is home of nothing that another region could be home
+    /// of. Reached again, it returns by itself.
     Down,
+    /// The same by an operator's order, whether it can be reached or not. Only an operator raises it.
+    // Last, and a state of its own rather than a field of `Region`: what is stored stays readable.
+    Off,
+}
+
+impl RegionState {
+    /// Whether it counts as dead, whoever said so.
+    pub fn is_down(self) -> bool {
+        matches!(self, RegionState::Down | RegionState::Off)
+    }
 }
 
 impl fmt::Display for RegionState {
@@ -110,6 +121,7 @@ impl fmt::Display for RegionState {
             RegionState::Up => "up",
             RegionState::Draining => "draining",
             RegionState::Down => "down",
+            RegionState::Off => "off",
         })
     }
 }
@@ -203,7 +215,8 @@ pub enum Command {
     NodeRemove { name: String },
     /// A new region; becomes the last replica of every shard.
     RegionAdd { region: Region },
-    /// Up, Draining or Down. Down moves its homes to the first replica that is up; Up moves nothing back.
+    /// A region's state from now on. Down and Off move its homes to the first replica that is up; Up moves nothing back;
+    /// Down leaves one that is Off as it is.
     RegionState { region: String, state: RegionState },
     /// Forgets a region that is down, has no nodes and is home of nothing.
     RegionRemove { region: String },
@@ -217,6 +230,8 @@ pub enum Command {
     Pin { account: String, to: String, replicas: Vec<String> },
     /// The account goes back to its shard, whose epoch rises above the pin's.
     Unpin { account: String },
+    /// A region that is Down was reached: it is Up. One in another state stays as it is.
+    RegionReturned { region: String },
 }
 
 /// What applying a command did.
