@@ -35,6 +35,13 @@ pub enum Action {
         /// Whose resources.
         to: Vec<BareJid>,
     },
+    /// Presence to an account that was just granted it: to its available resources in those regions that know of the grant.
+    Grant {
+        /// Of a local resource.
+        presence: Stanza,
+        /// To whom.
+        to: BareJid,
+    },
     /// Ask the regions where these accounts are for their presence, on behalf of a local resource (RFC 6121 §4.3).
     Probe {
         /// Who wants to know.

@@ -29,9 +29,9 @@ use crate::storage::{Storage, StorageError};
 /// How long Raft waits for one answer. Longer than any round trip at sea; openraft gives up earlier by itself.
 const RAFT_DEADLINE: Duration = Duration::from_secs(10);
 /// How long one call to a home waits for its answer before it is sent again (the home does it once).
-const HOME_CALL_DEADLINE: Duration = Duration::from_secs(5);
+const HOME_CALL_DEADLINE: Duration = Duration::from_secs(3);
 /// How long a change may take before the user is told to wait.
-const HOME_REQUEST_DEADLINE: Duration = Duration::from_secs(15);
+const HOME_REQUEST_DEADLINE: Duration = Duration::from_secs(6);
 
 /// The node, for what is built before it.
 #[derive(Clone, Default)]

@@ -36,6 +36,8 @@ pub const DURABLE: FrameKind = FrameKind(0x1c);
 pub const RAFT_CALL: FrameKind = FrameKind(0x20);
 /// Raft answer, as a datagram: [`Reply`].
 pub const RAFT_REPLY: FrameKind = FrameKind(0x21);
+/// Presence for an account that was granted it; body as [`MULTICAST`].
+pub const GRANT: FrameKind = FrameKind(0x1d);
 /// Whom the sender reaches, as a datagram: `Vec<String>` of node names.
 pub const REACH: FrameKind = FrameKind(0x22);
 

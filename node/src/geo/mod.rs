@@ -255,6 +255,21 @@ impl Geo {
         }
     }
 
+    /// Presence to an account that was just granted it. A region that does not know of the grant yet drops it, and asks by itself when
+    /// it does: so a client never sees the presence of somebody who is not yet in its roster.
+    pub fn grant(&self, node: &Arc<Node>, presence: &Stanza, to: &BareJid) {
+        if !node.domains.has_accounts(to.domain()) {
+            return;
+        }
+        granted_here(node, presence, to);
+        let live = self.live.read().clone();
+        for (_, ix) in live {
+            self.send_with(ix, frame::GRANT, |out| {
+                frame::write_multicast(out, std::slice::from_ref(to), presence.bytes());
+            });
+        }
+    }
+
     /// The part of [`Geo::multicast`] for one node.
     pub fn multicast_to(&self, node: &Node, ix: NodeIx, stanza: &Stanza, to: &[BareJid]) {
         for part in frame::parts(to) {
@@ -352,4 +367,13 @@ pub fn local_presence(node: &Arc<Node>, account: &str, stanza: &Stanza) {
             }
         }
     });
+}
+
+/// The local part of [`Geo::grant`]. Only accounts with sessions here are looked at, and their rosters are at hand.
+pub fn granted_here(node: &Arc<Node>, presence: &Stanza, to: &BareJid) {
+    let Some(from) = presence.from().map(Jid::bare) else { return };
+    let knows = node.rosters.cached(to).is_some_and(|roster| roster.has_subscription(&from));
+    if knows {
+        local_presence(node, to.as_str(), presence);
+    }
 }

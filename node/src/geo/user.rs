@@ -8,13 +8,12 @@ use bytes::Bytes;
 use global_distrib::RouteEntry;
 use s2s::link::{FrameKind, FrameSink, Incarnation, LinkUser, PeerId, Taken};
 use serde::de::DeserializeOwned;
-use xmpp::jid::Jid;
+use xmpp::jid::{BareJid, Jid};
 use xmpp::stanza::Stanza;
 
 use super::frame::{self, Call, CarbonCopy, FlightEnd, PresenceProbe, Reply, StanzaHead};
 use super::{Peer, light};
 use crate::app::Node;
-use crate::feature::Action;
 use crate::router::road::Road;
 use crate::router::{self, Routed, perform};
 
@@ -159,10 +158,11 @@ fn take(node: &Arc<Node>, peer: &Peer, kind: FrameKind, body: Bytes) {
         }
         frame::STANZA => stanza(node, peer, body),
         frame::RETURN => returned(node, peer, body, true),
-        frame::MULTICAST => multicast(node, peer, body),
+        frame::MULTICAST => multicast(node, peer, body, false),
+        frame::GRANT => multicast(node, peer, body, true),
         frame::PRESENCE_PROBE => {
             if let Some(probe) = value::<PresenceProbe>(&peer.id, kind, &body) {
-                answer_probe(node, probe);
+                answer_probe(node, &probe);
             }
         }
         frame::CARBON => {
@@ -260,42 +260,31 @@ fn returned(node: &Arc<Node>, peer: &Peer, body: Bytes, by_peer: bool) {
     }
 }
 
-fn multicast(node: &Arc<Node>, peer: &Peer, body: Bytes) {
+fn multicast(node: &Arc<Node>, peer: &Peer, body: Bytes, grant: bool) {
     let Some((to, bytes)) = frame::read_multicast(body) else {
         tracing::warn!(peer = %peer.id, "a multicast that does not add up");
         return;
     };
     let Ok(stanza) = Stanza::parse(bytes) else { return };
     for account in to {
-        if let Ok(account) = std::str::from_utf8(&account) {
+        let Ok(account) = std::str::from_utf8(&account) else { continue };
+        if !grant {
             super::local_presence(node, account, &stanza);
+        } else if let Ok(account) = BareJid::parse(account) {
+            super::granted_here(node, &stanza, &account);
         }
     }
 }
 
-/// RFC 6121 §4.3.2: the presence of our resources, for those who may have it.
-fn answer_probe(node: &Arc<Node>, probe: PresenceProbe) {
-    let node = node.clone();
-    tokio::spawn(async move {
-        let asker = probe.from.bare();
-        let to = Jid::from(&probe.from);
-        for account in probe.to {
-            let allowed = account == asker
-                || node
-                    .rosters
-                    .load(&node, &account)
-                    .await
-                    .is_ok_and(|roster| roster.has_subscriber(&asker));
-            if !allowed {
-                continue;
+/// RFC 6121 §4.3.2: the presence of our resources. The asking region looked at the asker's roster, which says that the account granted
+/// it; ours may not have heard of that yet, so it is not asked again.
+fn answer_probe(node: &Arc<Node>, probe: &PresenceProbe) {
+    let to = Jid::from(&probe.from);
+    for account in &probe.to {
+        for seat in perform::seats_of(node, account.as_str()) {
+            if let Some(presence) = seat.presence() {
+                router::route(node, presence.with_to(&to));
             }
-            let presences: Vec<Stanza> = perform::seats_of(&node, account.as_str())
-                .iter()
-                .filter_map(|seat| seat.presence())
-                .collect();
-            let actions =
-                presences.iter().map(|presence| Action::Route(presence.with_to(&to))).collect();
-            perform::perform(&node, None, actions);
         }
-    });
+    }
 }

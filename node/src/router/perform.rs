@@ -32,6 +32,7 @@ pub fn perform(
                 crate::geo::local_presence(node, account.as_str(), &stanza)
             }
             Action::Multicast { stanza, to } => node.geo.multicast(node, &stanza, &to),
+            Action::Grant { presence, to } => node.geo.grant(node, &presence, &to),
             Action::Probe { from, to } => node.geo.probe_presence(node, &from, to),
             Action::Copy { account, except, sent, forwarded } => {
                 node.geo.carbon(node, &account, &except, sent, &forwarded)
@@ -46,7 +47,7 @@ pub fn perform(
 /// (the next presence of the same resource makes up for it).
 pub fn to_seat(node: &Arc<Node>, seat: &Seat, stanza: Stanza) {
     let delivery = Delivery { stanza: stanza.clone(), sole: false };
-    if seat.mailbox.push(Item::Stanza(delivery)).is_err() {
+    if !seat.take(delivery) {
         node.metrics.mailbox_full.inc();
         if stanza.kind() != Kind::Presence {
             super::undeliverable(node, &stanza);

@@ -12,7 +12,7 @@ use super::{Routed, account, perform};
 use crate::app::Node;
 use crate::feature::{Action, Ctx};
 use crate::geo::frame::{self, StanzaHead};
-use crate::session::{Delivery, Item, Seat};
+use crate::session::{Delivery, Seat};
 
 /// See the room.
 pub struct Road<'a> {
@@ -40,14 +40,11 @@ impl<'a> Road<'a> {
         let mut taken = false;
         for seat in here {
             let delivery = Delivery { stanza: stanza.clone(), sole: sole && here.len() == 1 };
-            match seat.mailbox.push(Item::Stanza(delivery)) {
-                Ok(_) => {
-                    taken = true;
-                    self.node.metrics.routed.local.inc();
-                }
-                Err(_) => {
-                    self.node.metrics.mailbox_full.inc();
-                }
+            if seat.take(delivery) {
+                taken = true;
+                self.node.metrics.routed.local.inc();
+            } else {
+                self.node.metrics.mailbox_full.inc();
             }
         }
         if taken && stanza.kind() == Kind::Message {

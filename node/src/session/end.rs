@@ -10,7 +10,7 @@ use xmpp::stream::error::StreamError;
 
 use super::sm::{self, Handover, Sm};
 use super::task::{Close, Session};
-use super::{Delivery, Item, Seat};
+use super::{Delivery, Seat};
 use crate::app::Node;
 use crate::feature::{Ctx, Flow, SessionEvent};
 use crate::router::road::Road;
@@ -185,11 +185,7 @@ struct Left {
 
 impl Left {
     fn sort(&mut self, unacked: impl Iterator<Item = Delivery>, seat: &Seat) {
-        let mail = seat.mailbox.close().into_iter().filter_map(|item| match item {
-            Item::Stanza(delivery) => Some(delivery),
-            Item::Control(_) => None,
-        });
-        for Delivery { stanza, sole } in unacked.chain(mail) {
+        for Delivery { stanza, sole } in unacked.chain(seat.close()) {
             match (stanza.kind(), sole) {
                 (Kind::Message, true) => self.again.push(Routed { stanza, tries: 0 }),
                 (Kind::Message, false) => self.copies.push(stanza),

@@ -15,6 +15,8 @@ const CARBONS: u8 = 1;
 const INTERESTED: u8 = 2;
 const AVAILABLE: u8 = 4;
 
+/// Bound on newer messages that wait while older ones are handed out; beyond it they are refused like by a full mailbox.
+const NEWER_BYTES_MAX: usize = 4 << 20;
 /// Bound on remembered targets of directed presence; beyond it the oldest is forgotten (it gets no `unavailable` at the end).
 pub const DIRECTED_MAX: usize = 256;
 
@@ -33,6 +35,15 @@ pub struct Seat {
     flags: AtomicU8,
     priority: AtomicI8,
     presence: Mutex<Presence>,
+    /// `Some` while older messages are being handed out: newer ones wait here.
+    newer: Mutex<Option<Box<Newer>>>,
+}
+
+/// Messages that wait until older ones have been handed out; bounded like the mailbox.
+#[derive(Debug, Default)]
+struct Newer {
+    waiting: Vec<Delivery>,
+    bytes: usize,
 }
 
 #[derive(Debug, Default)]
@@ -111,12 +122,70 @@ impl Seat {
             flags: AtomicU8::new(0),
             priority: AtomicI8::new(-1),
             presence: Mutex::default(),
+            newer: Mutex::default(),
         }
     }
 
     /// Its full JID, as what stanzas carry.
     pub fn address(&self) -> &Jid {
         &self.address
+    }
+
+    /// Takes a stanza for the client; false when there is no room, or the session is over. A message waits while older ones are being
+    /// handed out.
+    pub fn take(&self, delivery: Delivery) -> bool {
+        if delivery.stanza.kind() == Kind::Message {
+            let mut newer = self.newer.lock();
+            if let Some(newer) = newer.as_mut() {
+                let bytes = delivery.stanza.bytes().len();
+                if newer.bytes + bytes > NEWER_BYTES_MAX {
+                    return false;
+                }
+                newer.bytes += bytes;
+                newer.waiting.push(delivery);
+                return true;
+            }
+            // Under the lock, so that the end of the catching up comes before or after, never between.
+            return self.mailbox.push(Item::Stanza(delivery)).is_ok();
+        }
+        self.mailbox.push(Item::Stanza(delivery)).is_ok()
+    }
+
+    /// From now on newer messages wait.
+    pub fn begin_catching_up(&self) {
+        self.newer.lock().get_or_insert_default();
+    }
+
+    /// An older message, ahead of those that wait.
+    pub fn push_older(&self, delivery: Delivery) -> bool {
+        self.available() && self.mailbox.push(Item::Stanza(delivery)).is_ok()
+    }
+
+    /// What waited goes on, in order; what finds no room any more is given back.
+    pub fn end_catching_up(&self) -> Vec<Delivery> {
+        let mut newer = self.newer.lock();
+        let waiting = newer.take().map(|newer| newer.waiting).unwrap_or_default();
+        let mut back = Vec::new();
+        for delivery in waiting {
+            if !back.is_empty() {
+                back.push(delivery);
+            } else if let Err(refused) = self.mailbox.push(Item::Stanza(delivery))
+                && let Item::Stanza(delivery) = refused.into_item()
+            {
+                back.push(delivery);
+            }
+        }
+        back
+    }
+
+    /// The session is over: everything that waits for the client, in order; nothing is taken any more.
+    pub fn close(&self) -> Vec<Delivery> {
+        let mut newer = self.newer.lock();
+        let mailbox = self.mailbox.close().into_iter().filter_map(|item| match item {
+            Item::Stanza(delivery) => Some(delivery),
+            Item::Control(_) => None,
+        });
+        mailbox.chain(newer.take().map(|newer| newer.waiting).unwrap_or_default()).collect()
     }
 
     fn set(&self, bit: u8, on: bool) {

@@ -11,6 +11,8 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use xmpp::jid::{BareJid, Jid};
 use xmpp::payload::delay;
 use xmpp::stanza::Stanza;
@@ -21,9 +23,11 @@ use crate::app::Node;
 use crate::feature::{Disco, Feature};
 use crate::homes::HomeError;
 use crate::router::Routed;
-use crate::session::{Delivery, Item, Seat};
+use crate::session::{Delivery, Seat};
 
-/// Before the home is asked again for what waits there.
+/// How long new messages wait for a home that cannot be reached; then they go first.
+const CATCH_UP_MAX: Duration = Duration::from_secs(10);
+/// Before the home is asked again.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// See the room.
@@ -63,7 +67,20 @@ pub async fn file(node: &Arc<Node>, account: &BareJid, batch: Vec<Routed>) -> Fi
         elsewhere: Vec::new(),
         refused: batch.into_iter().map(|routed| (routed, error.clone())).collect(),
     };
-    match ask(node, account, &Request::File { stanzas, max }).await {
+    let request = Request::File { stanzas, max };
+    let give_up = Instant::now() + node.config.geo.hold;
+    let answer = loop {
+        match ask(node, account, &request).await {
+            // The home is out of reach: the messages wait, in order, as long as any message may.
+            Err(HomeError::Unreachable | HomeError::NotHome { .. } | HomeError::Busy)
+                if Instant::now() < give_up =>
+            {
+                tokio::time::sleep(RETRY).await;
+            }
+            answer => break answer,
+        }
+    };
+    match answer {
         Ok(Answer::Filed) => {
             node.metrics.routed.offline.inc_by(batch.len() as u64);
             Filed::default()
@@ -77,40 +94,49 @@ pub async fn file(node: &Arc<Node>, account: &BareJid, batch: Vec<Routed>) -> Fi
     }
 }
 
-/// Brings a newly available resource what waits for its account. Runs beside the session: what is new goes by the ordinary way.
+/// Brings a newly available resource what waits for its account. Called before the resource is announced: until this is done, what is
+/// new waits behind it in the seat, so that nothing overtakes what is older.
 pub fn hand_out(node: &Arc<Node>, seat: &Arc<Seat>) {
+    seat.begin_catching_up();
     let (node, seat) = (node.clone(), seat.clone());
     tokio::spawn(async move {
-        let mut after = None;
-        while seat.available() {
-            let messages = match ask(&node, &seat.bare, &Request::Fetch { after }).await {
-                Ok(Answer::Messages(messages)) => messages,
-                Ok(_) => return,
-                // The home cannot be reached now, or metadata is still being founded: again, but not at once.
-                Err(HomeError::Unreachable | HomeError::NotHome { .. } | HomeError::Busy) => {
-                    tokio::time::sleep(RETRY).await;
-                    continue;
-                }
-                Err(error) => {
-                    tracing::error!(?error, "offline messages cannot be read");
-                    return;
-                }
-            };
-            let Some((last, _)) = messages.last() else { return };
-            let upto = *last;
-            for (_, bytes) in messages {
-                let Ok(stanza) = Stanza::parse(bytes.into()) else { continue };
-                let item = Item::Stanza(Delivery { stanza, sole: true });
-                if seat.mailbox.push(item).is_err() {
-                    return; // Full or gone: the rest stays filed.
-                }
-            }
-            if ask(&node, &seat.bare, &Request::Drop { upto }).await.is_err() {
-                return;
-            }
-            after = Some(upto);
+        if let Err(error) = catch_up(&node, &seat).await {
+            // The messages stay filed; they come when the resource is next announced, or to the next one.
+            tracing::warn!(account = %seat.bare, ?error, "offline messages cannot be handed out now");
         }
+        let back = seat.end_catching_up();
+        let again =
+            back.into_iter().map(|delivery| Routed { stanza: delivery.stanza, tries: 1 }).collect();
+        crate::router::put_back(&node, &seat.bare, again);
     });
+}
+
+async fn catch_up(node: &Arc<Node>, seat: &Arc<Seat>) -> Result<(), HomeError> {
+    let mut after = None;
+    let give_up = Instant::now() + CATCH_UP_MAX;
+    loop {
+        let messages = match ask(node, &seat.bare, &Request::Fetch { after }).await {
+            Ok(Answer::Messages(messages)) => messages,
+            Ok(_) => return Ok(()),
+            Err(HomeError::Unreachable | HomeError::NotHome { .. } | HomeError::Busy)
+                if Instant::now() < give_up =>
+            {
+                tokio::time::sleep(RETRY).await;
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        let Some((last, _)) = messages.last() else { return Ok(()) };
+        let upto = *last;
+        for (_, bytes) in messages {
+            let Ok(stanza) = Stanza::parse(bytes.into()) else { continue };
+            if !seat.push_older(Delivery { stanza, sole: true }) {
+                return Ok(()); // Full or gone: the rest stays filed.
+            }
+        }
+        ask(node, &seat.bare, &Request::Drop { upto }).await?;
+        after = Some(upto);
+    }
 }
 
 async fn ask(node: &Arc<Node>, account: &BareJid, request: &Request) -> Result<Answer, HomeError> {

@@ -107,13 +107,13 @@ fn available(ctx: &mut Ctx<'_>, seat: &Arc<Seat>, stanza: &Stanza) -> Flow {
         Err(error) => return refuse(ctx, stanza, &error),
     };
     let initial = !seat.set_presence(Some(stanza.clone()));
+    if seat.set_priority(priority) {
+        // Before the row says so: what is new must not overtake what waits.
+        offline::hand_out(ctx.node, seat);
+    }
     ctx.node.announce(seat, priority, true);
-    let takes_messages = seat.set_priority(priority);
     if let Some(roster) = ctx.node.rosters.cached(&seat.bare) {
         told(&mut ctx.actions, seat, &roster, stanza.clone(), initial);
-        if takes_messages {
-            offline::hand_out(ctx.node, seat);
-        }
         return Flow::Done;
     }
     let (node, seat, stanza) = (ctx.node.clone(), seat.clone(), stanza.clone());
@@ -127,9 +127,6 @@ fn available(ctx: &mut Ctx<'_>, seat: &Arc<Seat>, stanza: &Stanza) -> Flow {
                     stanza.error_reply(&StanzaError::internal_server_error()).map(Action::Reply),
                 );
             }
-        }
-        if takes_messages {
-            offline::hand_out(&node, &seat);
         }
         actions
     }))

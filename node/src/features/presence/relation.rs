@@ -102,7 +102,17 @@ pub fn deliver<'a>(
 pub fn granted(ctx: &mut Ctx<'_>, account: &BareJid, contact: &BareJid) {
     for seat in seats_of(ctx.node, account.as_str()) {
         if let Some(presence) = seat.presence() {
-            ctx.actions.push(Action::Multicast { stanza: presence, to: vec![contact.clone()] });
+            ctx.actions.push(Action::Grant { presence, to: contact.clone() });
+        }
+    }
+}
+
+/// The contact granted its presence to this account: our sessions of the account ask for it. (`granted`, at the other end, may have come
+/// before this region knew, and was then not heard; or a resource of the contact came up in between, and only `granted` tells of it.)
+pub fn gained(ctx: &mut Ctx<'_>, account: &BareJid, contact: &BareJid) {
+    for seat in seats_of(ctx.node, account.as_str()) {
+        if seat.available() {
+            ctx.actions.push(Action::Probe { from: seat.full.clone(), to: vec![contact.clone()] });
         }
     }
 }

@@ -106,6 +106,7 @@ impl Feature for RosterFeature {
                     Effect::None => {}
                     Effect::Granted => relation::granted(ctx, &account, &jid),
                     Effect::Withdrawn => relation::withdrawn(ctx, &account, &jid),
+                    Effect::Gained => relation::gained(ctx, &account, &jid),
                 }
             }
             // A contact that was never listed goes without a word.

@@ -26,6 +26,8 @@ pub enum Effect {
     Granted,
     /// The contact no longer does.
     Withdrawn,
+    /// The user now receives the contact's presence: it is asked for.
+    Gained,
 }
 
 /// One contact.
@@ -62,6 +64,7 @@ impl Contact {
         self.effect = match (was.from, self.state.from) {
             (false, true) => Effect::Granted,
             (true, false) => Effect::Withdrawn,
+            _ if !was.to && self.state.to => Effect::Gained,
             _ => Effect::None,
         };
         if !self.state.pending_in {
@@ -130,6 +133,11 @@ impl Roster {
     pub fn shows(&self, removal: &Change) -> bool {
         let Change::Delete { key, .. } = removal else { return false };
         self.contacts.get(key.as_str()).is_some_and(|contact| contact.listed)
+    }
+
+    /// Whether the user receives that account's presence.
+    pub fn has_subscription(&self, whose: &BareJid) -> bool {
+        self.contacts.get(whose).is_some_and(|contact| contact.state.to)
     }
 
     /// Whose presence the user receives.
