@@ -49,6 +49,8 @@ pub enum Action {
         /// About whom.
         to: Vec<BareJid>,
     },
+    /// Give a local resource what waits for its account (XEP-0160); until that is done, new messages wait in its seat.
+    HandOut(Arc<Seat>),
     /// A carbon copy for the account's other resources, here and elsewhere (XEP-0280).
     Copy {
         /// Whose other resources.

@@ -32,6 +32,7 @@ pub fn perform(
                 crate::geo::local_presence(node, account.as_str(), &stanza)
             }
             Action::Multicast { stanza, to } => node.geo.multicast(node, &stanza, &to),
+            Action::HandOut(seat) => crate::features::offline::hand_out(node, &seat),
             Action::Grant { presence, to } => node.geo.grant(node, &presence, &to),
             Action::Probe { from, to } => node.geo.probe_presence(node, &from, to),
             Action::Copy { account, except, sent, forwarded } => {

@@ -94,10 +94,9 @@ pub async fn file(node: &Arc<Node>, account: &BareJid, batch: Vec<Routed>) -> Fi
     }
 }
 
-/// Brings a newly available resource what waits for its account. Called before the resource is announced: until this is done, what is
-/// new waits behind it in the seat, so that nothing overtakes what is older.
+/// Brings a newly available resource what waits for its account. The seat has begun to catch up before its row said that it is
+/// available: until this is done, what is new waits behind it there, so that nothing overtakes what is older.
 pub fn hand_out(node: &Arc<Node>, seat: &Arc<Seat>) {
-    seat.begin_catching_up();
     let (node, seat) = (node.clone(), seat.clone());
     tokio::spawn(async move {
         if let Err(error) = catch_up(&node, &seat).await {

@@ -14,7 +14,6 @@ use xmpp::stanza::error::StanzaError;
 use xmpp::stanza::{Kind, Stanza, Type};
 
 use crate::feature::{Action, Ctx, Feature, Flow, Interests, SessionEvent};
-use crate::features::offline;
 use crate::features::roster::record::Roster;
 use crate::session::Seat;
 
@@ -107,13 +106,16 @@ fn available(ctx: &mut Ctx<'_>, seat: &Arc<Seat>, stanza: &Stanza) -> Flow {
         Err(error) => return refuse(ctx, stanza, &error),
     };
     let initial = !seat.set_presence(Some(stanza.clone()));
-    if seat.set_priority(priority) {
+    let hand_out = seat.set_priority(priority);
+    if hand_out {
         // Before the row says so: what is new must not overtake what waits.
-        offline::hand_out(ctx.node, seat);
+        seat.begin_catching_up();
     }
+    let hand_out = hand_out.then(|| Action::HandOut(seat.clone()));
     ctx.node.announce(seat, priority, true);
     if let Some(roster) = ctx.node.rosters.cached(&seat.bare) {
         told(&mut ctx.actions, seat, &roster, stanza.clone(), initial);
+        ctx.actions.extend(hand_out);
         return Flow::Done;
     }
     let (node, seat, stanza) = (ctx.node.clone(), seat.clone(), stanza.clone());
@@ -128,6 +130,7 @@ fn available(ctx: &mut Ctx<'_>, seat: &Arc<Seat>, stanza: &Stanza) -> Flow {
                 );
             }
         }
+        actions.extend(hand_out);
         actions
     }))
 }
