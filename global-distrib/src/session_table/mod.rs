@@ -5,13 +5,14 @@
 //! One entry a bare JID: its rows, its *way* (what of its stanzas is unsettled, and where) and, while something has to wait, its
 //! gate. The entry's lock makes every decision for one addressee happen in one order.
 //!
-//! * `row` who is where · `way` may it go now · `held` what waits, and what lets it go on · `admit` what to take from other nodes
+//! * `row` who is where · `user` one entry · `way` may it go now · `held` what waits, and what lets it go on · `admit` what to take from other nodes
 
 mod admit;
 mod held;
 mod row;
 #[cfg(test)]
 mod tests;
+mod user;
 mod way;
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -24,6 +25,7 @@ use self::admit::Lanes;
 pub use self::admit::Taken;
 use self::held::Waiters;
 pub use self::row::{Place, RouteEntry, Row};
+use self::user::User;
 use self::way::Way;
 pub use self::way::{Trail, leave_trail};
 use crate::node_ix::NodeIx;
@@ -93,30 +95,6 @@ pub trait Carrier<H, S> {
     fn closed(&self, mark: &Mark) -> bool;
     /// Bytes the stanza counts for while it waits.
     fn weight(&self, stanza: &S) -> usize;
-}
-
-#[derive(Debug)]
-struct User<H, S> {
-    rows: SmallVec<[Row<H>; 1]>,
-    way: Way,
-    gate: Option<Box<Gate<S>>>,
-}
-
-impl<H, S> Default for User<H, S> {
-    fn default() -> Self {
-        Self { rows: SmallVec::new(), way: Way::default(), gate: None }
-    }
-}
-
-impl<H, S> User<H, S> {
-    fn is_idle(&self) -> bool {
-        self.rows.is_empty() && self.gate.is_none() && self.way.is_clear()
-    }
-
-    /// Whether somebody must look at it again ([`Directory::reopen`]).
-    fn is_pending(&self) -> bool {
-        self.gate.is_some() || self.rows.is_empty() && !self.way.is_clear()
-    }
 }
 
 /// Bounds on what may wait.
@@ -216,6 +194,7 @@ impl<H: Clone + PartialEq, S> Directory<H, S> {
                 || (!same && row.generation == known.generation && wins_tie(known));
             if !newer && !same {
                 self.dropped_stale.fetch_add(1, Ordering::Relaxed);
+                user.shadow(row);
                 return Bound { superseded: None, lost: true, reopen: false };
             }
             let old = user.rows.remove(at);
@@ -232,6 +211,7 @@ impl<H: Clone + PartialEq, S> Directory<H, S> {
         if matches!(row.place, Place::Here(_)) {
             self.sessions_here.fetch_add(1, Ordering::Relaxed);
         }
+        user.unshadow(row.there(), &row.full);
         user.rows.push(row);
         Bound { superseded, lost: false, reopen: user.gate.is_some() }
     }
@@ -244,21 +224,7 @@ impl<H: Clone + PartialEq, S> Directory<H, S> {
         priority: i8,
         available: bool,
     ) -> (bool, bool) {
-        self.users
-            .update_sync(full.bare_str(), |_, user| {
-                let found = user
-                    .rows
-                    .iter_mut()
-                    .find(|row| row.full == *full && row.generation == generation);
-                let known = found.is_some();
-                if let Some(row) = found {
-                    row.priority = priority;
-                    row.available = available;
-                    row.lit = true;
-                }
-                (known, user.gate.is_some())
-            })
-            .unwrap_or((false, false))
+        self.change(full, |row| row.generation == generation, priority, available)
     }
 
     /// As [`Directory::update`], by the word of another node: touches its own row only, also when two nodes made the same generation.
@@ -270,14 +236,30 @@ impl<H: Clone + PartialEq, S> Directory<H, S> {
         priority: i8,
         available: bool,
     ) -> (bool, bool) {
-        let of_node = self.read(full.bare_str(), |rows| {
-            let mut rows = rows.iter();
-            rows.any(|row| row.full == *full && row.there() == Some(node))
+        let own = |row: &Row<H>| row.generation == generation && row.there() == Some(node);
+        self.change(full, own, priority, available)
+    }
+
+    fn change(
+        &self,
+        full: &FullJid,
+        which: impl Fn(&Row<H>) -> bool,
+        priority: i8,
+        available: bool,
+    ) -> (bool, bool) {
+        let changed = self.users.update_sync(full.bare_str(), |_, user| {
+            let shadows = user.shadows.iter_mut().flat_map(|all| all.iter_mut());
+            let mut rows = user.rows.iter_mut().chain(shadows);
+            let found = rows.find(|row| row.full == *full && which(row));
+            let known = found.is_some();
+            if let Some(row) = found {
+                row.priority = priority;
+                row.available = available;
+                row.lit = true;
+            }
+            (known, user.gate.is_some())
         });
-        match of_node {
-            Some(true) => self.update(full, generation, priority, available),
-            _ => (false, false),
-        }
+        changed.unwrap_or((false, false))
     }
 
     /// Removes exactly that generation, wherever its row is: [`Directory::unbind_there`] and [`Directory::unbind_here`] for callers
@@ -363,8 +345,15 @@ impl<H: Clone + PartialEq, S> Directory<H, S> {
         let ended =
             |row: &Row<H>| row.generation == generation && row.full == *full && row.there() == node;
         let row = user.rows.iter().position(ended).map(|at| user.rows.remove(at));
-        if let (Some(node), Some(_)) = (node, &row) {
-            user.way.row_gone(node, carrier.fence(node));
+        match (&row, node) {
+            (Some(_), there) => {
+                if let Some(node) = there {
+                    user.way.row_gone(node, carrier.fence(node));
+                }
+                user.promote(full);
+            }
+            (None, Some(_)) => user.end_shadow(ended),
+            (None, None) => {}
         }
         user.way.left(node, generation, |node| carrier.fence(node));
         for stanza in drain() {
@@ -424,6 +413,8 @@ impl<H: Clone + PartialEq, S> Directory<H, S> {
                 }
                 !goes
             });
+            user.end_shadow(|row| row.there() == Some(node) && gone(row));
+            removed[before..].iter().for_each(|row| user.promote(&row.full));
             let touched = removed.len() > before;
             let touched = settle(&mut user.way, touched) || touched;
             if touched && user.is_pending() {

@@ -497,12 +497,14 @@ fn an_older_generation_neither_removes_nor_replaces_a_newer_one() {
     let play = Play::new(Wire::alone());
     play.bind("balcony", Place::There(B), 5);
     assert!(play.bind("balcony", Place::There(C), 4).lost);
-    assert!(!play.left("balcony", 4));
-    assert_eq!(play.table.update(&full("balcony"), Hlc(4), 9, false), (false, false));
-    let places = play.table.read(juliet().as_str(), |rows| {
-        rows.iter().map(|row| (row.there(), row.priority, row.available)).collect::<Vec<_>>()
-    });
-    assert_eq!(places, Some(vec![(Some(B), 0, true)]));
+    assert!(!play.table.update_there(B, &full("balcony"), Hlc(4), 9, false).0);
+    let newest = |rows: &[Row<u32>]| (rows.len(), rows[0].there(), rows[0].available);
+    assert_eq!(play.table.read(juliet().as_str(), newest), Some((1, Some(B), true)));
+    // But if the newer one goes before the older one's node hears of it, the older one stands.
+    play.left("balcony", 5);
+    assert_eq!(play.table.read(juliet().as_str(), newest), Some((1, Some(C), true)));
+    play.left("balcony", 4);
+    play.is_settled();
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::sync::LazyLock;
 
 use global_distrib::{Carrier, Choice, Directory, Mark, NodeIx, Row, Trail, leave_trail};
 use replication::Hlc;
@@ -11,7 +12,11 @@ use xmpp::jid::BareJid;
 use super::world::{Delivery, Event, Frame, Note, Sent, State};
 
 pub(crate) fn bare(user: usize) -> BareJid {
-    BareJid::parse(&format!("user{user}@x.example")).expect("a JID")
+    static USERS: LazyLock<Vec<BareJid>> = LazyLock::new(|| {
+        let made = |user| BareJid::parse(&format!("user{user}@x.example")).expect("a JID");
+        (0..4).map(made).collect()
+    });
+    USERS[user].clone()
 }
 
 pub(crate) fn user_of(full: &BareJid) -> usize {
