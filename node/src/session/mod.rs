@@ -12,6 +12,8 @@ mod seat;
 mod sm;
 mod stanza;
 mod task;
+#[cfg(test)]
+mod tests;
 pub mod wheel;
 
 use std::sync::Arc;
