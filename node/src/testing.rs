@@ -188,6 +188,7 @@ pub(crate) fn words(actions: &[Action]) -> Vec<String> {
         Action::Route(stanza) => format!("route {stanza:?}"),
         Action::Multicast { stanza, to } => format!("tell {}: {stanza:?}", names(to)),
         Action::Probe { to, .. } => format!("ask {}", names(to)),
+        Action::HandOut(_) => "hand out".to_owned(),
         other => format!("{other:?}"),
     };
     actions.iter().map(word).collect()

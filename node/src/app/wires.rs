@@ -99,9 +99,10 @@ pub(super) fn live(node: &Node) -> Vec<String> {
     if state.version == 0 {
         return node.config.peers.iter().map(config::Peer::name).collect();
     }
-    let alive = state.nodes.iter().filter(|(name, record)| {
-        **name != me && !state.region_state(&record.region).is_down()
-    });
+    let alive = state
+        .nodes
+        .iter()
+        .filter(|(name, record)| **name != me && !state.region_state(&record.region).is_down());
     alive.map(|(name, _)| name.clone()).collect()
 }
 

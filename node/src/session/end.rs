@@ -122,7 +122,8 @@ async fn over(node: &Arc<Node>, seat: &Arc<Seat>, sm: Option<Box<Sm>>) {
         node.resumable.remove(id);
     }
     let unacked = sm.map(|sm| sm.into_unacked()).unwrap_or_default();
-    let mut left = Left::default();
+    // Asked before the row goes: what is kept now keeps its place among what nobody else has.
+    let mut left = Left { alone: !others(node, seat), ..Left::default() };
     let road = Road::new(node);
     let removed = node.directory.unbind(
         &seat.full,
@@ -175,6 +176,8 @@ async fn over(node: &Arc<Node>, seat: &Arc<Seat>, sm: Option<Box<Sm>>) {
 /// What a session leaves behind, by what becomes of it.
 #[derive(Default)]
 struct Left {
+    /// No other resource takes messages.
+    alone: bool,
     /// Messages nobody else has: routed anew.
     again: Vec<Routed>,
     /// Messages other resources got too.
@@ -188,6 +191,9 @@ impl Left {
         for Delivery { stanza, sole } in unacked.chain(seat.close()) {
             match (stanza.kind(), sole) {
                 (Kind::Message, true) => self.again.push(Routed { stanza, tries: 0 }),
+                (Kind::Message, false) if self.alone && is_own(&stanza, seat) => {
+                    self.again.push(Routed { stanza, tries: 0 });
+                }
                 (Kind::Message, false) => self.copies.push(stanza),
                 (Kind::Iq, _) => self.unanswered.push(stanza),
                 _ => {} // Presence: the account's unavailable presence says it all.
@@ -197,23 +203,31 @@ impl Left {
 }
 
 /// A copy is no loss while another resource of the account is there to have it; else it is kept for the next one (carbons are not).
+/// Asked a second time, now that the row is gone: two resources that end together must not leave it to each other.
 fn copies(node: &Arc<Node>, seat: &Seat, copies: Vec<Stanza>) {
-    let others = node
-        .directory
-        .read(seat.bare.as_str(), |rows| rows.iter().any(|row| row.available && row.priority >= 0))
-        .unwrap_or(false);
-    if others {
+    if others(node, seat) {
         return;
     }
-    let own = seat.bare.as_str();
     let again = copies
         .into_iter()
-        .filter(|stanza| {
-            !stanza.has_child("sent", xmpp::ns::CARBONS)
-                && !stanza.has_child("received", xmpp::ns::CARBONS)
-        })
-        .filter(|stanza| stanza.to().is_some_and(|to| to.bare_str() == own))
+        .filter(|stanza| is_own(stanza, seat))
         .map(|stanza| Routed { stanza, tries: 0 })
         .collect();
     router::put_back(node, &seat.bare, again);
+}
+
+/// Whether another resource takes messages of the account.
+fn others(node: &Node, seat: &Seat) -> bool {
+    let takes = |row: &Row<Arc<Seat>>| {
+        row.available && row.priority >= 0 && row.here().is_none_or(|here| **here != *seat)
+    };
+    node.directory.read(seat.bare.as_str(), |rows| rows.iter().any(takes)).unwrap_or(false)
+}
+
+/// A message to the account, not a carbon of one.
+fn is_own(stanza: &Stanza, seat: &Seat) -> bool {
+    let carbon = |name: &str| stanza.has_child(name, xmpp::ns::CARBONS);
+    !carbon("sent")
+        && !carbon("received")
+        && stanza.to().is_some_and(|to| to.bare_str() == seat.bare.as_str())
 }

@@ -235,6 +235,20 @@ async fn a_copy_is_not_handed_on_while_another_resource_has_one_and_filed_once_a
 }
 
 #[tokio::test]
+async fn copies_and_messages_nobody_else_has_keep_their_order() {
+    let (house, mut juliet) = verona().await;
+    let one = Client::managed(&house, "romeo/one", ACKS).await;
+    let two = Client::managed(&house, "romeo/two", ACKS).await;
+    juliet.sends(&message(ROMEO, "m1")).await;
+    settled(&mut juliet).await;
+    two.cut().await.expect("ends");
+    juliet.sends(&message(ROMEO, "m2")).await;
+    settled(&mut juliet).await;
+    one.cut().await.expect("ends");
+    assert_eq!(filed(&house).await, ["m1", "m2"]);
+}
+
+#[tokio::test]
 async fn a_request_that_nobody_will_answer_is_answered_with_an_error() {
     let (house, mut juliet) = verona().await;
     let one = Client::managed(&house, "romeo/one", ACKS).await;

@@ -76,11 +76,12 @@ async fn initial_presence_tells_the_subscribers_and_asks_the_subscriptions() {
     let house = verona().await;
     let seat = house.bound("romeo/orchard");
     let done = says(&house, &seat, "<presence><priority>3</priority></presence>").await;
-    let [told, asked, request] = done.as_slice() else { panic!("{done:#?}") };
+    let [told, asked, request, offline] = done.as_slice() else { panic!("{done:#?}") };
     assert!(told.starts_with("tell juliet nurse romeo: <presence"), "{told}");
     assert_eq!(asked, "ask juliet paris romeo");
     // §3.1.3: what nobody has answered yet is shown again.
     assert!(request.starts_with("reply") && request.contains("tybalt"), "{request}");
+    assert_eq!(offline, "hand out");
     assert_eq!(row(&house, &seat), (true, 3));
     assert!(seat.available());
 }
@@ -95,7 +96,7 @@ async fn later_presence_tells_but_does_not_ask_again() {
     assert!(told.starts_with("tell juliet nurse romeo") && told.contains("away"), "{told}");
     // Unavailable and back: initial again.
     says(&house, &seat, "<presence type='unavailable'/>").await;
-    assert_eq!(says(&house, &seat, "<presence/>").await.len(), 3);
+    assert_eq!(says(&house, &seat, "<presence/>").await.len(), 4);
 }
 
 #[tokio::test]

@@ -73,7 +73,9 @@ impl Rosters {
                     *slot = Slot::Ready(roster.clone());
                     drop(entry);
                     if self.slots.len() > CACHED_MAX {
-                        self.slots.retain_sync(|account, slot| slot.is_loading() || is_here(node, account));
+                        self.slots.retain_sync(|account, slot| {
+                            slot.is_loading() || is_here(node, account)
+                        });
                     }
                     return Ok(roster);
                 }
