@@ -65,7 +65,7 @@ macro_rules! whole_number {
         }
     )*};
 }
-whole_number!(u16, u32, u64, usize);
+whole_number!(u8, u16, u32, u64, usize);
 
 impl FromToml for f64 {
     fn expected() -> String {

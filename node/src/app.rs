@@ -108,6 +108,7 @@ impl Offers {
             features_after_auth: features.stream_features(),
             fake_secret,
             fake_iterations: crate::homes::accounts::ITERATIONS,
+            failures_max: config.c2s.auth_attempts_max,
         };
         let plain = config.c2s.allow_plain_without_tls;
         let tls = if plain { TlsPolicy::Optional } else { TlsPolicy::Required };

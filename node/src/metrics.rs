@@ -67,6 +67,19 @@ pub struct LinkMetrics {
     pub queued_bytes: Gauge,
 }
 
+/// A client connection, as long as it lives.
+#[derive(Debug)]
+pub struct Connected(Arc<Metrics>);
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.0.connections.dec();
+        if std::thread::panicking() {
+            self.0.panics.inc();
+        }
+    }
+}
+
 /// Every number of this node.
 #[derive(Debug)]
 pub struct Metrics {
@@ -226,6 +239,24 @@ impl Metrics {
         Arc::new(metrics)
     }
 
+    /// One more client connection; it counts until what this gives is dropped, by a panic too.
+    #[must_use]
+    pub fn connected(self: &Arc<Self>) -> Connected {
+        self.accepted.inc();
+        self.connections.inc();
+        Connected(self.clone())
+    }
+
+    /// Whether one more client connection may be; counted if not.
+    #[must_use]
+    pub fn may_connect(&self, connections_max: usize) -> bool {
+        let room = i64::try_from(connections_max).is_ok_and(|max| self.connections.get() < max);
+        if !room {
+            self.refused.inc();
+        }
+        room
+    }
+
     /// The numbers of the link to `peer` (`us-0`). Called when the link is made; keep what it gives.
     #[must_use]
     pub fn link(&self, peer: &str) -> LinkMetrics {
@@ -336,6 +367,22 @@ fn start_time() -> Gauge<f64, AtomicU64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn so_many_connections_may_be_and_each_counts_until_it_ends_however_it_ends() {
+        let metrics = Metrics::new("eu", "eu-0");
+        let [first, second] = [metrics.connected(), metrics.connected()];
+        assert!(metrics.may_connect(3) && !metrics.may_connect(2));
+        drop(first);
+        assert!(metrics.may_connect(2));
+        let panicked = std::thread::spawn(move || {
+            let _second = second;
+            panic!("a bug in a session");
+        });
+        assert!(panicked.join().is_err());
+        assert_eq!((metrics.connections.get(), metrics.accepted.get()), (0, 2));
+        assert_eq!((metrics.panics.get(), metrics.refused.get()), (1, 1));
+    }
 
     #[test]
     fn every_number_is_there_from_the_start_and_counts() {

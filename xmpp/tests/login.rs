@@ -79,6 +79,7 @@ fn offer() -> Offer {
         features_after_auth: Vec::new(),
         fake_secret: Secret::new(vec![1; 32]),
         fake_iterations: 4096,
+        failures_max: xmpp::stream::negotiate::FAILURES_MAX,
     }
 }
 

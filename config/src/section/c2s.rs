@@ -24,8 +24,8 @@ pub struct C2s {
     pub allow_plain_without_tls: bool,
     /// From accept to a bound resource; then the connection is closed with `policy-violation`.
     pub auth_deadline: Duration,
-    /// Failed logins on one connection before it is closed with `policy-violation`.
-    pub auth_attempts_max: u32,
+    /// Failed logins that one connection survives; the next closes it with `policy-violation`.
+    pub auth_attempts_max: u8,
 }
 
 /// `[[c2s.certificates]]`: the certificate of one domain.

@@ -12,16 +12,17 @@ pub struct Limits {
     pub stanza_bytes_max: usize,
     /// One element from somebody who has not authenticated. Beyond: the stream is closed with `policy-violation`.
     pub stanza_bytes_max_before_auth: usize,
-    /// Client connections of this node. Beyond: a new connection is closed at once with `resource-constraint`.
+    /// Client connections of this node, sessions that wait to be resumed included. Beyond: a new connection is
+    /// closed at once.
     pub connections_max: usize,
     /// Connections of each HTTP listener. Beyond: a new one waits until another is closed.
     pub http_connections_max: usize,
     /// Connections from one IP address that have not authenticated. Beyond: a new one is closed at once.
     pub unauthenticated_per_address_max: usize,
-    /// Sessions of one account in this region. Beyond: the new resource is refused with `resource-constraint`.
+    /// Sessions of one account in all regions together. Beyond: the new resource is refused with `resource-constraint`.
     pub sessions_per_account_max: usize,
-    /// Bytes waiting for one session. Beyond: presence is dropped, a message goes the way of an offline one, an iq
-    /// request is answered with `resource-constraint`; then a client that still does not read loses its connection.
+    /// Bytes waiting for one session. From three quarters on presence is dropped; beyond: a message or an iq request is
+    /// answered with `resource-constraint`. With stream management the session ends when as much is unacknowledged.
     pub mailbox_bytes_max: usize,
     /// Entries of one roster. Beyond: the roster set is refused with `resource-constraint`.
     pub roster_items_max: usize,
@@ -30,7 +31,8 @@ pub struct Limits {
     /// How long a lost session can be resumed (XEP-0198). Beyond: it ends and what it had not acknowledged is routed
     /// again.
     pub sm_timeout: Duration,
-    /// Stanzas sent and not acknowledged by one session. Beyond: the connection is closed with `policy-violation`.
+    /// Stanzas sent and not acknowledged by one session. Beyond: it ends with `resource-constraint`, and
+    /// what was not acknowledged is routed again.
     pub sm_queue_max: usize,
     /// Bytes of stanzas parked until it is known where their addressees are. Beyond: the sender gets
     /// `resource-constraint`.

@@ -79,7 +79,11 @@ pub async fn run(config: Config, mut stop: watch::Receiver<bool>) -> Result<(), 
     for (listener, direct) in c2s {
         let (node, gate) = (node.clone(), gate.clone());
         tasks.spawn(async move {
+            let connections_max = node.config.limits.connections_max;
             tcp::accept_loop(listener, gate, |accepted| {
+                if !node.metrics.may_connect(connections_max) {
+                    return; // Dropped, and thereby closed.
+                }
                 tokio::spawn(session::serve(node.clone(), accepted, direct));
             })
             .await;

@@ -25,13 +25,11 @@ use crate::transport::tcp::Accepted;
 
 /// One accepted client connection, from its first byte to its end. `direct`: TLS comes first (XEP-0368).
 pub async fn serve(node: Arc<Node>, accepted: Accepted, direct: bool) {
-    node.metrics.accepted.inc();
-    node.metrics.connections.inc();
+    let _connected = node.metrics.connected();
     // Boxed, so that the memory of the negotiation is given back when the session begins.
     let ready = Box::pin(negotiate::run(&node, accepted, direct)).await;
     if let Some(ready) = ready {
         let session = task::Session::begin(node.clone(), ready);
         session.run().await;
     }
-    node.metrics.connections.dec();
 }

@@ -38,7 +38,7 @@ use crate::stream::header::StreamHeader;
 use crate::xml::element::Element;
 use crate::xml::write;
 
-/// Failed attempts a stream survives; the next one closes it (RFC 6120 §6.4.5, bad-input row B-103).
+/// Failed attempts a stream survives where nothing else is said; the next one closes it (RFC 6120 §6.4.5, bad-input row B-103).
 pub const FAILURES_MAX: u8 = 5;
 
 /// The answer to a bind request that succeeded (RFC 6120 §7.6.1).
@@ -116,10 +116,11 @@ fn check_header(header: &StreamHeader, content_ns: Option<&str>) -> Result<(), S
 }
 
 /// The receiving side of SASL in the elements of RFC 6120 §6.4: one running exchange and a count of failures.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Auth {
     exchange: Option<Exchange>,
     failures: u8,
+    failures_max: u8,
 }
 
 /// What came of a SASL element.
@@ -132,6 +133,11 @@ enum Reply {
 }
 
 impl Auth {
+    /// Nothing has begun, nothing has failed.
+    fn new(failures_max: u8) -> Auth {
+        Auth { exchange: None, failures: 0, failures_max }
+    }
+
     /// `<auth/>`, `<response/>` or `<abort/>`. `begin` decides whether a mechanism may be used and makes its exchange.
     fn element(
         &mut self,
@@ -220,8 +226,12 @@ impl Auth {
 
     /// One more thing went wrong on this stream; an error when that was the last time.
     fn count_failure(&mut self) -> Result<(), StreamError> {
-        self.failures += 1;
-        if self.failures > FAILURES_MAX { Err(StreamError::policy_violation()) } else { Ok(()) }
+        self.failures = self.failures.saturating_add(1);
+        if self.failures > self.failures_max {
+            Err(StreamError::policy_violation())
+        } else {
+            Ok(())
+        }
     }
 }
 

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use super::{Auth, PROCEED, Reply, Tokens, check_header, domain_of};
+use super::{Auth, FAILURES_MAX, PROCEED, Reply, Tokens, check_header, domain_of};
 use crate::ns;
 use crate::sasl::{ChannelBindings, Exchange, Failure, Mechanism, Secret, Terms};
 use crate::stream::error::StreamError;
@@ -121,7 +121,7 @@ impl ReceivingPeer {
             from: None,
             to: None,
             stream_id: String::new(),
-            auth: Auth::default(),
+            auth: Auth::new(FAILURES_MAX),
         })
     }
 

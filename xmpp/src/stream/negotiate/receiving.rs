@@ -56,6 +56,8 @@ pub struct Offer {
     pub fake_secret: Secret,
     /// See [`Terms::fake_iterations`].
     pub fake_iterations: u32,
+    /// Failed attempts to sign in or bind that a stream survives, at most 254; the next one closes it with `policy-violation`.
+    pub failures_max: u8,
 }
 
 /// What TLS tells about the connection.
@@ -196,6 +198,7 @@ impl Receiving {
         seed: [u8; 32],
     ) -> Box<Receiving> {
         assert!(!offer.domains.is_empty(), "a listener without domains");
+        let auth = Auth::new(offer.failures_max);
         Box::new(Receiving {
             offer,
             framing,
@@ -204,7 +207,7 @@ impl Receiving {
             tls,
             domain: None,
             is_header_sent: false,
-            auth: Auth::default(),
+            auth,
             account: None,
             iq_id: None,
         })
@@ -439,7 +442,7 @@ impl Receiving {
 
     fn authenticate(&mut self, out: &mut Vec<Output>, element: &Element) {
         // Taken out so that the closure can look at the rest of `self`.
-        let mut auth = std::mem::take(&mut self.auth);
+        let mut auth = std::mem::replace(&mut self.auth, Auth::new(0));
         let reply = auth.element(element, |name| {
             let mechanism = match Mechanism::parse(name) {
                 Some(mechanism) => mechanism,

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::super::negotiate::FAILURES_MAX;
 use super::super::features::{channel_bindings, is_features, mechanisms};
 use super::*;
 use crate::sasl::scram::{Client, ClientBinding, ClientError};
@@ -31,6 +32,22 @@ fn offer() -> Offer {
         features_after_auth: b"<after xmlns='urn:x'/>".to_vec(),
         fake_secret: Secret::new(vec![1; 32]),
         fake_iterations: 4096,
+        failures_max: FAILURES_MAX,
+    }
+}
+
+#[test]
+fn a_stream_survives_as_many_failures_as_the_offer_says() {
+    for failures_max in [1, 2, 7] {
+        let mut server = Server::new(Offer { failures_max, ..offer() }, true);
+        server.verdict = Verdict::Wrong;
+        server.feed(open(DOMAIN));
+        for _ in 0..failures_max {
+            server.feed_xml(PLAIN);
+            assert_eq!(server.outcome(), "SASL not-authorized");
+        }
+        server.feed_xml(PLAIN);
+        assert_eq!(server.outcome(), "SE policy-violation");
     }
 }
 
