@@ -3,12 +3,14 @@
 //! Called by the router and by features' actions. Blueprint §4 to §6.
 //!
 //! * `frame` what is said on a link · `user` what arrives · `route` our route log and the others' · `flights` copies to several
-//!   regions · `calls` request and answer · `light` presence when a node falls silent or returns · `tick` once a second
+//!   regions · `calls` request and answer · `light` presence when a node falls silent or returns · `tick` once a second ·
+//!   `numbers` for `/metrics`
 
 pub mod calls;
 pub mod flights;
 pub mod frame;
 pub mod light;
+mod numbers;
 pub mod route;
 pub mod tick;
 pub mod user;

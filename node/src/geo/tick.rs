@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use replication::metadata::{Command, RegionState};
 
+use super::numbers::Numbers;
 use super::{frame, light};
 use crate::app::Node;
 use crate::router;
@@ -19,6 +20,7 @@ pub async fn run(node: Arc<Node>) {
     let mut every = tokio::time::interval(Duration::from_secs(1));
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut unreached: BTreeMap<String, u64> = BTreeMap::new();
+    let mut numbers = Numbers::default();
     loop {
         tokio::select! {
             _ = every.tick() => {}
@@ -33,6 +35,7 @@ pub async fn run(node: Arc<Node>) {
             router::reopen(&node, &account);
         }
         report_reach(&node);
+        numbers.show(&node, now);
         declare(&node, now, &mut unreached).await;
     }
 }

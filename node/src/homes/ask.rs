@@ -55,7 +55,17 @@ impl Homes {
         op: &'static str,
         request: Vec<u8>,
     ) -> BoxFuture<'a, Result<Vec<u8>, HomeError>> {
-        self.ask(account, op, request).boxed()
+        async move {
+            let local = self.shared.is_home(account.as_str());
+            let result = self.ask(account, op, request).await;
+            let failed = !matches!(result, Ok(_) | Err(HomeError::Refused(_)));
+            let mut counts = self.shared.requests.lock();
+            counts.local += u64::from(local);
+            counts.remote += u64::from(!local);
+            counts.failed += u64::from(failed);
+            result
+        }
+        .boxed()
     }
 
     async fn ask(

@@ -268,6 +268,17 @@ pub struct PeerStatus {
     pub head: u64,
 }
 
+/// Requests since the start, by where their home was when they were made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RequestCounts {
+    /// In this region.
+    pub local: u64,
+    /// In another.
+    pub remote: u64,
+    /// Of both: what failed, other than by the operation's own refusal.
+    pub failed: u64,
+}
+
 /// The handle; cheap to clone.
 #[derive(Clone)]
 pub struct Homes {
@@ -290,6 +301,7 @@ struct Shared {
     recent: Mutex<ship::Recent>,
     jobs: mpsc::Sender<writer::Job>,
     counter: AtomicU64,
+    requests: Mutex<RequestCounts>,
     answered: Mutex<HashMap<String, ask::Answered>>,
     peers: Mutex<HashMap<String, Peer>>,
     metadata: watch::Sender<u64>,
@@ -348,6 +360,7 @@ impl Homes {
             recent: Mutex::default(),
             jobs,
             counter: AtomicU64::new(0),
+            requests: Mutex::default(),
             answered: Mutex::default(),
             peers: Mutex::default(),
             metadata: watch::Sender::new(0),
@@ -399,6 +412,16 @@ impl Homes {
         if let Some(peer) = self.shared.peers.lock().remove(region) {
             peer.tasks.iter().for_each(JoinHandle::abort);
         }
+    }
+
+    /// The newest entry of our log that is committed.
+    pub fn log_head(&self) -> u64 {
+        *self.shared.head.borrow()
+    }
+
+    /// How many requests were made here.
+    pub fn requests(&self) -> RequestCounts {
+        *self.shared.requests.lock()
     }
 
     /// Where copies stand.

@@ -56,6 +56,11 @@ async fn everyone_writes(storages: [Arc<dyn Storage>; 3]) {
     for (i, node) in nodes.iter().enumerate() {
         assert_eq!(set(node, &format!("k=v{i}")).await, Ok(Vec::from(previous(i))));
         assert_eq!(get(node, "k").await, Some(format!("v{i}").into_bytes()));
+        let counts = node.homes.requests();
+        assert_eq!(
+            (counts.local, counts.remote, counts.failed),
+            if i == 0 { (1, 0, 0) } else { (0, 1, 0) }
+        );
     }
     let writes = (0..200).map(|i| {
         let node = &nodes[i % 3];

@@ -166,6 +166,7 @@ async fn create(
     if !accounts::create(&node.homes, &account, &record).await.map_err(refused)? {
         return Err(StanzaError::conflict());
     }
+    node.metrics.registered.inc();
     tracing::info!(%account, peer = %from, "registered");
     Ok(())
 }
