@@ -171,8 +171,8 @@ async fn contacts_see_each_other_come_and_go() {
     let seen = house.mail(&juliet).await;
     assert!(seen.iter().any(|text| text.contains("from='romeo@chat.example/orchard'")), "{seen:?}");
     let seen = mail(&romeo).join("\n");
-    // His own presence, and that of those who let him see it: the homes of juliet and paris have not granted anything here, but
-    // `probe_presence` trusts the asker's roster, which is what the contact's home has confirmed.
+    // §4.3.2 would have the contact's server look at the contact's roster; here the asker's says what the contact's home has granted
+    // (`geo::user::answer_probe` says why).
     assert!(seen.contains("juliet@chat.example/balcony") && seen.contains("paris"), "{seen}");
     assert!(mail(&paris).iter().all(|text| !text.contains("romeo")));
     house.says(&romeo, "<presence type='unavailable'/>").await;

@@ -67,7 +67,7 @@ async fn nobody_touches_the_roster_of_another() {
         let actions = all(ctx, flow).await;
         let [Action::Reply(reply)] = actions.as_slice() else { panic!("{actions:?}") };
         let error =
-            StanzaError::parse(&reply.element().child("error", ns::CLIENT).expect("an error"));
+            StanzaError::parse(reply.element().child("error", ns::CLIENT).expect("an error"));
         assert_eq!(error.condition, Condition::Forbidden);
     }
 }
