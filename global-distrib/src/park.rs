@@ -17,6 +17,8 @@ pub struct Held<S> {
     pub since_ms: u64,
     /// Its place among all that this node accepted; 0 when unknown.
     pub order: u64,
+    /// It came when the addressee was known to be away: should it be delivered after all, it says when it was sent.
+    pub late: bool,
     /// Bytes it counts for.
     pub weight: usize,
 }

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use replication::metadata::Metadata;
 use replication::{Hlc, HybridClock};
 use tokio::sync::watch;
-use xmpp::jid::BareJid;
+use xmpp::jid::{BareJid, Jid};
 use xmpp::sasl::{Hash, Mechanism, Secret};
 use xmpp::stanza::error::StanzaError;
 use xmpp::stream::error::StreamError;
@@ -43,6 +43,8 @@ pub struct Node {
     pub config: config::Config,
     /// The domains it answers for.
     pub domains: Domains,
+    /// The server's own address: the global domain.
+    pub server: Jid,
     /// Who is connected where.
     pub directory: Directory<Arc<Seat>, Routed>,
     /// The other nodes.

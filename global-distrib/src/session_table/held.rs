@@ -135,8 +135,9 @@ impl<H: Clone + PartialEq, S> Directory<H, S> {
         {
             return Err(stanza);
         }
-        let held = self.count(stanza, now_ms, carrier);
+        let mut held = self.count(stanza, now_ms, carrier);
         let gate = self.gate(to, user, now_ms);
+        held.late = gate.wait == Wait::Filing;
         gate.held.push_back(held);
         Ok(())
     }
@@ -158,7 +159,7 @@ impl<H: Clone + PartialEq, S> Directory<H, S> {
         let (weight, order) = (carrier.weight(&stanza), carrier.order(&stanza));
         self.parked_bytes.fetch_add(weight, Ordering::Relaxed);
         self.parked_count.fetch_add(1, Ordering::Relaxed);
-        Held { stanza, mark: carrier.mark(), since_ms: now_ms, order, weight }
+        Held { stanza, mark: carrier.mark(), since_ms: now_ms, order, late: false, weight }
     }
 
     fn gate<'a>(&self, to: &BareJid, user: &'a mut User<H, S>, now_ms: u64) -> &'a mut Gate<S> {
@@ -335,6 +336,7 @@ impl<H: Clone + PartialEq, S> Directory<H, S> {
             }
             let Some(head) = gate.front() else { break };
             let expired = head.since_ms + self.limits.hold_ms <= now_ms;
+            let late = head.late.then(|| now_ms.saturating_sub(head.since_ms));
             let choice = carrier.choose(&head.stanza, &user.rows);
             // Someone takes it, or nobody ever will: it goes alone. Only what is to be filed travels as a batch.
             if !batch.is_empty() && !matches!(choice, Choice::Nobody { file: true }) {
@@ -349,7 +351,10 @@ impl<H: Clone + PartialEq, S> Directory<H, S> {
                         outcomes.push(Outcome::Expired(self.take(user)));
                         continue;
                     }
-                    let stanza = self.take(user);
+                    let mut stanza = self.take(user);
+                    if let Some(waited_ms) = late {
+                        stanza = carrier.late(stanza, waited_ms);
+                    }
                     outcomes.push(match carry(user, stanza, &here, &there, carrier) {
                         Ok(()) => Outcome::Sent,
                         Err(stanza) => Outcome::Full(stanza),

@@ -93,6 +93,11 @@ pub trait Carrier<H, S> {
     fn mark(&self) -> Mark;
     /// Whether all of a mark is echoed (nodes that metadata says are down do not hold it back).
     fn closed(&self, mark: &Mark) -> bool;
+    /// It came `waited_ms` ago for somebody who was away then, and is delivered after all (XEP-0203).
+    fn late(&self, stanza: S, waited_ms: u64) -> S {
+        let _ = waited_ms;
+        stanza
+    }
     /// Bytes the stanza counts for while it waits.
     fn weight(&self, stanza: &S) -> usize;
 }

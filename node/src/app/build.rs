@@ -16,6 +16,7 @@ use replication::metadata::{
 use s2s::link::{Incarnation, LinkConfig, LinkLimits, LinkTimers, Links, PeerId};
 use s2s::tls::TlsIdentity;
 use tokio::sync::watch;
+use xmpp::jid::Jid;
 use xmpp::sasl::Secret;
 
 use super::run::RunError;
@@ -99,6 +100,7 @@ pub(crate) async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
         hold_ms: u64::try_from(config.geo.hold.as_millis()).unwrap_or(u64::MAX),
     });
     let node = Arc::new(Node {
+        server: Jid::parse(&domains.global).expect("the configuration has checked its domain"),
         domains,
         directory,
         geo,

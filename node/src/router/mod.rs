@@ -31,6 +31,14 @@ pub struct Routed {
     pub tries: u8,
 }
 
+/// The stanza with a note of when it was sent (XEP-0203), if it has none yet.
+pub fn delayed(node: &Node, stanza: &Stanza, sent_at_ms: u64) -> Stanza {
+    if stanza.has_child("delay", xmpp::ns::DELAY) {
+        return stanza.clone();
+    }
+    stanza.with_child(&xmpp::payload::delay::element(sent_at_ms, Some(&node.server), None))
+}
+
 /// Routes a stanza by its `to`. Never waits; whatever becomes of it is settled later.
 pub fn route(node: &Arc<Node>, stanza: Stanza) {
     match decide(&stanza, &node.domains) {

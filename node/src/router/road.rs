@@ -115,6 +115,11 @@ impl Carrier<Arc<Seat>, Routed> for Road<'_> {
         self.node.geo.closed(mark)
     }
 
+    fn late(&self, routed: Routed, waited_ms: u64) -> Routed {
+        let sent_at = self.node.wall_ms().saturating_sub(waited_ms);
+        Routed { stanza: super::delayed(self.node, &routed.stanza, sent_at), ..routed }
+    }
+
     fn weight(&self, routed: &Routed) -> usize {
         routed.stanza.bytes().len() + size_of::<Routed>()
     }

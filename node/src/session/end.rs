@@ -131,7 +131,7 @@ async fn over(node: &Arc<Node>, seat: &Arc<Seat>, sm: Option<Box<Sm>>) {
         node.now_ms(),
         &road,
         |_: &Row<Arc<Seat>>| {
-            left.sort(unacked.iter().cloned(), seat);
+            left.sort(node, unacked.iter().cloned(), seat);
             std::mem::take(&mut left.again)
         },
     );
@@ -139,7 +139,7 @@ async fn over(node: &Arc<Node>, seat: &Arc<Seat>, sm: Option<Box<Sm>>) {
     let known = removed.is_some();
     if !known {
         // A newer bind of the same full JID has taken the row: what is left goes there.
-        left.sort(unacked.into_iter(), seat);
+        left.sort(node, unacked.into_iter(), seat);
         let again = std::mem::take(&mut left.again);
         router::put_back(node, &seat.bare, again);
     }
@@ -187,14 +187,15 @@ struct Left {
 }
 
 impl Left {
-    fn sort(&mut self, unacked: impl Iterator<Item = Delivery>, seat: &Seat) {
+    fn sort(&mut self, node: &Node, unacked: impl Iterator<Item = Delivery>, seat: &Seat) {
         for Delivery { stanza, sole } in unacked.chain(seat.close()) {
             match (stanza.kind(), sole) {
-                (Kind::Message, true) => self.again.push(Routed { stanza, tries: 0 }),
-                (Kind::Message, false) if self.alone && is_own(&stanza, seat) => {
+                // It comes late now, wherever it comes.
+                (Kind::Message, sole) if sole || (self.alone && is_own(&stanza, seat)) => {
+                    let stanza = router::delayed(node, &stanza, node.wall_ms());
                     self.again.push(Routed { stanza, tries: 0 });
                 }
-                (Kind::Message, false) => self.copies.push(stanza),
+                (Kind::Message, _) => self.copies.push(stanza),
                 (Kind::Iq, _) => self.unanswered.push(stanza),
                 _ => {} // Presence: the account's unavailable presence says it all.
             }

@@ -13,8 +13,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use xmpp::jid::{BareJid, Jid};
-use xmpp::payload::delay;
+use xmpp::jid::BareJid;
 use xmpp::stanza::Stanza;
 use xmpp::stanza::error::StanzaError;
 
@@ -54,13 +53,10 @@ pub struct Filed {
 
 /// Files messages at the addressee's home, in order.
 pub async fn file(node: &Arc<Node>, account: &BareJid, batch: Vec<Routed>) -> Filed {
-    let server = Jid::parse(&node.domains.global).expect("a configured domain is a JID");
     let now = node.wall_ms();
     let stanzas = batch
         .iter()
-        .map(|routed| {
-            routed.stanza.with_child(&delay::element(now, Some(&server), None)).bytes().to_vec()
-        })
+        .map(|routed| crate::router::delayed(node, &routed.stanza, now).bytes().to_vec())
         .collect();
     let max = u32::try_from(node.config.limits.offline_messages_max).unwrap_or(u32::MAX);
     let all = |error: StanzaError, batch: Vec<Routed>| Filed {

@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use super::super::negotiate::FAILURES_MAX;
 use super::super::features::{channel_bindings, is_features, mechanisms};
+use super::super::negotiate::FAILURES_MAX;
 use super::*;
 use crate::sasl::scram::{Client, ClientBinding, ClientError};
 use crate::sasl::{ChannelBindings, Password, ScramKeys};
