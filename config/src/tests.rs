@@ -134,6 +134,18 @@ fn every_mistake_is_told_with_its_line_its_key_and_what_was_expected() {
 }
 
 #[test]
+fn a_wildcard_is_no_address_to_be_dialled_at() {
+    let advertised = |more: &str| read(&format!("{GOOD}[s2s]\n{more}")).s2s.advertised();
+    let some = |text: &str| Some(text.to_owned());
+    assert_eq!(advertised(""), None);
+    assert_eq!(advertised("listen = [\"0.0.0.0:5269\", \"[::]:5270\"]"), None);
+    let both = "listen = [\"[::]:5269\", \"192.0.2.1:5270\"]";
+    assert_eq!(advertised(both), some("192.0.2.1:5270"));
+    assert_eq!(advertised(&format!("{both}\nadvertise = \"eu0.a.b:5269\"")), some("eu0.a.b:5269"));
+    check_added("[s2s]\nadvertise = \"eu0\"", 13, "s2s.advertise", "a host and a port", "eu0");
+}
+
+#[test]
 fn what_is_missing_is_told_too() {
     let certificate = "[c2s]\ncertificate = \"c\"\nkey = \"k\"\n";
     let domains = "[domains]\nglobal = \"a.b\"\n";

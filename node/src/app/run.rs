@@ -134,7 +134,7 @@ async fn announce(node: Arc<Node>) {
         region: node.geo.me.region.to_string(),
         node: node.geo.me.node,
         raft_id: node.config.metadata.raft_id,
-        address: node.config.s2s.listen.first().map(ToString::to_string).unwrap_or_default(),
+        address: node.config.s2s.advertised().unwrap_or_default(),
         fingerprint: node.fingerprint.clone(),
         voter: node.config.metadata.voter,
         incarnation: node.incarnation,

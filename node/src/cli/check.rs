@@ -77,6 +77,13 @@ fn notes(config: &Config) -> Vec<String> {
     }
     pairs.dedup_by(|a, b| (a.1, a.2) == (b.1, b.2));
     let mut notes = Vec::new();
+    if !config.peers.is_empty() && config.s2s.advertised().is_none() {
+        notes.push(
+            "s2s.advertise: not set, and s2s.listen has wildcards alone: only nodes that have this one among their \
+             [[peers]] can dial it"
+                .to_owned(),
+        );
+    }
     for (section, certificate, key) in pairs {
         if let Err(cause) = certs::read_chain(certificate) {
             notes.push(format!("{section}.certificate: {cause}"));
@@ -105,5 +112,8 @@ mod tests {
             assert!(summary.contains(part), "{part} is missing in:\n{summary}");
         }
         assert_eq!(notes(&config).len(), 6, "{:?}", notes(&config));
+        let text = text.replace("\nadvertise = ", "\n#advertise = ");
+        let config = Config::parse(&text, "example", Path::new("/nowhere")).unwrap();
+        assert!(notes(&config)[0].starts_with("s2s.advertise"), "{:?}", notes(&config));
     }
 }

@@ -84,7 +84,11 @@ impl MetaState {
                 known: known.incarnation,
             });
         }
-        let record = NodeRecord { voter: known.is_some_and(|known| known.voter), ..record.clone() };
+        let mut record =
+            NodeRecord { voter: known.is_some_and(|known| known.voter), ..record.clone() };
+        if let Some(known) = known.filter(|_| record.address.is_empty()) {
+            record.address.clone_from(&known.address);
+        }
         if known == Some(&record) {
             return Ok(false);
         }
@@ -396,6 +400,16 @@ mod tests {
         state.apply(&up("eu-0", node("eu", 1, 5))).expect("its own");
         let stale = state.apply(&up("eu-0", node("eu", 1, 4)));
         assert_eq!(stale, Err(CommandError::StaleIncarnation { name: "eu-0".into(), known: 5 }));
+    }
+
+    #[test]
+    fn a_node_that_does_not_know_its_address_leaves_the_one_that_is_known() {
+        let mut state = founded();
+        let record = NodeRecord { address: String::new(), ..node("eu", 1, 5) };
+        let up = Command::NodeUp { name: "eu-0".into(), record };
+        state.apply(&up).expect("its own");
+        assert_eq!(state.nodes["eu-0"].address, "127.0.0.1:5269");
+        assert!(!state.apply(&up).expect("again").changed);
     }
 
     #[test]

@@ -162,7 +162,7 @@ pub struct NodeRecord {
     pub node: u16,
     /// Its Raft id; unique, and never given to another disk.
     pub raft_id: u64,
-    /// Where links dial it: `host:port`.
+    /// Where links dial it: `host:port`; empty when only its peers' configurations know.
     pub address: String,
     /// SHA-256 of its certificate's DER, lower-case hexadecimal.
     pub fingerprint: String,
@@ -207,7 +207,8 @@ pub struct Home {
 pub enum Command {
     /// The first state; only accepted at version 0.
     Genesis(Box<MetaState>),
-    /// A node has started (or is made known): its record, `voter` left as it was (false for a new one).
+    /// A node has started (or is made known): its record, `voter` left as it was (false for a new one), and
+    /// `address` too if it is empty.
     NodeUp { name: String, record: NodeRecord },
     /// Follows a change of Raft membership.
     NodeVoter { name: String, voter: bool },
