@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use super::Transport;
@@ -25,6 +26,13 @@ const BACKLOG: u32 = 1024;
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 /// The longest pause.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// A connection over which nothing has come for so long is asked whether its peer is still there,
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+/// and again after this,
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+/// and given up when so many questions were not answered: two minutes in all.
+const KEEPALIVE_PROBES: u32 = 4;
 
 /// How many connections may wait to authenticate. Past either, the newest is closed at once, and counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -216,6 +224,12 @@ fn admit(gate: &Arc<Gate>, stream: TcpStream, peer: SocketAddr) -> Option<Accept
     let admission = gate.admit(peer.ip())?; // none: dropping the stream closes it
     // Stanzas are small and already gathered into one write: waiting for more helps nobody. A failure means it is closed already.
     let _ = stream.set_nodelay(true);
+    // A client that vanished without a word would else stay for hours (the kernel asks first after two).
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_IDLE)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_PROBES);
+    let _ = SockRef::from(&stream).set_tcp_keepalive(&keepalive);
     Some(Accepted { transport: Transport::plain(stream), peer, admission })
 }
 
@@ -232,6 +246,8 @@ fn is_of_that_connection(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
     use super::*;
 
     fn gate(all: u32, each: u32) -> Arc<Gate> {
@@ -276,6 +292,21 @@ mod tests {
     fn an_aborted_connection_is_no_reason_to_pause() {
         assert!(is_of_that_connection(&io::ErrorKind::ConnectionAborted.into()));
         assert!(!is_of_that_connection(&io::Error::from_raw_os_error(24))); // EMFILE
+    }
+
+    #[tokio::test]
+    async fn who_was_let_in_is_asked_whether_he_is_still_there() {
+        let listener = listen("127.0.0.1:0".parse().expect("an address")).expect("listens");
+        let address = listener.local_addr().expect("bound");
+        let (client, server) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (_client, (server, peer)) = (client.expect("connects"), server.expect("accepts"));
+        let kept = server.as_fd().try_clone_to_owned().expect("a second handle of one socket");
+        let _accepted = admit(&gate(1, 1), server, peer).expect("let in");
+        let kept = SockRef::from(&kept);
+        assert!(kept.keepalive().expect("told"));
+        assert_eq!(kept.tcp_keepalive_time().expect("told"), KEEPALIVE_IDLE);
+        assert_eq!(kept.tcp_keepalive_interval().expect("told"), KEEPALIVE_INTERVAL);
+        assert_eq!(kept.tcp_keepalive_retries().expect("told"), KEEPALIVE_PROBES);
     }
 
     #[tokio::test]
