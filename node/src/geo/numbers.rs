@@ -14,7 +14,7 @@ const ROWS_EVERY_MS: u64 = 5_000;
 
 /// What was shown last.
 #[derive(Default)]
-pub struct Numbers {
+pub(super) struct Numbers {
     links: BTreeMap<Arc<str>, Shown>,
     requests: RequestCounts,
     rows_at: Option<u64>,
@@ -53,7 +53,7 @@ fn gauge(number: u64) -> i64 {
 
 impl Numbers {
     /// Shows how things are now.
-    pub fn show(&mut self, node: &Node, now_ms: u64) {
+    pub(super) fn show(&mut self, node: &Node, now_ms: u64) {
         for shown in self.links.values() {
             shown.metrics.up.set(0); // One that is not known any more is not up either.
         }

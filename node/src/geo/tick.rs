@@ -53,10 +53,10 @@ fn report_reach(node: &Node) {
 /// Who reaches a region now.
 #[derive(Clone, Copy, Debug)]
 enum Reached {
-    ByUs,
-    ByOthers,
+    Us,
+    Others,
     /// With the time (ms) when that was first seen.
-    ByNobodySince(u64),
+    NobodySince(u64),
 }
 
 /// What the leader's rule says of a region.
@@ -68,8 +68,8 @@ enum Verdict {
 
 fn verdict(state: RegionState, reached: Reached, now: u64, down_after_ms: u64) -> Option<Verdict> {
     match (state, reached) {
-        (RegionState::Down, Reached::ByUs) => Some(Verdict::Raise),
-        (RegionState::Up | RegionState::Draining, Reached::ByNobodySince(since)) => {
+        (RegionState::Down, Reached::Us) => Some(Verdict::Raise),
+        (RegionState::Up | RegionState::Draining, Reached::NobodySince(since)) => {
             (now.saturating_sub(since) >= down_after_ms).then_some(Verdict::Lower)
         }
         // Down and not reached by us: it would fall again with the next look. Off: an operator's business alone.
@@ -104,11 +104,9 @@ async fn declare(node: &Arc<Node>, now: u64, unreached: &mut BTreeMap<String, u6
             .iter()
             .any(|(by, names)| !in_region(by) && names.iter().any(|name| in_region(name)));
         let reached = match (reached_by_us, reached_by_others) {
-            (true, _) => Reached::ByUs,
-            (false, true) => Reached::ByOthers,
-            (false, false) => {
-                Reached::ByNobodySince(*unreached.entry(region.clone()).or_insert(now))
-            }
+            (true, _) => Reached::Us,
+            (false, true) => Reached::Others,
+            (false, false) => Reached::NobodySince(*unreached.entry(region.clone()).or_insert(now)),
         };
         let down_after = node.config.geo.down_after.as_millis() as u64;
         let command = match verdict(record.state, reached, now, down_after) {
@@ -117,7 +115,7 @@ async fn declare(node: &Arc<Node>, now: u64, unreached: &mut BTreeMap<String, u6
                 Command::RegionState { region: region.clone(), state: RegionState::Down }
             }
             None => {
-                if !matches!(reached, Reached::ByNobodySince(_)) || record.state.is_down() {
+                if !matches!(reached, Reached::NobodySince(_)) || record.state.is_down() {
                     unreached.remove(region);
                 }
                 continue;
@@ -137,21 +135,21 @@ mod tests {
 
     #[test]
     fn the_leader_lowers_whom_nobody_reaches_and_raises_only_whom_it_lowered() {
-        use Reached::{ByNobodySince, ByOthers, ByUs};
+        use Reached::{NobodySince, Others, Us};
         use RegionState::{Down, Draining, Off, Up};
         let cases = [
-            (Up, ByUs, None),
-            (Up, ByOthers, None),
-            (Up, ByNobodySince(41), None),
-            (Up, ByNobodySince(40), Some(Verdict::Lower)),
-            (Draining, ByUs, None),
-            (Draining, ByNobodySince(40), Some(Verdict::Lower)),
-            (Down, ByUs, Some(Verdict::Raise)),
-            (Down, ByOthers, None),
-            (Down, ByNobodySince(0), None),
-            (Off, ByUs, None),
-            (Off, ByOthers, None),
-            (Off, ByNobodySince(0), None),
+            (Up, Us, None),
+            (Up, Others, None),
+            (Up, NobodySince(41), None),
+            (Up, NobodySince(40), Some(Verdict::Lower)),
+            (Draining, Us, None),
+            (Draining, NobodySince(40), Some(Verdict::Lower)),
+            (Down, Us, Some(Verdict::Raise)),
+            (Down, Others, None),
+            (Down, NobodySince(0), None),
+            (Off, Us, None),
+            (Off, Others, None),
+            (Off, NobodySince(0), None),
         ];
         for (state, reached, expected) in cases {
             assert_eq!(verdict(state, reached, 100, 60), expected, "{state} {reached:?}");

@@ -25,7 +25,7 @@ use crate::transport::tcp::{Accepted, Admission};
 use crate::transport::{Buffer, Transport};
 
 /// A client that is signed in and bound.
-pub struct Ready {
+pub(super) struct Ready {
     /// Its connection.
     pub transport: Transport,
     /// Its framer, with the stream's namespaces.
@@ -61,7 +61,7 @@ enum End {
 }
 
 /// `None`: it came to nothing, and the connection is closed.
-pub async fn run(node: &Arc<Node>, accepted: Accepted, direct: bool) -> Option<Ready> {
+pub(super) async fn run(node: &Arc<Node>, accepted: Accepted, direct: bool) -> Option<Ready> {
     let Accepted { transport, peer, admission } = accepted;
     let deadline = Instant::now() + node.config.c2s.auth_deadline;
     let transport = if direct { transport.direct_tls(&node.tls).await.ok()? } else { transport };

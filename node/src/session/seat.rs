@@ -18,7 +18,7 @@ const AVAILABLE: u8 = 4;
 /// Bound on newer messages that wait while older ones are handed out; beyond it they are refused like by a full mailbox.
 const NEWER_BYTES_MAX: usize = 4 << 20;
 /// Bound on remembered targets of directed presence; beyond it the oldest is forgotten (it gets no `unavailable` at the end).
-pub const DIRECTED_MAX: usize = 256;
+pub(super) const DIRECTED_MAX: usize = 256;
 
 /// One local session, seen from outside.
 #[derive(Debug)]

@@ -121,7 +121,7 @@ pub struct Handover {
 }
 
 /// Why a session is not resumed.
-pub enum Refused {
+pub(super) enum Refused {
     /// There is none of that id and account; `h` if it is still known.
     NotFound {
         /// How many stanzas it had handled.
@@ -132,7 +132,7 @@ pub enum Refused {
 }
 
 /// Takes a session over for a new connection.
-pub async fn resume(
+pub(super) async fn resume(
     node: &Arc<Node>,
     account: &BareJid,
     previd: &str,

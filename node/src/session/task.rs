@@ -25,7 +25,7 @@ use crate::transport::{Buffer, Transport};
 const OUTPUT_HIGH: usize = 128 * 1024;
 
 /// Everything about one bound client.
-pub struct Session {
+pub(super) struct Session {
     pub(super) node: Arc<Node>,
     pub(super) seat: Arc<Seat>,
     pub(super) transport: Transport,
@@ -61,14 +61,14 @@ pub(super) enum Close {
 
 impl Session {
     /// A session that was just bound or resumed.
-    pub fn begin(node: Arc<Node>, ready: Ready) -> Box<Self> {
+    pub(super) fn begin(node: Arc<Node>, ready: Ready) -> Box<Self> {
         let Ready { transport, framer, input, output, seat, sm, alive } = ready;
         let alive = Some(alive.unwrap_or_else(|| Alive::new(&node, &seat)));
         Box::new(Self { node, seat, transport, framer, input, output, sm, alive, mail: Vec::new() })
     }
 
     /// Until the session is over, hibernation included.
-    pub async fn run(mut self: Box<Self>) {
+    pub(super) async fn run(mut self: Box<Self>) {
         let resumed = self.sm.is_some();
         let event = if resumed { SessionEvent::Resumed } else { SessionEvent::Bound };
         let mut close = self.tell(event).await;

@@ -14,7 +14,7 @@ pub const BUFFER_BYTES: usize = 16 * 1024;
 pub const POOLED_BUFFERS_MAX: usize = 64;
 /// The room that must be free before a read is attempted; less than that, and the buffer is compacted or grown.
 pub const READ_ROOM_BYTES: usize = 2 * 1024;
-/// What a buffer may hold before [`Buffer::make_room`] refuses. The framer's limits are far below: reaching this means that
+/// What a buffer may hold before `Buffer::make_room` refuses. The framer's limits are far below: reaching this means that
 /// somebody collects without looking.
 pub const BUFFER_BYTES_MAX: usize = 8 * 1024 * 1024;
 

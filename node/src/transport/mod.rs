@@ -8,7 +8,7 @@
 //! caller's [`Buffer`], and the `async` forms are only those, wrapped. So each of them may be dropped at any await and called again.
 //!
 //! A session looks like this; `Poll::Pending` from all of them is the only way to sleep:
-//! ```ignore
+//! ```text
 //! poll_fn(|cx| {
 //!     if !output.is_empty() { if let Poll::Ready(done) = transport.poll_write(cx, &mut output) { … } }   // remainder only
 //!     else if let Poll::Ready(count) = mailbox.poll_drain(cx, &mut items) { return Poll::Ready(Event::Mail) }

@@ -53,7 +53,7 @@ pub struct Contact {
 
 impl Contact {
     /// What a client sees of it.
-    fn seen(&self) -> Option<(bool, bool, bool, bool, &Option<String>, &[String])> {
+    fn seen(&self) -> Option<impl PartialEq + '_> {
         let State { to, from, pending_out, approved, .. } = self.state;
         self.listed.then_some((to, from, pending_out, approved, &self.name, &self.groups))
     }
