@@ -225,6 +225,17 @@ impl Geo {
         self.peers.read().get(&node)?.link.send_with(kind, |_, out| write(out)).ok()
     }
 
+    /// Gives a stanza back to the node where it entered; false when that cannot be told now.
+    pub fn give_back(&self, node: NodeIx, stanza: &Stanza) -> bool {
+        self.peer_at(node).is_some_and(|peer| peer.link.is_up())
+            && self
+                .send_with(node, frame::RETURN, |out| {
+                    frame::StanzaHead::default().write(out);
+                    out.extend_from_slice(stanza.bytes());
+                })
+                .is_some()
+    }
+
     /// Queues a postcard frame.
     pub fn send_value<T: serde::Serialize>(
         &self,

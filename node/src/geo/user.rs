@@ -231,7 +231,9 @@ fn stanza(node: &Arc<Node>, peer: &Peer, body: Bytes) {
             let here: smallvec::SmallVec<[_; 2]> =
                 rows.iter().filter(|row| row.here().is_some()).cloned().collect();
             match router::account::choose(&stanza, &here) {
-                global_distrib::Choice::Send { here, .. } => road.deliver(&stanza, &here, sole),
+                global_distrib::Choice::Send { here, .. } => {
+                    road.deliver(&stanza, &here, sole, Some(peer.ix))
+                }
                 _ => false,
             }
         })

@@ -36,10 +36,17 @@ impl<'a> Road<'a> {
     }
 
     /// Puts a stanza in the mailboxes of local seats and tells the inbound features. True when at least one took it.
-    pub fn deliver(&self, stanza: &Stanza, here: &[Arc<Seat>], sole: bool) -> bool {
+    /// `via`: the node where it entered, if not this.
+    pub fn deliver(
+        &self,
+        stanza: &Stanza,
+        here: &[Arc<Seat>],
+        sole: bool,
+        via: Option<NodeIx>,
+    ) -> bool {
         let mut taken = false;
         for seat in here {
-            let delivery = Delivery { stanza: stanza.clone(), sole: sole && here.len() == 1 };
+            let delivery = Delivery { stanza: stanza.clone(), sole: sole && here.len() == 1, via };
             if seat.take(delivery) {
                 taken = true;
                 self.node.metrics.routed.local.inc();
@@ -69,7 +76,8 @@ impl Carrier<Arc<Seat>, Routed> for Road<'_> {
         trail: &mut Trail,
     ) -> Result<(), Routed> {
         let node = self.node;
-        let delivered = !here.is_empty() && self.deliver(&routed.stanza, here, there.is_empty());
+        let delivered =
+            !here.is_empty() && self.deliver(&routed.stanza, here, there.is_empty(), None);
         if there.is_empty() {
             return if delivered { Ok(()) } else { Err(routed) };
         }

@@ -188,12 +188,17 @@ struct Left {
 
 impl Left {
     fn sort(&mut self, node: &Node, unacked: impl Iterator<Item = Delivery>, seat: &Seat) {
-        for Delivery { stanza, sole } in unacked.chain(seat.close()) {
+        for Delivery { stanza, sole, via } in unacked.chain(seat.close()) {
             match (stanza.kind(), sole) {
                 // It comes late now, wherever it comes.
                 (Kind::Message, sole) if sole || (self.alone && is_own(&stanza, seat)) => {
                     let stanza = router::delayed(node, &stanza, node.wall_ms());
-                    self.again.push(Routed { stanza, tries: 0 });
+                    // Where it entered there may be more of the same sender: there it goes first. If that cannot be told, it goes from here.
+                    let back =
+                        via.filter(|_| sole).is_some_and(|via| node.geo.give_back(via, &stanza));
+                    if !back {
+                        self.again.push(Routed { stanza, tries: 0 });
+                    }
                 }
                 (Kind::Message, _) => self.copies.push(stanza),
                 (Kind::Iq, _) => self.unanswered.push(stanza),

@@ -3,6 +3,7 @@
 
 use std::sync::atomic::{AtomicI8, AtomicU8, Ordering};
 
+use global_distrib::NodeIx;
 use parking_lot::Mutex;
 use replication::Hlc;
 use xmpp::jid::{BareJid, FullJid, Jid};
@@ -66,6 +67,9 @@ pub enum Item {
 pub struct Delivery {
     /// The stanza.
     pub stanza: Stanza,
+    /// The node where it entered, if that is another: what this session can not hand on goes back there, so that it keeps its place
+    /// among what that node still has for the account.
+    pub via: Option<NodeIx>,
     /// Nobody else has this message: if this session cannot hand it on, it is routed anew (XEP-0198 §5 *Acks*).
     pub sole: bool,
 }

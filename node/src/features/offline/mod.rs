@@ -125,7 +125,7 @@ async fn catch_up(node: &Arc<Node>, seat: &Arc<Seat>) -> Result<(), HomeError> {
         let upto = *last;
         for (_, bytes) in messages {
             let Ok(stanza) = Stanza::parse(bytes.into()) else { continue };
-            if !seat.push_older(Delivery { stanza, sole: true }) {
+            if !seat.push_older(Delivery { stanza, sole: true, via: None }) {
                 return Ok(()); // Full or gone: the rest stays filed.
             }
         }
