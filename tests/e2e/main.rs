@@ -26,6 +26,8 @@ async fn main() -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
+    // A panic of a task is said in one line; what it means for a test, the test says.
+    std::panic::set_hook(Box::new(|panic| eprintln!("(a task panicked: {panic})")));
     let mut outcome = Outcome::default();
     if std::env::var("PANGAEA_TEST_AGAINST").as_deref() == Ok("prosody") {
         match place::at_prosody().await {

@@ -12,6 +12,8 @@ pub(crate) struct Place {
     pub(crate) starttls: BTreeMap<String, Endpoint>,
     pub(crate) tls: BTreeMap<String, Endpoint>,
     pub(crate) ca: PathBuf,
+    /// The HTTP port of each region, if there is one.
+    pub(crate) http: BTreeMap<String, u16>,
     /// The port on which WAN and nodes are steered, if they can be.
     pub(crate) control: Option<u16>,
 }
@@ -31,6 +33,10 @@ impl Place {
             starttls: ways(Door::StartTls)?,
             tls: ways(Door::DirectTls)?,
             ca: platform.dir.join("ca.pem"),
+            http: REGIONS
+                .iter()
+                .map(|r| ((*r).to_owned(), platform.port(platform.region(r), 280)))
+                .collect(),
             control: Some(platform.base + 900),
         })
     }
@@ -61,6 +67,7 @@ pub(crate) async fn at_prosody() -> Result<(Prosody, Place)> {
         starttls: REGIONS.iter().map(|r| ((*r).to_owned(), endpoint.clone())).collect(),
         tls: BTreeMap::new(),
         ca: prosody.ca(),
+        http: BTreeMap::new(),
         control: None,
     };
     Ok((prosody, place))

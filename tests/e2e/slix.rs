@@ -50,6 +50,7 @@ async fn program(place: &Place, name: &str) -> Result<()> {
         .env("PANGAEA_PORTS", ports(&place.starttls)?)
         .env("PANGAEA_TLS_PORTS", ports(&place.tls)?)
         .env("PANGAEA_CA", &place.ca)
+        .env("PANGAEA_HTTP_PORTS", serde_json::to_string(&place.http).map_err(|e| e.to_string())?)
         .env("PANGAEA_CONTROL", place.control.map(|p| p.to_string()).unwrap_or_default())
         .stdin(std::process::Stdio::null())
         .kill_on_drop(true)

@@ -38,11 +38,40 @@ impl Ledger {
         self.seen.get(sender).map_or(0, Vec::len)
     }
 
-    /// Holds what was seen of one sender against the first `sent` numbers.
+    /// Takes over what another has seen, after what this one has.
+    pub fn join(&mut self, other: Self) {
+        for (sender, numbers) in other.seen {
+            self.seen.entry(sender).or_default().extend(numbers);
+        }
+        self.strange.extend(other.strange);
+    }
+
+    /// Holds what was seen of one sender against the first `sent` numbers: each once, in order.
     ///
     /// # Errors
     /// Names what is lost, doubled, out of order or unknown.
     pub fn verdict(&self, sender: &str, sent: u64) -> Result<(), String> {
+        let wrong: Vec<String> = [self.complete(sender, sent), self.in_order(sender)]
+            .into_iter()
+            .filter_map(Result::err)
+            .collect();
+        if wrong.is_empty() { Ok(()) } else { Err(wrong.join("; ")) }
+    }
+
+    /// Is what was seen of a sender in order?
+    ///
+    /// # Errors
+    /// Names the first that came late.
+    pub fn in_order(&self, sender: &str) -> Result<(), String> {
+        let late = self.seen.get(sender).and_then(|seen| seen.windows(2).find(|p| p[1] < p[0]));
+        late.map_or(Ok(()), |pair| Err(format!("of {sender}: {} came after {}", pair[1], pair[0])))
+    }
+
+    /// Was each of the first `sent` numbers of a sender seen once, in whatever order?
+    ///
+    /// # Errors
+    /// Names what is lost, doubled or unknown.
+    pub fn complete(&self, sender: &str, sent: u64) -> Result<(), String> {
         let none = Vec::new();
         let seen = self.seen.get(sender).unwrap_or(&none);
         let mut times = vec![0u32; usize::try_from(sent).expect("tests send few")];
@@ -66,9 +95,6 @@ impl Ledger {
                 doubled.len(),
                 &doubled[..doubled.len().min(20)]
             ));
-        }
-        if let Some(pair) = seen.windows(2).find(|p| p[1] < p[0]) {
-            wrong.push(format!("{} came after {}", pair[1], pair[0]));
         }
         if !self.strange.is_empty() {
             wrong.push(format!(

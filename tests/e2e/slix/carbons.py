@@ -13,6 +13,20 @@ async def program(place):
         await device.plugin["xep_0280"].enable()
     laptop, *others = devices
 
+    # That a device wants copies travels to the other regions like everything else: wait until it has arrived.
+    for turn in range(40):
+        friend.say(laptop.boundjid.full, "are the copies coming?")
+        laptop.say(friend.boundjid.full, "are the copies coming?")
+        await laptop.settled()
+        try:
+            for device in others:
+                await device.until(lambda: {k for k, _ in device.carbons} == {"sent", "received"}, "a copy", 0.25)
+            break
+        except Broken:
+            continue
+    for user in [friend, *devices]:
+        await user.settled()
+
     sent, received = Ledger("sent"), Ledger("received")
     for _ in range(COUNT):
         laptop.say(friend.boundjid.full, sent.next())
@@ -26,7 +40,8 @@ async def program(place):
         return [m[f"carbon_{kind}"] for k, m in device.carbons if k == kind]
 
     for device in others:
-        await device.until(lambda: len(device.carbons) >= 2 * COUNT, "the copies")
+        for ledger, kind in ((sent, "sent"), (received, "received")):
+            await device.until(lambda: len(ledger.of(copies(device, kind))) >= COUNT, f"the {kind} copies")
         await device.settled()
         sent.check(copies(device, "sent"), f"copied to {device.region}")
         received.check(copies(device, "received"), f"copied to {device.region}")

@@ -31,6 +31,7 @@ class Place:
         self.tls_ports = json.loads(os.environ["PANGAEA_TLS_PORTS"])  # region → direct TLS port, if there is one
         self.ca = os.environ["PANGAEA_CA"]
         self.control = int(os.environ.get("PANGAEA_CONTROL") or 0)
+        self.http_ports = json.loads(os.environ.get("PANGAEA_HTTP_PORTS", "{}"))  # region → HTTP port, if there is one
         self.users = []
         self.changed = asyncio.Event()  # something came, to anybody
 
@@ -48,6 +49,22 @@ class Place:
                 return answer.read()
 
         return await asyncio.get_running_loop().run_in_executor(None, call)
+
+    async def filed(self, region, count):
+        """Waits until a region has decided to file so many messages. Nothing to wait for where there is no such number."""
+        if region not in self.http_ports:
+            return
+
+        def read():
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.http_ports[region]}/metrics", timeout=PATIENCE) as answer:
+                lines = answer.read().decode().splitlines()
+            wanted = [l for l in lines if l.startswith("pangaea_routed_total") and 'way="offline"' in l]
+            return sum(float(line.rsplit(" ", 1)[1]) for line in wanted)
+
+        deadline = time.monotonic() + PATIENCE
+        while await asyncio.get_running_loop().run_in_executor(None, read) < count:
+            if time.monotonic() > deadline:
+                raise Broken(f"{region} has not filed {count} messages")
 
     async def reset(self, one, other):
         await self.steer("POST", f"/wan/{one}/{other}/reset")
@@ -72,6 +89,8 @@ class User(slixmpp.ClientXMPP):
         self.add_event_handler("session_start", lambda _: self._note("started"))
         self.add_event_handler("disconnected", lambda _: self._note("closed"))
         self.add_event_handler("session_resumed", lambda _: self._note("resumed"))
+        self.add_event_handler("roster_update", lambda _: self.place.changed.set())
+        self.add_event_handler("stanza_acked", lambda _: self.place.changed.set())
         self.add_event_handler("failed_auth", lambda _: self._keep(self.events, "failed_auth"))
         self.serials = {}
         self.add_event_handler("message", self._message)
@@ -145,6 +164,13 @@ class User(slixmpp.ClientXMPP):
         """A round trip to the server: what it was sent before it has by now taken in hand."""
         await self.plugin["xep_0199"].send_ping(slixmpp.JID(self.place.domain), timeout=PATIENCE)
 
+    async def acknowledged(self):
+        """The server has taken responsibility for all that was sent (XEP-0198)."""
+        sm = self.plugin["xep_0198"]
+        await self.settled()  # what is still on its way out of slixmpp leaves before this
+        sm.request_ack()
+        await self.until(lambda: not sm.unacked_queue, f"acknowledgement of {len(sm.unacked_queue)} stanzas")
+
     def say(self, to, body, kind="chat"):
         message = self.make_message(mto=to, mbody=body, mtype=kind)
         message["id"] = body  # an error that comes back need not carry the body, but must carry this
@@ -186,7 +212,7 @@ class Ledger:
         late = next((f"{b} after {a}" for a, b in zip(came, came[1:]) if b < a), "none")
         raise Broken(
             f"{self.name} {what}: sent {self.sent}, came {len(came)}, lost {len(lost)} {lost[:10]}, "
-            f"doubled {len(doubled)} {doubled[:10]}, out of order: {late}"
+            f"doubled {len(doubled)} {doubled[:10]}, out of order: {late}; in all {came[:300]}"
         )
 
 
