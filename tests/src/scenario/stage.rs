@@ -184,6 +184,7 @@ impl Stage {
                 let client = self.client(who);
                 client.iq("get", None, "<query xmlns='jabber:iq:roster'/>").await.map(|_| ())
             }
+            Act::IsKnown => self.greet(who).await,
             Act::UsesPassword(password) => {
                 let password = fill(password, &self.names);
                 self.client(who).password = password;
@@ -304,6 +305,32 @@ impl Stage {
                 return Ok(got);
             }
         }
+    }
+
+    /// One client sends a marker to each of the others, who wait for it. What a region has to know of a session travels
+    /// before what that session says.
+    async fn greet(&mut self, who: &str) -> Result<()> {
+        self.markers += 1;
+        let mark = format!("marker-{}", self.markers);
+        let others: Vec<String> = self
+            .clients
+            .iter()
+            .filter(|(n, c)| *n != who && c.is_connected())
+            .map(|(n, _)| n.clone())
+            .collect();
+        for other in others {
+            let to = crate::xml::escape(&self.client(&other).full());
+            let marker = format!(
+                "<message to='{to}' type='normal' id='{mark}'><marker xmlns='{MARKER}'/></message>"
+            );
+            self.client(who).send(&marker).await?;
+            self.client(&other)
+                .wait_for("a marker", |e| {
+                    e.child("marker", MARKER).is_some() && e.attr("id") == Some(&mark)
+                })
+                .await?;
+        }
+        Ok(())
     }
 
     /// Everybody who is connected sends a marker to this client; nothing else may be there when they have come.

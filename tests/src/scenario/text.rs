@@ -27,6 +27,8 @@ pub enum Act {
     ComesOnline,
     /// Gets the roster and passes over it: from here on it is pushed.
     AsksForRoster,
+    /// Says a word to everybody, and they hear it: so they know whatever changed before, wherever they are.
+    IsKnown,
     /// From now on logs in with this password.
     UsesPassword(String),
     /// Must not get in.
@@ -169,7 +171,8 @@ fn role(name: &str, block: &str) -> Result<Role> {
 }
 
 fn step(line: usize, text: &str, block: String) -> Result<Step> {
-    const PLAIN: [(&str, Act); 14] = [
+    const PLAIN: [(&str, Act); 15] = [
+        ("is known to everybody", Act::IsKnown),
         ("asks for the roster", Act::AsksForRoster),
         ("connects", Act::Connects),
         ("comes online", Act::ComesOnline),
