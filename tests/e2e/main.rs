@@ -2,13 +2,15 @@
 //!
 //! Run by `tests/run` (which makes the Python environment), or `cargo test -p pangaea-tests --test e2e [WORD…]` when the
 //! server has been built. `slix::…` are programs for slixmpp in `e2e/slix/`, `tokio_xmpp::…` are in `foreign.rs`, the
-//! contract of quickstart is in `contract.rs`, people who move in `moves.rs`. `PANGAEA_TEST_AGAINST=prosody` runs what needs no regions.
+//! contract of quickstart is in `contract.rs`, people who move in `moves.rs`,
+//! slixmpp's own tests in `suite.rs`. `PANGAEA_TEST_AGAINST=prosody` runs what needs no regions.
 
 mod contract;
 mod foreign;
 mod moves;
 mod place;
 mod slix;
+mod suite;
 
 use pangaea_tests::harness::{Choice, Outcome, Test, run};
 use pangaea_tests::platform::{Plan, Platform};
@@ -65,6 +67,7 @@ async fn main() -> ExitCode {
         Err(e) => outcome.fail("the_platform_starts", &e),
     }
     run(&mut outcome, &choice, contract::own_platform(&plan), 1, LONGEST_SECONDS).await;
+    suite::perform(&mut outcome, &choice, LONGEST_SECONDS).await;
     outcome.finish()
 }
 

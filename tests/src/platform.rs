@@ -87,9 +87,7 @@ fn free_base(regions: usize) -> Result<u16> {
         getrandom::fill(&mut random).map_err(|e| e.to_string())?;
         // Below the range from which the kernel takes ports for outgoing connections.
         let base = 10_000 + (u16::from_le_bytes(random) % 180) * 100;
-        let ports =
-            (0..regions).flat_map(|i| OFFSETS.map(|o| port_of(base, i, 0, o))).chain([base + 900]);
-        if ports.into_iter().all(|p| std::net::TcpListener::bind(("127.0.0.1", p)).is_ok()) {
+        if Platform::is_free(base, regions) {
             return Ok(base);
         }
     }
@@ -108,11 +106,26 @@ impl Platform {
     /// # Errors
     /// When it does not get ready; its logs are in the words.
     pub async fn start(plan: Plan) -> Result<Self> {
+        let base = free_base(plan.regions.len())?;
+        Self::start_at(plan, base).await
+    }
+
+    /// Are all ports of a base free at this moment?
+    pub fn is_free(base: u16, regions: usize) -> bool {
+        let ports =
+            (0..regions).flat_map(|i| OFFSETS.map(|o| port_of(base, i, 0, o))).chain([base + 900]);
+        ports.into_iter().all(|p| std::net::TcpListener::bind(("127.0.0.1", p)).is_ok())
+    }
+
+    /// As [`Self::start`], at a port base of one's own choice.
+    ///
+    /// # Errors
+    /// When it does not get ready; its logs are in the words.
+    pub async fn start_at(plan: Plan, base: u16) -> Result<Self> {
         let kept = tempfile::Builder::new()
             .prefix("pangaea-tests-")
             .tempdir()
             .map_err(|e| e.to_string())?;
-        let base = free_base(plan.regions.len())?;
         let dir = kept.path().to_owned();
         Self::launch(plan, base, dir, Some(kept)).await
     }
