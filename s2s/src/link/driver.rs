@@ -28,6 +28,9 @@ use crate::error::LinkError;
 const READ_BYTES: usize = 64 * 1024;
 /// A batch ends here though there is more to read.
 const BATCH_BYTES: usize = 256 * 1024;
+/// How long an acknowledgement waits for something to travel with. A write of its own for each read batch would cost as much as the
+/// messages themselves at a light load.
+const ACK_DELAY: Duration = Duration::from_millis(5);
 /// A write buffer that grew past this is given back after the write.
 const WRITE_BUFFER_KEPT: usize = 64 * 1024;
 
@@ -192,7 +195,7 @@ impl<S: AsyncRead + AsyncWrite> Reader<'_, S> {
         let handed = self.each(&bytes, &mut batch);
         add(&self.peer.counters.frames_in, batch.frames);
         if batch.call_writer {
-            self.peer.wake();
+            self.peer.ack_due.notify_one();
         }
         self.peer.user.batch(&self.peer.id);
         handed
@@ -295,6 +298,10 @@ async fn write_loop<S: AsyncRead + AsyncWrite>(
         }
         tokio::select! {
             () = peer.called() => (),
+            // Nobody waits for an acknowledgement alone: it goes with the next thing that is written, or after a moment.
+            () = peer.ack_due.notified() => {
+                let _ = timeout(ACK_DELAY, peer.called()).await;
+            }
             _ = pings.tick() => peer.out.lock().ping(clock.elapsed().as_micros() as u64),
         }
     }

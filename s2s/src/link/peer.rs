@@ -213,6 +213,8 @@ pub(super) struct Peer {
     /// The writer has been called and has not begun its turn.
     awake: AtomicBool,
     notify: Notify,
+    /// Told when there is something to acknowledge.
+    pub(super) ack_due: Notify,
     /// Told when `acked` has changed.
     settled: Notify,
     pub(super) counters: Counters,
@@ -231,6 +233,7 @@ impl Peer {
             forgotten: AtomicBool::new(false),
             awake: AtomicBool::new(false),
             notify: Notify::new(),
+            ack_due: Notify::new(),
             settled: Notify::new(),
             counters: Counters::default(),
         }
