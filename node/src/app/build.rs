@@ -28,7 +28,8 @@ use crate::features::roster::cache::Rosters;
 use crate::geo::Geo;
 use crate::geo::user::User;
 use crate::metrics::Metrics;
-use crate::router::Domains;
+use crate::outbox::{self, Recovery};
+use crate::router::{Domains, Ledger};
 use crate::session::Resumable;
 use crate::storage::Storage;
 use crate::storage::sqlite::{Sqlite, SqliteConfig};
@@ -109,6 +110,9 @@ pub(crate) async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
         storage,
         rosters: Rosters::default(),
         features,
+        ledger: Ledger::new(incarnation, config.limits.unsettled_bytes_max),
+        recovery: Recovery::default(),
+        outbox_writer: tokio::sync::Mutex::new(()),
         resumable: Resumable::default(),
         authenticator: Internal::new(records, crate::homes::accounts::ITERATIONS),
         throttle: Throttle::new(),
@@ -124,6 +128,7 @@ pub(crate) async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
         config,
     });
     late.set(&node);
+    outbox::load(&node).await?;
     Ok(node)
 }
 

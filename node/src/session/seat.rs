@@ -72,6 +72,28 @@ pub struct Delivery {
     pub via: Option<NodeIx>,
     /// Nobody else has this message: if this session cannot hand it on, it is routed anew (XEP-0198 §5 *Acks*).
     pub sole: bool,
+    /// Its place among all that the node accepted where it entered (RFC 6120 §10.1: order); for what was filed, its id at the home.
+    pub order: u64,
+    /// Who waits to hear that the client has it.
+    pub owed: Owed,
+}
+
+/// Who waits to hear that a client has what it was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owed {
+    /// Nobody.
+    Nothing,
+    /// The ledger of the node where it entered; until then it is not kept.
+    Ledger,
+    /// The account's home, which keeps it filed until then.
+    Home,
+}
+
+impl Delivery {
+    /// What we made ourselves, or what is no loss: presence, answers, copies.
+    pub fn light(stanza: Stanza) -> Self {
+        Self { stanza, via: None, sole: false, order: 0, owed: Owed::Nothing }
+    }
 }
 
 /// Orders to a session.
@@ -81,6 +103,11 @@ pub enum Control {
     Close(StreamError),
     /// The coarse timer fired: look at your deadlines.
     Tick,
+    /// Of what the client has sent, more is handled: read on if you had stopped, and tell it if it has asked (XEP-0198 `h`).
+    Handled {
+        /// It has asked.
+        answer: bool,
+    },
     /// Another connection resumes this session: hand over your state (XEP-0198 §5).
     Resume(tokio::sync::oneshot::Sender<super::Handover>),
 }
