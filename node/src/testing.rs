@@ -17,7 +17,7 @@ use xmpp::jid::{BareJid, FullJid};
 use xmpp::sasl::{Hash, ScramKeys, Secret};
 use xmpp::stanza::Stanza;
 
-use crate::app::{Node, Parts, assemble};
+use crate::app::{Node, Parts, World, assemble};
 use crate::certs::Authority;
 use crate::feature::{Action, Ctx, Flow};
 use crate::homes::accounts::{self, Account};
@@ -72,6 +72,8 @@ impl House {
             fingerprint: String::new(),
             tls: TlsAcceptor::new(vec![pair], false).expect("TLS"),
             storage: Arc::new(Memory::default()),
+            agreement: None,
+            world: World::real(),
         };
         let node = assemble(parts).await.expect("a node");
         let mut version = node.metadata.watch();

@@ -133,10 +133,13 @@ pub struct Unbound<H> {
     pub reopen: bool,
 }
 
+/// How users are hashed. Their names come from strangers: in production nobody must know the seed.
+pub type Hashing = foldhash::fast::SeedableRandomState;
+
 /// The table. `H` is the handle of a local session, `S` what is routed. Memory: about 200 bytes a connected user, plus what waits.
 #[derive(Debug)]
 pub struct Directory<H, S> {
-    users: scc::HashMap<BareJid, User<H, S>, foldhash::fast::RandomState>,
+    users: scc::HashMap<BareJid, User<H, S>, Hashing>,
     waiters: Waiters,
     lanes: Lanes,
     parked_bytes: AtomicUsize,
@@ -149,8 +152,13 @@ pub struct Directory<H, S> {
 impl<H: Clone + PartialEq, S> Directory<H, S> {
     /// An empty table.
     pub fn new(limits: ParkLimits) -> Self {
+        Self::hashed(limits, Hashing::random())
+    }
+
+    /// The same, hashed in a way that the caller knows, so that users are met in an order that can be had again.
+    pub fn hashed(limits: ParkLimits, hashing: Hashing) -> Self {
         Self {
-            users: scc::HashMap::with_hasher(foldhash::fast::RandomState::default()),
+            users: scc::HashMap::with_hasher(hashing),
             waiters: Waiters::default(),
             lanes: Lanes::default(),
             parked_bytes: AtomicUsize::new(0),

@@ -116,11 +116,7 @@ pub async fn run(config: Config, mut stop: watch::Receiver<bool>) -> Result<(), 
     let (http_stop, http_stopped) = watch::channel(false);
     let connections_max = node.config.limits.http_connections_max;
     let http = tokio::spawn(crate::http::serve(http, router, connections_max, http_stopped));
-    tasks.spawn(tick::run(node.clone()));
-    tasks.spawn(wires::follow_metadata(node.clone()));
-    tasks.spawn(announce(node.clone()));
-    tasks.spawn(outbox::run(node.clone()));
-    tasks.spawn(outbox::recover(node.clone()));
+    housekeeping(&node, &mut tasks);
 
     // An error means that nobody can ever say stop; then only a signal ends the process.
     let _ = stop.wait_for(|stop| *stop).await;
@@ -130,6 +126,15 @@ pub async fn run(config: Config, mut stop: watch::Receiver<bool>) -> Result<(), 
     let _ = http.await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// What runs beside the listeners: the tick, the follower of metadata, and making this life of the node known.
+pub fn housekeeping(node: &Arc<Node>, tasks: &mut JoinSet<()>) {
+    tasks.spawn(tick::run(node.clone()));
+    tasks.spawn(wires::follow_metadata(node.clone()));
+    tasks.spawn(announce(node.clone()));
+    tasks.spawn(outbox::run(node.clone()));
+    tasks.spawn(outbox::recover(node.clone()));
 }
 
 /// Makes this life of the node known to metadata: its address, certificate and incarnation.
@@ -155,7 +160,8 @@ async fn announce(node: Arc<Node>) {
     }
 }
 
-async fn drain(node: &Arc<Node>, mut tasks: JoinSet<()>) {
+/// The orderly end: sessions, then what they left behind, then the links, within `node.drain_deadline`.
+pub async fn drain(node: &Arc<Node>, mut tasks: JoinSet<()>) {
     tasks.abort_all();
     while tasks.join_next().await.is_some() {}
     let mut seats = Vec::new();

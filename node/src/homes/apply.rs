@@ -12,11 +12,12 @@ use std::time::Duration;
 
 use replication::durable_log::{Applier, Position as Followed, Verdict};
 use replication::{Change, Entry, SHARDS, Store, shard_of};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 use xmpp::BareJid;
 
+use super::told::Told;
 use super::wire::Ship;
 use super::writer::Job;
 use super::{AppliedAt, FIRST_EPOCH, META_GENESIS, META_SHARDS, Shared, Way};
@@ -55,11 +56,12 @@ impl Inbox {
     }
 }
 
-/// Starts the task. The watch shows how far it has applied.
-pub(super) fn start(way: Way) -> (Inbox, watch::Receiver<Position>, JoinHandle<()>) {
+/// Starts the task. The position shows how far it has applied.
+pub(super) fn start(way: Way) -> (Inbox, Told<Position>, JoinHandle<()>) {
     let (queue, events) = mpsc::channel(INBOX_MAX);
     let inbox = Inbox { queue, lost: Arc::default() };
-    let (shown, applied) = watch::channel(Position::default());
+    let applied = Told::new(Position::default());
+    let shown = applied.clone();
     let task = Task {
         shared: Arc::clone(&way.shared),
         region: way.region.clone(),
@@ -89,7 +91,7 @@ struct Task {
     region: String,
     way: Way,
     lost: Arc<AtomicBool>,
-    shown: watch::Sender<Position>,
+    shown: Told<Position>,
     /// What storage says; None: never followed.
     position: Option<Position>,
     /// The same, where verdicts are found.
@@ -109,11 +111,13 @@ impl Task {
             tracing::error!(%error, region = self.region, "its position was not read");
             tokio::time::sleep(PATIENCE).await;
         }
-        let mut metadata = self.shared.metadata.subscribe();
+        let metadata = self.shared.metadata.clone();
+        let mut seen = metadata.get();
         let mut batch = Vec::new();
         loop {
             let ask_at = self.ask_at;
             tokio::select! {
+                biased; // what has come says more than a change of metadata or a clock; neither is lost meanwhile
                 count = events.recv_many(&mut batch, TAKE_MAX) => {
                     if count == 0 {
                         return;
@@ -127,10 +131,8 @@ impl Task {
                         self.ask_at.get_or_insert(Instant::now() + PATIENCE);
                     }
                 }
-                changed = metadata.changed() => {
-                    if changed.is_err() {
-                        return;
-                    }
+                () = metadata.until(|version| *version != seen) => {
+                    seen = metadata.get();
                     // Perhaps it was metadata that held us back, or shards have a new home now.
                     if self.held || !self.wanted().is_empty() {
                         self.ask().await;
@@ -154,7 +156,7 @@ impl Task {
 
     fn reset(&mut self, position: Position) {
         self.applier.reset(&self.region, Followed { epoch: 0, seq: position.seq });
-        self.shown.send_replace(position);
+        self.shown.set(position);
     }
 
     /// Shards whose home the region has become since they were last copied.
@@ -274,7 +276,7 @@ impl Task {
             return Err(error);
         }
         if let Some(newest) = newest {
-            let wall = (self.shared.config.wall)();
+            let wall = (self.shared.config.wall.0)();
             self.shared.clock.lock().observe(newest, wall);
         }
         self.position = Some(position);
@@ -282,7 +284,7 @@ impl Task {
         for entry in told.iter().filter(|entry| !entry.changes.is_empty()) {
             self.shared.applied.applied(AppliedAt { local_home: false }, &entry.changes);
         }
-        self.shown.send_replace(position);
+        self.shown.set(position);
         self.way.send(&Ship::Ack(position)).await;
         Ok(())
     }

@@ -75,9 +75,8 @@ impl Homes {
         request: Vec<u8>,
     ) -> Result<Vec<u8>, HomeError> {
         let deadline = Instant::now() + self.shared.config.request_timeout;
-        let mut changed = self.shared.metadata.subscribe();
         loop {
-            changed.mark_unchanged();
+            let seen = self.shared.metadata.get();
             let place = self.shared.map.home(account.as_str());
             let result = if place.local {
                 match self.submit(account.clone(), op, request.clone()) {
@@ -94,7 +93,8 @@ impl Homes {
                     if Instant::now() >= deadline {
                         return result;
                     }
-                    drop(timeout_at(until, changed.changed()).await);
+                    let changed = self.shared.metadata.until(|version| *version != seen);
+                    drop(timeout_at(until, changed).await);
                 }
                 result => return result,
             }
@@ -141,8 +141,8 @@ impl Homes {
 
     /// Waits until the replica here has applied what the home had, within bounds.
     async fn follow(&self, home: &str, at: Position) {
-        let mut applied = self.with_peer(home, |peer| peer.applied.clone());
-        let reached = applied.wait_for(|now| now.log == at.log && now.seq >= at.seq);
+        let applied = self.with_peer(home, |peer| peer.applied.clone());
+        let reached = applied.until(|now| now.log == at.log && now.seq >= at.seq);
         if timeout(self.shared.config.follow_timeout, reached).await.is_err() {
             tracing::debug!(home, seq = at.seq, "the replica is behind; answered all the same");
         }

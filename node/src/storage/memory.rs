@@ -299,13 +299,16 @@ impl Storage for Memory {
         put: Vec<(u64, Vec<u8>)>,
         remove: Vec<u64>,
     ) -> Answer<'a, ()> {
-        let mut tables = self.tables.write();
-        let key = |order| (node.to_owned(), order);
-        tables.outbox.extend(put.into_iter().map(|(order, row)| (key(order), row)));
-        for order in remove {
-            tables.outbox.remove(&key(order));
+        async move {
+            let mut tables = self.tables.write();
+            let key = |order| (node.to_owned(), order);
+            tables.outbox.extend(put.into_iter().map(|(order, row)| (key(order), row)));
+            for order in remove {
+                tables.outbox.remove(&key(order));
+            }
+            Ok(())
         }
-        ready(Ok(())).boxed()
+        .boxed()
     }
 
     fn meta<'a>(&'a self, key: &'a str) -> Answer<'a, Option<Vec<u8>>> {
