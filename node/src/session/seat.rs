@@ -1,7 +1,7 @@
 //! Room: what the rest of the node may know of a local session: its address, its mailbox, its last presence, three flags.
 //! The session task owns everything else. A row of the session table points here.
 
-use std::sync::atomic::{AtomicI8, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicI8, AtomicU8, AtomicU64, Ordering};
 
 use global_distrib::NodeIx;
 use parking_lot::Mutex;
@@ -36,6 +36,8 @@ pub struct Seat {
     flags: AtomicU8,
     priority: AtomicI8,
     presence: Mutex<Presence>,
+    /// The id of the last filed message it was handed.
+    handed: AtomicU64,
     /// `Some` while older messages are being handed out: newer ones wait here.
     newer: Mutex<Option<Box<Newer>>>,
 }
@@ -153,6 +155,7 @@ impl Seat {
             flags: AtomicU8::new(0),
             priority: AtomicI8::new(-1),
             presence: Mutex::default(),
+            handed: AtomicU64::new(0),
             newer: Mutex::default(),
         }
     }
@@ -187,9 +190,19 @@ impl Seat {
         self.newer.lock().get_or_insert_default();
     }
 
-    /// An older message, ahead of those that wait.
+    /// An older message, ahead of those that wait; its order is its id at the home.
     pub fn push_older(&self, delivery: Delivery) -> bool {
-        self.available() && self.mailbox.push(Item::Stanza(delivery)).is_ok()
+        let id = delivery.order;
+        let pushed = self.available() && self.mailbox.push(Item::Stanza(delivery)).is_ok();
+        if pushed {
+            self.handed.fetch_max(id, Ordering::AcqRel);
+        }
+        pushed
+    }
+
+    /// The last filed message this session was handed: it stays filed until the client has it, but is not handed out here again.
+    pub fn handed(&self) -> Option<u64> {
+        Some(self.handed.load(Ordering::Acquire)).filter(|id| *id > 0)
     }
 
     /// What waited goes on, in order; what finds no room any more is given back.

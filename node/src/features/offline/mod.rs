@@ -58,14 +58,17 @@ pub async fn file(node: &Arc<Node>, account: &BareJid, batch: Vec<Routed>) -> Fi
     let now = node.wall_ms();
     let stanzas = batch
         .iter()
-        .map(|routed| crate::router::delayed(node, &routed.stanza, now).bytes().to_vec())
+        .map(|routed| {
+            let stanza = crate::router::delayed(node, &routed.stanza, now);
+            (routed.order, stanza.bytes().to_vec())
+        })
         .collect();
     let max = u32::try_from(node.config.limits.offline_messages_max).unwrap_or(u32::MAX);
     let all = |error: StanzaError, batch: Vec<Routed>| Filed {
         refused: batch.into_iter().map(|routed| (routed, error.clone())).collect(),
         ..Filed::default()
     };
-    let request = Request::File { stanzas, max };
+    let request = Request::File { node: node.geo.me.to_string(), stanzas, max };
     let give_up = Instant::now() + node.config.geo.hold;
     let answer = loop {
         match ask(node, account, &request).await {
@@ -107,7 +110,7 @@ pub fn hand_out(node: &Arc<Node>, seat: &Arc<Seat>) {
 }
 
 async fn catch_up(node: &Arc<Node>, seat: &Arc<Seat>) -> Result<(), HomeError> {
-    let mut after = None;
+    let mut after = seat.handed();
     let give_up = Instant::now() + CATCH_UP_MAX;
     loop {
         let messages = match ask(node, &seat.bare, &Request::Fetch { after }).await {
