@@ -74,6 +74,7 @@ pub(super) fn start(way: Way) -> (Inbox, Told<Position>, JoinHandle<()>) {
         copying: None,
         ask_at: None,
         held: false,
+        repeated: false,
     };
     (inbox, applied, tokio::spawn(task.run(events)))
 }
@@ -103,6 +104,8 @@ struct Task {
     ask_at: Option<Instant>,
     /// Waiting for metadata.
     held: bool,
+    /// Something came that is applied already: the home has not heard of that.
+    repeated: bool,
 }
 
 impl Task {
@@ -222,7 +225,10 @@ impl Task {
             let owner = entry.changes.first().map(Change::owner);
             let current = owner.map_or(entry.epoch, |owner| self.shared.map.home(owner).epoch);
             match self.applier.judge_at(&self.region, &entry, current) {
-                Verdict::Duplicate => continue,
+                Verdict::Duplicate => {
+                    self.repeated = true;
+                    continue;
+                }
                 Verdict::Apply => {}
                 Verdict::Gap { expected } => {
                     tracing::debug!(region = self.region, expected, found = entry.seq, "a gap");
@@ -266,7 +272,15 @@ impl Task {
 
     /// Makes entries durable, and known.
     async fn apply(&mut self, log: u64, entries: Vec<Entry>) -> Result<(), StorageError> {
-        let Some(last) = entries.last() else { return Ok(()) };
+        let repeated = std::mem::take(&mut self.repeated);
+        let Some(last) = entries.last() else {
+            // An acknowledgement may have met our own question on the way: the home then sends again what it takes for missing, and its
+            // window stays shut until it is told.
+            if let Some(position) = self.position.filter(|_| repeated) {
+                self.way.send(&Ship::Ack(position)).await;
+            }
+            return Ok(());
+        };
         let position = Position { log, seq: last.seq };
         let newest = entries.iter().map(|entry| entry.at).max();
         let told = entries.clone();
