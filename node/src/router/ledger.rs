@@ -13,6 +13,7 @@ use global_distrib::NodeIx;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tokio::sync::Notify;
+use xmpp::jid::BareJid;
 use xmpp::stanza::Stanza;
 
 use crate::session::Receipt;
@@ -188,6 +189,14 @@ impl Ledger {
         }
         back.sort_unstable_by_key(|(order, ..)| *order);
         back
+    }
+
+    /// Whether that node has something for that account. Looks at all entries: for rare events.
+    pub fn is_held_for(&self, node: NodeIx, account: &BareJid) -> bool {
+        self.inner.lock().entries.values().any(|entry| {
+            entry.there.contains(&node)
+                && entry.stanza.to().is_some_and(|to| to.bare_str() == account.as_str())
+        })
     }
 
     /// One that has it has kept it, or its sender has the error. Whoever waited is to be told.

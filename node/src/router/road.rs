@@ -6,6 +6,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use global_distrib::{Carrier, Choice, Mark, NodeIx, Row, Trail, leave_trail};
+use xmpp::jid::BareJid;
 use xmpp::stanza::Kind;
 
 use super::ledger::{Due, Holder};
@@ -143,6 +144,15 @@ impl Carrier<Arc<Seat>, Routed> for Road<'_> {
 
     fn order(&self, routed: &Routed) -> u64 {
         routed.order
+    }
+
+    fn leaving_ms(&self, node: Option<NodeIx>, to: &BareJid) -> u64 {
+        // Something of ours is certainly there and may come back: order is worth the wait. If not, a dead region should not hold up
+        // a user who has come back elsewhere.
+        const OTHERWISE_MS: u64 = 5_000;
+        let holds = node.is_some_and(|node| self.node.ledger.is_held_for(node, to));
+        let hold_ms = u64::try_from(self.node.config.geo.hold.as_millis()).unwrap_or(u64::MAX);
+        if holds { hold_ms } else { OTHERWISE_MS.min(hold_ms) }
     }
 
     fn mark(&self) -> Mark {

@@ -50,8 +50,8 @@ pub enum Request {
 pub enum Answer {
     /// Kept (or dropped), and committed.
     Filed,
-    /// The account is connected somewhere: nothing was kept.
-    Elsewhere,
+    /// The account is connected somewhere: nothing was kept but these, which had been before.
+    Elsewhere(Vec<u64>),
     /// No such account.
     NoAccount,
     /// The account's bound is reached: nothing was kept.
@@ -95,6 +95,15 @@ async fn decide(
             if !accounts::exists(tx).await? {
                 return Ok(Answer::NoAccount);
             }
+            let known = tx.get(FILED, &from).await?;
+            let mut filed: Vec<u64> =
+                known.and_then(|bytes| postcard::from_bytes(&bytes).ok()).unwrap_or_default();
+            let batch = stanzas.len();
+            let (again, stanzas): (Vec<_>, Vec<_>) =
+                stanzas.into_iter().partition(|(order, _)| filed.contains(order));
+            if stanzas.is_empty() {
+                return Ok(Answer::Filed);
+            }
             let connected = node
                 .directory
                 .read(account.as_str(), |rows| {
@@ -102,14 +111,8 @@ async fn decide(
                 })
                 .unwrap_or(false);
             if connected {
-                return Ok(Answer::Elsewhere);
+                return Ok(Answer::Elsewhere(again.into_iter().map(|(order, _)| order).collect()));
             }
-            let known = tx.get(FILED, &from).await?;
-            let mut filed: Vec<u64> =
-                known.and_then(|bytes| postcard::from_bytes(&bytes).ok()).unwrap_or_default();
-            let batch = stanzas.len();
-            let stanzas: Vec<_> =
-                stanzas.into_iter().filter(|(order, _)| !filed.contains(order)).collect();
             let kept = tx.archive(OFFLINE, Page::after(None, max as usize)).await?.len();
             if kept + stanzas.len() > max as usize {
                 return Ok(Answer::Full);

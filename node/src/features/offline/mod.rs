@@ -86,7 +86,11 @@ pub async fn file(node: &Arc<Node>, account: &BareJid, batch: Vec<Routed>) -> Fi
             node.metrics.routed.offline.inc_by(batch.len() as u64);
             Filed { kept: batch, ..Filed::default() }
         }
-        Ok(Answer::Elsewhere) => Filed { elsewhere: batch, ..Filed::default() },
+        Ok(Answer::Elsewhere(filed)) => {
+            let (kept, elsewhere) =
+                batch.into_iter().partition(|routed| filed.contains(&routed.order));
+            Filed { kept, elsewhere, ..Filed::default() }
+        }
         Ok(Answer::NoAccount) => all(StanzaError::service_unavailable(), batch),
         // XEP-0160 §2: like an account without offline storage.
         Ok(Answer::Full) => all(StanzaError::service_unavailable(), batch),

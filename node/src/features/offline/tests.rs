@@ -95,7 +95,7 @@ async fn nothing_is_filed_behind_the_back_of_a_user_who_is_here() {
     house.available("romeo/robot", -1).await;
     assert!(matches!(file(&house, &romeo, &["a"]).await, Answer::Filed));
     house.available("romeo/orchard", 0).await;
-    assert!(matches!(file(&house, &romeo, &["b"]).await, Answer::Elsewhere));
+    assert!(matches!(file(&house, &romeo, &["b"]).await, Answer::Elsewhere(_)));
 }
 
 #[tokio::test]
