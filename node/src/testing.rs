@@ -195,7 +195,9 @@ pub(crate) fn words(actions: &[Action]) -> Vec<String> {
     let word = |action: &Action| match action {
         Action::Reply(stanza) => format!("reply {stanza:?}"),
         Action::Route(stanza) => format!("route {stanza:?}"),
-        Action::Multicast { stanza, to } => format!("tell {}: {stanza:?}", names(to)),
+        Action::Multicast { presence, to } => {
+            format!("tell {}: {:?}", names(to), presence.stanza)
+        }
         Action::Probe { to, .. } => format!("ask {}", names(to)),
         Action::HandOut(_) => "hand out".to_owned(),
         other => format!("{other:?}"),

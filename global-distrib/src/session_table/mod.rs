@@ -443,8 +443,9 @@ impl<H: Clone + PartialEq, S> Directory<H, S> {
         (removed, reopen)
     }
 
-    /// Marks a node's rows dark (silent too long) or lit again; returns the full JIDs of available rows whose light changed. O(users).
-    pub fn light(&self, node: NodeIx, lit: bool) -> Vec<FullJid> {
+    /// Marks a node's rows dark (silent too long) or lit again; returns the full JIDs and generations of available rows whose light
+    /// changed. O(users).
+    pub fn light(&self, node: NodeIx, lit: bool) -> Vec<(FullJid, Hlc)> {
         let mut changed = Vec::new();
         self.users.retain_sync(|_, user| {
             for row in
@@ -452,7 +453,7 @@ impl<H: Clone + PartialEq, S> Directory<H, S> {
             {
                 row.lit = lit;
                 if row.available {
-                    changed.push(row.full.clone());
+                    changed.push((row.full.clone(), row.generation));
                 }
             }
             true

@@ -41,6 +41,8 @@ pub const RAFT_CALL: FrameKind = FrameKind(0x20);
 pub const RAFT_REPLY: FrameKind = FrameKind(0x21);
 /// Presence for an account that was granted it; body as [`MULTICAST`].
 pub const GRANT: FrameKind = FrameKind(0x1d);
+/// The presence of one session for one that asked: [`write_presence`].
+pub const PRESENCE: FrameKind = FrameKind(0x1f);
 /// Whom the sender reaches, as a datagram: `Vec<String>` of node names.
 pub const REACH: FrameKind = FrameKind(0x22);
 
@@ -131,8 +133,9 @@ pub fn parts(to: &[BareJid]) -> impl Iterator<Item = &[BareJid]> {
     })
 }
 
-/// Appends a multicast body: how many, each account, the stanza.
-pub fn write_multicast(out: &mut Vec<u8>, to: &[BareJid], stanza: &[u8]) {
+/// Appends a multicast body: the generation of the session it is of, how many, each account, the stanza.
+pub fn write_multicast(out: &mut Vec<u8>, generation: Hlc, to: &[BareJid], stanza: &[u8]) {
+    out.extend_from_slice(&generation.0.to_le_bytes());
     let count = u32::try_from(to.len()).expect("a roster is bounded far below 2^32");
     out.extend_from_slice(&count.to_le_bytes());
     for account in to {
@@ -145,7 +148,8 @@ pub fn write_multicast(out: &mut Vec<u8>, to: &[BareJid], stanza: &[u8]) {
 }
 
 /// Splits a multicast body; `None` when it does not add up.
-pub fn read_multicast(mut body: Bytes) -> Option<(Vec<Bytes>, Bytes)> {
+pub fn read_multicast(mut body: Bytes) -> Option<(Hlc, Vec<Bytes>, Bytes)> {
+    let generation = Hlc(body.try_get_u64_le().ok()?);
     let count = body.try_get_u32_le().ok()? as usize;
     if count > body.len() / 2 {
         return None;
@@ -158,7 +162,28 @@ pub fn read_multicast(mut body: Bytes) -> Option<(Vec<Bytes>, Bytes)> {
         }
         to.push(body.split_to(length));
     }
-    Some((to, body))
+    Some((generation, to, body))
+}
+
+/// Appends a presence body: the generation of the session it is of, to whom, the stanza.
+pub fn write_presence(out: &mut Vec<u8>, generation: Hlc, to: &FullJid, stanza: &[u8]) {
+    out.extend_from_slice(&generation.0.to_le_bytes());
+    let text = to.as_str().as_bytes();
+    let length = u16::try_from(text.len()).expect("a full JID is at most 3,071 bytes");
+    out.extend_from_slice(&length.to_le_bytes());
+    out.extend_from_slice(text);
+    out.extend_from_slice(stanza);
+}
+
+/// Splits a presence body; `None` when it does not add up.
+pub fn read_presence(mut body: Bytes) -> Option<(Hlc, FullJid, Bytes)> {
+    let generation = Hlc(body.try_get_u64_le().ok()?);
+    let length = usize::from(body.try_get_u16_le().ok()?);
+    if length > body.len() {
+        return None;
+    }
+    let to = FullJid::parse(std::str::from_utf8(&body.split_to(length)).ok()?).ok()?;
+    Some((generation, to, body))
 }
 
 /// "Tell `from` whether these are available."
@@ -238,8 +263,8 @@ mod tests {
             let to: Vec<BareJid> = (0..count).map(|n| name(n).expect("jid")).collect();
             for part in parts(&to) {
                 let mut out = Vec::new();
-                write_multicast(&mut out, part, b"");
-                assert!(out.len() <= NAMES_BYTES_MAX + 4 && !part.is_empty());
+                write_multicast(&mut out, Hlc::ZERO, part, b"");
+                assert!(out.len() <= NAMES_BYTES_MAX + 12 && !part.is_empty());
             }
             assert_eq!(parts(&to).flatten().count(), count);
         }
@@ -250,11 +275,20 @@ mod tests {
     fn a_multicast_comes_back_and_a_cut_one_is_refused() {
         let to = [BareJid::parse("a@x").expect("jid"), BareJid::parse("bb@x").expect("jid")];
         let mut out = Vec::new();
-        write_multicast(&mut out, &to, b"<presence/>");
-        let (who, stanza) = read_multicast(out.clone().into()).expect("whole");
+        write_multicast(&mut out, Hlc(7), &to, b"<presence/>");
+        let (generation, who, stanza) = read_multicast(out.clone().into()).expect("whole");
+        assert_eq!(generation, Hlc(7));
         assert_eq!(who, [Bytes::from_static(b"a@x"), Bytes::from_static(b"bb@x")]);
         assert_eq!(stanza, Bytes::from_static(b"<presence/>"));
-        out.truncate(8);
+        let full = FullJid::parse("a@x/y").expect("jid");
+        let mut one = Vec::new();
+        write_presence(&mut one, Hlc(9), &full, b"<presence/>");
+        let (generation, to, stanza) = read_presence(one.clone().into()).expect("whole");
+        assert_eq!((generation, to), (Hlc(9), full));
+        assert_eq!(stanza, Bytes::from_static(b"<presence/>"));
+        one.truncate(12);
+        assert!(read_presence(one.into()).is_none());
+        out.truncate(16);
         assert!(read_multicast(out.into()).is_none());
     }
 }

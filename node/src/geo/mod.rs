@@ -3,7 +3,7 @@
 //! Called by the router and by features' actions. Blueprint §4 to §6.
 //!
 //! * `frame` what is said on a link · `user` what arrives · `route` our route log and the others' · `held` what we have of
-//!   other nodes' ledgers · `calls` request and answer · `light` presence when a node falls silent or returns · `tick` once a second ·
+//!   other nodes' ledgers · `calls` request and answer · `presence` who shows what to whom · `light` presence when a node falls silent or returns · `tick` once a second ·
 //!   `numbers` for `/metrics`
 
 pub mod calls;
@@ -11,6 +11,7 @@ pub mod frame;
 pub mod held;
 pub mod light;
 mod numbers;
+pub mod presence;
 pub mod route;
 pub mod tick;
 pub mod user;
@@ -24,10 +25,10 @@ use global_distrib::{Mark, NodeIx, Nodes};
 use parking_lot::{Mutex, RwLock};
 use replication::watermark::Probes;
 use s2s::link::{FrameKind, Link, Links, PeerId};
-use xmpp::jid::{BareJid, FullJid, Jid};
-use xmpp::stanza::{Stanza, Type};
+use xmpp::jid::{BareJid, FullJid};
+use xmpp::stanza::Stanza;
 
-use self::frame::{CarbonCopy, PresenceProbe, StanzaHead};
+use self::frame::{CarbonCopy, StanzaHead};
 use crate::app::Node;
 use crate::router::perform;
 
@@ -301,88 +302,6 @@ impl Geo {
         self.send(node, kind, &[&body])
     }
 
-    /// Presence for the available resources of `to`, wherever they are: local ones at once, and one frame to every other live node,
-    /// which knows its own rows best. All of them, not only those with rows here: a resource that is just binding there would
-    /// otherwise miss it (its own probe may have passed ours on the way).
-    pub fn multicast(&self, node: &Arc<Node>, stanza: &Stanza, to: &[BareJid]) {
-        let to: Vec<BareJid> = to
-            .iter()
-            .filter(|account| node.domains.has_accounts(account.domain()))
-            .cloned()
-            .collect();
-        if to.is_empty() {
-            return;
-        }
-        for account in &to {
-            local_presence(node, account.as_str(), stanza);
-        }
-        let live = self.live.read().clone();
-        for (_, ix) in live {
-            self.multicast_to(node, ix, stanza, &to);
-        }
-    }
-
-    /// Presence to an account that was just granted it. A region that does not know of the grant yet drops it, and asks by itself when
-    /// it does: so a client never sees the presence of somebody who is not yet in its roster.
-    pub fn grant(&self, node: &Arc<Node>, presence: &Stanza, to: &BareJid) {
-        if !node.domains.has_accounts(to.domain()) {
-            return;
-        }
-        granted_here(node, presence, to);
-        let live = self.live.read().clone();
-        for (_, ix) in live {
-            self.send_with(ix, frame::GRANT, |out| {
-                frame::write_multicast(out, std::slice::from_ref(to), presence.bytes());
-            });
-        }
-    }
-
-    /// The part of [`Geo::multicast`] for one node.
-    pub fn multicast_to(&self, node: &Node, ix: NodeIx, stanza: &Stanza, to: &[BareJid]) {
-        for part in frame::parts(to) {
-            let sent = self.send_with(ix, frame::MULTICAST, |out| {
-                frame::write_multicast(out, part, stanza.bytes())
-            });
-            if sent.is_none() {
-                node.metrics.presence_dropped.inc();
-            }
-        }
-    }
-
-    /// Tells a local resource the presence of `to`'s resources: local ones at once, others by asking the nodes that have them.
-    pub fn probe_presence(&self, node: &Arc<Node>, from: &FullJid, to: Vec<BareJid>) {
-        let mut elsewhere: BTreeMap<NodeIx, Vec<BareJid>> = BTreeMap::new();
-        let addressee = Jid::from(from);
-        for account in to {
-            let mut presences = Vec::new();
-            node.directory.read(account.as_str(), |rows| {
-                for row in rows.iter().filter(|row| row.available && row.lit && row.full != *from) {
-                    match (row.here(), row.there()) {
-                        (Some(seat), _) => presences.extend(seat.presence()),
-                        (None, Some(ix)) => {
-                            let asked = elsewhere.entry(ix).or_default();
-                            if asked.last() != Some(&account) {
-                                asked.push(account.clone());
-                            }
-                        }
-                        _ => {}
-                    }
-                }
-            });
-            for presence in presences {
-                crate::router::route(node, presence.with_to(&addressee));
-            }
-        }
-        for (ix, to) in elsewhere {
-            for to in frame::parts(&to).map(<[BareJid]>::to_vec) {
-                let probe = PresenceProbe { from: from.clone(), to };
-                if self.send_value(ix, frame::PRESENCE_PROBE, &probe).is_none() {
-                    node.metrics.presence_dropped.inc();
-                }
-            }
-        }
-    }
-
     /// Carbons for an account's other resources, here and elsewhere.
     pub fn carbon(
         &self,
@@ -415,32 +334,5 @@ impl Geo {
         for ix in elsewhere {
             self.send_value(ix, frame::CARBON, &copy);
         }
-    }
-}
-
-/// Presence for the available resources of one account on this node.
-pub fn local_presence(node: &Arc<Node>, account: &str, stanza: &Stanza) {
-    node.directory.read(account, |rows| {
-        let mut addressed: Option<Stanza> = None;
-        for seat in rows.iter().filter(|row| row.available).filter_map(global_distrib::Row::here) {
-            let stanza = addressed.get_or_insert_with(|| match BareJid::parse(account) {
-                Ok(account) => stanza.with_to(&Jid::from(account)),
-                Err(_) => stanza.clone(),
-            });
-            let own = stanza.from().is_some_and(|from| *from == *seat.full.as_str());
-            // A resource's own unavailable presence does not come back to it: it is leaving.
-            if !(own && stanza.type_() == Type::Unavailable) {
-                perform::to_seat(node, seat, stanza.clone());
-            }
-        }
-    });
-}
-
-/// The local part of [`Geo::grant`]. Only accounts with sessions here are looked at, and their rosters are at hand.
-pub fn granted_here(node: &Arc<Node>, presence: &Stanza, to: &BareJid) {
-    let Some(from) = presence.from().map(Jid::bare) else { return };
-    let knows = node.rosters.cached(to).is_some_and(|roster| roster.has_subscription(&from));
-    if knows {
-        local_presence(node, to.as_str(), presence);
     }
 }

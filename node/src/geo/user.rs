@@ -13,6 +13,7 @@ use xmpp::jid::{BareJid, Jid};
 use xmpp::stanza::Stanza;
 
 use super::frame::{self, Call, CarbonCopy, PresenceProbe, Reply, StanzaHead};
+use super::presence::{self, Presence};
 use super::{Peer, light};
 use crate::app::Node;
 use crate::router::road::Road;
@@ -185,7 +186,14 @@ fn take(node: &Arc<Node>, peer: &Peer, kind: FrameKind, body: Bytes) {
         frame::GRANT => multicast(node, peer, body, true),
         frame::PRESENCE_PROBE => {
             if let Some(probe) = value::<PresenceProbe>(&peer.id, kind, &body) {
-                answer_probe(node, &probe);
+                presence::answer_probe(node, peer, &probe);
+            }
+        }
+        frame::PRESENCE => {
+            if let Some((generation, to, bytes)) = frame::read_presence(body)
+                && let Ok(stanza) = Stanza::parse(bytes)
+            {
+                presence::answered(node, &Presence { stanza, generation }, &to);
             }
         }
         frame::CARBON => {
@@ -317,30 +325,18 @@ fn returned(node: &Arc<Node>, peer: &Peer, body: Bytes) {
 }
 
 fn multicast(node: &Arc<Node>, peer: &Peer, body: Bytes, grant: bool) {
-    let Some((to, bytes)) = frame::read_multicast(body) else {
+    let Some((generation, to, bytes)) = frame::read_multicast(body) else {
         tracing::warn!(peer = %peer.id, "a multicast that does not add up");
         return;
     };
     let Ok(stanza) = Stanza::parse(bytes) else { return };
+    let presence = Presence { stanza, generation };
     for account in to {
         let Ok(account) = std::str::from_utf8(&account) else { continue };
         if !grant {
-            super::local_presence(node, account, &stanza);
+            presence::local_presence(node, account, &presence);
         } else if let Ok(account) = BareJid::parse(account) {
-            super::granted_here(node, &stanza, &account);
-        }
-    }
-}
-
-/// RFC 6121 §4.3.2: the presence of our resources. The asking region looked at the asker's roster, which says that the account granted
-/// it; ours may not have heard of that yet, so it is not asked again.
-fn answer_probe(node: &Arc<Node>, probe: &PresenceProbe) {
-    let to = Jid::from(&probe.from);
-    for account in &probe.to {
-        for seat in perform::seats_of(node, account.as_str()) {
-            if let Some(presence) = seat.presence() {
-                router::route(node, presence.with_to(&to));
-            }
+            presence::granted_here(node, &presence, &account);
         }
     }
 }

@@ -27,6 +27,7 @@ pub use self::perform::perform;
 use self::road::Road;
 use crate::app::Node;
 use crate::geo::frame::TRIES_MAX;
+use crate::geo::presence::Presence;
 use crate::session::{Delivery, Owed, Receipt, Seat};
 
 /// A stanza on its way to an account.
@@ -69,7 +70,8 @@ fn to_account(node: &Arc<Node>, account: &BareJid, stanza: Stanza, receipt: Opti
     if stanza.kind() == Kind::Presence {
         let full = stanza.to().is_some_and(|to| to.resource().is_some());
         if !full && matches!(stanza.type_(), Type::Available | Type::Unavailable) {
-            node.geo.multicast(node, &stanza, std::slice::from_ref(account));
+            let presence = Presence { stanza, generation: Presence::ALWAYS };
+            node.geo.multicast(node, &presence, std::slice::from_ref(account));
             return;
         }
     }

@@ -11,6 +11,7 @@ use xmpp::stanza::{Kind, Stanza};
 use xmpp::stream::error::StreamError;
 
 use super::mailbox::{Class, Mailbox, Weight};
+use crate::geo::presence::Presence;
 
 const CARBONS: u8 = 1;
 const INTERESTED: u8 = 2;
@@ -35,7 +36,7 @@ pub struct Seat {
     pub mailbox: Mailbox<Item>,
     flags: AtomicU8,
     priority: AtomicI8,
-    presence: Mutex<Presence>,
+    presence: Mutex<Shown>,
     /// The id of the last filed message it was handed.
     handed: AtomicU64,
     /// `Some` while older messages are being handed out: newer ones wait here.
@@ -50,7 +51,7 @@ struct Newer {
 }
 
 #[derive(Debug, Default)]
-struct Presence {
+struct Shown {
     last: Option<Stanza>,
     directed: Vec<Jid>,
 }
@@ -272,6 +273,14 @@ impl Seat {
     /// Its last presence, if available.
     pub fn presence(&self) -> Option<Stanza> {
         self.presence.lock().last.clone()
+    }
+
+    /// Hands on its last presence, if available; nothing newer can be handed on before that is done.
+    pub fn tell_presence(&self, tell: impl FnOnce(Presence)) {
+        let shown = self.presence.lock();
+        if let Some(stanza) = shown.last.clone() {
+            tell(Presence { stanza, generation: self.generation });
+        }
     }
 
     /// New presence (`None`: unavailable). Returns whether it was available before.
