@@ -32,7 +32,8 @@ use crate::features::roster::cache::Rosters;
 use crate::geo::Geo;
 use crate::homes::Homes;
 use crate::metrics::Metrics;
-use crate::router::{Domains, Routed, perform};
+use crate::outbox::Recovery;
+use crate::router::{Domains, Ledger, Routed, perform};
 use crate::session::mailbox::{Mailbox, MailboxLimits};
 use crate::session::{Resumable, Seat};
 use crate::storage::Storage;
@@ -60,6 +61,12 @@ pub struct Node {
     pub rosters: Rosters,
     /// The XEPs.
     pub features: Features,
+    /// What it has promised and not handed on.
+    pub ledger: Ledger,
+    /// What a former life had promised.
+    pub recovery: Recovery,
+    /// Held by whoever writes the outbox.
+    pub(crate) outbox_writer: tokio::sync::Mutex<()>,
     /// Sessions that may be resumed.
     pub resumable: Resumable,
     /// Who may sign in.

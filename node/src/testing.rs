@@ -137,10 +137,17 @@ impl House {
         assert!(waited.await.is_ok(), "{what}");
     }
 
-    /// The next message, iq or presence in a mailbox that is not empty soon.
-    pub(crate) async fn mail(&self, seat: &Seat) -> Vec<String> {
+    /// What is in a mailbox that is not empty soon; the client has it then.
+    pub(crate) async fn mail(&self, seat: &Arc<Seat>) -> Vec<String> {
         self.until("something in the mailbox", || seat.mailbox.depth().items > 0).await;
-        mail(seat)
+        let items = seat.mailbox.drain();
+        let texts = items.iter().map(text).collect();
+        let deliveries = items.into_iter().filter_map(|item| match item {
+            Item::Stanza(delivery) => Some(delivery),
+            Item::Control(_) => None,
+        });
+        router::kept(&self.node, seat, deliveries);
+        texts
     }
 }
 

@@ -89,6 +89,11 @@ pub trait Carrier<H, S> {
         let _ = stanza;
         0
     }
+    /// How long a session of that node (`None`: of this one) that has lost its row is waited for, milliseconds, at most the hold time.
+    fn leaving_ms(&self, node: Option<NodeIx>, to: &BareJid) -> u64 {
+        let _ = (node, to);
+        way::LEAVING_MS_MAX
+    }
     /// Sends a probe to every live node; what must be echoed. Empty when there is no other live node.
     fn mark(&self) -> Mark;
     /// Whether all of a mark is echoed (nodes that metadata says are down do not hold it back).
@@ -507,7 +512,7 @@ impl<H: Clone + PartialEq, S> Directory<H, S> {
         let choice = carrier.choose(&stanza, &user.rows);
         match &choice {
             Choice::Refuse => return Outcome::Nobody(stanza),
-            Choice::Send { here, there } if !user.way.blocks(here, there, now_ms, carrier) => {
+            Choice::Send { here, there } if !user.way.blocks(to, here, there, now_ms, carrier) => {
                 return match carry(user, stanza, here, there, carrier) {
                     Ok(()) => Outcome::Sent,
                     Err(stanza) => Outcome::Full(stanza),

@@ -30,7 +30,8 @@ use crate::features::roster::cache::Rosters;
 use crate::geo::Geo;
 use crate::geo::user::User;
 use crate::metrics::Metrics;
-use crate::router::Domains;
+use crate::outbox::{self, Recovery};
+use crate::router::{Domains, Ledger};
 use crate::session::Resumable;
 use crate::storage::Storage;
 use crate::storage::sqlite::{Sqlite, SqliteConfig};
@@ -126,6 +127,9 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
         storage,
         rosters: Rosters::default(),
         features,
+        ledger: Ledger::new(incarnation, config.limits.unsettled_bytes_max),
+        recovery: Recovery::default(),
+        outbox_writer: tokio::sync::Mutex::new(()),
         resumable: Resumable::default(),
         authenticator: Internal::new(records, crate::homes::accounts::ITERATIONS),
         throttle: Throttle::new(),
@@ -142,6 +146,7 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
         config,
     });
     late.set(&node);
+    outbox::load(&node).await?;
     Ok(node)
 }
 

@@ -13,12 +13,15 @@ use xmpp::stream::error::StreamError;
 
 use super::{Node, build, operator::Desk, wires};
 use crate::geo::tick;
+use crate::outbox;
 use crate::router::perform;
 use crate::session;
 use crate::transport::tcp::{self, Gate, GateLimits};
 
 /// How long one attempt to make this node known may take; it is made again until it succeeds.
 const ANNOUNCE_WITHIN: Duration = Duration::from_secs(5);
+/// How long the last writing of the outbox may take.
+const OUTBOX_WITHIN: Duration = Duration::from_secs(5);
 /// How often the drain looks whether the last session is gone.
 const DRAIN_LOOK: Duration = Duration::from_millis(20);
 
@@ -130,6 +133,8 @@ pub fn housekeeping(node: &Arc<Node>, tasks: &mut JoinSet<()>) {
     tasks.spawn(tick::run(node.clone()));
     tasks.spawn(wires::follow_metadata(node.clone()));
     tasks.spawn(announce(node.clone()));
+    tasks.spawn(outbox::run(node.clone()));
+    tasks.spawn(outbox::recover(node.clone()));
 }
 
 /// Makes this life of the node known to metadata: its address, certificate and incarnation.
@@ -181,6 +186,12 @@ pub async fn drain(node: &Arc<Node>, mut tasks: JoinSet<()>) {
     if !settled() {
         let (parked, bytes) = node.directory.parked();
         tracing::warn!(parked, bytes, filing = node.filing(), "the drain's deadline has passed");
+    }
+    // What has not found its place is routed on by this node's next life.
+    if !outbox::flush(node, Instant::now() + OUTBOX_WITHIN).await {
+        tracing::error!(
+            "the outbox could not be written: what its senders were not told of is lost"
+        );
     }
     node.stop();
     node.metadata.resign().await;

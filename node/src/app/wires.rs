@@ -260,6 +260,7 @@ pub(super) async fn homes(
                 roster::record::ROSTER,
                 roster::record::VERSION,
                 offline::home::OFFLINE,
+                offline::home::FILED,
             ],
         }),
         Box::new(roster::home::RosterHome),

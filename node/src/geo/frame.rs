@@ -2,6 +2,7 @@
 //! Hot kinds (stanza, multicast) are laid out by hand so that nothing is copied twice; the rest is postcard.
 
 use bytes::{Buf, Bytes};
+use replication::Hlc;
 use s2s::link::FrameKind;
 use serde::{Deserialize, Serialize};
 use xmpp::jid::{BareJid, FullJid};
@@ -10,7 +11,7 @@ use xmpp::jid::{BareJid, FullJid};
 pub const ROUTE: FrameKind = FrameKind(0x10);
 /// A stanza for an account's resources on the receiving node.
 pub const STANZA: FrameKind = FrameKind(0x11);
-/// A stanza that no session on the sending node takes; same body as the [`STANZA`] it answers.
+/// A stanza of the receiver's that no session on the sending node has any more; body as [`STANZA`].
 pub const RETURN: FrameKind = FrameKind(0x12);
 /// Presence for the available resources of many accounts.
 pub const MULTICAST: FrameKind = FrameKind(0x13);
@@ -20,8 +21,8 @@ pub const PRESENCE_PROBE: FrameKind = FrameKind(0x14);
 pub const CARBON: FrameKind = FrameKind(0x15);
 /// "We took you for dead: tell us the presence of your users again." Empty.
 pub const REPRESENT: FrameKind = FrameKind(0x16);
-/// [`FlightEnd`].
-pub const FLIGHT: FrameKind = FrameKind(0x17);
+/// These messages of the receiver's ledger are kept: clients have them, or they are filed. [`write_orders`].
+pub const KEPT: FrameKind = FrameKind(0x17);
 /// A watermark probe: `u64`, little endian.
 pub const PROBE: FrameKind = FrameKind(0x18);
 /// Its echo: the same number.
@@ -30,6 +31,8 @@ pub const ECHO: FrameKind = FrameKind(0x19);
 pub const CALL: FrameKind = FrameKind(0x1a);
 /// Its answer: [`Reply`].
 pub const REPLY: FrameKind = FrameKind(0x1b);
+/// All messages of the receiver's ledger, of former lives too, that the sender has: the first word on a fresh link. [`write_orders`].
+pub const HELD: FrameKind = FrameKind(0x1e);
 /// Durable-log shipping; the body belongs to `homes::wire`.
 pub const DURABLE: FrameKind = FrameKind(0x1c);
 /// Raft request, as a datagram: [`Call`].
@@ -41,43 +44,72 @@ pub const GRANT: FrameKind = FrameKind(0x1d);
 /// Whom the sender reaches, as a datagram: `Vec<String>` of node names.
 pub const REACH: FrameKind = FrameKind(0x22);
 
-/// Head of a [`STANZA`]: flags, tries, and the flight when it is one of several copies.
+/// Head of a [`STANZA`] and of a [`RETURN`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct StanzaHead {
-    /// Others have it too: if nobody takes it here, that is no loss.
+    /// Others have it too, and nobody remembers this copy: if no session takes it, that is not told.
     pub copy: bool,
+    /// It stays in the ledger of the node where it entered until that is told [`KEPT`] or [`RETURN`].
+    pub tracked: bool,
+    /// Of a return: it was refused because something earlier has to be settled first, which is no failed try.
+    pub early: bool,
     /// How often it was routed anew; at [`TRIES_MAX`] it is bounced.
     pub tries: u8,
-    /// Which of the sender's flights it belongs to; 0 for none.
-    pub flight: u64,
+    /// Its place among all that the node accepted where it entered.
+    pub order: u64,
+    /// How many refusals of the receiver the sender has seen (`global_distrib` admits by it).
+    pub seen: u64,
+    /// The newest session of the addressee that the sender knew of: it is not for younger ones.
+    pub newest: Hlc,
 }
 
 /// Bound on re-routing one stanza.
 pub const TRIES_MAX: u8 = 16;
 
+const HEAD_BYTES: usize = 26;
+
 impl StanzaHead {
     /// Appends the head.
     pub fn write(&self, out: &mut Vec<u8>) {
-        out.push(u8::from(self.copy) | (u8::from(self.flight != 0) << 1));
-        out.push(self.tries);
-        if self.flight != 0 {
-            out.extend_from_slice(&self.flight.to_le_bytes());
-        }
+        let mut head = [0; HEAD_BYTES];
+        head[0] = u8::from(self.copy) | (u8::from(self.tracked) << 1) | (u8::from(self.early) << 2);
+        head[1] = self.tries;
+        head[2..10].copy_from_slice(&self.order.to_le_bytes());
+        head[10..18].copy_from_slice(&self.seen.to_le_bytes());
+        head[18..].copy_from_slice(&self.newest.0.to_le_bytes());
+        out.extend_from_slice(&head);
     }
 
     /// Splits a body into head and stanza bytes; `None` when it is too short.
     pub fn read(mut body: Bytes) -> Option<(Self, Bytes)> {
-        if body.len() < 2 {
+        if body.len() < HEAD_BYTES {
             return None;
         }
         let flags = body.get_u8();
-        let tries = body.get_u8();
-        let mut head = Self { copy: flags & 1 != 0, tries, flight: 0 };
-        if flags & 2 != 0 {
-            head.flight = body.try_get_u64_le().ok()?;
-        }
+        let head = Self {
+            copy: flags & 1 != 0,
+            tracked: flags & 2 != 0,
+            early: flags & 4 != 0,
+            tries: body.get_u8(),
+            order: body.get_u64_le(),
+            seen: body.get_u64_le(),
+            newest: Hlc(body.get_u64_le()),
+        };
         Some((head, body))
     }
+}
+
+/// Orders in one frame at most.
+pub const ORDERS_MAX: usize = 64 * 1024;
+
+/// Appends orders.
+pub fn write_orders(out: &mut Vec<u8>, orders: &[u64]) {
+    out.extend(orders.iter().flat_map(|order| order.to_le_bytes()));
+}
+
+/// The orders in a body; a last one that is not whole is left out.
+pub fn read_orders(body: &[u8]) -> impl Iterator<Item = u64> + '_ {
+    body.as_chunks::<8>().0.iter().map(|order| u64::from_le_bytes(*order))
 }
 
 /// Bytes of names in one frame at most: with the stanza it stays below the 1 MiB of a frame.
@@ -151,15 +183,6 @@ pub struct CarbonCopy {
     pub forwarded: Vec<u8>,
 }
 
-/// What became of one copy of a flight.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct FlightEnd {
-    /// Which.
-    pub flight: u64,
-    /// Whether a session took it.
-    pub delivered: bool,
-}
-
 /// A request.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Call {
@@ -184,7 +207,16 @@ mod tests {
 
     #[test]
     fn a_stanza_head_comes_back() {
-        for head in [StanzaHead::default(), StanzaHead { copy: true, tries: 3, flight: 9 }] {
+        let full = StanzaHead {
+            copy: true,
+            tracked: true,
+            early: true,
+            tries: 3,
+            order: 9,
+            seen: u64::MAX,
+            newest: Hlc(7),
+        };
+        for head in [StanzaHead::default(), full] {
             let mut out = Vec::new();
             head.write(&mut out);
             out.extend_from_slice(b"<message/>");
@@ -194,6 +226,9 @@ mod tests {
             );
         }
         assert_eq!(StanzaHead::read(Bytes::from_static(&[2, 0, 1])), None);
+        let mut out = Vec::new();
+        write_orders(&mut out, &[1, u64::MAX]);
+        assert_eq!(read_orders(&out).collect::<Vec<_>>(), [1, u64::MAX]);
     }
 
     #[test]

@@ -35,6 +35,9 @@ pub async fn run(node: Arc<Node>) {
         for account in node.directory.due(now) {
             router::reopen(&node, &account);
         }
+        for (peer, orders) in node.geo.held.take_untold() {
+            node.geo.tell_kept(peer, &orders);
+        }
         report_reach(&node);
         numbers.show(&node, now);
         declare(&node, now, &mut unreached).await;

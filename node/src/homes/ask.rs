@@ -141,6 +141,9 @@ impl Homes {
 
     /// Waits until the replica here has applied what the home had, within bounds.
     async fn follow(&self, home: &str, at: Position) {
+        if at.seq == 0 {
+            return; // Its log is empty: there is nothing to follow.
+        }
         let applied = self.with_peer(home, |peer| peer.applied.clone());
         let reached = applied.until(|now| now.log == at.log && now.seq >= at.seq);
         if timeout(self.shared.config.follow_timeout, reached).await.is_err() {

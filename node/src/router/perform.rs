@@ -47,8 +47,7 @@ pub fn perform(
 /// Into one local mailbox. A full one refuses: an IQ or message is then bounced to its sender, presence is counted and dropped
 /// (the next presence of the same resource makes up for it).
 pub fn to_seat(node: &Arc<Node>, seat: &Seat, stanza: Stanza) {
-    let delivery = Delivery { stanza: stanza.clone(), sole: false, via: None };
-    if !seat.take(delivery) {
+    if !seat.take(Delivery::light(stanza.clone())) {
         node.metrics.mailbox_full.inc();
         if stanza.kind() != Kind::Presence {
             super::undeliverable(node, &stanza);

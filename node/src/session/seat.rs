@@ -1,7 +1,7 @@
 //! Room: what the rest of the node may know of a local session: its address, its mailbox, its last presence, three flags.
 //! The session task owns everything else. A row of the session table points here.
 
-use std::sync::atomic::{AtomicI8, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicI8, AtomicU8, AtomicU64, Ordering};
 
 use global_distrib::NodeIx;
 use parking_lot::Mutex;
@@ -36,6 +36,8 @@ pub struct Seat {
     flags: AtomicU8,
     priority: AtomicI8,
     presence: Mutex<Presence>,
+    /// The id of the last filed message it was handed.
+    handed: AtomicU64,
     /// `Some` while older messages are being handed out: newer ones wait here.
     newer: Mutex<Option<Box<Newer>>>,
 }
@@ -72,6 +74,28 @@ pub struct Delivery {
     pub via: Option<NodeIx>,
     /// Nobody else has this message: if this session cannot hand it on, it is routed anew (XEP-0198 §5 *Acks*).
     pub sole: bool,
+    /// Its place among all that the node accepted where it entered (RFC 6120 §10.1: order); for what was filed, its id at the home.
+    pub order: u64,
+    /// Who waits to hear that the client has it.
+    pub owed: Owed,
+}
+
+/// Who waits to hear that a client has what it was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owed {
+    /// Nobody.
+    Nothing,
+    /// The ledger of the node where it entered; until then it is not kept.
+    Ledger,
+    /// The account's home, which keeps it filed until then.
+    Home,
+}
+
+impl Delivery {
+    /// What we made ourselves, or what is no loss: presence, answers, copies.
+    pub fn light(stanza: Stanza) -> Self {
+        Self { stanza, via: None, sole: false, order: 0, owed: Owed::Nothing }
+    }
 }
 
 /// Orders to a session.
@@ -81,6 +105,11 @@ pub enum Control {
     Close(StreamError),
     /// The coarse timer fired: look at your deadlines.
     Tick,
+    /// Of what the client has sent, more is handled: read on if you had stopped, and tell it if it has asked (XEP-0198 `h`).
+    Handled {
+        /// It has asked.
+        answer: bool,
+    },
     /// Another connection resumes this session: hand over your state (XEP-0198 §5).
     Resume(tokio::sync::oneshot::Sender<super::Handover>),
 }
@@ -126,6 +155,7 @@ impl Seat {
             flags: AtomicU8::new(0),
             priority: AtomicI8::new(-1),
             presence: Mutex::default(),
+            handed: AtomicU64::new(0),
             newer: Mutex::default(),
         }
     }
@@ -160,9 +190,19 @@ impl Seat {
         self.newer.lock().get_or_insert_default();
     }
 
-    /// An older message, ahead of those that wait.
+    /// An older message, ahead of those that wait; its order is its id at the home.
     pub fn push_older(&self, delivery: Delivery) -> bool {
-        self.available() && self.mailbox.push(Item::Stanza(delivery)).is_ok()
+        let id = delivery.order;
+        let pushed = self.available() && self.mailbox.push(Item::Stanza(delivery)).is_ok();
+        if pushed {
+            self.handed.fetch_max(id, Ordering::AcqRel);
+        }
+        pushed
+    }
+
+    /// The last filed message this session was handed: it stays filed until the client has it, but is not handed out here again.
+    pub fn handed(&self) -> Option<u64> {
+        Some(self.handed.load(Ordering::Acquire)).filter(|id| *id > 0)
     }
 
     /// What waited goes on, in order; what finds no room any more is given back.

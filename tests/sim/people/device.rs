@@ -435,6 +435,7 @@ impl Device {
         let number = around.journal.sessions.len();
         around.journal.sessions.push(Session {
             device: self.id,
+            user: self.user,
             host: line.host,
             life: around.lives[line.host],
             at: around.now,

@@ -65,6 +65,8 @@ pub struct Ack {
 pub struct Session {
     /// Of which device.
     pub device: usize,
+    /// And of whose.
+    pub user: usize,
     /// Where.
     pub host: usize,
     /// In which life of that host.

@@ -161,6 +161,19 @@ impl Storage for Mounted {
         Box::pin(self.written(self.disk.memory.replace(replace)))
     }
 
+    fn outbox<'a>(&'a self, node: &'a str) -> Answer<'a, Vec<(u64, Vec<u8>)>> {
+        self.disk.memory.outbox(node)
+    }
+
+    fn outbox_write<'a>(
+        &'a self,
+        node: &'a str,
+        put: Vec<(u64, Vec<u8>)>,
+        remove: Vec<u64>,
+    ) -> Answer<'a, ()> {
+        Box::pin(self.written(self.disk.memory.outbox_write(node, put, remove)))
+    }
+
     fn meta<'a>(&'a self, key: &'a str) -> Answer<'a, Option<Vec<u8>>> {
         self.disk.memory.meta(key)
     }
