@@ -13,9 +13,11 @@ use bytes::Bytes;
 use global_distrib::NodeIx;
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep_until, timeout_at};
+use xmpp::jid::BareJid;
 use xmpp::stanza::Stanza;
 
 use crate::app::Node;
+use crate::features::offline;
 use crate::router::{self, Routed};
 
 /// Bytes of one transaction, about.
@@ -43,6 +45,7 @@ impl Recovery {
         let mut left = self.left.lock();
         for order in orders {
             if left.stanzas.remove(&order).is_some() {
+                tracing::debug!(order, ?by, "another node has what a former life promised");
                 node.ledger.hand(order, 0, &[by]);
             }
         }
@@ -97,10 +100,28 @@ pub async fn recover(node: Arc<Node>) {
     while !node.recovery.is_over() && !node.recovery.all_heard(&node) && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    let mut by_account: BTreeMap<BareJid, Vec<(u64, u64, Stanza)>> = BTreeMap::new();
     for (order, (accepted_ms, stanza)) in node.recovery.take() {
-        let Some(to) = stanza.to().map(xmpp::jid::Jid::bare) else { continue };
-        let stanza = router::delayed(&node, &stanza, accepted_ms);
-        router::dispatch(&node, &to, Routed { stanza, tries: 0, order, tracked: true });
+        if let Some(to) = stanza.to().map(xmpp::jid::Jid::bare) {
+            by_account.entry(to).or_default().push((order, accepted_ms, stanza));
+        }
+    }
+    let accounts = by_account.into_iter().map(|(to, left)| route_on(&node, to, left));
+    futures_util::future::join_all(accounts).await;
+}
+
+/// What was not filed before that life ended goes on its way, in order.
+async fn route_on(node: &Arc<Node>, to: BareJid, left: Vec<(u64, u64, Stanza)>) {
+    let orders = left.iter().map(|(order, ..)| *order).collect();
+    let filed = offline::filed_before(node, &to, orders).await;
+    for (order, accepted_ms, stanza) in left {
+        if filed.contains(&order) {
+            router::kept_here(node, order);
+            continue;
+        }
+        tracing::debug!(order, %to, "nobody has what a former life promised");
+        let stanza = router::delayed(node, &stanza, accepted_ms);
+        router::dispatch(node, &to, Routed { stanza, tries: 0, order, tracked: true });
     }
 }
 

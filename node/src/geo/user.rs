@@ -197,6 +197,7 @@ fn take(node: &Arc<Node>, peer: &Peer, kind: FrameKind, body: Bytes) {
         frame::REPRESENT => light::represent(node, peer.ix),
         frame::KEPT => {
             for order in frame::read_orders(&body) {
+                tracing::debug!(peer = %peer.id, order, "kept");
                 node.recovery.forget(order);
                 router::kept_here(node, order);
             }

@@ -33,6 +33,13 @@ pub enum Request {
         /// `limits.offline_messages_max` of the asker.
         max: u32,
     },
+    /// Which of these were kept already, whatever became of them since.
+    Which {
+        /// The node that has them.
+        node: String,
+        /// Their orders there.
+        orders: Vec<u64>,
+    },
     /// Some of those kept, oldest first.
     Fetch {
         /// After this id.
@@ -56,6 +63,8 @@ pub enum Answer {
     NoAccount,
     /// The account's bound is reached: nothing was kept.
     Full,
+    /// These were.
+    Known(Vec<u64>),
     /// Messages with their ids.
     Messages(Vec<(u64, Vec<u8>)>),
 }
@@ -95,9 +104,7 @@ async fn decide(
             if !accounts::exists(tx).await? {
                 return Ok(Answer::NoAccount);
             }
-            let known = tx.get(FILED, &from).await?;
-            let mut filed: Vec<u64> =
-                known.and_then(|bytes| postcard::from_bytes(&bytes).ok()).unwrap_or_default();
+            let mut filed = filed_by(tx, &from).await?;
             let batch = stanzas.len();
             let (again, stanzas): (Vec<_>, Vec<_>) =
                 stanzas.into_iter().partition(|(order, _)| filed.contains(order));
@@ -126,6 +133,11 @@ async fn decide(
             tx.put(FILED, &from, filed);
             Ok(Answer::Filed)
         }
+        Request::Which { node: from, orders } => {
+            let filed = filed_by(tx, &from).await?;
+            let known = orders.into_iter().filter(|order| filed.contains(order));
+            Ok(Answer::Known(known.collect()))
+        }
         Request::Fetch { after } => {
             Ok(Answer::Messages(tx.archive(OFFLINE, Page::after(after, FETCH_MAX)).await?))
         }
@@ -134,4 +146,9 @@ async fn decide(
             Ok(Answer::Filed)
         }
     }
+}
+
+async fn filed_by(tx: &Tx, node: &str) -> Result<Vec<u64>, HomeError> {
+    let known = tx.get(FILED, node).await?;
+    Ok(known.and_then(|bytes| postcard::from_bytes(&bytes).ok()).unwrap_or_default())
 }

@@ -94,8 +94,23 @@ pub async fn file(node: &Arc<Node>, account: &BareJid, batch: Vec<Routed>) -> Fi
         Ok(Answer::NoAccount) => all(StanzaError::service_unavailable(), batch),
         // XEP-0160 §2: like an account without offline storage.
         Ok(Answer::Full) => all(StanzaError::service_unavailable(), batch),
-        Ok(Answer::Messages(_)) => all(StanzaError::internal_server_error(), batch),
+        Ok(Answer::Messages(_) | Answer::Known(_)) => {
+            all(StanzaError::internal_server_error(), batch)
+        }
         Err(error) => all(error.stanza_error(), batch),
+    }
+}
+
+/// Which of a former life's messages were filed before it ended. Nothing, if the home cannot be reached: then some may come twice.
+pub async fn filed_before(node: &Arc<Node>, account: &BareJid, orders: Vec<u64>) -> Vec<u64> {
+    let request = Request::Which { node: node.geo.me.to_string(), orders };
+    match ask(node, account, &request).await {
+        Ok(Answer::Known(orders)) => orders,
+        Ok(_) => Vec::new(),
+        Err(error) => {
+            tracing::warn!(%account, ?error, "cannot ask what a former life has filed");
+            Vec::new()
+        }
     }
 }
 
