@@ -123,7 +123,7 @@ impl End {
             users: play.plan.users,
             small: !play.plan.limits.is_empty(),
             unrest,
-            tables: play.hosts.iter().map(|host| table(host, &hosts)).collect(),
+            tables: play.hosts.iter().map(table).collect(),
             sessions: play
                 .hosts
                 .iter()
@@ -141,7 +141,8 @@ impl End {
     }
 }
 
-fn table(host: &crate::world::host::Host, _hosts: &[String]) -> BTreeMap<String, TableRow> {
+/// The session table of a host.
+pub(crate) fn table(host: &crate::world::host::Host) -> BTreeMap<String, TableRow> {
     let mut table = BTreeMap::new();
     if let Some(node) = host.node() {
         node.directory.for_each(|row| {

@@ -180,7 +180,7 @@ impl Plan {
             deeds,
             faults,
             limits: if small {
-                "mailbox_bytes_max = '16KiB'\nparked_stanzas_per_address_max = 20\nsm_queue_max = 40\noffline_messages_max = 200"
+                "stanza_bytes_max = '16KiB'\nmailbox_bytes_max = '64KiB'\nparked_stanzas_per_address_max = 20\nsm_queue_max = 40\noffline_messages_max = 200"
             } else {
                 ""
             },

@@ -115,6 +115,10 @@ impl Play {
         };
         let ways = (0..hosts).map(|_| (0..hosts).map(|_| way(&mut chance)).collect()).collect();
         let net = Net::new(ways, chance);
+        if story.is_told() {
+            let story = story.clone();
+            net.tap(Arc::new(move |from, to, now, bytes| carried(&story, from, to, now, bytes)));
+        }
         let council = Council::new(founded(hosts), hosts, net.clone());
         let peers = names(hosts).iter().map(|name| PeerId::new(*name, 0)).collect();
         let common =
@@ -366,8 +370,32 @@ impl Play {
             }
             Event::Look => {
                 promises::bounded::look(self);
+                self.tables();
                 self.at(self.now + 1_000, Event::Look);
             }
+        }
+    }
+
+    /// In a story that is told with PANGAEA_SIM_TABLES: what every node believes of who is where.
+    fn tables(&self) {
+        if !self.story.is_told() || std::env::var_os("PANGAEA_SIM_TABLES").is_none() {
+            return;
+        }
+        for host in &self.hosts {
+            let rows = crate::end::table(host);
+            self.tell(|| {
+                let words: Vec<String> = rows
+                    .iter()
+                    .map(|(full, row)| {
+                        let full = full.replace("@chat.example", "");
+                        let shown =
+                            if row.available { row.priority.to_string() } else { "-".to_owned() };
+                        let lit = if row.lit { "" } else { " dark" };
+                        format!("{full}@{} {shown}{lit}", row.host)
+                    })
+                    .collect();
+                format!("  {} knows {}", host.name, words.join(", "))
+            });
         }
     }
 
@@ -697,6 +725,20 @@ impl Play {
                 .enumerate()
                 .all(|(number, sent)| sent.at < since || seen.contains(&number))
         }
+    }
+}
+
+/// Tells which messages leave one host for another.
+fn carried(story: &Story, from: usize, to: usize, now: u64, bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let mut messages: Vec<&str> =
+        text.split("id='m").skip(1).filter_map(|rest| rest.split('\'').next()).collect();
+    messages.dedup();
+    if !messages.is_empty() {
+        let all = names(from.max(to) + 1);
+        story.tell(now, || {
+            format!("  {} → {}: messages {}", all[from], all[to], messages.join(" "))
+        });
     }
 }
 

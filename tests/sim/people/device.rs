@@ -626,7 +626,9 @@ impl Device {
             None => "<presence type='unavailable'/>".to_owned(),
         };
         let name = self.name();
-        around.story.tell(around.now, || format!("{name} shows {priority:?}"));
+        around
+            .story
+            .tell(around.now, || format!("{name} shows {priority:?} ({})", status & 0xffff_ffff));
         self.say(around, text.into_bytes());
     }
 

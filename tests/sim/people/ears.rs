@@ -86,7 +86,9 @@ fn presence(device: &mut Device, around: &mut Around<'_>, element: &Element) {
     };
     let name = device.name();
     around.story.tell(around.now, || {
-        let shown = if status.is_some() { "available" } else { "unavailable" };
+        let shown = status.map_or("unavailable".to_owned(), |status| {
+            format!("available ({})", status & 0xffff_ffff)
+        });
         format!("{name} sees u{user}/{resource} {shown}")
     });
     let Some(who) = super::number_of(user, &resource) else { return };

@@ -105,7 +105,11 @@ pub enum Attempt {
     Silence,
 }
 
+/// Whoever wants to see what passes between hosts: from, to, when it left, bytes.
+type Tap = Arc<dyn Fn(usize, usize, u64, &[u8]) + Send + Sync>;
+
 struct Inner {
+    tap: Option<Tap>,
     ways: Vec<Vec<Way>>,
     conns: BTreeMap<u64, Conn>,
     next: u64,
@@ -125,6 +129,7 @@ impl Net {
         let listeners = ways.iter().map(|_| None).collect();
         let conns = BTreeMap::new();
         Self(Arc::new(Mutex::new(Inner {
+            tap: None,
             ways,
             conns,
             next: 1,
@@ -132,6 +137,11 @@ impl Net {
             chance,
             calls: Vec::new(),
         })))
+    }
+
+    /// Everything that passes between hosts is shown to this.
+    pub fn tap(&self, tap: Tap) {
+        self.0.lock().tap = Some(tap);
     }
 
     /// A host listens from now on, or (`None`) no more.
@@ -222,6 +232,11 @@ impl Net {
             let Some(known) = inner.conns.get_mut(&conn) else {
                 return Err(io::ErrorKind::BrokenPipe.into());
             };
+            if let (Some(tap), Party::Host(from), Party::Host(to)) =
+                (&inner.tap, known.parties[side], known.parties[1 - side])
+            {
+                tap(from, to, now, bytes);
+            }
             if known.flows[1 - side].reset.is_some_and(|at| at <= now) || known.closed[side] {
                 return Err(io::ErrorKind::BrokenPipe.into());
             }
@@ -282,34 +297,34 @@ impl Net {
             let mut inner = self.0.lock();
             let Some(known) = inner.conns.get_mut(&conn) else { return Read::Reset };
             let flow = &mut known.flows[1 - side];
-            if flow.reset.is_some_and(|at| at <= now) {
-                Read::Reset
-            } else {
-                let mut data = Vec::new();
-                while let Some((at, piece)) = flow.pieces.front_mut() {
-                    if *at > now || data.len() >= max {
-                        break;
-                    }
-                    let room = max - data.len();
-                    if piece.len() <= room {
-                        data.append(piece);
-                        flow.pieces.pop_front();
-                    } else {
-                        data.extend(piece.drain(..room));
-                    }
+            let broken = flow.reset.filter(|at| *at <= now);
+            let mut data = Vec::new();
+            while let Some((at, piece)) = flow.pieces.front_mut() {
+                // What came before the break can still be read, as Linux does it.
+                if *at > broken.unwrap_or(now) || data.len() >= max {
+                    break;
                 }
-                if !data.is_empty() {
-                    flow.bytes -= data.len();
-                    flow.read += data.len() as u64;
-                    writer = flow.writer.take();
-                    Read::Data(data)
-                } else if flow.pieces.is_empty() && flow.fin.is_some_and(|at| at <= now) {
-                    Read::End
+                let room = max - data.len();
+                if piece.len() <= room {
+                    data.append(piece);
+                    flow.pieces.pop_front();
                 } else {
-                    flow.reader = waker.cloned();
-                    let next = flow.pieces.front().map(|(at, _)| *at).or(flow.fin).unwrap_or(NEVER);
-                    Read::Nothing(next.min(flow.reset.unwrap_or(NEVER)))
+                    data.extend(piece.drain(..room));
                 }
+            }
+            if !data.is_empty() {
+                flow.bytes = flow.bytes.saturating_sub(data.len());
+                flow.read += data.len() as u64;
+                writer = flow.writer.take();
+                Read::Data(data)
+            } else if broken.is_some() {
+                Read::Reset
+            } else if flow.pieces.is_empty() && flow.fin.is_some_and(|at| at <= now) {
+                Read::End
+            } else {
+                flow.reader = waker.cloned();
+                let next = flow.pieces.front().map(|(at, _)| *at).or(flow.fin).unwrap_or(NEVER);
+                Read::Nothing(next.min(flow.reset.unwrap_or(NEVER)))
             }
         };
         if let Some(writer) = writer {
