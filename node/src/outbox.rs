@@ -36,6 +36,8 @@ pub struct Recovery {
 #[derive(Debug, Default)]
 struct Left {
     stanzas: BTreeMap<u64, (u64, Stanza)>,
+    /// All there was at the start.
+    known: BTreeSet<u64>,
     heard: BTreeSet<NodeIx>,
 }
 
@@ -55,6 +57,11 @@ impl Recovery {
     /// Another node has kept it, or gave it back: nothing to recover any more. Whether there was.
     pub fn forget(&self, order: u64) -> bool {
         self.left.lock().stanzas.remove(&order).is_some()
+    }
+
+    /// Whether a former life had promised it: what became of it since is the ledger's to say.
+    pub fn knew(&self, order: u64) -> bool {
+        self.left.lock().known.contains(&order)
     }
 
     fn is_over(&self) -> bool {
@@ -90,7 +97,10 @@ pub async fn load(node: &Arc<Node>) -> Result<(), crate::storage::StorageError> 
     if !stanzas.is_empty() {
         tracing::info!(count = stanzas.len(), "messages of a former life wait in the outbox");
     }
-    node.recovery.left.lock().stanzas = stanzas;
+    let mut left = node.recovery.left.lock();
+    left.known = stanzas.keys().copied().collect();
+    left.stanzas = stanzas;
+    drop(left);
     Ok(())
 }
 

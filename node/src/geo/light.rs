@@ -68,11 +68,40 @@ fn announce_gone(node: &Arc<Node>, gone: Vec<(FullJid, Hlc)>) {
     });
 }
 
-/// Another node took us for dead and asks for the presence of our users.
-pub fn represent(node: &Arc<Node>, to: NodeIx) {
+/// All rows of a node are known now: our resources that became available before that have not heard of their contacts there.
+pub fn ask(node: &Arc<Node>, of: NodeIx) {
+    let seats = available_here(node);
+    let node = node.clone();
+    tokio::spawn(async move {
+        for (done, seat) in seats.into_iter().enumerate() {
+            let Ok(roster) = node.rosters.load(&node, &seat.bare).await else { continue };
+            let is_there = |account: &&BareJid| {
+                let there = |row: &Row<Arc<Seat>>| row.available && row.there() == Some(of);
+                let known = node.directory.read(account.as_str(), |rows| rows.iter().any(there));
+                known.unwrap_or(false)
+            };
+            let contacts = roster.subscriptions().chain(std::iter::once(&seat.bare));
+            let to: Vec<BareJid> = contacts.filter(is_there).cloned().collect();
+            if !to.is_empty() && seat.available() {
+                node.geo.probe_presence(&node, &seat.full, to);
+            }
+            if done % PACE == PACE - 1 {
+                tokio::task::yield_now().await;
+            }
+        }
+    });
+}
+
+fn available_here(node: &Node) -> Vec<Arc<Seat>> {
     let mut seats = Vec::new();
     node.directory
         .for_each(|row| seats.extend(row.here().filter(|seat| seat.available()).cloned()));
+    seats
+}
+
+/// Another node took us for dead and asks for the presence of our users.
+pub fn represent(node: &Arc<Node>, to: NodeIx) {
+    let seats = available_here(node);
     let node = node.clone();
     tokio::spawn(async move {
         for (done, seat) in seats.into_iter().enumerate() {

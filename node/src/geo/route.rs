@@ -188,6 +188,7 @@ impl Routes {
             .told_all(peer.ix, node.now_ms(), &road, |row| !named.contains(&row.full));
         road.finish();
         light::rows_gone(node, &removed);
+        light::ask(node, peer.ix);
         for bare in reopen {
             router::reopen(node, &bare);
         }

@@ -312,7 +312,11 @@ fn returned(node: &Arc<Node>, peer: &Peer, body: Bytes) {
         match node.ledger.let_go(head.order, Holder::There(peer.ix)) {
             LetGo::Last => {}
             // Of a former life that had promised nothing yet: it is delivered all the same.
-            LetGo::Unknown if !node.ledger.is_of_this_life(head.order) => tracked = false,
+            LetGo::Unknown
+                if !node.ledger.is_of_this_life(head.order) && !node.recovery.knew(head.order) =>
+            {
+                tracked = false;
+            }
             LetGo::NotLast | LetGo::Unknown => {
                 node.directory.refused(&account, peer.ix);
                 return;
