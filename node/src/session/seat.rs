@@ -1,7 +1,7 @@
 //! Room: what the rest of the node may know of a local session: its address, its mailbox, its last presence, three flags.
 //! The session task owns everything else. A row of the session table points here.
 
-use std::sync::atomic::{AtomicI8, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI8, AtomicU8, Ordering};
 
 use global_distrib::NodeIx;
 use parking_lot::Mutex;
@@ -38,7 +38,7 @@ pub struct Seat {
     priority: AtomicI8,
     presence: Mutex<Shown>,
     /// The id of the last filed message it was handed.
-    handed: AtomicU64,
+    handed: Mutex<u64>,
     /// `Some` while older messages are being handed out: newer ones wait here.
     newer: Mutex<Option<Box<Newer>>>,
 }
@@ -46,6 +46,8 @@ pub struct Seat {
 /// Messages that wait until older ones have been handed out; bounded like the mailbox.
 #[derive(Debug, Default)]
 struct Newer {
+    /// How many hand-outs are under way: a client may become available, unavailable and available again before the first one is over.
+    running: u32,
     waiting: Vec<Delivery>,
     bytes: usize,
 }
@@ -156,7 +158,7 @@ impl Seat {
             flags: AtomicU8::new(0),
             priority: AtomicI8::new(-1),
             presence: Mutex::default(),
-            handed: AtomicU64::new(0),
+            handed: Mutex::new(0),
             newer: Mutex::default(),
         }
     }
@@ -188,27 +190,37 @@ impl Seat {
 
     /// From now on newer messages wait.
     pub fn begin_catching_up(&self) {
-        self.newer.lock().get_or_insert_default();
+        self.newer.lock().get_or_insert_default().running += 1;
     }
 
     /// An older message, ahead of those that wait; its order is its id at the home.
     pub fn push_older(&self, delivery: Delivery) -> bool {
         let id = delivery.order;
+        let mut handed = self.handed.lock();
+        if id <= *handed {
+            return true; // Another hand-out was quicker.
+        }
         let pushed = self.available() && self.mailbox.push(Item::Stanza(delivery)).is_ok();
         if pushed {
-            self.handed.fetch_max(id, Ordering::AcqRel);
+            *handed = id;
         }
         pushed
     }
 
     /// The last filed message this session was handed: it stays filed until the client has it, but is not handed out here again.
     pub fn handed(&self) -> Option<u64> {
-        Some(self.handed.load(Ordering::Acquire)).filter(|id| *id > 0)
+        Some(*self.handed.lock()).filter(|id| *id > 0)
     }
 
     /// What waited goes on, in order; what finds no room any more is given back.
     pub fn end_catching_up(&self) -> Vec<Delivery> {
         let mut newer = self.newer.lock();
+        if let Some(newer) = newer.as_mut() {
+            newer.running -= 1;
+            if newer.running > 0 {
+                return Vec::new();
+            }
+        }
         let waiting = newer.take().map(|newer| newer.waiting).unwrap_or_default();
         let mut back = Vec::new();
         for delivery in waiting {
