@@ -136,6 +136,8 @@ impl Plan {
         let profile = Profile::of(seed);
         let mut chance = Chance::part(seed, "plan", 0);
         let far = chance.percent(40);
+        // Few people who say much and never stay: what is on the way meets what moves.
+        let busy = chance.percent(35);
         let mut deeds = vec![
             (45, Deed::Message),
             (6, Deed::Direct),
@@ -144,7 +146,7 @@ impl Plan {
             (5, Deed::Leave),
         ];
         if profile != Profile::Calm {
-            let often = chance.between(1, 6);
+            let often = if busy { 8 } else { chance.between(1, 6) };
             deeds.extend([(2 * often, Deed::Move), (often, Deed::Reset), (often, Deed::Vanish)]);
         }
         let lines = [
@@ -169,13 +171,17 @@ impl Plan {
             seed,
             profile,
             hosts: 3 + chance.weighted(&[(6, 0), (3, 1), (1, 2)]),
-            users: chance.between(3, 5) as usize,
+            users: if busy { 3 } else { chance.between(3, 5) as usize },
             devices_max: chance.between(1, 3) as usize,
             delays_ms: if far { (60, 180) } else { (20, 60) },
             jitter_ms: chance.between(0, 30),
             disk_ms: chance.between(1, 12),
-            trouble_ms: chance.between(15_000, 30_000),
-            pace_ms: chance.between(300, 1_200),
+            trouble_ms: if busy {
+                chance.between(8_000, 15_000)
+            } else {
+                chance.between(15_000, 30_000)
+            },
+            pace_ms: if busy { chance.between(120, 300) } else { chance.between(300, 1_200) },
             faults_ms: (!faults.is_empty()).then(|| chance.between(1_500, 6_000)),
             deeds,
             faults,

@@ -17,6 +17,7 @@ mod way;
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use config::canary::{Canary, sings};
 use replication::clock::Hlc;
 use smallvec::SmallVec;
 use xmpp::jid::{BareJid, FullJid};
@@ -360,8 +361,10 @@ impl<H: Clone + PartialEq, S> Directory<H, S> {
         let mut entry = self.users.entry_sync(bare.clone()).or_default();
         let user = entry.get_mut();
         // Two nodes may have made the same generation; the place tells them apart.
-        let ended =
-            |row: &Row<H>| row.generation == generation && row.full == *full && row.there() == node;
+        let ended = |row: &Row<H>| {
+            let same = row.generation == generation && row.there() == node;
+            row.full == *full && (same || sings(Canary::UnbindsNewer))
+        };
         let row = user.rows.iter().position(ended).map(|at| user.rows.remove(at));
         match (&row, node) {
             (Some(_), there) => {

@@ -5,6 +5,7 @@
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
+use config::canary::{Canary, sings};
 use global_distrib::{Choice, RouteEntry, Row, Taken};
 use s2s::link::{FrameKind, FrameSink, Incarnation, LinkUser, PeerId};
 use serde::de::DeserializeOwned;
@@ -117,6 +118,9 @@ fn anew(node: &Arc<Node>, peer: &Peer, unacked: Vec<(u64, FrameKind, Bytes)>) {
     let (removed, mut reopen) = node.directory.remove_rows(peer.ix, |_| true);
     let mut back: Vec<Routed> = Vec::new();
     for (order, accepted_ms, stanza) in node.ledger.node_gone(peer.ix) {
+        if sings(Canary::DeadNodeKeeps) {
+            continue;
+        }
         let stanza = router::delayed(node, &stanza, accepted_ms);
         back.push(Routed { stanza, tries: 1, order, tracked: true });
     }
@@ -269,7 +273,8 @@ fn stanza(node: &Arc<Node>, peer: &Peer, body: Bytes) {
         // Not for a session that was bound since it was sent: that one may have had it elsewhere.
         let here: SmallVec<[_; 2]> = rows
             .iter()
-            .filter(|row| row.here().is_some() && row.generation <= head.newest)
+            .filter(|row| row.here().is_some())
+            .filter(|row| row.generation <= head.newest || sings(Canary::NewcomerTakes))
             .cloned()
             .collect();
         let Choice::Send { here, .. } = router::account::choose(&stanza, &here) else {

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use config::canary::{Canary, sings};
 use global_distrib::{NodeIx, RouteEntry, Row};
 use xmpp::stanza::{Kind, Stanza};
 use xmpp::stream::error::StreamError;
@@ -127,7 +128,10 @@ async fn over(node: &Arc<Node>, seat: &Arc<Seat>, sm: Option<Box<Sm>>, unwritten
     if let Some(id) = sm.as_ref().and_then(|sm| sm.id.as_deref()) {
         node.resumable.remove(id);
     }
-    let unacked = sm.map(|sm| sm.into_unacked()).unwrap_or(unwritten);
+    let mut unacked = sm.map(|sm| sm.into_unacked()).unwrap_or(unwritten);
+    if sings(Canary::UnackedForgotten) {
+        unacked.clear();
+    }
     // Asked before the row goes: what is kept now keeps its place among what nobody else has.
     let mut left = Left { alone: !others(node, seat), ..Left::default() };
     let road = Road::new(node);

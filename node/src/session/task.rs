@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use config::canary::{Canary, sings};
 use tokio::time::{Instant, timeout};
 use xmpp::sm::Nonza;
 use xmpp::stanza::{Kind, Stanza};
@@ -210,6 +211,10 @@ impl Session {
     async fn stanza(&mut self, stanza: Option<Stanza>) -> Option<Close> {
         let is_message = stanza.as_ref().is_some_and(|stanza| stanza.kind() == Kind::Message);
         let mut receipt = match self.sm.as_ref() {
+            Some(sm) if is_message && sings(Canary::HandledAtOnce) => {
+                sm.handled.count();
+                None
+            }
             Some(sm) if is_message => Some(sm.handled.begin()),
             _ => None,
         };
