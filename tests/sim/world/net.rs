@@ -240,7 +240,10 @@ impl Net {
             if known.flows[1 - side].reset.is_some_and(|at| at <= now) || known.closed[side] {
                 return Err(io::ErrorKind::BrokenPipe.into());
             }
-            if known.flows[side].gone {
+            if known.flows[side].reset.is_some() {
+                // The break is on its way to the reader; what is written behind it is lost, and the writer does not know yet.
+                bytes.len()
+            } else if known.flows[side].gone {
                 // Whoever writes to somebody who is gone is told so, when the news can come back.
                 let there = stamp(known, side, now, &inner.ways, &mut inner.chance);
                 let back = match there {
