@@ -212,8 +212,8 @@ impl Seat {
         Some(*self.handed.lock()).filter(|id| *id > 0)
     }
 
-    /// What waited goes on, in order; what finds no room any more is given back.
-    pub fn end_catching_up(&self) -> Vec<Delivery> {
+    /// What waited goes on, in order; what finds no room any more is given back. All of it, if what is older was not handed out (`whole`).
+    pub fn end_catching_up(&self, whole: bool) -> Vec<Delivery> {
         let mut newer = self.newer.lock();
         if let Some(newer) = newer.as_mut() {
             newer.running -= 1;
@@ -224,7 +224,7 @@ impl Seat {
         let waiting = newer.take().map(|newer| newer.waiting).unwrap_or_default();
         let mut back = Vec::new();
         for delivery in waiting {
-            if !back.is_empty() {
+            if !whole || !back.is_empty() {
                 back.push(delivery);
             } else if let Err(refused) = self.mailbox.push(Item::Stanza(delivery))
                 && let Item::Stanza(delivery) = refused.into_item()

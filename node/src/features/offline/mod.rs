@@ -119,22 +119,25 @@ pub async fn filed_before(node: &Arc<Node>, account: &BareJid, orders: Vec<u64>)
 pub fn hand_out(node: &Arc<Node>, seat: &Arc<Seat>) {
     let (node, seat) = (node.clone(), seat.clone());
     tokio::spawn(async move {
-        if let Err(error) = catch_up(&node, &seat).await {
+        let whole = catch_up(&node, &seat).await.unwrap_or_else(|error| {
             // The messages stay filed; they come when the resource is next announced, or to the next one.
             tracing::warn!(account = %seat.bare, ?error, "offline messages cannot be handed out now");
-        }
-        let back = seat.end_catching_up();
+            true
+        });
+        // If older ones stay filed because the client hid again, the newer ones go there too, behind them.
+        let back = seat.end_catching_up(whole);
         crate::session::no_room(&node, &seat, back);
     });
 }
 
-async fn catch_up(node: &Arc<Node>, seat: &Arc<Seat>) -> Result<(), HomeError> {
+/// Whether all of it was handed out.
+async fn catch_up(node: &Arc<Node>, seat: &Arc<Seat>) -> Result<bool, HomeError> {
     let mut after = seat.handed();
     let give_up = Instant::now() + CATCH_UP_MAX;
     loop {
         let messages = match ask(node, &seat.bare, &Request::Fetch { after }).await {
             Ok(Answer::Messages(messages)) => messages,
-            Ok(_) => return Ok(()),
+            Ok(_) => return Ok(true),
             Err(HomeError::Unreachable | HomeError::NotHome { .. } | HomeError::Busy)
                 if Instant::now() < give_up =>
             {
@@ -143,14 +146,14 @@ async fn catch_up(node: &Arc<Node>, seat: &Arc<Seat>) -> Result<(), HomeError> {
             }
             Err(error) => return Err(error),
         };
-        let Some((last, _)) = messages.last() else { return Ok(()) };
+        let Some((last, _)) = messages.last() else { return Ok(true) };
         let upto = *last;
         for (id, bytes) in messages {
             let Ok(stanza) = Stanza::parse(bytes.into()) else { continue };
             // It stays filed until the client has it (`handed_out`).
             let owed = Owed::Home;
             if !seat.push_older(Delivery { stanza, via: None, sole: true, order: id, owed }) {
-                return Ok(()); // Full or gone.
+                return Ok(false); // Full, gone or hidden.
             }
         }
         after = Some(upto);
