@@ -10,7 +10,7 @@ use xmpp::jid::{BareJid, FullJid, Jid};
 use xmpp::stanza::{Kind, Stanza};
 use xmpp::stream::error::StreamError;
 
-use super::mailbox::{Class, Mailbox, Weight};
+use super::mailbox::{Class, Mailbox, Refused, Weight};
 use crate::geo::presence::Presence;
 
 const CARBONS: u8 = 1;
@@ -92,6 +92,17 @@ pub enum Owed {
     Ledger,
     /// The account's home, which keeps it filed until then.
     Home,
+}
+
+/// What became of an older message that was handed out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Older {
+    /// It is in the mailbox, or was before.
+    Taken,
+    /// There is no room now.
+    Full,
+    /// The session is over, or takes no messages any more.
+    Over,
 }
 
 impl Delivery {
@@ -194,17 +205,23 @@ impl Seat {
     }
 
     /// An older message, ahead of those that wait; its order is its id at the home.
-    pub fn push_older(&self, delivery: Delivery) -> bool {
+    pub fn push_older(&self, delivery: Delivery) -> Older {
         let id = delivery.order;
         let mut handed = self.handed.lock();
         if id <= *handed {
-            return true; // Another hand-out was quicker.
+            return Older::Taken; // Another hand-out was quicker.
         }
-        let pushed = self.available() && self.mailbox.push(Item::Stanza(delivery)).is_ok();
-        if pushed {
-            *handed = id;
+        if !self.available() {
+            return Older::Over;
         }
-        pushed
+        match self.mailbox.push(Item::Stanza(delivery)) {
+            Ok(_) => {
+                *handed = id;
+                Older::Taken
+            }
+            Err(Refused::Full(_)) => Older::Full,
+            Err(Refused::Closed(_)) => Older::Over,
+        }
     }
 
     /// The last filed message this session was handed: it stays filed until the client has it, but is not handed out here again.

@@ -22,12 +22,15 @@ use crate::app::Node;
 use crate::feature::{Disco, Feature};
 use crate::homes::HomeError;
 use crate::router::Routed;
-use crate::session::{Delivery, Owed, Seat};
+use crate::session::{Delivery, Older, Owed, Seat};
 
 /// How long new messages wait for a home that cannot be reached; then they go first.
 const CATCH_UP_MAX: Duration = Duration::from_secs(10);
 /// Before the home is asked again.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// Before a client that reads slowly is offered more.
+const ROOM_LOOK: Duration = Duration::from_millis(100);
 
 /// See the room.
 pub struct OfflineFeature;
@@ -134,7 +137,7 @@ pub fn hand_out(node: &Arc<Node>, seat: &Arc<Seat>) {
 async fn catch_up(node: &Arc<Node>, seat: &Arc<Seat>) -> Result<bool, HomeError> {
     let mut after = seat.handed();
     let give_up = Instant::now() + CATCH_UP_MAX;
-    loop {
+    'pages: loop {
         let messages = match ask(node, &seat.bare, &Request::Fetch { after }).await {
             Ok(Answer::Messages(messages)) => messages,
             Ok(_) => return Ok(true),
@@ -152,8 +155,16 @@ async fn catch_up(node: &Arc<Node>, seat: &Arc<Seat>) -> Result<bool, HomeError>
             let Ok(stanza) = Stanza::parse(bytes.into()) else { continue };
             // It stays filed until the client has it (`handed_out`).
             let owed = Owed::Home;
-            if !seat.push_older(Delivery { stanza, via: None, sole: true, order: id, owed }) {
-                return Ok(false); // Full, gone or hidden.
+            let delivery = Delivery { stanza, via: None, sole: true, order: id, owed };
+            match seat.push_older(delivery) {
+                Older::Taken => {}
+                Older::Full => {
+                    // The client reads slowly; the rest of the page is fetched again.
+                    tokio::time::sleep(ROOM_LOOK).await;
+                    after = seat.handed();
+                    continue 'pages;
+                }
+                Older::Over => return Ok(false), // Gone or hidden.
             }
         }
         after = Some(upto);
