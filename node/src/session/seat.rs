@@ -211,7 +211,7 @@ impl Seat {
         if id <= *handed {
             return Older::Taken; // Another hand-out was quicker.
         }
-        if !self.available() {
+        if !self.available() || self.priority.load(Ordering::Acquire) < 0 {
             return Older::Over;
         }
         match self.mailbox.push(Item::Stanza(delivery)) {
@@ -227,6 +227,18 @@ impl Seat {
     /// The last filed message this session was handed: it stays filed until the client has it, but is not handed out here again.
     pub fn handed(&self) -> Option<u64> {
         Some(*self.handed.lock()).filter(|id| *id > 0)
+    }
+
+    /// It takes no messages any more: what waits behind older ones is given back.
+    pub fn take_newer(&self) -> Vec<Delivery> {
+        let mut newer = self.newer.lock();
+        newer
+            .as_mut()
+            .map(|newer| {
+                newer.bytes = 0;
+                std::mem::take(&mut newer.waiting)
+            })
+            .unwrap_or_default()
     }
 
     /// What waited goes on, in order; what finds no room any more is given back. All of it, if what is older was not handed out (`whole`).
