@@ -35,7 +35,7 @@ use crate::metrics::Metrics;
 use crate::outbox::Recovery;
 use crate::router::{Domains, Ledger, Routed, perform};
 use crate::session::mailbox::{Mailbox, MailboxLimits};
-use crate::session::{Resumable, Seat};
+use crate::session::{self, Resumable, Seat};
 use crate::storage::Storage;
 use crate::transport::TlsAcceptor;
 
@@ -218,9 +218,13 @@ impl Node {
         Ok(seat)
     }
 
-    /// New presence of a local session: in its row, and to every region.
-    pub fn announce(&self, seat: &Seat, priority: i8, available: bool) {
+    /// New presence of a local session: in its row, and to every region. If it takes no messages any more, those that wait in it go elsewhere
+    /// before others can know: so they go before what is sent after.
+    pub fn announce(self: &Arc<Self>, seat: &Arc<Seat>, priority: i8, available: bool) {
         let (known, _) = self.directory.update(&seat.full, seat.generation, priority, available);
+        if !available || priority < 0 {
+            session::no_room(self, seat, seat.take_newer());
+        }
         if known {
             let entry = RouteEntry::Update {
                 full: seat.full.clone(),

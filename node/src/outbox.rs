@@ -165,7 +165,8 @@ pub async fn run(node: Arc<Node>) {
     }
 }
 
-/// Writes everything that is open now, and waits for it: before a node stops, or a client is told more than `h` says.
+/// Writes everything that is open now, and waits for it: before a node stops, or a client is told how much was received. `false` when
+/// the disk failed or did not come to an end in time.
 pub async fn flush(node: &Arc<Node>, deadline: Instant) -> bool {
     loop {
         // A task of its own: what has been begun is told to the ledger, whoever has stopped waiting.

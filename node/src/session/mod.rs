@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 pub use self::end::no_room;
 pub use self::receipt::{Handled, Receipt};
-pub use self::seat::{Control, Delivery, Item, Owed, Seat};
+pub use self::seat::{Control, Delivery, Item, Older, Owed, Seat};
 pub use self::sm::{Handover, Resumable};
 use crate::app::Node;
 use crate::transport::tcp::Accepted;

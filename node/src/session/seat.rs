@@ -10,7 +10,7 @@ use xmpp::jid::{BareJid, FullJid, Jid};
 use xmpp::stanza::{Kind, Stanza};
 use xmpp::stream::error::StreamError;
 
-use super::mailbox::{Class, Mailbox, Weight};
+use super::mailbox::{Class, Mailbox, Refused, Weight};
 use crate::geo::presence::Presence;
 
 const CARBONS: u8 = 1;
@@ -92,6 +92,17 @@ pub enum Owed {
     Ledger,
     /// The account's home, which keeps it filed until then.
     Home,
+}
+
+/// What became of an older message that was handed out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Older {
+    /// It is in the mailbox, or was before.
+    Taken,
+    /// There is no room now.
+    Full,
+    /// The session is over, or takes no messages any more.
+    Over,
 }
 
 impl Delivery {
@@ -194,17 +205,23 @@ impl Seat {
     }
 
     /// An older message, ahead of those that wait; its order is its id at the home.
-    pub fn push_older(&self, delivery: Delivery) -> bool {
+    pub fn push_older(&self, delivery: Delivery) -> Older {
         let id = delivery.order;
         let mut handed = self.handed.lock();
         if id <= *handed {
-            return true; // Another hand-out was quicker.
+            return Older::Taken; // Another hand-out was quicker.
         }
-        let pushed = self.available() && self.mailbox.push(Item::Stanza(delivery)).is_ok();
-        if pushed {
-            *handed = id;
+        if !self.available() || self.priority.load(Ordering::Acquire) < 0 {
+            return Older::Over;
         }
-        pushed
+        match self.mailbox.push(Item::Stanza(delivery)) {
+            Ok(_) => {
+                *handed = id;
+                Older::Taken
+            }
+            Err(Refused::Full(_)) => Older::Full,
+            Err(Refused::Closed(_)) => Older::Over,
+        }
     }
 
     /// The last filed message this session was handed: it stays filed until the client has it, but is not handed out here again.
@@ -212,8 +229,20 @@ impl Seat {
         Some(*self.handed.lock()).filter(|id| *id > 0)
     }
 
-    /// What waited goes on, in order; what finds no room any more is given back.
-    pub fn end_catching_up(&self) -> Vec<Delivery> {
+    /// It takes no messages any more: what waits behind older ones is given back.
+    pub fn take_newer(&self) -> Vec<Delivery> {
+        let mut newer = self.newer.lock();
+        newer
+            .as_mut()
+            .map(|newer| {
+                newer.bytes = 0;
+                std::mem::take(&mut newer.waiting)
+            })
+            .unwrap_or_default()
+    }
+
+    /// What waited goes on, in order; what finds no room any more is given back. All of it, if what is older was not handed out (`whole`).
+    pub fn end_catching_up(&self, whole: bool) -> Vec<Delivery> {
         let mut newer = self.newer.lock();
         if let Some(newer) = newer.as_mut() {
             newer.running -= 1;
@@ -224,7 +253,7 @@ impl Seat {
         let waiting = newer.take().map(|newer| newer.waiting).unwrap_or_default();
         let mut back = Vec::new();
         for delivery in waiting {
-            if !back.is_empty() {
+            if !whole || !back.is_empty() {
                 back.push(delivery);
             } else if let Err(refused) = self.mailbox.push(Item::Stanza(delivery))
                 && let Item::Stanza(delivery) = refused.into_item()

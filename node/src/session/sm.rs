@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use xmpp::jid::BareJid;
 use xmpp::sm::{Malformed, Nonza, Outbound};
 use xmpp::stanza::error::Condition;
@@ -23,6 +23,12 @@ use crate::{outbox, router};
 
 /// How long the old connection's task may take to hand over.
 const HANDOVER_DEADLINE: Duration = Duration::from_secs(2);
+
+/// How long a client that comes back waits until what it had sent is safe. Then it is told less than was received, and some of it comes
+/// twice.
+const SAFE_DEADLINE: Duration = Duration::from_secs(20);
+/// Before the disk is tried again.
+const SAFE_RETRY: Duration = Duration::from_millis(100);
 
 /// Stream management of one session.
 #[derive(Debug)]
@@ -158,8 +164,11 @@ pub(super) async fn resume(
         return Err(Refused::Broken(too_high.error()));
     }
     // `<resumed/>` tells how much was handled, and the client sends the rest again: so what it has sent must be safe before.
-    if handover.sm.handled.open() > 0 {
-        outbox::flush(node, Instant::now() + HANDOVER_DEADLINE).await;
+    let safe_by = Instant::now() + SAFE_DEADLINE;
+    while handover.sm.handled.open() > 0 && Instant::now() < safe_by {
+        if !outbox::flush(node, safe_by).await {
+            sleep(SAFE_RETRY).await;
+        }
     }
     handover.sm.full = false;
     handover.sm.asked_at = None;

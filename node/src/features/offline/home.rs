@@ -1,4 +1,5 @@
-//! Offline messages at the account's home. Store `offline`: an archive, owner the account, id the home's hybrid time.
+//! Offline messages at the account's home. Store `offline`: an archive, owner the account, id the home's hybrid time, or the next after the
+//! last one given if that is greater.
 
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,8 @@ pub const OFFLINE: &str = "offline";
 /// What was filed last, a map: key the node that filed it, value its orders there. A node that did not hear of its filing (it died, or the
 /// home did) files once more, and it is not kept twice.
 pub const FILED: &str = "offline.filed";
+/// The key of [`FILED`] that is no node's: the last id given.
+const LAST_ID: &str = "";
 /// Orders remembered for each node: a node files one batch of an account after the other, so the last one is all it can be unsure of,
 /// and a few before whose removal from its outbox was not written yet.
 const FILED_MAX: usize = 32;
@@ -124,10 +127,13 @@ async fn decide(
             if kept + stanzas.len() > max as usize {
                 return Ok(Answer::Full);
             }
+            let mut id = last_id(tx).await?;
             for (order, stanza) in stanzas {
                 filed.push(order);
-                tx.append(OFFLINE, node.tick_clock().0, stanza);
+                id = tx.at().0.max(id + 1);
+                tx.append(OFFLINE, id, stanza);
             }
+            tx.put(FILED, LAST_ID, id.to_be_bytes().to_vec());
             let old = filed.len().saturating_sub(FILED_MAX.max(batch));
             let filed = postcard::to_stdvec(&filed[old..]).expect("numbers always serialise");
             tx.put(FILED, &from, filed);
@@ -146,6 +152,12 @@ async fn decide(
             Ok(Answer::Filed)
         }
     }
+}
+
+/// The last id given, whatever became of it: ids grow although a clock goes back or the home moves.
+async fn last_id(tx: &Tx) -> Result<u64, HomeError> {
+    let bytes = tx.get(FILED, LAST_ID).await?;
+    Ok(bytes.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_be_bytes))
 }
 
 async fn filed_by(tx: &Tx, node: &str) -> Result<Vec<u64>, HomeError> {

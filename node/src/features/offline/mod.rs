@@ -22,12 +22,15 @@ use crate::app::Node;
 use crate::feature::{Disco, Feature};
 use crate::homes::HomeError;
 use crate::router::Routed;
-use crate::session::{Delivery, Owed, Seat};
+use crate::session::{Delivery, Older, Owed, Seat};
 
 /// How long new messages wait for a home that cannot be reached; then they go first.
 const CATCH_UP_MAX: Duration = Duration::from_secs(10);
 /// Before the home is asked again.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// Before a client that reads slowly is offered more.
+const ROOM_LOOK: Duration = Duration::from_millis(100);
 
 /// See the room.
 pub struct OfflineFeature;
@@ -119,22 +122,25 @@ pub async fn filed_before(node: &Arc<Node>, account: &BareJid, orders: Vec<u64>)
 pub fn hand_out(node: &Arc<Node>, seat: &Arc<Seat>) {
     let (node, seat) = (node.clone(), seat.clone());
     tokio::spawn(async move {
-        if let Err(error) = catch_up(&node, &seat).await {
+        let whole = catch_up(&node, &seat).await.unwrap_or_else(|error| {
             // The messages stay filed; they come when the resource is next announced, or to the next one.
             tracing::warn!(account = %seat.bare, ?error, "offline messages cannot be handed out now");
-        }
-        let back = seat.end_catching_up();
+            true
+        });
+        // If older ones stay filed because the client hid again, the newer ones go there too, behind them.
+        let back = seat.end_catching_up(whole);
         crate::session::no_room(&node, &seat, back);
     });
 }
 
-async fn catch_up(node: &Arc<Node>, seat: &Arc<Seat>) -> Result<(), HomeError> {
+/// Whether all of it was handed out.
+async fn catch_up(node: &Arc<Node>, seat: &Arc<Seat>) -> Result<bool, HomeError> {
     let mut after = seat.handed();
     let give_up = Instant::now() + CATCH_UP_MAX;
-    loop {
+    'pages: loop {
         let messages = match ask(node, &seat.bare, &Request::Fetch { after }).await {
             Ok(Answer::Messages(messages)) => messages,
-            Ok(_) => return Ok(()),
+            Ok(_) => return Ok(true),
             Err(HomeError::Unreachable | HomeError::NotHome { .. } | HomeError::Busy)
                 if Instant::now() < give_up =>
             {
@@ -143,14 +149,22 @@ async fn catch_up(node: &Arc<Node>, seat: &Arc<Seat>) -> Result<(), HomeError> {
             }
             Err(error) => return Err(error),
         };
-        let Some((last, _)) = messages.last() else { return Ok(()) };
+        let Some((last, _)) = messages.last() else { return Ok(true) };
         let upto = *last;
         for (id, bytes) in messages {
             let Ok(stanza) = Stanza::parse(bytes.into()) else { continue };
             // It stays filed until the client has it (`handed_out`).
             let owed = Owed::Home;
-            if !seat.push_older(Delivery { stanza, via: None, sole: true, order: id, owed }) {
-                return Ok(()); // Full or gone.
+            let delivery = Delivery { stanza, via: None, sole: true, order: id, owed };
+            match seat.push_older(delivery) {
+                Older::Taken => {}
+                Older::Full => {
+                    // The client reads slowly; the rest of the page is fetched again.
+                    tokio::time::sleep(ROOM_LOOK).await;
+                    after = seat.handed();
+                    continue 'pages;
+                }
+                Older::Over => return Ok(false), // Gone or hidden.
             }
         }
         after = Some(upto);
