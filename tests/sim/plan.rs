@@ -195,7 +195,7 @@ impl Plan {
             deeds,
             faults,
             limits: if small {
-                "stanza_bytes_max = '16KiB'\nmailbox_bytes_max = '64KiB'\nparked_stanzas_per_address_max = 20\nsm_queue_max = 40\noffline_messages_max = 200"
+                "stanza_bytes_max = '16KiB'\nmailbox_bytes_max = '64KiB'\nparked_stanzas_per_address_max = 20\nsm_queue_max = 250\noffline_messages_max = 200"
             } else {
                 ""
             },

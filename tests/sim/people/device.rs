@@ -351,6 +351,7 @@ impl Device {
             ("enabled", ns::SM) => {
                 if let Some(bound) = self.bound.as_mut() {
                     bound.id = element.attr("id").map(str::to_owned);
+                    around.journal.sessions[bound.number].managed = true;
                 }
                 self.begun(around);
             }
@@ -439,6 +440,7 @@ impl Device {
             host: line.host,
             life: around.lives[line.host],
             at: around.now,
+            managed: false,
             over: None,
             acks: Vec::new(),
         });

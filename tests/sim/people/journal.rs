@@ -73,6 +73,8 @@ pub struct Session {
     pub life: u64,
     /// When.
     pub at: u64,
+    /// Stream management was agreed on: the client has seen `<enabled/>`.
+    pub managed: bool,
     /// The client knows that it is over.
     pub over: Option<u64>,
     /// What the client acknowledged.

@@ -15,6 +15,15 @@ pub fn check(journal: &Journal, end: &End) -> Vec<String> {
         if read.contains(&number) || end.stored.contains(&number) || sent.refused.is_some() {
             continue;
         }
+        // Before `<enabled/>` a client acknowledges nothing: what is written to it then, on a connection that turns out to be dead, is lost.
+        let unmanaged = journal.sessions.iter().any(|session| {
+            session.user == sent.to_user
+                && !session.managed
+                && session.over.is_none_or(|over| over > sent.at)
+        });
+        if unmanaged {
+            continue;
+        }
         // With small limits it may have been refused when nobody was there any more to be told.
         if end.small && journal.sessions[sent.session].over.is_some() {
             continue;

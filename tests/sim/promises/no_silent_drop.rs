@@ -16,7 +16,13 @@ pub fn check(journal: &Journal, end: &End) -> Vec<String> {
         .filter(|(_, sent)| lives(sent.session))
         .filter(|(number, sent)| {
             let settled = read.contains(number) || end.stored.contains(number) || sent.refused.is_some();
-            !settled || sent.acked.is_none()
+            // See `acknowledged_is_durable`: to a client without stream management what is written counts as delivered.
+            let unmanaged = journal.sessions.iter().any(|session| {
+                session.user == sent.to_user
+                    && !session.managed
+                    && session.over.is_none_or(|over| over > sent.at)
+            });
+            (!settled && !unmanaged) || sent.acked.is_none()
         })
         .map(|(number, sent)| {
             let acked = if sent.acked.is_some() { "acknowledged" } else { "never acknowledged" };
