@@ -97,3 +97,28 @@ fn a_home_that_does_requests_twice() {
 fn binds_ordered_by_the_wall_clock() {
     is_found(Canary::ClockFollowsWall, Profile::Pauses);
 }
+
+#[test]
+#[ignore]
+fn hunt() {
+    let canary = match std::env::var("CANARY").unwrap().as_str() {
+        "n" => Canary::NewcomerTakes,
+        _ => Canary::TakesBehindRefused,
+    };
+    let from: u64 = std::env::var("FROM").unwrap().parse().unwrap();
+    let mut found = Vec::new();
+    for seed in (from..from + 1200).filter(|seed| Profile::of(*seed) == Profile::Moves) {
+        let with = broken(seed, Some(canary));
+        if with.iter().all(|p| *p == "presence_converges") {
+            continue;
+        }
+        let without = broken(seed, None);
+        let new: Vec<_> =
+            with.difference(&without).copied().filter(|p| *p != "presence_converges").collect();
+        if !new.is_empty() {
+            println!("{seed} {} {new:?}", Profile::of(seed).name());
+            found.push(seed);
+        }
+    }
+    println!("{} found", found.len());
+}

@@ -137,7 +137,7 @@ impl Plan {
         let mut chance = Chance::part(seed, "plan", 0);
         let far = chance.percent(40);
         // Few people who say much and never stay: what is on the way meets what moves.
-        let busy = chance.percent(35);
+        let busy = chance.percent(if profile == Profile::Moves { 60 } else { 25 });
         let mut deeds = vec![
             (45, Deed::Message),
             (6, Deed::Direct),
@@ -148,6 +148,15 @@ impl Plan {
         if profile != Profile::Calm {
             let often = if busy { 8 } else { chance.between(1, 6) };
             deeds.extend([(2 * often, Deed::Move), (often, Deed::Reset), (often, Deed::Vanish)]);
+        }
+        if busy && profile == Profile::Moves {
+            deeds = vec![
+                (50, Deed::Message),
+                (15, Deed::Move),
+                (3, Deed::Reset),
+                (3, Deed::Vanish),
+                (25, Deed::Presence),
+            ];
         }
         let lines = [
             (4, Fault::CutOneWay),
@@ -171,8 +180,8 @@ impl Plan {
             seed,
             profile,
             hosts: 3 + chance.weighted(&[(6, 0), (3, 1), (1, 2)]),
-            users: if busy { 3 } else { chance.between(3, 5) as usize },
-            devices_max: chance.between(1, 3) as usize,
+            users: if busy { chance.between(2, 3) } else { chance.between(3, 5) } as usize,
+            devices_max: chance.between(1, if busy { 2 } else { 3 }) as usize,
             delays_ms: if far { (60, 180) } else { (20, 60) },
             jitter_ms: chance.between(0, 30),
             disk_ms: chance.between(1, 12),

@@ -422,8 +422,13 @@ impl Play {
                 self.with(id, |device, around| device.message(around, user, Some((to, resource))));
             }
             Deed::Presence => {
-                let priority =
-                    self.people.weighted(&[(5, Some(0)), (3, Some(5)), (1, Some(-1)), (1, None)]);
+                // Whoever takes no messages soon does again: what was on the way meets both.
+                let hides = self.devices[&id].shows.is_none_or(|(_, priority)| priority < 0);
+                let priority = if hides {
+                    Some(0)
+                } else {
+                    self.people.weighted(&[(4, Some(0)), (2, Some(5)), (2, Some(-1)), (2, None)])
+                };
                 self.with(id, |device, around| device.show(around, priority));
             }
             Deed::Roster => {
@@ -434,7 +439,9 @@ impl Play {
                 });
             }
             Deed::Move => {
-                let to = self.people.index(self.hosts.len());
+                let elsewhere = self.people.index(self.hosts.len());
+                let same = self.devices[&id].host().filter(|_| self.people.percent(30));
+                let to = same.unwrap_or(elsewhere);
                 let wait = self.people.below(300);
                 self.with(id, |device, around| {
                     device.close(around);
