@@ -1,8 +1,11 @@
-//! `pangaea user export` and `import`: between the admin API and a document of XEP-0227, one account at a time.
+//! `pangaea user export` and `import`: between the admin API and a document of XEP-0227, a few accounts at a time.
 //!
 //! Called by `user`; `pie` knows the document. What has to be said beside the result goes to standard error.
 
 use std::io::{self, BufWriter, Write};
+use std::pin::pin;
+
+use futures_util::stream::{self, Stream, StreamExt};
 
 use super::{Pages, unwritten};
 use crate::admin::{OfflinePage, RefusalKind, UserExport};
@@ -10,6 +13,8 @@ use crate::cli::remote::Remote;
 use crate::http::client::escape;
 use crate::pie::{Reader, Writer};
 
+/// Accounts asked for at the same time; so many answers are in memory.
+const AHEAD_MAX: usize = 8;
 /// Accounts that are named because they lack credentials; more are only counted.
 const NAMED_MAX: usize = 20;
 
@@ -24,43 +29,58 @@ pub(super) async fn export(
     if accounts.is_empty() {
         let mut pages = Pages::default();
         while let Some(page) = pages.next(remote).await? {
-            for account in page {
-                if !one(remote, &account, &mut document).await? {
-                    note(err, &format!("{account}: it was removed meanwhile"));
+            let mut users = pin!(ahead(remote, page));
+            while let Some((account, user)) = users.next().await {
+                match user? {
+                    Some(user) => one(remote, &account, user, &mut document).await?,
+                    None => note(err, &format!("{account}: it was removed meanwhile")),
                 }
             }
         }
     } else {
-        for account in accounts {
-            if !one(remote, &account, &mut document).await? {
-                return Err(miette::miette!("there is no account {account}"));
-            }
+        let mut users = pin!(ahead(remote, accounts));
+        while let Some((account, user)) = users.next().await {
+            let user = user?.ok_or_else(|| miette::miette!("there is no account {account}"))?;
+            one(remote, &account, user, &mut document).await?;
         }
     }
     document.end().map(drop).map_err(unwritten)
 }
 
-/// Writes one account; false if there is none.
+/// The accounts in their order, some of them asked for before their turn: homes may be far.
+fn ahead(
+    remote: &Remote,
+    accounts: Vec<String>,
+) -> impl Stream<Item = (String, miette::Result<Option<UserExport>>)> {
+    let ask = async |account: String| {
+        let path = format!("/admin/users/{}/export", escape(&account));
+        let user = match remote.try_ask("GET", &path, None::<()>).await {
+            Ok(Ok(user)) => Ok(Some(user)),
+            Ok(Err(refusal)) if refusal.kind == RefusalKind::NotFound => Ok(None),
+            Ok(Err(refusal)) => Err(miette::miette!("{account}: refused: {}", refusal.message)),
+            Err(error) => Err(error),
+        };
+        (account, user)
+    };
+    stream::iter(accounts).map(ask).buffered(AHEAD_MAX)
+}
+
+/// Writes one account, with the messages that did not fit into its first answer.
 async fn one(
     remote: &Remote,
     account: &str,
+    user: UserExport,
     document: &mut Writer<impl Write>,
-) -> miette::Result<bool> {
-    let path = format!("/admin/users/{}", escape(account));
-    let user = match remote.try_ask("GET", &format!("{path}/export"), None::<()>).await? {
-        Ok(user) => user,
-        Err(refusal) if refusal.kind == RefusalKind::NotFound => return Ok(false),
-        Err(refusal) => return Err(miette::miette!("{account}: refused: {}", refusal.message)),
-    };
-    let UserExport { mut more, .. } = user;
+) -> miette::Result<()> {
     document.user(&user).map_err(unwritten)?;
+    let mut more = user.more;
     while let Some(after) = more {
-        let page: OfflinePage = remote.get(&format!("{path}/offline?after={after}")).await?;
+        let path = format!("/admin/users/{}/offline?after={after}", escape(account));
+        let page: OfflinePage = remote.get(&path).await?;
         document.messages(&page.offline).map_err(unwritten)?;
         more = page.more;
     }
-    document.user_end().map_err(unwritten)?;
-    Ok(true)
+    document.user_end().map_err(unwritten)
 }
 
 /// Makes the accounts of a document.
