@@ -10,6 +10,7 @@
 //!
 //! Deliberately absent: live reload, environment overrides.
 
+pub mod canary;
 mod check;
 mod error;
 mod section;

@@ -2,6 +2,8 @@
 //! is still on the way to where the addressee was, earlier ones are being filed), it and all that follow wait here, in order.
 //! Called by the session table only. A gate is plain state: no clock, no link; `blueprint §5` is the rule it keeps.
 
+use config::canary::{Canary, sings};
+
 use std::collections::VecDeque;
 
 pub use replication::watermark::Mark;
@@ -51,6 +53,9 @@ impl<S> Gate<S> {
 
     /// Among those that were on their way already: in their order, and behind what has the same place or an unknown one.
     pub(crate) fn put_back(&mut self, held: Held<S>) {
+        if sings(Canary::ReturnedBehind) {
+            return self.held.push_back(held);
+        }
         let mut at = self.returned.len();
         while at > 0 && held.order != 0 && self.returned[at - 1].order > held.order {
             at -= 1;

@@ -6,33 +6,35 @@ mod operator;
 mod portable;
 mod run;
 mod wires;
+mod world;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use global_distrib::{Directory, Place, RouteEntry, Row};
 use parking_lot::Mutex;
 use replication::metadata::Metadata;
 use replication::{Hlc, HybridClock};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use xmpp::jid::{BareJid, Jid};
 use xmpp::sasl::{Hash, Mechanism, Secret};
 use xmpp::stanza::error::StanzaError;
 use xmpp::stream::error::StreamError;
 use xmpp::stream::negotiate::{Offer, TlsPolicy};
 
-#[cfg(test)]
-pub(crate) use self::build::{Parts, assemble};
-pub use self::run::{RunError, run};
+pub use self::build::{Parts, assemble, start_links};
+pub use self::run::{RunError, drain, housekeeping, run};
 pub use self::wires::Late;
+pub use self::world::World;
 use crate::auth::{Internal, Throttle};
 use crate::features::Features;
 use crate::features::roster::cache::Rosters;
 use crate::geo::Geo;
 use crate::homes::Homes;
 use crate::metrics::Metrics;
-use crate::router::{Domains, Routed, perform};
+use crate::outbox::Recovery;
+use crate::router::{Domains, Ledger, Routed, perform};
 use crate::session::mailbox::{Mailbox, MailboxLimits};
 use crate::session::{Resumable, Seat};
 use crate::storage::Storage;
@@ -60,6 +62,12 @@ pub struct Node {
     pub rosters: Rosters,
     /// The XEPs.
     pub features: Features,
+    /// What it has promised and not handed on.
+    pub ledger: Ledger,
+    /// What a former life had promised.
+    pub recovery: Recovery,
+    /// Held by whoever writes the outbox.
+    pub(crate) outbox_writer: tokio::sync::Mutex<()>,
     /// Sessions that may be resumed.
     pub resumable: Resumable,
     /// Who may sign in.
@@ -75,6 +83,7 @@ pub struct Node {
     /// The SHA-256 of the certificate it shows other nodes, in hexadecimal.
     pub fingerprint: String,
     offers: Offers,
+    world: World,
     clock: Mutex<HybridClock>,
     started: Instant,
     stop: watch::Sender<bool>,
@@ -128,28 +137,28 @@ impl Node {
 
     /// Milliseconds since the epoch: for time stamps people read, never for order.
     pub fn wall_ms(&self) -> u64 {
-        wall_ms()
+        self.world.wall_ms()
     }
 
     /// A hybrid time later than every one made or seen before.
     pub fn tick_clock(&self) -> Hlc {
-        self.clock.lock().now(wall_ms())
+        self.clock.lock().now(self.wall_ms())
     }
 
     /// Another node's hybrid time was seen.
     pub fn observe(&self, seen: Hlc) {
-        self.clock.lock().observe(seen, wall_ms());
+        self.clock.lock().observe(seen, self.wall_ms());
     }
 
-    /// Random bytes of the operating system.
+    /// Random bytes, good enough for secrets.
     pub fn random<const N: usize>(&self) -> [u8; N] {
-        random()
+        self.world.random()
     }
 
     /// An unguessable name: 144 bits.
     pub fn token(&self) -> String {
         use base64::Engine as _;
-        base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(random::<18>())
+        base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(self.random::<18>())
     }
 
     /// What a client from there is offered.
@@ -255,15 +264,4 @@ impl Node {
 fn too_many_resources() -> StanzaError {
     StanzaError::resource_constraint()
         .with_extra(xmpp::xml::element::Element::new("resource-limit-exceeded", xmpp::ns::ERRORS))
-}
-
-fn wall_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn random<const N: usize>() -> [u8; N] {
-    let mut bytes = [0; N];
-    getrandom::fill(&mut bytes).expect("the operating system has random numbers");
-    bytes
 }

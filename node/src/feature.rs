@@ -12,6 +12,7 @@ use xmpp::stanza::Stanza;
 use xmpp::stream::error::StreamError;
 
 use crate::app::Node;
+use crate::geo::presence::Presence;
 use crate::session::Seat;
 
 /// What a feature wants done. Performed in the order given, by `router::perform`.
@@ -26,19 +27,20 @@ pub enum Action {
     /// To those local resources of an account that asked for its roster (RFC 6121 §2.1.6 interested resources). The stanza's `to`
     /// is set for each.
     ToInterested(BareJid, Stanza),
-    /// To the available resources of an account on this node (other nodes are told by the same change).
+    /// To the available resources of an account on this node, as it is (other nodes are told by the same change).
     ToAvailable(BareJid, Stanza),
     /// Presence to the available resources of many accounts, wherever they are: one copy a region (blueprint §6, multicast).
     Multicast {
         /// The presence; its `to` is set to each account in turn.
-        stanza: Stanza,
+        presence: Presence,
         /// Whose resources.
         to: Vec<BareJid>,
     },
-    /// Presence to an account that was just granted it: to its available resources in those regions that know of the grant.
+    /// What a local resource shows by then, to an account that was just granted it: to its available resources in those regions that
+    /// know of the grant.
     Grant {
-        /// Of a local resource.
-        presence: Stanza,
+        /// The resource.
+        seat: Arc<Seat>,
         /// To whom.
         to: BareJid,
     },

@@ -11,6 +11,7 @@ pub mod geo;
 pub mod homes;
 pub mod http;
 pub mod metrics;
+pub mod outbox;
 pub mod pie;
 pub mod router;
 pub mod session;

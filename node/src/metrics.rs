@@ -109,6 +109,10 @@ pub struct Metrics {
     pub routed: Routed,
     /// Bytes of stanzas parked now.
     pub parked_bytes: Gauge,
+    /// Messages accepted from clients and kept by nobody yet.
+    pub unsettled: Gauge,
+    /// Messages written to the outbox.
+    pub outbox_written: Counter,
     /// Session rows of this region in the table.
     pub rows_here: Gauge,
     /// Session rows of other regions in the table.
@@ -209,6 +213,8 @@ impl Metrics {
                 ignored: way("ignored"),
             },
             parked_bytes: gauge(r, "parked_bytes", "Bytes of stanzas parked now"),
+            unsettled: gauge(r, "unsettled", "Messages accepted and kept by nobody yet"),
+            outbox_written: counter(r, "outbox_written", "Messages written to the outbox"),
             rows_here: whose("here"),
             rows_elsewhere: whose("elsewhere"),
             home_local: home("local"),

@@ -17,7 +17,7 @@ use xmpp::jid::{BareJid, FullJid};
 use xmpp::sasl::{Hash, ScramKeys, Secret};
 use xmpp::stanza::Stanza;
 
-use crate::app::{Node, Parts, assemble};
+use crate::app::{Node, Parts, World, assemble};
 use crate::certs::Authority;
 use crate::feature::{Action, Ctx, Flow};
 use crate::homes::accounts::{self, Account};
@@ -72,6 +72,8 @@ impl House {
             fingerprint: String::new(),
             tls: TlsAcceptor::new(vec![pair], false).expect("TLS"),
             storage: Arc::new(Memory::default()),
+            agreement: None,
+            world: World::real(),
         };
         let node = assemble(parts).await.expect("a node");
         let mut version = node.metadata.watch();
@@ -135,10 +137,17 @@ impl House {
         assert!(waited.await.is_ok(), "{what}");
     }
 
-    /// The next message, iq or presence in a mailbox that is not empty soon.
-    pub(crate) async fn mail(&self, seat: &Seat) -> Vec<String> {
+    /// What is in a mailbox that is not empty soon; the client has it then.
+    pub(crate) async fn mail(&self, seat: &Arc<Seat>) -> Vec<String> {
         self.until("something in the mailbox", || seat.mailbox.depth().items > 0).await;
-        mail(seat)
+        let items = seat.mailbox.drain();
+        let texts = items.iter().map(text).collect();
+        let deliveries = items.into_iter().filter_map(|item| match item {
+            Item::Stanza(delivery) => Some(delivery),
+            Item::Control(_) => None,
+        });
+        router::kept(&self.node, seat, deliveries);
+        texts
     }
 }
 
@@ -186,7 +195,9 @@ pub(crate) fn words(actions: &[Action]) -> Vec<String> {
     let word = |action: &Action| match action {
         Action::Reply(stanza) => format!("reply {stanza:?}"),
         Action::Route(stanza) => format!("route {stanza:?}"),
-        Action::Multicast { stanza, to } => format!("tell {}: {stanza:?}", names(to)),
+        Action::Multicast { presence, to } => {
+            format!("tell {}: {:?}", names(to), presence.stanza)
+        }
         Action::Probe { to, .. } => format!("ask {}", names(to)),
         Action::HandOut(_) => "hand out".to_owned(),
         other => format!("{other:?}"),

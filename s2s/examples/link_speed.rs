@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use s2s::link::{
     FrameKind, Incarnation, Link, LinkConfig, LinkFull, LinkLimits, LinkTimers, LinkUser, Links,
-    PeerConfig, PeerId, Taken,
+    PeerConfig, PeerId, Road, Taken, random,
 };
 use s2s::tls::TlsIdentity;
 use tokio::net::TcpListener;
@@ -49,10 +49,11 @@ async fn node(
     let config = LinkConfig {
         me: id.clone(),
         incarnation: Incarnation(1),
-        tls: tls.clone(),
+        road: Road::Tls(tls.clone()),
         peers: Vec::new(),
         timers: LinkTimers::default(),
         limits: LinkLimits::default(),
+        chance: Arc::new(random),
     };
     let links = Links::start(config, user.clone())?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;

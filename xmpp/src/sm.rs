@@ -151,26 +151,72 @@ impl<T> Iterator for Drained<'_, T> {
 
 impl<T> ExactSizeIterator for Drained<'_, T> {}
 
-/// How many stanzas of the peer's we have handled since `<enable/>`, modulo 2³². Only stanzas count (XEP-0198 §4).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Inbound(u32);
+/// The stanzas the peer has sent since `<enable/>` (only stanzas count, XEP-0198 §4): which of them are handled. "Handled" means that
+/// responsibility is taken (§3); that may take a while, and for a later stanza be quicker than for an earlier one. `h` is a
+/// count, so it goes only as far as the first that is open. Memory: one byte for each from there on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Inbound {
+    handled: u32,
+    /// The ticket of the first open one.
+    first: u64,
+    /// From the first open one on: whether each is handled.
+    later: VecDeque<bool>,
+}
 
 impl Inbound {
     /// Goes on counting at `handled`: for a session that moved here.
     #[must_use]
     pub fn resumed(handled: u32) -> Inbound {
-        Inbound(handled)
+        Inbound { handled, ..Inbound::default() }
     }
 
-    /// One more is handled.
+    /// One more has come and is handled at once.
     pub fn count(&mut self) {
-        self.0 = self.0.wrapping_add(1);
+        if self.later.is_empty() {
+            self.handled = self.handled.wrapping_add(1);
+            self.first += 1;
+        } else {
+            self.later.push_back(true);
+        }
+    }
+
+    /// One more has come and is handled when [`Inbound::done`] is called with this ticket.
+    pub fn begin(&mut self) -> u64 {
+        self.later.push_back(false);
+        self.first + self.later.len() as u64 - 1
+    }
+
+    /// The stanza of that ticket is handled. A ticket that was done already is ignored.
+    pub fn done(&mut self, ticket: u64) {
+        let Some(at) = ticket.checked_sub(self.first) else { return };
+        let Some(entry) = self.later.get_mut(at as usize) else { return };
+        *entry = true;
+        while self.later.front() == Some(&true) {
+            self.later.pop_front();
+            self.first += 1;
+            self.handled = self.handled.wrapping_add(1);
+        }
+        if self.later.is_empty() {
+            self.later = VecDeque::new();
+        }
     }
 
     /// The `h` to tell the peer.
     #[must_use]
-    pub fn handled(self) -> u32 {
-        self.0
+    pub fn handled(&self) -> u32 {
+        self.handled
+    }
+
+    /// The ticket of the first that is open: all before it are handled. That of the next to come when none is.
+    #[must_use]
+    pub fn first_open(&self) -> u64 {
+        self.first
+    }
+
+    /// The ticket of the next to come.
+    #[must_use]
+    pub fn next(&self) -> u64 {
+        self.first + self.later.len() as u64
     }
 }
 
@@ -415,6 +461,25 @@ mod tests {
         let mut inbound = Inbound::resumed(u32::MAX);
         inbound.count();
         assert_eq!(inbound.handled(), 0);
+    }
+
+    #[test]
+    fn handled_counts_up_to_the_first_that_is_open() {
+        let mut inbound = Inbound::default();
+        inbound.count();
+        let (second, third) = (inbound.begin(), inbound.begin());
+        inbound.count();
+        assert_eq!((inbound.handled(), inbound.first_open(), inbound.next()), (1, 1, 4));
+        inbound.done(third);
+        assert_eq!(inbound.handled(), 1);
+        inbound.done(second);
+        assert_eq!((inbound.handled(), inbound.first_open(), inbound.next()), (4, 4, 4));
+        inbound.done(second);
+        inbound.count();
+        assert_eq!(inbound.handled(), 5);
+        let ticket = inbound.begin();
+        inbound.done(ticket);
+        assert_eq!(inbound, Inbound { handled: 6, first: 6, later: VecDeque::new() });
     }
 
     #[test]

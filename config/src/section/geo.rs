@@ -14,6 +14,8 @@ pub struct Geo {
     pub dead_after: Duration,
     /// Silence after which the metadata majority declares a region down and moves its homes.
     pub down_after: Duration,
+    /// How old a message may grow that nobody has kept yet, until it is written to the outbox so that its sender need not wait.
+    pub outbox_after: Duration,
     /// Degrees north and east, for choosing the nearest region.
     pub place: Option<(f64, f64)>,
     /// When a message counts as safe.
@@ -59,6 +61,13 @@ pub(crate) fn read(table: &Table<'_>) -> Geo {
         hold: seconds("hold", 60),
         dead_after: seconds("dead_after", 8),
         down_after: seconds("down_after", 60),
+        outbox_after: table.between(
+            "outbox_after",
+            Duration::from_millis(200),
+            Duration::from_millis(1),
+            Duration::from_secs(10),
+            "a duration from \"1ms\" to \"10s\"",
+        ),
         place: place(table),
         durability: table.value("durability", Durability::OneRegion),
     };

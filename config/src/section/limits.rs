@@ -39,6 +39,11 @@ pub struct Limits {
     pub parked_bytes_max: usize,
     /// Stanzas parked for one addressee. Beyond: the sender gets `resource-constraint`.
     pub parked_stanzas_per_address_max: usize,
+    /// Bytes of messages this node has accepted from clients with stream management and nobody has kept yet. Beyond: the sender
+    /// gets `resource-constraint`.
+    pub unsettled_bytes_max: usize,
+    /// The same of one session, counted in stanzas. Beyond: nothing more is read from it until half of them are settled.
+    pub unsettled_per_session_max: usize,
     /// Route-log entries kept for regions that lag behind. Beyond: such a region gets a full copy instead.
     pub route_log_entries_max: usize,
 }
@@ -76,6 +81,8 @@ pub(crate) fn read(table: &Table<'_>) -> Limits {
         sm_queue_max: count("sm_queue_max", 5_000),
         parked_bytes_max: size("parked_bytes_max", 64 * MIB, 64 * KIB),
         parked_stanzas_per_address_max: count("parked_stanzas_per_address_max", 1_000),
+        unsettled_bytes_max: size("unsettled_bytes_max", 256 * MIB, 64 * KIB),
+        unsettled_per_session_max: count("unsettled_per_session_max", 1_000),
         route_log_entries_max: count("route_log_entries_max", 1_000_000),
     };
     if limits.mailbox_bytes_max < limits.stanza_bytes_max {

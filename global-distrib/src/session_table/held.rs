@@ -309,11 +309,11 @@ impl<H: Clone + PartialEq, S> Directory<H, S> {
         now_ms: u64,
         carrier: &impl Carrier<H, S>,
     ) -> bool {
-        if !user.way.blocks(here, there, now_ms, carrier) {
+        if !user.way.blocks(to, here, there, now_ms, carrier) {
             return false;
         }
         self.await_acks(to, user, carrier);
-        let waits = user.way.blocks(here, there, now_ms, carrier);
+        let waits = user.way.blocks(to, here, there, now_ms, carrier);
         if let (true, Some(gate)) = (waits, user.gate.as_mut()) {
             gate.wait = Wait::Acks;
         }

@@ -17,6 +17,7 @@ mod way;
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use config::canary::{Canary, sings};
 use replication::clock::Hlc;
 use smallvec::SmallVec;
 use xmpp::jid::{BareJid, FullJid};
@@ -89,6 +90,11 @@ pub trait Carrier<H, S> {
         let _ = stanza;
         0
     }
+    /// How long a session of that node (`None`: of this one) that has lost its row is waited for, milliseconds, at most the hold time.
+    fn leaving_ms(&self, node: Option<NodeIx>, to: &BareJid) -> u64 {
+        let _ = (node, to);
+        way::LEAVING_MS_MAX
+    }
     /// Sends a probe to every live node; what must be echoed. Empty when there is no other live node.
     fn mark(&self) -> Mark;
     /// Whether all of a mark is echoed (nodes that metadata says are down do not hold it back).
@@ -133,10 +139,13 @@ pub struct Unbound<H> {
     pub reopen: bool,
 }
 
+/// How users are hashed. Their names come from strangers: in production nobody must know the seed.
+pub type Hashing = foldhash::fast::SeedableRandomState;
+
 /// The table. `H` is the handle of a local session, `S` what is routed. Memory: about 200 bytes a connected user, plus what waits.
 #[derive(Debug)]
 pub struct Directory<H, S> {
-    users: scc::HashMap<BareJid, User<H, S>, foldhash::fast::RandomState>,
+    users: scc::HashMap<BareJid, User<H, S>, Hashing>,
     waiters: Waiters,
     lanes: Lanes,
     parked_bytes: AtomicUsize,
@@ -149,8 +158,13 @@ pub struct Directory<H, S> {
 impl<H: Clone + PartialEq, S> Directory<H, S> {
     /// An empty table.
     pub fn new(limits: ParkLimits) -> Self {
+        Self::hashed(limits, Hashing::random())
+    }
+
+    /// The same, hashed in a way that the caller knows, so that users are met in an order that can be had again.
+    pub fn hashed(limits: ParkLimits, hashing: Hashing) -> Self {
         Self {
-            users: scc::HashMap::with_hasher(foldhash::fast::RandomState::default()),
+            users: scc::HashMap::with_hasher(hashing),
             waiters: Waiters::default(),
             lanes: Lanes::default(),
             parked_bytes: AtomicUsize::new(0),
@@ -347,8 +361,10 @@ impl<H: Clone + PartialEq, S> Directory<H, S> {
         let mut entry = self.users.entry_sync(bare.clone()).or_default();
         let user = entry.get_mut();
         // Two nodes may have made the same generation; the place tells them apart.
-        let ended =
-            |row: &Row<H>| row.generation == generation && row.full == *full && row.there() == node;
+        let ended = |row: &Row<H>| {
+            let same = row.generation == generation && row.there() == node;
+            row.full == *full && (same || sings(Canary::UnbindsNewer))
+        };
         let row = user.rows.iter().position(ended).map(|at| user.rows.remove(at));
         match (&row, node) {
             (Some(_), there) => {
@@ -430,8 +446,9 @@ impl<H: Clone + PartialEq, S> Directory<H, S> {
         (removed, reopen)
     }
 
-    /// Marks a node's rows dark (silent too long) or lit again; returns the full JIDs of available rows whose light changed. O(users).
-    pub fn light(&self, node: NodeIx, lit: bool) -> Vec<FullJid> {
+    /// Marks a node's rows dark (silent too long) or lit again; returns the full JIDs and generations of available rows whose light
+    /// changed. O(users).
+    pub fn light(&self, node: NodeIx, lit: bool) -> Vec<(FullJid, Hlc)> {
         let mut changed = Vec::new();
         self.users.retain_sync(|_, user| {
             for row in
@@ -439,7 +456,7 @@ impl<H: Clone + PartialEq, S> Directory<H, S> {
             {
                 row.lit = lit;
                 if row.available {
-                    changed.push(row.full.clone());
+                    changed.push((row.full.clone(), row.generation));
                 }
             }
             true
@@ -499,7 +516,7 @@ impl<H: Clone + PartialEq, S> Directory<H, S> {
         let choice = carrier.choose(&stanza, &user.rows);
         match &choice {
             Choice::Refuse => return Outcome::Nobody(stanza),
-            Choice::Send { here, there } if !user.way.blocks(here, there, now_ms, carrier) => {
+            Choice::Send { here, there } if !user.way.blocks(to, here, there, now_ms, carrier) => {
                 return match carry(user, stanza, here, there, carrier) {
                     Ok(()) => Outcome::Sent,
                     Err(stanza) => Outcome::Full(stanza),

@@ -548,9 +548,10 @@ fn light_changes_once_and_names_available_rows_only() {
     play.bind("tomb", Place::There(B), 2);
     play.bind("church", Place::There(C), 3);
     play.table.update(&full("tomb"), Hlc(2), 0, false);
-    assert_eq!(play.table.light(B, false), [full("balcony")]);
+    let balcony = [(full("balcony"), Hlc(1))];
+    assert_eq!(play.table.light(B, false), balcony);
     assert!(play.table.light(B, false).is_empty());
-    assert_eq!(play.table.light(B, true), [full("balcony")]);
+    assert_eq!(play.table.light(B, true), balcony);
 }
 
 #[test]

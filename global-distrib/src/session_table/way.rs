@@ -7,11 +7,13 @@
 
 use replication::clock::Hlc;
 use smallvec::SmallVec;
+use xmpp::jid::BareJid;
 
 use super::{Carrier, Row};
 use crate::node_ix::NodeIx;
 
-/// How long a session that lost its row may take to say what it leaves behind, milliseconds. Then order gives way to delivery.
+/// How long a session that lost its row may take to say what it leaves behind, milliseconds, if nothing is known to be with it
+/// ([`Carrier::leaving_ms`]). Then order gives way to delivery.
 pub(super) const LEAVING_MS_MAX: u64 = 5_000;
 
 /// Where one stanza goes, and the numbers that settle it there: filled in by [`Carrier::carry`] through [`leave_trail`].
@@ -61,8 +63,8 @@ struct Leaving {
     /// `None`: a session of this node.
     node: Option<NodeIx>,
     generation: Hlc,
-    /// When somebody first waited for it.
-    since_ms: Option<u64>,
+    /// Until when it is waited for; set when somebody first does.
+    until_ms: Option<u64>,
 }
 
 /// See the room. Kept an addressee; empty for one to whom nothing is sent.
@@ -110,7 +112,7 @@ impl Way {
         now_ms: u64,
         carrier: &impl Carrier<H, S>,
     ) {
-        self.give_up_leaving(now_ms, None);
+        self.give_up_leaving(now_ms);
         self.trail.retain(|(node, number)| {
             carrier.acked(*node) < *number || rows.iter().any(|row| row.there() == Some(*node))
         });
@@ -121,20 +123,24 @@ impl Way {
         &self,
         carrier: &impl Carrier<H, S>,
     ) -> (SmallVec<[(NodeIx, u64); 2]>, Option<u64>) {
-        let since =
-            self.leaving.iter().flat_map(|all| all.iter()).filter_map(|one| one.since_ms).max();
-        (self.open(carrier).collect(), since.map(|at| at + LEAVING_MS_MAX))
+        let until =
+            self.leaving.iter().flat_map(|all| all.iter()).filter_map(|one| one.until_ms).max();
+        (self.open(carrier).collect(), until)
     }
 
     /// Whether a stanza for these places has to wait.
     pub(super) fn blocks<H, S>(
         &mut self,
+        to: &BareJid,
         here: &[H],
         there: &[NodeIx],
         now_ms: u64,
         carrier: &impl Carrier<H, S>,
     ) -> bool {
-        self.give_up_leaving(now_ms, Some(now_ms));
+        for one in self.leaving.iter_mut().flat_map(|all| all.iter_mut()) {
+            one.until_ms.get_or_insert_with(|| now_ms + carrier.leaving_ms(one.node, to));
+        }
+        self.give_up_leaving(now_ms);
         if self.leaving.is_some() {
             return true;
         }
@@ -148,13 +154,10 @@ impl Way {
             || !there.iter().all(|node| self.span.contains(node))
     }
 
-    /// Gives up the sessions that took too long to say goodbye; `since` is noted for those nobody waited for until now.
-    fn give_up_leaving(&mut self, now_ms: u64, since: Option<u64>) {
+    /// Gives up the sessions that took too long to say goodbye.
+    fn give_up_leaving(&mut self, now_ms: u64) {
         let Some(leaving) = &mut self.leaving else { return };
-        leaving.retain_mut(|one| {
-            one.since_ms = one.since_ms.or(since);
-            one.since_ms.is_none_or(|since| now_ms < since + LEAVING_MS_MAX)
-        });
+        leaving.retain(|one| one.until_ms.is_none_or(|until| now_ms < until));
         if leaving.is_empty() {
             self.leaving = None;
         }
@@ -191,7 +194,7 @@ impl Way {
         let may_have_ours =
             node.is_none_or(|node| self.trail.iter().any(|(known, _)| *known == node));
         if may_have_ours {
-            self.leaving.get_or_insert_default().push(Leaving { node, generation, since_ms: None });
+            self.leaving.get_or_insert_default().push(Leaving { node, generation, until_ms: None });
         }
     }
 
@@ -232,7 +235,8 @@ impl Way {
         let mut any = false;
         for one in self.leaving.iter_mut().flat_map(|all| all.iter_mut()) {
             if one.node == Some(node) {
-                one.since_ms.get_or_insert(now_ms);
+                let until = now_ms + LEAVING_MS_MAX;
+                one.until_ms = Some(one.until_ms.map_or(until, |known| known.min(until)));
                 any = true;
             }
         }

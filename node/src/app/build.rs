@@ -4,31 +4,34 @@
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
 
 use config::Config;
 use global_distrib::{Directory, ParkLimits};
 use parking_lot::Mutex;
 use replication::HybridClock;
 use replication::metadata::{
-    Domain, DomainKind, Genesis, MetaConfig, MetaState, Metadata, NodeRecord, Region, Timers,
+    Agreement, Domain, DomainKind, Genesis, MetaConfig, MetaState, Metadata, NodeRecord, Region,
+    Timers,
 };
-use s2s::link::{Incarnation, LinkConfig, LinkLimits, LinkTimers, Links, PeerId};
+use s2s::link::{Incarnation, LinkConfig, LinkLimits, LinkTimers, Links, PeerId, Road};
 use s2s::tls::TlsIdentity;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use xmpp::jid::Jid;
 use xmpp::sasl::Secret;
 
 use super::run::RunError;
 use super::wires::{self, Late, RaftWire};
-use super::{Node, Offers, random};
+use super::world::{World, wall_ms};
+use super::{Node, Offers};
 use crate::auth::{Internal, Stored, Throttle};
 use crate::features::Features;
 use crate::features::roster::cache::Rosters;
 use crate::geo::Geo;
 use crate::geo::user::User;
 use crate::metrics::Metrics;
-use crate::router::Domains;
+use crate::outbox::{self, Recovery};
+use crate::router::{Domains, Ledger};
 use crate::session::Resumable;
 use crate::storage::Storage;
 use crate::storage::sqlite::{Sqlite, SqliteConfig};
@@ -38,8 +41,8 @@ use crate::transport::tls::Pair;
 /// Raft takes a snapshot after so many entries.
 const SNAPSHOT_EVERY: u64 = 5_000;
 
-/// What a node is made of that comes from files, or from a test.
-pub(crate) struct Parts {
+/// What a node is made of that comes from files, from a test, or from the simulator.
+pub struct Parts {
     /// What it was told to be.
     pub config: Config,
     /// Which life of it this is.
@@ -50,6 +53,10 @@ pub(crate) struct Parts {
     pub tls: TlsAcceptor,
     /// The local replica.
     pub storage: Arc<dyn Storage>,
+    /// Who agrees on metadata; `None`: Raft, as the configuration says.
+    pub agreement: Option<Arc<dyn Agreement>>,
+    /// The time of day, and chance.
+    pub world: World,
 }
 
 /// Builds the node and starts its links and Raft; listeners come after.
@@ -64,14 +71,20 @@ pub(super) async fn build(config: Config) -> Result<Arc<Node>, RunError> {
     let fingerprint = config::Fingerprint(identity.fingerprint().0).to_string();
     let tls = client_tls(&config)?;
     let storage = open_storage(&config).await?;
-    let node = assemble(Parts { config, incarnation, fingerprint, tls, storage }).await?;
-    start_links(&node, identity)?;
+    let world = World::real();
+    let agreement = None;
+    let parts = Parts { config, incarnation, fingerprint, tls, storage, agreement, world };
+    let node = assemble(parts).await?;
+    start_links(&node, Road::Tls(identity))?;
     Ok(node)
 }
 
 /// A node without links: everything else is made here, in the order in which the rooms need each other.
-pub(crate) async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
-    let Parts { config, incarnation, fingerprint, tls, storage } = parts;
+///
+/// # Errors
+/// [`RunError`]: what the rooms say that cannot begin.
+pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
+    let Parts { config, incarnation, fingerprint, tls, storage, agreement, world } = parts;
     let name = config.node_name();
     let me = PeerId::new(config.node.region.as_str(), config.node.index);
     let metrics = Metrics::new(&config.node.region, &name);
@@ -79,11 +92,15 @@ pub(crate) async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
     let geo = Arc::new(Geo::new(me, dead_after, config.limits.route_log_entries_max));
     geo.set_live(&config.peers.iter().map(config::Peer::name).collect::<Vec<_>>());
 
-    let metadata = metadata(&config, &name, &fingerprint, incarnation, &geo).await?;
+    let metadata = match agreement {
+        Some(agreement) => Metadata::given(agreement),
+        None => metadata(&config, &name, &fingerprint, incarnation, &geo).await?,
+    };
     let late = Late::default();
-    let homes = wires::homes(&config, incarnation, &storage, &metadata, &geo, &late).await?;
+    let homes =
+        wires::homes(&config, incarnation, &world, &storage, &metadata, &geo, &late).await?;
     let features = Features::default();
-    let offers = Offers::new(&config, &features, Secret::new(random::<32>().to_vec()));
+    let offers = Offers::new(&config, &features, Secret::new(world.random::<32>().to_vec()));
     let records = Arc::new(Stored(storage.clone()));
     let regions = config.regions();
     let domains = Domains {
@@ -94,11 +111,12 @@ pub(crate) async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
             .map(|region| format!("{region}.{}", config.domains.global))
             .collect(),
     };
-    let directory = Directory::new(ParkLimits {
+    let limits = ParkLimits {
         bytes_max: config.limits.parked_bytes_max,
         per_addressee_max: config.limits.parked_stanzas_per_address_max,
         hold_ms: u64::try_from(config.geo.hold.as_millis()).unwrap_or(u64::MAX),
-    });
+    };
+    let directory = Directory::hashed(limits, world.hashing.clone());
     let node = Arc::new(Node {
         server: Jid::parse(&domains.global).expect("the configuration has checked its domain"),
         domains,
@@ -109,6 +127,9 @@ pub(crate) async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
         storage,
         rosters: Rosters::default(),
         features,
+        ledger: Ledger::new(incarnation, config.limits.unsettled_bytes_max),
+        recovery: Recovery::default(),
+        outbox_writer: tokio::sync::Mutex::new(()),
         resumable: Resumable::default(),
         authenticator: Internal::new(records, crate::homes::accounts::ITERATIONS),
         throttle: Throttle::new(),
@@ -117,6 +138,7 @@ pub(crate) async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
         incarnation,
         fingerprint,
         offers,
+        world,
         clock: Mutex::new(HybridClock::new()),
         started: Instant::now(),
         stop: watch::Sender::new(false),
@@ -124,10 +146,15 @@ pub(crate) async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
         config,
     });
     late.set(&node);
+    outbox::load(&node).await?;
     Ok(node)
 }
 
-fn start_links(node: &Arc<Node>, identity: TlsIdentity) -> Result<(), RunError> {
+/// Opens the way to the other nodes.
+///
+/// # Errors
+/// The certificate cannot be used.
+pub fn start_links(node: &Arc<Node>, road: Road) -> Result<(), RunError> {
     let config = &node.config;
     let timers = LinkTimers {
         ping: config.link.heartbeat,
@@ -143,10 +170,14 @@ fn start_links(node: &Arc<Node>, identity: TlsIdentity) -> Result<(), RunError> 
     let config = LinkConfig {
         me: node.geo.me.clone(),
         incarnation: Incarnation(node.incarnation),
-        tls: identity,
+        road,
         peers: Vec::new(),
         timers,
         limits,
+        chance: {
+            let world = node.world.clone();
+            Arc::new(move || world.number())
+        },
     };
     let links = Links::start(config, user).map_err(|error| RunError::Links(error.to_string()))?;
     // The user needs the links before the first call can come.
@@ -179,7 +210,7 @@ fn next_incarnation(dir: &Path) -> Result<u64, RunError> {
     let file = dir.join("incarnation");
     let last: u64 =
         fs::read_to_string(&file).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);
-    let next = super::wall_ms().max(last + 1);
+    let next = wall_ms().max(last + 1);
     let failed = |cause: std::io::Error| RunError::File {
         what: "the incarnation",
         file: file.display().to_string(),

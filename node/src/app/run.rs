@@ -13,12 +13,15 @@ use xmpp::stream::error::StreamError;
 
 use super::{Node, build, operator::Desk, wires};
 use crate::geo::tick;
+use crate::outbox;
 use crate::router::perform;
 use crate::session;
 use crate::transport::tcp::{self, Gate, GateLimits};
 
 /// How long one attempt to make this node known may take; it is made again until it succeeds.
 const ANNOUNCE_WITHIN: Duration = Duration::from_secs(5);
+/// How long the last writing of the outbox may take.
+const OUTBOX_WITHIN: Duration = Duration::from_secs(5);
 /// How often the drain looks whether the last session is gone.
 const DRAIN_LOOK: Duration = Duration::from_millis(20);
 
@@ -113,9 +116,7 @@ pub async fn run(config: Config, mut stop: watch::Receiver<bool>) -> Result<(), 
     let (http_stop, http_stopped) = watch::channel(false);
     let connections_max = node.config.limits.http_connections_max;
     let http = tokio::spawn(crate::http::serve(http, router, connections_max, http_stopped));
-    tasks.spawn(tick::run(node.clone()));
-    tasks.spawn(wires::follow_metadata(node.clone()));
-    tasks.spawn(announce(node.clone()));
+    housekeeping(&node, &mut tasks);
 
     // An error means that nobody can ever say stop; then only a signal ends the process.
     let _ = stop.wait_for(|stop| *stop).await;
@@ -125,6 +126,15 @@ pub async fn run(config: Config, mut stop: watch::Receiver<bool>) -> Result<(), 
     let _ = http.await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// What runs beside the listeners: the tick, the follower of metadata, and making this life of the node known.
+pub fn housekeeping(node: &Arc<Node>, tasks: &mut JoinSet<()>) {
+    tasks.spawn(tick::run(node.clone()));
+    tasks.spawn(wires::follow_metadata(node.clone()));
+    tasks.spawn(announce(node.clone()));
+    tasks.spawn(outbox::run(node.clone()));
+    tasks.spawn(outbox::recover(node.clone()));
 }
 
 /// Makes this life of the node known to metadata: its address, certificate and incarnation.
@@ -150,7 +160,8 @@ async fn announce(node: Arc<Node>) {
     }
 }
 
-async fn drain(node: &Arc<Node>, mut tasks: JoinSet<()>) {
+/// The orderly end: sessions, then what they left behind, then the links, within `node.drain_deadline`.
+pub async fn drain(node: &Arc<Node>, mut tasks: JoinSet<()>) {
     tasks.abort_all();
     while tasks.join_next().await.is_some() {}
     let mut seats = Vec::new();
@@ -175,6 +186,12 @@ async fn drain(node: &Arc<Node>, mut tasks: JoinSet<()>) {
     if !settled() {
         let (parked, bytes) = node.directory.parked();
         tracing::warn!(parked, bytes, filing = node.filing(), "the drain's deadline has passed");
+    }
+    // What has not found its place is routed on by this node's next life.
+    if !outbox::flush(node, Instant::now() + OUTBOX_WITHIN).await {
+        tracing::error!(
+            "the outbox could not be written: what its senders were not told of is lost"
+        );
     }
     node.stop();
     node.metadata.resign().await;

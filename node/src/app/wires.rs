@@ -12,7 +12,7 @@ use replication::metadata::{Home, MetaState, MetaTransport, Metadata};
 use s2s::link::{PeerConfig, PeerId};
 use s2s::tls::Fingerprint;
 
-use super::Node;
+use super::{Node, World};
 use crate::feature::Ctx;
 use crate::features::{offline, roster};
 use crate::geo::Geo;
@@ -21,7 +21,7 @@ use crate::geo::frame::{self, Call};
 use crate::homes::accounts::{ACCOUNTS, AccountHome};
 use crate::homes::{
     self, Applied, AppliedAt, HomeMap, HomeOp, HomePlace, HomeTransport, Homes, HomesConfig,
-    HomesParts, ShipSink,
+    HomesParts, ShipSink, Wall,
 };
 use crate::pie;
 use crate::router;
@@ -114,6 +114,7 @@ pub(super) async fn follow_metadata(node: Arc<Node>) {
         version.mark_unchanged();
         apply(&node);
         tokio::select! {
+            biased; // each of them is looked at anew above, so none is missed by coming second
             changed = version.changed() => if changed.is_err() { return },
             () = node.geo.relink.notified() => {}
             () = node.stopped() => return,
@@ -245,6 +246,7 @@ impl Applied for Follow {
 pub(super) async fn homes(
     config: &config::Config,
     incarnation: u64,
+    world: &World,
     storage: &Arc<dyn Storage>,
     metadata: &Metadata,
     geo: &Arc<Geo>,
@@ -259,6 +261,7 @@ pub(super) async fn homes(
                 roster::record::ROSTER,
                 roster::record::VERSION,
                 offline::home::OFFLINE,
+                offline::home::FILED,
                 pie::home::IMPORT,
             ],
         }),
@@ -268,6 +271,8 @@ pub(super) async fn homes(
     ];
     let numbers = HomesConfig {
         request_timeout: HOME_REQUEST_DEADLINE,
+        wall: Wall(world.wall.clone()),
+        new_log: world.number(),
         ..HomesConfig::new(&region, incarnation)
     };
     let parts = HomesParts {

@@ -2,6 +2,7 @@
 //! Hot kinds (stanza, multicast) are laid out by hand so that nothing is copied twice; the rest is postcard.
 
 use bytes::{Buf, Bytes};
+use replication::Hlc;
 use s2s::link::FrameKind;
 use serde::{Deserialize, Serialize};
 use xmpp::jid::{BareJid, FullJid};
@@ -10,7 +11,7 @@ use xmpp::jid::{BareJid, FullJid};
 pub const ROUTE: FrameKind = FrameKind(0x10);
 /// A stanza for an account's resources on the receiving node.
 pub const STANZA: FrameKind = FrameKind(0x11);
-/// A stanza that no session on the sending node takes; same body as the [`STANZA`] it answers.
+/// A stanza of the receiver's that no session on the sending node has any more; body as [`STANZA`].
 pub const RETURN: FrameKind = FrameKind(0x12);
 /// Presence for the available resources of many accounts.
 pub const MULTICAST: FrameKind = FrameKind(0x13);
@@ -20,8 +21,8 @@ pub const PRESENCE_PROBE: FrameKind = FrameKind(0x14);
 pub const CARBON: FrameKind = FrameKind(0x15);
 /// "We took you for dead: tell us the presence of your users again." Empty.
 pub const REPRESENT: FrameKind = FrameKind(0x16);
-/// [`FlightEnd`].
-pub const FLIGHT: FrameKind = FrameKind(0x17);
+/// These messages of the receiver's ledger are kept: clients have them, or they are filed. [`write_orders`].
+pub const KEPT: FrameKind = FrameKind(0x17);
 /// A watermark probe: `u64`, little endian.
 pub const PROBE: FrameKind = FrameKind(0x18);
 /// Its echo: the same number.
@@ -30,6 +31,8 @@ pub const ECHO: FrameKind = FrameKind(0x19);
 pub const CALL: FrameKind = FrameKind(0x1a);
 /// Its answer: [`Reply`].
 pub const REPLY: FrameKind = FrameKind(0x1b);
+/// All messages of the receiver's ledger, of former lives too, that the sender has: the first word on a fresh link. [`write_orders`].
+pub const HELD: FrameKind = FrameKind(0x1e);
 /// Durable-log shipping; the body belongs to `homes::wire`.
 pub const DURABLE: FrameKind = FrameKind(0x1c);
 /// Raft request, as a datagram: [`Call`].
@@ -38,46 +41,77 @@ pub const RAFT_CALL: FrameKind = FrameKind(0x20);
 pub const RAFT_REPLY: FrameKind = FrameKind(0x21);
 /// Presence for an account that was granted it; body as [`MULTICAST`].
 pub const GRANT: FrameKind = FrameKind(0x1d);
+/// The presence of one session for one that asked: [`write_presence`].
+pub const PRESENCE: FrameKind = FrameKind(0x1f);
 /// Whom the sender reaches, as a datagram: `Vec<String>` of node names.
 pub const REACH: FrameKind = FrameKind(0x22);
 
-/// Head of a [`STANZA`]: flags, tries, and the flight when it is one of several copies.
+/// Head of a [`STANZA`] and of a [`RETURN`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct StanzaHead {
-    /// Others have it too: if nobody takes it here, that is no loss.
+    /// Others have it too, and nobody remembers this copy: if no session takes it, that is not told.
     pub copy: bool,
+    /// It stays in the ledger of the node where it entered until that is told [`KEPT`] or [`RETURN`].
+    pub tracked: bool,
+    /// Of a return: it was refused because something earlier has to be settled first, which is no failed try.
+    pub early: bool,
     /// How often it was routed anew; at [`TRIES_MAX`] it is bounced.
     pub tries: u8,
-    /// Which of the sender's flights it belongs to; 0 for none.
-    pub flight: u64,
+    /// Its place among all that the node accepted where it entered.
+    pub order: u64,
+    /// How many refusals of the receiver the sender has seen (`global_distrib` admits by it).
+    pub seen: u64,
+    /// The newest session of the addressee that the sender knew of: it is not for younger ones.
+    pub newest: Hlc,
 }
 
 /// Bound on re-routing one stanza.
 pub const TRIES_MAX: u8 = 16;
 
+const HEAD_BYTES: usize = 26;
+
 impl StanzaHead {
     /// Appends the head.
     pub fn write(&self, out: &mut Vec<u8>) {
-        out.push(u8::from(self.copy) | (u8::from(self.flight != 0) << 1));
-        out.push(self.tries);
-        if self.flight != 0 {
-            out.extend_from_slice(&self.flight.to_le_bytes());
-        }
+        let mut head = [0; HEAD_BYTES];
+        head[0] = u8::from(self.copy) | (u8::from(self.tracked) << 1) | (u8::from(self.early) << 2);
+        head[1] = self.tries;
+        head[2..10].copy_from_slice(&self.order.to_le_bytes());
+        head[10..18].copy_from_slice(&self.seen.to_le_bytes());
+        head[18..].copy_from_slice(&self.newest.0.to_le_bytes());
+        out.extend_from_slice(&head);
     }
 
     /// Splits a body into head and stanza bytes; `None` when it is too short.
     pub fn read(mut body: Bytes) -> Option<(Self, Bytes)> {
-        if body.len() < 2 {
+        if body.len() < HEAD_BYTES {
             return None;
         }
         let flags = body.get_u8();
-        let tries = body.get_u8();
-        let mut head = Self { copy: flags & 1 != 0, tries, flight: 0 };
-        if flags & 2 != 0 {
-            head.flight = body.try_get_u64_le().ok()?;
-        }
+        let head = Self {
+            copy: flags & 1 != 0,
+            tracked: flags & 2 != 0,
+            early: flags & 4 != 0,
+            tries: body.get_u8(),
+            order: body.get_u64_le(),
+            seen: body.get_u64_le(),
+            newest: Hlc(body.get_u64_le()),
+        };
         Some((head, body))
     }
+}
+
+/// Orders in one frame at most.
+pub const ORDERS_MAX: usize = 64 * 1024;
+
+/// Appends orders.
+pub fn write_orders(out: &mut Vec<u8>, orders: &[u64]) {
+    out.extend(orders.iter().flat_map(|order| order.to_le_bytes()));
+}
+
+/// The orders in a body; a last one that is not whole is left out.
+pub fn read_orders(body: &[u8]) -> impl Iterator<Item = u64> + '_ {
+    body.as_chunks::<8>().0.iter().map(|order| u64::from_le_bytes(*order))
 }
 
 /// Bytes of names in one frame at most: with the stanza it stays below the 1 MiB of a frame.
@@ -99,8 +133,9 @@ pub fn parts(to: &[BareJid]) -> impl Iterator<Item = &[BareJid]> {
     })
 }
 
-/// Appends a multicast body: how many, each account, the stanza.
-pub fn write_multicast(out: &mut Vec<u8>, to: &[BareJid], stanza: &[u8]) {
+/// Appends a multicast body: the generation of the session it is of, how many, each account, the stanza.
+pub fn write_multicast(out: &mut Vec<u8>, generation: Hlc, to: &[BareJid], stanza: &[u8]) {
+    out.extend_from_slice(&generation.0.to_le_bytes());
     let count = u32::try_from(to.len()).expect("a roster is bounded far below 2^32");
     out.extend_from_slice(&count.to_le_bytes());
     for account in to {
@@ -113,7 +148,8 @@ pub fn write_multicast(out: &mut Vec<u8>, to: &[BareJid], stanza: &[u8]) {
 }
 
 /// Splits a multicast body; `None` when it does not add up.
-pub fn read_multicast(mut body: Bytes) -> Option<(Vec<Bytes>, Bytes)> {
+pub fn read_multicast(mut body: Bytes) -> Option<(Hlc, Vec<Bytes>, Bytes)> {
+    let generation = Hlc(body.try_get_u64_le().ok()?);
     let count = body.try_get_u32_le().ok()? as usize;
     if count > body.len() / 2 {
         return None;
@@ -126,7 +162,28 @@ pub fn read_multicast(mut body: Bytes) -> Option<(Vec<Bytes>, Bytes)> {
         }
         to.push(body.split_to(length));
     }
-    Some((to, body))
+    Some((generation, to, body))
+}
+
+/// Appends a presence body: the generation of the session it is of, to whom, the stanza.
+pub fn write_presence(out: &mut Vec<u8>, generation: Hlc, to: &FullJid, stanza: &[u8]) {
+    out.extend_from_slice(&generation.0.to_le_bytes());
+    let text = to.as_str().as_bytes();
+    let length = u16::try_from(text.len()).expect("a full JID is at most 3,071 bytes");
+    out.extend_from_slice(&length.to_le_bytes());
+    out.extend_from_slice(text);
+    out.extend_from_slice(stanza);
+}
+
+/// Splits a presence body; `None` when it does not add up.
+pub fn read_presence(mut body: Bytes) -> Option<(Hlc, FullJid, Bytes)> {
+    let generation = Hlc(body.try_get_u64_le().ok()?);
+    let length = usize::from(body.try_get_u16_le().ok()?);
+    if length > body.len() {
+        return None;
+    }
+    let to = FullJid::parse(std::str::from_utf8(&body.split_to(length)).ok()?).ok()?;
+    Some((generation, to, body))
 }
 
 /// "Tell `from` whether these are available."
@@ -149,15 +206,6 @@ pub struct CarbonCopy {
     pub sent: bool,
     /// The original.
     pub forwarded: Vec<u8>,
-}
-
-/// What became of one copy of a flight.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct FlightEnd {
-    /// Which.
-    pub flight: u64,
-    /// Whether a session took it.
-    pub delivered: bool,
 }
 
 /// A request.
@@ -184,7 +232,16 @@ mod tests {
 
     #[test]
     fn a_stanza_head_comes_back() {
-        for head in [StanzaHead::default(), StanzaHead { copy: true, tries: 3, flight: 9 }] {
+        let full = StanzaHead {
+            copy: true,
+            tracked: true,
+            early: true,
+            tries: 3,
+            order: 9,
+            seen: u64::MAX,
+            newest: Hlc(7),
+        };
+        for head in [StanzaHead::default(), full] {
             let mut out = Vec::new();
             head.write(&mut out);
             out.extend_from_slice(b"<message/>");
@@ -194,6 +251,9 @@ mod tests {
             );
         }
         assert_eq!(StanzaHead::read(Bytes::from_static(&[2, 0, 1])), None);
+        let mut out = Vec::new();
+        write_orders(&mut out, &[1, u64::MAX]);
+        assert_eq!(read_orders(&out).collect::<Vec<_>>(), [1, u64::MAX]);
     }
 
     #[test]
@@ -203,8 +263,8 @@ mod tests {
             let to: Vec<BareJid> = (0..count).map(|n| name(n).expect("jid")).collect();
             for part in parts(&to) {
                 let mut out = Vec::new();
-                write_multicast(&mut out, part, b"");
-                assert!(out.len() <= NAMES_BYTES_MAX + 4 && !part.is_empty());
+                write_multicast(&mut out, Hlc::ZERO, part, b"");
+                assert!(out.len() <= NAMES_BYTES_MAX + 12 && !part.is_empty());
             }
             assert_eq!(parts(&to).flatten().count(), count);
         }
@@ -215,11 +275,20 @@ mod tests {
     fn a_multicast_comes_back_and_a_cut_one_is_refused() {
         let to = [BareJid::parse("a@x").expect("jid"), BareJid::parse("bb@x").expect("jid")];
         let mut out = Vec::new();
-        write_multicast(&mut out, &to, b"<presence/>");
-        let (who, stanza) = read_multicast(out.clone().into()).expect("whole");
+        write_multicast(&mut out, Hlc(7), &to, b"<presence/>");
+        let (generation, who, stanza) = read_multicast(out.clone().into()).expect("whole");
+        assert_eq!(generation, Hlc(7));
         assert_eq!(who, [Bytes::from_static(b"a@x"), Bytes::from_static(b"bb@x")]);
         assert_eq!(stanza, Bytes::from_static(b"<presence/>"));
-        out.truncate(8);
+        let full = FullJid::parse("a@x/y").expect("jid");
+        let mut one = Vec::new();
+        write_presence(&mut one, Hlc(9), &full, b"<presence/>");
+        let (generation, to, stanza) = read_presence(one.clone().into()).expect("whole");
+        assert_eq!((generation, to), (Hlc(9), full));
+        assert_eq!(stanza, Bytes::from_static(b"<presence/>"));
+        one.truncate(12);
+        assert!(read_presence(one.into()).is_none());
+        out.truncate(16);
         assert!(read_multicast(out.into()).is_none());
     }
 }

@@ -6,10 +6,12 @@ use std::sync::Arc;
 
 use global_distrib::health::Turn;
 use global_distrib::{NodeIx, Row};
+use replication::Hlc;
 use xmpp::jid::{BareJid, FullJid, Jid};
 use xmpp::stanza::{Stanza, Type};
 
 use super::frame;
+use super::presence::{Presence, local_presence};
 use crate::app::Node;
 use crate::session::Seat;
 
@@ -34,29 +36,29 @@ pub fn turned(node: &Arc<Node>, turn: Turn) {
 
 /// Rows of another node vanished without a word from their sessions.
 pub fn rows_gone(node: &Arc<Node>, rows: &[Row<Arc<Seat>>]) {
-    let gone =
-        rows.iter().filter(|row| row.available && row.lit).map(|row| row.full.clone()).collect();
-    announce_gone(node, gone);
+    let gone = rows.iter().filter(|row| row.available && row.lit);
+    announce_gone(node, gone.map(|row| (row.full.clone(), row.generation)).collect());
 }
 
 /// Tells local contacts, and local resources of the same account, that these are unavailable.
-fn announce_gone(node: &Arc<Node>, gone: Vec<FullJid>) {
+fn announce_gone(node: &Arc<Node>, gone: Vec<(FullJid, Hlc)>) {
     if gone.is_empty() {
         return;
     }
-    let mut by_account: BTreeMap<BareJid, Vec<FullJid>> = BTreeMap::new();
-    for full in gone {
-        by_account.entry(full.bare()).or_default().push(full);
+    let mut by_account: BTreeMap<BareJid, Vec<(FullJid, Hlc)>> = BTreeMap::new();
+    for (full, generation) in gone {
+        by_account.entry(full.bare()).or_default().push((full, generation));
     }
     let node = node.clone();
     tokio::spawn(async move {
         for (done, (account, fulls)) in by_account.into_iter().enumerate() {
             let Ok(roster) = node.rosters.load(&node, &account).await else { continue };
-            for full in fulls {
-                let unavailable =
+            for (full, generation) in fulls {
+                let stanza =
                     Stanza::presence(None, Some(&Jid::from(&full)), Type::Unavailable).build();
+                let unavailable = Presence { stanza, generation };
                 for contact in roster.subscribers().chain(std::iter::once(&account)) {
-                    super::local_presence(&node, contact.as_str(), &unavailable);
+                    local_presence(&node, contact.as_str(), &unavailable);
                 }
             }
             if done % PACE == PACE - 1 {
@@ -66,20 +68,49 @@ fn announce_gone(node: &Arc<Node>, gone: Vec<FullJid>) {
     });
 }
 
-/// Another node took us for dead and asks for the presence of our users.
-pub fn represent(node: &Arc<Node>, to: NodeIx) {
-    let mut seats = Vec::new();
-    node.directory
-        .for_each(|row| seats.extend(row.here().filter(|seat| seat.available()).cloned()));
+/// All rows of a node are known now: our resources that became available before that have not heard of their contacts there.
+pub fn ask(node: &Arc<Node>, of: NodeIx) {
+    let seats = available_here(node);
     let node = node.clone();
     tokio::spawn(async move {
         for (done, seat) in seats.into_iter().enumerate() {
             let Ok(roster) = node.rosters.load(&node, &seat.bare).await else { continue };
-            if let Some(presence) = seat.presence() {
-                let mut to_whom: Vec<BareJid> = roster.subscribers().cloned().collect();
-                to_whom.push(seat.bare.clone());
-                node.geo.multicast_to(&node, to, &presence, &to_whom);
+            let is_there = |account: &&BareJid| {
+                let there = |row: &Row<Arc<Seat>>| row.available && row.there() == Some(of);
+                let known = node.directory.read(account.as_str(), |rows| rows.iter().any(there));
+                known.unwrap_or(false)
+            };
+            let contacts = roster.subscriptions().chain(std::iter::once(&seat.bare));
+            let to: Vec<BareJid> = contacts.filter(is_there).cloned().collect();
+            if !to.is_empty() && seat.available() {
+                node.geo.probe_presence(&node, &seat.full, to);
             }
+            if done % PACE == PACE - 1 {
+                tokio::task::yield_now().await;
+            }
+        }
+    });
+}
+
+fn available_here(node: &Node) -> Vec<Arc<Seat>> {
+    let mut seats = Vec::new();
+    node.directory
+        .for_each(|row| seats.extend(row.here().filter(|seat| seat.available()).cloned()));
+    seats
+}
+
+/// Another node took us for dead and asks for the presence of our users.
+pub fn represent(node: &Arc<Node>, to: NodeIx) {
+    let seats = available_here(node);
+    let node = node.clone();
+    tokio::spawn(async move {
+        for (done, seat) in seats.into_iter().enumerate() {
+            let Ok(roster) = node.rosters.load(&node, &seat.bare).await else { continue };
+            let mut to_whom: Vec<BareJid> = roster.subscribers().cloned().collect();
+            to_whom.push(seat.bare.clone());
+            seat.tell_presence(|presence| {
+                node.geo.multicast_to(&node, to, &presence, &to_whom);
+            });
             if done % PACE == PACE - 1 {
                 tokio::task::yield_now().await;
             }

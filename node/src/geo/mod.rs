@@ -2,32 +2,34 @@
 //! says how a stanza, a presence, a carbon gets to another region. `user` is the other direction: what arrives.
 //! Called by the router and by features' actions. Blueprint §4 to §6.
 //!
-//! * `frame` what is said on a link · `user` what arrives · `route` our route log and the others' · `flights` copies to several
-//!   regions · `calls` request and answer · `light` presence when a node falls silent or returns · `tick` once a second ·
+//! * `frame` what is said on a link · `user` what arrives · `route` our route log and the others' · `held` what we have of
+//!   other nodes' ledgers · `calls` request and answer · `presence` who shows what to whom · `light` presence when a node falls silent or returns · `tick` once a second ·
 //!   `numbers` for `/metrics`
 
 pub mod calls;
-pub mod flights;
 pub mod frame;
+pub mod held;
 pub mod light;
 mod numbers;
+pub mod presence;
 pub mod route;
 pub mod tick;
 pub mod user;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use config::canary::{Canary, sings};
 use global_distrib::health::Health;
 use global_distrib::{Mark, NodeIx, Nodes};
 use parking_lot::{Mutex, RwLock};
 use replication::watermark::Probes;
 use s2s::link::{FrameKind, Link, Links, PeerId};
-use xmpp::jid::{BareJid, FullJid, Jid};
-use xmpp::stanza::{Stanza, Type};
+use xmpp::jid::{BareJid, FullJid};
+use xmpp::stanza::Stanza;
 
-use self::frame::{CarbonCopy, PresenceProbe};
+use self::frame::{CarbonCopy, StanzaHead};
 use crate::app::Node;
 use crate::router::perform;
 
@@ -42,8 +44,18 @@ pub struct Peer {
     pub ix: NodeIx,
     /// The link to it.
     pub link: Link,
-    /// Up to where our frames are settled *as we were told*: never ahead of what the link brought before it (a returned stanza).
-    settled: Arc<AtomicU64>,
+    pace: Arc<Pace>,
+}
+
+/// Our probes to a node, in numbers that may be read without a lock. What we sent before probe `n` was queued is settled when `n` is
+/// echoed: all that the node gave back of it is here.
+#[derive(Debug, Default)]
+struct Pace {
+    /// The number of the next probe; raised before that probe is queued.
+    next: AtomicU64,
+    echoed: AtomicU64,
+    /// Its echo is waited for.
+    live: AtomicBool,
 }
 
 /// See the room.
@@ -57,8 +69,8 @@ pub struct Geo {
     /// Nodes whose echo is waited for: not declared down by metadata.
     live: RwLock<Vec<(Arc<str>, NodeIx)>>,
     probes: Mutex<Probes>,
-    /// Several copies of one stanza.
-    pub flights: flights::Flights,
+    /// What sessions here have of other nodes' messages.
+    pub held: held::Held,
     /// Requests on the way to other nodes.
     pub calls: calls::Calls,
     /// Our session rows' changes, and where each peer is in them.
@@ -81,7 +93,7 @@ impl Geo {
             peers: RwLock::default(),
             live: RwLock::default(),
             probes: Mutex::default(),
-            flights: flights::Flights::default(),
+            held: held::Held::default(),
             calls: calls::Calls::default(),
             route: route::Routes::new(route_entries_max),
             relink: tokio::sync::Notify::new(),
@@ -108,9 +120,10 @@ impl Geo {
             return Some(known.clone());
         }
         let link = self.links.get()?.link(id)?;
-        let settled = Arc::new(AtomicU64::new(link.acked()));
-        let peer = Peer { id: id.clone(), name: name.into(), ix, link, settled };
+        let pace = Arc::new(Pace::default());
+        let peer = Peer { id: id.clone(), name: name.into(), ix, link, pace };
         self.peers.write().insert(ix, peer.clone());
+        self.keep_pace();
         Some(peer)
     }
 
@@ -148,11 +161,26 @@ impl Geo {
             .collect();
         let before = std::mem::replace(&mut *self.live.write(), now.clone());
         let gone: Vec<_> = before.into_iter().filter(|known| !now.contains(known)).collect();
-        let mut probes = self.probes.lock();
-        for (name, _) in &gone {
-            probes.removed(name);
+        {
+            let mut probes = self.probes.lock();
+            for (name, _) in &gone {
+                probes.removed(name);
+            }
         }
+        self.keep_pace();
         gone
+    }
+
+    /// Copies the probes' numbers to where they are read, after something besides probing has changed them.
+    fn keep_pace(&self) {
+        let live = self.live.read();
+        let probes = self.probes.lock();
+        for peer in self.peers.read().values() {
+            let pace = &peer.pace;
+            pace.next.store(probes.next(&peer.name), Ordering::Release);
+            pace.echoed.store(probes.echoed_upto(&peer.name), Ordering::Release);
+            pace.live.store(live.iter().any(|(_, ix)| *ix == peer.ix), Ordering::Release);
+        }
     }
 
     /// Names of the live nodes other than this.
@@ -162,6 +190,9 @@ impl Geo {
 
     /// A mark for what arrives now; the probes it needs go out with [`Geo::send_due_probes`].
     pub fn mark(&self) -> Mark {
+        if sings(Canary::JudgedAtOnce) {
+            return Mark::default();
+        }
         let live = self.live.read();
         self.probes.lock().mark(live.iter().map(|(name, _)| &**name))
     }
@@ -173,7 +204,17 @@ impl Geo {
 
     /// Sends the probes that marks made necessary.
     pub fn send_due_probes(&self) {
-        let due = self.probes.lock().due();
+        let due = {
+            let mut probes = self.probes.lock();
+            let due = probes.due();
+            for (name, number) in &due {
+                if let Some(peer) = self.peer_named(name) {
+                    // Before the probe is queued: what is sent from now on is not settled by its echo.
+                    peer.pace.next.store(number + 1, Ordering::Release);
+                }
+            }
+            due
+        };
         for (name, number) in due {
             if let Some(ix) = self.nodes.index(&name) {
                 self.send(ix, frame::PROBE, &[&number.to_le_bytes()]);
@@ -182,32 +223,30 @@ impl Geo {
     }
 
     /// An echo arrived; true when it was news.
-    pub fn echoed(&self, name: &str, number: u64) -> bool {
-        self.probes.lock().echoed(name, number)
+    pub fn echoed(&self, peer: &Peer, number: u64) -> bool {
+        let news = self.probes.lock().echoed(&peer.name, number);
+        if news {
+            peer.pace.echoed.fetch_max(number, Ordering::AcqRel);
+        }
+        news
     }
 
     /// A node came back as another incarnation: what was asked of the old one is asked again.
     pub fn restarted(&self, name: &str) {
         self.probes.lock().restarted(name);
+        self.keep_pace();
     }
 
-    /// What that node has taken responsibility for.
-    pub fn acked(&self, node: NodeIx) -> u64 {
-        self.peers.read().get(&node).map_or(u64::MAX, |peer| peer.settled.load(Ordering::Acquire))
+    /// The last probe that node has echoed: what was sent to it before that one is settled. Everything is, when it is not live.
+    pub fn settled(&self, node: NodeIx) -> u64 {
+        let peers = self.peers.read();
+        let live = peers.get(&node).filter(|peer| peer.pace.live.load(Ordering::Acquire));
+        live.map_or(u64::MAX, |peer| peer.pace.echoed.load(Ordering::Acquire))
     }
 
-    /// The link told us, in order with what else it brought, that frames up to `upto` are taken.
-    pub fn acknowledged(&self, node: NodeIx, upto: u64) {
-        if let Some(peer) = self.peers.read().get(&node) {
-            peer.settled.fetch_max(upto, Ordering::AcqRel);
-        }
-    }
-
-    /// Everything sent to that node's former life is settled: taken, or handed back.
-    pub fn settled(&self, node: NodeIx) {
-        if let Some(peer) = self.peers.read().get(&node) {
-            peer.settled.fetch_max(peer.link.acked(), Ordering::AcqRel);
-        }
+    /// The next probe to that node: its echo settles what was sent until now.
+    pub fn fence(&self, node: NodeIx) -> u64 {
+        self.peers.read().get(&node).map_or(0, |peer| peer.pace.next.load(Ordering::Acquire))
     }
 
     /// Queues a frame. `None` when the link's bound is reached or there is no such node.
@@ -225,15 +264,35 @@ impl Geo {
         self.peers.read().get(&node)?.link.send_with(kind, |_, out| write(out)).ok()
     }
 
-    /// Gives a stanza back to the node where it entered; false when that cannot be told now.
-    pub fn give_back(&self, node: NodeIx, stanza: &Stanza) -> bool {
-        self.peer_at(node).is_some_and(|peer| peer.link.is_up())
-            && self
-                .send_with(node, frame::RETURN, |out| {
-                    frame::StanzaHead::default().write(out);
-                    out.extend_from_slice(stanza.bytes());
-                })
-                .is_some()
+    /// Gives a stanza back to the node where it entered. `false` when that cannot be told.
+    pub fn give_back(&self, node: NodeIx, head: StanzaHead, stanza: &Stanza) -> bool {
+        let sent = self.send_with(node, frame::RETURN, |out| {
+            head.write(out);
+            out.extend_from_slice(stanza.bytes());
+        });
+        sent.is_some()
+    }
+
+    /// Tells a node that these messages of its ledger are kept. Told later if the link is full.
+    pub fn tell_kept(&self, node: NodeIx, orders: &[u64]) {
+        for orders in orders.chunks(frame::ORDERS_MAX) {
+            let told =
+                self.send_with(node, frame::KEPT, |out| frame::write_orders(out, orders)).is_some();
+            if !told {
+                self.held.untold(node, orders);
+            }
+        }
+    }
+
+    /// The first word on a fresh link: what is here of that node's ledger.
+    pub fn tell_held(&self, node: NodeIx) {
+        let orders = self.held.of(node);
+        let mut parts = orders.chunks(frame::ORDERS_MAX);
+        // Also when there is nothing: somebody may wait for the word.
+        let first = parts.next().unwrap_or_default();
+        for orders in std::iter::once(first).chain(parts) {
+            self.send_with(node, frame::HELD, |out| frame::write_orders(out, orders));
+        }
     }
 
     /// Queues a postcard frame.
@@ -245,88 +304,6 @@ impl Geo {
     ) -> Option<u64> {
         let body = postcard::to_stdvec(value).expect("frame bodies are plain values");
         self.send(node, kind, &[&body])
-    }
-
-    /// Presence for the available resources of `to`, wherever they are: local ones at once, and one frame to every other live node,
-    /// which knows its own rows best. All of them, not only those with rows here: a resource that is just binding there would
-    /// otherwise miss it (its own probe may have passed ours on the way).
-    pub fn multicast(&self, node: &Arc<Node>, stanza: &Stanza, to: &[BareJid]) {
-        let to: Vec<BareJid> = to
-            .iter()
-            .filter(|account| node.domains.has_accounts(account.domain()))
-            .cloned()
-            .collect();
-        if to.is_empty() {
-            return;
-        }
-        for account in &to {
-            local_presence(node, account.as_str(), stanza);
-        }
-        let live = self.live.read().clone();
-        for (_, ix) in live {
-            self.multicast_to(node, ix, stanza, &to);
-        }
-    }
-
-    /// Presence to an account that was just granted it. A region that does not know of the grant yet drops it, and asks by itself when
-    /// it does: so a client never sees the presence of somebody who is not yet in its roster.
-    pub fn grant(&self, node: &Arc<Node>, presence: &Stanza, to: &BareJid) {
-        if !node.domains.has_accounts(to.domain()) {
-            return;
-        }
-        granted_here(node, presence, to);
-        let live = self.live.read().clone();
-        for (_, ix) in live {
-            self.send_with(ix, frame::GRANT, |out| {
-                frame::write_multicast(out, std::slice::from_ref(to), presence.bytes());
-            });
-        }
-    }
-
-    /// The part of [`Geo::multicast`] for one node.
-    pub fn multicast_to(&self, node: &Node, ix: NodeIx, stanza: &Stanza, to: &[BareJid]) {
-        for part in frame::parts(to) {
-            let sent = self.send_with(ix, frame::MULTICAST, |out| {
-                frame::write_multicast(out, part, stanza.bytes())
-            });
-            if sent.is_none() {
-                node.metrics.presence_dropped.inc();
-            }
-        }
-    }
-
-    /// Tells a local resource the presence of `to`'s resources: local ones at once, others by asking the nodes that have them.
-    pub fn probe_presence(&self, node: &Arc<Node>, from: &FullJid, to: Vec<BareJid>) {
-        let mut elsewhere: BTreeMap<NodeIx, Vec<BareJid>> = BTreeMap::new();
-        let addressee = Jid::from(from);
-        for account in to {
-            let mut presences = Vec::new();
-            node.directory.read(account.as_str(), |rows| {
-                for row in rows.iter().filter(|row| row.available && row.lit && row.full != *from) {
-                    match (row.here(), row.there()) {
-                        (Some(seat), _) => presences.extend(seat.presence()),
-                        (None, Some(ix)) => {
-                            let asked = elsewhere.entry(ix).or_default();
-                            if asked.last() != Some(&account) {
-                                asked.push(account.clone());
-                            }
-                        }
-                        _ => {}
-                    }
-                }
-            });
-            for presence in presences {
-                crate::router::route(node, presence.with_to(&addressee));
-            }
-        }
-        for (ix, to) in elsewhere {
-            for to in frame::parts(&to).map(<[BareJid]>::to_vec) {
-                let probe = PresenceProbe { from: from.clone(), to };
-                if self.send_value(ix, frame::PRESENCE_PROBE, &probe).is_none() {
-                    node.metrics.presence_dropped.inc();
-                }
-            }
-        }
     }
 
     /// Carbons for an account's other resources, here and elsewhere.
@@ -361,32 +338,5 @@ impl Geo {
         for ix in elsewhere {
             self.send_value(ix, frame::CARBON, &copy);
         }
-    }
-}
-
-/// Presence for the available resources of one account on this node.
-pub fn local_presence(node: &Arc<Node>, account: &str, stanza: &Stanza) {
-    node.directory.read(account, |rows| {
-        let mut addressed: Option<Stanza> = None;
-        for seat in rows.iter().filter(|row| row.available).filter_map(global_distrib::Row::here) {
-            let stanza = addressed.get_or_insert_with(|| match BareJid::parse(account) {
-                Ok(account) => stanza.with_to(&Jid::from(account)),
-                Err(_) => stanza.clone(),
-            });
-            let own = stanza.from().is_some_and(|from| *from == *seat.full.as_str());
-            // A resource's own unavailable presence does not come back to it: it is leaving.
-            if !(own && stanza.type_() == Type::Unavailable) {
-                perform::to_seat(node, seat, stanza.clone());
-            }
-        }
-    });
-}
-
-/// The local part of [`Geo::grant`]. Only accounts with sessions here are looked at, and their rosters are at hand.
-pub fn granted_here(node: &Arc<Node>, presence: &Stanza, to: &BareJid) {
-    let Some(from) = presence.from().map(Jid::bare) else { return };
-    let knows = node.rosters.cached(to).is_some_and(|roster| roster.has_subscription(&from));
-    if knows {
-        local_presence(node, to.as_str(), presence);
     }
 }

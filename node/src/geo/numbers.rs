@@ -66,6 +66,7 @@ impl Numbers {
         let leads = node.metadata.leader().as_deref() == Some(node.geo.me.to_string().as_str());
         metrics.metadata_leader.set(i64::from(leads));
         metrics.durable_log_head.set(gauge(node.homes.log_head()));
+        metrics.unsettled.set(gauge(node.ledger.depth().0 as u64));
         metrics.parked_bytes.set(gauge(node.directory.parked().1 as u64));
         let now = node.homes.requests();
         let last = std::mem::replace(&mut self.requests, now);

@@ -150,18 +150,24 @@ impl Routes {
                 }
                 RouteEntry::Update { full, generation, priority, available } => {
                     node.observe(generation);
-                    let (_, reopen) = node.directory.update(&full, generation, priority, available);
+                    let (_, reopen) = node
+                        .directory
+                        .update_there(peer.ix, &full, generation, priority, available);
                     if reopen {
                         router::reopen(node, &full.bare());
                     }
                 }
                 RouteEntry::Unbind { full, generation } => {
                     let road = router::road::Road::new(node);
-                    let gone =
-                        node.directory
-                            .unbind(&full, generation, node.now_ms(), &road, |_| Vec::new());
+                    let reopen = node.directory.unbind_there(
+                        peer.ix,
+                        &full,
+                        generation,
+                        node.now_ms(),
+                        &road,
+                    );
                     road.finish();
-                    if let Some((_, true)) = gone {
+                    if reopen {
                         router::reopen(node, &full.bare());
                     }
                 }
@@ -176,9 +182,13 @@ impl Routes {
             cursor.complete = true;
             cursor.snapshot.take().unwrap_or_default()
         };
-        let (removed, reopen) =
-            node.directory.remove_rows(peer.ix, |row| !named.contains(&row.full));
+        let road = router::road::Road::new(node);
+        let (removed, reopen) = node
+            .directory
+            .told_all(peer.ix, node.now_ms(), &road, |row| !named.contains(&row.full));
+        road.finish();
         light::rows_gone(node, &removed);
+        light::ask(node, peer.ix);
         for bare in reopen {
             router::reopen(node, &bare);
         }

@@ -23,6 +23,7 @@ pub async fn run(node: Arc<Node>) {
     let mut numbers = Numbers::default();
     loop {
         tokio::select! {
+            biased; // a tick too many, at the stop, harms nobody
             _ = every.tick() => {}
             () = node.stopped() => return,
         }
@@ -33,6 +34,9 @@ pub async fn run(node: Arc<Node>) {
         }
         for account in node.directory.due(now) {
             router::reopen(&node, &account);
+        }
+        for (peer, orders) in node.geo.held.take_untold() {
+            node.geo.tell_kept(peer, &orders);
         }
         report_reach(&node);
         numbers.show(&node, now);

@@ -5,17 +5,21 @@
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
-use global_distrib::RouteEntry;
-use s2s::link::{FrameKind, FrameSink, Incarnation, LinkUser, PeerId, Taken};
+use config::canary::{Canary, sings};
+use global_distrib::{Choice, RouteEntry, Row, Taken};
+use s2s::link::{FrameKind, FrameSink, Incarnation, LinkUser, PeerId};
 use serde::de::DeserializeOwned;
+use smallvec::SmallVec;
 use xmpp::jid::{BareJid, Jid};
 use xmpp::stanza::Stanza;
 
-use super::frame::{self, Call, CarbonCopy, FlightEnd, PresenceProbe, Reply, StanzaHead};
+use super::frame::{self, Call, CarbonCopy, PresenceProbe, Reply, StanzaHead};
+use super::presence::{self, Presence};
 use super::{Peer, light};
 use crate::app::Node;
 use crate::router::road::Road;
-use crate::router::{self, Routed, perform};
+use crate::router::{self, Holder, LetGo, Routed, perform};
+use crate::session::{Delivery, Owed, Seat};
 
 /// The node, as its links see it.
 pub struct User(pub Weak<Node>);
@@ -34,6 +38,7 @@ impl LinkUser for User {
             tracing::info!(peer = %id, incarnation = incarnation.0, fresh, "link is up");
             if fresh {
                 anew(node, peer, Vec::new());
+                node.geo.tell_held(peer.ix);
                 peer.link.wake();
             }
             node.homes.peer_up(&peer.id.region);
@@ -64,9 +69,9 @@ impl LinkUser for User {
         });
     }
 
-    fn frame(&self, id: &PeerId, _ticket: u64, kind: FrameKind, body: Bytes) -> Taken {
+    fn frame(&self, id: &PeerId, _ticket: u64, kind: FrameKind, body: Bytes) -> s2s::link::Taken {
         self.with(id, |node, peer| take(node, peer, kind, body));
-        Taken::Now
+        s2s::link::Taken::Now
     }
 
     fn datagram(&self, id: &PeerId, kind: FrameKind, body: Bytes) {
@@ -96,14 +101,8 @@ impl LinkUser for User {
         });
     }
 
-    fn acked(&self, id: &PeerId, upto: u64) {
-        self.with(id, |node, peer| {
-            node.geo.acknowledged(peer.ix, upto);
-            for account in node.directory.acked(peer.ix, upto) {
-                router::reopen(node, &account);
-            }
-            node.homes.room(&peer.id.region);
-        });
+    fn acked(&self, id: &PeerId, _upto: u64) {
+        self.with(id, |node, peer| node.homes.room(&peer.id.region));
     }
 
     fn before_write(&self, id: &PeerId, out: &mut FrameSink) {
@@ -111,15 +110,27 @@ impl LinkUser for User {
     }
 }
 
-/// The peer lives another life (or is declared down): nothing it said before holds, and what it never acknowledged comes back.
+/// The peer lives another life (or is declared down): nothing it said before holds, and what it had and nobody else has comes back.
 /// The order matters: first its rows go, then what comes back takes its place in front, and only then may what waited for the peer
 /// go on.
 fn anew(node: &Arc<Node>, peer: &Peer, unacked: Vec<(u64, FrameKind, Bytes)>) {
     node.geo.route.fresh(peer.ix);
-    let (removed, reopen) = node.directory.remove_rows(peer.ix, |_| true);
+    let (removed, mut reopen) = node.directory.remove_rows(peer.ix, |_| true);
+    let mut back: Vec<Routed> = Vec::new();
+    for (order, accepted_ms, stanza) in node.ledger.node_gone(peer.ix) {
+        if sings(Canary::DeadNodeKeeps) {
+            continue;
+        }
+        let stanza = router::delayed(node, &stanza, accepted_ms);
+        back.push(Routed { stanza, tries: 1, order, tracked: true });
+    }
     for (_, kind, body) in unacked {
         match kind {
-            frame::STANZA => returned(node, peer, body, false),
+            frame::STANZA => back.extend(never_arrived(body)),
+            frame::RETURN => give_back_again(node, peer, body),
+            frame::KEPT => {
+                node.geo.tell_kept(peer.ix, &frame::read_orders(&body).collect::<Vec<_>>())
+            }
             frame::CALL => {
                 if let Some(call) = value::<Call>(&peer.id, kind, &body) {
                     node.geo.calls.lost(call.id);
@@ -128,10 +139,8 @@ fn anew(node: &Arc<Node>, peer: &Peer, unacked: Vec<(u64, FrameKind, Bytes)>) {
             _ => {} // Presence, carbons, logs: told anew when the peer is.
         }
     }
-    for routed in node.geo.flights.lost(peer.ix) {
-        router::returned(node, peer.ix, routed);
-    }
-    node.geo.settled(peer.ix);
+    back.sort_by_key(|routed| routed.order);
+    reopen.extend(router::put_back_all(node, back));
     node.directory.forget_trail(peer.ix);
     node.geo.restarted(&peer.name);
     node.geo.send_due_probes();
@@ -139,6 +148,25 @@ fn anew(node: &Arc<Node>, peer: &Peer, unacked: Vec<(u64, FrameKind, Bytes)>) {
         router::reopen(node, &account);
     }
     light::rows_gone(node, &removed);
+}
+
+/// A stanza that was on its way to a life that is over, unless the ledger knows of it anyhow.
+fn never_arrived(body: Bytes) -> Option<Routed> {
+    let (head, bytes) = StanzaHead::read(body)?;
+    let stanza = Stanza::parse(bytes).ok()?;
+    let routed =
+        Routed { stanza, tries: head.tries.saturating_add(1), order: head.order, tracked: false };
+    (!head.copy && !head.tracked).then_some(routed)
+}
+
+/// We gave it back to a life that is over: its next life is the one to decide, if there is one. If not, it is ours now.
+fn give_back_again(node: &Arc<Node>, peer: &Peer, body: Bytes) {
+    if peer.link.send(frame::RETURN, &[&body]).is_err()
+        && let Some((head, bytes)) = StanzaHead::read(body)
+        && let Ok(stanza) = Stanza::parse(bytes)
+    {
+        router::adopt(node, peer.ix, head.order, head.tracked, stanza);
+    }
 }
 
 fn value<T: DeserializeOwned>(id: &PeerId, kind: FrameKind, body: &[u8]) -> Option<T> {
@@ -157,12 +185,19 @@ fn take(node: &Arc<Node>, peer: &Peer, kind: FrameKind, body: Bytes) {
             }
         }
         frame::STANZA => stanza(node, peer, body),
-        frame::RETURN => returned(node, peer, body, true),
+        frame::RETURN => returned(node, peer, body),
         frame::MULTICAST => multicast(node, peer, body, false),
         frame::GRANT => multicast(node, peer, body, true),
         frame::PRESENCE_PROBE => {
             if let Some(probe) = value::<PresenceProbe>(&peer.id, kind, &body) {
-                answer_probe(node, &probe);
+                presence::answer_probe(node, peer, &probe);
+            }
+        }
+        frame::PRESENCE => {
+            if let Some((generation, to, bytes)) = frame::read_presence(body)
+                && let Ok(stanza) = Stanza::parse(bytes)
+            {
+                presence::answered(node, &Presence { stanza, generation }, &to);
             }
         }
         frame::CARBON => {
@@ -172,20 +207,26 @@ fn take(node: &Arc<Node>, peer: &Peer, kind: FrameKind, body: Bytes) {
             }
         }
         frame::REPRESENT => light::represent(node, peer.ix),
-        frame::FLIGHT => {
-            let Some(end) = value::<FlightEnd>(&peer.id, kind, &body) else { return };
-            if let Some(routed) = node.geo.flights.ended(end.flight, peer.ix, end.delivered) {
-                router::returned(node, peer.ix, routed);
+        frame::KEPT => {
+            for order in frame::read_orders(&body) {
+                tracing::debug!(peer = %peer.id, order, "kept");
+                node.recovery.forget(order);
+                router::kept_here(node, order);
             }
         }
+        frame::HELD => node.recovery.held(node, peer.ix, frame::read_orders(&body)),
         frame::PROBE => {
             node.geo.send(peer.ix, frame::ECHO, &[&body]);
         }
         frame::ECHO => {
             let Ok(number) = <[u8; 8]>::try_from(&body[..]) else { return };
             let number = u64::from_le_bytes(number);
-            if node.geo.echoed(&peer.name, number) {
-                for account in node.directory.echoed(&peer.name, number) {
+            if node.geo.echoed(peer, number) {
+                let mut waiting = node.directory.echoed(&peer.name, number);
+                waiting.extend(node.directory.acked(peer.ix, number));
+                waiting.sort_unstable();
+                waiting.dedup();
+                for account in waiting {
                     router::reopen(node, &account);
                 }
                 node.geo.send_due_probes();
@@ -217,76 +258,94 @@ fn take(node: &Arc<Node>, peer: &Peer, kind: FrameKind, body: Bytes) {
 
 /// A stanza for sessions of this node; if there are none for it, it goes back to where it entered (one hop, never more).
 fn stanza(node: &Arc<Node>, peer: &Peer, body: Bytes) {
-    let Some((head, bytes)) = StanzaHead::read(body.clone()) else { return };
+    let Some((head, bytes)) = StanzaHead::read(body) else { return };
     let Ok(stanza) = Stanza::parse(bytes) else {
         tracing::warn!(peer = %peer.id, "a stanza that cannot be read");
         return;
     };
     let Some(account) = stanza.to().map(Jid::bare) else { return };
     let road = Road::new(node);
-    let sole = !head.copy && head.flight == 0;
-    let delivered = node
-        .directory
-        .read(account.as_str(), |rows| {
-            let here: smallvec::SmallVec<[_; 2]> =
-                rows.iter().filter(|row| row.here().is_some()).cloned().collect();
-            match router::account::choose(&stanza, &here) {
-                global_distrib::Choice::Send { here, .. } => {
-                    road.deliver(&stanza, &here, sole, Some(peer.ix))
-                }
-                _ => false,
+    let owed = if head.tracked { Owed::Ledger } else { Owed::Nothing };
+    let sole = !head.copy;
+    let delivery =
+        Delivery { stanza: stanza.clone(), via: Some(peer.ix), sole, order: head.order, owed };
+    let deliver = |rows: &[Row<Arc<Seat>>]| {
+        // Not for a session that was bound since it was sent: that one may have had it elsewhere.
+        let here: SmallVec<[_; 2]> = rows
+            .iter()
+            .filter(|row| row.here().is_some())
+            .filter(|row| row.generation <= head.newest || sings(Canary::NewcomerTakes))
+            .cloned()
+            .collect();
+        let Choice::Send { here, .. } = router::account::choose(&stanza, &here) else {
+            return false;
+        };
+        if head.tracked {
+            // Before: a session may be quicker than we are.
+            node.geo.held.take(peer.ix, head.order, here.len());
+        }
+        let taken = road.deliver(delivery, &here);
+        if head.tracked {
+            for _ in taken..here.len() {
+                node.geo.held.let_go(peer.ix, head.order);
             }
-        })
-        .unwrap_or(false);
-    road.finish();
-    if head.flight != 0 {
-        node.geo.send_value(peer.ix, frame::FLIGHT, &FlightEnd { flight: head.flight, delivered });
-    } else if !delivered && !head.copy {
-        node.geo.send(peer.ix, frame::RETURN, &[&body]);
+        }
+        taken > 0
+    };
+    if head.copy {
+        node.directory.read(account.as_str(), deliver);
+    } else {
+        let refuse = |taken: Taken| {
+            let head = StanzaHead { early: taken == Taken::NotYet, ..head };
+            if !node.geo.give_back(peer.ix, head, &stanza) {
+                // It stays in the ledger where it entered, and is found again when the link is made anew.
+                tracing::warn!(peer = %peer.id, "no room to give a stanza back");
+            }
+        };
+        node.directory.take_in(peer.ix, &account, head.seen, deliver, refuse);
     }
+    road.finish();
 }
 
-/// A stanza of ours that comes back, from the peer itself or from the link because the peer died.
-fn returned(node: &Arc<Node>, peer: &Peer, body: Bytes, by_peer: bool) {
+/// A stanza of ours that comes back: no session there has it any more.
+fn returned(node: &Arc<Node>, peer: &Peer, body: Bytes) {
     let Some((head, bytes)) = StanzaHead::read(body) else { return };
-    if head.copy {
-        return; // Others have it.
+    let Ok(stanza) = Stanza::parse(bytes) else { return };
+    let Some(account) = stanza.to().map(Jid::bare) else { return };
+    let mut tracked = head.tracked;
+    if tracked && !node.recovery.forget(head.order) {
+        match node.ledger.let_go(head.order, Holder::There(peer.ix)) {
+            LetGo::Last => {}
+            // Of a former life that had promised nothing yet: it is delivered all the same.
+            LetGo::Unknown
+                if !node.ledger.is_of_this_life(head.order) && !node.recovery.knew(head.order) =>
+            {
+                tracked = false;
+            }
+            LetGo::NotLast | LetGo::Unknown => {
+                node.directory.refused(&account, peer.ix);
+                return;
+            }
+        }
     }
-    let routed = match head.flight {
-        0 => Stanza::parse(bytes).ok().map(|stanza| Routed { stanza, tries: head.tries }),
-        flight => node.geo.flights.ended(flight, peer.ix, false),
-    };
-    if let Some(routed) = routed {
-        tracing::debug!(peer = %peer.id, by_peer, "a stanza came back");
-        router::returned(node, peer.ix, routed);
-    }
+    tracing::debug!(peer = %peer.id, early = head.early, "a stanza came back");
+    let routed = Routed { stanza, tries: head.tries, order: head.order, tracked };
+    router::returned(node, peer.ix, routed, head.early);
 }
 
 fn multicast(node: &Arc<Node>, peer: &Peer, body: Bytes, grant: bool) {
-    let Some((to, bytes)) = frame::read_multicast(body) else {
+    let Some((generation, to, bytes)) = frame::read_multicast(body) else {
         tracing::warn!(peer = %peer.id, "a multicast that does not add up");
         return;
     };
     let Ok(stanza) = Stanza::parse(bytes) else { return };
+    let presence = Presence { stanza, generation };
     for account in to {
         let Ok(account) = std::str::from_utf8(&account) else { continue };
         if !grant {
-            super::local_presence(node, account, &stanza);
+            presence::local_presence(node, account, &presence);
         } else if let Ok(account) = BareJid::parse(account) {
-            super::granted_here(node, &stanza, &account);
-        }
-    }
-}
-
-/// RFC 6121 §4.3.2: the presence of our resources. The asking region looked at the asker's roster, which says that the account granted
-/// it; ours may not have heard of that yet, so it is not asked again.
-fn answer_probe(node: &Arc<Node>, probe: &PresenceProbe) {
-    let to = Jid::from(&probe.from);
-    for account in &probe.to {
-        for seat in perform::seats_of(node, account.as_str()) {
-            if let Some(presence) = seat.presence() {
-                router::route(node, presence.with_to(&to));
-            }
+            presence::granted_here(node, &presence, &account);
         }
     }
 }

@@ -12,11 +12,12 @@ use std::time::Duration;
 
 use replication::durable_log::{Applier, Position as Followed, Verdict};
 use replication::{Change, Entry, SHARDS, Store, shard_of};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 use xmpp::BareJid;
 
+use super::told::Told;
 use super::wire::Ship;
 use super::writer::Job;
 use super::{AppliedAt, FIRST_EPOCH, META_GENESIS, META_SHARDS, Shared, Way};
@@ -55,11 +56,12 @@ impl Inbox {
     }
 }
 
-/// Starts the task. The watch shows how far it has applied.
-pub(super) fn start(way: Way) -> (Inbox, watch::Receiver<Position>, JoinHandle<()>) {
+/// Starts the task. The position shows how far it has applied.
+pub(super) fn start(way: Way) -> (Inbox, Told<Position>, JoinHandle<()>) {
     let (queue, events) = mpsc::channel(INBOX_MAX);
     let inbox = Inbox { queue, lost: Arc::default() };
-    let (shown, applied) = watch::channel(Position::default());
+    let applied = Told::new(Position::default());
+    let shown = applied.clone();
     let task = Task {
         shared: Arc::clone(&way.shared),
         region: way.region.clone(),
@@ -72,6 +74,7 @@ pub(super) fn start(way: Way) -> (Inbox, watch::Receiver<Position>, JoinHandle<(
         copying: None,
         ask_at: None,
         held: false,
+        repeated: false,
     };
     (inbox, applied, tokio::spawn(task.run(events)))
 }
@@ -89,7 +92,7 @@ struct Task {
     region: String,
     way: Way,
     lost: Arc<AtomicBool>,
-    shown: watch::Sender<Position>,
+    shown: Told<Position>,
     /// What storage says; None: never followed.
     position: Option<Position>,
     /// The same, where verdicts are found.
@@ -101,6 +104,8 @@ struct Task {
     ask_at: Option<Instant>,
     /// Waiting for metadata.
     held: bool,
+    /// Something came that is applied already: the home has not heard of that.
+    repeated: bool,
 }
 
 impl Task {
@@ -109,11 +114,13 @@ impl Task {
             tracing::error!(%error, region = self.region, "its position was not read");
             tokio::time::sleep(PATIENCE).await;
         }
-        let mut metadata = self.shared.metadata.subscribe();
+        let metadata = self.shared.metadata.clone();
+        let mut seen = metadata.get();
         let mut batch = Vec::new();
         loop {
             let ask_at = self.ask_at;
             tokio::select! {
+                biased; // what has come says more than a change of metadata or a clock; neither is lost meanwhile
                 count = events.recv_many(&mut batch, TAKE_MAX) => {
                     if count == 0 {
                         return;
@@ -127,10 +134,8 @@ impl Task {
                         self.ask_at.get_or_insert(Instant::now() + PATIENCE);
                     }
                 }
-                changed = metadata.changed() => {
-                    if changed.is_err() {
-                        return;
-                    }
+                () = metadata.until(|version| *version != seen) => {
+                    seen = metadata.get();
                     // Perhaps it was metadata that held us back, or shards have a new home now.
                     if self.held || !self.wanted().is_empty() {
                         self.ask().await;
@@ -154,7 +159,7 @@ impl Task {
 
     fn reset(&mut self, position: Position) {
         self.applier.reset(&self.region, Followed { epoch: 0, seq: position.seq });
-        self.shown.send_replace(position);
+        self.shown.set(position);
     }
 
     /// Shards whose home the region has become since they were last copied.
@@ -220,7 +225,10 @@ impl Task {
             let owner = entry.changes.first().map(Change::owner);
             let current = owner.map_or(entry.epoch, |owner| self.shared.map.home(owner).epoch);
             match self.applier.judge_at(&self.region, &entry, current) {
-                Verdict::Duplicate => continue,
+                Verdict::Duplicate => {
+                    self.repeated = true;
+                    continue;
+                }
                 Verdict::Apply => {}
                 Verdict::Gap { expected } => {
                     tracing::debug!(region = self.region, expected, found = entry.seq, "a gap");
@@ -264,7 +272,15 @@ impl Task {
 
     /// Makes entries durable, and known.
     async fn apply(&mut self, log: u64, entries: Vec<Entry>) -> Result<(), StorageError> {
-        let Some(last) = entries.last() else { return Ok(()) };
+        let repeated = std::mem::take(&mut self.repeated);
+        let Some(last) = entries.last() else {
+            // An acknowledgement may have met our own question on the way: the home then sends again what it takes for missing, and its
+            // window stays shut until it is told.
+            if let Some(position) = self.position.filter(|_| repeated) {
+                self.way.send(&Ship::Ack(position)).await;
+            }
+            return Ok(());
+        };
         let position = Position { log, seq: last.seq };
         let newest = entries.iter().map(|entry| entry.at).max();
         let told = entries.clone();
@@ -274,7 +290,7 @@ impl Task {
             return Err(error);
         }
         if let Some(newest) = newest {
-            let wall = (self.shared.config.wall)();
+            let wall = (self.shared.config.wall.0)();
             self.shared.clock.lock().observe(newest, wall);
         }
         self.position = Some(position);
@@ -282,7 +298,7 @@ impl Task {
         for entry in told.iter().filter(|entry| !entry.changes.is_empty()) {
             self.shared.applied.applied(AppliedAt { local_home: false }, &entry.changes);
         }
-        self.shown.send_replace(position);
+        self.shown.set(position);
         self.way.send(&Ship::Ack(position)).await;
         Ok(())
     }

@@ -18,6 +18,7 @@ mod ship;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod told;
 mod tx;
 mod wire;
 mod writer;
@@ -32,10 +33,11 @@ use parking_lot::Mutex;
 use replication::durable_log::ShipLimits;
 use replication::{Change, HybridClock};
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 use xmpp::{BareJid, Condition, Element, StanzaError};
 
+use self::told::Told;
 use crate::storage::{Position, Storage, StorageError};
 
 pub use tx::Tx;
@@ -214,7 +216,19 @@ pub struct HomesConfig {
     /// Archive stores whose items a new home takes from the former one in any case, however late they come.
     pub refiled: &'static [&'static str],
     /// Milliseconds since the Unix epoch.
-    pub wall: fn() -> u64,
+    pub wall: Wall,
+    /// The name of the log, should the database have none yet: drawn by chance, so that no two are the same.
+    pub new_log: u64,
+}
+
+/// A clock on the wall: see [`HomesConfig::wall`].
+#[derive(Clone)]
+pub struct Wall(pub Arc<dyn Fn() -> u64 + Send + Sync>);
+
+impl std::fmt::Debug for Wall {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Wall")
+    }
 }
 
 impl HomesConfig {
@@ -231,10 +245,11 @@ impl HomesConfig {
             log_entries_max: 1_000_000,
             ship: ShipLimits { batch_bytes_max: 64 << 10, window_bytes_max: 2 << 20 },
             refiled: &["offline", "archive"],
-            wall: || {
+            wall: Wall(Arc::new(|| {
                 let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
                 now.map_or(0, |now| now.as_millis() as u64)
-            },
+            })),
+            new_log: getrandom::u64().unwrap_or(incarnation),
         }
     }
 }
@@ -297,14 +312,14 @@ struct Shared {
     /// The identity of our log.
     log: u64,
     /// The newest entry of our log that is committed.
-    head: watch::Sender<u64>,
+    head: Told<u64>,
     recent: Mutex<ship::Recent>,
     jobs: mpsc::Sender<writer::Job>,
     counter: AtomicU64,
     requests: Mutex<RequestCounts>,
     answered: Mutex<HashMap<String, ask::Answered>>,
     peers: Mutex<HashMap<String, Peer>>,
-    metadata: watch::Sender<u64>,
+    metadata: Told<u64>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -312,7 +327,7 @@ struct Shared {
 struct Peer {
     ship: ship::Inbox,
     apply: apply::Inbox,
-    applied: watch::Receiver<Position>,
+    applied: Told<Position>,
     room: Arc<Notify>,
     tasks: [JoinHandle<()>; 2],
 }
@@ -339,7 +354,7 @@ impl Homes {
             ),
             None => {
                 // Zero is nobody's, so that "no log yet" can be told apart.
-                let log = getrandom::u64().map_err(|e| StorageError::Write(e.into()))?.max(1);
+                let log = config.new_log.max(1);
                 storage.set_meta(META_LOG, log.to_be_bytes().to_vec()).await?;
                 log
             }
@@ -356,14 +371,14 @@ impl Homes {
             applied: parts.applied,
             clock: Mutex::new(HybridClock::new()),
             log,
-            head: watch::Sender::new(head),
+            head: Told::new(head),
             recent: Mutex::default(),
             jobs,
             counter: AtomicU64::new(0),
             requests: Mutex::default(),
             answered: Mutex::default(),
             peers: Mutex::default(),
-            metadata: watch::Sender::new(0),
+            metadata: Told::new(0),
             writer: Mutex::new(None),
         });
         let writer = writer::Writer::new(&shared, parts.ops, head, former);
@@ -388,7 +403,7 @@ impl Homes {
 
     /// What [`HomeMap`] answers may have changed.
     pub fn metadata_changed(&self) {
-        self.shared.metadata.send_modify(|version| *version += 1);
+        self.shared.metadata.change(|version| *version += 1);
     }
 
     /// A message that `region`'s [`ShipSink`] sent. Does not block; what finds no room is asked for again.
@@ -416,7 +431,7 @@ impl Homes {
 
     /// The newest entry of our log that is committed.
     pub fn log_head(&self) -> u64 {
-        *self.shared.head.borrow()
+        self.shared.head.get()
     }
 
     /// How many requests were made here.
@@ -426,13 +441,13 @@ impl Homes {
 
     /// Where copies stand.
     pub fn status(&self) -> Vec<PeerStatus> {
-        let head = *self.shared.head.borrow();
+        let head = self.shared.head.get();
         let peers = self.shared.peers.lock();
         let mut all: Vec<PeerStatus> = peers
             .iter()
             .map(|(region, peer)| PeerStatus {
                 region: region.clone(),
-                applied: *peer.applied.borrow(),
+                applied: peer.applied.get(),
                 acknowledged: peer.ship.acknowledged(),
                 head,
             })

@@ -115,7 +115,7 @@ impl Inbox {
     }
 }
 
-/// Starts the task for a region. It ends when the writer is gone or it is aborted.
+/// Starts the task for a region. It ends when it is aborted.
 pub(super) fn start(way: Way) -> (Inbox, JoinHandle<()>) {
     let inbox = Inbox::default();
     let shared = Arc::clone(&way.shared);
@@ -133,9 +133,9 @@ struct Task {
 
 impl Task {
     async fn run(mut self) {
-        let mut head = self.shared.head.subscribe();
+        let head = self.shared.head.clone();
         loop {
-            let newest = *head.borrow_and_update();
+            let newest = head.get();
             match self.step(newest).await {
                 Ok(true) => continue,
                 Ok(false) => {}
@@ -146,12 +146,9 @@ impl Task {
                 }
             }
             tokio::select! {
+                biased; // either way the next step looks at both
                 () = self.inbox.wake.notified() => {}
-                changed = head.changed() => {
-                    if changed.is_err() {
-                        return;
-                    }
-                }
+                () = head.until(|head| *head != newest) => {}
             }
         }
     }
@@ -224,7 +221,7 @@ impl Task {
     /// A whole copy of everything homed here; the log goes on from where it began.
     async fn copy_all(&mut self) -> Result<(), StorageError> {
         self.shipper = None;
-        let seq = *self.shared.head.borrow();
+        let seq = self.shared.head.get();
         let position = Position { log: self.shared.log, seq };
         if self.copy((0..=255).collect(), Some(position)).await? {
             self.shipper = Some(Shipper::new(seq, self.shared.config.ship));

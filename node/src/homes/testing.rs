@@ -230,10 +230,10 @@ impl Node {
     pub(super) async fn follows(&self, home: &Node) {
         let seq = home.storage.log_head().await.unwrap();
         let log = home.homes.shared.log;
-        let mut applied = self.homes.with_peer(&home.region, |peer| peer.applied.clone());
-        let reached = applied.wait_for(|now| now.log == log && now.seq >= seq);
+        let applied = self.homes.with_peer(&home.region, |peer| peer.applied.clone());
+        let reached = applied.until(|now| now.log == log && now.seq >= seq);
         let reached = tokio::time::timeout(Duration::from_secs(30), reached).await;
-        assert!(reached.is_ok_and(|r| r.is_ok()), "{} follows {}", self.region, home.region);
+        assert!(reached.is_ok(), "{} follows {}", self.region, home.region);
     }
 
     /// All rows it has.

@@ -83,7 +83,7 @@ impl Writer {
         let mut going = true;
         for job in jobs.drain(..) {
             let at = {
-                let wall = (self.shared.config.wall)();
+                let wall = (self.shared.config.wall.0)();
                 self.shared.clock.lock().now(wall)
             };
             match job {
@@ -198,7 +198,7 @@ impl Writer {
             self.shared.applied.applied(AppliedAt { local_home: true }, &entry.changes);
         }
         self.shared.recent.lock().extend(entries);
-        self.shared.head.send_replace(self.head);
+        self.shared.head.set(self.head);
     }
 
     /// Keeps the log within its bound, a hundredth of it at a time.

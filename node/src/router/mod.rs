@@ -1,34 +1,46 @@
 //! Room: the router. `decide` says where a stanza goes, the one `match` here carries it out; `account` are the rules of
-//! RFC 6121 §8, `road` the roads out of the session table, `bounce` the only place that turns a stanza round.
+//! RFC 6121 §8, `road` the roads out of the session table, `ledger` what this node has promised, `bounce` the only place that turns a
+//! stanza round.
 //! Called by sessions (after the outbound features), by features' actions, and by `geo` for what other nodes bring.
 
 pub mod account;
 pub mod bounce;
 pub mod decide;
+pub mod ledger;
 pub mod perform;
 pub mod road;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use global_distrib::Outcome;
+use global_distrib::{NodeIx, Outcome};
+use smallvec::SmallVec;
 use xmpp::jid::BareJid;
 use xmpp::stanza::error::StanzaError;
 use xmpp::stanza::{Kind, Stanza, Type};
 
 pub use self::bounce::{bounce, undeliverable};
 pub use self::decide::{Destination, Domains, decide};
+use self::ledger::Due;
+pub use self::ledger::{Holder, Ledger, LetGo};
 pub use self::perform::perform;
 use self::road::Road;
 use crate::app::Node;
 use crate::geo::frame::TRIES_MAX;
+use crate::geo::presence::Presence;
+use crate::session::{Delivery, Owed, Receipt, Seat};
 
-/// A stanza on its way to an account, and how often it was routed anew.
+/// A stanza on its way to an account.
 #[derive(Debug, Clone)]
 pub struct Routed {
     /// The stanza.
     pub stanza: Stanza,
-    /// How often; bounded by `TRIES_MAX`.
+    /// How often it was routed anew; bounded by `TRIES_MAX`.
     pub tries: u8,
+    /// Its place among all that this node accepted.
+    pub order: u64,
+    /// It is in the ledger under its order, until somebody has kept it.
+    pub tracked: bool,
 }
 
 /// The stanza with a note of when it was sent (XEP-0203), if it has none yet.
@@ -41,22 +53,38 @@ pub fn delayed(node: &Node, stanza: &Stanza, sent_at_ms: u64) -> Stanza {
 
 /// Routes a stanza by its `to`. Never waits; whatever becomes of it is settled later.
 pub fn route(node: &Arc<Node>, stanza: Stanza) {
+    route_from(node, stanza, None);
+}
+
+/// As [`route`]; for a message of a client that wants to know when it is handled.
+pub fn route_from(node: &Arc<Node>, stanza: Stanza, receipt: Option<Receipt>) {
     match decide(&stanza, &node.domains) {
-        Destination::Account(account) => to_account(node, &account, stanza),
+        Destination::Account(account) => to_account(node, &account, stanza, receipt),
+        // Answered, and so handled: the receipt is dropped behind the answer.
         Destination::Server | Destination::NoService => undeliverable(node, &stanza),
         Destination::Foreign => bounce(node, &stanza, &StanzaError::remote_server_not_found()),
     }
 }
 
-fn to_account(node: &Arc<Node>, account: &BareJid, stanza: Stanza) {
+fn to_account(node: &Arc<Node>, account: &BareJid, stanza: Stanza, receipt: Option<Receipt>) {
     if stanza.kind() == Kind::Presence {
         let full = stanza.to().is_some_and(|to| to.resource().is_some());
         if !full && matches!(stanza.type_(), Type::Available | Type::Unavailable) {
-            node.geo.multicast(node, &stanza, std::slice::from_ref(account));
+            let presence = Presence { stanza, generation: Presence::ALWAYS };
+            node.geo.multicast(node, &presence, std::slice::from_ref(account));
             return;
         }
     }
-    dispatch(node, account, Routed { stanza, tries: 0 });
+    let order = node.ledger.next_order();
+    let tracked = receipt.is_some();
+    if let Some(receipt) = receipt {
+        let due = Due::Client(receipt);
+        let entered = node.ledger.enter(order, &stanza, due, node.now_ms(), node.wall_ms());
+        if let Err(_due) = entered {
+            return bounce(node, &stanza, &StanzaError::resource_constraint());
+        }
+    }
+    dispatch(node, account, Routed { stanza, tries: 0, order, tracked });
 }
 
 /// Hands a stanza to the session table, in the addressee's order.
@@ -67,17 +95,70 @@ pub fn dispatch(node: &Arc<Node>, account: &BareJid, routed: Routed) {
     settle(node, account, outcome);
 }
 
-/// A node sent a stanza back: nobody there takes it.
-pub fn returned(node: &Arc<Node>, from: global_distrib::NodeIx, mut routed: Routed) {
+/// A node sent a stanza back: no session there has it any more. `early`: it was not even tried.
+pub fn returned(node: &Arc<Node>, from: NodeIx, mut routed: Routed, early: bool) {
     let Some(account) = routed.stanza.to().map(xmpp::jid::Jid::bare) else { return };
-    routed.tries = routed.tries.saturating_add(1);
+    routed.tries = routed.tries.saturating_add(u8::from(!early));
     if routed.tries >= TRIES_MAX {
+        node.directory.refused(&account, from);
         return too_many_tries(node, &routed);
     }
     let road = Road::new(node);
     let outcome = node.directory.returned(&account, routed, from, node.now_ms(), &road);
     road.finish();
     settle(node, &account, outcome);
+}
+
+/// A client has these, or they left for a client that acknowledges nothing: whoever waits to hear of them is told. Cheap when nobody does.
+pub fn kept(node: &Arc<Node>, seat: &Arc<Seat>, deliveries: impl Iterator<Item = Delivery>) {
+    let mut told: SmallVec<[(NodeIx, Vec<u64>); 1]> = SmallVec::new();
+    let mut filed = None;
+    for Delivery { via, order, owed, .. } in deliveries {
+        match (owed, via) {
+            (Owed::Nothing, _) => {}
+            (Owed::Home, _) => filed = filed.max(Some(order)),
+            (Owed::Ledger, None) => kept_here(node, order),
+            (Owed::Ledger, Some(via)) => {
+                if node.geo.held.kept(via, order) {
+                    match told.iter_mut().find(|(known, _)| *known == via) {
+                        Some((_, orders)) => orders.push(order),
+                        None => told.push((via, vec![order])),
+                    }
+                }
+            }
+        }
+    }
+    for (via, orders) in told {
+        node.geo.tell_kept(via, &orders);
+    }
+    if let Some(upto) = filed {
+        crate::features::offline::handed_out(node, seat, upto);
+    }
+}
+
+/// A message of our ledger is kept by somebody.
+pub fn kept_here(node: &Node, order: u64) {
+    match node.ledger.kept(order) {
+        // Dropping a receipt tells the client.
+        None | Some(Due::Client(_) | Due::Nobody) => {}
+        Some(Due::Node(via, order)) => {
+            if node.geo.held.kept(via, order) {
+                node.geo.tell_kept(via, &[order]);
+            }
+        }
+    }
+}
+
+/// It has come to an end: its sender has an error, or nobody is to have it.
+fn over(node: &Node, routed: &Routed) {
+    if routed.tracked {
+        kept_here(node, routed.order);
+    }
+}
+
+fn refuse(node: &Arc<Node>, routed: &Routed, error: &StanzaError) {
+    bounce(node, &routed.stanza, error);
+    over(node, routed);
 }
 
 /// Looks again at what waits for an addressee.
@@ -98,10 +179,56 @@ pub fn put_back(node: &Arc<Node>, account: &BareJid, stanzas: Vec<Routed>) {
     reopen(node, account);
 }
 
+/// What was on its way and cannot arrive: each takes its place in front of its addressee. Whom to [`reopen`] when all is back.
+pub fn put_back_all(node: &Arc<Node>, stanzas: Vec<Routed>) -> BTreeSet<BareJid> {
+    let mut by_account: BTreeMap<BareJid, Vec<Routed>> = BTreeMap::new();
+    for routed in stanzas {
+        if let Some(account) = routed.stanza.to().map(xmpp::jid::Jid::bare) {
+            by_account.entry(account).or_default().push(routed);
+        }
+    }
+    let road = Road::new(node);
+    for (account, stanzas) in &mut by_account {
+        let stanzas = std::mem::take(stanzas);
+        node.directory.put_back_all(account, stanzas, node.now_ms(), &road);
+    }
+    road.finish();
+    by_account.into_keys().collect()
+}
+
+/// A message that entered at `via` and cannot be given back there: it is ours from now on. `None`: the ledger has no room, and it stays
+/// where it entered, if it was promised there.
+pub fn adopted(
+    node: &Node,
+    via: NodeIx,
+    order: u64,
+    tracked: bool,
+    stanza: Stanza,
+) -> Option<Routed> {
+    let own = node.ledger.next_order();
+    if tracked {
+        node.geo.held.take(via, order, 1);
+        let due = Due::Node(via, order);
+        if node.ledger.enter(own, &stanza, due, node.now_ms(), node.wall_ms()).is_err() {
+            tracing::warn!(to = ?stanza.to(), "no room to take over a message of another node");
+            return None;
+        }
+    }
+    Some(Routed { stanza, tries: 0, order: own, tracked })
+}
+
+/// The same, and on its way at once.
+pub fn adopt(node: &Arc<Node>, via: NodeIx, order: u64, tracked: bool, stanza: Stanza) {
+    let routed = adopted(node, via, order, tracked, stanza);
+    for account in put_back_all(node, routed.into_iter().collect()) {
+        reopen(node, &account);
+    }
+}
+
 fn too_many_tries(node: &Arc<Node>, routed: &Routed) {
     tracing::warn!(to = ?routed.stanza.to(), tries = routed.tries, "a stanza found no place after many tries");
     node.metrics.hops_exhausted.inc();
-    bounce(node, &routed.stanza, &StanzaError::remote_server_timeout());
+    refuse(node, routed, &StanzaError::remote_server_timeout());
 }
 
 fn settle(node: &Arc<Node>, account: &BareJid, outcome: Outcome<Routed>) {
@@ -110,11 +237,12 @@ fn settle(node: &Arc<Node>, account: &BareJid, outcome: Outcome<Routed>) {
         Outcome::Held => {
             node.metrics.routed.parked.inc();
         }
-        Outcome::Nobody(routed) => undeliverable(node, &routed.stanza),
-        Outcome::Expired(routed) => {
-            bounce(node, &routed.stanza, &StanzaError::remote_server_timeout())
+        Outcome::Nobody(routed) => {
+            undeliverable(node, &routed.stanza);
+            over(node, &routed);
         }
-        Outcome::Full(routed) => bounce(node, &routed.stanza, &StanzaError::resource_constraint()),
+        Outcome::Expired(routed) => refuse(node, &routed, &StanzaError::remote_server_timeout()),
+        Outcome::Full(routed) => refuse(node, &routed, &StanzaError::resource_constraint()),
         Outcome::File(batch) => file(node, account, batch),
     }
 }
@@ -126,8 +254,9 @@ fn file(node: &Arc<Node>, account: &BareJid, batch: Vec<Routed>) {
     node.count_filing(true);
     tokio::spawn(async move {
         let filed = crate::features::offline::file(&node, &account, batch).await;
+        filed.kept.iter().for_each(|routed| over(&node, routed));
         for (routed, error) in filed.refused {
-            bounce(&node, &routed.stanza, &error);
+            refuse(&node, &routed, &error);
         }
         let mut back = Vec::new();
         for mut routed in filed.elsewhere {

@@ -9,6 +9,7 @@ use xmpp::stream::error::StreamError;
 
 use crate::app::Node;
 use crate::feature::Action;
+use crate::geo::presence::{Presence, local_presence};
 use crate::session::{Control, Delivery, Item, Seat};
 
 /// Performs actions in order. `seat` is the session whose stanza led to them; what is for it goes through its mailbox, and so
@@ -29,11 +30,12 @@ pub fn perform(
             Action::ToSeat(seat, stanza) => to_seat(node, &seat, stanza),
             Action::ToInterested(account, stanza) => to_interested(node, &account, &stanza),
             Action::ToAvailable(account, stanza) => {
-                crate::geo::local_presence(node, account.as_str(), &stanza)
+                let presence = Presence { stanza, generation: Presence::ALWAYS };
+                local_presence(node, account.as_str(), &presence)
             }
-            Action::Multicast { stanza, to } => node.geo.multicast(node, &stanza, &to),
+            Action::Multicast { presence, to } => node.geo.multicast(node, &presence, &to),
             Action::HandOut(seat) => crate::features::offline::hand_out(node, &seat),
-            Action::Grant { presence, to } => node.geo.grant(node, &presence, &to),
+            Action::Grant { seat, to } => node.geo.grant(node, &seat, &to),
             Action::Probe { from, to } => node.geo.probe_presence(node, &from, to),
             Action::Copy { account, except, sent, forwarded } => {
                 node.geo.carbon(node, &account, &except, sent, &forwarded)
@@ -47,8 +49,7 @@ pub fn perform(
 /// Into one local mailbox. A full one refuses: an IQ or message is then bounced to its sender, presence is counted and dropped
 /// (the next presence of the same resource makes up for it).
 pub fn to_seat(node: &Arc<Node>, seat: &Seat, stanza: Stanza) {
-    let delivery = Delivery { stanza: stanza.clone(), sole: false, via: None };
-    if !seat.take(delivery) {
+    if !seat.take(Delivery::light(stanza.clone())) {
         node.metrics.mailbox_full.inc();
         if stanza.kind() != Kind::Presence {
             super::undeliverable(node, &stanza);

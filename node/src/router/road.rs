@@ -6,13 +6,15 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use global_distrib::{Carrier, Choice, Mark, NodeIx, Row, Trail, leave_trail};
-use xmpp::stanza::{Kind, Stanza};
+use xmpp::jid::BareJid;
+use xmpp::stanza::Kind;
 
+use super::ledger::{Due, Holder};
 use super::{Routed, account, perform};
 use crate::app::Node;
 use crate::feature::{Action, Ctx};
 use crate::geo::frame::{self, StanzaHead};
-use crate::session::{Delivery, Seat};
+use crate::session::{Delivery, Owed, Seat};
 
 /// See the room.
 pub struct Road<'a> {
@@ -35,31 +37,70 @@ impl<'a> Road<'a> {
         self.node.geo.send_due_probes();
     }
 
-    /// Puts a stanza in the mailboxes of local seats and tells the inbound features. True when at least one took it.
-    /// `via`: the node where it entered, if not this.
-    pub fn deliver(
-        &self,
-        stanza: &Stanza,
-        here: &[Arc<Seat>],
-        sole: bool,
-        via: Option<NodeIx>,
-    ) -> bool {
-        let mut taken = false;
+    /// Puts a stanza in the mailboxes of local seats and tells the inbound features. How many took it.
+    pub fn deliver(&self, delivery: Delivery, here: &[Arc<Seat>]) -> usize {
+        let sole = delivery.sole && here.len() == 1;
+        let stanza = delivery.stanza.clone();
+        let mut taken = 0;
         for seat in here {
-            let delivery = Delivery { stanza: stanza.clone(), sole: sole && here.len() == 1, via };
-            if seat.take(delivery) {
-                taken = true;
+            if seat.take(Delivery { sole, ..delivery.clone() }) {
+                taken += 1;
                 self.node.metrics.routed.local.inc();
             } else {
                 self.node.metrics.mailbox_full.inc();
             }
         }
-        if taken && stanza.kind() == Kind::Message {
+        if taken > 0 && stanza.kind() == Kind::Message {
             let mut ctx = Ctx::new(self.node, None);
-            self.node.features.inbound(&mut ctx, stanza, here);
+            self.node.features.inbound(&mut ctx, &stanza, here);
             self.after.borrow_mut().append(&mut ctx.actions);
         }
         taken
+    }
+
+    /// The same for a stanza of ours. Whether anybody took it.
+    fn deliver_own(&self, routed: &Routed, here: &[Arc<Seat>], alone: bool) -> bool {
+        let owed = if routed.tracked { Owed::Ledger } else { Owed::Nothing };
+        let stanza = routed.stanza.clone();
+        let delivery = Delivery { stanza, via: None, sole: alone, order: routed.order, owed };
+        let taken = self.deliver(delivery, here);
+        if routed.tracked {
+            for _ in taken..here.len() {
+                self.node.ledger.let_go(routed.order, Holder::Here);
+            }
+        }
+        taken > 0
+    }
+
+    /// Sends it to these nodes. Whether one link took it.
+    fn send(&self, routed: &Routed, there: &[NodeIx], copy: bool, trail: &mut Trail) -> bool {
+        let node = self.node;
+        let mut sent = false;
+        for to in there {
+            let head = StanzaHead {
+                copy,
+                tracked: routed.tracked,
+                early: false,
+                tries: routed.tries,
+                order: routed.order,
+                seen: node.directory.refusals_seen(*to),
+                newest: trail.newest(*to),
+            };
+            let queued = node.geo.send_with(*to, frame::STANZA, |out| {
+                head.write(out);
+                out.extend_from_slice(routed.stanza.bytes());
+            });
+            if queued.is_some() {
+                sent = true;
+                if !copy {
+                    leave_trail(trail, *to, node.geo.fence(*to));
+                }
+            } else if routed.tracked {
+                // Refused by the link's bound, as if that node had sent it back.
+                node.ledger.let_go(routed.order, Holder::There(*to));
+            }
+        }
+        sent
     }
 }
 
@@ -70,49 +111,48 @@ impl Carrier<Arc<Seat>, Routed> for Road<'_> {
 
     fn carry(
         &self,
-        routed: Routed,
+        mut routed: Routed,
         here: &[Arc<Seat>],
         there: &[NodeIx],
         trail: &mut Trail,
     ) -> Result<(), Routed> {
         let node = self.node;
-        let delivered =
-            !here.is_empty() && self.deliver(&routed.stanza, here, there.is_empty(), None);
-        if there.is_empty() {
-            return if delivered { Ok(()) } else { Err(routed) };
+        // Several nodes are to have it, and each may give it back: somebody has to remember whether one of them kept it.
+        if !routed.tracked && here.is_empty() && there.len() > 1 {
+            let (now, wall) = (node.now_ms(), node.wall_ms());
+            routed.tracked =
+                node.ledger.enter(routed.order, &routed.stanza, Due::Nobody, now, wall).is_ok();
         }
-        let flight =
-            if there.len() > 1 && !delivered { node.geo.flights.open(&routed, there) } else { 0 };
-        let head = StanzaHead { copy: delivered, tries: routed.tries, flight };
-        let mut sent = 0;
-        for to in there {
-            let seq = node.geo.send_with(*to, frame::STANZA, |out| {
-                head.write(out);
-                out.extend_from_slice(routed.stanza.bytes());
-            });
-            match seq {
-                Some(seq) => {
-                    sent += 1;
-                    leave_trail(trail, *to, seq);
-                }
-                // Refused by the link's bound: if no other copy is taken, it is routed anew, as if that node had sent it back.
-                None if flight != 0 => {
-                    if let Some(routed) = node.geo.flights.ended(flight, *to, false) {
-                        return Err(routed);
-                    }
-                }
-                None => {}
-            }
+        if routed.tracked {
+            node.ledger.hand(routed.order, here.len(), there);
         }
-        if sent == 0 && !delivered {
-            return Err(routed);
+        let delivered = !here.is_empty() && self.deliver_own(&routed, here, there.is_empty());
+        let sent = self.send(&routed, there, delivered && !routed.tracked, trail);
+        if sent {
+            node.metrics.routed.remote.inc();
         }
-        node.metrics.routed.remote.inc();
-        Ok(())
+        if delivered || sent { Ok(()) } else { Err(routed) }
     }
 
     fn acked(&self, node: NodeIx) -> u64 {
-        self.node.geo.acked(node)
+        self.node.geo.settled(node)
+    }
+
+    fn fence(&self, node: NodeIx) -> u64 {
+        self.node.geo.fence(node)
+    }
+
+    fn order(&self, routed: &Routed) -> u64 {
+        routed.order
+    }
+
+    fn leaving_ms(&self, node: Option<NodeIx>, to: &BareJid) -> u64 {
+        // Something of ours is certainly there and may come back: order is worth the wait. If not, a dead region should not hold up
+        // a user who has come back elsewhere.
+        const OTHERWISE_MS: u64 = 5_000;
+        let holds = node.is_some_and(|node| self.node.ledger.is_held_for(node, to));
+        let hold_ms = u64::try_from(self.node.config.geo.hold.as_millis()).unwrap_or(u64::MAX);
+        if holds { hold_ms } else { OTHERWISE_MS.min(hold_ms) }
     }
 
     fn mark(&self) -> Mark {

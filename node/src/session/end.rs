@@ -4,17 +4,19 @@
 
 use std::sync::Arc;
 
-use global_distrib::{RouteEntry, Row};
+use config::canary::{Canary, sings};
+use global_distrib::{NodeIx, RouteEntry, Row};
 use xmpp::stanza::{Kind, Stanza};
 use xmpp::stream::error::StreamError;
 
 use super::sm::{self, Handover, Sm};
 use super::task::{Close, Session};
-use super::{Delivery, Seat};
+use super::{Delivery, Owed, Seat};
 use crate::app::Node;
 use crate::feature::{Ctx, Flow, SessionEvent};
+use crate::geo::frame::StanzaHead;
 use crate::router::road::Road;
-use crate::router::{self, Routed};
+use crate::router::{self, Holder, LetGo, Routed};
 
 /// A session must end: if its task does not see to it (it panicked, or a hand-over was dropped half-way), this does.
 pub(super) struct Alive(Option<(Arc<Node>, Arc<Seat>)>);
@@ -44,7 +46,7 @@ impl Drop for Alive {
         }
         // Without a runtime the whole process is ending.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move { over(&node, &seat, None).await });
+            runtime.spawn(async move { over(&node, &seat, None, Vec::new()).await });
         }
     }
 }
@@ -52,8 +54,12 @@ impl Drop for Alive {
 /// Ends the connection, and the session unless it may be resumed.
 pub(super) async fn end(mut session: Box<Session>, close: Close) {
     session.farewell(&close);
+    if !session.unwritten.is_empty() && !matches!(close, Close::Lost) {
+        session.write_out().await;
+    }
     let resume_deadline = session.resume_deadline();
-    let Session { node, seat, transport, output, sm, alive, .. } = *session;
+    let Session { node, seat, transport, output, sm, alive, unwritten, .. } = *session;
+    let unwritten = unwritten.into_iter().map(|(_, delivery)| delivery).collect();
     match close {
         Close::TakenOver => transport.close(output).await,
         Close::Lost => {
@@ -73,10 +79,10 @@ pub(super) async fn end(mut session: Box<Session>, close: Close) {
                     None => return,
                 }
             }
-            over_guarded(&node, &seat, sm, alive).await;
+            over_guarded(&node, &seat, sm, alive, unwritten).await;
         }
         Close::Clean | Close::Error(_) => {
-            over_guarded(&node, &seat, sm, alive).await;
+            over_guarded(&node, &seat, sm, alive, unwritten).await;
             transport.close(output).await;
         }
     }
@@ -84,7 +90,7 @@ pub(super) async fn end(mut session: Box<Session>, close: Close) {
 
 /// A session that was handed over and cannot go on.
 pub(super) async fn abandon(node: &Arc<Node>, handover: Handover) {
-    over_guarded(node, &handover.seat, Some(handover.sm), Some(handover.alive)).await;
+    over_guarded(node, &handover.seat, Some(handover.sm), Some(handover.alive), Vec::new()).await;
 }
 
 async fn over_guarded(
@@ -92,8 +98,9 @@ async fn over_guarded(
     seat: &Arc<Seat>,
     sm: Option<Box<Sm>>,
     alive: Option<Alive>,
+    unwritten: Vec<Delivery>,
 ) {
-    over(node, seat, sm).await;
+    over(node, seat, sm, unwritten).await;
     if let Some(alive) = alive {
         alive.disarm();
     }
@@ -117,32 +124,25 @@ pub(super) async fn tell(
     close
 }
 
-async fn over(node: &Arc<Node>, seat: &Arc<Seat>, sm: Option<Box<Sm>>) {
+async fn over(node: &Arc<Node>, seat: &Arc<Seat>, sm: Option<Box<Sm>>, unwritten: Vec<Delivery>) {
     if let Some(id) = sm.as_ref().and_then(|sm| sm.id.as_deref()) {
         node.resumable.remove(id);
     }
-    let unacked = sm.map(|sm| sm.into_unacked()).unwrap_or_default();
+    let mut unacked = sm.map(|sm| sm.into_unacked()).unwrap_or(unwritten);
+    if sings(Canary::UnackedForgotten) {
+        unacked.clear();
+    }
     // Asked before the row goes: what is kept now keeps its place among what nobody else has.
     let mut left = Left { alone: !others(node, seat), ..Left::default() };
     let road = Road::new(node);
-    let removed = node.directory.unbind(
-        &seat.full,
-        seat.generation,
-        node.now_ms(),
-        &road,
-        |_: &Row<Arc<Seat>>| {
-            left.sort(node, unacked.iter().cloned(), seat);
+    let unbound =
+        node.directory.unbind_here(&seat.full, seat.generation, node.now_ms(), &road, || {
+            left.sort(node, unacked.into_iter(), seat);
             std::mem::take(&mut left.again)
-        },
-    );
+        });
     road.finish();
-    let known = removed.is_some();
-    if !known {
-        // A newer bind of the same full JID has taken the row: what is left goes there.
-        left.sort(node, unacked.into_iter(), seat);
-        let again = std::mem::take(&mut left.again);
-        router::put_back(node, &seat.bare, again);
-    }
+    // No row: a newer bind of the same full JID has taken it.
+    let known = unbound.row.is_some();
     node.metrics.sessions.dec();
     let entry = RouteEntry::Unbind { full: seat.full.clone(), generation: seat.generation };
     node.geo.route.append(node, entry);
@@ -161,7 +161,7 @@ async fn over(node: &Arc<Node>, seat: &Arc<Seat>, sm: Option<Box<Sm>>) {
     for stanza in left.unanswered {
         router::undeliverable(node, &stanza);
     }
-    if known {
+    if unbound.reopen {
         router::reopen(node, &seat.bare);
     }
     let last = node
@@ -171,6 +171,17 @@ async fn over(node: &Arc<Node>, seat: &Arc<Seat>, sm: Option<Box<Sm>>) {
     if last {
         node.rosters.evict(&seat.bare);
     }
+}
+
+/// What waited for a session that goes on, and finds no room in it: it goes on as if the session were over.
+pub fn no_room(node: &Arc<Node>, seat: &Arc<Seat>, back: Vec<Delivery>) {
+    if back.is_empty() {
+        return;
+    }
+    node.metrics.mailbox_full.inc_by(back.len() as u64);
+    let mut left = Left { alone: !others(node, seat), ..Left::default() };
+    left.all(node, back.into_iter(), seat);
+    router::put_back(node, &seat.bare, std::mem::take(&mut left.again));
 }
 
 /// What a session leaves behind, by what becomes of it.
@@ -187,25 +198,94 @@ struct Left {
 }
 
 impl Left {
-    fn sort(&mut self, node: &Node, unacked: impl Iterator<Item = Delivery>, seat: &Seat) {
-        for Delivery { stanza, sole, via } in unacked.chain(seat.close()) {
-            match (stanza.kind(), sole) {
-                // It comes late now, wherever it comes.
-                (Kind::Message, sole) if sole || (self.alone && is_own(&stanza, seat)) => {
-                    let stanza = router::delayed(node, &stanza, node.wall_ms());
-                    // Where it entered there may be more of the same sender: there it goes first. If that cannot be told, it goes from here.
-                    let back =
-                        via.filter(|_| sole).is_some_and(|via| node.geo.give_back(via, &stanza));
-                    if !back {
-                        self.again.push(Routed { stanza, tries: 0 });
+    fn sort(&mut self, node: &Arc<Node>, unacked: impl Iterator<Item = Delivery>, seat: &Seat) {
+        self.all(node, unacked.chain(seat.close()), seat);
+    }
+
+    fn all(&mut self, node: &Arc<Node>, all: impl Iterator<Item = Delivery>, seat: &Seat) {
+        for delivery in all {
+            let Delivery { stanza, sole, via, order, owed } = delivery;
+            match (stanza.kind(), owed) {
+                // Still filed: the next session is handed it.
+                (_, Owed::Home) => {}
+                (_, Owed::Ledger) => self.tracked(node, stanza, via, order, seat),
+                (Kind::Message, Owed::Nothing) => {
+                    if sole || (self.alone && is_own(&stanza, seat)) {
+                        self.untracked(node, stanza, via.filter(|_| sole), order, seat);
+                    } else {
+                        self.copies.push(stanza);
                     }
                 }
-                (Kind::Message, _) => self.copies.push(stanza),
                 (Kind::Iq, _) => self.unanswered.push(stanza),
                 _ => {} // Presence: the account's unavailable presence says it all.
             }
         }
     }
+
+    /// Somebody remembers who has it. It goes back to where it entered, if no other session of this node has it: there may be more of
+    /// the same sender, and there it goes first.
+    fn tracked(
+        &mut self,
+        node: &Arc<Node>,
+        stanza: Stanza,
+        via: Option<NodeIx>,
+        order: u64,
+        seat: &Seat,
+    ) {
+        let Some(via) = via else {
+            let accepted_ms = node.ledger.accepted_ms(order).unwrap_or(node.wall_ms());
+            if node.ledger.let_go(order, Holder::Here) == LetGo::Last {
+                let stanza = router::delayed(node, &stanza, accepted_ms);
+                self.again.push(Routed { stanza, tries: 0, order, tracked: true });
+            }
+            return;
+        };
+        if node.geo.held.let_go(via, order) {
+            let stanza = router::delayed(node, &stanza, node.wall_ms());
+            if !give_back(node, via, &stanza, order, true, seat) {
+                self.again.extend(router::adopted(node, via, order, true, stanza));
+            }
+        }
+    }
+
+    fn untracked(
+        &mut self,
+        node: &Arc<Node>,
+        stanza: Stanza,
+        via: Option<NodeIx>,
+        order: u64,
+        seat: &Seat,
+    ) {
+        // It comes late now, wherever it comes.
+        let stanza = router::delayed(node, &stanza, node.wall_ms());
+        match via {
+            Some(via) if give_back(node, via, &stanza, order, false, seat) => {}
+            Some(_) => self.again.push(Routed {
+                stanza,
+                tries: 0,
+                order: node.ledger.next_order(),
+                tracked: false,
+            }),
+            None => self.again.push(Routed { stanza, tries: 0, order, tracked: false }),
+        }
+    }
+}
+
+/// In the step that takes the row away: `false` if the link has no room for it.
+fn give_back(
+    node: &Node,
+    via: NodeIx,
+    stanza: &Stanza,
+    order: u64,
+    tracked: bool,
+    seat: &Seat,
+) -> bool {
+    let mut told = false;
+    node.directory.give_back(via, &seat.bare, || {
+        let head = StanzaHead { tracked, order, ..StanzaHead::default() };
+        told = node.geo.give_back(via, head, stanza);
+    });
+    told
 }
 
 /// A copy is no loss while another resource of the account is there to have it; else it is kept for the next one (carbons are not).
@@ -217,7 +297,10 @@ fn copies(node: &Arc<Node>, seat: &Seat, copies: Vec<Stanza>) {
     let again = copies
         .into_iter()
         .filter(|stanza| is_own(stanza, seat))
-        .map(|stanza| Routed { stanza, tries: 0 })
+        .map(|stanza| {
+            let order = node.ledger.next_order();
+            Routed { stanza, tries: 0, order, tracked: false }
+        })
         .collect();
     router::put_back(node, &seat.bare, again);
 }

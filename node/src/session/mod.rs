@@ -3,11 +3,12 @@
 //! Called by the listeners (`serve`). Calls the outbound features and the router.
 //!
 //! * `seat` what others see · `mailbox`, `wheel` how they reach it · `negotiate` from the first byte to the bind · `task` the loop ·
-//!   `stanza` what a client sends · `sm` XEP-0198, resumption and hibernation · `end` what happens to what is left
+//!   `stanza` what a client sends · `receipt` what of it may not be acknowledged yet · `sm` XEP-0198, resumption and hibernation · `end` what happens to what is left
 
 mod end;
 pub mod mailbox;
 mod negotiate;
+mod receipt;
 mod seat;
 mod sm;
 mod stanza;
@@ -18,7 +19,9 @@ pub mod wheel;
 
 use std::sync::Arc;
 
-pub use self::seat::{Control, Delivery, Item, Seat};
+pub use self::end::no_room;
+pub use self::receipt::{Handled, Receipt};
+pub use self::seat::{Control, Delivery, Item, Owed, Seat};
 pub use self::sm::{Handover, Resumable};
 use crate::app::Node;
 use crate::transport::tcp::Accepted;

@@ -202,7 +202,7 @@ impl Talk<'_> {
                 Output::Resume { account, previd, h } => {
                     match resume(self.node, &account, &previd, h).await {
                         Ok(Handover { seat, sm, alive }) => {
-                            let handled = sm.handled();
+                            let handled = sm.handled.handled();
                             self.output.put(&Nonza::Resumed { previd, h: handled }.to_bytes());
                             sm.resend(&mut self.output);
                             return Some(End::Ready(seat, Some((sm, alive))));

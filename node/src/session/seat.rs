@@ -11,6 +11,7 @@ use xmpp::stanza::{Kind, Stanza};
 use xmpp::stream::error::StreamError;
 
 use super::mailbox::{Class, Mailbox, Weight};
+use crate::geo::presence::Presence;
 
 const CARBONS: u8 = 1;
 const INTERESTED: u8 = 2;
@@ -35,7 +36,9 @@ pub struct Seat {
     pub mailbox: Mailbox<Item>,
     flags: AtomicU8,
     priority: AtomicI8,
-    presence: Mutex<Presence>,
+    presence: Mutex<Shown>,
+    /// The id of the last filed message it was handed.
+    handed: Mutex<u64>,
     /// `Some` while older messages are being handed out: newer ones wait here.
     newer: Mutex<Option<Box<Newer>>>,
 }
@@ -43,12 +46,14 @@ pub struct Seat {
 /// Messages that wait until older ones have been handed out; bounded like the mailbox.
 #[derive(Debug, Default)]
 struct Newer {
+    /// How many hand-outs are under way: a client may become available, unavailable and available again before the first one is over.
+    running: u32,
     waiting: Vec<Delivery>,
     bytes: usize,
 }
 
 #[derive(Debug, Default)]
-struct Presence {
+struct Shown {
     last: Option<Stanza>,
     directed: Vec<Jid>,
 }
@@ -72,6 +77,28 @@ pub struct Delivery {
     pub via: Option<NodeIx>,
     /// Nobody else has this message: if this session cannot hand it on, it is routed anew (XEP-0198 §5 *Acks*).
     pub sole: bool,
+    /// Its place among all that the node accepted where it entered (RFC 6120 §10.1: order); for what was filed, its id at the home.
+    pub order: u64,
+    /// Who waits to hear that the client has it.
+    pub owed: Owed,
+}
+
+/// Who waits to hear that a client has what it was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owed {
+    /// Nobody.
+    Nothing,
+    /// The ledger of the node where it entered; until then it is not kept.
+    Ledger,
+    /// The account's home, which keeps it filed until then.
+    Home,
+}
+
+impl Delivery {
+    /// What we made ourselves, or what is no loss: presence, answers, copies.
+    pub fn light(stanza: Stanza) -> Self {
+        Self { stanza, via: None, sole: false, order: 0, owed: Owed::Nothing }
+    }
 }
 
 /// Orders to a session.
@@ -81,6 +108,11 @@ pub enum Control {
     Close(StreamError),
     /// The coarse timer fired: look at your deadlines.
     Tick,
+    /// Of what the client has sent, more is handled: read on if you had stopped, and tell it if it has asked (XEP-0198 `h`).
+    Handled {
+        /// It has asked.
+        answer: bool,
+    },
     /// Another connection resumes this session: hand over your state (XEP-0198 §5).
     Resume(tokio::sync::oneshot::Sender<super::Handover>),
 }
@@ -126,6 +158,7 @@ impl Seat {
             flags: AtomicU8::new(0),
             priority: AtomicI8::new(-1),
             presence: Mutex::default(),
+            handed: Mutex::new(0),
             newer: Mutex::default(),
         }
     }
@@ -157,17 +190,37 @@ impl Seat {
 
     /// From now on newer messages wait.
     pub fn begin_catching_up(&self) {
-        self.newer.lock().get_or_insert_default();
+        self.newer.lock().get_or_insert_default().running += 1;
     }
 
-    /// An older message, ahead of those that wait.
+    /// An older message, ahead of those that wait; its order is its id at the home.
     pub fn push_older(&self, delivery: Delivery) -> bool {
-        self.available() && self.mailbox.push(Item::Stanza(delivery)).is_ok()
+        let id = delivery.order;
+        let mut handed = self.handed.lock();
+        if id <= *handed {
+            return true; // Another hand-out was quicker.
+        }
+        let pushed = self.available() && self.mailbox.push(Item::Stanza(delivery)).is_ok();
+        if pushed {
+            *handed = id;
+        }
+        pushed
+    }
+
+    /// The last filed message this session was handed: it stays filed until the client has it, but is not handed out here again.
+    pub fn handed(&self) -> Option<u64> {
+        Some(*self.handed.lock()).filter(|id| *id > 0)
     }
 
     /// What waited goes on, in order; what finds no room any more is given back.
     pub fn end_catching_up(&self) -> Vec<Delivery> {
         let mut newer = self.newer.lock();
+        if let Some(newer) = newer.as_mut() {
+            newer.running -= 1;
+            if newer.running > 0 {
+                return Vec::new();
+            }
+        }
         let waiting = newer.take().map(|newer| newer.waiting).unwrap_or_default();
         let mut back = Vec::new();
         for delivery in waiting {
@@ -232,6 +285,14 @@ impl Seat {
     /// Its last presence, if available.
     pub fn presence(&self) -> Option<Stanza> {
         self.presence.lock().last.clone()
+    }
+
+    /// Hands on its last presence, if available; nothing newer can be handed on before that is done.
+    pub fn tell_presence(&self, tell: impl FnOnce(Presence)) {
+        let shown = self.presence.lock();
+        if let Some(stanza) = shown.last.clone() {
+            tell(Presence { stanza, generation: self.generation });
+        }
     }
 
     /// New presence (`None`: unavailable). Returns whether it was available before.

@@ -9,16 +9,17 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout, timeout_at};
 use xmpp::jid::BareJid;
-use xmpp::sm::{Inbound, Malformed, Nonza, Outbound};
+use xmpp::sm::{Malformed, Nonza, Outbound};
 use xmpp::stanza::error::Condition;
 use xmpp::stream::error::StreamError;
 use xmpp::xml::element::Element;
 
 use super::end::Alive;
 use super::task::{Close, Session};
-use super::{Control, Delivery, Item, Seat};
+use super::{Control, Delivery, Handled, Item, Seat};
 use crate::app::Node;
 use crate::transport::Buffer;
+use crate::{outbox, router};
 
 /// How long the old connection's task may take to hand over.
 const HANDOVER_DEADLINE: Duration = Duration::from_secs(2);
@@ -30,8 +31,10 @@ pub struct Sm {
     pub id: Option<String>,
     /// Sent, not acknowledged.
     pub out: Outbound<Delivery>,
-    /// Received and handled.
-    pub inbound: Inbound,
+    /// Received, and handled as soon as somebody else has it.
+    pub handled: Arc<Handled>,
+    /// Too much is received and not handled: nothing is read.
+    pub full: bool,
     /// Taken from the mailbox when `out` was full: routed anew with the rest when the session ends, which it does now.
     pub overflow: Vec<Delivery>,
     /// `sent` when we last asked, until the answer comes.
@@ -39,9 +42,10 @@ pub struct Sm {
 }
 
 impl Sm {
-    fn new(id: Option<String>, items_max: usize, bytes_max: usize) -> Self {
+    fn new(seat: &Arc<Seat>, id: Option<String>, items_max: usize, bytes_max: usize) -> Self {
         let out = Outbound::new(items_max, bytes_max);
-        Self { id, out, inbound: Inbound::default(), overflow: Vec::new(), asked_at: None }
+        let handled = Handled::new(seat);
+        Self { id, out, handled, full: false, overflow: Vec::new(), asked_at: None }
     }
 
     /// Keeps a stanza until it is acknowledged. False when there is no room: it is kept behind the others all the same, for what
@@ -59,11 +63,6 @@ impl Sm {
                 false
             }
         }
-    }
-
-    /// The `h` to tell.
-    pub fn handled(&self) -> u32 {
-        self.inbound.handled()
     }
 
     /// Whether to ask for an acknowledgement now; notes that it was asked.
@@ -146,12 +145,23 @@ pub(super) async fn resume(
     let Ok(Ok(mut handover)) = timeout(HANDOVER_DEADLINE, answer).await else {
         return Err(Refused::NotFound { h: None });
     };
-    let refused = handover.sm.out.acked(h).err();
+    let refused = match handover.sm.out.acked(h) {
+        Ok(kept) => {
+            router::kept(node, &seat, kept);
+            None
+        }
+        Err(too_high) => Some(too_high),
+    };
     if let Some(too_high) = refused {
         // The session is in our hands now and nobody else's: it ends here.
         super::end::abandon(node, handover).await;
         return Err(Refused::Broken(too_high.error()));
     }
+    // `<resumed/>` tells how much was handled, and the client sends the rest again: so what it has sent must be safe before.
+    if handover.sm.handled.open() > 0 {
+        outbox::flush(node, Instant::now() + HANDOVER_DEADLINE).await;
+    }
+    handover.sm.full = false;
     handover.sm.asked_at = None;
     node.metrics.resumed.inc();
     Ok(handover)
@@ -195,15 +205,15 @@ impl Session {
                     .as_ref()
                     .map(|_| u32::try_from(limits.sm_timeout.as_secs()).unwrap_or(u32::MAX));
                 self.output.put(&Nonza::Enabled { id: id.clone(), max, location: None }.to_bytes());
-                self.sm =
-                    Some(Box::new(Sm::new(id, limits.sm_queue_max, limits.mailbox_bytes_max)));
+                let (items_max, bytes_max) = (limits.sm_queue_max, limits.mailbox_bytes_max);
+                self.sm = Some(Box::new(Sm::new(&self.seat, id, items_max, bytes_max)));
                 Ok(())
             }
             // Only before bind (XEP-0198 §5).
             Nonza::Resume { .. } => self.failed(Condition::UnexpectedRequest),
             Nonza::Request => match &self.sm {
                 Some(sm) => {
-                    self.output.put(&Nonza::Answer { h: sm.handled() }.to_bytes());
+                    sm.handled.ask();
                     Ok(())
                 }
                 None => self.failed(Condition::UnexpectedRequest),
@@ -212,7 +222,8 @@ impl Session {
                 let Some(sm) = self.sm.as_mut() else {
                     return self.failed(Condition::UnexpectedRequest);
                 };
-                drop(sm.out.acked(h).map_err(|too_high| too_high.error())?);
+                let kept = sm.out.acked(h).map_err(|too_high| too_high.error())?;
+                router::kept(&self.node, &self.seat, kept);
                 let sent = sm.out.sent();
                 if let Some(asked_at) = sm.asked_at.take()
                     && asked_at != sent
@@ -254,7 +265,7 @@ pub(super) async fn hibernate(
                 Item::Stanza(delivery) => over |= !session.sm.keep(delivery),
                 Item::Control(Control::Resume(reply)) => taken = Some(reply),
                 Item::Control(Control::Close(_)) => over = true,
-                Item::Control(Control::Tick) => {}
+                Item::Control(Control::Tick | Control::Handled { .. }) => {}
             }
         }
         if over {

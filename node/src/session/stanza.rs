@@ -6,6 +6,7 @@ use xmpp::stanza::error::StanzaError;
 use xmpp::stanza::{Head, Kind, Stanza, Type};
 use xmpp::stream::error::StreamError;
 
+use super::Receipt;
 use super::task::Session;
 use crate::feature::{Action, Ctx, Flow, Iq, Target};
 use crate::router::{self, Destination, decide};
@@ -42,8 +43,8 @@ impl Session {
     }
 }
 
-/// One stamped stanza: the outbound features, then the router.
-pub(super) fn handle(ctx: &mut Ctx<'_>, mut stanza: Stanza) -> Flow {
+/// One stamped stanza: the outbound features, then the router, which takes the receipt of a message along.
+pub(super) fn handle(ctx: &mut Ctx<'_>, mut stanza: Stanza, receipt: &mut Option<Receipt>) -> Flow {
     match stanza.kind() {
         Kind::Iq => iq(ctx, stanza),
         Kind::Message => {
@@ -54,7 +55,7 @@ pub(super) fn handle(ctx: &mut Ctx<'_>, mut stanza: Stanza) -> Flow {
             }
             match ctx.node.features.outbound(ctx, &mut stanza) {
                 Flow::Next => {
-                    router::route(ctx.node, stanza);
+                    router::route_from(ctx.node, stanza, receipt.take());
                     Flow::Done
                 }
                 flow => flow,

@@ -1,12 +1,16 @@
 //! Room: the session's loop. It sleeps in one place, holds no buffer while it sleeps, and wakes for bytes or for mail. What wakes it is
 //! handled to the end before it looks again; everything written during that leaves in one system call.
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
-use tokio::time::Instant;
+use config::canary::{Canary, sings};
+use tokio::time::{Instant, timeout};
+use xmpp::sm::Nonza;
 use xmpp::stanza::{Kind, Stanza};
 use xmpp::stream::error::StreamError;
 use xmpp::stream::header::Framing;
@@ -15,7 +19,7 @@ use xmpp::xml::framer::{Framer, Scan};
 use super::end::Alive;
 use super::negotiate::Ready;
 use super::sm::{self, Sm};
-use super::{Control, Delivery, Item, Seat, end};
+use super::{Control, Delivery, Item, Owed, Seat, end};
 use crate::app::Node;
 use crate::feature::{Ctx, Flow, SessionEvent};
 use crate::router;
@@ -23,6 +27,9 @@ use crate::transport::{Buffer, Transport};
 
 /// Above this, mail waits in the mailbox (which is bounded) until the client has read.
 const OUTPUT_HIGH: usize = 128 * 1024;
+
+/// How long the last words of a session may take.
+const FAREWELL_WITHIN: Duration = Duration::from_secs(2);
 
 /// Everything about one bound client.
 pub(super) struct Session {
@@ -35,6 +42,11 @@ pub(super) struct Session {
     pub(super) sm: Option<Box<Sm>>,
     pub(super) alive: Option<Alive>,
     mail: Vec<Item>,
+    /// Without stream management: what is in `output` and somebody waits to hear of, each with the count of bytes at its end. The
+    /// kernel's taking them is all there is to hear.
+    pub(super) unwritten: VecDeque<(u64, Delivery)>,
+    /// Bytes that left `output`.
+    written: u64,
 }
 
 /// What wakes a session. All that can happen is here.
@@ -64,7 +76,19 @@ impl Session {
     pub(super) fn begin(node: Arc<Node>, ready: Ready) -> Box<Self> {
         let Ready { transport, framer, input, output, seat, sm, alive } = ready;
         let alive = Some(alive.unwrap_or_else(|| Alive::new(&node, &seat)));
-        Box::new(Self { node, seat, transport, framer, input, output, sm, alive, mail: Vec::new() })
+        Box::new(Self {
+            node,
+            seat,
+            transport,
+            framer,
+            input,
+            output,
+            sm,
+            alive,
+            mail: Vec::new(),
+            unwritten: VecDeque::new(),
+            written: 0,
+        })
     }
 
     /// Until the session is over, hibernation included.
@@ -102,12 +126,20 @@ impl Session {
 
     /// The one place where a session sleeps. Cancel-safe: all state is in `self`.
     async fn next(&mut self) -> Event {
-        let Self { transport, output, input, mail, seat, .. } = self;
+        let Self { node, seat, transport, output, input, mail, sm, unwritten, written, .. } = self;
         poll_fn(|cx| {
-            if !output.is_empty()
-                && let Poll::Ready(Err(error)) = transport.poll_write(cx, output)
-            {
-                return Poll::Ready(Event::Lost(error));
+            if !output.is_empty() {
+                let before = output.len();
+                let done = transport.poll_write(cx, output);
+                *written += (before - output.len()) as u64;
+                let left = unwritten.iter().take_while(|(end, _)| end <= written).count();
+                if left > 0 {
+                    let kept = unwritten.drain(..left).map(|(_, delivery)| delivery);
+                    router::kept(node, seat, kept);
+                }
+                if let Poll::Ready(Err(error)) = done {
+                    return Poll::Ready(Event::Lost(error));
+                }
             }
             // Who does not read is not read from either: answers to it would only pile up here.
             if output.len() >= OUTPUT_HIGH {
@@ -115,6 +147,10 @@ impl Session {
             }
             if seat.mailbox.poll_drain(cx, mail).is_ready() {
                 return Poll::Ready(Event::Mail);
+            }
+            // Nor from who has sent more than could be handed on: it is told by mail when it may go on.
+            if sm.as_ref().is_some_and(|sm| sm.full) {
+                return Poll::Pending;
             }
             transport.poll_read(cx, input).map(|read| match read {
                 Ok(bytes) => Event::Read(bytes),
@@ -170,11 +206,21 @@ impl Session {
         None
     }
 
-    /// One stanza of the client's; it counts as handled (XEP-0198 `h`) when its handling is over.
+    /// One stanza of the client's. It counts as handled (XEP-0198 `h`) when this is over; a message, when its receipt is dropped by whoever
+    /// has it then.
     async fn stanza(&mut self, stanza: Option<Stanza>) -> Option<Close> {
+        let is_message = stanza.as_ref().is_some_and(|stanza| stanza.kind() == Kind::Message);
+        let mut receipt = match self.sm.as_ref() {
+            Some(sm) if is_message && sings(Canary::HandledAtOnce) => {
+                sm.handled.count();
+                None
+            }
+            Some(sm) if is_message => Some(sm.handled.begin()),
+            _ => None,
+        };
         if let Some(stanza) = stanza {
             let mut ctx = Ctx::new(&self.node, Some(&self.seat));
-            let flow = super::stanza::handle(&mut ctx, stanza);
+            let flow = super::stanza::handle(&mut ctx, stanza, &mut receipt);
             let actions = std::mem::take(&mut ctx.actions);
             let mut close = if actions.is_empty() {
                 None
@@ -191,8 +237,14 @@ impl Session {
                 return self.mail().await.or(Some(Close::Error(error)));
             }
         }
+        drop(receipt); // Nobody took it over: it was answered, or it is no message.
         if let Some(sm) = self.sm.as_mut() {
-            sm.inbound.count();
+            if is_message {
+                let most = self.node.config.limits.unsettled_per_session_max as u64;
+                sm.full = sm.handled.is_full(most);
+            } else {
+                sm.handled.count();
+            }
         }
         None
     }
@@ -219,6 +271,15 @@ impl Session {
                 }
                 // What came before and after it in the mailbox is written first: a session that is handed over takes all of it along.
                 Item::Control(Control::Resume(reply)) => resume = Some(reply),
+                Item::Control(Control::Handled { answer }) => {
+                    if let Some(sm) = self.sm.as_mut() {
+                        sm.full = false;
+                        if answer {
+                            let h = sm.handled.handled();
+                            self.output.put(&Nonza::Answer { h }.to_bytes());
+                        }
+                    }
+                }
                 Item::Control(Control::Tick) => {}
                 Item::Control(Control::Close(error)) => close = Some(Close::Error(error)),
             }
@@ -250,7 +311,13 @@ impl Session {
             _ => sent.iq.inc(),
         };
         match self.sm.as_mut() {
-            None => self.output.put(delivery.stanza.bytes()),
+            None => {
+                self.output.put(delivery.stanza.bytes());
+                if delivery.owed != Owed::Nothing {
+                    let end = self.written + self.output.len() as u64;
+                    self.unwritten.push_back((end, delivery));
+                }
+            }
             Some(sm) => {
                 let stanza = delivery.stanza.clone();
                 if !sm.keep(delivery) {
@@ -270,6 +337,20 @@ impl Session {
                 self.output.put(&Framing::Stream.error(error)); // The closing tag is part of it.
             }
             Close::Lost | Close::TakenOver => {}
+        }
+    }
+
+    /// The end of a session without stream management, with messages that somebody waits to hear of: what the client's side takes now
+    /// is kept, the rest goes on elsewhere and is not written any more.
+    pub(super) async fn write_out(&mut self) {
+        let whole = self.written + self.output.len() as u64;
+        let written = timeout(FAREWELL_WITHIN, self.transport.write(&mut self.output)).await;
+        let upto = whole - self.output.len() as u64;
+        let left = self.unwritten.iter().take_while(|(end, _)| *end <= upto).count();
+        let kept = self.unwritten.drain(..left).map(|(_, delivery)| delivery);
+        router::kept(&self.node, &self.seat, kept);
+        if !matches!(written, Ok(Ok(()))) {
+            self.output = Buffer::new();
         }
     }
 

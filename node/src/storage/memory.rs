@@ -27,6 +27,7 @@ struct Tables {
     log: BTreeMap<u64, Entry>,
     applied: BTreeMap<String, Position>,
     meta: BTreeMap<String, Vec<u8>>,
+    outbox: BTreeMap<(String, u64), Vec<u8>>,
 }
 
 impl Tables {
@@ -282,6 +283,32 @@ impl Storage for Memory {
 
     fn replace<'a>(&'a self, replace: Replace<'a>) -> Answer<'a, Vec<Place>> {
         async move { Ok::<_, StorageError>(self.tables.write().replace(replace)) }.boxed()
+    }
+
+    fn outbox<'a>(&'a self, node: &'a str) -> Answer<'a, Vec<(u64, Vec<u8>)>> {
+        self.read(|tables| {
+            let from = (node.to_owned(), 0)..=(node.to_owned(), u64::MAX);
+            let rows = tables.outbox.range(from);
+            rows.map(|((_, order), row)| (*order, row.clone())).collect()
+        })
+    }
+
+    fn outbox_write<'a>(
+        &'a self,
+        node: &'a str,
+        put: Vec<(u64, Vec<u8>)>,
+        remove: Vec<u64>,
+    ) -> Answer<'a, ()> {
+        async move {
+            let mut tables = self.tables.write();
+            let key = |order| (node.to_owned(), order);
+            tables.outbox.extend(put.into_iter().map(|(order, row)| (key(order), row)));
+            for order in remove {
+                tables.outbox.remove(&key(order));
+            }
+            Ok(())
+        }
+        .boxed()
     }
 
     fn meta<'a>(&'a self, key: &'a str) -> Answer<'a, Option<Vec<u8>>> {

@@ -196,6 +196,18 @@ pub trait Storage: Send + Sync + 'static {
     /// Makes a range equal to what a snapshot has there, in one transaction. Answers the places that are empty now.
     fn replace<'a>(&'a self, replace: Replace<'a>) -> Answer<'a, Vec<Place>>;
 
+    /// What a node's outbox holds: orders and rows, in growing order. A node reads its own, once, at its start.
+    fn outbox<'a>(&'a self, node: &'a str) -> Answer<'a, Vec<(u64, Vec<u8>)>>;
+
+    /// Puts rows into a node's outbox and takes others out, in one transaction, durable when it returns. What is put again replaces,
+    /// what is not there is as good as removed. Not part of any log: an outbox is one node's alone.
+    fn outbox_write<'a>(
+        &'a self,
+        node: &'a str,
+        put: Vec<(u64, Vec<u8>)>,
+        remove: Vec<u64>,
+    ) -> Answer<'a, ()>;
+
     /// A small fact about this database itself (its log's identity, its genesis); not replicated.
     fn meta<'a>(&'a self, key: &'a str) -> Answer<'a, Option<Vec<u8>>>;
 

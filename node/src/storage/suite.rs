@@ -323,6 +323,16 @@ async fn facts_about_the_database_are_kept(storage: &dyn Storage) {
     assert_eq!(storage.meta("log").await.unwrap(), Some(vec![2]));
 }
 
+async fn an_outbox_is_one_nodes_and_keeps_its_order(storage: &dyn Storage) {
+    let row = |order: u64| (order, order.to_le_bytes().to_vec());
+    storage.outbox_write("eu-0", vec![row(9), row(u64::MAX), row(2)], vec![]).await.unwrap();
+    storage.outbox_write("eu-1", vec![row(2)], vec![]).await.unwrap();
+    storage.outbox_write("eu-0", vec![(9, vec![])], vec![2, 77]).await.unwrap();
+    assert_eq!(storage.outbox("eu-0").await.unwrap(), [(9, vec![]), row(u64::MAX)]);
+    assert_eq!(storage.outbox("eu-1").await.unwrap(), [row(2)]);
+    assert_eq!(storage.outbox("us-0").await.unwrap(), []);
+}
+
 /// Runs every case against one backend, each with a fresh, empty database.
 macro_rules! backend {
     ($backend:ident, $open:expr, [$($case:ident),* $(,)?]) => {
@@ -354,6 +364,7 @@ macro_rules! all_cases {
                 reads_at_the_same_time_each_get_their_own,
                 a_range_is_replaced_for_its_owners_only,
                 facts_about_the_database_are_kept,
+                an_outbox_is_one_nodes_and_keeps_its_order,
             ]
         );
     };

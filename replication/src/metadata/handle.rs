@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
+use super::given::{self, Agreement};
 use super::keeper::{self, Pace};
 use super::log::LogStore;
 use super::machine::Machine;
@@ -99,7 +100,15 @@ impl MetaConfig {
 /// A handle; clones share one Raft node. It stops with [`Metadata::shutdown`], or when the last clone is dropped.
 #[derive(Clone)]
 pub struct Metadata {
-    inner: Arc<Inner>,
+    engine: Engine,
+}
+
+/// Who agrees.
+#[derive(Clone)]
+enum Engine {
+    Raft(Arc<Inner>),
+    /// Somebody who has been told (the simulator): see [`Agreement`].
+    Given(Arc<dyn Agreement>),
 }
 
 struct Inner {
@@ -167,33 +176,56 @@ impl Metadata {
             tokio::spawn(keeper::start_up(core.clone(), genesis.clone(), pace)),
             tokio::spawn(keeper::keep(core.clone(), genesis, pace)),
         ];
-        Ok(Metadata { inner: Arc::new(Inner { core, pace, tasks: Mutex::new(tasks) }) })
+        let inner = Inner { core, pace, tasks: Mutex::new(tasks) };
+        Ok(Metadata { engine: Engine::Raft(Arc::new(inner)) })
+    }
+
+    /// Metadata as somebody else agrees on it: no Raft, no files.
+    pub fn given(agreement: Arc<dyn Agreement>) -> Metadata {
+        Metadata { engine: Engine::Given(agreement) }
     }
 
     /// Answers another node's call (what its [`MetaTransport::call`] brought here). The future owns what it needs.
     pub fn handle(&self, body: Vec<u8>) -> BoxFuture<'static, Vec<u8>> {
-        let core = self.inner.core.clone();
-        Box::pin(async move { core.handle(body).await })
+        match &self.engine {
+            Engine::Raft(inner) => {
+                let core = inner.core.clone();
+                Box::pin(async move { core.handle(body).await })
+            }
+            Engine::Given(_) => Box::pin(std::future::ready(Vec::new())),
+        }
     }
 
     /// The newest state applied here. A refcount: cheap enough for every stanza.
     pub fn state(&self) -> Arc<MetaState> {
-        self.inner.core.published.state()
+        match &self.engine {
+            Engine::Raft(inner) => inner.core.published.state(),
+            Engine::Given(given) => given.state(),
+        }
     }
 
     /// Told of every new version of the state; [`Metadata::state`] shows it by then.
     pub fn watch(&self) -> watch::Receiver<u64> {
-        self.inner.core.published.watch()
+        match &self.engine {
+            Engine::Raft(inner) => inner.core.published.watch(),
+            Engine::Given(given) => given.watch(),
+        }
     }
 
     /// The name of the leader, while there is one: not in a minority, not after a lease of silence.
     pub fn leader(&self) -> Option<String> {
-        self.inner.core.leader().and_then(|id| self.inner.core.member(id))
+        match &self.engine {
+            Engine::Raft(inner) => inner.core.leader().and_then(|id| inner.core.member(id)),
+            Engine::Given(given) => given.leader(),
+        }
     }
 
     /// For `pangaea ctl` and the admin API.
     pub fn status(&self) -> MetaStatus {
-        self.inner.core.status()
+        match &self.engine {
+            Engine::Raft(inner) => inner.core.status(),
+            Engine::Given(given) => given::status(&**given),
+        }
     }
 
     /// Has a command agreed on, wherever the leader is, and waits until [`Metadata::state`] here shows it. Tries again
@@ -203,63 +235,9 @@ impl Metadata {
         command: Command,
         within: Duration,
     ) -> Result<CommandReply, ProposeError> {
-        let core = &self.inner.core;
-        let deadline = Instant::now() + within;
-        let mut failure = ProposeError::NoLeader;
-        let mut round = 0;
-        loop {
-            let reply =
-                match timeout_at(deadline, Box::pin(self.attempt(&command, deadline, round))).await
-                {
-                    // Founding is on its way: the leader does it first of all.
-                    Ok(Attempt::Done(Err(error @ CommandError::NotFounded))) => {
-                        failure = ProposeError::Refused(error);
-                        None
-                    }
-                    Ok(Attempt::Done(result)) => Some(result.map_err(ProposeError::Refused)?),
-                    Ok(Attempt::Stopped(why)) => return Err(ProposeError::Stopped(why)),
-                    Ok(Attempt::NotLeader(_)) => None,
-                    Ok(Attempt::Unknown) => {
-                        failure = ProposeError::TimedOut;
-                        None
-                    }
-                    Err(_) => return Err(ProposeError::TimedOut),
-                };
-            if let Some(reply) = reply {
-                let mut version = core.published.watch();
-                let _ = timeout_at(deadline, version.wait_for(|version| *version >= reply.version))
-                    .await;
-                return Ok(reply);
-            }
-            let again = Instant::now() + self.inner.pace.kick / 2;
-            if again >= deadline {
-                return Err(failure);
-            }
-            sleep_until(again).await;
-            round += 1;
-        }
-    }
-
-    /// One try: here if we lead, else at the leader; with no leader known, at one of the nodes we know, in turn.
-    async fn attempt(&self, command: &Command, deadline: Instant, round: usize) -> Attempt {
-        let core = &self.inner.core;
-        let within = deadline.saturating_duration_since(Instant::now()).min(self.inner.pace.change);
-        match core.leader() {
-            Some(leader) if leader == core.me => core.propose_here(command.clone()).await,
-            Some(leader) => match core.member(leader) {
-                Some(node) => core.propose_at(&node, command, within).await,
-                None => Attempt::NotLeader(None),
-            },
-            None if core.seeds.is_empty() => Attempt::NotLeader(None),
-            None => {
-                match core.propose_at(&core.seeds[round % core.seeds.len()], command, within).await
-                {
-                    Attempt::NotLeader(Some(node)) if *node != *core.name => {
-                        core.propose_at(&node, command, within).await
-                    }
-                    other => other,
-                }
-            }
+        match &self.engine {
+            Engine::Raft(inner) => inner.propose(command, within).await,
+            Engine::Given(given) => given.propose(command, within).await,
         }
     }
 
@@ -297,7 +275,7 @@ impl Metadata {
             if Instant::now() >= deadline {
                 return Err(ProposeError::TimedOut);
             }
-            sleep_until((Instant::now() + self.inner.pace.kick / 2).min(deadline)).await;
+            sleep_until((Instant::now() + self.look()).min(deadline)).await;
         }
         Ok(())
     }
@@ -305,26 +283,104 @@ impl Metadata {
     /// If this node leads, asks the most up-to-date other voter to take over; waits a moment for it. Best effort: without
     /// it the others elect after an election timeout.
     pub async fn resign(&self) {
-        let core = &self.inner.core;
+        let Engine::Raft(inner) = &self.engine else { return };
+        let core = &inner.core;
         let view = core.view();
         if view.state == ServerState::Leader
             && core.leader() == Some(core.me)
             && core.hand_over(&view).await
         {
-            let deadline = Instant::now() + self.inner.pace.stagger;
+            let deadline = Instant::now() + inner.pace.stagger;
             let _ = self.membership(deadline, |status| status.role != "leader").await;
         }
     }
 
     /// Stops Raft and the tasks, and lets go of the files. Call [`Metadata::resign`] before it when others go on.
     pub async fn shutdown(&self) {
+        let Engine::Raft(inner) = &self.engine else { return };
         let tasks =
-            std::mem::take(&mut *self.inner.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+            std::mem::take(&mut *inner.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         for task in tasks {
             task.abort();
             let _ = task.await;
         }
-        let _ = timeout(self.inner.pace.change, self.inner.core.raft.shutdown()).await;
+        let _ = timeout(inner.pace.change, inner.core.raft.shutdown()).await;
+    }
+
+    /// How often whoever waits for a change looks.
+    fn look(&self) -> Duration {
+        match &self.engine {
+            Engine::Raft(inner) => inner.pace.kick / 2,
+            Engine::Given(_) => Duration::from_millis(100),
+        }
+    }
+}
+
+impl Inner {
+    /// See [`Metadata::propose`].
+    async fn propose(
+        &self,
+        command: Command,
+        within: Duration,
+    ) -> Result<CommandReply, ProposeError> {
+        let core = &self.core;
+        let deadline = Instant::now() + within;
+        let mut failure = ProposeError::NoLeader;
+        let mut round = 0;
+        loop {
+            let reply =
+                match timeout_at(deadline, Box::pin(self.attempt(&command, deadline, round))).await
+                {
+                    // Founding is on its way: the leader does it first of all.
+                    Ok(Attempt::Done(Err(error @ CommandError::NotFounded))) => {
+                        failure = ProposeError::Refused(error);
+                        None
+                    }
+                    Ok(Attempt::Done(result)) => Some(result.map_err(ProposeError::Refused)?),
+                    Ok(Attempt::Stopped(why)) => return Err(ProposeError::Stopped(why)),
+                    Ok(Attempt::NotLeader(_)) => None,
+                    Ok(Attempt::Unknown) => {
+                        failure = ProposeError::TimedOut;
+                        None
+                    }
+                    Err(_) => return Err(ProposeError::TimedOut),
+                };
+            if let Some(reply) = reply {
+                let mut version = core.published.watch();
+                let _ = timeout_at(deadline, version.wait_for(|version| *version >= reply.version))
+                    .await;
+                return Ok(reply);
+            }
+            let again = Instant::now() + self.pace.kick / 2;
+            if again >= deadline {
+                return Err(failure);
+            }
+            sleep_until(again).await;
+            round += 1;
+        }
+    }
+
+    /// One try: here if we lead, else at the leader; with no leader known, at one of the nodes we know, in turn.
+    async fn attempt(&self, command: &Command, deadline: Instant, round: usize) -> Attempt {
+        let core = &self.core;
+        let within = deadline.saturating_duration_since(Instant::now()).min(self.pace.change);
+        match core.leader() {
+            Some(leader) if leader == core.me => core.propose_here(command.clone()).await,
+            Some(leader) => match core.member(leader) {
+                Some(node) => core.propose_at(&node, command, within).await,
+                None => Attempt::NotLeader(None),
+            },
+            None if core.seeds.is_empty() => Attempt::NotLeader(None),
+            None => {
+                match core.propose_at(&core.seeds[round % core.seeds.len()], command, within).await
+                {
+                    Attempt::NotLeader(Some(node)) if *node != *core.name => {
+                        core.propose_at(&node, command, within).await
+                    }
+                    other => other,
+                }
+            }
+        }
     }
 }
 

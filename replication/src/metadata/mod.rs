@@ -5,7 +5,7 @@
 //! machine is deterministic) and anything that changes often (sessions are in the route log).
 
 mod apply;
-
+mod given;
 mod handle;
 mod keeper;
 mod log;
@@ -17,6 +17,7 @@ mod shared;
 mod tests;
 mod types;
 
+pub use given::Agreement;
 pub use handle::{Genesis, MetaConfig, Metadata, Timers};
 pub use net::MetaTransport;
 pub use shared::MetaStatus;

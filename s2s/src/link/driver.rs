@@ -63,6 +63,7 @@ where
     let mut first = None;
     if !agreed.dialled {
         let begin = tokio::select! {
+            biased;
             begin = timeout(timers.handshake, reader.begin()) => begin.unwrap_or(Err(LinkError::Deadline)),
             () = &mut closed => Err(LinkError::Closed),
         };
@@ -92,7 +93,10 @@ where
     let mut writer = JoinSet::new(); // ends its task when dropped, whatever happens here
     writer.spawn(write_loop(peer.clone(), write, clock, timers.ping));
     let reading = AssertUnwindSafe(reader.run(first.is_none())).catch_unwind();
+    // In this order, always (drawing lots would make the course of a simulation depend on them): the reader yields whenever it waits, so
+    // neither of the others starves.
     let cause = tokio::select! {
+        biased;
         cause = reading => cause.unwrap_or_else(|_| io::Error::other("the link's user panicked").into()),
         Some(ended) = writer.join_next() => ended.map_or_else(|e| io::Error::other(e).into(), LinkError::Io),
         () = &mut closed => LinkError::Closed,
@@ -297,12 +301,14 @@ async fn write_loop<S: AsyncRead + AsyncWrite>(
             continue;
         }
         tokio::select! {
+            // The rarest first: a ping once in a while holds nobody up, and every turn brings the acknowledgements that are due.
+            biased;
+            _ = pings.tick() => peer.out.lock().ping(clock.elapsed().as_micros() as u64),
             () = peer.called() => (),
             // Nobody waits for an acknowledgement alone: it goes with the next thing that is written, or after a moment.
             () = peer.ack_due.notified() => {
                 let _ = timeout(ACK_DELAY, peer.called()).await;
             }
-            _ = pings.tick() => peer.out.lock().ping(clock.elapsed().as_micros() as u64),
         }
     }
 }

@@ -266,6 +266,52 @@ where
     }
 }
 
+/// Dials over a road where nobody lies: the stream headers alone.
+///
+/// # Errors
+/// Those of the road, and a header that is none.
+pub(super) async fn dial_bare<S>(
+    io: S,
+    me: &PeerId,
+    peer: &PeerId,
+) -> Result<XmlStream<S>, LinkError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut xml = XmlStream::new(io);
+    xml.opened = true;
+    xml.send(&open(me, &peer.to_string(), false)).await?;
+    xml.header().await?;
+    Ok(xml)
+}
+
+/// Accepts over such a road. `known` finds the peer by its name.
+///
+/// # Errors
+/// Those of the road; a peer that is not known, or wanted somebody else.
+pub(super) async fn accept_bare<S>(
+    io: S,
+    me: &PeerId,
+    known: impl Fn(&str) -> Option<PeerId>,
+) -> Result<(XmlStream<S>, PeerId), LinkError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut xml = XmlStream::new(io);
+    let header = xml.header().await?;
+    let from = header.from.as_deref().unwrap_or_default();
+    let peer = known(from).ok_or(Refusal::UnknownCertificate)?;
+    if header.to.as_deref() != Some(&me.to_string()) {
+        return Err(Refusal::WrongAddressee.into());
+    }
+    if peer >= *me {
+        return Err(Refusal::Direction.into());
+    }
+    xml.opened = true;
+    xml.send(&open(me, from, false)).await?;
+    Ok((xml, peer))
+}
+
 async fn accept_plain<S: AsyncRead + AsyncWrite + Unpin>(
     xml: &mut XmlStream<S>,
     me: &PeerId,

@@ -1,26 +1,27 @@
 //! All links of a node: dials the peers with greater names, accepts the others, lets a newer connection take the place of an older one.
 //! Called by `node::app`; calls `handshake` and `driver`. Addresses say nothing about identity here (one may be a proxy's): certificates do.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
-use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::{Mutex as Slot, OwnedMutexGuard, Semaphore, watch};
+use tokio::sync::{Mutex as Slot, OwnedMutexGuard, Semaphore};
 use tokio::time::{Instant, sleep, timeout_at};
 
+use super::claim::{Claim, Claims};
 use super::driver::{self, Agreed};
-use super::handshake;
+use super::handshake::{self, XmlStream};
 use super::negotiate::{self, Hello};
 use super::peer::Peer;
+use super::road::{Io, Road, Secured};
 use super::{Incarnation, Link, LinkLimits, LinkTimers, LinkUser, PeerId};
 use crate::error::{LinkError, Refusal};
-use crate::tls::{Fingerprint, Pins, TlsIdentity};
+use crate::tls::Fingerprint;
 
 /// What a node needs to speak to the others.
 pub struct LinkConfig {
@@ -28,14 +29,16 @@ pub struct LinkConfig {
     pub me: PeerId,
     /// This life of it: not 0, never used before.
     pub incarnation: Incarnation,
-    /// Its certificate and key.
-    pub tls: TlsIdentity,
+    /// How it reaches the others, and how they prove who they are.
+    pub road: Road,
     /// The peers known at start. May be empty: [`Links::set_peers`] follows.
     pub peers: Vec<PeerConfig>,
     /// Times.
     pub timers: LinkTimers,
     /// Bounds.
     pub limits: LinkLimits,
+    /// Where chance comes from: [`random`], or a seed. Not for secrets.
+    pub chance: Arc<dyn Fn() -> u64 + Send + Sync>,
 }
 
 /// A peer, as metadata knows it.
@@ -56,15 +59,16 @@ pub struct Links(Arc<Shared>);
 struct Shared {
     me: PeerId,
     incarnation: Incarnation,
-    tls: TlsIdentity,
-    accepting: Arc<ServerConfig>,
-    pins: Pins,
+    road: Road,
+    secured: Secured,
+    chance: Arc<dyn Fn() -> u64 + Send + Sync>,
     user: Arc<dyn LinkUser>,
     timers: LinkTimers,
     limits: LinkLimits,
-    entries: RwLock<HashMap<PeerId, Arc<Entry>>>,
+    /// In order of names, so that what is done for each of them is done in the same order every time.
+    entries: RwLock<BTreeMap<PeerId, Arc<Entry>>>,
     /// One for each name ever known, so that a peer that is forgotten and comes back does not meet itself.
-    slots: Mutex<HashMap<PeerId, Arc<Slot<()>>>>,
+    slots: Mutex<BTreeMap<PeerId, Arc<Slot<()>>>>,
     handshakes: Arc<Semaphore>,
     refused: AtomicU64,
 }
@@ -75,43 +79,8 @@ struct Entry {
     target: Mutex<PeerConfig>,
     /// Held by the one connection that may touch `peer`.
     slot: Arc<Slot<()>>,
-    /// Number of the newest connection; all others end themselves. [`STOPPED`]: no more connections.
-    newest: watch::Sender<u64>,
-}
-
-const STOPPED: u64 = u64::MAX;
-
-impl Entry {
-    /// Makes the caller's connection the newest. `None` when the peer is not wanted any more.
-    fn claim(&self) -> Option<Claim> {
-        let mut number = None;
-        self.newest.send_modify(|newest| {
-            if *newest != STOPPED {
-                *newest += 1;
-                number = Some(*newest);
-            }
-        });
-        number.map(|number| Claim { number, newest: self.newest.subscribe() })
-    }
-
-    fn stop(&self) {
-        self.newest.send_replace(STOPPED);
-    }
-}
-
-/// A connection's right to be the one of its peer, until a newer one takes it.
-#[derive(Clone)]
-struct Claim {
-    number: u64,
-    newest: watch::Receiver<u64>,
-}
-
-impl Claim {
-    /// Waits until the right is lost.
-    async fn lost(mut self) {
-        let number = self.number;
-        let _ = self.newest.wait_for(|newest| *newest != number).await;
-    }
+    /// Which connection is the newest; all others end themselves.
+    claims: Arc<Claims>,
 }
 
 impl Links {
@@ -121,15 +90,14 @@ impl Links {
     /// # Errors
     /// When the certificate cannot be used.
     pub fn start(config: LinkConfig, user: Arc<dyn LinkUser>) -> Result<Links, LinkError> {
-        let LinkConfig { me, incarnation, tls, peers, timers, limits } = config;
+        let LinkConfig { me, incarnation, road, peers, timers, limits, chance } = config;
         assert!(incarnation.0 != 0, "incarnation 0 means none");
-        let pins = Pins::default();
         let links = Links(Arc::new(Shared {
-            accepting: tls.accepting(&pins)?,
+            secured: Secured::new(&road)?,
             me,
             incarnation,
-            tls,
-            pins,
+            road,
+            chance,
             user,
             timers,
             limits,
@@ -160,19 +128,21 @@ impl Links {
     /// The peers from now on. Those not listed any more are forgotten; where an address or certificate changed, the connection is made anew.
     pub fn set_peers(&self, peers: Vec<PeerConfig>) {
         let shared = &self.0;
-        let peers: HashMap<PeerId, PeerConfig> =
+        let peers: BTreeMap<PeerId, PeerConfig> =
             peers.into_iter().filter(|p| p.id != shared.me).map(|p| (p.id.clone(), p)).collect();
         let mut entries = shared.entries.write();
-        shared.pins.set(peers.values().map(|p| (p.fingerprint, p.id.clone())));
-        let gone: Vec<_> =
-            entries.extract_if(|id, _| !peers.contains_key(id)).map(|(_, entry)| entry).collect();
+        shared.secured.pins.set(peers.values().map(|p| (p.fingerprint, p.id.clone())));
+        let gone: Vec<_> = entries
+            .extract_if(.., |id, _| !peers.contains_key(id))
+            .map(|(_, entry)| entry)
+            .collect();
         gone.into_iter().for_each(forget);
         for (id, config) in peers {
             if let Some(entry) = entries.get(&id) {
                 let changed =
                     std::mem::replace(&mut *entry.target.lock(), config.clone()) != config;
                 if changed {
-                    entry.claim(); // by nobody: the present connection ends
+                    entry.claims.claim(); // by nobody: the present connection ends
                 }
                 continue;
             }
@@ -180,7 +150,7 @@ impl Links {
                 peer: Arc::new(Peer::new(id.clone(), shared.user.clone(), &shared.limits)),
                 target: Mutex::new(config),
                 slot: shared.slots.lock().entry(id.clone()).or_default().clone(),
-                newest: watch::Sender::new(0),
+                claims: Arc::default(),
             });
             if shared.me < id {
                 tokio::spawn(dial(shared.clone(), entry.clone()));
@@ -195,6 +165,7 @@ impl Links {
         let mut entries = self.0.entries.write();
         let Some(entry) = entries.remove(peer) else { return };
         self.0
+            .secured
             .pins
             .set(entries.iter().map(|(id, entry)| (entry.target.lock().fingerprint, id.clone())));
         forget(entry);
@@ -215,10 +186,20 @@ impl Links {
         });
     }
 
+    /// The same for a connection over a bare road.
+    pub fn accept_bare(&self, io: Box<dyn Io>) {
+        let shared = self.0.clone();
+        tokio::spawn(async move {
+            let mut who = None;
+            let end = shared.accept_bare(io, &mut who).await;
+            shared.log_end(who.as_ref(), &end);
+        });
+    }
+
     /// Closes all connections and waits until nothing runs any more. Frames that were not acknowledged are gone with the process.
     pub async fn shutdown(&self) {
         let entries: Vec<_> = self.0.entries.read().values().cloned().collect();
-        entries.iter().for_each(|entry| entry.stop());
+        entries.iter().for_each(|entry| entry.claims.stop());
         for entry in entries {
             drop(entry.slot.lock().await);
         }
@@ -227,7 +208,7 @@ impl Links {
 
 /// Ends the connection of an entry that is not listed any more, and then hands back its frames.
 fn forget(entry: Arc<Entry>) {
-    entry.stop();
+    entry.claims.stop();
     tokio::spawn(async move {
         let _slot = entry.slot.lock().await;
         entry.peer.forget();
@@ -263,19 +244,44 @@ impl Shared {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let deadline = Instant::now() + self.timers.handshake;
-        let accepted = timeout_at(
-            deadline,
-            handshake::accept(io, &self.me, self.accepting.clone(), &self.pins),
-        )
-        .await;
-        let (mut xml, id) = match accepted.unwrap_or(Err(LinkError::Deadline)) {
-            Ok(accepted) => accepted,
-            Err(cause) => return cause,
-        };
+        let Some(accepting) = self.secured.accepting.clone() else { return LinkError::Closed };
+        let accepted =
+            timeout_at(deadline, handshake::accept(io, &self.me, accepting, &self.secured.pins))
+                .await;
+        match accepted.unwrap_or(Err(LinkError::Deadline)) {
+            Ok((xml, id)) => self.accepted(xml, id, deadline, permit, who).await,
+            Err(cause) => cause,
+        }
+    }
+
+    /// The same over a bare road: the stream header is believed.
+    async fn accept_bare(&self, io: Box<dyn Io>, who: &mut Option<PeerId>) -> LinkError {
+        let deadline = Instant::now() + self.timers.handshake;
+        let known =
+            |name: &str| self.entries.read().keys().find(|id| id.to_string() == name).cloned();
+        let accepted = timeout_at(deadline, handshake::accept_bare(io, &self.me, known)).await;
+        match accepted.unwrap_or(Err(LinkError::Deadline)) {
+            Ok((xml, id)) => self.accepted(xml, id, deadline, (), who).await,
+            Err(cause) => cause,
+        }
+    }
+
+    /// The part from where the hello is due.
+    async fn accepted<S>(
+        &self,
+        mut xml: XmlStream<S>,
+        id: PeerId,
+        deadline: Instant,
+        permit: impl Send,
+        who: &mut Option<PeerId>,
+    ) -> LinkError
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         *who = Some(id.clone());
         let entry = self.entries.read().get(&id).cloned();
         let Some(entry) = entry else { return Refusal::UnknownCertificate.into() };
-        let Some(claim) = entry.claim() else { return LinkError::Closed };
+        let Some(claim) = entry.claims.claim() else { return LinkError::Closed };
         // The older connection has seen the claim and ends; what it has handed out by then is in the hello.
         let agreed = async {
             let slot = entry.slot.clone().lock_owned().await;
@@ -283,6 +289,7 @@ impl Shared {
             Ok::<_, LinkError>((slot, theirs))
         };
         let agreed = tokio::select! {
+            biased; // a claim that is lost in the same moment is seen by the driver
             agreed = timeout_at(deadline, agreed) => agreed.unwrap_or(Err(LinkError::Deadline)),
             () = claim.clone().lost() => Err(LinkError::Closed),
         };
@@ -295,44 +302,62 @@ impl Shared {
         };
         drop(permit);
         let (io, rest) = xml.into_parts();
-        driver::run(
-            &entry.peer,
-            io,
-            self.agree(&entry, &theirs, false, rest),
-            self.timers,
-            claim.lost(),
-        )
-        .await
+        let agreed = self.agree(&entry, &theirs, false, rest);
+        driver::run(&entry.peer, io, agreed, self.timers, claim.lost()).await
     }
 
     /// An outbound connection from dialling to its end.
     async fn dial(&self, entry: &Entry, claim: Claim) -> LinkError {
         let target = entry.target.lock().clone();
+        match &self.road {
+            Road::Tls(identity) => {
+                let dialled = async {
+                    let tls = identity.dialling(target.fingerprint)?;
+                    let tcp = TcpStream::connect(&target.address).await.map_err(|cause| {
+                        LinkError::Connect { address: target.address.clone(), cause }
+                    })?;
+                    tcp.set_nodelay(true)?;
+                    handshake::dial(tcp, &self.me, &target.id, tls).await
+                };
+                self.dialled(entry, claim, &target.id, dialled).await
+            }
+            Road::Bare(dialer) => {
+                let dialled = async {
+                    let io = dialer.connect(&target.id).await.map_err(|cause| {
+                        LinkError::Connect { address: target.id.to_string(), cause }
+                    })?;
+                    handshake::dial_bare(io, &self.me, &target.id).await
+                };
+                self.dialled(entry, claim, &target.id, dialled).await
+            }
+        }
+    }
+
+    /// The part from where the hello is due.
+    async fn dialled<S>(
+        &self,
+        entry: &Entry,
+        claim: Claim,
+        to: &PeerId,
+        dialled: impl Future<Output = Result<XmlStream<S>, LinkError>>,
+    ) -> LinkError
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let dialled = async {
-            let tls = self.tls.dialling(target.fingerprint)?;
-            let tcp = TcpStream::connect(&target.address)
-                .await
-                .map_err(|cause| LinkError::Connect { address: target.address.clone(), cause })?;
-            tcp.set_nodelay(true)?;
-            let mut xml = handshake::dial(tcp, &self.me, &target.id, tls).await?;
-            let theirs =
-                handshake::hello_dialling(&mut xml, &self.hello(entry), &target.id).await?;
+            let mut xml = dialled.await?;
+            let theirs = handshake::hello_dialling(&mut xml, &self.hello(entry), to).await?;
             Ok::<_, LinkError>((xml.into_parts(), theirs))
         };
         let dialled = tokio::select! {
+            biased; // a claim that is lost in the same moment is seen by the driver
             dialled = timeout_at(Instant::now() + self.timers.handshake, dialled) => dialled.unwrap_or(Err(LinkError::Deadline)),
             () = claim.clone().lost() => Err(LinkError::Closed),
         };
         match dialled {
             Ok(((io, rest), theirs)) => {
-                driver::run(
-                    &entry.peer,
-                    io,
-                    self.agree(entry, &theirs, true, rest),
-                    self.timers,
-                    claim.lost(),
-                )
-                .await
+                let agreed = self.agree(entry, &theirs, true, rest);
+                driver::run(&entry.peer, io, agreed, self.timers, claim.lost()).await
             }
             Err(cause) => cause,
         }
@@ -360,7 +385,7 @@ async fn dial(shared: Arc<Shared>, entry: Arc<Entry>) {
     let mut pause = shared.timers.retry_min;
     loop {
         let slot = entry.slot.lock().await;
-        let Some(claim) = entry.claim() else { return };
+        let Some(claim) = entry.claims.claim() else { return };
         let was = entry.peer.counters.connections.load(Ordering::Relaxed);
         let end = shared.dial(&entry, claim.clone()).await;
         shared.log_end(Some(&entry.peer.id), &end);
@@ -371,19 +396,20 @@ async fn dial(shared: Arc<Shared>, entry: Arc<Entry>) {
             tracing::warn!(peer = %entry.peer.id, cause = %end, "link not made, trying on"); // once, not with every attempt
         }
         tokio::select! {
-            () = sleep(jittered(pause)) => (),
+            biased;
             () = claim.lost() => (),
+            () = sleep(jittered(pause, (shared.chance)())) => (),
         }
         pause = (pause * 2).min(shared.timers.retry_max);
     }
 }
 
 /// Between half of `pause` and all of it, so that nodes that fell together do not rise together.
-fn jittered(pause: Duration) -> Duration {
-    pause.mul_f64(0.5 + (random() >> 11) as f64 / (1u64 << 53) as f64 / 2.0)
+fn jittered(pause: Duration, chance: u64) -> Duration {
+    pause.mul_f64(0.5 + (chance >> 11) as f64 / (1u64 << 53) as f64 / 2.0)
 }
 
 /// A number nobody else has just drawn. Not for secrets.
-pub(super) fn random() -> u64 {
+pub fn random() -> u64 {
     RandomState::new().hash_one(0)
 }

@@ -3,7 +3,8 @@
 //!
 //! * `frame` bytes of one frame · `ack` a lane's two ends · `lanes` what the writer puts on the wire, in which order
 //! * `negotiate` the hello: who, which incarnation, resume or anew · `handshake` the XML stream that leads there
-//! * `peer` all that outlives a connection · `driver` one connection · `links` dialling, accepting, replacing
+//! * `peer` all that outlives a connection · `driver` one connection · `links` dialling, accepting, replacing · `claim` which is the newest ·
+//!   `road` what connections are made of
 //!
 //! **Exactly once.** A frame has a number, and is kept until the peer acknowledges it. After a cut each side tells the number of the last frame it
 //! received; the other goes on behind it. This holds while both incarnations (process lives) stay the same. When the peer comes back as another,
@@ -17,6 +18,7 @@
 //! back while it handled `n`, and what it put into the route log. The front lane's acknowledgements promise nothing and wait for nothing.
 
 mod ack;
+mod claim;
 mod driver;
 mod frame;
 mod handshake;
@@ -24,6 +26,7 @@ mod lanes;
 mod links;
 mod negotiate;
 mod peer;
+mod road;
 
 use std::fmt;
 use std::sync::Arc;
@@ -34,8 +37,9 @@ use serde::{Deserialize, Serialize};
 
 pub use frame::{BODY_BYTES_MAX, FRONT, FrameError, HEADER_BYTES};
 pub use lanes::FrameSink;
-pub use links::{LinkConfig, Links, PeerConfig};
+pub use links::{LinkConfig, Links, PeerConfig, random};
 pub use peer::Link;
+pub use road::{Dialer, Io, Road};
 
 /// A node's name: `eu-0`. The lesser of two names dials.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

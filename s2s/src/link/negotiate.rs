@@ -7,6 +7,7 @@
 //! the accepting side when the first frame (`begin`) comes. So the dialling side may have committed alone; until a `begin` comes back its session is
 //! *unconfirmed*, and if the same incarnation then does not remember us, it has handled nothing and nothing is lost.
 
+use config::canary::{Canary, sings};
 use xmpp::Element;
 use xmpp::ns::LINK as NS;
 
@@ -51,6 +52,9 @@ pub(super) enum Decision {
 /// What the hello of the other side means to us, `me`, who remember `session`.
 pub(super) fn decide(me: Incarnation, session: Option<Session>, hello: &Hello) -> Decision {
     match session {
+        Some(Session { confirmed, .. }) if sings(Canary::LinkForgetsPeer) => {
+            Decision::Fresh { lose: confirmed }
+        }
         Some(Session { peer, .. }) if peer == hello.incarnation && hello.known == Some(me) => {
             Decision::Resume(hello.received)
         }

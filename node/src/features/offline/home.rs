@@ -12,18 +12,33 @@ use crate::storage::Page;
 pub const OP: &str = "offline";
 /// The messages.
 pub const OFFLINE: &str = "offline";
+/// What was filed last, a map: key the node that filed it, value its orders there. A node that did not hear of its filing (it died, or the
+/// home did) files once more, and it is not kept twice.
+pub const FILED: &str = "offline.filed";
+/// Orders remembered for each node: a node files one batch of an account after the other, so the last one is all it can be unsure of,
+/// and a few before whose removal from its outbox was not written yet.
+const FILED_MAX: usize = 32;
 /// Messages an answer carries at most.
 const FETCH_MAX: usize = 100;
 
 /// What may be asked.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Request {
-    /// Keep these, in order.
+    /// Keep these, in order, unless that was done already.
     File {
-        /// Stanzas.
-        stanzas: Vec<Vec<u8>>,
+        /// The node that has them.
+        node: String,
+        /// Stanzas, each with its order there.
+        stanzas: Vec<(u64, Vec<u8>)>,
         /// `limits.offline_messages_max` of the asker.
         max: u32,
+    },
+    /// Which of these were kept already, whatever became of them since.
+    Which {
+        /// The node that has them.
+        node: String,
+        /// Their orders there.
+        orders: Vec<u64>,
     },
     /// Some of those kept, oldest first.
     Fetch {
@@ -42,12 +57,14 @@ pub enum Request {
 pub enum Answer {
     /// Kept (or dropped), and committed.
     Filed,
-    /// The account is connected somewhere: nothing was kept.
-    Elsewhere,
+    /// The account is connected somewhere: nothing was kept but these, which had been before.
+    Elsewhere(Vec<u64>),
     /// No such account.
     NoAccount,
     /// The account's bound is reached: nothing was kept.
     Full,
+    /// These were.
+    Known(Vec<u64>),
     /// Messages with their ids.
     Messages(Vec<(u64, Vec<u8>)>),
 }
@@ -83,9 +100,16 @@ async fn decide(
     request: Request,
 ) -> Result<Answer, HomeError> {
     match request {
-        Request::File { stanzas, max } => {
+        Request::File { node: from, stanzas, max } => {
             if !accounts::exists(tx).await? {
                 return Ok(Answer::NoAccount);
+            }
+            let mut filed = filed_by(tx, &from).await?;
+            let batch = stanzas.len();
+            let (again, stanzas): (Vec<_>, Vec<_>) =
+                stanzas.into_iter().partition(|(order, _)| filed.contains(order));
+            if stanzas.is_empty() {
+                return Ok(Answer::Filed);
             }
             let connected = node
                 .directory
@@ -94,16 +118,25 @@ async fn decide(
                 })
                 .unwrap_or(false);
             if connected {
-                return Ok(Answer::Elsewhere);
+                return Ok(Answer::Elsewhere(again.into_iter().map(|(order, _)| order).collect()));
             }
             let kept = tx.archive(OFFLINE, Page::after(None, max as usize)).await?.len();
             if kept + stanzas.len() > max as usize {
                 return Ok(Answer::Full);
             }
-            for stanza in stanzas {
+            for (order, stanza) in stanzas {
+                filed.push(order);
                 tx.append(OFFLINE, node.tick_clock().0, stanza);
             }
+            let old = filed.len().saturating_sub(FILED_MAX.max(batch));
+            let filed = postcard::to_stdvec(&filed[old..]).expect("numbers always serialise");
+            tx.put(FILED, &from, filed);
             Ok(Answer::Filed)
+        }
+        Request::Which { node: from, orders } => {
+            let filed = filed_by(tx, &from).await?;
+            let known = orders.into_iter().filter(|order| filed.contains(order));
+            Ok(Answer::Known(known.collect()))
         }
         Request::Fetch { after } => {
             Ok(Answer::Messages(tx.archive(OFFLINE, Page::after(after, FETCH_MAX)).await?))
@@ -113,4 +146,9 @@ async fn decide(
             Ok(Answer::Filed)
         }
     }
+}
+
+async fn filed_by(tx: &Tx, node: &str) -> Result<Vec<u64>, HomeError> {
+    let known = tx.get(FILED, node).await?;
+    Ok(known.and_then(|bytes| postcard::from_bytes(&bytes).ok()).unwrap_or_default())
 }

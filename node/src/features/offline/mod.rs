@@ -22,7 +22,7 @@ use crate::app::Node;
 use crate::feature::{Disco, Feature};
 use crate::homes::HomeError;
 use crate::router::Routed;
-use crate::session::{Delivery, Seat};
+use crate::session::{Delivery, Owed, Seat};
 
 /// How long new messages wait for a home that cannot be reached; then they go first.
 const CATCH_UP_MAX: Duration = Duration::from_secs(10);
@@ -45,6 +45,8 @@ impl Feature for OfflineFeature {
 /// What became of a batch.
 #[derive(Debug, Default)]
 pub struct Filed {
+    /// Committed at the home.
+    pub kept: Vec<Routed>,
     /// The account is connected: route these anew.
     pub elsewhere: Vec<Routed>,
     /// Not taken, and why.
@@ -56,14 +58,17 @@ pub async fn file(node: &Arc<Node>, account: &BareJid, batch: Vec<Routed>) -> Fi
     let now = node.wall_ms();
     let stanzas = batch
         .iter()
-        .map(|routed| crate::router::delayed(node, &routed.stanza, now).bytes().to_vec())
+        .map(|routed| {
+            let stanza = crate::router::delayed(node, &routed.stanza, now);
+            (routed.order, stanza.bytes().to_vec())
+        })
         .collect();
     let max = u32::try_from(node.config.limits.offline_messages_max).unwrap_or(u32::MAX);
     let all = |error: StanzaError, batch: Vec<Routed>| Filed {
-        elsewhere: Vec::new(),
         refused: batch.into_iter().map(|routed| (routed, error.clone())).collect(),
+        ..Filed::default()
     };
-    let request = Request::File { stanzas, max };
+    let request = Request::File { node: node.geo.me.to_string(), stanzas, max };
     let give_up = Instant::now() + node.config.geo.hold;
     let answer = loop {
         match ask(node, account, &request).await {
@@ -79,14 +84,33 @@ pub async fn file(node: &Arc<Node>, account: &BareJid, batch: Vec<Routed>) -> Fi
     match answer {
         Ok(Answer::Filed) => {
             node.metrics.routed.offline.inc_by(batch.len() as u64);
-            Filed::default()
+            Filed { kept: batch, ..Filed::default() }
         }
-        Ok(Answer::Elsewhere) => Filed { elsewhere: batch, refused: Vec::new() },
+        Ok(Answer::Elsewhere(filed)) => {
+            let (kept, elsewhere) =
+                batch.into_iter().partition(|routed| filed.contains(&routed.order));
+            Filed { kept, elsewhere, ..Filed::default() }
+        }
         Ok(Answer::NoAccount) => all(StanzaError::service_unavailable(), batch),
         // XEP-0160 §2: like an account without offline storage.
         Ok(Answer::Full) => all(StanzaError::service_unavailable(), batch),
-        Ok(Answer::Messages(_)) => all(StanzaError::internal_server_error(), batch),
+        Ok(Answer::Messages(_) | Answer::Known(_)) => {
+            all(StanzaError::internal_server_error(), batch)
+        }
         Err(error) => all(error.stanza_error(), batch),
+    }
+}
+
+/// Which of a former life's messages were filed before it ended. Nothing, if the home cannot be reached: then some may come twice.
+pub async fn filed_before(node: &Arc<Node>, account: &BareJid, orders: Vec<u64>) -> Vec<u64> {
+    let request = Request::Which { node: node.geo.me.to_string(), orders };
+    match ask(node, account, &request).await {
+        Ok(Answer::Known(orders)) => orders,
+        Ok(_) => Vec::new(),
+        Err(error) => {
+            tracing::warn!(%account, ?error, "cannot ask what a former life has filed");
+            Vec::new()
+        }
     }
 }
 
@@ -100,14 +124,12 @@ pub fn hand_out(node: &Arc<Node>, seat: &Arc<Seat>) {
             tracing::warn!(account = %seat.bare, ?error, "offline messages cannot be handed out now");
         }
         let back = seat.end_catching_up();
-        let again =
-            back.into_iter().map(|delivery| Routed { stanza: delivery.stanza, tries: 1 }).collect();
-        crate::router::put_back(&node, &seat.bare, again);
+        crate::session::no_room(&node, &seat, back);
     });
 }
 
 async fn catch_up(node: &Arc<Node>, seat: &Arc<Seat>) -> Result<(), HomeError> {
-    let mut after = None;
+    let mut after = seat.handed();
     let give_up = Instant::now() + CATCH_UP_MAX;
     loop {
         let messages = match ask(node, &seat.bare, &Request::Fetch { after }).await {
@@ -123,15 +145,27 @@ async fn catch_up(node: &Arc<Node>, seat: &Arc<Seat>) -> Result<(), HomeError> {
         };
         let Some((last, _)) = messages.last() else { return Ok(()) };
         let upto = *last;
-        for (_, bytes) in messages {
+        for (id, bytes) in messages {
             let Ok(stanza) = Stanza::parse(bytes.into()) else { continue };
-            if !seat.push_older(Delivery { stanza, sole: true, via: None }) {
-                return Ok(()); // Full or gone: the rest stays filed.
+            // It stays filed until the client has it (`handed_out`).
+            let owed = Owed::Home;
+            if !seat.push_older(Delivery { stanza, via: None, sole: true, order: id, owed }) {
+                return Ok(()); // Full or gone.
             }
         }
-        ask(node, &seat.bare, &Request::Drop { upto }).await?;
         after = Some(upto);
     }
+}
+
+/// A client has all that was filed for its account up to this id: it need not be kept any longer. Should the home not hear of it, the
+/// messages come once more, marked with when they were sent.
+pub fn handed_out(node: &Arc<Node>, seat: &Arc<Seat>, upto: u64) {
+    let (node, account) = (node.clone(), seat.bare.clone());
+    tokio::spawn(async move {
+        if let Err(error) = ask(&node, &account, &Request::Drop { upto }).await {
+            tracing::warn!(%account, ?error, "handed out, and still filed");
+        }
+    });
 }
 
 async fn ask(node: &Arc<Node>, account: &BareJid, request: &Request) -> Result<Answer, HomeError> {

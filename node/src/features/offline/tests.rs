@@ -7,8 +7,31 @@ use super::*;
 use crate::testing::{House, bare, mail, stanza};
 
 async fn file(house: &House, account: &BareJid, bodies: &[&str]) -> Answer {
-    let stanzas = bodies.iter().map(|body| body.as_bytes().to_vec()).collect();
-    ask(&house.node, account, &Request::File { stanzas, max: 250 }).await.expect("answered")
+    file_at_most(house, account, bodies, 250).await
+}
+
+async fn file_at_most(house: &House, account: &BareJid, bodies: &[&str], max: u32) -> Answer {
+    let stanza = |body: &&str| (house.node.ledger.next_order(), body.as_bytes().to_vec());
+    let request =
+        Request::File { node: "us-0".into(), stanzas: bodies.iter().map(stanza).collect(), max };
+    ask(&house.node, account, &request).await.expect("answered")
+}
+
+#[tokio::test]
+async fn what_is_filed_again_by_a_node_that_did_not_hear_of_it_is_kept_once() {
+    let house = House::new().await;
+    let [romeo] = house.accounts(["romeo"]).await;
+    let file = async |node: &str, orders: std::ops::Range<u64>| {
+        let stanzas = orders.map(|order| (order, order.to_string().into_bytes())).collect();
+        let request = Request::File { node: node.into(), stanzas, max: 250 };
+        assert!(matches!(ask(&house.node, &romeo, &request).await, Ok(Answer::Filed)));
+    };
+    for (node, orders) in [("us-0", 1..50), ("us-0", 1..50), ("us-0", 49..52), ("ap-0", 51..52)] {
+        file(node, orders).await;
+    }
+    let kept = fetch(&house, &romeo, None).await.into_iter().map(|(_, body)| body);
+    let expected: Vec<String> = (1..52).chain(51..52).map(|n: u64| n.to_string()).collect();
+    assert_eq!(kept.collect::<Vec<_>>(), expected);
 }
 
 async fn fetch(house: &House, account: &BareJid, after: Option<u64>) -> Vec<(u64, String)> {
@@ -55,10 +78,7 @@ async fn what_was_handed_out_is_dropped_and_the_rest_stays() {
 async fn a_full_store_takes_nothing_of_a_batch_and_no_account_has_none() {
     let house = House::new().await;
     let [romeo] = house.accounts(["romeo"]).await;
-    let ask = async |bodies: &[&str], max| {
-        let stanzas = bodies.iter().map(|body| body.as_bytes().to_vec()).collect();
-        ask(&house.node, &romeo, &Request::File { stanzas, max }).await.expect("answered")
-    };
+    let ask = async |bodies: &[&str], max| file_at_most(&house, &romeo, bodies, max).await;
     assert!(matches!(ask(&["a", "b"], 3).await, Answer::Filed));
     assert!(matches!(ask(&["c", "d"], 3).await, Answer::Full));
     assert_eq!(fetch(&house, &romeo, None).await.len(), 2);
@@ -75,7 +95,7 @@ async fn nothing_is_filed_behind_the_back_of_a_user_who_is_here() {
     house.available("romeo/robot", -1).await;
     assert!(matches!(file(&house, &romeo, &["a"]).await, Answer::Filed));
     house.available("romeo/orchard", 0).await;
-    assert!(matches!(file(&house, &romeo, &["b"]).await, Answer::Elsewhere));
+    assert!(matches!(file(&house, &romeo, &["b"]).await, Answer::Elsewhere(_)));
 }
 
 #[tokio::test]

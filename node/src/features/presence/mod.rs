@@ -15,6 +15,7 @@ use xmpp::stanza::{Kind, Stanza, Type};
 
 use crate::feature::{Action, Ctx, Feature, Flow, Interests, SessionEvent};
 use crate::features::roster::record::Roster;
+use crate::geo::presence::Presence;
 use crate::session::Seat;
 
 /// See the room.
@@ -145,7 +146,8 @@ fn told(
 ) {
     let mut to: Vec<BareJid> = roster.subscribers().cloned().collect();
     to.push(seat.bare.clone());
-    actions.push(Action::Multicast { stanza, to });
+    let presence = Presence { stanza, generation: seat.generation };
+    actions.push(Action::Multicast { presence, to });
     if initial {
         let mut asked: Vec<BareJid> = roster.subscriptions().cloned().collect();
         asked.push(seat.bare.clone());
@@ -175,14 +177,15 @@ fn unavailable(ctx: &mut Ctx<'_>, seat: &Arc<Seat>, stanza: Option<Stanza>) {
     if own_word {
         ctx.node.announce(seat, 0, false);
     }
+    let presence = Presence { stanza, generation: seat.generation };
     let (node, account) = (ctx.node.clone(), seat.bare.clone());
     match node.rosters.cached(&account) {
-        Some(roster) => tell_gone(&mut ctx.actions, &account, &roster, stanza),
+        Some(roster) => tell_gone(&mut ctx.actions, &account, &roster, presence),
         None => {
             tokio::spawn(async move {
                 if let Ok(roster) = node.rosters.load(&node, &account).await {
                     let mut actions = Vec::new();
-                    tell_gone(&mut actions, &account, &roster, stanza);
+                    tell_gone(&mut actions, &account, &roster, presence);
                     crate::router::perform(&node, None, actions);
                 }
             });
@@ -190,8 +193,8 @@ fn unavailable(ctx: &mut Ctx<'_>, seat: &Arc<Seat>, stanza: Option<Stanza>) {
     }
 }
 
-fn tell_gone(actions: &mut Vec<Action>, account: &BareJid, roster: &Roster, stanza: Stanza) {
+fn tell_gone(actions: &mut Vec<Action>, account: &BareJid, roster: &Roster, presence: Presence) {
     let mut to: Vec<BareJid> = roster.subscribers().cloned().collect();
     to.push(account.clone());
-    actions.push(Action::Multicast { stanza, to });
+    actions.push(Action::Multicast { presence, to });
 }

@@ -14,6 +14,7 @@ use crate::feature::{Action, Ctx};
 use crate::features::roster;
 use crate::features::roster::home::{Answer, Request};
 use crate::features::roster::subscription::Kind;
+use crate::geo::presence::Presence;
 use crate::router::perform::seats_of;
 
 /// The kind of a presence type; `None` for other presence.
@@ -101,8 +102,8 @@ pub fn deliver<'a>(
 /// The contact was granted this account's presence: our sessions of it tell the contact (§3.1.5).
 pub fn granted(ctx: &mut Ctx<'_>, account: &BareJid, contact: &BareJid) {
     for seat in seats_of(ctx.node, account.as_str()) {
-        if let Some(presence) = seat.presence() {
-            ctx.actions.push(Action::Grant { presence, to: contact.clone() });
+        if seat.available() {
+            ctx.actions.push(Action::Grant { seat, to: contact.clone() });
         }
     }
 }
@@ -122,7 +123,9 @@ pub fn withdrawn(ctx: &mut Ctx<'_>, account: &BareJid, contact: &BareJid) {
     for seat in seats_of(ctx.node, account.as_str()) {
         if seat.available() {
             let stanza = Stanza::presence(None, Some(seat.address()), Type::Unavailable).build();
-            ctx.actions.push(Action::Multicast { stanza, to: vec![contact.clone()] });
+            // It is still there; to this contact it is not.
+            let presence = Presence { stanza, generation: Presence::ALWAYS };
+            ctx.actions.push(Action::Multicast { presence, to: vec![contact.clone()] });
         }
     }
 }

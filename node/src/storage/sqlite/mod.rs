@@ -377,6 +377,29 @@ impl Storage for Sqlite {
         scan::replace(&self.writer, replace).map(|r| r.map_err(failed_write)).boxed()
     }
 
+    fn outbox<'a>(&'a self, node: &'a str) -> Answer<'a, Vec<(u64, Vec<u8>)>> {
+        async move {
+            let rows = sqlx::query("SELECT place, row FROM outbox WHERE node = ? ORDER BY place")
+                .bind(node)
+                .fetch_all(&self.readers)
+                .await
+                .map_err(failed_read)?;
+            let row = |row: SqliteRow| Ok((from_sql(row.try_get(0)?), row.try_get(1)?));
+            rows.into_iter().map(row).collect::<Result<_, _>>().map_err(failed_read)
+        }
+        .boxed()
+    }
+
+    fn outbox_write<'a>(
+        &'a self,
+        node: &'a str,
+        put: Vec<(u64, Vec<u8>)>,
+        remove: Vec<u64>,
+    ) -> Answer<'a, ()> {
+        async move { write::outbox(&self.writer, node, put, remove).await.map_err(failed_write) }
+            .boxed()
+    }
+
     fn meta<'a>(&'a self, key: &'a str) -> Answer<'a, Option<Vec<u8>>> {
         async move {
             let row = sqlx::query("SELECT value FROM meta WHERE key = ?")

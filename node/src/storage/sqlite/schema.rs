@@ -23,6 +23,10 @@ const STEPS: &[&str] = &[
         region TEXT PRIMARY KEY, log INTEGER NOT NULL, seq INTEGER NOT NULL
      ) STRICT, WITHOUT ROWID;
      CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;",
+    // 2: what a node has promised and not handed on.
+    "CREATE TABLE outbox (
+        node TEXT NOT NULL, place INTEGER NOT NULL, row BLOB NOT NULL, PRIMARY KEY (node, place)
+     ) STRICT, WITHOUT ROWID;",
 ];
 
 /// Brings a database to this version's tables. Refuses one that a newer version has written.

@@ -7,7 +7,7 @@
 use std::sync::{Arc, LazyLock};
 
 use replication::Change;
-use sqlx::{AssertSqlSafe, SqliteConnection};
+use sqlx::{AssertSqlSafe, Connection, SqliteConnection, SqlitePool};
 
 /// Rows a statement takes; what is left over goes in the next smaller size. Few sizes, so few prepared statements.
 const SIZES: [usize; 3] = [100, 10, 1];
@@ -134,6 +134,33 @@ pub(super) async fn change(
     }
     insert(conn, &mut values).await?;
     insert(conn, &mut items).await
+}
+
+/// One node's outbox: rows in, rows out, one transaction.
+pub(super) async fn outbox(
+    writer: &SqlitePool,
+    node: &str,
+    put: Vec<(u64, Vec<u8>)>,
+    remove: Vec<u64>,
+) -> Result<(), sqlx::Error> {
+    let mut conn = writer.acquire().await?;
+    let mut tx = conn.begin_with("BEGIN IMMEDIATE").await?;
+    for (order, row) in put {
+        sqlx::query("INSERT OR REPLACE INTO outbox (node, place, row) VALUES (?, ?, ?)")
+            .bind(node)
+            .bind(to_sql(order))
+            .bind(row)
+            .execute(&mut *tx)
+            .await?;
+    }
+    for order in remove {
+        sqlx::query("DELETE FROM outbox WHERE node = ? AND place = ?")
+            .bind(node)
+            .bind(to_sql(order))
+            .execute(&mut *tx)
+            .await?;
+    }
+    tx.commit().await
 }
 
 async fn trim(

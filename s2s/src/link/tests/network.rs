@@ -36,10 +36,11 @@ async fn node(id: &str, incarnation: u64, tls: TlsIdentity, timers: LinkTimers) 
     let config = LinkConfig {
         me: PeerId::new(id, 0),
         incarnation: Incarnation(incarnation),
-        tls: tls.clone(),
+        road: Road::Tls(tls.clone()),
         peers: Vec::new(),
         timers,
         limits: LinkLimits::default(),
+        chance: Arc::new(random),
     };
     let links = Links::start(config, user.clone()).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

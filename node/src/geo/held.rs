@@ -1,0 +1,90 @@
+//! Room: messages of other nodes' ledgers that sessions of this node have. When a client has one, or the last session that had it is over,
+//! the node where it entered is told. After that node's restart it asks what is here of what its former life promised.
+
+use std::collections::BTreeMap;
+
+use global_distrib::NodeIx;
+use parking_lot::Mutex;
+
+/// See the room. Memory: an entry for each message that waits for its client; bounded by mailboxes and unacknowledged queues.
+#[derive(Debug, Default)]
+pub struct Held {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// By the node where they entered: the order there, and how many sessions have it.
+    by: BTreeMap<NodeIx, BTreeMap<u64, u16>>,
+    /// What could not be told yet: the link was full.
+    untold: BTreeMap<NodeIx, Vec<u64>>,
+}
+
+impl Held {
+    /// So many sessions here have it.
+    pub fn take(&self, via: NodeIx, order: u64, sessions: usize) {
+        let sessions = u16::try_from(sessions).unwrap_or(u16::MAX);
+        self.inner.lock().by.entry(via).or_default().insert(order, sessions);
+    }
+
+    /// A client has it. Whether that is news.
+    pub fn kept(&self, via: NodeIx, order: u64) -> bool {
+        self.inner.lock().by.get_mut(&via).is_some_and(|all| all.remove(&order).is_some())
+    }
+
+    /// A session that had it is over. Whether it was the last, and no client has it.
+    pub fn let_go(&self, via: NodeIx, order: u64) -> bool {
+        let mut inner = self.inner.lock();
+        let Some(all) = inner.by.get_mut(&via) else { return false };
+        let Some(sessions) = all.get_mut(&order) else { return false };
+        *sessions -= 1;
+        let last = *sessions == 0;
+        if last {
+            all.remove(&order);
+        }
+        last
+    }
+
+    /// What is here of that node's.
+    pub fn of(&self, via: NodeIx) -> Vec<u64> {
+        self.inner.lock().by.get(&via).map(|all| all.keys().copied().collect()).unwrap_or_default()
+    }
+
+    /// Those could not be told now.
+    pub fn untold(&self, via: NodeIx, orders: &[u64]) {
+        self.inner.lock().untold.entry(via).or_default().extend(orders);
+    }
+
+    /// What is still to be told.
+    pub fn take_untold(&self) -> BTreeMap<NodeIx, Vec<u64>> {
+        std::mem::take(&mut self.inner.lock().untold)
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.inner.lock().by.values().map(BTreeMap::len).sum()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_session_lets_go_and_nobody_does_after_a_client_has_it() {
+        let (held, eu) = (Held::default(), NodeIx(0));
+        held.take(eu, 7, 2);
+        assert!(!held.let_go(eu, 7));
+        assert!(held.let_go(eu, 7));
+        assert!(!held.let_go(eu, 7) && !held.kept(eu, 7));
+        held.take(eu, 8, 2);
+        assert_eq!(held.of(eu), [8]);
+        assert!(held.kept(eu, 8) && !held.kept(eu, 8));
+        assert!(!held.let_go(eu, 8) && held.is_empty());
+    }
+}

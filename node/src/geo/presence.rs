@@ -1,0 +1,210 @@
+//! Room: presence on its way to contacts, here and in other regions. What a session says of itself goes to every region, one copy each; a
+//! region that hears of it late (over another link than what came after, or behind a roster that was being read) knows by its session rows that it
+//! is out of date, and drops it: presence of a full JID has one writer, the session with the newest generation.
+//! Called by features' actions, `light`, `user`. RFC 6121 §4; docs/decisions/0005.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use global_distrib::NodeIx;
+use replication::Hlc;
+use xmpp::jid::{BareJid, FullJid, Jid};
+use xmpp::stanza::{Stanza, Type};
+
+use super::frame::{self, PresenceProbe};
+use super::{Geo, Peer};
+use crate::app::Node;
+use crate::router::perform;
+use crate::session::Seat;
+
+/// Presence of somebody, and since when that somebody is bound.
+#[derive(Clone, Debug)]
+pub struct Presence {
+    /// What is shown.
+    pub stanza: Stanza,
+    /// The generation of the session it is of; [`Presence::ALWAYS`]: true whatever the rows say.
+    pub generation: Hlc,
+}
+
+impl Presence {
+    /// Of no session in particular: it is to be delivered as it is.
+    pub const ALWAYS: Hlc = Hlc(u64::MAX);
+
+    /// Whether the rows say that something newer is true: for `unavailable`, that this session or a newer one is there; for anything else,
+    /// that a newer one has taken its place.
+    fn is_stale(&self, node: &Node) -> bool {
+        let Some(from) = self.stanza.from() else { return false };
+        if self.generation == Self::ALWAYS {
+            return false;
+        }
+        let gone = self.stanza.type_() == Type::Unavailable;
+        let stale = node.directory.read(from.bare_str(), |rows| {
+            let of_it = rows.iter().filter(|row| row.full.as_str() == from.as_str());
+            if gone {
+                let mut newer = of_it.filter(|row| row.generation >= self.generation);
+                newer.any(|row| row.available && row.lit)
+            } else {
+                of_it.into_iter().any(|row| row.generation > self.generation)
+            }
+        });
+        stale.unwrap_or(false)
+    }
+}
+
+impl Geo {
+    /// Presence for the available resources of `to`, wherever they are: local ones at once, and one frame to every other live node,
+    /// which knows its own rows best. All of them, not only those with rows here: a resource that is just binding there would
+    /// otherwise miss it (its own probe may have passed ours on the way).
+    pub fn multicast(&self, node: &Arc<Node>, presence: &Presence, to: &[BareJid]) {
+        let to: Vec<BareJid> = to
+            .iter()
+            .filter(|account| node.domains.has_accounts(account.domain()))
+            .cloned()
+            .collect();
+        if to.is_empty() {
+            return;
+        }
+        if !presence.is_stale(node) {
+            for account in &to {
+                shown_here(node, account.as_str(), &presence.stanza);
+            }
+        }
+        for (_, ix) in self.live() {
+            self.multicast_to(node, ix, presence, &to);
+        }
+    }
+
+    /// The part of [`Geo::multicast`] for one node.
+    pub fn multicast_to(&self, node: &Node, ix: NodeIx, presence: &Presence, to: &[BareJid]) {
+        for part in frame::parts(to) {
+            let sent = self.send_with(ix, frame::MULTICAST, |out| {
+                frame::write_multicast(out, presence.generation, part, presence.stanza.bytes());
+            });
+            if sent.is_none() {
+                node.metrics.presence_dropped.inc();
+            }
+        }
+    }
+
+    /// What a local session shows, to an account that was just granted it. A region that does not know of the grant yet drops it, and asks
+    /// by itself when it does: so a client never sees the presence of somebody who is not yet in its roster.
+    pub fn grant(&self, node: &Arc<Node>, seat: &Seat, to: &BareJid) {
+        if !node.domains.has_accounts(to.domain()) {
+            return;
+        }
+        let live = self.live();
+        seat.tell_presence(|presence| {
+            granted_here(node, &presence, to);
+            for (_, ix) in &live {
+                self.send_with(*ix, frame::GRANT, |out| {
+                    let to = std::slice::from_ref(to);
+                    frame::write_multicast(out, presence.generation, to, presence.stanza.bytes());
+                });
+            }
+        });
+    }
+
+    /// Tells a local resource the presence of `to`'s resources: local ones at once, others by asking the nodes that have them.
+    pub fn probe_presence(&self, node: &Arc<Node>, from: &FullJid, to: Vec<BareJid>) {
+        let mut elsewhere: BTreeMap<NodeIx, Vec<BareJid>> = BTreeMap::new();
+        let Some(asker) = seat_of(node, from) else { return };
+        for account in to {
+            let mut here: Vec<Arc<Seat>> = Vec::new();
+            node.directory.read(account.as_str(), |rows| {
+                for row in rows.iter().filter(|row| row.available && row.lit && row.full != *from) {
+                    match (row.here(), row.there()) {
+                        (Some(seat), _) => here.push(seat.clone()),
+                        (None, Some(ix)) => {
+                            let asked = elsewhere.entry(ix).or_default();
+                            if asked.last() != Some(&account) {
+                                asked.push(account.clone());
+                            }
+                        }
+                        _ => {}
+                    }
+                }
+            });
+            for seat in here {
+                seat.tell_presence(|presence| {
+                    perform::to_seat(node, &asker, presence.stanza.with_to(asker.address()));
+                });
+            }
+        }
+        for (ix, to) in elsewhere {
+            for to in frame::parts(&to).map(<[BareJid]>::to_vec) {
+                let probe = PresenceProbe { from: from.clone(), to };
+                if self.send_value(ix, frame::PRESENCE_PROBE, &probe).is_none() {
+                    node.metrics.presence_dropped.inc();
+                }
+            }
+        }
+    }
+}
+
+/// RFC 6121 §4.3.2: the presence of our resources, to the one that asks. The asking region looked at the asker's roster, which says that the
+/// account granted it; ours may not have heard of that yet, so it is not asked again. On the way of all presence, so that none passes another.
+pub fn answer_probe(node: &Arc<Node>, peer: &Peer, probe: &PresenceProbe) {
+    for account in &probe.to {
+        for seat in perform::seats_of(node, account.as_str()) {
+            seat.tell_presence(|presence| {
+                let sent = node.geo.send_with(peer.ix, frame::PRESENCE, |out| {
+                    let (generation, stanza) = (presence.generation, presence.stanza.bytes());
+                    frame::write_presence(out, generation, &probe.from, stanza);
+                });
+                if sent.is_none() {
+                    node.metrics.presence_dropped.inc();
+                }
+            });
+        }
+    }
+}
+
+/// An answer to a probe of ours.
+pub fn answered(node: &Arc<Node>, presence: &Presence, to: &FullJid) {
+    if let Some(seat) = seat_of(node, to)
+        && !presence.is_stale(node)
+    {
+        perform::to_seat(node, &seat, presence.stanza.with_to(seat.address()));
+    }
+}
+
+/// Presence that may be out of date, for the available resources of one account on this node.
+pub fn local_presence(node: &Arc<Node>, account: &str, presence: &Presence) {
+    if !presence.is_stale(node) {
+        shown_here(node, account, &presence.stanza);
+    }
+}
+
+/// As it is.
+fn shown_here(node: &Arc<Node>, account: &str, stanza: &Stanza) {
+    node.directory.read(account, |rows| {
+        let mut addressed: Option<Stanza> = None;
+        for seat in rows.iter().filter(|row| row.available).filter_map(global_distrib::Row::here) {
+            let stanza = addressed.get_or_insert_with(|| match BareJid::parse(account) {
+                Ok(account) => stanza.with_to(&Jid::from(account)),
+                Err(_) => stanza.clone(),
+            });
+            let own = stanza.from().is_some_and(|from| *from == *seat.full.as_str());
+            // A resource's own unavailable presence does not come back to it: it is leaving.
+            if !(own && stanza.type_() == Type::Unavailable) {
+                perform::to_seat(node, seat, stanza.clone());
+            }
+        }
+    });
+}
+
+/// The local part of [`Geo::grant`]. Only accounts with sessions here are looked at, and their rosters are at hand.
+pub fn granted_here(node: &Arc<Node>, presence: &Presence, to: &BareJid) {
+    let Some(from) = presence.stanza.from().map(Jid::bare) else { return };
+    let knows = node.rosters.cached(to).is_some_and(|roster| roster.has_subscription(&from));
+    if knows {
+        local_presence(node, to.as_str(), presence);
+    }
+}
+
+fn seat_of(node: &Node, full: &FullJid) -> Option<Arc<Seat>> {
+    let found = |rows: &[global_distrib::Row<Arc<Seat>>]| {
+        rows.iter().filter(|row| row.full == *full).find_map(|row| row.here().cloned())
+    };
+    node.directory.read(full.bare_str(), found).flatten()
+}

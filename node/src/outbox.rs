@@ -1,0 +1,231 @@
+//! Room: the outbox, what this node has promised and could not hand on at once, on disk. Most messages are kept by somebody before
+//! it looks ([`crate::router::ledger`]) and never come here: chat between people who are online writes nothing. Writes in batches, one
+//! transaction for all that is due; then the senders are told. After a restart what is left is routed anew, when the other
+//! nodes have said which of it they have. Blueprint §7, faults F-01 and F-03.
+//!
+//! Called by `app`. Calls the ledger, storage, the router. Deliberately absent: deciding what is promised (that is the ledger's).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use config::canary::{Canary, sings};
+use global_distrib::NodeIx;
+use parking_lot::Mutex;
+use tokio::time::{Instant, sleep_until, timeout_at};
+use xmpp::jid::BareJid;
+use xmpp::stanza::Stanza;
+
+use crate::app::Node;
+use crate::features::offline;
+use crate::router::{self, Routed};
+
+/// Bytes of one transaction, about.
+const BATCH_BYTES: usize = 1 << 20;
+/// What is kept is removed from the disk so much later at most: several at once, and soon enough that little comes twice after a crash.
+const REMOVE_AFTER: Duration = Duration::from_millis(20);
+/// After the disk has failed.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// What a former life left, until the other nodes have said what they have of it.
+#[derive(Debug, Default)]
+pub struct Recovery {
+    left: Mutex<Left>,
+}
+
+#[derive(Debug, Default)]
+struct Left {
+    stanzas: BTreeMap<u64, (u64, Stanza)>,
+    /// All there was at the start.
+    known: BTreeSet<u64>,
+    heard: BTreeSet<NodeIx>,
+}
+
+impl Recovery {
+    /// Another node has these of ours.
+    pub fn held(&self, node: &Node, by: NodeIx, orders: impl Iterator<Item = u64>) {
+        let mut left = self.left.lock();
+        for order in orders {
+            if left.stanzas.remove(&order).is_some() {
+                tracing::debug!(order, ?by, "another node has what a former life promised");
+                node.ledger.hand(order, 0, &[by]);
+            }
+        }
+        left.heard.insert(by);
+    }
+
+    /// Another node has kept it, or gave it back: nothing to recover any more. Whether there was.
+    pub fn forget(&self, order: u64) -> bool {
+        self.left.lock().stanzas.remove(&order).is_some()
+    }
+
+    /// Whether a former life had promised it: what became of it since is the ledger's to say.
+    pub fn knew(&self, order: u64) -> bool {
+        self.left.lock().known.contains(&order)
+    }
+
+    fn is_over(&self) -> bool {
+        self.left.lock().stanzas.is_empty()
+    }
+
+    /// Whether all live nodes have spoken.
+    fn all_heard(&self, node: &Node) -> bool {
+        let left = self.left.lock();
+        node.geo.live().iter().all(|(_, ix)| left.heard.contains(ix))
+    }
+
+    fn take(&self) -> BTreeMap<u64, (u64, Stanza)> {
+        std::mem::take(&mut self.left.lock().stanzas)
+    }
+}
+
+/// Reads what a former life left. Before anything is accepted.
+///
+/// # Errors
+/// When the disk cannot be read: then the node must not start, for it would forget what it has promised.
+pub async fn load(node: &Arc<Node>) -> Result<(), crate::storage::StorageError> {
+    let left = node.storage.outbox(&node.geo.me.to_string()).await?;
+    let mut stanzas = BTreeMap::new();
+    for (order, bytes) in left {
+        let Some((accepted_ms, stanza)) = read(bytes) else {
+            tracing::error!(order, "a message in the outbox cannot be read; it stays there");
+            continue;
+        };
+        node.ledger.recover(order, stanza.clone(), accepted_ms);
+        stanzas.insert(order, (accepted_ms, stanza));
+    }
+    if !stanzas.is_empty() {
+        tracing::info!(count = stanzas.len(), "messages of a former life wait in the outbox");
+    }
+    let mut left = node.recovery.left.lock();
+    left.known = stanzas.keys().copied().collect();
+    left.stanzas = stanzas;
+    drop(left);
+    Ok(())
+}
+
+/// Waits until the others have spoken (at most `geo.hold`), then routes what nobody has.
+pub async fn recover(node: Arc<Node>) {
+    let deadline = Instant::now() + node.config.geo.hold;
+    while !node.recovery.is_over() && !node.recovery.all_heard(&node) && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let mut by_account: BTreeMap<BareJid, Vec<(u64, u64, Stanza)>> = BTreeMap::new();
+    for (order, (accepted_ms, stanza)) in node.recovery.take() {
+        if let Some(to) = stanza.to().map(xmpp::jid::Jid::bare) {
+            by_account.entry(to).or_default().push((order, accepted_ms, stanza));
+        }
+    }
+    let accounts = by_account.into_iter().map(|(to, left)| route_on(&node, to, left));
+    futures_util::future::join_all(accounts).await;
+}
+
+/// What was not filed before that life ended goes on its way, in order.
+async fn route_on(node: &Arc<Node>, to: BareJid, left: Vec<(u64, u64, Stanza)>) {
+    let orders = left.iter().map(|(order, ..)| *order).collect();
+    let filed = offline::filed_before(node, &to, orders).await;
+    for (order, accepted_ms, stanza) in left {
+        if filed.contains(&order) {
+            router::kept_here(node, order);
+            continue;
+        }
+        tracing::debug!(order, %to, "nobody has what a former life promised");
+        let stanza = router::delayed(node, &stanza, accepted_ms);
+        router::dispatch(node, &to, Routed { stanza, tries: 0, order, tracked: true });
+    }
+}
+
+/// Runs until the node stops.
+pub async fn run(node: Arc<Node>) {
+    let after = node.config.geo.outbox_after;
+    loop {
+        let stirred = node.ledger.stir.notified();
+        let (oldest, leftover) = node.ledger.waiting();
+        let due = oldest.map(|since| {
+            let age = Duration::from_millis(node.now_ms().saturating_sub(since));
+            Instant::now() + after.saturating_sub(age)
+        });
+        let at = match (due, leftover) {
+            (due, true) => Some(due.map_or(Instant::now() + REMOVE_AFTER, |due| {
+                due.min(Instant::now() + REMOVE_AFTER)
+            })),
+            (due, false) => due,
+        };
+        tokio::select! {
+            biased; // The stop has waited longest.
+            () = node.stopped() => return,
+            () = async { sleep_until(at.unwrap_or_else(Instant::now)).await }, if at.is_some() => {}
+            () = stirred, if at.is_none() => continue,
+        }
+        let before = node.now_ms().saturating_sub(millis(after)) + 1;
+        if write(&node, before).await.is_err() {
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+}
+
+/// Writes everything that is open now, and waits for it: before a node stops, or a client is told more than `h` says.
+pub async fn flush(node: &Arc<Node>, deadline: Instant) -> bool {
+    loop {
+        // A task of its own: what has been begun is told to the ledger, whoever has stopped waiting.
+        let node = node.clone();
+        let written = tokio::spawn(async move { write(&node, u64::MAX).await });
+        match timeout_at(deadline, written).await {
+            Ok(Ok(Ok(0))) => return true,
+            Ok(Ok(Ok(_))) => {}
+            _ => return false,
+        }
+    }
+}
+
+/// One transaction. How many messages were written.
+async fn write(node: &Arc<Node>, before_ms: u64) -> Result<usize, ()> {
+    let _alone = node.outbox_writer.lock().await;
+    let (put, remove) = node.ledger.to_store(before_ms, BATCH_BYTES);
+    if put.is_empty() && remove.is_empty() {
+        return Ok(0);
+    }
+    let rows: Vec<(u64, Vec<u8>)> = put
+        .iter()
+        .map(|(order, accepted_ms, stanza)| (*order, row(*accepted_ms, stanza)))
+        .collect();
+    let orders = put.iter().map(|(order, ..)| *order);
+    if sings(Canary::OutboxForgets) {
+        drop(node.ledger.stored(orders));
+        return Ok(put.len());
+    }
+    let name = node.geo.me.to_string();
+    match node.storage.outbox_write(&name, rows, remove.clone()).await {
+        Ok(()) => {
+            node.metrics.outbox_written.inc_by(put.len() as u64);
+            drop(node.ledger.stored(orders)); // And with them the receipts: the senders are told.
+            Ok(put.len())
+        }
+        Err(error) => {
+            tracing::error!(%error, messages = put.len(), "the outbox was not written; their senders wait");
+            node.ledger.not_stored(orders, remove, node.now_ms());
+            Err(())
+        }
+    }
+}
+
+/// When it was accepted, then its bytes.
+fn row(accepted_ms: u64, stanza: &Stanza) -> Vec<u8> {
+    let mut row = accepted_ms.to_le_bytes().to_vec();
+    row.extend_from_slice(stanza.bytes());
+    row
+}
+
+fn read(row: Vec<u8>) -> Option<(u64, Stanza)> {
+    let mut bytes = Bytes::from(row);
+    if bytes.len() < 8 {
+        return None;
+    }
+    let accepted_ms = u64::from_le_bytes(bytes.split_to(8)[..].try_into().ok()?);
+    Some((accepted_ms, Stanza::parse(bytes).ok()?))
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

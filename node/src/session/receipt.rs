@@ -1,0 +1,111 @@
+//! Session: what a client has sent and may not be told of yet. XEP-0198 §3: `h` says that responsibility was *taken*; for a message that is
+//! when somebody else has it, when it is on disk here, or when its sender has the error. Until then its [`Receipt`] is open.
+//! Made by the session, kept by `router::ledger`, dropped when responsibility is taken: that is all there is to do with one.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use xmpp::sm::Inbound;
+
+use super::{Control, Item, Seat};
+
+/// The stanzas of one session, and who waits to hear of them. Outlives the connection, moves with the session when it is resumed.
+#[derive(Debug)]
+pub struct Handled {
+    seat: Arc<Seat>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    inbound: Inbound,
+    /// Everything before these tickets was to be handled when the client asked: first and last time it did.
+    asked: Option<(u64, u64)>,
+    /// The session reads on when so few are open.
+    resume_below: Option<u64>,
+}
+
+/// One message of a client, until responsibility for it is taken: then it is dropped.
+#[derive(Debug)]
+pub struct Receipt {
+    handled: Arc<Handled>,
+    ticket: u64,
+}
+
+impl Drop for Receipt {
+    fn drop(&mut self) {
+        self.handled.done(self.ticket);
+    }
+}
+
+impl Handled {
+    /// Of a session that has sent nothing under stream management yet.
+    pub fn new(seat: &Arc<Seat>) -> Arc<Self> {
+        Arc::new(Self { seat: seat.clone(), state: Mutex::default() })
+    }
+
+    /// One stanza came and is handled.
+    pub fn count(&self) {
+        self.state.lock().inbound.count();
+    }
+
+    /// One message came.
+    pub fn begin(self: &Arc<Self>) -> Receipt {
+        let ticket = self.state.lock().inbound.begin();
+        Receipt { handled: self.clone(), ticket }
+    }
+
+    /// The `h` to tell.
+    pub fn handled(&self) -> u32 {
+        self.state.lock().inbound.handled()
+    }
+
+    /// How many are open or wait for one that is.
+    pub fn open(&self) -> u64 {
+        let state = self.state.lock();
+        state.inbound.next() - state.inbound.first_open()
+    }
+
+    /// The client asks. [`Control::Handled`] comes when all it has sent until now is handled, behind what is in the mailbox (an error that
+    /// ends a message goes before the number that says so); never later than the outbox writes.
+    pub fn ask(&self) {
+        let mut state = self.state.lock();
+        let now = state.inbound.next();
+        let (first, _) = *state.asked.get_or_insert((now, now));
+        state.asked = Some((first, now));
+        self.tell(state);
+    }
+
+    /// Whether `most` are open: then the session stops reading, and is told with [`Control::Handled`] when it may go on.
+    pub fn is_full(&self, most: u64) -> bool {
+        let mut state = self.state.lock();
+        let full = state.inbound.next() - state.inbound.first_open() >= most;
+        state.resume_below = full.then_some(most / 2);
+        full
+    }
+
+    fn done(&self, ticket: u64) {
+        let mut state = self.state.lock();
+        state.inbound.done(ticket);
+        self.tell(state);
+    }
+
+    fn tell(&self, mut state: parking_lot::MutexGuard<'_, State>) {
+        let first_open = state.inbound.first_open();
+        let open = state.inbound.next() - first_open;
+        let answered = state.asked.is_some_and(|(first, _)| first_open >= first);
+        if answered {
+            state.asked = state.asked.take().filter(|(_, last)| *last > first_open);
+            state.asked = state.asked.map(|(_, last)| (last, last));
+        }
+        let resumes = state.resume_below.is_some_and(|below| open <= below);
+        if resumes {
+            state.resume_below = None;
+        }
+        drop(state);
+        if answered || resumes {
+            // Control always fits; a closed mailbox means the session is over and nobody asks any more.
+            let _ = self.seat.mailbox.push(Item::Control(Control::Handled { answer: answered }));
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! What happened, as clients can know it: everything sent, seen, promised and refused. The promises are asked of this.
+
+use std::collections::BTreeMap;
+
+/// A host that dies so soon after it read an acknowledgement may not have acted on it yet.
+pub const GRACE_MS: u64 = 2_000;
+
+/// A message somebody sent.
+#[derive(Clone, Debug)]
+pub struct Sent {
+    /// Which device.
+    pub device: usize,
+    /// In which of its sessions.
+    pub session: usize,
+    /// To whom.
+    pub to_user: usize,
+    /// To this resource, if not to all.
+    pub to_device: Option<usize>,
+    /// The how-manieth of this device to this user.
+    pub serial: u64,
+    /// When.
+    pub at: u64,
+    /// The server has said that it is handled.
+    pub acked: Option<u64>,
+    /// An error came back.
+    pub refused: Option<(u64, String)>,
+}
+
+/// A message somebody saw.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen {
+    /// Which: an index into `sent`.
+    pub message: usize,
+    /// Who saw it.
+    pub device: usize,
+    /// In which of its sessions.
+    pub session: usize,
+    /// On which connection of it.
+    pub conn: u64,
+    /// The how-manieth stanza of the session it was.
+    pub count: u32,
+    /// When.
+    pub at: u64,
+    /// It says when it was sent (XEP-0203).
+    pub late: bool,
+}
+
+/// An acknowledgement a client sent.
+#[derive(Clone, Copy, Debug)]
+pub struct Ack {
+    /// Up to this stanza.
+    pub h: u32,
+    /// When it left.
+    pub at: u64,
+    /// The connection, and how many bytes of it the server has read when it has read this.
+    pub conn: u64,
+    /// See `conn`.
+    pub bytes: u64,
+    /// The server has read it.
+    pub read: bool,
+}
+
+/// One bind.
+#[derive(Clone, Debug)]
+pub struct Session {
+    /// Of which device.
+    pub device: usize,
+    /// And of whose.
+    pub user: usize,
+    /// Where.
+    pub host: usize,
+    /// In which life of that host.
+    pub life: u64,
+    /// When.
+    pub at: u64,
+    /// The client knows that it is over.
+    pub over: Option<u64>,
+    /// What the client acknowledged.
+    pub acks: Vec<Ack>,
+}
+
+/// A roster set.
+#[derive(Clone, Debug)]
+pub struct Set {
+    /// By which device.
+    pub device: usize,
+    /// In which session.
+    pub session: usize,
+    /// Which contact.
+    pub contact: u64,
+    /// When it was asked for.
+    pub at: u64,
+    /// When the answer came, and whether it was yes.
+    pub answer: Option<(u64, bool)>,
+}
+
+/// A roster as a client saw it, or a change of it.
+#[derive(Clone, Debug)]
+pub struct RosterSeen {
+    /// By which device.
+    pub device: usize,
+    /// In which session.
+    pub session: usize,
+    /// The version, if it was said.
+    pub version: Option<u64>,
+    /// Contact → the number of the set that made it so.
+    pub items: Vec<(u64, u64)>,
+    /// All of it, or one change.
+    pub whole: bool,
+    /// When.
+    pub at: u64,
+}
+
+/// Presence of one resource as one device last heard it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Heard {
+    /// Its status text, if available.
+    pub status: Option<u64>,
+    /// When.
+    pub at: u64,
+}
+
+/// See the module.
+#[derive(Default)]
+pub struct Journal {
+    /// Messages, by number.
+    pub sent: Vec<Sent>,
+    /// In the order in which they were seen.
+    pub seen: Vec<Seen>,
+    /// Binds, by number.
+    pub sessions: Vec<Session>,
+    /// Roster sets, by number.
+    pub sets: Vec<Set>,
+    /// What was seen of rosters.
+    pub rosters: Vec<RosterSeen>,
+    /// (who heard, of which device) → what; of the hearer's present session.
+    pub heard: BTreeMap<(usize, usize), Heard>,
+    /// Hosts that died: which, when.
+    pub deaths: Vec<(usize, u64)>,
+    /// Regions that were declared down.
+    pub fallen: Vec<(usize, u64)>,
+    /// Broken at once: things no order of events can excuse.
+    pub wrong: Vec<(&'static str, String)>,
+    serials: BTreeMap<(usize, usize), u64>,
+}
+
+impl Journal {
+    /// A message is sent; its number.
+    pub fn send(&mut self, mut sent: Sent) -> usize {
+        let serial = self.serials.entry((sent.device, sent.to_user)).or_default();
+        *serial += 1;
+        sent.serial = *serial;
+        self.sent.push(sent);
+        self.sent.len() - 1
+    }
+
+    /// No order of events can excuse this.
+    pub fn is_wrong(&mut self, promise: &'static str, what: String) {
+        self.wrong.push((promise, what));
+    }
+
+    /// Whether the server has certainly known, before that time, that this was acknowledged.
+    pub fn acknowledged(&self, seen: &Seen, before: u64) -> bool {
+        self.sessions[seen.session].acks.iter().any(|ack| {
+            ack.h >= seen.count
+                && ack.at < before
+                && ack.read
+                && !self.deaths.iter().any(|(_, at)| (ack.at..=ack.at + GRACE_MS).contains(at))
+        })
+    }
+}

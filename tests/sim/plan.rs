@@ -1,0 +1,246 @@
+//! What a seed stands for: how many nodes and people, how good the network is, what they do and what befalls them. A profile leaves out whole
+//! kinds of faults, so that a promise which does not hold under one kind does not hide the others.
+
+use crate::world::chance::Chance;
+
+/// Kinds of trouble.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Profile {
+    /// People come and go in order; nothing breaks.
+    Calm,
+    /// People move between regions, also without a word, and resume.
+    Moves,
+    /// Lines between regions break, one way or both, one by one or all.
+    Cuts,
+    /// Nodes are killed, with and without their machine, and start again.
+    Deaths,
+    /// Nodes sleep and wake; clocks are wrong and jump; disks are slow.
+    Pauses,
+    /// All of it, with small limits at times.
+    Everything,
+}
+
+/// All of them: seed `n` plays profile `n % 6`.
+pub const PROFILES: [Profile; 6] = [
+    Profile::Calm,
+    Profile::Moves,
+    Profile::Cuts,
+    Profile::Deaths,
+    Profile::Pauses,
+    Profile::Everything,
+];
+
+impl Profile {
+    /// Of a seed.
+    pub fn of(seed: u64) -> Self {
+        PROFILES[(seed % PROFILES.len() as u64) as usize]
+    }
+
+    /// Its name in commands and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Profile::Calm => "calm",
+            Profile::Moves => "moves",
+            Profile::Cuts => "cuts",
+            Profile::Deaths => "deaths",
+            Profile::Pauses => "pauses",
+            Profile::Everything => "everything",
+        }
+    }
+}
+
+/// What somebody does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deed {
+    /// Writes to somebody, a few times.
+    Message,
+    /// Writes to one device of somebody.
+    Direct,
+    /// Changes presence.
+    Presence,
+    /// Names a contact.
+    Roster,
+    /// Closes the stream and comes back at once, elsewhere.
+    Move,
+    /// Closes the stream and stays away for a while.
+    Leave,
+    /// The connection is reset; resumes, or binds elsewhere.
+    Reset,
+    /// The connection dies without the server knowing; binds elsewhere with the same resource, or resumes.
+    Vanish,
+}
+
+/// What befalls the platform.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Nothing passes from one host to another.
+    CutOneWay,
+    /// Nothing passes between two.
+    Cut,
+    /// One host is alone.
+    Isolate,
+    /// All lines are stopped one by one, and restored in another order.
+    Swizzle,
+    /// The connections between two hosts are reset.
+    ResetLinks,
+    /// Losses and jitter between two.
+    BadLine,
+    /// A process is killed and started again.
+    Kill,
+    /// The same, with its machine: nobody is told.
+    PowerLoss,
+    /// A process sleeps and wakes.
+    Pause,
+    /// A wall clock jumps.
+    Clock,
+    /// A disk becomes slow, then fast again.
+    SlowDisk,
+}
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The seed.
+    pub seed: u64,
+    /// The kind of trouble.
+    pub profile: Profile,
+    /// Nodes.
+    pub hosts: usize,
+    /// People.
+    pub users: usize,
+    /// The most devices of one of them.
+    pub devices_max: usize,
+    /// The time between regions: shortest and longest.
+    pub delays_ms: (u64, u64),
+    /// Extra time, at most.
+    pub jitter_ms: u64,
+    /// The longest a disk takes, on either side of a write.
+    pub disk_ms: u64,
+    /// How long there is trouble.
+    pub trouble_ms: u64,
+    /// Between two deeds of one device, on average.
+    pub pace_ms: u64,
+    /// Between two faults, on average; `None`: there are none.
+    pub faults_ms: Option<u64>,
+    /// What people do, by weight.
+    pub deeds: Vec<(u64, Deed)>,
+    /// What befalls, by weight.
+    pub faults: Vec<(u64, Fault)>,
+    /// Lines of configuration that make limits small.
+    pub limits: &'static str,
+}
+
+impl Plan {
+    /// What this seed stands for.
+    pub fn of(seed: u64) -> Self {
+        let profile = Profile::of(seed);
+        let mut chance = Chance::part(seed, "plan", 0);
+        let far = chance.percent(40);
+        // Few people who say much and never stay: what is on the way meets what moves.
+        let busy = chance.percent(35);
+        let mut deeds = vec![
+            (45, Deed::Message),
+            (6, Deed::Direct),
+            (10, Deed::Presence),
+            (10, Deed::Roster),
+            (5, Deed::Leave),
+        ];
+        if profile != Profile::Calm {
+            let often = if busy { 8 } else { chance.between(1, 6) };
+            deeds.extend([(2 * often, Deed::Move), (often, Deed::Reset), (often, Deed::Vanish)]);
+        }
+        let lines = [
+            (4, Fault::CutOneWay),
+            (4, Fault::Cut),
+            (3, Fault::Isolate),
+            (2, Fault::Swizzle),
+            (4, Fault::ResetLinks),
+            (2, Fault::BadLine),
+        ];
+        let deaths = [(4, Fault::Kill), (2, Fault::PowerLoss)];
+        let sleeps = [(4, Fault::Pause), (3, Fault::Clock), (3, Fault::SlowDisk)];
+        let faults = match profile {
+            Profile::Calm | Profile::Moves => Vec::new(),
+            Profile::Cuts => lines.to_vec(),
+            Profile::Deaths => deaths.to_vec(),
+            Profile::Pauses => sleeps.to_vec(),
+            Profile::Everything => [&lines[..], &deaths[..], &sleeps[..]].concat(),
+        };
+        let small = profile == Profile::Everything && chance.percent(30);
+        Self {
+            seed,
+            profile,
+            hosts: 3 + chance.weighted(&[(6, 0), (3, 1), (1, 2)]),
+            users: if busy { 3 } else { chance.between(3, 5) as usize },
+            devices_max: chance.between(1, 3) as usize,
+            delays_ms: if far { (60, 180) } else { (20, 60) },
+            jitter_ms: chance.between(0, 30),
+            disk_ms: chance.between(1, 12),
+            trouble_ms: if busy {
+                chance.between(8_000, 15_000)
+            } else {
+                chance.between(15_000, 30_000)
+            },
+            pace_ms: if busy { chance.between(120, 300) } else { chance.between(300, 1_200) },
+            faults_ms: (!faults.is_empty()).then(|| chance.between(1_500, 6_000)),
+            deeds,
+            faults,
+            limits: if small {
+                "stanza_bytes_max = '16KiB'\nmailbox_bytes_max = '64KiB'\nparked_stanzas_per_address_max = 20\nsm_queue_max = 40\noffline_messages_max = 200"
+            } else {
+                ""
+            },
+        }
+    }
+
+    /// The configuration of one host.
+    pub fn config(&self, host: usize) -> String {
+        let names = names(self.hosts);
+        let region = names[host];
+        let mut text = format!(
+            "[node]
+region = '{region}'
+data_dir = 'data'
+[domains]
+global = 'chat.example'
+regional = '{region}.chat.example'
+[c2s]
+listen = ['127.0.0.1:5222']
+listen_tls = []
+certificate = 'unused'
+key = 'unused'
+allow_plain_without_tls = true
+[metadata]
+cluster = 'sim'
+raft_id = {}
+[geo]
+dead_after = '4s'
+down_after = '1h'
+hold = '2m'
+[link]
+heartbeat = '1s'
+silent_after = '4s'
+handshake_deadline = '5s'
+redial_max = '2s'
+[limits]
+sm_timeout = '15s'
+{}
+",
+            host + 1,
+            self.limits
+        );
+        for (other, name) in names.iter().enumerate().filter(|(other, _)| *other != host) {
+            text += &format!(
+                "[[peers]]\nregion = '{name}'\nnode = 0\naddress = '{name}.invalid:5269'\nfingerprint = '{}'\nraft_id = {}\nvoter = true\n",
+                crate::world::host::fingerprint(other),
+                other + 1
+            );
+        }
+        text
+    }
+}
+
+/// The regions' names, in order.
+pub fn names(hosts: usize) -> &'static [&'static str] {
+    &["ap", "eu", "ru", "sa", "us"][..hosts]
+}

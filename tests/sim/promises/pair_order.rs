@@ -1,0 +1,43 @@
+//! I3. *My messages to one person arrive in the order in which I sent them, wherever that person is and even while they move:* for each of
+//! my sessions and each device that reads, in the order of first sight. Excused is what another device of that person had taken and lost:
+//! it comes late, and says so (XEP-0203), to a device that was not there when it was sent.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::end::End;
+use crate::people::journal::{Journal, Seen};
+
+/// See the module.
+pub fn check(journal: &Journal, _: &End) -> Vec<String> {
+    let mut known = BTreeSet::new();
+    let mut last: BTreeMap<(usize, usize, usize), usize> = BTreeMap::new();
+    let mut broken = Vec::new();
+    for seen in &journal.seen {
+        let sent = &journal.sent[seen.message];
+        // A message to one resource is a pair of its own.
+        if sent.to_device.is_some() || !known.insert((seen.message, seen.device)) {
+            continue;
+        }
+        let newest = last.entry((sent.session, sent.to_user, seen.device)).or_insert(seen.message);
+        if *newest > seen.message && !was_with_another(journal, seen) {
+            broken.push(format!(
+                "device {} saw message {} at {}, after message {newest} of the same sender",
+                seen.device, seen.message, seen.at
+            ));
+        }
+        *newest = (*newest).max(seen.message);
+    }
+    broken
+}
+
+/// It comes marked as late, and another device of the account was there after it was sent.
+fn was_with_another(journal: &Journal, seen: &Seen) -> bool {
+    let sent = &journal.sent[seen.message];
+    seen.late
+        && journal.sessions.iter().any(|session| {
+            session.device != seen.device
+                && session.user == sent.to_user
+                && session.at < seen.at
+                && session.over.is_none_or(|over| over > sent.at)
+        })
+}
