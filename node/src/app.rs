@@ -3,6 +3,7 @@
 
 mod build;
 mod operator;
+mod portable;
 mod run;
 mod wires;
 mod world;
