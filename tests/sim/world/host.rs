@@ -221,14 +221,14 @@ impl Running {
 }
 
 fn world(life: &Arc<Life>, mut chance: Chance) -> World {
-    let hashing = Hashing::with_seed(chance.next(), foldhash::SharedSeed::global_fixed());
+    let hashing = Hashing::with_seed(chance.draw(), foldhash::SharedSeed::global_fixed());
     let chance = Mutex::new(chance);
     let clock = life.clone();
     World {
         wall: Arc::new(move || clock.wall()),
         chance: Arc::new(move |bytes| {
             let mut chance = chance.lock();
-            bytes.iter_mut().for_each(|byte| *byte = chance.next() as u8);
+            bytes.iter_mut().for_each(|byte| *byte = chance.draw() as u8);
         }),
         hashing,
     }
