@@ -3,6 +3,7 @@
 
 mod build;
 mod operator;
+mod portable;
 mod run;
 mod wires;
 mod world;
@@ -25,7 +26,7 @@ use xmpp::stream::negotiate::{Offer, TlsPolicy};
 pub use self::build::{Parts, assemble, start_links};
 pub use self::run::{RunError, drain, housekeeping, run};
 pub use self::wires::Late;
-pub use self::world::World;
+pub use self::world::{Chance, World};
 use crate::auth::{Internal, Throttle};
 use crate::features::Features;
 use crate::features::roster::cache::Rosters;

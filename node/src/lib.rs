@@ -12,6 +12,7 @@ pub mod homes;
 pub mod http;
 pub mod metrics;
 pub mod outbox;
+pub mod pie;
 pub mod router;
 pub mod session;
 pub mod storage;

@@ -55,9 +55,14 @@ impl Recovery {
         left.heard.insert(by);
     }
 
-    /// Another node has kept it, or gave it back: nothing to recover any more. Whether there was.
-    pub fn forget(&self, order: u64) -> bool {
-        self.left.lock().stanzas.remove(&order).is_some()
+    /// Another node has kept it: nothing to recover any more.
+    pub fn forget(&self, order: u64) {
+        self.left.lock().stanzas.remove(&order);
+    }
+
+    /// It still waits for what the other nodes say. One that gives it back has said that it has it no more; another may.
+    pub fn waits(&self, order: u64) -> bool {
+        self.left.lock().stanzas.contains_key(&order)
     }
 
     /// Whether a former life had promised it: what became of it since is the ledger's to say.

@@ -2,9 +2,10 @@
 //!
 //! Run by `tests/run` (which makes the Python environment), or `cargo test -p pangaea-tests --test e2e [WORD…]` when the
 //! server has been built. `slix::…` are programs for slixmpp in `e2e/slix/`, `tokio_xmpp::…` are in `foreign.rs`, the
-//! contract of quickstart is in `contract.rs`, people who move in `moves.rs`,
+//! contract of quickstart is in `contract.rs`, accounts that leave and come in `carry.rs`, people who move in `moves.rs`,
 //! slixmpp's own tests in `suite.rs`. `PANGAEA_TEST_AGAINST=prosody` runs what needs no regions.
 
+mod carry;
 mod contract;
 mod foreign;
 mod moves;
@@ -47,6 +48,7 @@ async fn main() -> ExitCode {
                     steady(&choice, &place, &mut outcome).await;
                     run(&mut outcome, &choice, contract::tests(&platform), 1, LONGEST_SECONDS)
                         .await;
+                    run(&mut outcome, &choice, carry::tests(&platform), 1, LONGEST_SECONDS).await;
                     run(&mut outcome, &choice, moves::tests(&platform), 1, LONGEST_SECONDS).await;
                     run(
                         &mut outcome,

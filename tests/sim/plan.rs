@@ -12,7 +12,7 @@ pub enum Profile {
     Moves,
     /// Lines between regions break, one way or both, one by one or all.
     Cuts,
-    /// Nodes are killed, with and without their machine, and start again.
+    /// Nodes are killed, with and without their machine, or told to stop, and start again.
     Deaths,
     /// Nodes sleep and wake; clocks are wrong and jump; disks are slow.
     Pauses,
@@ -89,6 +89,8 @@ pub enum Fault {
     Kill,
     /// The same, with its machine: nobody is told.
     PowerLoss,
+    /// A process is told to stop, drains, and is started again.
+    Stop,
     /// A process sleeps and wakes.
     Pause,
     /// A wall clock jumps.
@@ -166,7 +168,7 @@ impl Plan {
             (4, Fault::ResetLinks),
             (2, Fault::BadLine),
         ];
-        let deaths = [(4, Fault::Kill), (2, Fault::PowerLoss)];
+        let deaths = [(4, Fault::Kill), (2, Fault::PowerLoss), (2, Fault::Stop)];
         let sleeps = [(4, Fault::Pause), (3, Fault::Clock), (3, Fault::SlowDisk)];
         let faults = match profile {
             Profile::Calm | Profile::Moves => Vec::new(),

@@ -100,6 +100,8 @@ pub struct Play {
     fate: Chance,
     /// Trouble is over.
     healing: bool,
+    /// Hosts that drain.
+    stopping: BTreeSet<usize>,
 }
 
 impl Play {
@@ -158,6 +160,7 @@ impl Play {
             people,
             fate: Chance::part(seed, "fate", 0),
             healing: false,
+            stopping: BTreeSet::new(),
             plan,
         }
     }
@@ -257,6 +260,15 @@ impl Play {
 
     fn tick(&mut self) {
         let ids: Vec<usize> = self.devices.keys().copied().collect();
+        let stopped = self.stopping.iter().copied().find(|ix| self.hosts[*ix].has_stopped());
+        if let Some(ix) = stopped {
+            self.stopping.remove(&ix);
+            let name = self.names[ix].clone();
+            self.tell(|| format!("{name} has stopped"));
+            self.hosts[ix].kill(false, self.now);
+            let wait = self.fate.between(100, 3_000);
+            self.at(self.now + wait, Event::Restart(ix));
+        }
         for id in ids {
             self.with(id, |device, around| device.tick(around));
             let due = self.devices[&id].dial_at.is_some_and(|at| at <= self.now);
@@ -546,6 +558,15 @@ impl Play {
                     self.at(until.max(self.now + 200), Event::Restart(one));
                 }
             }
+            Fault::Stop => {
+                let others = self.hosts.iter().all(|host| host.is_up() && !host.is_paused());
+                if others && self.hosts[one].node().is_some() {
+                    let name = self.names[one].clone();
+                    self.tell(|| format!("FAULT: {name} is told to stop"));
+                    self.stopping.insert(one);
+                    self.hosts[one].stop();
+                }
+            }
             Fault::Pause => {
                 if self.hosts[one].is_up() && !self.hosts[one].is_paused() {
                     let name = self.names[one].clone();
@@ -581,6 +602,7 @@ impl Play {
         for id in self.devices.keys().copied().collect::<Vec<_>>() {
             self.with(id, |device, around| device.settle(around));
         }
+        self.stopping.remove(&ix);
         self.hosts[ix].kill(silent, self.now);
         self.journal.deaths.push((ix, self.now));
     }
@@ -595,8 +617,9 @@ impl Play {
     fn heal(&mut self) {
         self.tell(|| "EVERYTHING HEALS".to_owned());
         self.healing = true;
-        self.events
-            .retain(|_, event| matches!(event, Event::Notice(_) | Event::Council | Event::Look));
+        self.events.retain(|_, event| {
+            matches!(event, Event::Notice(_) | Event::Council | Event::Look | Event::Restart(_))
+        });
         let count = self.hosts.len();
         for from in 0..count {
             for to in (0..count).filter(|to| *to != from) {

@@ -116,6 +116,14 @@ pub const PING: &str = "urn:xmpp:ping";
 pub const TIME: &str = "urn:xmpp:time";
 /// Best practices to discourage denial of service: error conditions (XEP-0205).
 pub const ERRORS: &str = "urn:xmpp:errors";
+/// Portable import and export (XEP-0227).
+pub const PIE: &str = "urn:xmpp:pie:0";
+/// Portable import and export, before it had a namespace of its own (XEP-0227 0.2).
+pub const PIE_OLD: &str = "http://www.xmpp.org/extensions/xep-0227.html#ns";
+/// Portable import and export: SCRAM credentials (XEP-0227).
+pub const PIE_SCRAM: &str = "urn:xmpp:pie:0#scram";
+/// XInclude, by which such a document is split into files (XEP-0227 §5).
+pub const XINCLUDE: &str = "http://www.w3.org/2001/XInclude";
 /// BOSH (XEP-0124).
 pub const HTTP_BIND: &str = "http://jabber.org/protocol/httpbind";
 /// XMPP over BOSH (XEP-0206).
@@ -178,3 +186,5 @@ pub const JINGLE_MESSAGE: &str = "urn:xmpp:jingle-message:0";
 pub const EXTERNAL_SERVICES: &str = "urn:xmpp:extdisco:2";
 /// Pangaea: the link between two nodes, version 1 (docs/architecture.md).
 pub const LINK: &str = "urn:pangaea:link:1";
+/// Pangaea: what XEP-0227 has no place for (docs/operations.md).
+pub const EXPORT: &str = "urn:pangaea:export:0";

@@ -21,6 +21,7 @@ use tokio::sync::Semaphore;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{IntoParams, Modify, OpenApi};
 
+use super::export::*;
 use super::model::*;
 use super::{Answer, Operator};
 
@@ -59,6 +60,7 @@ pub fn router(operator: Arc<dyn Operator>, accounts: &[String]) -> Router {
         .route("/admin/users/{account}", delete(user_remove))
         .route("/admin/users/{account}/password", put(user_passwd))
         .route("/admin/users/{account}/export", get(user_export))
+        .route("/admin/users/{account}/offline", get(user_offline))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(from_fn_with_state(admin.clone(), authenticate));
     Router::new()
@@ -78,7 +80,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
     info(title = "Pangaea admin API", description = "What `pangaea ctl` and `pangaea user` speak."),
     paths(
         status, regions, region_state, nodes, metadata, links, sessions, kick, home_of, home_move,
-        users, user_add, user_import, user_remove, user_passwd, user_export
+        users, user_add, user_import, user_remove, user_passwd, user_export, user_offline
     ),
     components(schemas(Refusal, Ready)),
     security(("password" = [])),
@@ -309,9 +311,11 @@ async fn user_add(State(admin): State<Admin>, Body(new): Body<NewUser>) -> Reply
     reply(admin.operator.user_add(&new.account, &new.password)).await
 }
 
-/// Makes an account from an export.
+/// Makes an account from an export, of this server or another. All of it or nothing, if it is not very large;
+/// else a failure leaves an account that nobody can sign in to, until the import is repeated.
 #[utoipa::path(post, path = "/admin/users/import", request_body = UserExport,
-    responses((status = 200), (status = 409, body = Refusal)))]
+    responses((status = 200), (status = 400, body = Refusal), (status = 409, body = Refusal),
+        (status = 503, body = Refusal)))]
 async fn user_import(State(admin): State<Admin>, Body(user): Body<UserExport>) -> Reply<()> {
     reply(admin.operator.user_import(user)).await
 }
@@ -335,9 +339,31 @@ async fn user_passwd(
     reply(admin.operator.user_passwd(&account, &new.password)).await
 }
 
-/// Everything stored for an account.
+/// Everything of an account, of its offline messages the first.
 #[utoipa::path(get, path = "/admin/users/{account}/export", params(("account" = String, Path)),
-    responses((status = 200, body = UserExport)))]
+    responses((status = 200, body = UserExport), (status = 404, body = Refusal),
+        (status = 503, body = Refusal)))]
 async fn user_export(State(admin): State<Admin>, Path(account): Path<String>) -> Reply<UserExport> {
     reply(admin.operator.user_export(&account)).await
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct OfflineAsked {
+    /// The `more` of the answer before.
+    after: u64,
+}
+
+/// The messages that wait for an account, after those of the answer before.
+#[utoipa::path(get, path = "/admin/users/{account}/offline",
+    params(("account" = String, Path), OfflineAsked),
+    responses((status = 200, body = OfflinePage), (status = 404, body = Refusal),
+        (status = 503, body = Refusal)))]
+async fn user_offline(
+    State(admin): State<Admin>,
+    Path(account): Path<String>,
+    Asked(asked): Asked<OfflineAsked>,
+) -> Reply<OfflinePage> {
+    reply(admin.operator.user_offline(&account, asked.after)).await
 }

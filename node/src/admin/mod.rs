@@ -6,6 +6,7 @@
 //! Deliberately absent: any knowledge of how a node does it.
 
 mod api;
+mod export;
 mod model;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -13,6 +14,7 @@ pub(crate) mod tests;
 use futures_util::future::BoxFuture;
 
 pub use api::{openapi, router};
+pub use export::*;
 pub use model::*;
 
 /// An answer of the node, or why there is none.
@@ -57,8 +59,11 @@ pub trait Operator: Send + Sync + 'static {
     fn user_passwd<'a>(&'a self, account: &'a str, password: &'a str) -> Answer<'a, ()>;
     /// Removes an account with all its data, and ends its sessions.
     fn user_remove<'a>(&'a self, account: &'a str) -> Answer<'a, ()>;
-    /// Everything stored for an account.
+    /// Everything of an account, of its messages the first; `UserExport::more` says whether there are others.
     fn user_export<'a>(&'a self, account: &'a str) -> Answer<'a, UserExport>;
-    /// Makes an account from what `user_export` gave. Refused if it is there.
+    /// Messages that wait for an account, those after a number that such an answer gave.
+    fn user_offline<'a>(&'a self, account: &'a str, after: u64) -> Answer<'a, OfflinePage>;
+    /// Makes an account from what `user_export` gave, or another server. Refused if it is there. An import that failed
+    /// on its way may be repeated.
     fn user_import(&self, user: UserExport) -> Answer<'_, ()>;
 }

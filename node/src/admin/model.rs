@@ -256,30 +256,6 @@ pub enum HomeTarget {
     Account(String),
 }
 
-/// Everything stored for one account, as it is stored: one line of an export.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct UserExport {
-    /// The bare JID.
-    pub account: String,
-    /// All rows, credentials among them: keep the file safe.
-    pub rows: Vec<ExportRow>,
-}
-
-/// One stored value.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct ExportRow {
-    /// The store, as in `roster`.
-    pub store: String,
-    /// The key, of a map; empty for a single value.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub key: Option<String>,
-    /// The id, of an archive.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub id: Option<u64>,
-    /// The value, base64.
-    pub value: String,
-}
-
 /// `POST /admin/users`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

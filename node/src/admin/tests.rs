@@ -16,6 +16,8 @@ use crate::metrics::Metrics;
 pub(crate) struct Fake {
     pub(crate) missing: Mutex<Vec<String>>,
     pub(crate) orders: Mutex<Vec<String>>,
+    /// What was imported, by account; exports give it back.
+    pub(crate) users: Mutex<std::collections::BTreeMap<String, UserExport>>,
 }
 
 impl Fake {
@@ -108,11 +110,20 @@ impl Operator for Fake {
         self.done(format!("remove {account}"), ())
     }
     fn user_export<'a>(&'a self, account: &'a str) -> Answer<'a, UserExport> {
-        let export = UserExport { account: account.to_owned(), rows: Vec::new() };
-        self.done(format!("export {account}"), export)
+        let kept = self.users.lock().get(account).cloned();
+        let plain = UserExport { account: account.to_owned(), ..UserExport::default() };
+        self.done(format!("export {account}"), kept.unwrap_or(plain))
+    }
+    fn user_offline<'a>(&'a self, account: &'a str, after: u64) -> Answer<'a, OfflinePage> {
+        let page = OfflinePage { offline: vec![format!("<message id='{after}'/>")], more: None };
+        self.done(format!("offline {account} {after}"), page)
     }
     fn user_import(&self, user: UserExport) -> Answer<'_, ()> {
-        self.done(format!("import {}", user.account), ())
+        let order = format!("import {}", user.account);
+        if self.users.lock().insert(user.account.clone(), user).is_some() {
+            return Box::pin(at_once(Err(Refusal::conflict("it is there already"))));
+        }
+        self.done(order, ())
     }
 }
 
@@ -213,7 +224,8 @@ async fn every_path_reaches_the_operator() {
         ("PUT", "/admin/users/a@b/password", r#"{"password":"q"}"#, "passwd a@b q"),
         ("DELETE", "/admin/users/a@b", "", "remove a@b"),
         ("GET", "/admin/users/a@b/export", "", "export a@b"),
-        ("POST", "/admin/users/import", r#"{"account":"a@b","rows":[]}"#, "import a@b"),
+        ("GET", "/admin/users/a@b/offline?after=7", "", "offline a@b 7"),
+        ("POST", "/admin/users/import", r#"{"account":"a@b","password":"p"}"#, "import a@b"),
     ];
     for (method, path, body, order) in cases {
         let reply = port.admin(method, path, body).await;
@@ -232,6 +244,7 @@ async fn a_refusal_has_its_status_and_says_why() {
         ("POST", "/admin/users", r#"{"account":"a@b"}"#, 400, "password"),
         ("POST", "/admin/users", "no JSON", 400, "JSON"),
         ("GET", "/admin/sessions?limit=x", "", 400, "limit"),
+        ("POST", "/admin/users/import", r#"{"account":"a@b","rows":[]}"#, 400, "rows"),
     ];
     for (method, path, body, status, says) in cases {
         let reply = port.admin(method, path, body).await;
@@ -248,7 +261,7 @@ async fn the_description_names_every_path_and_is_open_to_all() {
     assert_eq!(reply.status, 200);
     let description: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
     let paths = description["paths"].as_object().unwrap();
-    assert_eq!(paths.len(), 14, "{:?}", paths.keys());
+    assert_eq!(paths.len(), 15, "{:?}", paths.keys());
     assert!(paths["/admin/regions/{name}/state"]["put"].is_object());
     assert_eq!(description["components"]["securitySchemes"]["password"]["scheme"], "basic");
 }

@@ -11,10 +11,10 @@ use xmpp::jid::{BareJid, Jid};
 use xmpp::sasl::{Password, Verdict};
 use xmpp::stream::error::StreamError;
 
-use super::Node;
+use super::{Node, portable};
 use crate::admin::{
-    Answer, HomeInfo, HomeTarget, LinkInfo, MetadataInfo, NodeInfo, Operator, Ready, Refusal,
-    RegionInfo, RegionState, SessionInfo, Status, UserExport,
+    Answer, HomeInfo, HomeTarget, LinkInfo, MetadataInfo, NodeInfo, OfflinePage, Operator, Ready,
+    Refusal, RegionInfo, RegionState, SessionInfo, Status, UserExport,
 };
 use crate::auth::Authenticator;
 use crate::auth::internal::NoKeys;
@@ -47,8 +47,7 @@ impl Desk {
     async fn keys(&self, password: &str) -> Result<Account, Refusal> {
         match self.node.authenticator.derive(Password::new(password)).await {
             Ok(keys) => Ok(keys.into_account(self.node.wall_ms())),
-            Err(NoKeys::Bad(_)) => Err(Refusal::invalid("this password cannot be used (RFC 4013)")),
-            Err(NoKeys::Busy) => Err(Refusal::unavailable("too many passwords are being derived")),
+            Err(why) => Err(unusable(why)),
         }
     }
 
@@ -88,7 +87,16 @@ impl Desk {
     }
 }
 
-fn refused(error: HomeError) -> Refusal {
+/// Why there are no keys of a password, for an administrator.
+pub(super) fn unusable(why: NoKeys) -> Refusal {
+    match why {
+        NoKeys::Bad(_) => Refusal::invalid("this password cannot be used (RFC 4013)"),
+        NoKeys::Busy => Refusal::unavailable("too many passwords are being derived"),
+    }
+}
+
+/// Why a home did not do it, for an administrator.
+pub(super) fn refused(error: HomeError) -> Refusal {
     match error {
         HomeError::Unreachable => {
             Refusal::unavailable("the account's home region cannot be reached")
@@ -383,19 +391,17 @@ impl Operator for Desk {
     }
 
     fn user_export<'a>(&'a self, account: &'a str) -> Answer<'a, UserExport> {
-        Box::pin(async move {
-            self.account(account)?;
-            Err(Refusal::unsupported(
-                "export comes with the account commands of a later version (XEP-0227)",
-            ))
-        })
+        Box::pin(async move { portable::export(&self.node, &self.account(account)?).await })
     }
 
-    fn user_import(&self, _user: UserExport) -> Answer<'_, ()> {
-        Box::pin(async {
-            Err(Refusal::unsupported(
-                "import comes with the account commands of a later version (XEP-0227)",
-            ))
+    fn user_offline<'a>(&'a self, account: &'a str, after: u64) -> Answer<'a, OfflinePage> {
+        Box::pin(async move { portable::offline(&self.node, &self.account(account)?, after).await })
+    }
+
+    fn user_import(&self, user: UserExport) -> Answer<'_, ()> {
+        Box::pin(async move {
+            let account = self.account(&user.account)?;
+            portable::import(&self.node, &account, user).await
         })
     }
 }

@@ -23,6 +23,7 @@ use crate::homes::{
     self, Applied, AppliedAt, HomeMap, HomeOp, HomePlace, HomeTransport, Homes, HomesConfig,
     HomesParts, ShipSink, Wall,
 };
+use crate::pie;
 use crate::router;
 use crate::storage::{Storage, StorageError};
 
@@ -261,10 +262,12 @@ pub(super) async fn homes(
                 roster::record::VERSION,
                 offline::home::OFFLINE,
                 offline::home::FILED,
+                pie::home::IMPORT,
             ],
         }),
         Box::new(roster::home::RosterHome),
         Box::new(offline::home::OfflineHome(late.clone())),
+        Box::new(pie::home::PieHome),
     ];
     let numbers = HomesConfig {
         request_timeout: HOME_REQUEST_DEADLINE,

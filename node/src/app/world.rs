@@ -7,14 +7,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use global_distrib::Hashing;
 
 /// Fills a buffer with random bytes.
-type Chance = dyn Fn(&mut [u8]) + Send + Sync;
+pub type Chance = dyn Fn(&mut [u8]) + Send + Sync;
 
 /// See the module.
 #[derive(Clone)]
 pub struct World {
     /// Milliseconds since the epoch.
     pub wall: Arc<dyn Fn() -> u64 + Send + Sync>,
-    /// Good enough for secrets.
+    /// Fills a buffer with random bytes, good enough for secrets.
     pub chance: Arc<Chance>,
     /// How the session table hashes its users.
     pub hashing: Hashing,

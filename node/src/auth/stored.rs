@@ -23,7 +23,7 @@ impl Records for Stored {
                 .await
                 .map_err(|error| error.to_string())?;
             Ok(record.map(|record| Record {
-                keys: vec![record.scram_sha256, record.scram_sha1],
+                keys: record.keys().cloned().collect(),
                 disabled: record.disabled,
             }))
         }

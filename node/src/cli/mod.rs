@@ -134,7 +134,7 @@ mod tests {
         check("pangaea user passwd a@b", true);
         check("pangaea user remove a@b", true);
         check("pangaea user export a@b", true);
-        check("pangaea user import users.jsonl", true);
+        check("pangaea user import users.xml --keep-going --host a=b --host c=d", true);
         check("pangaea migrate --config eu-0.toml", true);
         check("pangaea bench jid", true);
         check("pangaea bench frame --seconds 1", true);

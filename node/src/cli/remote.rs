@@ -69,13 +69,24 @@ impl Remote {
         self.ask("GET", path, None::<()>).await
     }
 
-    /// What is answered to `body`.
+    /// What is answered to `body`; a refusal is an error.
     pub(super) async fn ask<T: DeserializeOwned>(
         &self,
         method: &str,
         path: &str,
         body: Option<impl Serialize>,
     ) -> miette::Result<T> {
+        let answer = self.try_ask(method, path, body).await?;
+        answer.map_err(|refusal| miette::miette!("refused: {}", refusal.message))
+    }
+
+    /// What is answered to `body`; a refusal is an answer.
+    pub(super) async fn try_ask<T: DeserializeOwned>(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<impl Serialize>,
+    ) -> miette::Result<Result<T, Refusal>> {
         let body = body.map(|body| serde_json::to_vec(&body).expect("our own values are JSON"));
         let reply = self
             .client
@@ -83,7 +94,7 @@ impl Remote {
             .await
             .map_err(|cause| miette::miette!("{cause}"))?;
         if reply.status == 200 {
-            return serde_json::from_slice(&reply.body).map_err(|cause| {
+            return serde_json::from_slice(&reply.body).map(Ok).map_err(|cause| {
                 miette::miette!(
                     "{} answered what is not understood: {cause}",
                     self.client.authority()
@@ -91,7 +102,7 @@ impl Remote {
             });
         }
         match serde_json::from_slice::<Refusal>(&reply.body) {
-            Ok(refusal) => Err(miette::miette!("refused: {}", refusal.message)),
+            Ok(refusal) => Ok(Err(refusal)),
             Err(_) => Err(miette::miette!(
                 help = "is this the HTTP port of a node?",
                 "{} answered {}",

@@ -313,7 +313,11 @@ fn returned(node: &Arc<Node>, peer: &Peer, body: Bytes) {
     let Ok(stanza) = Stanza::parse(bytes) else { return };
     let Some(account) = stanza.to().map(Jid::bare) else { return };
     let mut tracked = head.tracked;
-    if tracked && !node.recovery.forget(head.order) {
+    if tracked && node.recovery.waits(head.order) {
+        node.directory.refused(&account, peer.ix);
+        return;
+    }
+    if tracked {
         match node.ledger.let_go(head.order, Holder::There(peer.ix)) {
             LetGo::Last => {}
             // Of a former life that had promised nothing yet: it is delivered all the same.

@@ -9,7 +9,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use xmpp::BareJid;
-use xmpp::sasl::{Hash, Password, ScramKeys};
+use xmpp::sasl::{Hash, Password, ScramKeys, Secret};
 
 use super::{HomeError, HomeOp, Homes, META_GENESIS, Tx};
 use crate::storage::sqlite::{Sqlite, SqliteConfig, failed_write};
@@ -21,7 +21,7 @@ pub const ACCOUNTS: &str = "accounts";
 /// PBKDF2 rounds of new keys: what RFC 7677 §4 asks for at least.
 pub const ITERATIONS: u32 = 4096;
 
-/// How one logs in as this account.
+/// How one logs in as this account. An account that came from elsewhere may have the keys of one hash only.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Account {
     /// For SCRAM-SHA-1.
@@ -43,6 +43,24 @@ impl Account {
     /// Reads the stored form.
     pub fn decode(bytes: &[u8]) -> Result<Account, StorageError> {
         postcard::from_bytes(bytes).map_err(|_| StorageError::Damaged("an account".to_owned()))
+    }
+
+    /// In place of keys that are not known: no proof fits them (RFC 5802 §3: a StoredKey is as long as its hash).
+    pub fn no_keys(hash: Hash) -> ScramKeys {
+        let nothing = || Secret::new(Vec::new());
+        ScramKeys {
+            hash,
+            salt: Vec::new(),
+            iterations: 1,
+            stored_key: nothing(),
+            server_key: nothing(),
+        }
+    }
+
+    /// The keys that are known, the stronger ones first.
+    pub fn keys(&self) -> impl Iterator<Item = &ScramKeys> {
+        let known = |keys: &&ScramKeys| !keys.stored_key.expose().is_empty();
+        [&self.scram_sha256, &self.scram_sha1].into_iter().filter(known)
     }
 
     /// Reads an account from the local replica.

@@ -207,7 +207,7 @@ pub(super) async fn node(
     let parts = HomesParts {
         storage: Arc::clone(&storage),
         map: Arc::new(View { me: region.to_owned(), world: Arc::clone(world) }),
-        ops: vec![Box::new(Set), Box::new(Fail), Box::new(Count), Box::new(File)],
+        ops: vec![Box::new(Set), Box::new(Fail), Box::new(Count), Box::new(File), Box::new(Get)],
         transport: Arc::clone(&end) as Arc<dyn HomeTransport>,
         sink: end,
         applied: Arc::clone(&told) as Arc<dyn Applied>,
@@ -258,6 +258,8 @@ struct Fail;
 struct Count;
 /// Files the request in `offline`.
 struct File;
+/// Changes nothing; answers what is there.
+struct Get;
 
 impl HomeOp for Set {
     fn name(&self) -> &'static str {
@@ -336,6 +338,24 @@ impl HomeOp for File {
             let id = tx.at().0;
             tx.append("offline", id, request.to_vec());
             Ok(id.to_be_bytes().to_vec())
+        }
+        .boxed()
+    }
+}
+
+impl HomeOp for Get {
+    fn name(&self) -> &'static str {
+        "test.get"
+    }
+
+    fn run<'a>(
+        &'a self,
+        tx: &'a mut Tx,
+        _: &'a BareJid,
+        request: &'a [u8],
+    ) -> BoxFuture<'a, Result<Vec<u8>, HomeError>> {
+        async move {
+            Ok(tx.get("test", &String::from_utf8_lossy(request)).await?.unwrap_or_default())
         }
         .boxed()
     }

@@ -97,6 +97,16 @@ async fn who_asked_reads_what_was_written_and_replicas_end_equal_in_sqlite() {
 }
 
 #[tokio::test]
+async fn nobody_waits_for_a_home_that_has_nothing_to_follow() {
+    let (_net, _, [_eu, us, _]) = three([memory(), memory(), memory()]).await;
+    let begun = std::time::Instant::now();
+    assert_eq!(us.homes.request(&romeo(), "test.get", b"k".to_vec()).await, Ok(Vec::new()));
+    assert!(begun.elapsed() < us.homes.shared.config.follow_timeout, "{:?}", begun.elapsed());
+    set(&us, "k=v").await.unwrap();
+    assert_eq!(us.homes.request(&romeo(), "test.get", b"k".to_vec()).await, Ok(b"v".to_vec()));
+}
+
+#[tokio::test]
 async fn a_replica_cut_off_holds_a_prefix_and_catches_up() {
     let (net, _, [eu, us, ap]) = three([memory(), memory(), memory()]).await;
     set(&eu, "a=1").await.unwrap();

@@ -1,5 +1,6 @@
 //! I2. *A message does not arrive twice:* a device sees one again only if it had not acknowledged it (XEP-0198) when its session or that
-//! session's node died; or if the node where it was sent and the node where it was read both died. A client that resumes says what it has, so within a session nothing comes twice at all.
+//! session's node died; if the node where it was sent and the node where it was read both died; or if it had been filed, and its home died
+//! before it could hear that it was read. A client that resumes says what it has, so within a session nothing comes twice at all.
 
 use std::collections::BTreeMap;
 
@@ -16,6 +17,13 @@ fn both_died(journal: &Journal, first: &Seen, again: &Seen) -> bool {
     died(first.session, first.at) && died(sent.session, sent.at)
 }
 
+/// A node died just after it was handed out from the store, and it was handed out again.
+fn home_died(journal: &Journal, first: &Seen, again: &Seen) -> bool {
+    const HEARD_MS: u64 = 1_000;
+    let then = first.at..first.at + HEARD_MS;
+    first.late && again.late && journal.deaths.iter().any(|(_, at)| then.contains(at))
+}
+
 /// See the module.
 pub fn check(journal: &Journal, _: &End) -> Vec<String> {
     let mut before: BTreeMap<(usize, usize), &Seen> = BTreeMap::new();
@@ -28,7 +36,10 @@ pub fn check(journal: &Journal, _: &End) -> Vec<String> {
         );
         if first.session == seen.session {
             broken.push(format!("{what}, in one session"));
-        } else if journal.acknowledged(first, seen.at) && !both_died(journal, first, seen) {
+        } else if journal.acknowledged(first, seen.at)
+            && !both_died(journal, first, seen)
+            && !home_died(journal, first, seen)
+        {
             broken.push(format!("{what}, though it had acknowledged it"));
         }
     }

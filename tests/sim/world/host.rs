@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use config::Config;
 use global_distrib::Hashing;
@@ -16,6 +16,7 @@ use node::transport::{TlsAcceptor, Transport};
 use parking_lot::Mutex;
 use s2s::link::{PeerId, Road};
 use tokio::runtime::{Builder, Runtime};
+use tokio::sync::Notify;
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::task::JoinSet;
 use tokio::time::Duration;
@@ -54,6 +55,10 @@ struct Process {
     runtime: Runtime,
     life: Arc<Life>,
     node: Arc<OnceLock<Arc<Node>>>,
+    /// To be told to stop in order.
+    stop: Arc<Notify>,
+    /// It has stopped, and may be dropped.
+    stopped: Arc<AtomicBool>,
 }
 
 /// What all hosts of one simulation have in common.
@@ -132,9 +137,16 @@ impl Host {
         self.council.set_up(self.ix, true);
         let node = Arc::new(OnceLock::new());
         let dials = Dials { net: self.net.clone(), life: life.clone(), names: self.names.clone() };
-        let running = Running { net: self.net.clone(), life: life.clone(), node: node.clone() };
+        let (stop, stopped) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
+        let running = Running {
+            net: self.net.clone(),
+            life: life.clone(),
+            node: node.clone(),
+            stop: stop.clone(),
+            stopped: stopped.clone(),
+        };
         runtime.spawn(running.run(parts, dials, incoming));
-        self.process = Some(Process { runtime, life, node });
+        self.process = Some(Process { runtime, life, node, stop, stopped });
     }
 
     /// Lets it live until then.
@@ -155,6 +167,18 @@ impl Host {
         self.net.kill(self.ix, silent, now);
         self.council.set_up(self.ix, false);
         drop(process);
+    }
+
+    /// SIGTERM: it drains, and is dropped when [`Host::has_stopped`].
+    pub fn stop(&mut self) {
+        if let Some(process) = &self.process {
+            process.stop.notify_one();
+        }
+    }
+
+    /// Whether its process has come to its orderly end.
+    pub fn has_stopped(&self) -> bool {
+        self.process.as_ref().is_some_and(|process| process.stopped.load(Ordering::Relaxed))
     }
 
     /// SIGSTOP.
@@ -187,6 +211,8 @@ struct Running {
     net: Net,
     life: Arc<Life>,
     node: Arc<OnceLock<Arc<Node>>>,
+    stop: Arc<Notify>,
+    stopped: Arc<AtomicBool>,
 }
 
 impl Running {
@@ -197,7 +223,13 @@ impl Running {
         app::housekeeping(&node, &mut tasks);
         assert!(self.node.set(node.clone()).is_ok(), "a life has one node");
         let gate = Gate::new(GateLimits::default());
-        while let Some(Incoming { conn, from, at }) = incoming.recv().await {
+        loop {
+            let Incoming { conn, from, at } = tokio::select! {
+                biased;
+                () = self.stop.notified() => break,
+                Some(incoming) = incoming.recv() => incoming,
+                else => return,
+            };
             let wire = Wire::new(self.net.clone(), conn, 1, self.life.clone(), from);
             let (node, life, gate) = (node.clone(), self.life.clone(), gate.clone());
             tokio::spawn(async move {
@@ -217,6 +249,9 @@ impl Running {
                 }
             });
         }
+        self.net.listen(self.life.host, None);
+        app::drain(&node, tasks).await;
+        self.stopped.store(true, Ordering::Relaxed);
     }
 }
 

@@ -129,8 +129,17 @@ impl Element {
         self.attrs.push(Attr { ns, name: name.to_owned(), value });
     }
 
+    /// Sets an attribute of a namespace, replacing an older value.
+    pub fn set_attr_ns(&mut self, ns: &str, name: &str, value: &str) {
+        let same = |attr: &&mut Attr| attr.ns.as_deref() == Some(ns) && attr.name == name;
+        match self.attrs.iter_mut().find(same) {
+            Some(attr) => value.clone_into(&mut attr.value),
+            None => self.push_attr(Some(Arc::from(ns)), name, value.to_owned()),
+        }
+    }
+
     /// Moves every element of one namespace in the tree to another.
-    pub(crate) fn rename_ns(&mut self, old: &str, new: &str) {
+    pub fn rename_ns(&mut self, old: &str, new: &str) {
         if old == new {
             return;
         }

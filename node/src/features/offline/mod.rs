@@ -24,11 +24,15 @@ use crate::homes::HomeError;
 use crate::router::Routed;
 use crate::session::{Delivery, Older, Owed, Seat};
 
+/// Bytes of messages filed by one request: with what belongs to them they stay below what one change may hold.
+const PART_BYTES: usize = 384 << 10;
 /// How long new messages wait for a home that cannot be reached; then they go first.
 const CATCH_UP_MAX: Duration = Duration::from_secs(10);
 /// Before the home is asked again.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// Before the home is told again what was handed out: soon, for it may hand it out once more.
+const DROP_RETRY: Duration = Duration::from_millis(250);
 /// Before a client that reads slowly is offered more.
 const ROOM_LOOK: Duration = Duration::from_millis(100);
 
@@ -56,8 +60,33 @@ pub struct Filed {
     pub refused: Vec<(Routed, StanzaError)>,
 }
 
-/// Files messages at the addressee's home, in order.
+/// Files messages at the addressee's home, in order; as many at once as one change may hold.
 pub async fn file(node: &Arc<Node>, account: &BareJid, batch: Vec<Routed>) -> Filed {
+    let mut filed = Filed::default();
+    let mut rest = batch.into_iter().peekable();
+    while rest.peek().is_some() {
+        let mut bytes = 0;
+        let mut part = Vec::new();
+        while let Some(routed) = rest.next_if(|routed| {
+            bytes += routed.stanza.bytes().len();
+            bytes <= PART_BYTES || part.is_empty()
+        }) {
+            part.push(routed);
+        }
+        let of_part = file_part(node, account, part).await;
+        filed.kept.extend(of_part.kept);
+        filed.refused.extend(of_part.refused);
+        if !of_part.elsewhere.is_empty() {
+            // Somebody is there after all: what follows goes there too, behind these.
+            filed.elsewhere.extend(of_part.elsewhere);
+            filed.elsewhere.extend(rest);
+            break;
+        }
+    }
+    filed
+}
+
+async fn file_part(node: &Arc<Node>, account: &BareJid, batch: Vec<Routed>) -> Filed {
     let now = node.wall_ms();
     let stanzas = batch
         .iter()
@@ -176,8 +205,14 @@ async fn catch_up(node: &Arc<Node>, seat: &Arc<Seat>) -> Result<bool, HomeError>
 pub fn handed_out(node: &Arc<Node>, seat: &Arc<Seat>, upto: u64) {
     let (node, account) = (node.clone(), seat.bare.clone());
     tokio::spawn(async move {
-        if let Err(error) = ask(&node, &account, &Request::Drop { upto }).await {
-            tracing::warn!(%account, ?error, "handed out, and still filed");
+        // Longer than it takes until the home of a region that is gone has passed on.
+        let give_up = Instant::now() + node.config.geo.hold + node.config.geo.down_after;
+        while let Err(error) = ask(&node, &account, &Request::Drop { upto }).await {
+            if Instant::now() >= give_up {
+                tracing::warn!(%account, ?error, "handed out, and still filed");
+                return;
+            }
+            tokio::time::sleep(DROP_RETRY).await;
         }
     });
 }

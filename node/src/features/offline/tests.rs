@@ -149,3 +149,25 @@ async fn the_sender_hears_of_a_message_that_could_not_be_kept() {
     );
     assert_eq!(got.matches("service-unavailable").count(), 2, "{got}");
 }
+
+#[tokio::test]
+async fn much_mail_for_somebody_who_is_away_is_filed_in_parts() {
+    let house = House::new().await;
+    let [romeo] = house.accounts(["romeo"]).await;
+    let routed = |n: u64| {
+        let body = "x".repeat(50_000);
+        let text =
+            format!("<message to='romeo@chat.example' id='{n}'><body>{body}</body></message>");
+        Routed { stanza: stanza(&text), tries: 0, order: n, tracked: false }
+    };
+    let filed = super::file(&house.node, &romeo, (1..=40).map(routed).collect()).await;
+    assert_eq!((filed.kept.len(), filed.refused.len(), filed.elsewhere.len()), (40, 0, 0));
+    let (mut after, mut ids) = (None, Vec::new());
+    loop {
+        let page = fetch(&house, &romeo, after).await;
+        let Some((last, _)) = page.last() else { break };
+        after = Some(*last);
+        ids.extend(page.iter().map(|(_, text)| text.split('\'').nth(3).unwrap_or("").to_owned()));
+    }
+    assert_eq!(ids, (1..=40).map(|n| n.to_string()).collect::<Vec<_>>());
+}

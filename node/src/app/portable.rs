@@ -1,0 +1,134 @@
+//! The operator's desk, accounts that leave and come: between the values of the admin API and what an account's home keeps.
+//!
+//! Called by `operator`; asks the home through `pie::home`, so what is exported is what was committed, wherever the
+//! administrator connects. What comes in is in `import`. Deliberately absent: XML documents.
+
+mod import;
+#[cfg(test)]
+mod tests;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use xmpp::jid::{BareJid, Jid};
+use xmpp::sasl::ScramKeys;
+use xmpp::stanza::{Stanza, Type};
+
+pub(super) use self::import::import;
+use super::Node;
+use super::operator::refused;
+use crate::admin::{OfflinePage, Refusal, RosterItem, ScramCredentials, Subscription, UserExport};
+use crate::features::roster::record::Contact;
+use crate::pie::MECHANISMS;
+use crate::pie::home::{After, Answer, OP, Request};
+
+/// Bytes of messages in one answer, about. More are asked for apart.
+const ANSWER_BYTES_MAX: usize = 4 << 20;
+
+type Done<T> = Result<T, Refusal>;
+
+async fn ask(node: &Node, account: &BareJid, request: &Request) -> Done<Answer> {
+    let body = postcard::to_stdvec(request).expect("a plain value");
+    let answer = node.homes.request(account, OP, body).await.map_err(refused)?;
+    postcard::from_bytes(&answer)
+        .map_err(|_| Refusal::failed("the account's home runs another version"))
+}
+
+/// Everything, of the messages the first.
+pub(super) async fn export(node: &Node, account: &BareJid) -> Done<UserExport> {
+    let mut user = UserExport { account: account.to_string(), ..UserExport::default() };
+    read(node, account, After::Nothing, &mut user).await?;
+    Ok(user)
+}
+
+/// Messages after a number of [`UserExport::more`].
+pub(super) async fn offline(node: &Node, account: &BareJid, after: u64) -> Done<OfflinePage> {
+    let mut user = UserExport::default();
+    read(node, account, After::Message(after), &mut user).await?;
+    Ok(OfflinePage { offline: user.offline, more: user.more })
+}
+
+async fn read(node: &Node, jid: &BareJid, mut after: After, user: &mut UserExport) -> Done<()> {
+    let mut bytes = 0;
+    loop {
+        let (account, contacts, messages, next) =
+            match ask(node, jid, &Request::Read(after)).await? {
+                Answer::Page { account, contacts, messages, next } => {
+                    (account, contacts, messages, next)
+                }
+                Answer::NoAccount => {
+                    return Err(Refusal::not_found(format!("there is no account {jid}")));
+                }
+                Answer::Unfinished => {
+                    return Err(Refusal::conflict(
+                        "its import has not come to its end: repeat that first",
+                    ));
+                }
+                other => return Err(Refusal::failed(format!("its home answers {other:?}"))),
+            };
+        user.created = Some(account.created);
+        user.disabled = account.disabled;
+        user.scram = account.keys().map(credentials).collect();
+        for (contact, record) in contacts {
+            if record.state.pending_in {
+                user.requests.push(request(&contact, record.request.as_deref())?);
+            }
+            if record.listed {
+                user.roster.push(item(contact, record));
+            }
+        }
+        for (_, message) in messages {
+            bytes += message.len();
+            user.offline.push(text(message)?);
+        }
+        match next {
+            Some(After::Message(id)) if bytes >= ANSWER_BYTES_MAX => {
+                user.more = Some(id);
+                return Ok(());
+            }
+            Some(next) => after = next,
+            None => return Ok(()),
+        }
+    }
+}
+
+fn credentials(keys: &ScramKeys) -> ScramCredentials {
+    let name = MECHANISMS.iter().find(|(_, hash)| *hash == keys.hash).map(|(name, _)| *name);
+    ScramCredentials {
+        mechanism: name.unwrap_or_default().to_owned(),
+        iterations: keys.iterations,
+        salt: BASE64.encode(&keys.salt),
+        server_key: BASE64.encode(keys.server_key.expose()),
+        stored_key: BASE64.encode(keys.stored_key.expose()),
+    }
+}
+
+fn item(jid: String, contact: Contact) -> RosterItem {
+    RosterItem {
+        jid,
+        name: contact.name,
+        subscription: match (contact.state.to, contact.state.from) {
+            (false, false) => Subscription::None,
+            (true, false) => Subscription::To,
+            (false, true) => Subscription::From,
+            (true, true) => Subscription::Both,
+        },
+        ask: contact.state.pending_out,
+        approved: contact.state.approved,
+        groups: contact.groups,
+    }
+}
+
+fn request(from: &str, stanza: Option<&[u8]>) -> Done<String> {
+    match stanza {
+        Some(bytes) => text(bytes.to_vec()),
+        None => {
+            let from = Jid::parse(from).map_err(|error| Refusal::failed(error.to_string()))?;
+            let stanza = Stanza::presence(None, Some(&from), Type::Subscribe).build();
+            text(stanza.bytes().to_vec())
+        }
+    }
+}
+
+fn text(bytes: Vec<u8>) -> Done<String> {
+    String::from_utf8(bytes).map_err(|_| Refusal::failed("a stanza that is kept is no text"))
+}

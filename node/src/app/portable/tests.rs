@@ -1,0 +1,177 @@
+//! Accounts that leave and come, at a real home: what is exported comes back equal, in one entry or many, and what cannot
+//! be kept is refused before anything is written.
+
+use std::sync::Arc;
+
+use xmpp::sasl::{Credentials, Hash, Password, Verdict};
+
+use super::super::operator::Desk;
+use super::*;
+use crate::admin::{Operator, RefusalKind};
+use crate::auth::Authenticator;
+use crate::testing::{House, bare};
+
+fn desk(house: &House) -> Desk {
+    Desk::new(Arc::clone(&house.node))
+}
+
+fn message(number: usize, bytes: usize) -> String {
+    let to = "<message to='romeo@chat.example/old' from='juliet@chat.example/b' type='chat'>";
+    let delay = "<delay xmlns='urn:xmpp:delay' stamp='2026-01-01T00:00:00Z'/>";
+    format!("{to}<body>{number} {}</body>{delay}</message>", "x".repeat(bytes))
+}
+
+/// Romeo with a password, a roster of every kind, and messages.
+fn romeo(messages: usize, bytes: usize) -> UserExport {
+    let item = |jid: &str, subscription| RosterItem {
+        jid: format!("{jid}@chat.example"),
+        subscription,
+        ..RosterItem::default()
+    };
+    UserExport {
+        account: "romeo@chat.example".to_owned(),
+        created: Some(1_700_000_000_000),
+        password: Some("wherefore".to_owned()),
+        roster: vec![
+            RosterItem { approved: true, ..item("benvolio", Subscription::None) },
+            RosterItem {
+                name: Some("Juliet".to_owned()),
+                groups: vec!["Capulets".to_owned()],
+                ..item("juliet", Subscription::Both)
+            },
+            RosterItem { ask: true, ..item("mercutio", Subscription::From) },
+            item("rosaline", Subscription::To),
+        ],
+        requests: vec![
+            "<presence from='paris@chat.example' to='romeo@chat.example' type='subscribe'><status>Please</status></presence>"
+                .to_owned(),
+            "<presence from='rosaline@chat.example' to='romeo@chat.example' type='subscribe'/>".to_owned(),
+        ],
+        offline: (0..messages).map(|number| message(number, bytes)).collect(),
+        ..UserExport::default()
+    }
+}
+
+async fn exported(desk: &Desk, account: &str) -> UserExport {
+    let mut user = desk.user_export(account).await.expect("exported");
+    while let Some(after) = user.more.take() {
+        let page = desk.user_offline(account, after).await.expect("exported");
+        user.offline.extend(page.offline);
+        user.more = page.more;
+    }
+    user
+}
+
+#[tokio::test]
+async fn what_is_exported_comes_back_equal_in_one_entry_or_many() {
+    let house = House::new().await;
+    let desk = desk(&house);
+    for (messages, bytes, entries) in [(3, 10, 1..2), (150, 50_000, 15..30), (0, 0, 1..2)] {
+        let given = romeo(messages, bytes);
+        desk.user_import(given.clone()).await.expect("imported");
+        let first = exported(&desk, "romeo@chat.example").await;
+        assert_eq!((first.password.as_ref(), first.scram.len()), (None, 2));
+        assert_eq!(
+            (first.created, &first.roster, &first.requests, &first.offline),
+            (given.created, &given.roster, &given.requests, &given.offline)
+        );
+        desk.user_remove("romeo@chat.example").await.expect("removed");
+        let before = house.node.homes.log_head();
+        desk.user_import(first.clone()).await.expect("imported");
+        assert!(entries.contains(&(house.node.homes.log_head() - before)));
+        assert_eq!(exported(&desk, "romeo@chat.example").await, first);
+        let right = house.node.authenticator.plain(&bare("romeo"), Password::new("wherefore"));
+        assert_eq!(right.await, Verdict::Right);
+        desk.user_remove("romeo@chat.example").await.expect("removed");
+    }
+}
+
+#[tokio::test]
+async fn an_imported_user_finds_roster_and_messages_and_is_asked() {
+    let house = House::new().await;
+    desk(&house).user_import(romeo(20, 40_000)).await.expect("imported");
+    let seat = house.available("romeo/new", 0).await;
+    let mut mail = Vec::new();
+    while mail.iter().filter(|text: &&String| text.contains("<body>")).count() < 20 {
+        mail.extend(house.mail(&seat).await);
+    }
+    let bodies = mail.iter().filter_map(|text| text.split_once("<body>"));
+    let numbers: Vec<usize> =
+        bodies.filter_map(|(_, body)| body.split(' ').next()?.parse().ok()).collect();
+    assert_eq!(numbers, (0..20).collect::<Vec<_>>());
+    assert!(mail.iter().any(|text| text.contains("paris") && text.contains("Please")), "{mail:?}");
+    let roster = house.node.rosters.load(&house.node, &bare("romeo")).await.expect("read");
+    assert_eq!(roster.subscribers().count(), 2);
+}
+
+#[tokio::test]
+async fn a_disabled_account_stays_disabled_and_one_of_sha_1_only_signs_in_with_that() {
+    let house = House::new().await;
+    let desk = desk(&house);
+    let disabled = UserExport { disabled: true, ..romeo(0, 0) };
+    desk.user_import(disabled).await.expect("imported");
+    let plain =
+        async || house.node.authenticator.plain(&bare("romeo"), Password::new("wherefore")).await;
+    assert_eq!(plain().await, Verdict::Disabled);
+    let mut user = exported(&desk, "romeo@chat.example").await;
+    assert!(user.disabled);
+    desk.user_remove("romeo@chat.example").await.expect("removed");
+    user.disabled = false;
+    user.scram.retain(|scram| scram.mechanism == "SCRAM-SHA-1");
+    desk.user_import(user.clone()).await.expect("imported");
+    assert_eq!(plain().await, Verdict::Right);
+    let keys = async |hash| house.node.authenticator.scram(&bare("romeo"), hash).await;
+    assert!(matches!(keys(Hash::Sha256).await, Credentials::Unknown));
+    assert!(matches!(keys(Hash::Sha1).await, Credentials::Keys(_)));
+    assert_eq!(exported(&desk, "romeo@chat.example").await, user);
+}
+
+#[tokio::test]
+async fn what_cannot_be_kept_is_refused_and_leaves_nothing() {
+    let house = House::with("[limits]\nroster_items_max = 5\noffline_messages_max = 3\n").await;
+    let desk = desk(&house);
+    let salted = |salt: &str, count, key: &str| ScramCredentials {
+        mechanism: "SCRAM-SHA-1".to_owned(),
+        iterations: count,
+        salt: salt.to_owned(),
+        server_key: key.to_owned(),
+        stored_key: key.to_owned(),
+    };
+    let key = BASE64.encode([7; 20]);
+    let contact = |jid: &str| RosterItem { jid: jid.to_owned(), ..RosterItem::default() };
+    type Change<'a> = Box<dyn Fn(&mut UserExport) + 'a>;
+    let change = |change: &'static dyn Fn(&mut UserExport)| -> Change<'_> { Box::new(change) };
+    let with = |scram: ScramCredentials| -> Change<'_> {
+        Box::new(move |user| user.scram = vec![scram.clone()])
+    };
+    let cases = [
+        ("is no account of chat.example", change(&|user| user.account = "a@b".to_owned())),
+        ("nobody could sign in", change(&|user| user.password = None)),
+        ("cannot be used", change(&|user| user.password = Some("\u{7}".to_owned()))),
+        ("offline_messages_max is 3", change(&|user| user.offline = vec![message(1, 1); 4])),
+        ("a stanza that cannot", change(&|user| user.offline = vec!["<message>".to_owned()])),
+        ("are messages", change(&|user| user.offline = vec!["<presence/>".to_owned()])),
+        ("a message of", change(&|user| user.offline = vec![message(1, 400_000)])),
+        ("a request that is no", change(&|user| user.requests = vec!["<presence/>".to_owned()])),
+        ("roster_items_max is 5", Box::new(|user| user.roster.push(contact("more@x")))),
+        ("twice", Box::new(|user| user.roster = vec![contact("a@x"), contact("A@x")])),
+        ("the contact \"@\"", Box::new(|user| user.roster = vec![contact("@")])),
+        ("a key of another length", with(salted("c2FsdA==", 1, &BASE64.encode([7; 32])))),
+        ("not base64", with(salted("?", 1, &key))),
+        ("an iteration count of 0", with(salted("c2FsdA==", 0, &key))),
+        ("an iteration count of 4294967295", with(salted("c2FsdA==", u32::MAX, &key))),
+        ("a salt of 0 bytes", with(salted("", 1, &key))),
+    ];
+    for (says, change) in cases {
+        let mut user = romeo(1, 1);
+        change(&mut user);
+        let refusal = desk.user_import(user).await.expect_err(says);
+        assert!(refusal.message.contains(says), "{refusal:?} should say {says}");
+        assert_eq!((refusal.kind, house.node.homes.log_head()), (RefusalKind::Invalid, 0));
+    }
+    desk.user_import(romeo(1, 1)).await.expect("imported");
+    let refusal = desk.user_import(romeo(1, 1)).await.expect_err("it is there");
+    assert_eq!(refusal.kind, RefusalKind::Conflict, "{refusal:?}");
+    let refusal = desk.user_export("nobody@chat.example").await.expect_err("it is not there");
+    assert_eq!(refusal.kind, RefusalKind::NotFound, "{refusal:?}");
+}

@@ -1,0 +1,338 @@
+//! Export and import at the account's home: what is read there was committed, and what is imported is committed at once.
+//!
+//! Asked by `app::portable`. Answers and entries travel in one frame of a link, so both are cut: an export is read page
+//! by page; an import that is too large for one entry comes in parts, and until the last of them the account exists but
+//! is disabled, and a row in store `import` says who is at it. Whoever begins anew while that row is there replaces what
+//! had come; so an import that failed on its way is simply repeated.
+//!
+//! Imported messages have the ids 1, 2, 3, …: far below every id the home's clock gives, so they stand before whatever is
+//! filed meanwhile, and a part that comes twice writes the same rows. Deliberately absent: XML, limits.
+
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+use xmpp::jid::BareJid;
+
+use crate::features::offline::home::OFFLINE;
+use crate::features::roster::record::{Contact, ROSTER, VERSION};
+use crate::homes::accounts::{ACCOUNTS, Account};
+use crate::homes::{HomeError, HomeOp, Tx};
+use crate::storage::Page;
+
+/// Name of the operation.
+pub const OP: &str = "pie";
+/// The store that says that an import has not come to its end: one value.
+pub const IMPORT: &str = "import";
+/// Bytes of rows in one answer or request, about; one row more may be in it. A frame of a link has 1 MiB, an entry of the
+/// durable log 768 KiB.
+pub const PART_BYTES_MAX: usize = 384 << 10;
+/// One contact, or one message: with it a part still fits.
+pub const ROW_BYTES_MAX: usize = 320 << 10;
+/// Imported messages; the first id that is no longer one of them is later than any import.
+pub const MESSAGES_MAX: u64 = u32::MAX as u64;
+/// Messages read from storage at once.
+const READ_MAX: usize = 32;
+
+/// What may be asked.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Request {
+    /// A page of all that there is.
+    Read(After),
+    /// A part of an import.
+    Write(Box<Part>),
+}
+
+/// Where a page begins.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum After {
+    /// At the beginning.
+    Nothing,
+    /// After this contact.
+    Contact(String),
+    /// After the contacts, and this message.
+    Message(u64),
+}
+
+/// A part of an import.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Part {
+    /// One import, as it was begun once: a random number.
+    pub import: u64,
+    /// From 0.
+    pub number: u32,
+    /// No other follows.
+    pub last: bool,
+    /// The account, as it shall be.
+    pub account: Account,
+    /// Contacts.
+    pub contacts: Vec<(BareJid, Contact)>,
+    /// Messages with their ids, at most [`MESSAGES_MAX`].
+    pub messages: Vec<(u64, Vec<u8>)>,
+}
+
+/// What came of it.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Answer {
+    /// A page.
+    Page {
+        /// The account.
+        account: Box<Account>,
+        /// Contacts, in order.
+        contacts: Vec<(String, Contact)>,
+        /// Messages, after the last contact only.
+        messages: Vec<(u64, Vec<u8>)>,
+        /// There is more.
+        next: Option<After>,
+    },
+    /// The part is committed.
+    Written,
+    /// No such account.
+    NoAccount,
+    /// Reading: an import of it has not come to its end.
+    Unfinished,
+    /// Writing: the account exists.
+    Exists,
+    /// Writing: this is not the part that comes next; another import has begun, or the account was removed.
+    Overtaken,
+}
+
+/// What store `import` has.
+#[derive(Debug, Serialize, Deserialize)]
+struct Open {
+    import: u64,
+    /// Parts that have come.
+    parts: u32,
+}
+
+/// The operation.
+pub struct PieHome;
+
+impl HomeOp for PieHome {
+    fn name(&self) -> &'static str {
+        OP
+    }
+
+    fn run<'a>(
+        &'a self,
+        tx: &'a mut Tx,
+        _: &'a BareJid,
+        request: &'a [u8],
+    ) -> BoxFuture<'a, Result<Vec<u8>, HomeError>> {
+        Box::pin(async move {
+            let request: Request =
+                postcard::from_bytes(request).map_err(|_| HomeError::Unknown(OP.to_owned()))?;
+            let answer = match request {
+                Request::Read(after) => read(tx, after).await?,
+                Request::Write(part) => write(tx, *part).await?,
+            };
+            Ok(postcard::to_stdvec(&answer).expect("a plain value"))
+        })
+    }
+}
+
+async fn read(tx: &Tx, after: After) -> Result<Answer, HomeError> {
+    let Some(account) = tx.get(ACCOUNTS, "").await? else { return Ok(Answer::NoAccount) };
+    if tx.get(IMPORT, "").await?.is_some() {
+        return Ok(Answer::Unfinished);
+    }
+    let account = Box::new(Account::decode(&account)?);
+    let (mut contacts, mut messages, mut bytes) = (Vec::new(), Vec::new(), 0);
+    let page = |contacts, messages, next| Answer::Page { account, contacts, messages, next };
+    let mut upto = match &after {
+        After::Message(id) => Some(*id),
+        After::Nothing | After::Contact(_) => None,
+    };
+    if upto.is_none() {
+        for (jid, value) in tx.map(ROSTER).await? {
+            if matches!(&after, After::Contact(last) if jid <= *last) {
+                continue;
+            }
+            if bytes > PART_BYTES_MAX {
+                let last = contacts.last().map(|(jid, _): &(String, _)| jid.clone());
+                return Ok(page(contacts, messages, last.map(After::Contact)));
+            }
+            let Some(contact) = Contact::decode(&value) else {
+                return Err(HomeError::Storage(format!("the contact {jid} cannot be read")));
+            };
+            bytes += jid.len() + value.len() + 16;
+            // What the last change meant is nobody's business any more.
+            contacts.push((jid, Contact { deliver: None, ..contact }));
+        }
+    }
+    loop {
+        let items = tx.archive(OFFLINE, Page::after(upto, READ_MAX)).await?;
+        let end = items.len() < READ_MAX;
+        for (id, value) in items {
+            if bytes > PART_BYTES_MAX {
+                return Ok(page(contacts, messages, Some(After::Message(upto.unwrap_or(0)))));
+            }
+            bytes += value.len() + 16;
+            upto = Some(id);
+            messages.push((id, value));
+        }
+        if end {
+            return Ok(page(contacts, messages, None));
+        }
+    }
+}
+
+async fn write(tx: &mut Tx, part: Part) -> Result<Answer, HomeError> {
+    let exists = tx.get(ACCOUNTS, "").await?.is_some();
+    let open = match tx.get(IMPORT, "").await? {
+        Some(bytes) => Some(
+            postcard::from_bytes::<Open>(&bytes)
+                .map_err(|_| HomeError::Storage("the row of an import cannot be read".into()))?,
+        ),
+        None => None,
+    };
+    match &open {
+        None if exists => return Ok(Answer::Exists),
+        _ if part.number == 0 => {
+            tx.clear(ROSTER);
+            tx.trim(OFFLINE, MESSAGES_MAX);
+        }
+        // A part that has come already writes the same rows again.
+        Some(open) if open.import == part.import && part.number <= open.parts => {}
+        _ => return Ok(Answer::Overtaken),
+    }
+    let account = Account { disabled: part.account.disabled || !part.last, ..part.account };
+    tx.put(ACCOUNTS, "", account.encode());
+    // Later than every version of an account of this name that was removed: clients may remember those.
+    tx.put(VERSION, "", tx.at().0.to_le_bytes().to_vec());
+    for (jid, contact) in part.contacts {
+        tx.put(ROSTER, jid.as_str(), contact.encode());
+    }
+    for (id, message) in part.messages {
+        debug_assert!((1..=MESSAGES_MAX).contains(&id), "an imported message has a low id");
+        tx.append(OFFLINE, id, message);
+    }
+    if part.last {
+        if open.is_some() {
+            tx.delete(IMPORT, "");
+        }
+    } else {
+        let parts = open.filter(|open| open.import == part.import).map_or(0, |open| open.parts);
+        let open = Open { import: part.import, parts: parts.max(part.number + 1) };
+        tx.put(IMPORT, "", postcard::to_stdvec(&open).expect("numbers always serialise"));
+    }
+    Ok(Answer::Written)
+}
+
+#[cfg(test)]
+mod tests {
+    use xmpp::sasl::{Hash, ScramKeys};
+
+    use super::*;
+
+    fn account() -> Account {
+        let keys = |hash| ScramKeys::derive(hash, "pencil", b"salt", 1).expect("prepares");
+        Account {
+            scram_sha1: keys(Hash::Sha1),
+            scram_sha256: keys(Hash::Sha256),
+            created: 7,
+            disabled: false,
+        }
+    }
+
+    fn part(import: u64, number: u32, last: bool) -> Part {
+        let message = (u64::from(number) + 1, vec![b'm'; 1000]);
+        let contact = Contact { listed: true, ..Contact::default() };
+        let jid = BareJid::parse(&format!("c{number}@chat.example")).expect("a JID");
+        Part {
+            import,
+            number,
+            last,
+            account: account(),
+            contacts: vec![(jid, contact)],
+            messages: vec![message],
+        }
+    }
+
+    async fn rows(tx: &Tx) -> (usize, usize) {
+        let messages = tx.archive(OFFLINE, Page::after(None, 99)).await.expect("read");
+        (tx.map(ROSTER).await.expect("read").len(), messages.len())
+    }
+
+    async fn disabled(tx: &Tx) -> bool {
+        let bytes = tx.get(ACCOUNTS, "").await.expect("read").expect("an account");
+        Account::decode(&bytes).expect("decodes").disabled
+    }
+
+    #[tokio::test]
+    async fn an_import_in_parts_can_be_repeated_until_its_end_and_not_after() {
+        let mut tx = Tx::of("romeo@chat.example");
+        let mut ask = async |part| {
+            let answer = write(&mut tx, part).await.expect("decided");
+            (format!("{answer:?}"), rows(&tx).await, disabled(&tx).await)
+        };
+        assert_eq!(ask(part(1, 0, false)).await, ("Written".into(), (1, 1), true));
+        assert_eq!(
+            ask(part(1, 0, false)).await,
+            ("Written".into(), (1, 1), true),
+            "it was repeated"
+        );
+        assert_eq!(ask(part(1, 1, false)).await, ("Written".into(), (2, 2), true));
+        assert_eq!(
+            ask(part(1, 3, false)).await,
+            ("Overtaken".into(), (2, 2), true),
+            "a part is missing"
+        );
+        assert_eq!(
+            ask(part(2, 1, true)).await,
+            ("Overtaken".into(), (2, 2), true),
+            "of another import"
+        );
+        assert_eq!(
+            ask(part(2, 0, false)).await,
+            ("Written".into(), (1, 1), true),
+            "it begins anew"
+        );
+        assert_eq!(ask(part(1, 2, true)).await, ("Overtaken".into(), (1, 1), true));
+        assert_eq!(ask(part(2, 1, true)).await, ("Written".into(), (2, 2), false));
+        assert_eq!(ask(part(3, 0, true)).await, ("Exists".into(), (2, 2), false));
+    }
+
+    #[tokio::test]
+    async fn what_is_filed_during_an_import_stays_and_comes_last() {
+        let mut tx = Tx::of("romeo@chat.example");
+        write(&mut tx, part(1, 0, false)).await.expect("decided");
+        tx.append(OFFLINE, 1 << 50, b"new".to_vec());
+        write(&mut tx, part(2, 0, false)).await.expect("decided");
+        write(&mut tx, part(2, 1, true)).await.expect("decided");
+        let kept = tx.archive(OFFLINE, Page::after(None, 99)).await.expect("read");
+        assert_eq!(kept.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [1, 2, 1 << 50]);
+    }
+
+    #[tokio::test]
+    async fn an_export_is_cut_into_pages_that_leave_nothing_out() {
+        let mut tx = Tx::of("romeo@chat.example");
+        assert!(matches!(read(&tx, After::Nothing).await, Ok(Answer::NoAccount)));
+        write(&mut tx, part(1, 0, false)).await.expect("decided");
+        assert!(matches!(read(&tx, After::Nothing).await, Ok(Answer::Unfinished)));
+        let mut last = part(1, 1, true);
+        let named = |n: u64| Contact {
+            name: Some("n".repeat(40_000)),
+            groups: vec![n.to_string()],
+            ..Contact::default()
+        };
+        last.contacts = (10..40)
+            .map(|n| (BareJid::parse(&format!("c{n}@chat.example")).expect("a JID"), named(n)))
+            .collect();
+        last.messages = (2..80).map(|id| (id, vec![b'm'; 30_000])).collect();
+        write(&mut tx, last).await.expect("decided");
+        let (mut contacts, mut ids, mut pages, mut after) =
+            (0, Vec::new(), 0, Some(After::Nothing));
+        while let Some(from) = after {
+            let answer = read(&tx, from).await.expect("read");
+            let size = postcard::to_stdvec(&answer).expect("serialises").len();
+            assert!(size < PART_BYTES_MAX + ROW_BYTES_MAX, "{size}");
+            let Answer::Page { contacts: more, messages, next, .. } = answer else {
+                panic!("{answer:?}")
+            };
+            contacts += more.len();
+            ids.extend(messages.into_iter().map(|(id, _)| id));
+            (pages, after) = (pages + 1, next);
+        }
+        assert_eq!((contacts, ids), (31, (1..80).collect::<Vec<u64>>()));
+        assert!(pages > 5, "{pages}");
+    }
+}

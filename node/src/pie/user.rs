@@ -1,0 +1,227 @@
+//! The parts of one user, from XML to values: credentials, roster, requests, messages. Pure; called by `read`.
+//!
+//! Each function says what is wrong as a sentence; where it stands is known to the caller. What has no value here is
+//! noted as unknown, never dropped in silence.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use xmpp::jid::{BareJid, Jid};
+use xmpp::ns;
+use xmpp::payload::date_time;
+use xmpp::sasl::Hash;
+use xmpp::stanza::Stanza;
+use xmpp::xml::element::Element;
+
+use super::{Hosts, Unknown};
+use crate::admin::{RosterItem, ScramCredentials, Subscription, UserExport};
+
+/// Mechanisms whose secrets an account has.
+pub(crate) const MECHANISMS: [(&str, Hash); 2] =
+    [("SCRAM-SHA-1", Hash::Sha1), ("SCRAM-SHA-256", Hash::Sha256)];
+
+type Result<T> = std::result::Result<T, String>;
+
+/// The attribute `password` (XEP-0227 §4.2): in clear, or as ejabberd writes what SCRAM-SHA-1 needs.
+pub(super) fn password(user: &mut UserExport, value: &str) {
+    match value.strip_prefix("scram:").and_then(ejabberd) {
+        Some(credentials) => user.scram.push(credentials),
+        // Servers that know no password write an empty one.
+        None => user.password = Some(value.to_owned()).filter(|value| !value.is_empty()),
+    }
+}
+
+/// `stored key,server key,salt,iterations`; `None` if it is anything else, hence a password that only looks like it.
+fn ejabberd(text: &str) -> Option<ScramCredentials> {
+    let mut fields = text.split(',');
+    let [stored, server, salt, count] = std::array::from_fn(|_| fields.next().unwrap_or_default());
+    if fields.next().is_some() {
+        return None;
+    }
+    let key = |text| bytes_of(text, "").ok().filter(|key| key.len() == Hash::Sha1.digest_bytes());
+    (key(stored).is_some() && key(server).is_some()).then_some(())?;
+    Some(ScramCredentials {
+        mechanism: MECHANISMS[0].0.to_owned(),
+        iterations: count.parse().ok()?,
+        salt: BASE64.encode(bytes_of(salt, "").ok()?),
+        server_key: server.to_owned(),
+        stored_key: stored.to_owned(),
+    })
+}
+
+/// `<scram-credentials/>` (§4.3).
+pub(super) fn scram(user: &mut UserExport, element: &Element, unknown: &mut Unknown) -> Result<()> {
+    let name = element.attr("mechanism").ok_or("SCRAM credentials of no mechanism")?;
+    let Some((_, hash)) = MECHANISMS.iter().find(|(known, _)| *known == name) else {
+        unknown.note(&format!("SCRAM credentials of {name}"));
+        return Ok(());
+    };
+    if user.scram.iter().any(|known| known.mechanism == name) {
+        return Err(format!("{name} credentials stand here twice"));
+    }
+    let part = |part: &str| {
+        let mut found = element.children().filter(|child| child.is(part, ns::PIE_SCRAM));
+        let text = found.next().map(Element::text).filter(|_| found.next().is_none());
+        text.ok_or_else(|| format!("{name} credentials need one <{part}/>"))
+    };
+    let key = |name: &str| {
+        let bytes = bytes_of(&part(name)?, name)?;
+        match bytes.len() == hash.digest_bytes() {
+            true => Ok(BASE64.encode(bytes)),
+            false => {
+                Err(format!("<{name}/> has {} bytes, not {}", bytes.len(), hash.digest_bytes()))
+            }
+        }
+    };
+    let count = part("iter-count")?;
+    let iterations = count.trim().parse().ok().filter(|count| *count > 0);
+    user.scram.push(ScramCredentials {
+        mechanism: name.to_owned(),
+        iterations: iterations.ok_or_else(|| format!("{count:?} is no iteration count"))?,
+        salt: BASE64.encode(bytes_of(&part("salt")?, "salt")?),
+        server_key: key("server-key")?,
+        stored_key: key("stored-key")?,
+    });
+    Ok(())
+}
+
+/// Base64, however it is broken into lines.
+fn bytes_of(text: &str, name: &str) -> Result<Vec<u8>> {
+    let text: String = text.split_whitespace().collect();
+    BASE64.decode(text).map_err(|_| format!("<{name}/> is not base64"))
+}
+
+/// The roster (§4.4).
+pub(super) fn roster(
+    user: &mut UserExport,
+    query: &Element,
+    hosts: &Hosts,
+    unknown: &mut Unknown,
+) -> Result<()> {
+    for child in query.children() {
+        if !child.is("item", ns::ROSTER) {
+            unknown.note_element("", child.name(), child.ns());
+            continue;
+        }
+        let item = item(child, hosts, unknown)?;
+        if user.roster.iter().any(|known| known.jid == item.jid) {
+            return Err(format!("{} stands in the roster twice", item.jid));
+        }
+        user.roster.push(item);
+    }
+    Ok(())
+}
+
+fn item(element: &Element, hosts: &Hosts, unknown: &mut Unknown) -> Result<RosterItem> {
+    let text = element.attr("jid").ok_or("a roster item of nobody")?;
+    let jid = address(text, hosts)?;
+    if jid.resource().is_some() {
+        unknown.note("the resource of a roster item");
+    }
+    let subscription = match element.attr("subscription") {
+        None => Subscription::None,
+        Some(name) => Subscription::read(name)
+            .ok_or_else(|| format!("the subscription of {jid} is {name:?}"))?,
+    };
+    let ask = match element.attr("ask") {
+        None | Some("") => false,
+        Some("subscribe") => true,
+        Some(other) => {
+            unknown.note(&format!("ask='{other}' of a roster item"));
+            false
+        }
+    };
+    let mut item = RosterItem {
+        jid: jid.bare().to_string(),
+        name: element.attr("name").filter(|name| !name.is_empty()).map(str::to_owned),
+        subscription,
+        ask,
+        approved: matches!(element.attr("approved"), Some("true" | "1")),
+        groups: Vec::new(),
+    };
+    for child in element.children() {
+        match child.is("group", ns::ROSTER) {
+            true if child.text().is_empty() => {}
+            true if item.groups.contains(&child.text()) => {}
+            true => item.groups.push(child.text()),
+            false => unknown.note_element("", child.name(), child.ns()),
+        }
+    }
+    for (name, _) in element.attrs() {
+        if !["jid", "name", "subscription", "ask", "approved"].contains(&name) {
+            unknown.note(&format!("the attribute {name} of a roster item"));
+        }
+    }
+    Ok(item)
+}
+
+/// A pending request (§4.9), as Prosody (which forgets the namespace) and others write it.
+pub(super) fn request(user: &mut UserExport, mut presence: Element, hosts: &Hosts) -> Result<()> {
+    readdress(&mut presence, "from", hosts)?;
+    if presence.attr("from").is_none() {
+        return Err("a request of nobody".to_owned());
+    }
+    // It may name nobody, or the account as it was called elsewhere.
+    presence.set_attr("to", &user.account);
+    user.requests.push(stanza(presence, "a request")?);
+    Ok(())
+}
+
+/// A message that waits (§4.5).
+pub(super) fn message(user: &mut UserExport, mut message: Element, hosts: &Hosts) -> Result<()> {
+    readdress(&mut message, "from", hosts)?;
+    readdress(&mut message, "to", hosts)?;
+    let own = BareJid::parse(&user.account).map_err(|error| error.to_string())?;
+    let to = message.attr("to").and_then(|to| Jid::parse(to).ok());
+    if to.is_none_or(|to| to.bare() != own) {
+        message.set_attr("to", own.as_str());
+    }
+    user.offline.push(stanza(message, "a message")?);
+    Ok(())
+}
+
+/// Text that will be read as a stanza again.
+fn stanza(mut element: Element, what: &str) -> Result<String> {
+    for old in [ns::PIE, ns::PIE_OLD] {
+        if element.ns() == old {
+            element.rename_ns(old, ns::CLIENT);
+        }
+    }
+    let bytes = element.to_bytes();
+    let text = String::from_utf8(bytes.clone()).map_err(|error| error.to_string())?;
+    match Stanza::parse(Bytes::from(bytes)) {
+        Ok(_) => Ok(text),
+        Err(error) => Err(format!("{what} that XMPP cannot carry: {error}")),
+    }
+}
+
+fn readdress(element: &mut Element, attr: &str, hosts: &Hosts) -> Result<()> {
+    if let Some(text) = element.attr(attr) {
+        let jid = address(text, hosts)?;
+        element.set_attr(attr, jid.as_str());
+    }
+    Ok(())
+}
+
+fn address(text: &str, hosts: &Hosts) -> Result<Jid> {
+    let jid = Jid::parse(text).map_err(|error| format!("{text:?}: {error}"))?;
+    hosts.jid(&jid).ok_or_else(|| format!("{text:?} has no address here"))
+}
+
+/// Our own element.
+pub(super) fn account(
+    user: &mut UserExport,
+    created: Option<&str>,
+    disabled: Option<&str>,
+) -> Result<()> {
+    if let Some(text) = created {
+        let ms = date_time::parse(text).and_then(|ms| u64::try_from(ms).ok());
+        user.created = Some(ms.ok_or_else(|| format!("created at {text:?} is no time"))?);
+    }
+    user.disabled = match disabled {
+        None | Some("false" | "0") => false,
+        Some("true" | "1") => true,
+        Some(other) => return Err(format!("disabled is {other:?}")),
+    };
+    Ok(())
+}

@@ -1,0 +1,147 @@
+//! A document, written as it comes: a head, users under their hosts, a tail. Called by `cli::user`.
+//!
+//! Whoever stops before [`Writer::end`] leaves a document that is not well-formed, so that half an export is not taken
+//! for a whole one.
+
+use std::io::{self, Write};
+
+use xmpp::jid::BareJid;
+use xmpp::ns;
+use xmpp::payload::date_time;
+use xmpp::xml::element::Element;
+use xmpp::xml::write::attr;
+
+use crate::admin::{RosterItem, ScramCredentials, UserExport};
+
+/// See the room.
+pub struct Writer<W> {
+    out: W,
+    /// The host that is open.
+    host: Option<String>,
+    /// Messages of the user have come.
+    offline: bool,
+}
+
+impl<W: Write> Writer<W> {
+    /// Writes the head.
+    ///
+    /// # Errors
+    /// Nobody takes it.
+    pub fn begin(mut out: W) -> io::Result<Writer<W>> {
+        out.write_all(b"<?xml version='1.0' encoding='UTF-8'?>\n")?;
+        writeln!(out, "<server-data xmlns='{}'>", ns::PIE)?;
+        Ok(Writer { out, host: None, offline: false })
+    }
+
+    /// Opens a user and writes all that is there of it; messages may follow, then [`Writer::user_end`].
+    ///
+    /// # Errors
+    /// Nobody takes it, or it is no user: [`io::ErrorKind::InvalidData`].
+    pub fn user(&mut self, user: &UserExport) -> io::Result<()> {
+        let account = BareJid::parse(&user.account).map_err(invalid)?;
+        if self.host.as_deref() != Some(account.domain()) {
+            self.host_end()?;
+            self.tag("host", "jid", account.domain())?;
+            self.host = Some(account.domain().to_owned());
+        }
+        self.tag("user", "name", account.local().unwrap_or_default())?;
+        if user.created.is_some() || user.disabled {
+            let created = user.created.map(date_time::format);
+            let own = Element::new("account", ns::EXPORT)
+                .with_attr_opt("created", created.as_deref())
+                .with_attr_opt("disabled", user.disabled.then_some("true"));
+            self.element(&own)?;
+        }
+        for credentials in &user.scram {
+            self.element(&scram(credentials))?;
+        }
+        let roster = Element::new("query", ns::ROSTER);
+        self.element(&roster.with_children(user.roster.iter().map(item)))?;
+        for request in &user.requests {
+            self.element(&Element::parse(request.as_bytes()).map_err(invalid)?)?;
+        }
+        self.messages(&user.offline)
+    }
+
+    /// Messages of the user that is open.
+    ///
+    /// # Errors
+    /// As [`Writer::user`].
+    pub fn messages(&mut self, messages: &[String]) -> io::Result<()> {
+        for message in messages {
+            if !std::mem::replace(&mut self.offline, true) {
+                self.out.write_all(b"<offline-messages>\n")?;
+            }
+            self.element(&Element::parse(message.as_bytes()).map_err(invalid)?)?;
+        }
+        Ok(())
+    }
+
+    /// Closes the user.
+    ///
+    /// # Errors
+    /// Nobody takes it.
+    pub fn user_end(&mut self) -> io::Result<()> {
+        if std::mem::take(&mut self.offline) {
+            self.out.write_all(b"</offline-messages>\n")?;
+        }
+        self.out.write_all(b"</user>\n")
+    }
+
+    /// Writes the tail.
+    ///
+    /// # Errors
+    /// Nobody takes it.
+    pub fn end(mut self) -> io::Result<W> {
+        self.host_end()?;
+        self.out.write_all(b"</server-data>\n")?;
+        self.out.flush()?;
+        Ok(self.out)
+    }
+
+    fn host_end(&mut self) -> io::Result<()> {
+        match self.host.take() {
+            Some(_) => self.out.write_all(b"</host>\n"),
+            None => Ok(()),
+        }
+    }
+
+    fn tag(&mut self, name: &str, key: &str, value: &str) -> io::Result<()> {
+        let mut tag = format!("<{name}").into_bytes();
+        attr(&mut tag, key, value);
+        tag.extend_from_slice(b">\n");
+        self.out.write_all(&tag)
+    }
+
+    fn element(&mut self, element: &Element) -> io::Result<()> {
+        let mut bytes = Vec::with_capacity(256);
+        element.write_in(&mut bytes, ns::PIE);
+        bytes.push(b'\n');
+        self.out.write_all(&bytes)
+    }
+}
+
+fn invalid(cause: impl std::fmt::Display) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("what the node says is no user: {cause}"))
+}
+
+fn scram(credentials: &ScramCredentials) -> Element {
+    let child = |name: &str, text: &str| Element::new(name, ns::PIE_SCRAM).with_text(text);
+    Element::new("scram-credentials", ns::PIE_SCRAM)
+        .with_attr("mechanism", &credentials.mechanism)
+        .with_child(child("iter-count", &credentials.iterations.to_string()))
+        .with_child(child("salt", &credentials.salt))
+        .with_child(child("server-key", &credentials.server_key))
+        .with_child(child("stored-key", &credentials.stored_key))
+}
+
+fn item(item: &RosterItem) -> Element {
+    let group = |group: &String| Element::new("group", ns::ROSTER).with_text(group);
+    Element::new("item", ns::ROSTER)
+        .with_attr("jid", &item.jid)
+        .with_attr_opt("name", item.name.as_deref())
+        .with_attr("subscription", item.subscription.name())
+        .with_attr_opt("ask", item.ask.then_some("subscribe"))
+        .with_attr_opt("approved", item.approved.then_some("true"))
+        .with_children(item.groups.iter().map(group))
+}
