@@ -8,6 +8,7 @@ use node::storage::{Page, Storage as _};
 use replication::shard_of;
 
 use crate::people::device::account;
+use crate::plan::Profile;
 use crate::play::Play;
 
 /// A session row, as one node has it.
@@ -55,6 +56,8 @@ pub struct End {
     pub now: u64,
     /// Users there are.
     pub users: usize,
+    /// Lines were cut, nodes died or slept.
+    pub faulty: bool,
     /// Limits were small: something may be refused.
     pub small: bool,
     /// What did not come to rest.
@@ -121,6 +124,7 @@ impl End {
         Self {
             now: play.now,
             users: play.plan.users,
+            faulty: !matches!(play.plan.profile, Profile::Calm | Profile::Moves),
             small: !play.plan.limits.is_empty(),
             unrest,
             tables: play.hosts.iter().map(table).collect(),
