@@ -1,10 +1,13 @@
 //! Room: messages of other nodes' ledgers that sessions of this node have. When a client has one, or the last session that had it is over,
 //! the node where it entered is told. After that node's restart it asks what is here of what its former life promised.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use global_distrib::NodeIx;
 use parking_lot::Mutex;
+
+/// Bound on what is remembered of what each node was told last: more than it can have heard and not written down when it died.
+const RECENT_MAX: usize = 4_096;
 
 /// See the room. Memory: an entry for each message that waits for its client; bounded by mailboxes and unacknowledged queues.
 #[derive(Debug, Default)]
@@ -16,6 +19,8 @@ pub struct Held {
 struct Inner {
     /// By the node where they entered: the order there, and how many sessions have it.
     by: BTreeMap<NodeIx, BTreeMap<u64, u16>>,
+    /// What was told last, oldest first.
+    recent: BTreeMap<NodeIx, VecDeque<u64>>,
     /// What could not be told yet: the link was full.
     untold: BTreeMap<NodeIx, Vec<u64>>,
 }
@@ -29,7 +34,22 @@ impl Held {
 
     /// A client has it. Whether that is news.
     pub fn kept(&self, via: NodeIx, order: u64) -> bool {
-        self.inner.lock().by.get_mut(&via).is_some_and(|all| all.remove(&order).is_some())
+        let mut inner = self.inner.lock();
+        let news = inner.by.get_mut(&via).is_some_and(|all| all.remove(&order).is_some());
+        if news {
+            let recent = inner.recent.entry(via).or_default();
+            if recent.len() == RECENT_MAX {
+                recent.pop_front();
+            }
+            recent.push_back(order);
+        }
+        news
+    }
+
+    /// What that node was told last to be kept. Its former life may have died before that was written down: the next one is told again.
+    pub fn recent(&self, via: NodeIx) -> Vec<u64> {
+        let inner = self.inner.lock();
+        inner.recent.get(&via).map(|all| all.iter().copied().collect()).unwrap_or_default()
     }
 
     /// A session that had it is over. Whether it was the last, and no client has it.
@@ -86,5 +106,6 @@ mod tests {
         assert_eq!(held.of(eu), [8]);
         assert!(held.kept(eu, 8) && !held.kept(eu, 8));
         assert!(!held.let_go(eu, 8) && held.is_empty());
+        assert_eq!(held.recent(eu), [8]);
     }
 }

@@ -284,8 +284,9 @@ impl Geo {
         }
     }
 
-    /// The first word on a fresh link: what is here of that node's ledger.
+    /// The first word on a fresh link: what is here of that node's ledger, behind what it may have heard and forgotten.
     pub fn tell_held(&self, node: NodeIx) {
+        self.tell_kept(node, &self.held.recent(node));
         let orders = self.held.of(node);
         let mut parts = orders.chunks(frame::ORDERS_MAX);
         // Also when there is nothing: somebody may wait for the word.

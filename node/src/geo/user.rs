@@ -21,6 +21,9 @@ use crate::router::road::Road;
 use crate::router::{self, Holder, LetGo, Routed, perform};
 use crate::session::{Delivery, Owed, Seat};
 
+/// A message that comes back after so long says when it was sent (XEP-0203).
+const LATE_MS: u64 = 1_000;
+
 /// The node, as its links see it.
 pub struct User(pub Weak<Node>);
 
@@ -333,6 +336,11 @@ fn returned(node: &Arc<Node>, peer: &Peer, body: Bytes) {
         }
     }
     tracing::debug!(peer = %peer.id, early = head.early, "a stanza came back");
+    let accepted_ms = node.ledger.accepted_ms(head.order).unwrap_or(node.wall_ms());
+    let stanza = match node.wall_ms().saturating_sub(accepted_ms) >= LATE_MS {
+        true => router::delayed(node, &stanza, accepted_ms),
+        false => stanza,
+    };
     let routed = Routed { stanza, tries: head.tries, order: head.order, tracked };
     router::returned(node, peer.ix, routed, head.early);
 }
