@@ -74,6 +74,7 @@ pub(super) fn start(way: Way) -> (Inbox, Told<Position>, JoinHandle<()>) {
         copying: None,
         ask_at: None,
         held: false,
+        wanting: false,
         repeated: false,
     };
     (inbox, applied, tokio::spawn(task.run(events)))
@@ -83,6 +84,8 @@ pub(super) fn start(way: Way) -> (Inbox, Told<Position>, JoinHandle<()>) {
 struct Copying {
     copy: u64,
     shards: Vec<u8>,
+    /// The epoch of each, when the copy began.
+    epochs: Vec<u64>,
     number: u64,
     from: Option<Place>,
 }
@@ -104,6 +107,8 @@ struct Task {
     ask_at: Option<Instant>,
     /// Waiting for metadata.
     held: bool,
+    /// Shards were asked for that have not come: their home may not know yet that it is.
+    wanting: bool,
     /// Something came that is applied already: the home has not heard of that.
     repeated: bool,
 }
@@ -162,13 +167,15 @@ impl Task {
         self.shown.set(position);
     }
 
-    /// Shards whose home the region has become since they were last copied.
-    fn wanted(&self) -> Vec<u8> {
-        let moved = |shard: &u8| {
-            let place = self.shared.map.shard(*shard);
-            *place.region == *self.region && place.epoch > self.copied[usize::from(*shard)]
+    /// Shards whose home the region has become since they were last copied, and in which epoch.
+    fn wanted(&self) -> Vec<(u8, u64)> {
+        let moved = |shard: u8| {
+            let place = self.shared.map.shard(shard);
+            let moved =
+                *place.region == *self.region && place.epoch > self.copied[usize::from(shard)];
+            moved.then_some((shard, place.epoch))
         };
-        (0..=255u8).filter(moved).collect()
+        (0..=255u8).filter_map(moved).collect()
     }
 
     /// Says where we stand; the home goes on from there.
@@ -184,7 +191,10 @@ impl Task {
                 return;
             }
         };
-        let from = Ship::From { position: self.position, genesis, shards: self.wanted() };
+        let shards = self.wanted();
+        self.wanting = !shards.is_empty();
+        self.ask_at = self.wanting.then(|| Instant::now() + PATIENCE);
+        let from = Ship::From { position: self.position, genesis, shards };
         self.way.send(&from).await;
     }
 
@@ -294,7 +304,7 @@ impl Task {
             self.shared.clock.lock().observe(newest, wall);
         }
         self.position = Some(position);
-        self.ask_at = self.ask_at.filter(|_| self.held);
+        self.ask_at = self.ask_at.filter(|_| self.held || self.wanting);
         for entry in told.iter().filter(|entry| !entry.changes.is_empty()) {
             self.shared.applied.applied(AppliedAt { local_home: false }, &entry.changes);
         }
@@ -307,7 +317,10 @@ impl Task {
     async fn copy(&mut self, message: Ship) -> Result<(), StorageError> {
         match message {
             Ship::SnapshotBegin { copy, shards } => {
-                self.copying = Some(Copying { copy, shards, number: 0, from: None });
+                let epoch = |shard: &u8| self.shared.map.shard(*shard).epoch;
+                let epochs = shards.iter().map(epoch).collect();
+                self.copying = Some(Copying { copy, shards, epochs, number: 0, from: None });
+                self.ask_at = None; // It comes; should the way break, `Event::Up` asks.
             }
             Ship::SnapshotRows { copy, number, to, rows } => {
                 let Some(copying) = &mut self.copying else { return Ok(()) };
@@ -336,7 +349,7 @@ impl Task {
                 let Some(copying) = self.copying.take_if(|copying| copying.copy == copy) else {
                     return Ok(());
                 };
-                self.copy_done(copying.shards, position).await?;
+                self.copy_done(&copying, position).await?;
             }
             // The others are for the sending end.
             Ship::From { .. } | Ship::Batch { .. } | Ship::Ack(_) | Ship::SnapshotAck { .. } => {}
@@ -346,15 +359,19 @@ impl Task {
 
     async fn copy_done(
         &mut self,
-        shards: Vec<u8>,
+        copying: &Copying,
         position: Option<Position>,
     ) -> Result<(), StorageError> {
-        tracing::info!(region = self.region, shards = shards.len(), "a whole copy is complete");
-        for shard in &shards {
-            let place = self.shared.map.shard(*shard);
-            if *place.region == *self.region {
-                self.copied[usize::from(*shard)] = place.epoch;
+        let count = copying.shards.len();
+        tracing::info!(region = self.region, shards = count, "a whole copy is complete");
+        for (shard, epoch) in copying.shards.iter().zip(&copying.epochs) {
+            if *self.shared.map.shard(*shard).region == *self.region {
+                self.copied[usize::from(*shard)] = *epoch;
             }
+        }
+        self.wanting = !self.wanted().is_empty();
+        if self.wanting {
+            self.ask_at.get_or_insert(Instant::now() + PATIENCE);
         }
         write_shards(&self.shared, &self.region, &self.copied).await?;
         if let Some(position) = position {

@@ -74,7 +74,7 @@ const RETRY: Duration = Duration::from_secs(1);
 pub(super) struct From {
     pub(super) position: Option<Position>,
     pub(super) genesis: Option<Vec<u8>>,
-    pub(super) shards: Vec<u8>,
+    pub(super) shards: Vec<(u8, u64)>,
 }
 
 /// What the replica has said last. Newer words replace older ones, so it needs no queue.
@@ -210,7 +210,14 @@ impl Task {
         };
         let Some(seq) = seq else { return self.copy_all().await };
         self.shipper = None;
-        if !from.shards.is_empty() && !self.copy(from.shards, None).await? {
+        // Metadata may have told the replica before us. What we are not yet the home of we have no copy to give of: the replica would take
+        // an empty one for the truth. It asks again.
+        let ready = |(shard, epoch): (u8, u64)| {
+            let place = self.shared.map.shard(shard);
+            (place.local && place.epoch >= epoch).then_some(shard)
+        };
+        let shards: Vec<u8> = from.shards.into_iter().filter_map(ready).collect();
+        if !shards.is_empty() && !self.copy(shards, None).await? {
             return Ok(());
         }
         self.shipper = Some(Shipper::new(seq, self.shared.config.ship));
@@ -223,7 +230,8 @@ impl Task {
         self.shipper = None;
         let seq = self.shared.head.get();
         let position = Position { log: self.shared.log, seq };
-        if self.copy((0..=255).collect(), Some(position)).await? {
+        let homed = (0..=255).filter(|shard| self.shared.map.shard(*shard).local).collect();
+        if self.copy(homed, Some(position)).await? {
             self.shipper = Some(Shipper::new(seq, self.shared.config.ship));
         }
         Ok(())

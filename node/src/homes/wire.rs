@@ -48,8 +48,8 @@ pub(super) enum Ship {
         position: Option<Position>,
         /// The file this database was begun with, if any.
         genesis: Option<Vec<u8>>,
-        /// Shards that have become yours and of which I need a whole copy first.
-        shards: Vec<u8>,
+        /// Shards that have become yours and of which I need a whole copy first, each with the epoch in which they did.
+        shards: Vec<(u8, u64)>,
     },
     /// The entries that follow, dense.
     Batch { log: u64, entries: Vec<Entry> },
