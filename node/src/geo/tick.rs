@@ -98,6 +98,14 @@ async fn declare(node: &Arc<Node>, now: u64, unreached: &mut BTreeMap<String, u6
     };
     for (region, record) in &state.regions {
         if *region == *node.geo.me.region {
+            // Declared down while nobody reached us, and leading again since: nobody else would say that we are back.
+            if record.state == RegionState::Down {
+                let command = Command::RegionReturned { region: region.clone() };
+                tracing::warn!(?command, "the metadata leader declares itself");
+                if let Err(error) = node.metadata.propose(command, Duration::from_secs(2)).await {
+                    tracing::warn!(%error, "the declaration was not agreed on");
+                }
+            }
             continue;
         }
         let in_region =
