@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::FutureExt as _;
 use node::features::roster::record::{Contact, ROSTER, VERSION};
+use node::features::roster::subscription::State;
 use node::storage::{Page, Storage as _};
 use replication::shard_of;
 
@@ -50,14 +51,25 @@ pub struct Roster {
     pub items: BTreeMap<u64, u64>,
 }
 
+/// What the rosters of two users say of one direction of their relation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shown {
+    /// Both say yes.
+    Yes,
+    /// Both say no.
+    No,
+    /// The second home was not told (docs/consistency.md: a subscription is two commits).
+    Disputed,
+}
+
 /// See the module.
 pub struct End {
     /// When.
     pub now: u64,
     /// Users there are.
     pub users: usize,
-    /// Lines were cut, nodes died or slept.
-    pub faulty: bool,
+    /// Nothing broke but people's own connections.
+    pub faultless: bool,
     /// Limits were small: something may be refused.
     pub small: bool,
     /// What did not come to rest.
@@ -72,6 +84,8 @@ pub struct End {
     pub online: BTreeMap<usize, Online>,
     /// Messages in the offline store at their addressee's home.
     pub stored: BTreeSet<usize>,
+    /// (whose, who): both rosters say, or only one, that `who` gets the presence of `whose`.
+    pub shown_to: BTreeMap<(usize, usize), Shown>,
     /// By user: the roster at each host, home first.
     pub rosters: Vec<Vec<(String, Roster)>>,
 }
@@ -82,6 +96,7 @@ impl End {
         let hosts: Vec<String> = play.hosts.iter().map(|host| host.name.clone()).collect();
         let mut stored = BTreeSet::new();
         let mut rosters = Vec::new();
+        let mut states: BTreeMap<(usize, usize), State> = BTreeMap::new();
         for user in 0..play.plan.users {
             let owner = account(user);
             let home = usize::from(shard_of(&owner)) % hosts.len();
@@ -105,6 +120,27 @@ impl End {
                 all.push((hosts[ix].clone(), roster(play, ix, &owner)));
             }
             rosters.push(all);
+            let map = play.hosts[home].disk.memory.map(ROSTER, &owner).now_or_never();
+            for (jid, bytes) in map.and_then(Result::ok).unwrap_or_default() {
+                let other =
+                    jid.strip_prefix('u').and_then(|rest| rest.split('@').next()?.parse().ok());
+                if let (Some(other), Some(contact)) = (other, Contact::decode(&bytes)) {
+                    states.insert((user, other), contact.state);
+                }
+            }
+        }
+        let mut shown_to = BTreeMap::new();
+        for whose in 0..play.plan.users {
+            for who in (0..play.plan.users).filter(|who| *who != whose) {
+                let from = states.get(&(whose, who)).is_some_and(|state| state.from);
+                let to = states.get(&(who, whose)).is_some_and(|state| state.to);
+                let shown = match (from, to) {
+                    (true, true) => Shown::Yes,
+                    (false, false) => Shown::No,
+                    _ => Shown::Disputed,
+                };
+                shown_to.insert((whose, who), shown);
+            }
         }
         let online = play
             .devices
@@ -124,7 +160,6 @@ impl End {
         Self {
             now: play.now,
             users: play.plan.users,
-            faulty: !matches!(play.plan.profile, Profile::Calm | Profile::Moves),
             small: !play.plan.limits.is_empty(),
             unrest,
             tables: play.hosts.iter().map(table).collect(),
@@ -140,6 +175,8 @@ impl End {
             hosts,
             online,
             stored,
+            shown_to,
+            faultless: matches!(play.plan.profile, Profile::Calm | Profile::Moves),
             rosters,
         }
     }

@@ -60,6 +60,8 @@ pub enum Deed {
     Presence,
     /// Names a contact.
     Roster,
+    /// Asks to see somebody's presence, or lets somebody see one's own no longer.
+    Subscribe,
     /// Closes the stream and comes back at once, elsewhere.
     Move,
     /// Closes the stream and stays away for a while.
@@ -145,6 +147,7 @@ impl Plan {
             (6, Deed::Direct),
             (10, Deed::Presence),
             (10, Deed::Roster),
+            (3, Deed::Subscribe),
             (5, Deed::Leave),
         ];
         if profile != Profile::Calm {

@@ -450,6 +450,13 @@ impl Play {
                     device.ask(around);
                 });
             }
+            Deed::Subscribe => {
+                let to = self.people.index(self.plan.users);
+                let word = if self.people.percent(60) { "subscribe" } else { "unsubscribed" };
+                if to != self.devices[&id].user {
+                    self.with(id, |device, around| device.relate(around, word, to));
+                }
+            }
             Deed::Move => {
                 let elsewhere = self.people.index(self.hosts.len());
                 let same = self.devices[&id].host().filter(|_| self.people.percent(30));
@@ -820,7 +827,7 @@ fn genesis(users: usize) -> Vec<(Place, Vec<u8>)> {
 }
 
 /// Whether two users see each other's presence.
-pub fn friends(users: usize, one: usize, other: usize) -> bool {
+fn friends(users: usize, one: usize, other: usize) -> bool {
     let last = users - 1;
     one != other && ((one != last && other != last) || one.min(other) == 0)
 }

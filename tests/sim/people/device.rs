@@ -653,4 +653,12 @@ impl Device {
         );
         self.say(around, text.into_bytes());
     }
+
+    /// A word about subscriptions (RFC 6121 §3): `subscribe`, `subscribed`, `unsubscribed`.
+    pub fn relate(&mut self, around: &mut Around<'_>, word: &str, to_user: usize) {
+        let name = self.name();
+        around.story.tell(around.now, || format!("{name} says {word} to u{to_user}"));
+        let text = format!("<presence type='{word}' to='{}'/>", account(to_user));
+        self.say(around, text.into_bytes());
+    }
 }

@@ -72,6 +72,14 @@ fn message(device: &mut Device, around: &mut Around<'_>, element: &Element) {
 }
 
 fn presence(device: &mut Device, around: &mut Around<'_>, element: &Element) {
+    if element.attr("type") == Some("subscribe") {
+        // Everybody says yes.
+        let asks = element.attr("from").and_then(|from| user_of(from.split('/').next()?));
+        if let Some(user) = asks {
+            device.relate(around, "subscribed", user);
+        }
+        return;
+    }
     let Some((user, resource)) = element.attr("from").and_then(parse) else { return };
     let status = match element.attr("type") {
         None => {
@@ -98,8 +106,12 @@ fn presence(device: &mut Device, around: &mut Around<'_>, element: &Element) {
 /// `u3@chat.example/phone`.
 fn parse(full: &str) -> Option<(usize, String)> {
     let (bare, resource) = full.split_once('/')?;
-    let user = bare.strip_prefix('u')?.split('@').next()?.parse().ok()?;
-    Some((user, resource.to_owned()))
+    Some((user_of(bare)?, resource.to_owned()))
+}
+
+/// `u3@chat.example`.
+fn user_of(bare: &str) -> Option<usize> {
+    bare.strip_prefix('u')?.split('@').next()?.parse().ok()
 }
 
 fn iq(device: &mut Device, around: &mut Around<'_>, element: &Element) {

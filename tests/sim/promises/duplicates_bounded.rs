@@ -19,7 +19,7 @@ fn both_died(journal: &Journal, first: &Seen, again: &Seen) -> bool {
 
 /// It was handed out from the store, and again, while nodes died, slept or could not talk.
 fn home_did_not_hear(end: &End, first: &Seen, again: &Seen) -> bool {
-    end.faulty && first.late && again.late
+    !end.faultless && first.late && again.late
 }
 
 /// See the module.

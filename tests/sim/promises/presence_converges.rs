@@ -1,27 +1,31 @@
 //! I8. *My contacts see me while I am connected, and nobody else does:* once all is quiet each device has heard the last presence of every
-//! device of its user's friends and of its own user, and nothing of strangers.
+//! device of its own user and of those whose presence its user is subscribed to, and sees nobody else. Where the two rosters disagree
+//! (a subscription is two commits) nothing is asked; without faults they may not.
 
-use crate::end::End;
+use crate::end::{End, Shown};
 use crate::people::journal::Journal;
 use crate::people::{RESOURCES, device::account};
-use crate::play::friends;
 
 /// See the module.
 pub fn check(journal: &Journal, end: &End) -> Vec<String> {
     let mut broken = Vec::new();
     for (hearer, of) in &end.online {
         for (whom, shown) in end.online.iter().filter(|(whom, _)| *whom != hearer) {
-            let entitled = of.user == shown.user || friends(end.users, of.user, shown.user);
+            let own = of.user == shown.user;
+            let relation =
+                if own { Some(&Shown::Yes) } else { end.shown_to.get(&(shown.user, of.user)) };
             let heard = journal.heard.get(&(*hearer, *whom));
             let status = heard.and_then(|heard| heard.status);
-            if entitled && status != shown.shows {
-                broken.push(format!(
+            match relation {
+                Some(Shown::Yes) if status != shown.shows => broken.push(format!(
                     "{} last heard {heard:?} of {}, which shows {:?}",
                     of.full, shown.full, shown.shows
-                ));
-            }
-            if !entitled && heard.is_some() {
-                broken.push(format!("{} has heard of {}, a stranger", of.full, shown.full));
+                )),
+                Some(Shown::No) if status.is_some() => broken.push(format!(
+                    "{} sees {} ({heard:?}), whose presence it is not subscribed to",
+                    of.full, shown.full
+                )),
+                _ => {}
             }
         }
         // Whoever is not online is not seen.
@@ -34,6 +38,12 @@ pub fn check(journal: &Journal, end: &End) -> Vec<String> {
                     account(user)
                 ));
             }
+        }
+    }
+    for ((whose, who), shown) in &end.shown_to {
+        if end.faultless && *shown == Shown::Disputed {
+            broken
+                .push(format!("whether u{who} sees u{whose} is said differently by their rosters"));
         }
     }
     broken
