@@ -18,7 +18,7 @@ use crate::end::End;
 use crate::people::device::{Around, Device, PASSWORD, account};
 use crate::people::journal::Journal;
 use crate::people::{RESOURCES, number_of};
-use crate::plan::{Deed, Fault, Plan, names};
+use crate::plan::{Deed, Fault, Plan, Profile, names};
 use crate::promises;
 use crate::world::chance::Chance;
 use crate::world::council::Council;
@@ -509,7 +509,11 @@ impl Play {
         let count = self.hosts.len();
         let one = self.fate.index(count);
         let other = (one + 1 + self.fate.index(count - 1)) % count;
-        let long = self.fate.weighted(&[(4, 800), (4, 3_000), (2, 12_000)]);
+        let long = if self.plan.profile == Profile::Falls {
+            self.fate.between(20_000, 40_000)
+        } else {
+            self.fate.weighted(&[(4, 800), (4, 3_000), (2, 12_000)])
+        };
         let until = self.now + self.fate.between(long / 3, long);
         let fault = self.fate.weighted(&self.plan.faults);
         match fault {

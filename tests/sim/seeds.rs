@@ -1,7 +1,8 @@
 //! Plays many seeds and asks every promise of each. Ends as cargo's own tests do: a line for each promise under each profile, then
 //! `test result:`.
 //!
-//! * `PANGAEA_SEED=42`: one seed, with its story. `PANGAEA_SEEDS=20000`: so many (1,000 by default). Profiles by name as arguments.
+//! * `PANGAEA_SEED=42`: one seed, with its story. `PANGAEA_SEEDS=20000`: so many (1,000 by default). Profiles by name as arguments;
+//!   `falls` is played only when it is named.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -9,7 +10,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use pangaea_sim::plan::{PROFILES, Profile};
+use pangaea_sim::plan::{FALLS_FROM, PROFILES, Profile};
 use pangaea_sim::play::play;
 use pangaea_sim::promises;
 
@@ -29,17 +30,21 @@ fn main() -> ExitCode {
     let seeds = number("PANGAEA_SEEDS").unwrap_or(1_000);
     let wanted: Vec<String> =
         std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    let falls = wanted.iter().any(|word| word == Profile::Falls.name());
     let profiles: Vec<Profile> = PROFILES
         .into_iter()
         .filter(|profile| {
             wanted.is_empty() || wanted.iter().any(|word| profile.name().contains(word.as_str()))
         })
+        .chain(falls.then_some(Profile::Falls))
         .collect();
     let threads = number("PANGAEA_SIM_THREADS").unwrap_or_else(|| {
         std::thread::available_parallelism().map_or(2, |count| count.get() as u64)
     });
     let began = Instant::now();
-    let next = AtomicU64::new(0);
+    let first = if falls { FALLS_FROM } else { 0 };
+    let seeds = first + seeds;
+    let next = AtomicU64::new(first);
     let broken: Mutex<Broken> = Mutex::default();
     let played: Mutex<BTreeMap<Profile, (u64, u64)>> = Mutex::default();
     std::thread::scope(|scope| {

@@ -619,6 +619,10 @@ impl Device {
         self.numbers += 1;
         let status = (self.id as u64) << 32 | self.numbers;
         self.shows = priority.map(|priority| (status, priority));
+        if priority.is_none() {
+            // RFC 6121 §4.5.2: from now on it is told of nobody, so what it knew is worth nothing.
+            around.journal.heard.retain(|(hearer, _), _| *hearer != self.id);
+        }
         let text = match priority {
             Some(priority) => {
                 format!(

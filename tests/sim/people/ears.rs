@@ -100,6 +100,9 @@ fn presence(device: &mut Device, around: &mut Around<'_>, element: &Element) {
         format!("{name} sees u{user}/{resource} {shown}")
     });
     let Some(who) = super::number_of(user, &resource) else { return };
+    if device.shows.is_none() {
+        return;
+    }
     around.journal.heard.insert((device.id, who), Heard { status, at: around.now });
 }
 
