@@ -206,6 +206,7 @@ impl<H: Clone + PartialEq, S> Directory<H, S> {
         let mut entry = self.users.entry_sync(row.full.bare()).or_default();
         let user = entry.get_mut();
         let mut superseded = None;
+        let mut lost = None;
         if let Some(at) = user.rows.iter().position(|known| known.full == row.full) {
             let known = &user.rows[at];
             let same = known.place == row.place && known.generation == row.generation;
@@ -220,11 +221,13 @@ impl<H: Clone + PartialEq, S> Directory<H, S> {
             if !same {
                 user.way.leaves(old.there(), old.generation);
             }
-            if let Place::Here(handle) = old.place {
-                self.sessions_here.fetch_sub(1, Ordering::Relaxed);
-                if !same {
-                    superseded = Some(handle);
+            match &old.place {
+                Place::Here(handle) => {
+                    self.sessions_here.fetch_sub(1, Ordering::Relaxed);
+                    superseded = (!same).then(|| handle.clone());
                 }
+                // Its node ends it when it hears of the newer one, unless that one is gone by then.
+                Place::There(_) => lost = Some(old).filter(|_| !same),
             }
         }
         if matches!(row.place, Place::Here(_)) {
@@ -232,6 +235,9 @@ impl<H: Clone + PartialEq, S> Directory<H, S> {
         }
         user.unshadow(row.there(), &row.full);
         user.rows.push(row);
+        if let Some(old) = lost {
+            user.shadow(old);
+        }
         Bound { superseded, lost: false, reopen: user.gate.is_some() }
     }
 

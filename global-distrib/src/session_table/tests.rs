@@ -542,6 +542,24 @@ fn a_node_that_dies_takes_its_rows_along_and_frees_who_waited_for_it() {
 }
 
 #[test]
+fn a_row_that_lost_to_a_newer_one_stands_when_that_is_gone_first() {
+    let play = Play::new(Wire::alone());
+    let places =
+        || play.table.read(juliet().as_str(), |rows| rows.iter().map(Row::there).collect());
+    // The later word of a node whose clock is ahead, and then its goodbye.
+    play.bind("balcony", Place::There(B), 1);
+    play.bind("balcony", Place::There(C), 9);
+    assert_eq!(places(), Some(vec![Some(C)]));
+    play.table.unbind_there(C, &full("balcony"), Hlc(9), 0, &play.wire);
+    assert_eq!(places(), Some(vec![Some(B)]));
+    // Or its node has ended it meanwhile.
+    play.bind("balcony", Place::There(C), 10);
+    play.table.unbind_there(B, &full("balcony"), Hlc(1), 0, &play.wire);
+    play.table.unbind_there(C, &full("balcony"), Hlc(10), 0, &play.wire);
+    assert_eq!(places().unwrap_or_default(), Vec::<Option<NodeIx>>::new());
+}
+
+#[test]
 fn light_changes_once_and_names_available_rows_only() {
     let play = Play::new(Wire::alone());
     play.bind("balcony", Place::There(B), 1);

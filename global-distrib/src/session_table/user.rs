@@ -69,7 +69,9 @@ impl<H, S> User<H, S> {
         let Some(shadows) = &mut self.shadows else { return };
         let of_full = shadows.iter().enumerate().filter(|(_, known)| known.full == *full);
         if let Some((at, _)) = of_full.max_by_key(|(_, known)| known.generation) {
-            self.rows.push(shadows.swap_remove(at));
+            let row = shadows.swap_remove(at);
+            self.way.stays(row.there(), row.generation);
+            self.rows.push(row);
         }
         if shadows.is_empty() {
             self.shadows = None;

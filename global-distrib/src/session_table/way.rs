@@ -198,6 +198,15 @@ impl Way {
         }
     }
 
+    /// A row that had lost has its place back: its session is not leaving.
+    pub(super) fn stays(&mut self, node: Option<NodeIx>, generation: Hlc) {
+        let Some(leaving) = &mut self.leaving else { return };
+        leaving.retain(|one| one.node != node || one.generation != generation);
+        if leaving.is_empty() {
+            self.leaving = None;
+        }
+    }
+
     /// A session has ended, here or on `node`. True when it was one of those waited for.
     pub(super) fn left(
         &mut self,
