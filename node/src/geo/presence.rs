@@ -109,11 +109,12 @@ impl Geo {
         let mut elsewhere: BTreeMap<NodeIx, Vec<BareJid>> = BTreeMap::new();
         let Some(asker) = seat_of(node, from) else { return };
         for account in to {
+            let shown = node.rosters.shows_to(&account, &asker.bare);
             let mut here: Vec<Arc<Seat>> = Vec::new();
             node.directory.read(account.as_str(), |rows| {
                 for row in rows.iter().filter(|row| row.available && row.lit && row.full != *from) {
                     match (row.here(), row.there()) {
-                        (Some(seat), _) => here.push(seat.clone()),
+                        (Some(seat), _) if shown => here.push(seat.clone()),
                         (None, Some(ix)) => {
                             let asked = elsewhere.entry(ix).or_default();
                             if asked.last() != Some(&account) {
@@ -141,10 +142,12 @@ impl Geo {
     }
 }
 
-/// RFC 6121 §4.3.2: the presence of our resources, to the one that asks. The asking region looked at the asker's roster, which says that the
-/// account granted it; ours may not have heard of that yet, so it is not asked again. On the way of all presence, so that none passes another.
+/// RFC 6121 §4.3.2: the presence of our resources, to the one that asks. The asking region looked at the asker's roster, we look at the account's:
+/// if ours has not heard of the grant yet, it tells when it does, and if it has heard of the end, it has told. On the way of all presence, so that
+/// none passes another.
 pub fn answer_probe(node: &Arc<Node>, peer: &Peer, probe: &PresenceProbe) {
-    for account in &probe.to {
+    let asker = probe.from.bare();
+    for account in probe.to.iter().filter(|account| node.rosters.shows_to(account, &asker)) {
         for seat in perform::seats_of(node, account.as_str()) {
             seat.tell_presence(|presence| {
                 let sent = node.geo.send_with(peer.ix, frame::PRESENCE, |out| {

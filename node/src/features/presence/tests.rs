@@ -165,15 +165,24 @@ async fn what_is_no_presence_is_refused_and_probes_of_clients_go_nowhere() {
 #[tokio::test]
 async fn contacts_see_each_other_come_and_go() {
     let house = verona().await;
+    // Juliet's own roster knows of it too; that of Paris says nothing.
+    for kind in [Subscription::Subscribe, Subscription::Subscribed] {
+        let (contact, items_max) = (bare("romeo"), 10);
+        let stanza = b"<presence type='subscribe' from='romeo@chat.example'/>".to_vec();
+        let request = match kind {
+            Subscription::Subscribe => Request::In { contact, kind, stanza, items_max },
+            kind => Request::Out { contact, kind, items_max },
+        };
+        roster::ask(&house.node, &bare("juliet"), &request).await.expect("done");
+    }
     let juliet = house.available("juliet/balcony", 0).await;
     let paris = house.available("paris/street", 0).await;
     let romeo = house.available("romeo/orchard", 0).await;
     let seen = house.mail(&juliet).await;
     assert!(seen.iter().any(|text| text.contains("from='romeo@chat.example/orchard'")), "{seen:?}");
     let seen = mail(&romeo).join("\n");
-    // §4.3.2 would have the contact's server look at the contact's roster; here the asker's says what the contact's home has granted
-    // (`geo::user::answer_probe` says why).
-    assert!(seen.contains("juliet@chat.example/balcony") && seen.contains("paris"), "{seen}");
+    // §4.3.2: the contact's server looks at the contact's roster. Paris has granted nothing, whatever Romeo's says.
+    assert!(seen.contains("juliet@chat.example/balcony") && !seen.contains("paris"), "{seen}");
     assert!(mail(&paris).iter().all(|text| !text.contains("romeo")));
     house.says(&romeo, "<presence type='unavailable'/>").await;
     let seen = mail(&juliet).join("\n");

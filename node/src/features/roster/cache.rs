@@ -83,6 +83,17 @@ impl Rosters {
         }
     }
 
+    /// Whether the account lets that one see its presence, as far as is known here. If its roster is not held: yes, for whoever asks has
+    /// looked at the asker's.
+    pub fn shows_to(&self, account: &BareJid, asker: &BareJid) -> bool {
+        let shows = |slot: &Slot| match slot {
+            Slot::Ready(roster) => roster.has_subscriber(asker),
+            Slot::Loading { .. } => true,
+        };
+        let known = self.slots.read_sync(account.as_str(), |_, slot| shows(slot));
+        account == asker || known.unwrap_or(true)
+    }
+
     /// Nobody of that account is here any more. While it is read it stays: the reader must hear of what changes meanwhile.
     pub fn evict(&self, account: &BareJid) {
         self.slots.remove_if_sync(account, |slot| !slot.is_loading());
