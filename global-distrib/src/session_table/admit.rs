@@ -10,7 +10,6 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use config::canary::{Canary, sings};
 use parking_lot::{Mutex, RwLock};
 
 use super::*;
@@ -99,8 +98,7 @@ impl<H: Clone + PartialEq, S> Directory<H, S> {
         let taken = self
             .users
             .update_sync(to, |_, user| {
-                let refused = lane.given.lock().fences.contains_key(to);
-                if user.way.is_leaving_here() || (refused && !sings(Canary::TakesBehindRefused)) {
+                if user.way.is_leaving_here() || lane.given.lock().fences.contains_key(to) {
                     Taken::NotYet
                 } else if deliver(&user.rows) {
                     Taken::Yes

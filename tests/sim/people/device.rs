@@ -118,6 +118,8 @@ pub struct Device {
     /// Acknowledgements that wait: when, for how many.
     pub acks_at: VecDeque<u64>,
     pub(super) bound: Option<Bound>,
+    /// Where its last session was, and in which life of that host.
+    pub(super) last: Option<(usize, u64)>,
     pub(super) line: Option<Line>,
     framer: Framer,
     input: Vec<u8>,
@@ -144,6 +146,7 @@ impl Device {
             shows: None,
             acks_at: VecDeque::new(),
             bound: None,
+            last: None,
             line: None,
             framer: Framer::stream(Limits::STANZA),
             input: Vec::new(),
@@ -456,6 +459,7 @@ impl Device {
             handled: 0,
             unacked: VecDeque::new(),
         });
+        self.last = Some((line.host, around.lives[line.host]));
         self.stage = Stage::Enabling;
     }
 

@@ -126,6 +126,16 @@ fn iq(device: &mut Device, around: &mut Around<'_>, element: &Element) {
         } else {
             let name = device.name();
             around.story.tell(around.now, || format!("{name} may not bind"));
+            // Nothing can be newer than the bind that follows it at the same node.
+            let same =
+                device.host().is_some_and(|host| device.last == Some((host, around.lives[host])));
+            if same {
+                let at = around.now;
+                around.journal.is_wrong(
+                    "one_owner",
+                    format!("{name} may not bind where it was bound last, at {at}"),
+                );
+            }
             device.drop_line(around);
             device.dial_at = Some(around.now + 1_000);
             device.dial_to = usize::MAX;

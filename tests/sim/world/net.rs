@@ -631,3 +631,85 @@ fn break_off(
         wake.extend(flow.writer.take());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn way(delay_ms: u64) -> Way {
+        Way { delay_ms, jitter_ms: 0, loss_percent: 0, cut: false }
+    }
+
+    /// Two hosts 10 ms apart, and a connection from the first to the second.
+    fn connected() -> (Net, u64) {
+        let net = Net::new(vec![vec![way(10); 2]; 2], Chance::new(1));
+        let (listener, _incoming) = tokio::sync::mpsc::unbounded_channel();
+        net.listen(1, Some(listener));
+        let Attempt::Made(conn, 20) = net.connect(Party::Host(0), 1, None, 0) else {
+            panic!("it answers after a round trip");
+        };
+        (net, conn)
+    }
+
+    fn data(text: &str) -> Read {
+        Read::Data(text.as_bytes().to_vec())
+    }
+
+    #[test]
+    fn what_is_written_arrives_after_its_time_and_in_order() {
+        let (net, conn) = connected();
+        assert_eq!(net.write(conn, 0, b"one ", 20, None).ok(), Some(4));
+        assert_eq!(net.write(conn, 0, b"two", 25, None).ok(), Some(3));
+        assert_eq!(net.read(conn, 1, 99, 29, None), Read::Nothing(30));
+        assert_eq!(net.read(conn, 1, 99, 30, None), data("one "));
+        assert_eq!(net.read(conn, 1, 2, 35, None), data("tw"));
+        assert_eq!(net.read(conn, 1, 2, 35, None), data("o"));
+        assert_eq!(net.read_of(conn, 0), 7);
+    }
+
+    #[test]
+    fn a_cut_holds_what_is_on_the_way_and_healing_brings_it() {
+        let (net, conn) = connected();
+        net.write(conn, 0, b"held", 20, None).expect("written");
+        net.cut(0, 1, 25);
+        assert_eq!(net.read(conn, 1, 99, 1_000, None), Read::Nothing(NEVER));
+        net.write(conn, 1, b"back", 30, None).expect("the other way is open");
+        assert_eq!(net.read(conn, 0, 99, 40, None), data("back"));
+        net.heal(0, 1, 50);
+        assert_eq!(net.read(conn, 1, 99, 60 + RETRY_MS_MAX, None), data("held"));
+    }
+
+    #[test]
+    fn a_reset_leaves_what_has_arrived_and_nothing_else() {
+        let (net, conn) = connected();
+        net.write(conn, 0, b"there", 20, None).expect("written");
+        net.write(conn, 0, b" lost", 35, None).expect("written");
+        net.reset(conn, 40);
+        assert_eq!(net.read(conn, 1, 99, 50, None), data("there"));
+        assert_eq!(net.read(conn, 1, 99, 50, None), Read::Reset);
+        assert!(net.write(conn, 0, b"more", 50, None).is_err());
+    }
+
+    #[test]
+    fn a_killed_host_is_told_of_and_a_dark_one_is_not() {
+        for silent in [false, true] {
+            let (net, conn) = connected();
+            net.kill(1, silent, 20);
+            let told = net.read(conn, 0, 99, 10_000, None);
+            assert_eq!(matches!(told, Read::Nothing(NEVER)), silent, "{told:?}");
+            assert!(matches!(net.connect(Party::Host(0), 1, None, 30), Attempt::Refused(_)));
+            net.back(1, 20_000);
+            assert!(matches!(net.read(conn, 0, 99, 30_000, None), Read::End | Read::Reset));
+        }
+    }
+
+    #[test]
+    fn a_full_window_takes_nothing_until_it_is_read() {
+        let (net, conn) = connected();
+        let all = vec![0; WINDOW_BYTES + 1];
+        assert_eq!(net.write(conn, 0, &all, 20, None).ok(), Some(WINDOW_BYTES));
+        assert_eq!(net.write(conn, 0, &all, 20, None).ok(), Some(0));
+        net.read(conn, 1, 100, 30, None);
+        assert_eq!(net.write(conn, 0, &all, 30, None).ok(), Some(100));
+    }
+}
