@@ -348,6 +348,10 @@ impl Device {
                 let what = what.unwrap_or_default();
                 let name = self.name();
                 around.story.tell(around.now, || format!("{name}: stream error {what}"));
+                if what == "conflict" {
+                    // Somewhere there is a bind that counts as newer: clocks may be an hour apart.
+                    self.last = None;
+                }
                 // The session is over, whatever the reason.
                 self.over(around);
             }
