@@ -97,3 +97,15 @@ fn a_home_that_does_requests_twice() {
 fn binds_ordered_by_the_wall_clock() {
     is_found(Canary::ClockFollowsWall, Profile::Pauses);
 }
+
+#[test]
+#[ignore]
+fn dbg_all() {
+    for canary in [Canary::AnswersForgotten, Canary::NewcomerTakes, Canary::TakesBehindRefused, Canary::ClockFollowsWall] {
+        std::thread::spawn(move || {
+        for profile in PROFILES {
+            let r = std::panic::catch_unwind(|| is_found(canary, profile));
+            println!("{canary:?} {} {}", profile.name(), r.is_ok());
+        }}).join().ok();
+    }
+}
