@@ -2,9 +2,6 @@
 //!
 //! With our own client, which says exactly what is sent and when. The rows are those of a geo-distributed domain that
 //! others accept a loss in; here a loss is a failure.
-//!
-//! `docs/consistency.md` names gaps that are left: where a test meets one, it asks for what is promised today, and with
-//! `PANGAEA_TEST_STRICT=1` for what the plan promises.
 
 use pangaea_tests::client::{Client, Result, patience};
 use pangaea_tests::harness::Test;
@@ -35,11 +32,6 @@ pub(crate) fn tests(platform: &Platform) -> Vec<Test<'_>> {
     ]
 }
 
-/// Is the plan's promise asked for, instead of today's?
-fn strict() -> bool {
-    std::env::var_os("PANGAEA_TEST_STRICT").is_some()
-}
-
 async fn online(client: &mut Client) -> Result<()> {
     client.connect().await?;
     client.send("<presence/>").await?;
@@ -62,27 +54,6 @@ async fn hear(client: &mut Client, ledger: &mut Ledger, sender: &str, count: usi
         ledger.enter(&got.body().unwrap_or_default());
     }
     Ok(())
-}
-
-/// Enters what comes of a writer, messages that waited in a ledger of their own: today those that are handed out at login
-/// may come beside new ones, each kind in order (strict: all in one order).
-async fn hear_both(client: &mut Client, ledgers: &mut [Ledger; 2], count: usize) -> Result<()> {
-    let deadline = Instant::now() + patience() * 3;
-    while ledgers[0].count("writer") + ledgers[1].count("writer") < count {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let got = client
-            .wait_for_within(left, &format!("{count} messages"), |e| e.body().is_some())
-            .await?;
-        enter_one(&got, ledgers);
-    }
-    Ok(())
-}
-
-fn enter_one(message: &pangaea_tests::xml::Element, ledgers: &mut [Ledger; 2]) {
-    let waited = !strict() && message.child("delay", "urn:xmpp:delay").is_some();
-    if let Some(text) = message.body() {
-        ledgers[usize::from(waited)].enter(&text);
-    }
 }
 
 fn enter_all(client: &mut Client, ledger: &mut Ledger) {
@@ -111,34 +82,29 @@ async fn clean_moves(platform: &Platform) -> Result<()> {
         let back = writer.drain().into_iter().find(|e| e.attr("type") == Some("error"));
         back.map_or(Ok(sent), |e| Err(format!("given back to the writer: {e}")))
     });
-    let mut heard = [Ledger::default(), Ledger::default()];
+    let mut heard = Ledger::default();
     for turn in 0..MOVES {
         let mut reader = platform.user(51, turn % 3, "reader")?;
         online(&mut reader).await?;
-        let goal = heard[0].count("writer") + heard[1].count("writer") + 40;
-        hear_both(&mut reader, &mut heard, goal).await?;
+        let goal = heard.count("writer") + 40;
+        hear(&mut reader, &mut heard, "writer", goal).await?;
         reader.disconnect().await?;
-        reader.drain().iter().for_each(|e| enter_one(e, &mut heard));
+        enter_all(&mut reader, &mut heard);
     }
     stop.send_replace(true);
     let sent = writing.await.map_err(|e| e.to_string())??;
     let mut reader = platform.user(51, 1, "reader")?;
     online(&mut reader).await?;
-    let all_came = hear_both(&mut reader, &mut heard, usize::try_from(sent).expect("few")).await;
+    let goal = usize::try_from(sent).expect("few");
+    let all_came = hear(&mut reader, &mut heard, "writer", goal).await;
     reader.ping().await?;
-    reader.drain().iter().for_each(|e| enter_one(e, &mut heard));
-    for ledger in &heard {
-        ledger.in_order("writer")?;
-    }
-    let [mut all, waited] = heard;
-    all.join(waited);
-    all.complete("writer", sent)?;
+    enter_all(&mut reader, &mut heard);
+    heard.verdict("writer", sent)?;
     all_came
 }
 
 /// The reader's connection is cut; he logs in under the same name in another region instead of resuming. What he had not
-/// acknowledged may come again: so the first coming of each number counts, and these must be all (strict: in order too;
-/// today new messages may reach the new session before those of the old one do).
+/// acknowledged may come again: so the first coming of each number counts, and these must be all, in order.
 async fn cut_moves(platform: &Platform) -> Result<()> {
     let mut writer = platform.user(52, 0, "writer")?;
     online(&mut writer).await?;
@@ -188,9 +154,6 @@ async fn cut_moves(platform: &Platform) -> Result<()> {
         return Ok(());
     }
     let lost: Vec<u64> = expected.into_iter().filter(|n| !seen.contains(n)).collect();
-    if lost.is_empty() && !strict() {
-        return Ok(());
-    }
     let late = first.windows(2).find(|p| p[1] < p[0]);
     Err(format!("of {sent}, lost {lost:?}, first out of order {late:?}"))
 }
@@ -361,12 +324,10 @@ async fn island(platform: &Platform) -> Result<()> {
     Ok(())
 }
 
-/// The server takes responsibility for a hundred messages to somebody who is away, files them, and is killed (kill -9);
-/// strict: it is killed as soon as it has acknowledged them.
+/// The server takes responsibility for a hundred messages to somebody who is away, and is killed (kill -9) as soon as it has said so.
 async fn acknowledged_survives(platform: &Platform) -> Result<()> {
     for (region, node) in ["eu-0", "us-0", "ap-0"].into_iter().enumerate() {
         let reader = 70 + u32::try_from(region).expect("three");
-        let before = platform.metric(region, "pangaea_routed_total", "way=\"offline\"").await?;
         let mut writer = platform.user(73, region, "writer")?;
         writer.connect().await?;
         writer.enable_sm(false).await?;
@@ -375,9 +336,6 @@ async fn acknowledged_survives(platform: &Platform) -> Result<()> {
             say(&mut writer, &to, &body("writer", number)).await?;
         }
         writer.wait_acked().await?;
-        if !strict() {
-            platform.filed(region, before + 100.0).await?;
-        }
         platform.kill(node).await?;
         platform.start_node(node).await?;
         let mut client = platform.user(reader, (region + 1) % 3, "reader")?;

@@ -38,14 +38,6 @@ impl Ledger {
         self.seen.get(sender).map_or(0, Vec::len)
     }
 
-    /// Takes over what another has seen, after what this one has.
-    pub fn join(&mut self, other: Self) {
-        for (sender, numbers) in other.seen {
-            self.seen.entry(sender).or_default().extend(numbers);
-        }
-        self.strange.extend(other.strange);
-    }
-
     /// Holds what was seen of one sender against the first `sent` numbers: each once, in order.
     ///
     /// # Errors

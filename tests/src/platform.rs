@@ -333,24 +333,6 @@ impl Platform {
         Ok(lines.filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok()).sum())
     }
 
-    /// Waits until a region has filed so many messages for people who are away, since it was started.
-    ///
-    /// # Errors
-    /// When it does not in time.
-    pub async fn filed(&self, region: usize, count: f64) -> Result<()> {
-        let deadline = Instant::now() + patience();
-        loop {
-            let filed = self.metric(region, "pangaea_routed_total", "way=\"offline\"").await?;
-            if filed >= count {
-                return Ok(());
-            }
-            if Instant::now() > deadline {
-                return Err(format!("{filed} messages are filed, not {count}"));
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-
     /// The end of quickstart's output and of every node's log.
     pub fn logs(&self) -> String {
         let mut text = String::from("--- quickstart said:\n");

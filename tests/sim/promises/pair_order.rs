@@ -30,6 +30,8 @@ pub fn check(journal: &Journal, _: &End) -> Vec<String> {
     broken
 }
 
+/// So long after it was sent a message has certainly been routed, unless a line is cut.
+const ROUTED_MS: u64 = 3_000;
 /// A session that the client has given up waits so long at the server to be resumed, and takes messages.
 const HIBERNATES_MS: u64 = 15_000;
 
@@ -40,7 +42,7 @@ fn was_with_another(journal: &Journal, seen: &Seen) -> bool {
         && journal.sessions.iter().any(|session| {
             session.device != seen.device
                 && session.user == sent.to_user
-                && session.at < seen.at
+                && session.at < seen.at.min(sent.at + ROUTED_MS)
                 && session.over.is_none_or(|over| over + HIBERNATES_MS > sent.at)
         })
 }
