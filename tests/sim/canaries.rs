@@ -90,15 +90,3 @@ fn a_link_that_forgets_its_peer() {
 fn binds_ordered_by_the_wall_clock() {
     is_found(Canary::ClockFollowsWall, Profile::Pauses);
 }
-
-#[test]
-#[ignore]
-fn dbg_all() {
-    for canary in [Canary::AnswersForgotten, Canary::NewcomerTakes, Canary::TakesBehindRefused, Canary::ClockFollowsWall] {
-        std::thread::spawn(move || {
-        for profile in PROFILES {
-            let r = std::panic::catch_unwind(|| is_found(canary, profile));
-            println!("{canary:?} {} {}", profile.name(), r.is_ok());
-        }}).join().ok();
-    }
-}

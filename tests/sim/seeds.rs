@@ -1,7 +1,7 @@
 //! Plays many seeds and asks every promise of each. Ends as cargo's own tests do: a line for each promise under each profile, then
 //! `test result:`.
 //!
-//! * `PANGAEA_SEED=42`: one seed, with its story. `PANGAEA_SEEDS=20000`: so many (1,000 by default). Profiles by name as arguments;
+//! * `PANGAEA_SEED=42`: one seed, with its story. `PANGAEA_SEEDS=20000`: so many (1,000 by default), `PANGAEA_SEEDS_FROM=1000`: from there on. Profiles by name as arguments;
 //!   `falls` is played only when it is named.
 
 use std::collections::BTreeMap;
@@ -42,7 +42,7 @@ fn main() -> ExitCode {
         std::thread::available_parallelism().map_or(2, |count| count.get() as u64)
     });
     let began = Instant::now();
-    let first = if falls { FALLS_FROM } else { 0 };
+    let first = if falls { FALLS_FROM } else { 0 } + number("PANGAEA_SEEDS_FROM").unwrap_or(0);
     let seeds = first + seeds;
     let next = AtomicU64::new(first);
     let broken: Mutex<Broken> = Mutex::default();

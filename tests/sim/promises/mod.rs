@@ -4,6 +4,7 @@ pub mod accounts_linearizable;
 pub mod acknowledged_is_durable;
 pub mod bounded;
 pub mod duplicates_bounded;
+pub mod handed_out;
 pub mod heals_alone;
 pub mod no_phantom;
 pub mod no_silent_drop;
@@ -30,6 +31,7 @@ pub const ALL: &[Promise] = &[
     Promise { name: "pair_order", check: pair_order::check },
     Promise { name: "no_phantom", check: no_phantom::check },
     Promise { name: "no_silent_drop", check: no_silent_drop::check },
+    Promise { name: "handed_out", check: handed_out::check },
     Promise { name: "one_owner", check: one_owner::check },
     Promise { name: "tables_converge", check: tables_converge::check },
     Promise { name: "presence_converges", check: presence_converges::check },
