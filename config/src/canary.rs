@@ -20,16 +20,10 @@ pub enum Canary {
     UnackedForgotten,
     /// A node that has refused one stanza takes the next of the same sender.
     TakesBehindRefused,
-    /// A session takes what was sent before it was bound.
-    NewcomerTakes,
     /// What a node had that died is not routed anew.
     DeadNodeKeeps,
     /// A link that breaks takes its peer for somebody new.
     LinkForgetsPeer,
-    /// A home does a repeated request again.
-    AnswersForgotten,
-    /// The order of binds follows the wall clock, wherever that jumps.
-    ClockFollowsWall,
 }
 
 #[cfg(feature = "canary")]

@@ -6,7 +6,6 @@
 
 use std::fmt;
 
-use config::canary::{Canary, sings};
 use serde::{Deserialize, Serialize};
 
 /// A hybrid timestamp: 48 bits of milliseconds since the Unix epoch, 16 bits of counter. Ordered as one number.
@@ -67,9 +66,6 @@ impl HybridClock {
     /// The next timestamp. `wall_ms`: milliseconds since the Unix epoch. When the counter is exhausted it carries into
     /// the milliseconds, so more than 65536 events a millisecond run a little ahead instead of repeating.
     pub fn now(&mut self, wall_ms: u64) -> Hlc {
-        if sings(Canary::ClockFollowsWall) {
-            return Hlc::new(wall_ms, 0);
-        }
         self.last = Hlc::new(wall_ms, 0).max(Hlc(self.last.0 + 1));
         self.last
     }
