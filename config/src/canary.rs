@@ -18,8 +18,8 @@ pub enum Canary {
     UnbindsNewer,
     /// What a client had not acknowledged ends with its session.
     UnackedForgotten,
-    /// A session takes what was sent before it was bound.
-    NewcomerTakes,
+    /// A node that has refused one stanza takes the next of the same sender.
+    TakesBehindRefused,
     /// What a node had that died is not routed anew.
     DeadNodeKeeps,
     /// A link that breaks takes its peer for somebody new.

@@ -1,8 +1,5 @@
 //! A bug that is put back is found within a hundred seeds of a profile, or the simulator is wrong. Found means: a promise is broken that the
 //! same seed keeps without the bug.
-//!
-//! Rules of order that need many moves at one moment (a node that has refused one stanza refuses what follows) are shown to be necessary by
-//! `global-distrib/tests/order`, which plays nothing else.
 
 use std::collections::BTreeSet;
 
@@ -72,8 +69,8 @@ fn forgetting_what_was_not_acknowledged() {
 }
 
 #[test]
-fn a_newcomer_that_takes_what_is_older_than_it() {
-    is_found(Canary::NewcomerTakes, Profile::Cuts);
+fn taking_what_follows_a_refused_stanza() {
+    is_found(Canary::TakesBehindRefused, Profile::Deaths);
 }
 
 #[test]

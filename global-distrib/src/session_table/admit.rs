@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use config::canary::{Canary, sings};
 use parking_lot::{Mutex, RwLock};
 
 use super::*;
@@ -98,7 +99,8 @@ impl<H: Clone + PartialEq, S> Directory<H, S> {
         let taken = self
             .users
             .update_sync(to, |_, user| {
-                if user.way.is_leaving_here() || lane.given.lock().fences.contains_key(to) {
+                let refused = lane.given.lock().fences.contains_key(to);
+                if user.way.is_leaving_here() || (refused && !sings(Canary::TakesBehindRefused)) {
                     Taken::NotYet
                 } else if deliver(&user.rows) {
                     Taken::Yes

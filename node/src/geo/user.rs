@@ -277,7 +277,7 @@ fn stanza(node: &Arc<Node>, peer: &Peer, body: Bytes) {
         let here: SmallVec<[_; 2]> = rows
             .iter()
             .filter(|row| row.here().is_some())
-            .filter(|row| row.generation <= head.newest || sings(Canary::NewcomerTakes))
+            .filter(|row| row.generation <= head.newest)
             .cloned()
             .collect();
         let Choice::Send { here, .. } = router::account::choose(&stanza, &here) else {
