@@ -575,6 +575,7 @@ impl Play {
                     let name = self.names[one].clone();
                     self.tell(|| format!("FAULT: {name} is told to stop"));
                     self.stopping.insert(one);
+                    self.journal.stops.push((one, self.now));
                     self.hosts[one].stop();
                 }
             }

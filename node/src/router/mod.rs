@@ -12,6 +12,7 @@ pub mod road;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use global_distrib::{NodeIx, Outcome};
 use smallvec::SmallVec;
@@ -247,6 +248,14 @@ fn settle(node: &Arc<Node>, account: &BareJid, outcome: Outcome<Routed>) {
     }
 }
 
+/// How long to wait before a home that has answered *elsewhere* is asked again: 20 ms, then twice as long each time, at most 5 s; all [`TRIES_MAX`]
+/// together three quarters of a minute, longer than a line is cut before its region counts as down.
+fn until_tables_agree(tries: u8) -> Duration {
+    const FIRST_MS: u64 = 20;
+    const LONGEST_MS: u64 = 5_000;
+    Duration::from_millis((FIRST_MS << tries.min(TRIES_MAX)).min(LONGEST_MS))
+}
+
 /// Files a batch at the addressee's home; the addressee's gate stays shut until the home has answered.
 fn file(node: &Arc<Node>, account: &BareJid, batch: Vec<Routed>) {
     let node = node.clone();
@@ -259,6 +268,10 @@ fn file(node: &Arc<Node>, account: &BareJid, batch: Vec<Routed>) {
             refuse(&node, &routed, &error);
         }
         let mut back = Vec::new();
+        // The home knows of a session that is not known here, or is not any more: one of the two will hear of it.
+        if let Some(tries) = filed.elsewhere.iter().map(|routed| routed.tries).max() {
+            tokio::time::sleep(until_tables_agree(tries)).await;
+        }
         for mut routed in filed.elsewhere {
             routed.tries = routed.tries.saturating_add(1);
             if routed.tries >= TRIES_MAX {

@@ -137,6 +137,8 @@ pub struct Journal {
     pub rosters: Vec<RosterSeen>,
     /// (who heard, of which device) → what; of the hearer's present session.
     pub heard: BTreeMap<(usize, usize), Heard>,
+    /// Hosts that were told to stop: which, when.
+    pub stops: Vec<(usize, u64)>,
     /// Hosts that died: which, when.
     pub deaths: Vec<(usize, u64)>,
     /// Regions that were declared down.
@@ -168,6 +170,12 @@ impl Journal {
                 && ack.at < before
                 && ack.read
                 && !self.deaths.iter().any(|(_, at)| (ack.at..=ack.at + GRACE_MS).contains(at))
+                && !self.was_stopping(self.sessions[seen.session].host, ack.at)
         })
+    }
+
+    /// Whether a host was told to stop so near to a time: it reads a connection to its end, but the sessions are over.
+    fn was_stopping(&self, host: usize, at: u64) -> bool {
+        self.stops.iter().any(|(one, told)| *one == host && told.abs_diff(at) <= GRACE_MS)
     }
 }
