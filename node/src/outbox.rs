@@ -19,6 +19,7 @@ use xmpp::stanza::Stanza;
 
 use crate::app::Node;
 use crate::features::offline;
+use crate::router::ledger::Due;
 use crate::router::{self, Routed};
 
 /// Bytes of one transaction, about.
@@ -40,6 +41,8 @@ struct Left {
     /// All there was at the start.
     known: BTreeSet<u64>,
     heard: BTreeSet<NodeIx>,
+    /// Everything has gone on its way.
+    over: bool,
 }
 
 impl Recovery {
@@ -70,7 +73,30 @@ impl Recovery {
         self.left.lock().known.contains(&order)
     }
 
-    fn is_over(&self) -> bool {
+    /// What a former life had not promised, and a node gives back, goes on behind what it had: it may have been said after it.
+    ///
+    /// # Errors
+    /// The stanza, to be routed now: all has gone on already, or the ledger is full.
+    pub fn join(
+        &self,
+        node: &Node,
+        order: u64,
+        accepted_ms: u64,
+        stanza: Stanza,
+    ) -> Result<(), Stanza> {
+        let mut left = self.left.lock();
+        if left.over {
+            return Err(stanza);
+        }
+        if node.ledger.enter(order, &stanza, Due::Nobody, node.now_ms(), accepted_ms).is_err() {
+            return Err(stanza);
+        }
+        left.known.insert(order);
+        left.stanzas.insert(order, (accepted_ms, stanza));
+        Ok(())
+    }
+
+    fn is_empty(&self) -> bool {
         self.left.lock().stanzas.is_empty()
     }
 
@@ -80,8 +106,11 @@ impl Recovery {
         node.geo.live().iter().all(|(_, ix)| left.heard.contains(ix))
     }
 
+    /// What is left now; when there is nothing, that is the end of it.
     fn take(&self) -> BTreeMap<u64, (u64, Stanza)> {
-        std::mem::take(&mut self.left.lock().stanzas)
+        let mut left = self.left.lock();
+        left.over = left.stanzas.is_empty();
+        std::mem::take(&mut left.stanzas)
     }
 }
 
@@ -113,17 +142,24 @@ pub async fn load(node: &Arc<Node>) -> Result<(), crate::storage::StorageError> 
 /// Waits until the others have spoken (at most `geo.hold`), then routes what nobody has.
 pub async fn recover(node: Arc<Node>) {
     let deadline = Instant::now() + node.config.geo.hold;
-    while !node.recovery.is_over() && !node.recovery.all_heard(&node) && Instant::now() < deadline {
+    while !node.recovery.is_empty() && !node.recovery.all_heard(&node) && Instant::now() < deadline
+    {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    let mut by_account: BTreeMap<BareJid, Vec<(u64, u64, Stanza)>> = BTreeMap::new();
-    for (order, (accepted_ms, stanza)) in node.recovery.take() {
-        if let Some(to) = stanza.to().map(xmpp::jid::Jid::bare) {
-            by_account.entry(to).or_default().push((order, accepted_ms, stanza));
+    loop {
+        let left = node.recovery.take();
+        if left.is_empty() {
+            return;
         }
+        let mut by_account: BTreeMap<BareJid, Vec<(u64, u64, Stanza)>> = BTreeMap::new();
+        for (order, (accepted_ms, stanza)) in left {
+            if let Some(to) = stanza.to().map(xmpp::jid::Jid::bare) {
+                by_account.entry(to).or_default().push((order, accepted_ms, stanza));
+            }
+        }
+        let accounts = by_account.into_iter().map(|(to, left)| route_on(&node, to, left));
+        futures_util::future::join_all(accounts).await;
     }
-    let accounts = by_account.into_iter().map(|(to, left)| route_on(&node, to, left));
-    futures_util::future::join_all(accounts).await;
 }
 
 /// What was not filed before that life ended goes on its way, in order.

@@ -18,7 +18,7 @@ use pangaea_tests::platform::{Plan, Platform};
 use place::Place;
 use std::process::ExitCode;
 
-const LONGEST_SECONDS: u64 = 240;
+const LONGEST_SECONDS: u64 = 300;
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -58,7 +58,7 @@ async fn main() -> ExitCode {
                         LONGEST_SECONDS,
                     )
                     .await;
-                    run(&mut outcome, &choice, slix::breaking(&place), 1, LONGEST_SECONDS).await;
+                    run(&mut outcome, &choice, slix::breaking(&place), 1, longest_seconds()).await;
                 }
                 Err(e) => outcome.fail("the_platform_has_certificates", &e),
             }
@@ -71,6 +71,12 @@ async fn main() -> ExitCode {
     run(&mut outcome, &choice, contract::own_platform(&plan), 1, LONGEST_SECONDS).await;
     suite::perform(&mut outcome, &choice, LONGEST_SECONDS).await;
     outcome.finish()
+}
+
+/// The long form of `slix::chaos` says how long it is.
+fn longest_seconds() -> u64 {
+    let chaos = std::env::var("PANGAEA_TEST_CHAOS_SECONDS").ok().and_then(|s| s.parse().ok());
+    LONGEST_SECONDS + chaos.unwrap_or(0u64)
 }
 
 /// What breaks nothing may run at the same time.

@@ -17,7 +17,7 @@ pub(crate) const NAMES: [&str; 6] = [
     "resumption",
 ];
 /// Programs that reset lines or kill nodes.
-pub(crate) const BREAKING: [&str; 2] = ["bridge_reset", "region_killed"];
+pub(crate) const BREAKING: [&str; 3] = ["bridge_reset", "region_killed", "chaos"];
 
 pub(crate) fn steady(place: &Place) -> Vec<Test<'_>> {
     NAMES
@@ -57,6 +57,10 @@ async fn program(place: &Place, name: &str) -> Result<()> {
         .output();
     let done = run.await.map_err(|e| e.to_string())?;
     if done.status.success() {
+        // What it counted, in brackets.
+        for line in String::from_utf8_lossy(&done.stdout).lines().filter(|l| l.starts_with('(')) {
+            println!("    {line}");
+        }
         return Ok(());
     }
     let said = format!(

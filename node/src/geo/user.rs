@@ -313,7 +313,7 @@ fn stanza(node: &Arc<Node>, peer: &Peer, body: Bytes) {
 /// A stanza of ours that comes back: no session there has it any more.
 fn returned(node: &Arc<Node>, peer: &Peer, body: Bytes) {
     let Some((head, bytes)) = StanzaHead::read(body) else { return };
-    let Ok(stanza) = Stanza::parse(bytes) else { return };
+    let Ok(mut stanza) = Stanza::parse(bytes) else { return };
     let Some(account) = stanza.to().map(Jid::bare) else { return };
     let mut tracked = head.tracked;
     if tracked && node.recovery.waits(head.order) {
@@ -327,6 +327,10 @@ fn returned(node: &Arc<Node>, peer: &Peer, body: Bytes) {
             LetGo::Unknown
                 if !node.ledger.is_of_this_life(head.order) && !node.recovery.knew(head.order) =>
             {
+                match node.recovery.join(node, head.order, node.wall_ms(), stanza) {
+                    Ok(()) => return node.directory.refused(&account, peer.ix),
+                    Err(late) => stanza = late,
+                }
                 tracked = false;
             }
             LetGo::NotLast | LetGo::Unknown => {

@@ -1,0 +1,281 @@
+"""People write all the time, and move, while lines are cut and reset and regions are killed: what was sent, acknowledged, received, stored and
+refused adds up, and comes in order. 60 s, or as long as `PANGAEA_TEST_CHAOS_SECONDS` says.
+
+Each writer writes to one reader, whatever happens to either. A session that broke is resumed where that can be, else begun anew, and what was
+not acknowledged is then said again, as a client does. A reader may see again what it had not acknowledged when its node died: with the same
+id, so that it can tell. Such repetitions are counted and bounded.
+"""
+
+import asyncio
+import os
+import random
+import time
+
+from common import Broken, run
+
+SECONDS = float(os.environ.get("PANGAEA_TEST_CHAOS_SECONDS", "60"))
+SEED = int(os.environ.get("PANGAEA_TEST_CHAOS_SEED", "1"))
+PAIRS, RATE = 6, 500  # messages a second, all writers together
+TICK = 0.05
+FIRST_USER = 60
+UNACKNOWLEDGED_MAX = 400  # a writer waits for the server with more
+RESUME_SECONDS = 8
+HEAL_SECONDS = 100
+REGIONS = ("eu", "us", "ap")
+REPEATED_MAX = 0.02  # of what was sent
+
+
+class Person:
+    """A user with one device, which comes back whenever its session is gone."""
+
+    def __init__(self, place, number, fate):
+        self.place, self.number, self.fate = place, number, fate
+        self.user, self.life, self.moves, self.resumptions = None, 0, 0, 0
+
+    async def arrive(self, region):
+        """A new session, in this region or, when that one takes nobody, in another."""
+        while True:
+            self.user = self.place.user(self.number, region, "phone")
+            self.listen(self.user)
+            try:
+                await self.user.online()
+                return self.began()
+            except Broken:
+                self.drop()
+                region = self.fate.choice(REGIONS)
+
+    def drop(self):
+        self.user.abort()
+        self.place.users.remove(self.user)
+
+    def listen(self, user):
+        pass
+
+    def began(self):
+        self.life += 1
+
+    def is_there(self):
+        return self.user.started + self.user.resumed > self.user.closed
+
+    async def resume(self):
+        """On a new connection, while the server still has the session; it may answer with a new one."""
+        user = self.user
+        started, resumed = user.started, user.resumed
+        user.dial()
+        try:
+            await user.until(lambda: user.started + user.resumed > started + resumed, "resumption", RESUME_SECONDS)
+        except Broken:
+            self.drop()
+            return await self.arrive(self.fate.choice(REGIONS))
+        if user.started > started:
+            user.send_presence()
+            self.began()
+        else:
+            self.resumptions += 1
+
+    async def live(self, over):
+        """Moves now and then, and comes back when it must."""
+        while not over.is_set():
+            user, closed = self.user, self.user.closed
+            try:
+                await user.until(lambda: over.is_set() or user.closed > closed, "a break", self.fate.uniform(1, 4))
+            except Broken:
+                pass
+            if over.is_set():
+                return
+            what = self.fate.random()
+            if user.closed == closed and what < 0.5:
+                self.moves += 1
+                await self.leave()
+                await self.arrive(self.fate.choice(REGIONS))
+                continue
+            if user.closed == closed:
+                user.cut()
+                await user.until(lambda: user.closed > closed, "its own cut")
+            if what < 0.8:
+                await self.resume()
+            else:
+                self.moves += 1
+                self.drop()
+                await self.arrive(self.fate.choice(REGIONS))
+
+    async def leave(self):
+        try:
+            await self.user.leave()
+        except Broken:
+            pass  # Its node was killed meanwhile.
+        self.drop()
+
+
+class Reader(Person):
+    """Remembers what came, and how often."""
+
+    def __init__(self, place, number, fate):
+        super().__init__(place, number, fate)
+        self.times, self.order, self.stored = {}, [], 0
+
+    @property
+    def bare(self):
+        return f"user{self.number}@{self.place.domain}"
+
+    def listen(self, user):
+        user.add_event_handler("message", self.hear)
+
+    def hear(self, message):
+        name = message["id"]
+        if name not in self.times:
+            self.order.append(name)
+            self.stored += message.xml.find("{urn:xmpp:delay}delay") is not None
+        self.times[name] = self.times.get(name, 0) + 1
+
+
+class Writer(Person):
+    """Says numbers to a reader, and knows which of them the server has answered for."""
+
+    def __init__(self, place, number, fate, reader):
+        super().__init__(place, number, fate)
+        self.reader, self.sent, self.again = reader, 0, 0
+        self.open = {}  # said in this session or before, and not acknowledged; in order
+        self.acknowledged, self.refused, self.said_again = set(), set(), set()
+
+    def listen(self, user):
+        user.add_event_handler("stanza_acked", self.is_acknowledged)
+        user.add_event_handler("message_error", self.is_refused)
+
+    def is_acknowledged(self, stanza):
+        if self.open.pop(stanza["id"], False):
+            self.acknowledged.add(stanza["id"])
+
+    def is_refused(self, message):
+        self.refused.add(message["id"])
+        self.place.changed.set()
+
+    def began(self):
+        super().began()
+        for name in list(self.open):
+            self.again += 1
+            self.said_again.add(name)
+            self.user.say(self.reader.bare, name)
+
+    async def write(self, over):
+        due = 0.0
+        while not over.is_set():
+            due = min(due + RATE / PAIRS * TICK, 100)
+            while due >= 1 and self.is_there() and self.life > 0 and len(self.open) < UNACKNOWLEDGED_MAX:
+                due -= 1
+                name = f"{self.number}.{self.life}.{self.sent}"
+                self.sent += 1
+                self.open[name] = True
+                self.user.say(self.reader.bare, name)
+            await asyncio.sleep(TICK)
+
+    def check(self):
+        """Everything the server answered for has come or was given back; each session's in order."""
+        gone = self.acknowledged - set(self.reader.times) - self.refused
+        if gone:
+            raise Broken(f"user{self.number}: {len(gone)} acknowledged messages are nowhere: {sorted(gone)[:10]}")
+        last = {}
+        for name in self.reader.order:
+            number, life, serial = name.split(".")
+            if int(number) != self.number:
+                raise Broken(f"{self.reader.bare} read {name}, which is not for it")
+            if name in self.said_again:
+                continue
+            if int(serial) < last.get(life, -1):
+                raise Broken(f"user{self.number}: {name} came after {last[life]} of the same session")
+            last[life] = int(serial)
+
+
+async def trouble(place, fate, over):
+    """One thing after the other breaks, and is mended."""
+    done = {"cuts": 0, "resets": 0, "kills": 0}
+
+    async def wait(seconds):
+        try:
+            await asyncio.wait_for(over.wait(), seconds)
+        except asyncio.TimeoutError:
+            pass
+
+    while not over.is_set():
+        await wait(fate.uniform(1, 3))
+        one, other = fate.sample(REGIONS, 2)
+        what = fate.random()
+        if over.is_set():
+            break
+        if what < 0.35:
+            done["resets"] += 1
+            await place.reset(one, other)
+        elif what < 0.75:
+            done["cuts"] += 1
+            ways = [(one, other), (other, one)] if fate.random() < 0.7 else [(one, other)]
+            for a, b in ways:
+                await place.steer("PUT", f"/wan/{a}/{b}", {"cut": True})
+            await wait(fate.uniform(0.5, 5))
+            for a, b in ways:
+                await place.steer("PUT", f"/wan/{a}/{b}", {"cut": False})
+        else:
+            done["kills"] += 1
+            await place.steer("POST", f"/nodes/{one}-0/kill")
+            await wait(fate.uniform(0, 4))
+            await place.steer("POST", f"/nodes/{one}-0/start")
+    return done
+
+
+async def program(place):
+    fate = random.Random(SEED)
+    readers = [Reader(place, FIRST_USER + n, random.Random(SEED * 100 + n)) for n in range(PAIRS)]
+    writers = [
+        Writer(place, FIRST_USER + PAIRS + n, random.Random(SEED * 100 + 50 + n), reader) for n, reader in enumerate(readers)
+    ]
+    people = readers + writers
+    await asyncio.gather(*(person.arrive(REGIONS[n % 3]) for n, person in enumerate(people)))
+
+    over, quiet = asyncio.Event(), asyncio.Event()
+    tasks = [person.live(over) for person in people] + [writer.write(quiet) for writer in writers]
+    running = asyncio.gather(trouble(place, fate, over), *tasks)
+    started = time.monotonic()
+    await asyncio.wait([asyncio.ensure_future(running)], timeout=SECONDS)
+    over.set()
+    quiet.set()
+    place.changed.set()
+    broken = (await running)[0]
+    took = time.monotonic() - started
+
+    # Everything is mended. Whoever is not there comes back, and what was said is answered for.
+    for person in people:
+        if not person.is_there():
+            await person.resume()
+    for writer in writers:
+        await writer.user.acknowledged()
+
+    def settled():
+        return all(w.acknowledged <= set(w.reader.times) | w.refused for w in writers)
+
+    try:
+        await readers[0].user.until(settled, "what was acknowledged", HEAL_SECONDS)
+    except Broken:
+        pass  # The check says more.
+    for writer in writers:
+        writer.check()
+
+    sent = sum(w.sent for w in writers)
+    acknowledged = sum(len(w.acknowledged) for w in writers)
+    refused = len(set().union(*(w.refused for w in writers)))
+    received = sum(len(r.times) for r in readers)
+    again = sum(w.again for w in writers)
+    repeated = sum(sum(r.times.values()) for r in readers) - received
+    print(
+        f"({took:.0f} s, {broken['cuts']} cuts, {broken['resets']} resets, {broken['kills']} kills; "
+        f"{sum(p.moves for p in people)} moves, {sum(p.resumptions for p in people)} resumptions; "
+        f"sent {sent}, said again {again}, acknowledged {acknowledged}, received {received} "
+        f"(stored first: {sum(r.stored for r in readers)}), refused {refused}, repeated {repeated})"
+    )
+    if sum(len(w.open) for w in writers):
+        raise Broken(f"{sum(len(w.open) for w in writers)} messages were never answered for")
+    if sent < RATE * SECONDS * 0.4:
+        raise Broken(f"only {sent} messages: this was no load")
+    if repeated > again + REPEATED_MAX * sent:
+        raise Broken(f"{repeated} messages came again")
+
+
+run(program)
