@@ -75,9 +75,10 @@ impl HybridClock {
     }
 
     /// A peer's timestamp has been seen: later ones of ours will be greater. Answers false, and forgets it, when it is
-    /// more than [`DRIFT_MS_MAX`] ahead of the wall clock.
+    /// more than [`DRIFT_MS_MAX`] ahead of the wall clock, and of this clock: a wall clock that was set back does not make
+    /// all others come from the future.
     pub fn observe(&mut self, seen: Hlc, wall_ms: u64) -> bool {
-        if seen.millis() > wall_ms.saturating_add(DRIFT_MS_MAX) {
+        if seen.millis() > wall_ms.max(self.last.millis()).saturating_add(DRIFT_MS_MAX) {
             return false;
         }
         self.last = self.last.max(seen);
@@ -109,6 +110,14 @@ mod tests {
         let first = clock.now(1000);
         assert_eq!(clock.now(10), Hlc::new(1000, 1));
         assert!(clock.now(10) > first);
+    }
+
+    #[test]
+    fn a_wall_clock_that_goes_back_does_not_make_peers_come_from_the_future() {
+        let mut clock = HybridClock::new();
+        clock.now(10_000_000);
+        assert!(clock.observe(Hlc::new(10_000_500, 3), 10));
+        assert!(clock.now(20) > Hlc::new(10_000_500, 3));
     }
 
     #[test]
