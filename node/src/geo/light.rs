@@ -99,6 +99,19 @@ fn available_here(node: &Node) -> Vec<Arc<Seat>> {
     seats
 }
 
+/// A row has ended, and one that it hid may stand in the table again: bound later, at a node whose clock is behind. What its session has shown
+/// since was taken for out of date here, and is asked for.
+pub fn brought_out(node: &Arc<Node>, full: &FullJid, ended: Hlc) {
+    let older = |row: &Row<Arc<Seat>>| match row.full == *full && row.generation < ended {
+        true => row.there(),
+        false => None,
+    };
+    let of = node.directory.read(full.bare_str(), |rows| rows.iter().find_map(older)).flatten();
+    if let Some(ix) = of {
+        node.geo.send(ix, frame::REPRESENT, &[]);
+    }
+}
+
 /// Another node took us for dead and asks for the presence of our users.
 pub fn represent(node: &Arc<Node>, to: NodeIx) {
     let seats = available_here(node);

@@ -173,7 +173,9 @@ pub fn answered(node: &Arc<Node>, presence: &Presence, to: &FullJid) {
 
 /// Presence that may be out of date, for the available resources of one account on this node.
 pub fn local_presence(node: &Arc<Node>, account: &str, presence: &Presence) {
-    if !presence.is_stale(node) {
+    if presence.is_stale(node) {
+        tracing::debug!(from = ?presence.stanza.from(), to = account, "presence that is out of date");
+    } else {
         shown_here(node, account, &presence.stanza);
     }
 }
