@@ -343,6 +343,7 @@ impl Play {
                 let (from_name, to_name) = (self.names[from].clone(), self.names[to].clone());
                 self.tell(|| format!("FAULT OVER: {from_name} → {to_name} passes again"));
                 self.net.heal(from, to, self.now);
+                self.journal.lines.push((from, to, self.now, true));
             }
             Event::CutNow(from, to) => self.cut(from, to),
             Event::Better(from, to) => self.net.quality(from, to, self.plan.jitter_ms, 0),
@@ -623,6 +624,7 @@ impl Play {
         let (from_name, to_name) = (self.names[from].clone(), self.names[to].clone());
         self.tell(|| format!("FAULT: nothing passes {from_name} → {to_name}"));
         self.net.cut(from, to, self.now);
+        self.journal.lines.push((from, to, self.now, false));
     }
 
     /// Everything is mended, everybody comes back.

@@ -137,6 +137,8 @@ pub struct Journal {
     pub rosters: Vec<RosterSeen>,
     /// (who heard, of which device) → what; of the hearer's present session.
     pub heard: BTreeMap<(usize, usize), Heard>,
+    /// Lines that were cut or mended before everything heals: from, to, when, whether it passes since.
+    pub lines: Vec<(usize, usize, u64, bool)>,
     /// Hosts that were told to stop: which, when.
     pub stops: Vec<(usize, u64)>,
     /// Hosts that died: which, when.
@@ -172,6 +174,12 @@ impl Journal {
                 && !self.deaths.iter().any(|(_, at)| (ack.at..=ack.at + GRACE_MS).contains(at))
                 && !self.was_stopping(self.sessions[seen.session].host, ack.at)
         })
+    }
+
+    /// Whether anything passed from one host to another at a time.
+    pub fn passes(&self, from: usize, to: usize, at: u64) -> bool {
+        let of_it = self.lines.iter().filter(|line| (line.0, line.1) == (from, to) && line.2 <= at);
+        of_it.last().is_none_or(|line| line.3)
     }
 
     /// Whether a host was told to stop so near to a time: it reads a connection to its end, but the sessions are over.

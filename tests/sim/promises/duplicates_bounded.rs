@@ -1,7 +1,8 @@
 //! I2. *A message does not arrive twice:* a device sees one again only if it had not acknowledged it (XEP-0198) when its session or that
-//! session's node died; if the node where it was sent and the node where it was read both died; if it was sent to devices at several nodes, one of
-//! which gave it back to a node where it was sent that had died meanwhile; or if it had been filed, and its home could not hear in time that it was
-//! read, behind a cut line or a death. A client that resumes says what it has, so within a session nothing else comes twice at all.
+//! session's node died; if the node where it was sent and the node where it was read both died, or the node where it was read died alone,
+//! behind a line that carried nothing to the other; if it was sent to devices at several nodes, one of which gave it back to a node where it
+//! was sent that had died meanwhile; or if it had been filed, and its home could not hear in time that it was read, behind a cut line or a
+//! death. A client that resumes says what it has, so within a session nothing else comes twice at all.
 
 use std::collections::BTreeMap;
 
@@ -16,6 +17,15 @@ fn both_died(journal: &Journal, first: &Seen, again: &Seen) -> bool {
         journal.deaths.iter().any(|(dead, at)| *dead == host && (since..again.at).contains(at))
     };
     died(first.session, first.at) && died(sent.session, sent.at)
+}
+
+/// The node where it was read died before it could tell: nothing passed to the node where it was sent.
+fn died_untold(journal: &Journal, first: &Seen, again: &Seen) -> bool {
+    let from = journal.sessions[first.session].host;
+    let to = journal.sessions[journal.sent[first.message].session].host;
+    journal.deaths.iter().any(|(dead, at)| {
+        *dead == from && (first.at..again.at).contains(at) && !journal.passes(from, to, *at)
+    })
 }
 
 /// It went to devices at several nodes, and the node where it was sent died: what comes back from one of them is routed anew by somebody who does not
@@ -57,6 +67,7 @@ pub fn check(journal: &Journal, end: &End) -> Vec<String> {
             broken.push(format!("{what}, in one session"));
         } else if journal.acknowledged(first, seen.at)
             && !both_died(journal, first, seen)
+            && !died_untold(journal, first, seen)
             && !home_did_not_hear(end, first, seen)
         {
             broken.push(format!("{what}, though it had acknowledged it"));
