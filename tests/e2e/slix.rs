@@ -63,10 +63,11 @@ async fn program(place: &Place, name: &str) -> Result<()> {
         }
         return Ok(());
     }
+    // What it says of itself comes last: the log may be long.
     let said = format!(
         "{}{}",
-        String::from_utf8_lossy(&done.stdout),
-        String::from_utf8_lossy(&done.stderr)
+        String::from_utf8_lossy(&done.stderr),
+        String::from_utf8_lossy(&done.stdout)
     );
     let lines: Vec<&str> = said.lines().collect();
     Err(lines[lines.len().saturating_sub(60)..].join("\n"))

@@ -7,6 +7,7 @@ id, so that it can tell. Such repetitions are counted and bounded.
 """
 
 import asyncio
+import logging
 import os
 import random
 import time
@@ -31,6 +32,7 @@ class Person:
     def __init__(self, place, number, fate):
         self.place, self.number, self.fate = place, number, fate
         self.user, self.life, self.moves, self.resumptions = None, 0, 0, 0
+        self.is_there = False
 
     async def arrive(self, region):
         """A new session, in this region or, when that one takes nobody, in another."""
@@ -45,17 +47,20 @@ class Person:
                 region = self.fate.choice(REGIONS)
 
     def drop(self):
+        self.is_there = False
         self.user.abort()
         self.place.users.remove(self.user)
 
     def listen(self, user):
-        pass
+        for event, there in (("session_start", True), ("session_resumed", True), ("disconnected", False)):
+            user.add_event_handler(event, lambda _, there=there: self.turn(user, there))
+
+    def turn(self, user, there):
+        if user is self.user:
+            self.is_there = there
 
     def began(self):
         self.life += 1
-
-    def is_there(self):
-        return self.user.started + self.user.resumed > self.user.closed
 
     async def resume(self):
         """On a new connection, while the server still has the session; it may answer with a new one."""
@@ -119,6 +124,7 @@ class Reader(Person):
         return f"user{self.number}@{self.place.domain}"
 
     def listen(self, user):
+        super().listen(user)
         user.add_event_handler("message", self.hear)
 
     def hear(self, message):
@@ -139,6 +145,7 @@ class Writer(Person):
         self.acknowledged, self.refused, self.said_again = set(), set(), set()
 
     def listen(self, user):
+        super().listen(user)
         user.add_event_handler("stanza_acked", self.is_acknowledged)
         user.add_event_handler("message_error", self.is_refused)
 
@@ -161,7 +168,7 @@ class Writer(Person):
         due = 0.0
         while not over.is_set():
             due = min(due + RATE / PAIRS * TICK, 100)
-            while due >= 1 and self.is_there() and self.life > 0 and len(self.open) < UNACKNOWLEDGED_MAX:
+            while due >= 1 and self.is_there and self.life > 0 and len(self.open) < UNACKNOWLEDGED_MAX:
                 due -= 1
                 name = f"{self.number}.{self.life}.{self.sent}"
                 self.sent += 1
@@ -222,6 +229,7 @@ async def trouble(place, fate, over):
 
 
 async def program(place):
+    logging.getLogger("slixmpp").setLevel(logging.CRITICAL)  # Connections that break are no news here.
     fate = random.Random(SEED)
     readers = [Reader(place, FIRST_USER + n, random.Random(SEED * 100 + n)) for n in range(PAIRS)]
     writers = [
@@ -243,7 +251,7 @@ async def program(place):
 
     # Everything is mended. Whoever is not there comes back, and what was said is answered for.
     for person in people:
-        if not person.is_there():
+        if not person.is_there:
             await person.resume()
     for writer in writers:
         await writer.user.acknowledged()

@@ -178,8 +178,9 @@ impl Journal {
 
     /// Whether anything passed from one host to another at a time.
     pub fn passes(&self, from: usize, to: usize, at: u64) -> bool {
-        let of_it = self.lines.iter().filter(|line| (line.0, line.1) == (from, to) && line.2 <= at);
-        of_it.last().is_none_or(|line| line.3)
+        let mut of_it =
+            self.lines.iter().filter(|line| (line.0, line.1) == (from, to) && line.2 <= at);
+        of_it.next_back().is_none_or(|line| line.3)
     }
 
     /// Whether a host was told to stop so near to a time: it reads a connection to its end, but the sessions are over.
