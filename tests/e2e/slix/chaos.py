@@ -32,7 +32,7 @@ class Person:
     def __init__(self, place, number, fate):
         self.place, self.number, self.fate = place, number, fate
         self.user, self.life, self.moves, self.resumptions = None, 0, 0, 0
-        self.is_there = False
+        self.up, self.ready = False, False  # connected; and what the last session left open is said again
 
     async def arrive(self, region):
         """A new session, in this region or, when that one takes nobody, in another."""
@@ -47,20 +47,26 @@ class Person:
                 region = self.fate.choice(REGIONS)
 
     def drop(self):
-        self.is_there = False
+        self.up, self.ready = False, False
         self.user.abort()
         self.place.users.remove(self.user)
 
-    def listen(self, user):
-        for event, there in (("session_start", True), ("session_resumed", True), ("disconnected", False)):
-            user.add_event_handler(event, lambda _, there=there: self.turn(user, there))
+    @property
+    def is_there(self):
+        return self.up and self.ready
 
-    def turn(self, user, there):
+    def listen(self, user):
+        user.add_event_handler("session_start", lambda _: self.turn(user, True, False))
+        user.add_event_handler("session_resumed", lambda _: self.turn(user, True, True))
+        user.add_event_handler("disconnected", lambda _: self.turn(user, False, False))
+
+    def turn(self, user, up, ready):
         if user is self.user:
-            self.is_there = there
+            self.up, self.ready = up, ready
 
     def began(self):
         self.life += 1
+        self.ready = True
 
     async def resume(self):
         """On a new connection, while the server still has the session; it may answer with a new one."""
@@ -158,17 +164,17 @@ class Writer(Person):
         self.place.changed.set()
 
     def began(self):
-        super().began()
         for name in list(self.open):
             self.again += 1
             self.said_again.add(name)
             self.user.say(self.reader.bare, name)
+        super().began()
 
     async def write(self, over):
         due = 0.0
         while not over.is_set():
             due = min(due + RATE / PAIRS * TICK, 100)
-            while due >= 1 and self.is_there and self.life > 0 and len(self.open) < UNACKNOWLEDGED_MAX:
+            while due >= 1 and self.is_there and len(self.open) < UNACKNOWLEDGED_MAX:
                 due -= 1
                 name = f"{self.number}.{self.life}.{self.sent}"
                 self.sent += 1
