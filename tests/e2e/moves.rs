@@ -25,6 +25,9 @@ pub(crate) fn tests(platform: &Platform) -> Vec<Test<'_>> {
         Test::new("moves::two_regions_that_cannot_talk_both_reach_the_third", || {
             triangle(platform)
         }),
+        Test::new("moves::a_device_that_cannot_be_reached_holds_up_no_other", || {
+            unreached_device(platform)
+        }),
         Test::new("moves::a_region_alone_still_serves_its_users", || island(platform)),
         Test::new("moves::what_was_acknowledged_survives_kill_9", || {
             acknowledged_survives(platform)
@@ -254,6 +257,50 @@ async fn triangle(platform: &Platform) -> Result<()> {
     us.ping().await?;
     enter_all(&mut us, &mut at_us);
     at_us.verdict("eu", 50)
+}
+
+/// The reader has a device in us and one in ap; eu cannot talk to us. What was said before has long come; what is said now comes to ap at once,
+/// though nobody declares us down.
+async fn unreached_device(platform: &Platform) -> Result<()> {
+    let mut eu = platform.user(70, 0, "eu")?;
+    let mut us = platform.user(71, 1, "us")?;
+    let mut ap = platform.user(71, 2, "ap")?;
+    let mut other = platform.user(72, 2, "other")?;
+    // The writer's own device over there: its `unavailable` says when us is given up.
+    let mut far = platform.user(70, 1, "far")?;
+    for client in [&mut eu, &mut us, &mut ap, &mut other, &mut far] {
+        online(client).await?;
+    }
+    let (reader, other_jid) = (format!("user71@{}", platform.plan.domain), other.full());
+    let far = far.full();
+    say(&mut eu, &reader, "both").await?;
+    for client in [&mut us, &mut ap] {
+        client
+            .wait_for("a message on both devices", |e| e.body().as_deref() == Some("both"))
+            .await?;
+    }
+    // Long enough for the server to be sure of that: sixty times there and back, with somebody else.
+    for _ in 0..60 {
+        say(&mut eu, &other_jid, "there").await?;
+        other.wait_for("there", |e| e.body().as_deref() == Some("there")).await?;
+        say(&mut other, &eu.full(), "back").await?;
+        eu.wait_for("back", |e| e.body().as_deref() == Some("back")).await?;
+    }
+    platform.cut("eu", "us", true).await?;
+    let apart = async {
+        eu.wait_for_within(patience() * 3, "us to be given up", |e| {
+            e.attr("from") == Some(&*far) && e.attr("type") == Some("unavailable")
+        })
+        .await?;
+        say(&mut eu, &reader, "now").await?;
+        ap.wait_for("a message on the device that can be reached", |e| {
+            e.body().as_deref() == Some("now")
+        })
+        .await
+    };
+    let apart = apart.await;
+    platform.cut("eu", "us", false).await?;
+    apart.map(|_| ())
 }
 
 /// A region cut off from all others: its users log in, talk to each other and read their rosters; a change is made or

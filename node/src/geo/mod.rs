@@ -56,6 +56,8 @@ struct Pace {
     echoed: AtomicU64,
     /// Its echo is waited for.
     live: AtomicBool,
+    /// Something was sent that the next probe settles.
+    open: AtomicBool,
 }
 
 /// See the room.
@@ -246,7 +248,35 @@ impl Geo {
 
     /// The next probe to that node: its echo settles what was sent until now.
     pub fn fence(&self, node: NodeIx) -> u64 {
-        self.peers.read().get(&node).map_or(0, |peer| peer.pace.next.load(Ordering::Acquire))
+        self.peers.read().get(&node).map_or(0, |peer| {
+            // Before `open` is looked at: a probe of this number is yet to come, or `open` says that another must.
+            let next = peer.pace.next.load(Ordering::Acquire);
+            // Not written when it is so already: all cores come here.
+            if !peer.pace.open.load(Ordering::Relaxed) {
+                peer.pace.open.store(true, Ordering::Relaxed);
+            }
+            next
+        })
+    }
+
+    /// Probes every node that was sent something since its last probe: what has long arrived is then settled before that node falls silent, and
+    /// holds up nothing that is for others. Once a second: a probe and an echo for each node, however much is sent.
+    pub fn settle(&self) {
+        let open: Vec<Arc<str>> = self
+            .peers
+            .read()
+            .values()
+            .filter(|peer| {
+                peer.link.is_up()
+                    && peer.pace.live.load(Ordering::Acquire)
+                    && peer.pace.open.swap(false, Ordering::Relaxed)
+            })
+            .map(|peer| peer.name.clone())
+            .collect();
+        if !open.is_empty() {
+            self.probes.lock().mark(open.iter().map(|name| &**name));
+            self.send_due_probes();
+        }
     }
 
     /// Queues a frame. `None` when the link's bound is reached or there is no such node.

@@ -35,6 +35,7 @@ pub async fn run(node: Arc<Node>) {
         for account in node.directory.due(now) {
             router::reopen(&node, &account);
         }
+        node.geo.settle();
         for (peer, orders) in node.geo.held.take_untold() {
             node.geo.tell_kept(peer, &orders);
         }
