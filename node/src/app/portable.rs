@@ -27,10 +27,7 @@ const ANSWER_BYTES_MAX: usize = 4 << 20;
 type Done<T> = Result<T, Refusal>;
 
 async fn ask(node: &Node, account: &BareJid, request: &Request) -> Done<Answer> {
-    let body = postcard::to_stdvec(request).expect("a plain value");
-    let answer = node.homes.request(account, OP, body).await.map_err(refused)?;
-    postcard::from_bytes(&answer)
-        .map_err(|_| Refusal::failed("the account's home runs another version"))
+    node.homes.exchange(account, OP, request).await.map_err(refused)
 }
 
 /// Everything, of the messages the first.

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared as SharedFuture};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout, timeout_at};
 use xmpp::BareJid;
@@ -47,6 +49,21 @@ impl Answered {
 }
 
 impl Homes {
+    /// [`Homes::request`] with plain values, answered by [`super::answer`] at the home.
+    ///
+    /// # Errors
+    /// As `request`; `Unknown` also when the home runs another version.
+    pub async fn exchange<Q: Serialize, A: DeserializeOwned>(
+        &self,
+        account: &BareJid,
+        op: &'static str,
+        request: &Q,
+    ) -> Result<A, HomeError> {
+        let body = postcard::to_stdvec(request).expect("a plain value");
+        let answer = self.request(account, op, body).await?;
+        postcard::from_bytes(&answer).map_err(|_| HomeError::Unknown(op.to_owned()))
+    }
+
     /// Has the account's home do `op`. When it answers `Ok`, that is committed at the home, and (unless the replica
     /// here is more than `follow_timeout` behind) reads here see it. Dropping the future does not undo the request.
     pub fn request<'a>(

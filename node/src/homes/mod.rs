@@ -28,10 +28,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime};
 
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use replication::durable_log::ShipLimits;
 use replication::{Change, HybridClock};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
@@ -190,6 +192,26 @@ pub trait HomeOp: Send + Sync + 'static {
         account: &'a BareJid,
         request: &'a [u8],
     ) -> BoxFuture<'a, Result<Vec<u8>, HomeError>>;
+}
+
+/// The body of [`HomeOp::run`] where request and answer are plain values, the other end of [`Homes::exchange`].
+pub fn answer<'a, Q, A, F>(
+    op: &'static str,
+    request: &'a [u8],
+    decide: impl FnOnce(Q) -> F + Send + 'a,
+) -> BoxFuture<'a, Result<Vec<u8>, HomeError>>
+where
+    Q: DeserializeOwned + Send,
+    A: Serialize,
+    F: Future<Output = Result<A, HomeError>> + Send + 'a,
+{
+    async move {
+        let request: Q =
+            postcard::from_bytes(request).map_err(|_| HomeError::Unknown(op.to_owned()))?;
+        let answer = decide(request).await?;
+        Ok(postcard::to_stdvec(&answer).expect("a plain value"))
+    }
+    .boxed()
 }
 
 /// The numbers.

@@ -15,7 +15,7 @@ use xmpp::jid::BareJid;
 use crate::features::offline::home::OFFLINE;
 use crate::features::roster::record::{Contact, ROSTER, VERSION};
 use crate::homes::accounts::{ACCOUNTS, Account};
-use crate::homes::{HomeError, HomeOp, Tx};
+use crate::homes::{self, HomeError, HomeOp, Tx};
 use crate::storage::Page;
 
 /// Name of the operation.
@@ -117,14 +117,11 @@ impl HomeOp for PieHome {
         _: &'a BareJid,
         request: &'a [u8],
     ) -> BoxFuture<'a, Result<Vec<u8>, HomeError>> {
-        Box::pin(async move {
-            let request: Request =
-                postcard::from_bytes(request).map_err(|_| HomeError::Unknown(OP.to_owned()))?;
-            let answer = match request {
-                Request::Read(after) => read(tx, after).await?,
-                Request::Write(part) => write(tx, *part).await?,
-            };
-            Ok(postcard::to_stdvec(&answer).expect("a plain value"))
+        homes::answer(OP, request, |request| async move {
+            match request {
+                Request::Read(after) => read(tx, after).await,
+                Request::Write(part) => write(tx, *part).await,
+            }
         })
     }
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use xmpp::jid::BareJid;
 
 use crate::app::{Late, Node};
-use crate::homes::{HomeError, HomeOp, Tx, accounts};
+use crate::homes::{self, HomeError, HomeOp, Tx, accounts};
 use crate::storage::Page;
 
 /// Name of the operation.
@@ -86,12 +86,9 @@ impl HomeOp for OfflineHome {
         account: &'a BareJid,
         request: &'a [u8],
     ) -> BoxFuture<'a, Result<Vec<u8>, HomeError>> {
-        Box::pin(async move {
-            let request: Request =
-                postcard::from_bytes(request).map_err(|_| HomeError::Unknown(OP.to_owned()))?;
+        homes::answer(OP, request, move |request| async move {
             let node = self.0.get().ok_or(HomeError::Unreachable)?;
-            let answer = decide(&node, tx, account, request).await?;
-            Ok(postcard::to_stdvec(&answer).expect("a plain value"))
+            decide(&node, tx, account, request).await
         })
     }
 }

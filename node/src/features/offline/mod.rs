@@ -181,7 +181,10 @@ async fn catch_up(node: &Arc<Node>, seat: &Arc<Seat>) -> Result<bool, HomeError>
         let Some((last, _)) = messages.last() else { return Ok(true) };
         let upto = *last;
         for (id, bytes) in messages {
-            let Ok(stanza) = Stanza::parse(bytes.into()) else { continue };
+            let Ok(stanza) = Stanza::parse(bytes.into()) else {
+                tracing::error!(account = %seat.bare, id, "a filed message cannot be read, and is passed over");
+                continue;
+            };
             // It stays filed until the client has it (`handed_out`).
             let owed = Owed::Home;
             let delivery = Delivery { stanza, via: None, sole: true, order: id, owed };
@@ -218,7 +221,5 @@ pub fn handed_out(node: &Arc<Node>, seat: &Arc<Seat>, upto: u64) {
 }
 
 async fn ask(node: &Arc<Node>, account: &BareJid, request: &Request) -> Result<Answer, HomeError> {
-    let body = postcard::to_stdvec(request).expect("a plain value");
-    let answer = node.homes.request(account, home::OP, body).await?;
-    postcard::from_bytes(&answer).map_err(|_| HomeError::Unknown(home::OP.to_owned()))
+    node.homes.exchange(account, home::OP, request).await
 }

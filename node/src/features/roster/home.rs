@@ -8,7 +8,7 @@ use xmpp::jid::BareJid;
 use super::cache::version;
 use super::record::{Contact, ROSTER, VERSION};
 use super::subscription::{self, Kind, State};
-use crate::homes::{HomeError, HomeOp, Tx, accounts};
+use crate::homes::{self, HomeError, HomeOp, Tx, accounts};
 
 /// Name of the operation.
 pub const OP: &str = "roster";
@@ -90,12 +90,7 @@ impl HomeOp for RosterHome {
         _account: &'a BareJid,
         request: &'a [u8],
     ) -> BoxFuture<'a, Result<Vec<u8>, HomeError>> {
-        Box::pin(async move {
-            let request: Request =
-                postcard::from_bytes(request).map_err(|_| HomeError::Unknown(OP.to_owned()))?;
-            let answer = decide(tx, request).await?;
-            Ok(postcard::to_stdvec(&answer).expect("a plain value"))
-        })
+        homes::answer(OP, request, |request| decide(tx, request))
     }
 }
 

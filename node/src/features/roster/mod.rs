@@ -246,7 +246,5 @@ pub async fn ask(
     account: &BareJid,
     request: &Request,
 ) -> Result<Answer, HomeError> {
-    let body = postcard::to_stdvec(request).expect("a plain value");
-    let answer = node.homes.request(account, home::OP, body).await?;
-    postcard::from_bytes(&answer).map_err(|_| HomeError::Unknown(home::OP.to_owned()))
+    node.homes.exchange(account, home::OP, request).await
 }
