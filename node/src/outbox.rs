@@ -20,6 +20,7 @@ use xmpp::stanza::Stanza;
 use crate::app::Node;
 use crate::features::offline;
 use crate::router::ledger::Due;
+use crate::router::road::Road;
 use crate::router::{self, Routed};
 
 /// Bytes of one transaction, about.
@@ -40,27 +41,41 @@ struct Left {
     stanzas: BTreeMap<u64, (u64, Stanza)>,
     /// All there was at the start.
     known: BTreeSet<u64>,
+    /// What other nodes say that they had kept of former lives ([`crate::geo::held`] bounds how much each says).
+    kept: BTreeSet<u64>,
     heard: BTreeSet<NodeIx>,
     /// Everything has gone on its way.
     over: bool,
 }
 
 impl Recovery {
-    /// Another node has these of ours.
-    pub fn held(&self, node: &Node, by: NodeIx, orders: impl Iterator<Item = u64>) {
-        let mut left = self.left.lock();
-        for order in orders {
-            if left.stanzas.remove(&order).is_some() {
-                tracing::debug!(order, ?by, "another node has what a former life promised");
-                node.ledger.hand(order, 0, &[by]);
+    /// Another node has these of ours. They may still come back from there: what is newer is ordered behind them.
+    pub fn held(&self, node: &Arc<Node>, by: NodeIx, orders: impl Iterator<Item = u64>) {
+        let mut addressees = BTreeSet::new();
+        {
+            let mut left = self.left.lock();
+            for order in orders {
+                if let Some((_, stanza)) = left.stanzas.remove(&order) {
+                    tracing::debug!(order, ?by, "another node has what a former life promised");
+                    node.ledger.hand(order, 0, &[by]);
+                    addressees.extend(stanza.to().map(xmpp::jid::Jid::bare));
+                }
             }
         }
-        left.heard.insert(by);
+        let road = Road::new(node);
+        for to in addressees {
+            node.directory.held_there(&to, by, node.now_ms(), &road);
+        }
+        road.finish();
+        // Only now: when all have spoken, the rest is routed.
+        self.left.lock().heard.insert(by);
     }
 
-    /// Another node has kept it: nothing to recover any more.
-    pub fn forget(&self, order: u64) {
-        self.left.lock().stanzas.remove(&order);
+    /// Another node has kept what a former life sent: nothing to recover any more, also if a third gives its copy back.
+    pub fn kept(&self, order: u64) {
+        let mut left = self.left.lock();
+        left.stanzas.remove(&order);
+        left.kept.insert(order);
     }
 
     /// It still waits for what the other nodes say. One that gives it back has said that it has it no more; another may.
@@ -68,9 +83,10 @@ impl Recovery {
         self.left.lock().stanzas.contains_key(&order)
     }
 
-    /// Whether a former life had promised it: what became of it since is the ledger's to say.
+    /// Whether a former life had promised it, or somebody has kept it: what became of it since is the ledger's to say.
     pub fn knew(&self, order: u64) -> bool {
-        self.left.lock().known.contains(&order)
+        let left = self.left.lock();
+        left.known.contains(&order) || left.kept.contains(&order)
     }
 
     /// What a former life had not promised, and a node gives back, goes on behind what it had: it may have been said after it.

@@ -230,6 +230,33 @@ impl<H: Clone + PartialEq, S> Directory<H, S> {
         }
     }
 
+    /// Sessions of `node` have something for this addressee that an earlier life of this node sent there. It may come back, as if it had been
+    /// sent now: what is newer waits for it where it would wait then.
+    pub fn held_there(
+        &self,
+        to: &BareJid,
+        node: NodeIx,
+        now_ms: u64,
+        carrier: &impl Carrier<H, S>,
+    ) {
+        let mut entry = self.users.entry_sync(to.clone()).or_default();
+        let user = entry.get_mut();
+        user.way.held_there(node, carrier.fence(node));
+        // Its session may have lost its row before it was known that it has something.
+        let lost = user.shadows.iter().flat_map(|all| all.iter());
+        for row in lost.filter(|row| row.there() == Some(node)) {
+            user.way.leaves(Some(node), row.generation);
+        }
+        if user.gate.is_none() {
+            self.tidy(to, user, now_ms, carrier);
+        }
+        let idle = user.is_idle();
+        drop(entry);
+        if idle {
+            self.users.remove_if_sync(to, |user| user.is_idle());
+        }
+    }
+
     /// The home has taken the batch that [`Outcome::File`] gave out. `back` are those it did not take (the addressee is connected
     /// after all): they go before what came meanwhile.
     pub fn filed(
@@ -283,6 +310,11 @@ impl<H: Clone + PartialEq, S> Directory<H, S> {
             gate.deadline = self.waiters.for_deadline(gate.deadline, at, to);
             return;
         }
+        self.tidy(to, user, now_ms, carrier);
+    }
+
+    /// Forgets what is settled; what is not is waited for, if nobody else will look at it again.
+    fn tidy(&self, to: &BareJid, user: &mut User<H, S>, now_ms: u64, carrier: &impl Carrier<H, S>) {
         user.way.tidy(&user.rows, now_ms, carrier);
         if user.is_pending() {
             self.await_acks(to, user, carrier);

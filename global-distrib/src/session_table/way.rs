@@ -189,11 +189,21 @@ impl Way {
         }
     }
 
+    /// Sessions of that node have something that an earlier life of ours sent. What they have given back until now comes before `fence`.
+    pub(super) fn held_there(&mut self, node: NodeIx, fence: u64) {
+        if !self.span.contains(&node) {
+            self.span.push(node);
+        }
+        note(&mut self.trail, node, fence);
+    }
+
     /// A row lost to a newer bind; its session will end, and then say so.
     pub(super) fn leaves(&mut self, node: Option<NodeIx>, generation: Hlc) {
         let may_have_ours =
             node.is_none_or(|node| self.trail.iter().any(|(known, _)| *known == node));
-        if may_have_ours {
+        let mut known = self.leaving.iter().flat_map(|all| all.iter());
+        let is_known = known.any(|one| one.node == node && one.generation == generation);
+        if may_have_ours && !is_known {
             self.leaving.get_or_insert_default().push(Leaving { node, generation, until_ms: None });
         }
     }

@@ -213,7 +213,9 @@ fn take(node: &Arc<Node>, peer: &Peer, kind: FrameKind, body: Bytes) {
         frame::KEPT => {
             for order in frame::read_orders(&body) {
                 tracing::debug!(peer = %peer.id, order, "kept");
-                node.recovery.forget(order);
+                if !node.ledger.is_of_this_life(order) {
+                    node.recovery.kept(order);
+                }
                 router::kept_here(node, order);
             }
         }

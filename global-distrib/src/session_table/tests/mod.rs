@@ -1,4 +1,6 @@
-//! The session table against a carrier that writes down what it is told. Whole nodes and links are in `tests/order.rs`.
+//! The session table against a carrier that writes down what it is told. Whole nodes and links are in `tests/order/`.
+//!
+//! * `lives` nodes that die and start again
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -6,6 +8,8 @@ use std::collections::BTreeMap;
 use replication::watermark::Probes;
 
 use super::*;
+
+mod lives;
 
 const B: NodeIx = NodeIx(1);
 const C: NodeIx = NodeIx(2);
@@ -520,43 +524,6 @@ fn a_tie_is_decided_by_the_caller_and_a_repetition_changes_nothing() {
     assert_eq!(play.table.sessions_here(), 1);
     assert_eq!(play.table.bind(row(Place::There(B)), |_| true).superseded, Some(7));
     assert_eq!(play.table.sessions_here(), 0);
-}
-
-#[test]
-fn a_node_that_dies_takes_its_rows_along_and_frees_who_waited_for_it() {
-    let play = Play::new(Wire::with_peers());
-    play.bind("balcony", Place::There(B), 1);
-    play.send(1);
-    play.bind("tomb", Place::There(C), 2);
-    assert!(matches!(play.send(2), Outcome::Held));
-    play.wire.log();
-    let (removed, _) = play.table.remove_rows(B, |_| true);
-    assert_eq!(removed.len(), 1);
-    // What was on the way to it comes back before anything may pass.
-    assert!(play.reopen().is_empty());
-    play.table.put_back_all(&juliet(), vec![note(1)], 0, &play.wire);
-    play.table.forget_trail(B);
-    assert_eq!(play.table.released("b", B), [juliet()]);
-    assert_eq!(play.reopen().len(), 2);
-    assert_eq!(play.wire.log(), ["1 to node 2", "2 to node 2"]);
-}
-
-#[test]
-fn a_row_that_lost_to_a_newer_one_stands_when_that_is_gone_first() {
-    let play = Play::new(Wire::alone());
-    let places =
-        || play.table.read(juliet().as_str(), |rows| rows.iter().map(Row::there).collect());
-    // The later word of a node whose clock is ahead, and then its goodbye.
-    play.bind("balcony", Place::There(B), 1);
-    play.bind("balcony", Place::There(C), 9);
-    assert_eq!(places(), Some(vec![Some(C)]));
-    play.table.unbind_there(C, &full("balcony"), Hlc(9), 0, &play.wire);
-    assert_eq!(places(), Some(vec![Some(B)]));
-    // Or its node has ended it meanwhile.
-    play.bind("balcony", Place::There(C), 10);
-    play.table.unbind_there(B, &full("balcony"), Hlc(1), 0, &play.wire);
-    play.table.unbind_there(C, &full("balcony"), Hlc(10), 0, &play.wire);
-    assert_eq!(places().unwrap_or_default(), Vec::<Option<NodeIx>>::new());
 }
 
 #[test]

@@ -1,0 +1,75 @@
+//! The session table when nodes die and start again.
+
+use super::*;
+
+#[test]
+fn a_node_that_dies_takes_its_rows_along_and_frees_who_waited_for_it() {
+    let play = Play::new(Wire::with_peers());
+    play.bind("balcony", Place::There(B), 1);
+    play.send(1);
+    play.bind("tomb", Place::There(C), 2);
+    assert!(matches!(play.send(2), Outcome::Held));
+    play.wire.log();
+    let (removed, _) = play.table.remove_rows(B, |_| true);
+    assert_eq!(removed.len(), 1);
+    // What was on the way to it comes back before anything may pass.
+    assert!(play.reopen().is_empty());
+    play.table.put_back_all(&juliet(), vec![note(1)], 0, &play.wire);
+    play.table.forget_trail(B);
+    assert_eq!(play.table.released("b", B), [juliet()]);
+    assert_eq!(play.reopen().len(), 2);
+    assert_eq!(play.wire.log(), ["1 to node 2", "2 to node 2"]);
+}
+
+#[test]
+fn a_row_that_lost_to_a_newer_one_stands_when_that_is_gone_first() {
+    let play = Play::new(Wire::alone());
+    let places =
+        || play.table.read(juliet().as_str(), |rows| rows.iter().map(Row::there).collect());
+    // The later word of a node whose clock is ahead, and then its goodbye.
+    play.bind("balcony", Place::There(B), 1);
+    play.bind("balcony", Place::There(C), 9);
+    assert_eq!(places(), Some(vec![Some(C)]));
+    play.table.unbind_there(C, &full("balcony"), Hlc(9), 0, &play.wire);
+    assert_eq!(places(), Some(vec![Some(B)]));
+    // Or its node has ended it meanwhile.
+    play.bind("balcony", Place::There(C), 10);
+    play.table.unbind_there(B, &full("balcony"), Hlc(1), 0, &play.wire);
+    play.table.unbind_there(C, &full("balcony"), Hlc(10), 0, &play.wire);
+    assert_eq!(places().unwrap_or_default(), Vec::<Option<NodeIx>>::new());
+}
+
+#[test]
+fn what_a_former_life_sent_is_waited_for_as_if_it_had_been_sent_now() {
+    // Its row is known to have lost before it is known that it has something, or after.
+    for row_first in [true, false] {
+        let play = Play::new(Wire::with_peers());
+        play.bind("balcony", Place::There(B), 1);
+        if row_first {
+            play.bind("balcony", Place::There(C), 2);
+        }
+        play.table.held_there(&juliet(), B, 0, &play.wire);
+        if !row_first {
+            play.bind("balcony", Place::There(C), 2);
+        }
+        assert!(matches!(play.send(2), Outcome::Held), "{row_first}");
+        assert!(play.left("balcony", 1));
+        assert!(play.reopen().is_empty(), "what it gives back is still on the way");
+        play.table.returned(&juliet(), note(1), B, 0, &play.wire);
+        play.settle(B);
+        assert_eq!(play.wire.log(), ["1 to node 2", "2 to node 2"]);
+    }
+}
+
+#[test]
+fn nothing_is_filed_before_what_a_former_life_sent_is_settled() {
+    let play = Play::new(Wire::with_peers());
+    play.table.held_there(&juliet(), B, 0, &play.wire);
+    assert!(matches!(play.send(1), Outcome::Held));
+    play.echo("b");
+    play.wire.probes.borrow_mut().restarted("c");
+    assert!(play.echo("c").is_empty());
+    assert_eq!(filed(&play.settle(B)[0]), [1]);
+    play.table.filed(&juliet(), Vec::new(), 0, &play.wire);
+    play.is_settled();
+}
