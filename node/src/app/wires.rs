@@ -59,7 +59,7 @@ impl MetaTransport for RaftWire {
             let unreachable =
                 || io::Error::new(io::ErrorKind::NotConnected, "the node cannot be reached");
             let peer = self.0.peer_named(target).ok_or_else(unreachable)?;
-            let answer = self.0.calls.call(RAFT_DEADLINE, |id| {
+            let answer = self.0.calls.call(None, RAFT_DEADLINE, |id| {
                 let call = postcard::to_stdvec(&Call { id, body }).expect("a plain value");
                 peer.link.datagram(frame::RAFT_CALL, &call)
             });
@@ -192,7 +192,7 @@ impl HomeTransport for HomeWire {
     ) -> BoxFuture<'a, Result<Vec<u8>, homes::CallError>> {
         Box::pin(async move {
             let peer = self.geo.peer_in(region).ok_or(homes::CallError::Unreachable)?;
-            let answer = self.geo.calls.call(self.deadline, |id| {
+            let answer = self.geo.calls.call(Some(peer.ix), self.deadline, |id| {
                 let call = postcard::to_stdvec(&Call { id, body }).expect("a plain value");
                 peer.link.send(frame::CALL, &[&call]).is_ok()
             });

@@ -31,6 +31,8 @@ pub const ECHO: FrameKind = FrameKind(0x19);
 pub const CALL: FrameKind = FrameKind(0x1a);
 /// Its answer: [`Reply`].
 pub const REPLY: FrameKind = FrameKind(0x1b);
+/// These calls of mine are given up: not to be carried out if they are still on the way. Ids as in [`write_orders`], in the front lane.
+pub const GIVEN_UP: FrameKind = FrameKind(0x23);
 /// All messages of the receiver's ledger, of former lives too, that the sender has: the first word on a fresh link. [`write_orders`].
 pub const HELD: FrameKind = FrameKind(0x1e);
 /// Durable-log shipping; the body belongs to `homes::wire`.

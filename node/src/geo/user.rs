@@ -109,7 +109,15 @@ impl LinkUser for User {
     }
 
     fn before_write(&self, id: &PeerId, out: &mut FrameSink) {
-        self.with(id, |node, peer| node.geo.route.tail(node, peer.ix, out));
+        self.with(id, |node, peer| {
+            let given_up = node.geo.calls.given_up(peer.ix);
+            let tell = |body: &mut Vec<u8>| frame::write_orders(body, &given_up);
+            if !given_up.is_empty() && out.frame_with(frame::GIVEN_UP, tell).is_err() {
+                node.geo.calls.untold(peer.ix, &given_up);
+                return; // No room now: the writer asks again when there is.
+            }
+            node.geo.route.tail(node, peer.ix, out);
+        });
     }
 }
 
@@ -118,6 +126,7 @@ impl LinkUser for User {
 /// go on.
 fn anew(node: &Arc<Node>, peer: &Peer, unacked: Vec<(u64, FrameKind, Bytes)>) {
     node.geo.route.fresh(peer.ix);
+    node.geo.calls.restarted(peer.ix);
     let (removed, mut reopen) = node.directory.remove_rows(peer.ix, |_| true);
     let mut back: Vec<Routed> = Vec::new();
     for (order, accepted_ms, stanza) in node.ledger.node_gone(peer.ix) {
@@ -239,6 +248,10 @@ fn take(node: &Arc<Node>, peer: &Peer, kind: FrameKind, body: Bytes) {
         }
         frame::CALL => {
             let Some(call) = value::<Call>(&peer.id, kind, &body) else { return };
+            if node.geo.calls.is_taken_back(peer.ix, call.id) {
+                tracing::debug!(peer = %peer.id, id = call.id, "a call that was given up");
+                return;
+            }
             let (homes, link, region) =
                 (node.homes.clone(), peer.link.clone(), peer.id.region.clone());
             tokio::spawn(async move {
@@ -254,6 +267,7 @@ fn take(node: &Arc<Node>, peer: &Peer, kind: FrameKind, body: Bytes) {
                 node.geo.calls.answered(reply.id, reply.body);
             }
         }
+        frame::GIVEN_UP => node.geo.calls.taken_back(peer.ix, frame::read_orders(&body)),
         frame::DURABLE => node.homes.shipped(&peer.id.region, body),
         _ => {
             tracing::warn!(peer = %peer.id, ?kind, "an unknown frame: a newer version at the other side?")
