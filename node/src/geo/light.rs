@@ -53,11 +53,13 @@ fn announce_gone(node: &Arc<Node>, gone: Vec<(FullJid, Hlc)>) {
     tokio::spawn(async move {
         for (done, (account, fulls)) in by_account.into_iter().enumerate() {
             let Ok(roster) = node.rosters.load(&node, &account).await else { continue };
+            let parting = node.geo.partings.of(account.as_str());
             for (full, generation) in fulls {
                 let stanza =
                     Stanza::presence(None, Some(&Jid::from(&full)), Type::Unavailable).build();
                 let unavailable = Presence { stanza, generation };
-                for contact in roster.subscribers().chain(std::iter::once(&account)) {
+                let own = std::iter::once(&account);
+                for contact in roster.subscribers().chain(own).chain(&parting) {
                     local_presence(&node, contact.as_str(), &unavailable);
                 }
             }

@@ -3,7 +3,7 @@
 //! Called by the router and by features' actions. Blueprint §4 to §6.
 //!
 //! * `frame` what is said on a link · `user` what arrives · `route` our route log and the others' · `held` what we have of
-//!   other nodes' ledgers · `calls` request and answer · `presence` who shows what to whom · `light` presence when a node falls silent or returns · `tick` once a second ·
+//!   other nodes' ledgers · `calls` request and answer · `presence` who shows what to whom · `light` presence when a node falls silent or returns · `parting` subscriptions that are ending · `tick` once a second ·
 //!   `numbers` for `/metrics`
 
 pub mod calls;
@@ -11,6 +11,7 @@ pub mod frame;
 pub mod held;
 pub mod light;
 mod numbers;
+pub mod parting;
 pub mod presence;
 pub mod route;
 pub mod tick;
@@ -75,6 +76,8 @@ pub struct Geo {
     pub held: held::Held,
     /// Requests on the way to other nodes.
     pub calls: calls::Calls,
+    /// Subscriptions that are ending.
+    pub partings: parting::Partings,
     /// Our session rows' changes, and where each peer is in them.
     pub route: route::Routes,
     /// A link was forgotten and may be made anew.
@@ -97,6 +100,7 @@ impl Geo {
             probes: Mutex::default(),
             held: held::Held::default(),
             calls: calls::Calls::default(),
+            partings: parting::Partings::default(),
             route: route::Routes::new(route_entries_max),
             relink: tokio::sync::Notify::new(),
             health: Mutex::new(Health::new(dead_after_ms)),

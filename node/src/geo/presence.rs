@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use global_distrib::NodeIx;
+use global_distrib::{NodeIx, Row};
 use replication::Hlc;
 use xmpp::jid::{BareJid, FullJid, Jid};
 use xmpp::stanza::{Stanza, Type};
@@ -29,12 +29,14 @@ pub struct Presence {
 impl Presence {
     /// Of no session in particular: it is to be delivered as it is.
     pub const ALWAYS: Hlc = Hlc(u64::MAX);
+    /// Of a session that is still there, `unavailable` to a contact that may see it no longer: true whatever the rows say.
+    pub const WITHDRAWN: Hlc = Hlc(u64::MAX - 1);
 
     /// Whether the rows say that something newer is true: for `unavailable`, that this session or a newer one is there; for anything else,
     /// that a newer one has taken its place.
     fn is_stale(&self, node: &Node) -> bool {
         let Some(from) = self.stanza.from() else { return false };
-        if self.generation == Self::ALWAYS {
+        if self.generation >= Self::WITHDRAWN {
             return false;
         }
         let gone = self.stanza.type_() == Type::Unavailable;
@@ -48,6 +50,29 @@ impl Presence {
             }
         });
         stale.unwrap_or(false)
+    }
+
+    /// Notes that the contact sees it, while a subscription is ending.
+    fn is_shown_to(&self, node: &Node, contact: &str) {
+        let Some(from) = self.stanza.from() else { return };
+        match self.generation {
+            Self::WITHDRAWN => {
+                if let Ok(contact) = BareJid::parse(contact) {
+                    node.geo.partings.told(&from.bare(), &contact, from.as_str());
+                }
+            }
+            _ if self.stanza.type_() == Type::Unavailable => {}
+            _ => node.geo.partings.shown(from.bare_str(), contact, from.as_str()),
+        }
+    }
+
+    /// Whether the account watches whom this is of. Its own roster says so, here as everywhere: what comes before it has heard of the grant it
+    /// asks for later (`relation::gained`), what comes after it has heard of the end would make a ghost.
+    fn is_watched_by(&self, node: &Node, account: &str) -> bool {
+        if self.generation == Self::ALWAYS {
+            return true;
+        }
+        self.stanza.from().is_none_or(|from| node.rosters.watches(account, from.bare_str()))
     }
 }
 
@@ -66,7 +91,7 @@ impl Geo {
         }
         if !presence.is_stale(node) {
             for account in &to {
-                shown_here(node, account.as_str(), &presence.stanza);
+                shown_here(node, account.as_str(), presence);
             }
         }
         for (_, ix) in self.live() {
@@ -166,7 +191,9 @@ pub fn answer_probe(node: &Arc<Node>, peer: &Peer, probe: &PresenceProbe) {
 pub fn answered(node: &Arc<Node>, presence: &Presence, to: &FullJid) {
     if let Some(seat) = seat_of(node, to)
         && !presence.is_stale(node)
+        && presence.is_watched_by(node, to.bare_str())
     {
+        presence.is_shown_to(node, to.bare_str());
         perform::to_seat(node, &seat, presence.stanza.with_to(seat.address()));
     }
 }
@@ -176,15 +203,36 @@ pub fn local_presence(node: &Arc<Node>, account: &str, presence: &Presence) {
     if presence.is_stale(node) {
         tracing::debug!(from = ?presence.stanza.from(), to = account, "presence that is out of date");
     } else {
-        shown_here(node, account, &presence.stanza);
+        shown_here(node, account, presence);
     }
 }
 
-/// As it is.
-fn shown_here(node: &Arc<Node>, account: &str, stanza: &Stanza) {
+/// The contact's roster says that it watches the account no longer: it sees nobody of it, whatever it has been shown.
+pub fn parted(node: &Arc<Node>, contact: &BareJid, account: &BareJid) {
+    let told = node.geo.partings.end(account.as_str(), contact.as_str());
+    let shown = |rows: &[Row<Arc<Seat>>]| -> Vec<FullJid> {
+        let shown = rows.iter().filter(|row| row.available && row.lit);
+        shown.map(|row| row.full.clone()).filter(|full| !told.contains(full.as_str())).collect()
+    };
+    for full in node.directory.read(account.as_str(), shown).unwrap_or_default() {
+        let stanza = Stanza::presence(None, Some(&Jid::from(&full)), Type::Unavailable).build();
+        to_available(node, contact.as_str(), &stanza);
+    }
+}
+
+/// As it is, if the account watches.
+fn shown_here(node: &Arc<Node>, account: &str, presence: &Presence) {
+    if !presence.is_watched_by(node, account) {
+        return;
+    }
+    presence.is_shown_to(node, account);
+    to_available(node, account, &presence.stanza);
+}
+
+fn to_available(node: &Arc<Node>, account: &str, stanza: &Stanza) {
     node.directory.read(account, |rows| {
         let mut addressed: Option<Stanza> = None;
-        for seat in rows.iter().filter(|row| row.available).filter_map(global_distrib::Row::here) {
+        for seat in rows.iter().filter(|row| row.available).filter_map(Row::here) {
             let stanza = addressed.get_or_insert_with(|| match BareJid::parse(account) {
                 Ok(account) => stanza.with_to(&Jid::from(account)),
                 Err(_) => stanza.clone(),
@@ -201,14 +249,15 @@ fn shown_here(node: &Arc<Node>, account: &str, stanza: &Stanza) {
 /// The local part of [`Geo::grant`]. Only accounts with sessions here are looked at, and their rosters are at hand.
 pub fn granted_here(node: &Arc<Node>, presence: &Presence, to: &BareJid) {
     let Some(from) = presence.stanza.from().map(Jid::bare) else { return };
-    let knows = node.rosters.cached(to).is_some_and(|roster| roster.has_subscription(&from));
+    let knows =
+        node.rosters.cached(to).is_some_and(|roster| roster.has_subscription(from.as_str()));
     if knows {
         local_presence(node, to.as_str(), presence);
     }
 }
 
 fn seat_of(node: &Node, full: &FullJid) -> Option<Arc<Seat>> {
-    let found = |rows: &[global_distrib::Row<Arc<Seat>>]| {
+    let found = |rows: &[Row<Arc<Seat>>]| {
         rows.iter().filter(|row| row.full == *full).find_map(|row| row.here().cloned())
     };
     node.directory.read(full.bare_str(), found).flatten()

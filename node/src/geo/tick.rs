@@ -36,6 +36,9 @@ pub async fn run(node: Arc<Node>) {
             router::reopen(&node, &account);
         }
         node.geo.settle();
+        node.geo.partings.tidy(|account| {
+            node.directory.read(account.as_str(), |rows| !rows.is_empty()) == Some(true)
+        });
         for (peer, orders) in node.geo.held.take_untold() {
             node.geo.tell_kept(peer, &orders);
         }

@@ -13,6 +13,7 @@ use xmpp::jid::{BareJid, Jid};
 use xmpp::stanza::error::StanzaError;
 use xmpp::stanza::{Kind, Stanza, Type};
 
+use crate::app::Node;
 use crate::feature::{Action, Ctx, Feature, Flow, Interests, SessionEvent};
 use crate::features::roster::record::Roster;
 use crate::geo::presence::Presence;
@@ -180,12 +181,12 @@ fn unavailable(ctx: &mut Ctx<'_>, seat: &Arc<Seat>, stanza: Option<Stanza>) {
     let presence = Presence { stanza, generation: seat.generation };
     let (node, account) = (ctx.node.clone(), seat.bare.clone());
     match node.rosters.cached(&account) {
-        Some(roster) => tell_gone(&mut ctx.actions, &account, &roster, presence),
+        Some(roster) => tell_gone(&node, &mut ctx.actions, &account, &roster, presence),
         None => {
             tokio::spawn(async move {
                 if let Ok(roster) = node.rosters.load(&node, &account).await {
                     let mut actions = Vec::new();
-                    tell_gone(&mut actions, &account, &roster, presence);
+                    tell_gone(&node, &mut actions, &account, &roster, presence);
                     crate::router::perform(&node, None, actions);
                 }
             });
@@ -193,8 +194,16 @@ fn unavailable(ctx: &mut Ctx<'_>, seat: &Arc<Seat>, stanza: Option<Stanza>) {
     }
 }
 
-fn tell_gone(actions: &mut Vec<Action>, account: &BareJid, roster: &Roster, presence: Presence) {
-    let mut to: Vec<BareJid> = roster.subscribers().cloned().collect();
+fn tell_gone(
+    node: &Node,
+    actions: &mut Vec<Action>,
+    account: &BareJid,
+    roster: &Roster,
+    presence: Presence,
+) {
+    // Behind the roster: who is not in it any more, and may see this session, is here.
+    let mut to = node.geo.partings.of(account.as_str());
+    to.extend(roster.subscribers().cloned());
     to.push(account.clone());
     actions.push(Action::Multicast { presence, to });
 }

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
+use replication::Change;
 use xmpp::jid::{BareJid, Jid};
 use xmpp::stanza::error::StanzaError;
 use xmpp::stanza::{Stanza, Type};
@@ -13,8 +14,9 @@ use crate::app::Node;
 use crate::feature::{Action, Ctx};
 use crate::features::roster;
 use crate::features::roster::home::{Answer, Request};
+use crate::features::roster::record::{Contact, Effect, ROSTER};
 use crate::features::roster::subscription::Kind;
-use crate::geo::presence::Presence;
+use crate::geo::presence::{Presence, parted};
 use crate::router::perform::seats_of;
 
 /// The kind of a presence type; `None` for other presence.
@@ -118,13 +120,58 @@ pub fn gained(ctx: &mut Ctx<'_>, account: &BareJid, contact: &BareJid) {
     }
 }
 
+/// What a change of a roster ends (§3.2, §3.3), in this region.
+#[derive(Debug)]
+pub struct Parting {
+    contact: BareJid,
+    /// The contact is not to see the account any more.
+    withdrawn: bool,
+    /// The account watched the contact and does not any more.
+    parted: bool,
+}
+
+impl Parting {
+    /// Of a change that is about to be applied; `None` when it ends nothing.
+    pub fn of(node: &Node, account: &BareJid, change: &Change) -> Option<Self> {
+        let (key, withdrawn, watches) = match change {
+            Change::Put { store, key, value, .. } if store.as_str() == ROSTER => {
+                let contact = Contact::decode(value)?;
+                (key, contact.effect == Effect::Withdrawn, contact.state.to)
+            }
+            Change::Delete { store, key, .. } if store.as_str() == ROSTER => (key, false, false),
+            _ => return None,
+        };
+        let parted = !watches && node.rosters.watches(account.as_str(), key);
+        (withdrawn || parted).then(|| BareJid::parse(key).ok()).flatten().map(|contact| Self {
+            contact,
+            withdrawn,
+            parted,
+        })
+    }
+
+    /// Before anybody sees the change: [`withdrawn`] tells the contact, at each session's own node, unless the session or the node is gone by
+    /// then.
+    pub fn begin(&self, node: &Node, account: &BareJid) {
+        if self.withdrawn {
+            node.geo.partings.begin(account, &self.contact);
+        }
+    }
+
+    /// Behind it: our sessions of the account see nobody of the contact any more, whatever arrives.
+    pub fn end(self, node: &Arc<Node>, account: &BareJid) {
+        if self.parted {
+            parted(node, account, &self.contact);
+        }
+    }
+}
+
 /// And no longer (§3.2.2, §3.3.3).
 pub fn withdrawn(ctx: &mut Ctx<'_>, account: &BareJid, contact: &BareJid) {
     for seat in seats_of(ctx.node, account.as_str()) {
         if seat.available() {
             let stanza = Stanza::presence(None, Some(seat.address()), Type::Unavailable).build();
             // It is still there; to this contact it is not.
-            let presence = Presence { stanza, generation: Presence::ALWAYS };
+            let presence = Presence { stanza, generation: Presence::WITHDRAWN };
             ctx.actions.push(Action::Multicast { presence, to: vec![contact.clone()] });
         }
     }

@@ -94,6 +94,15 @@ impl Rosters {
         account == asker || known.unwrap_or(true)
     }
 
+    /// Whether the account watches that one, as far as is known here: yes, if its roster is not held.
+    pub fn watches(&self, account: &str, of: &str) -> bool {
+        let watches = |slot: &Slot| match slot {
+            Slot::Ready(roster) => roster.has_subscription(of),
+            Slot::Loading { .. } => true,
+        };
+        account == of || self.slots.read_sync(account, |_, slot| watches(slot)).unwrap_or(true)
+    }
+
     /// Nobody of that account is here any more. While it is read it stays: the reader must hear of what changes meanwhile.
     pub fn evict(&self, account: &BareJid) {
         self.slots.remove_if_sync(account, |slot| !slot.is_loading());

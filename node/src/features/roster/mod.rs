@@ -25,7 +25,7 @@ use self::record::{Contact, Effect, ROSTER, VERSION};
 use self::subscription::Kind;
 use crate::app::Node;
 use crate::feature::{Action, Ctx, Disco, Feature, Flow, Interests, Iq, Target};
-use crate::features::presence::relation;
+use crate::features::presence::relation::{self, Parting};
 use crate::homes::HomeError;
 
 /// Longest name or group, in bytes; beyond it `not-acceptable` (§2.3.3).
@@ -83,7 +83,14 @@ impl Feature for RosterFeature {
         let Ok(account) = BareJid::parse(change.owner()) else { return Flow::Next };
         let was_listed =
             ctx.node.rosters.cached(&account).is_some_and(|roster| roster.shows(change));
+        let parting = Parting::of(ctx.node, &account, change).filter(|_| !snapshot);
+        if let Some(parting) = &parting {
+            parting.begin(ctx.node, &account);
+        }
         let version = ctx.node.rosters.apply(&account, change);
+        if let Some(parting) = parting {
+            parting.end(ctx.node, &account);
+        }
         if snapshot {
             return Flow::Next;
         }

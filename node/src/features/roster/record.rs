@@ -136,7 +136,7 @@ impl Roster {
     }
 
     /// Whether the user receives that account's presence.
-    pub fn has_subscription(&self, whose: &BareJid) -> bool {
+    pub fn has_subscription(&self, whose: &str) -> bool {
         self.contacts.get(whose).is_some_and(|contact| contact.state.to)
     }
 
