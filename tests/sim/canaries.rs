@@ -70,7 +70,7 @@ fn forgetting_what_was_not_acknowledged() {
 
 #[test]
 fn taking_what_follows_a_refused_stanza() {
-    is_found(Canary::TakesBehindRefused, Profile::Deaths);
+    is_found(Canary::TakesBehindRefused, Profile::Moves);
 }
 
 #[test]

@@ -66,6 +66,8 @@ pub enum Deed {
     Message,
     /// Writes to one device of somebody.
     Direct,
+    /// Asks a device of somebody whether it is there (XEP-0199): what cannot be stored for later.
+    Ping,
     /// Changes presence.
     Presence,
     /// Names a contact.
@@ -155,12 +157,15 @@ impl Plan {
         let mut deeds = vec![
             (45, Deed::Message),
             (6, Deed::Direct),
+            (10, Deed::Ping),
             (10, Deed::Presence),
             (10, Deed::Roster),
             (3, Deed::Subscribe),
             (5, Deed::Leave),
         ];
-        if profile != Profile::Calm {
+        if profile == Profile::Calm {
+            deeds.push((8, Deed::Leave));
+        } else {
             let often = if busy { 8 } else { chance.between(1, 6) };
             deeds.extend([(2 * often, Deed::Move), (often, Deed::Reset), (often, Deed::Vanish)]);
         }

@@ -76,6 +76,10 @@ enum Event {
     Notice(u64),
     /// A device that was away comes back.
     Return(usize),
+    /// A device that took no messages does again.
+    Show(usize),
+    /// A device that tells somebody something goes on: who, whom, how many words are left, how far apart.
+    GoOn(usize, usize, u64, u64),
     Council,
     Look,
 }
@@ -370,6 +374,17 @@ impl Play {
                     }
                 });
             }
+            Event::GoOn(id, to, words, apart) => {
+                if words > 0 && self.devices[&id].is_online() {
+                    self.with(id, |device, around| device.message(around, to, None));
+                    self.at(self.now + apart, Event::GoOn(id, to, words - 1, apart));
+                }
+            }
+            Event::Show(id) => {
+                if self.devices[&id].is_online() {
+                    self.with(id, |device, around| device.show(around, Some(0)));
+                }
+            }
             Event::Council => {
                 for ix in 0..self.hosts.len() {
                     // Some hear of it later than others.
@@ -420,6 +435,11 @@ impl Play {
         match deed {
             Deed::Message => {
                 let to = self.somebody(id);
+                if self.people.percent(10) {
+                    // One word after another, and each may meet something else on its way.
+                    let (words, apart) = (self.people.between(4, 12), self.people.between(10, 80));
+                    return self.at(self.now, Event::GoOn(id, to, words, apart));
+                }
                 for _ in 0..self.people.weighted(&[(6, 1), (3, 2), (1, 5)]) {
                     self.with(id, |device, around| device.message(around, to, None));
                 }
@@ -434,6 +454,19 @@ impl Play {
                 let (user, resource) = (self.devices[&to].user, self.devices[&to].resource);
                 self.with(id, |device, around| device.message(around, user, Some((to, resource))));
             }
+            Deed::Ping => {
+                // Whoever came last is the least known.
+                let others = || self.devices.values().filter(|other| other.id != id);
+                let last = others().max_by_key(|other| other.session());
+                let all: Vec<usize> = others().map(|other| other.id).collect();
+                let last = last.map(|other| other.id).filter(|_| self.people.percent(60));
+                let Some(to) = last.or_else(|| self.people.one(&all).copied()) else { return };
+                let (user, resource) = (self.devices[&to].user, self.devices[&to].resource);
+                let session = self.devices[&to].session();
+                if let Some(session) = session {
+                    self.with(id, |device, around| device.ping(around, user, resource, session));
+                }
+            }
             Deed::Presence => {
                 // Whoever takes no messages soon does again: what was on the way meets both.
                 let hides = self.devices[&id].shows.is_none_or(|(_, priority)| priority < 0);
@@ -443,6 +476,11 @@ impl Play {
                     self.people.weighted(&[(4, Some(0)), (2, Some(5)), (2, Some(-1)), (2, None)])
                 };
                 self.with(id, |device, around| device.show(around, priority));
+                if priority.is_none_or(|priority| priority < 0) && self.people.percent(50) {
+                    // Sooner than anybody can have heard of it.
+                    let wait = self.people.between(5, 150);
+                    self.at(self.now + wait, Event::Show(id));
+                }
             }
             Deed::Roster => {
                 let contact = self.people.below(3);

@@ -8,7 +8,7 @@ use xmpp::ns;
 use xmpp::xml::element::Element;
 use xmpp::xml::framer::{Framer, Limits, Scan};
 
-use super::journal::{Ack, Journal, Sent, Session, Set};
+use super::journal::{Ack, Journal, Ping, Sent, Session, Set};
 use crate::world::chance::Chance;
 use crate::world::net::{Attempt, Net, Party, Read, Way};
 use crate::world::story::Story;
@@ -614,6 +614,20 @@ impl Device {
         self.say_what(around, What::Message(message), text.into_bytes());
     }
 
+    /// Asks a device whether it is there (XEP-0199), while it is known to have that session.
+    pub fn ping(&mut self, around: &mut Around<'_>, user: usize, resource: &str, to: usize) {
+        let Some(session) = self.session() else { return };
+        let number = around.journal.pings.len();
+        around.journal.pings.push(Ping { session, to, at: around.now, answer: None });
+        let name = self.name();
+        around.story.tell(around.now, || format!("{name} pings u{user}/{resource} ({number})"));
+        let text = format!(
+            "<iq type='get' id='p{number}' to='{}/{resource}'><ping xmlns='urn:xmpp:ping'/></iq>",
+            account(user)
+        );
+        self.say(around, text.into_bytes());
+    }
+
     /// Asks for an acknowledgement.
     pub fn ask(&mut self, around: &mut Around<'_>) {
         self.write(around, format!("<r xmlns='{}'/>", ns::SM).as_bytes());
@@ -627,6 +641,9 @@ impl Device {
         self.numbers += 1;
         let status = (self.id as u64) << 32 | self.numbers;
         self.shows = priority.map(|priority| (status, priority));
+        if let (None | Some(..0), Some(session)) = (priority, self.session()) {
+            around.journal.hidden.push((session, around.now));
+        }
         if priority.is_none() {
             // RFC 6121 §4.5.2: from now on it is told of nobody, so what it knew is worth nothing.
             around.journal.heard.retain(|(hearer, _), _| *hearer != self.id);

@@ -30,10 +30,7 @@ fn message(device: &mut Device, around: &mut Around<'_>, element: &Element) {
     };
     let sent = around.journal.sent[number].clone();
     if element.attr("type") == Some("error") {
-        let why = element
-            .child("error", ns::CLIENT)
-            .and_then(|error| error.children().next().map(|child| child.name().to_owned()))
-            .unwrap_or_default();
+        let why = condition(element);
         around.story.tell(around.now, || format!("{name}: message {number} came back: {why}"));
         if sent.device != device.id {
             around.journal.is_wrong(
@@ -69,6 +66,13 @@ fn message(device: &mut Device, around: &mut Around<'_>, element: &Element) {
         late,
     };
     around.journal.seen.push(seen);
+}
+
+/// The defined condition of an error.
+fn condition(element: &Element) -> String {
+    let error = element.child("error", ns::CLIENT);
+    let condition = error.and_then(|error| error.children().next());
+    condition.map(|condition| condition.name().to_owned()).unwrap_or_default()
 }
 
 fn presence(device: &mut Device, around: &mut Around<'_>, element: &Element) {
@@ -143,6 +147,21 @@ fn iq(device: &mut Device, around: &mut Around<'_>, element: &Element) {
         return;
     }
     let Some(session) = device.session() else { return };
+    if type_ == "get" {
+        let to = element.attr("from").unwrap_or_default();
+        return device.say(around, format!("<iq type='result' id='{id}' to='{to}'/>").into_bytes());
+    }
+    if let Some(number) = id.strip_prefix('p').and_then(|number| number.parse::<usize>().ok()) {
+        let error = (type_ == "error").then(|| condition(element));
+        let name = device.name();
+        around.story.tell(around.now, || {
+            format!("{name}: ping {number} is answered: {}", error.as_deref().unwrap_or("result"))
+        });
+        if let Some(ping) = around.journal.pings.get_mut(number) {
+            ping.answer = Some((around.now, error));
+        }
+        return;
+    }
     if type_ == "set" {
         if let Some(query) = element.child("query", ns::ROSTER) {
             roster(device, around, session, query, false);

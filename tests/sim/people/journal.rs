@@ -96,6 +96,19 @@ pub struct Set {
     pub answer: Option<(u64, bool)>,
 }
 
+/// A question to a device whether it is there.
+#[derive(Clone, Debug)]
+pub struct Ping {
+    /// The session that asked.
+    pub session: usize,
+    /// The session that is asked: it was bound by then.
+    pub to: usize,
+    /// When.
+    pub at: u64,
+    /// When the answer came, and the error if it was one.
+    pub answer: Option<(u64, Option<String>)>,
+}
+
 /// A roster as a client saw it, or a change of it.
 #[derive(Clone, Debug)]
 pub struct RosterSeen {
@@ -133,12 +146,16 @@ pub struct Journal {
     pub sessions: Vec<Session>,
     /// Roster sets, by number.
     pub sets: Vec<Set>,
+    /// Questions to devices, by number.
+    pub pings: Vec<Ping>,
     /// What was seen of rosters.
     pub rosters: Vec<RosterSeen>,
     /// (who heard, of which device) → what; of the hearer's present session.
     pub heard: BTreeMap<(usize, usize), Heard>,
     /// Lines that were cut or mended before everything heals: from, to, when, whether it passes since.
     pub lines: Vec<(usize, usize, u64, bool)>,
+    /// Sessions that went on without taking messages: which, when.
+    pub hidden: Vec<(usize, u64)>,
     /// Hosts that were told to stop: which, when.
     pub stops: Vec<(usize, u64)>,
     /// Hosts that died: which, when.
@@ -174,6 +191,17 @@ impl Journal {
                 && !self.deaths.iter().any(|(_, at)| (ack.at..=ack.at + GRACE_MS).contains(at))
                 && !self.was_stopping(self.sessions[seen.session].host, ack.at)
         })
+    }
+
+    /// Whether a life of that host ended between two times.
+    pub fn ended(&self, host: usize, from: u64, until: u64) -> bool {
+        self.ends(host).any(|at| (from..until).contains(&at))
+    }
+
+    /// When lives of that host ended: it died, or was told to stop.
+    pub fn ends(&self, host: usize) -> impl Iterator<Item = u64> {
+        let all = self.deaths.iter().chain(&self.stops);
+        all.filter(move |(one, _)| *one == host).map(|(_, at)| *at)
     }
 
     /// Whether anything passed from one host to another at a time.

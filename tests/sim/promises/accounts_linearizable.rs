@@ -1,11 +1,15 @@
 //! I10. *A change of my roster that was answered is kept, and all my devices show the same roster:* each contact is a register. What stands at
-//! the end was not answered before another that was answered began; no client sees a version go back; copies are equal.
+//! the end was not answered before another that was answered began; no client sees a version go back; copies are equal. An error says that it is
+//! not known what became of a change, and it may still be made by what is on the wire just then, but not by what waited behind a cut line.
 
 use std::collections::BTreeMap;
 
 use crate::end::End;
 use crate::people::journal::Journal;
 use crate::people::{RESOURCES, device::account};
+
+/// So long after an error what had been sent before it may arrive, milliseconds.
+const ON_THE_WIRE_MS: u64 = 4_000;
 
 /// See the module.
 pub fn check(journal: &Journal, end: &End) -> Vec<String> {
@@ -34,9 +38,8 @@ pub fn check(journal: &Journal, end: &End) -> Vec<String> {
             };
             // What stands is older than what was answered: it was answered before that began.
             let other = &journal.sets[*stands as usize];
-            let older = *stands as usize != number
-                && other.answer.is_some_and(|(at, _)| at < set.at)
-                && other.at < set.at;
+            let over = other.answer.map(|(at, done)| if done { at } else { at + ON_THE_WIRE_MS });
+            let older = *stands as usize != number && over.is_some_and(|over| over < set.at);
             if older {
                 broken.push(format!(
                     "set {number} of {} was answered at {answered}, but {stands}, answered before it began, stands",

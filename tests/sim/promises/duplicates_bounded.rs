@@ -12,10 +12,8 @@ use crate::people::journal::{Journal, Seen};
 /// The node where it was read and the node where it was sent: nobody is left who knows.
 fn both_died(journal: &Journal, first: &Seen, again: &Seen) -> bool {
     let sent = &journal.sent[first.message];
-    let died = |session: usize, since: u64| {
-        let host = journal.sessions[session].host;
-        journal.deaths.iter().any(|(dead, at)| *dead == host && (since..again.at).contains(at))
-    };
+    let died =
+        |session: usize, since| journal.ended(journal.sessions[session].host, since, again.at);
     died(first.session, first.at) && died(sent.session, sent.at)
 }
 
@@ -23,9 +21,8 @@ fn both_died(journal: &Journal, first: &Seen, again: &Seen) -> bool {
 fn died_untold(journal: &Journal, first: &Seen, again: &Seen) -> bool {
     let from = journal.sessions[first.session].host;
     let to = journal.sessions[journal.sent[first.message].session].host;
-    journal.deaths.iter().any(|(dead, at)| {
-        *dead == from && (first.at..again.at).contains(at) && !journal.passes(from, to, *at)
-    })
+    let mut ends = journal.ends(from);
+    ends.any(|at| (first.at..again.at).contains(&at) && !journal.passes(from, to, at))
 }
 
 /// It went to devices at several nodes, and the node where it was sent died: what comes back from one of them is routed anew by somebody who does not
@@ -33,8 +30,7 @@ fn died_untold(journal: &Journal, first: &Seen, again: &Seen) -> bool {
 fn asked_anew(journal: &Journal, first: &Seen, again: &Seen) -> bool {
     let sent = &journal.sent[first.message];
     let at = journal.sessions[sent.session].host;
-    let died =
-        journal.deaths.iter().any(|(dead, when)| *dead == at && (sent.at..again.at).contains(when));
+    let died = journal.ended(at, sent.at, again.at);
     let here = &journal.sessions[first.session];
     let elsewhere = journal.sessions.iter().any(|other| {
         other.user == here.user

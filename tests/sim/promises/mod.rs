@@ -8,6 +8,7 @@ pub mod handed_out;
 pub mod heals_alone;
 pub mod no_phantom;
 pub mod no_silent_drop;
+pub mod not_too_early;
 pub mod one_owner;
 pub mod pair_order;
 pub mod presence_converges;
@@ -31,6 +32,7 @@ pub const ALL: &[Promise] = &[
     Promise { name: "pair_order", check: pair_order::check },
     Promise { name: "no_phantom", check: no_phantom::check },
     Promise { name: "no_silent_drop", check: no_silent_drop::check },
+    Promise { name: "not_too_early", check: not_too_early::check },
     Promise { name: "handed_out", check: handed_out::check },
     Promise { name: "one_owner", check: one_owner::check },
     Promise { name: "tables_converge", check: tables_converge::check },

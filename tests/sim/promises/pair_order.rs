@@ -1,6 +1,7 @@
 //! I3. *My messages to one person arrive in the order in which I sent them, wherever that person is and even while they move:* for each of
 //! my sessions and each device that reads, in the order of first sight. Excused is what another device of that person had taken and lost:
-//! it comes late, and says so (XEP-0203), to a device that was not there when it was sent.
+//! it comes late, and says so (XEP-0203), to a device that was not there when it was sent; and so does what a session of its own had taken
+//! and lost, when it had stopped taking messages and newer ones were filed meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,7 +20,8 @@ pub fn check(journal: &Journal, _: &End) -> Vec<String> {
             continue;
         }
         let newest = last.entry((sent.session, sent.to_user, seen.device)).or_insert(seen.message);
-        if *newest > seen.message && !was_with_another(journal, seen) {
+        if *newest > seen.message && !was_with_another(journal, seen) && !was_hidden(journal, seen)
+        {
             broken.push(format!(
                 "device {} saw message {} at {}, after message {newest} of the same sender",
                 seen.device, seen.message, seen.at
@@ -34,6 +36,19 @@ pub fn check(journal: &Journal, _: &End) -> Vec<String> {
 const ROUTED_MS: u64 = 3_000;
 /// A session that the client has given up waits so long at the server to be resumed, and takes messages.
 const HIBERNATES_MS: u64 = 15_000;
+
+/// It comes marked as late, and a former session of the device took no messages for a while after it was sent.
+fn was_hidden(journal: &Journal, seen: &Seen) -> bool {
+    let sent = &journal.sent[seen.message];
+    seen.late
+        && journal.hidden.iter().any(|(session, at)| {
+            let former = &journal.sessions[*session];
+            *session != seen.session
+                && former.device == seen.device
+                && former.at < sent.at + ROUTED_MS
+                && (sent.at.saturating_sub(ROUTED_MS)..seen.at).contains(at)
+        })
+}
 
 /// It comes marked as late, and another device of the account was there after it was sent.
 fn was_with_another(journal: &Journal, seen: &Seen) -> bool {
