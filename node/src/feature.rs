@@ -26,7 +26,23 @@ pub enum Action {
     ToSeat(Arc<Seat>, Stanza),
     /// To those local resources of an account that asked for its roster (RFC 6121 §2.1.6 interested resources). The stanza's `to`
     /// is set for each.
-    ToInterested(BareJid, Stanza),
+    ToInterested {
+        /// Whose roster.
+        account: BareJid,
+        /// What it made of the roster.
+        version: u64,
+        /// The push.
+        push: Stanza,
+    },
+    /// The whole roster for one that asked, in its place among the pushes.
+    Roster {
+        /// Who asked.
+        seat: Arc<Seat>,
+        /// Of which version it is; `None`: an error.
+        version: Option<u64>,
+        /// The answer.
+        answer: Stanza,
+    },
     /// To the available resources of an account on this node, as it is (other nodes are told by the same change).
     ToAvailable(BareJid, Stanza),
     /// Presence to the available resources of many accounts, wherever they are: one copy a region (blueprint §6, multicast).

@@ -20,6 +20,8 @@ use xmpp::stanza::Stanza;
 use crate::app::{Node, Parts, World, assemble};
 use crate::certs::Authority;
 use crate::feature::{Action, Ctx, Flow};
+use crate::features::roster::home::Request;
+use crate::features::roster::{self, subscription::Kind};
 use crate::homes::accounts::{self, Account};
 use crate::router;
 use crate::session::{Item, Seat};
@@ -96,6 +98,31 @@ impl House {
             assert!(accounts::create(&self.node.homes, account, &record).await.expect("made"));
         }
         all
+    }
+
+    /// Makes both rosters say that `who` receives the presence of `whom`.
+    pub(crate) async fn watches(&self, who: &str, whom: &str) {
+        let (who, whom) = (bare(who), bare(whom));
+        let stanza = |kind: &str| format!("<presence type='{kind}'/>").into_bytes();
+        let to = |contact: &BareJid, kind| Request::Out {
+            contact: contact.clone(),
+            kind,
+            items_max: 10,
+        };
+        let from = |contact: &BareJid, kind, word: &str| Request::In {
+            contact: contact.clone(),
+            kind,
+            stanza: stanza(word),
+            items_max: 10,
+        };
+        for (account, request) in [
+            (&who, to(&whom, Kind::Subscribe)),
+            (&whom, from(&who, Kind::Subscribe, "subscribe")),
+            (&whom, to(&who, Kind::Subscribed)),
+            (&who, from(&whom, Kind::Subscribed, "subscribed")),
+        ] {
+            roster::ask(&self.node, account, &request).await.expect("done");
+        }
     }
 
     /// Binds `name/resource`; it has said nothing yet.

@@ -14,7 +14,6 @@ use super::mailbox::{Class, Mailbox, Refused, Weight};
 use crate::geo::presence::Presence;
 
 const CARBONS: u8 = 1;
-const INTERESTED: u8 = 2;
 const AVAILABLE: u8 = 4;
 
 /// Bound on newer messages that wait while older ones are handed out; beyond it they are refused like by a full mailbox.
@@ -37,6 +36,7 @@ pub struct Seat {
     flags: AtomicU8,
     priority: AtomicI8,
     presence: Mutex<Shown>,
+    roster: Mutex<Watch>,
     /// The id of the last filed message it was handed.
     handed: Mutex<u64>,
     /// `Some` while older messages are being handed out: newer ones wait here.
@@ -50,6 +50,18 @@ struct Newer {
     running: u32,
     waiting: Vec<Delivery>,
     bytes: usize,
+}
+
+/// What it has been told of its account's roster (RFC 6121 §2.1.6).
+#[derive(Debug, Default)]
+struct Watch {
+    /// It asked for the roster once.
+    interested: bool,
+    /// Answers that are being made: pushes wait for them, for an answer may be older or newer than a push.
+    asking: u32,
+    /// The version of the last whole roster it got.
+    whole: u64,
+    waiting: Vec<(u64, Stanza)>,
 }
 
 #[derive(Debug, Default)]
@@ -169,6 +181,7 @@ impl Seat {
             flags: AtomicU8::new(0),
             priority: AtomicI8::new(-1),
             presence: Mutex::default(),
+            roster: Mutex::default(),
             handed: Mutex::new(0),
             newer: Mutex::default(),
         }
@@ -296,14 +309,41 @@ impl Seat {
         self.set(CARBONS, on);
     }
 
-    /// It asked for its roster (RFC 6121 §2.1.6).
-    pub fn interested(&self) -> bool {
-        self.has(INTERESTED)
+    /// It asks for its roster (RFC 6121 §2.1.6). To be followed by [`Seat::answer_roster`].
+    pub fn ask_roster(&self) {
+        let mut roster = self.roster.lock();
+        roster.interested = true;
+        roster.asking += 1;
     }
 
-    /// It asked for its roster.
-    pub fn set_interested(&self) {
-        self.set(INTERESTED, true);
+    /// The roster it asked for, whole, at a version (`None`: an error), and behind it the pushes that are newer: no version goes back.
+    pub fn answer_roster(&self, version: Option<u64>, answer: Stanza, deliver: impl Fn(Stanza)) {
+        let mut roster = self.roster.lock();
+        roster.asking = roster.asking.saturating_sub(1);
+        roster.whole = roster.whole.max(version.unwrap_or(0));
+        deliver(answer);
+        if roster.asking == 0 {
+            let whole = roster.whole;
+            let newer = std::mem::take(&mut roster.waiting).into_iter();
+            newer.filter(|(version, _)| *version > whole).for_each(|(_, push)| deliver(push));
+        }
+    }
+
+    /// A change of its account's roster, which made it that version: for those who asked for the roster, unless they have it with the whole.
+    pub fn push_roster(
+        &self,
+        version: u64,
+        push: impl FnOnce() -> Stanza,
+        deliver: impl Fn(Stanza),
+    ) {
+        let mut roster = self.roster.lock();
+        if !roster.interested || version <= roster.whole {
+            return;
+        }
+        match roster.asking {
+            0 => deliver(push()),
+            _ => roster.waiting.push((version, push())),
+        }
     }
 
     /// It has sent initial presence and not withdrawn it.
@@ -320,7 +360,7 @@ impl Seat {
     pub fn tell_presence(&self, tell: impl FnOnce(Presence)) {
         let shown = self.presence.lock();
         if let Some(stanza) = shown.last.clone() {
-            tell(Presence { stanza, generation: self.generation });
+            tell(Presence { stanza, generation: self.generation, node: None });
         }
     }
 

@@ -9,7 +9,6 @@ use xmpp::xml::framer::{Framer, Limits};
 use super::sm::{self, Refused};
 use super::*;
 use crate::features::offline::home::OFFLINE;
-use crate::features::roster::{self, subscription::Kind};
 use crate::storage::Page;
 use crate::testing::{House, Wire, bare, jid};
 use crate::transport::Buffer;
@@ -266,18 +265,7 @@ async fn a_request_that_nobody_will_answer_is_answered_with_an_error() {
 #[tokio::test]
 async fn contacts_and_those_who_were_written_to_see_the_session_end() {
     let (house, mut juliet) = verona().await;
-    let (contact, items_max) = (bare("juliet"), 10);
-    for request in [
-        roster::home::Request::In {
-            contact: contact.clone(),
-            kind: Kind::Subscribe,
-            stanza: Vec::new(),
-            items_max,
-        },
-        roster::home::Request::Out { contact, kind: Kind::Subscribed, items_max },
-    ] {
-        roster::ask(&house.node, &bare("romeo"), &request).await.expect("done");
-    }
+    house.watches("juliet", "romeo").await;
     juliet.sends("<presence/>").await;
     juliet.reads("'/>").await;
     let mut nurse = Client::new(&house, "nurse/room");

@@ -166,15 +166,8 @@ async fn what_is_no_presence_is_refused_and_probes_of_clients_go_nowhere() {
 async fn contacts_see_each_other_come_and_go() {
     let house = verona().await;
     // Juliet's own roster knows of it too; that of Paris says nothing.
-    for kind in [Subscription::Subscribe, Subscription::Subscribed] {
-        let (contact, items_max) = (bare("romeo"), 10);
-        let stanza = b"<presence type='subscribe' from='romeo@chat.example'/>".to_vec();
-        let request = match kind {
-            Subscription::Subscribe => Request::In { contact, kind, stanza, items_max },
-            kind => Request::Out { contact, kind, items_max },
-        };
-        roster::ask(&house.node, &bare("juliet"), &request).await.expect("done");
-    }
+    house.watches("romeo", "juliet").await;
+    house.watches("juliet", "romeo").await;
     let juliet = house.available("juliet/balcony", 0).await;
     let paris = house.available("paris/street", 0).await;
     let romeo = house.available("romeo/orchard", 0).await;
@@ -197,8 +190,10 @@ async fn a_subscription_walks_between_the_homes_and_presence_follows_it() {
     house.accounts(["romeo", "juliet"]).await;
     let romeo = house.available("romeo/orchard", 0).await;
     let juliet = house.available("juliet/balcony", 0).await;
-    romeo.set_interested();
-    juliet.set_interested();
+    for seat in [&romeo, &juliet] {
+        seat.ask_roster();
+        seat.answer_roster(None, Stanza::presence(None, None, Type::Available).build(), |_| {});
+    }
     drop((mail(&romeo), mail(&juliet)));
     house
         .says(&romeo, "<presence type='subscribe' to='juliet@chat.example/balcony' id='s1'/>")

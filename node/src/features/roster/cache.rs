@@ -19,7 +19,22 @@ enum Slot {
     Loading {
         changes: u64,
     },
-    Ready(Arc<Roster>),
+    Ready(Held),
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    roster: Arc<Roster>,
+    /// The version that the entry makes which is being applied; each begins with it.
+    entry: u64,
+    /// That was in the roster when it was read, between the commit and this.
+    known: bool,
+}
+
+impl From<Arc<Roster>> for Held {
+    fn from(roster: Arc<Roster>) -> Self {
+        Self { roster, entry: 0, known: false }
+    }
 }
 
 impl Slot {
@@ -38,7 +53,7 @@ impl Rosters {
     /// The roster if it is held.
     pub fn cached(&self, account: &BareJid) -> Option<Arc<Roster>> {
         self.slots.read_sync(account.as_str(), |_, slot| match slot {
-            Slot::Ready(roster) => Some(roster.clone()),
+            Slot::Ready(held) => Some(held.roster.clone()),
             Slot::Loading { .. } => None,
         })?
     }
@@ -54,7 +69,7 @@ impl Rosters {
         loop {
             let entry = self.slots.entry_sync(account.clone());
             let begun = match entry.or_insert(Slot::Loading { changes: 0 }).get() {
-                Slot::Ready(roster) => return Ok(roster.clone()),
+                Slot::Ready(held) => return Ok(held.roster.clone()),
                 Slot::Loading { changes } => *changes,
             };
             let roster = match read(node, account).await {
@@ -67,10 +82,10 @@ impl Rosters {
             let mut entry =
                 self.slots.entry_sync(account.clone()).or_insert(Slot::Loading { changes: 0 });
             match entry.get_mut() {
-                Slot::Ready(roster) => return Ok(roster.clone()),
+                Slot::Ready(held) => return Ok(held.roster.clone()),
                 Slot::Loading { changes } if *changes != begun => {}
                 slot => {
-                    *slot = Slot::Ready(roster.clone());
+                    *slot = Slot::Ready(roster.clone().into());
                     drop(entry);
                     if self.slots.len() > CACHED_MAX {
                         self.slots.retain_sync(|account, slot| {
@@ -87,7 +102,7 @@ impl Rosters {
     /// looked at the asker's.
     pub fn shows_to(&self, account: &BareJid, asker: &BareJid) -> bool {
         let shows = |slot: &Slot| match slot {
-            Slot::Ready(roster) => roster.has_subscriber(asker),
+            Slot::Ready(held) => held.roster.has_subscriber(asker),
             Slot::Loading { .. } => true,
         };
         let known = self.slots.read_sync(account.as_str(), |_, slot| shows(slot));
@@ -97,7 +112,7 @@ impl Rosters {
     /// Whether the account watches that one, as far as is known here: yes, if its roster is not held.
     pub fn watches(&self, account: &str, of: &str) -> bool {
         let watches = |slot: &Slot| match slot {
-            Slot::Ready(roster) => roster.has_subscription(of),
+            Slot::Ready(held) => held.roster.has_subscription(of),
             Slot::Loading { .. } => true,
         };
         account == of || self.slots.read_sync(account, |_, slot| watches(slot)).unwrap_or(true)
@@ -119,20 +134,34 @@ impl Rosters {
         });
     }
 
-    /// A change was applied to the local replica. Returns the version now, if the roster is held.
+    /// Whether the roster that is held knew of the entry that is being applied when it was read.
+    pub fn knew(&self, account: &BareJid) -> bool {
+        let knew = |slot: &Slot| matches!(slot, Slot::Ready(held) if held.known);
+        self.slots.read_sync(account, |_, slot| knew(slot)).unwrap_or(false)
+    }
+
+    /// A change was applied to the local replica. Returns the version that its entry makes, if the roster is held.
     pub fn apply(&self, account: &BareJid, change: &Change) -> Option<u64> {
         let mut entry = self.slots.get_sync(account)?;
-        let roster = match entry.get_mut() {
-            Slot::Ready(roster) => Arc::make_mut(roster),
+        let held = match entry.get_mut() {
+            Slot::Ready(held) => held,
             Slot::Loading { changes } => {
                 *changes += 1;
                 return None;
             }
         };
+        if let Change::Put { store, value, .. } = change
+            && store.as_str() == VERSION
+        {
+            held.entry = version(value);
+            held.known = held.entry <= held.roster.version;
+        }
+        if held.known {
+            return Some(held.entry);
+        }
+        let roster = Arc::make_mut(&mut held.roster);
         match change {
-            Change::Put { store, value, .. } if store.as_str() == VERSION => {
-                roster.version = version(value)
-            }
+            Change::Put { store, .. } if store.as_str() == VERSION => roster.version = held.entry,
             Change::Put { key, value, .. } => {
                 if let (Ok(jid), Some(contact)) = (BareJid::parse(key), Contact::decode(value)) {
                     roster.contacts.insert(jid, contact);
@@ -144,7 +173,7 @@ impl Rosters {
             Change::Clear { .. } => *roster = Roster::default(),
             _ => {}
         }
-        Some(roster.version)
+        Some(held.entry)
     }
 }
 
@@ -200,9 +229,38 @@ mod tests {
     }
 
     #[test]
+    fn what_was_in_it_when_it_was_read_is_not_applied_again() {
+        let (rosters, account) = (Rosters::default(), BareJid::parse("romeo@x").expect("jid"));
+        let juliet = BareJid::parse("juliet@x").expect("jid");
+        let mut roster = Roster { version: 2, ..Roster::default() };
+        roster.contacts.insert(juliet.clone(), Contact::default());
+        put(&rosters, &account, Slot::Ready(Arc::new(roster).into()));
+        let owner: std::sync::Arc<str> = account.as_str().into();
+        let version = |number: u64| Change::Put {
+            store: VERSION.into(),
+            owner: owner.as_ref().into(),
+            key: "".into(),
+            value: number.to_le_bytes().to_vec().into(),
+        };
+        let delete = Change::Delete {
+            store: ROSTER.into(),
+            owner: owner.as_ref().into(),
+            key: juliet.as_str().into(),
+        };
+        let contacts = || rosters.cached(&account).expect("held").contacts.len();
+        for (number, left) in [(1, 1), (2, 1), (3, 0)] {
+            assert_eq!(rosters.apply(&account, &version(number)), Some(number));
+            assert_eq!(rosters.knew(&account), number < 3);
+            assert_eq!(rosters.apply(&account, &delete), Some(number));
+            assert_eq!(contacts(), left);
+            assert_eq!(rosters.cached(&account).expect("held").version, number.max(2));
+        }
+    }
+
+    #[test]
     fn a_roster_that_is_held_goes_with_its_account() {
         let (rosters, account) = (Rosters::default(), BareJid::parse("romeo@x").expect("jid"));
-        put(&rosters, &account, Slot::Ready(Arc::default()));
+        put(&rosters, &account, Slot::Ready(Held::default()));
         rosters.evict(&account);
         assert!(rosters.cached(&account).is_none() && rosters.slots.is_empty());
     }

@@ -66,9 +66,10 @@ impl Feature for RosterFeature {
         }
         let (node, seat, request) = (ctx.node.clone(), seat.clone(), iq.stanza.clone());
         if iq.stanza.type_() == Type::Get {
-            seat.set_interested();
+            seat.ask_roster();
             return Flow::Later(Box::pin(async move {
-                vec![Action::Reply(get(&node, &seat.bare, &request).await)]
+                let (version, answer) = get(&node, &seat.bare, &request).await;
+                vec![Action::Roster { seat, version, answer }]
             }));
         }
         match parse_set(&iq.stanza.element(), &seat.bare, node.config.limits.roster_items_max) {
@@ -116,8 +117,10 @@ impl Feature for RosterFeature {
                     Effect::Gained => relation::gained(ctx, &account, &jid),
                 }
             }
-            // A contact that was never listed goes without a word.
-            Change::Delete { store, key, .. } if store.as_str() == ROSTER && was_listed => {
+            // A contact that was never listed goes without a word; if the roster that is held knew of its end before, it may have been.
+            Change::Delete { store, key, .. }
+                if store.as_str() == ROSTER && (was_listed || ctx.node.rosters.knew(&account)) =>
+            {
                 let item = Element::new("item", ns::ROSTER)
                     .with_attr("jid", key)
                     .with_attr("subscription", "remove");
@@ -141,15 +144,16 @@ fn push(ctx: &mut Ctx<'_>, account: &BareJid, item: Element, version: Option<u64
         Element::new("query", ns::ROSTER).with_attr("ver", &version.to_string()).with_child(item);
     let id = format!("push{version}");
     let stanza = Stanza::iq_set(Some(&Jid::from(account)), None, &id, query);
-    ctx.actions.push(Action::ToInterested(account.clone(), stanza));
+    ctx.actions.push(Action::ToInterested { account: account.clone(), version, push: stanza });
 }
 
-async fn get(node: &Arc<Node>, account: &BareJid, request: &Stanza) -> Stanza {
+/// The answer, and the version it speaks of.
+async fn get(node: &Arc<Node>, account: &BareJid, request: &Stanza) -> (Option<u64>, Stanza) {
     let roster = match node.rosters.load(node, account).await {
         Ok(roster) => roster,
         Err(error) => {
             tracing::error!(%error, "a roster cannot be read");
-            return error_of(request, &StanzaError::internal_server_error());
+            return (None, error_of(request, &StanzaError::internal_server_error()));
         }
     };
     let ver = request
@@ -158,14 +162,15 @@ async fn get(node: &Arc<Node>, account: &BareJid, request: &Stanza) -> Stanza {
         .and_then(|query| query.attr("ver").map(str::to_owned));
     let now = roster.version.to_string();
     if ver.as_deref() == Some(now.as_str()) {
-        return Stanza::iq_result(request, None); // §2.6.3: nothing has changed.
+        // §2.6.3: nothing has changed.
+        return (Some(roster.version), Stanza::iq_result(request, None));
     }
     let mut query = Element::new("query", ns::ROSTER)
         .with_attr_opt("ver", ver.is_some().then_some(now.as_str()));
     for (jid, contact) in roster.contacts.iter().filter(|(_, contact)| contact.listed) {
         query.push_child(contact.element(jid));
     }
-    Stanza::iq_result(request, Some(query))
+    (Some(roster.version), Stanza::iq_result(request, Some(query)))
 }
 
 /// §2.3.3: exactly one item, of a shape we can keep.

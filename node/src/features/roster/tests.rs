@@ -5,6 +5,7 @@ use xmpp::stanza::error::Condition;
 
 use super::*;
 use crate::features::tests::iq;
+use crate::router::perform;
 use crate::testing::{House, all, bare, mail, stanza};
 
 const ITEM: &str = "jid='juliet@chat.example'";
@@ -79,8 +80,20 @@ async fn asks(house: &House, seat: &Arc<crate::session::Seat>, payload: &str) ->
     let mut ctx = Ctx::new(&house.node, Some(seat));
     let flow = RosterFeature.iq(&mut ctx, &Iq { stanza: stanza(&text), target });
     let actions = all(ctx, flow).await;
-    let Some(Action::Reply(reply)) = actions.into_iter().next() else { panic!("no answer") };
-    format!("{reply:?}")
+    match actions.into_iter().next() {
+        Some(Action::Reply(answer)) => format!("{answer:?}"),
+        Some(Action::Roster { seat, version, answer }) => {
+            let text = format!("{answer:?}");
+            seat.answer_roster(version, answer, |stanza| {
+                // The answer itself is looked at here; what waited for it goes to the mailbox.
+                if stanza.type_() == Type::Set {
+                    perform::to_seat(&house.node, &seat, stanza);
+                }
+            });
+            text
+        }
+        other => panic!("no answer: {other:?}"),
+    }
 }
 
 #[tokio::test]
