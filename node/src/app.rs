@@ -11,6 +11,7 @@ mod world;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use config::canary::{Canary, sings};
 use global_distrib::{Directory, Place, RouteEntry, Row};
 use parking_lot::Mutex;
 use replication::metadata::Metadata;
@@ -194,7 +195,15 @@ impl Node {
         }
         let bytes_max = u32::try_from(limits.mailbox_bytes_max).unwrap_or(u32::MAX);
         let mailbox = Mailbox::new(MailboxLimits { bytes_max, ..MailboxLimits::default() });
-        let generation = self.tick_clock();
+        // What is known here was bound before, also by a clock that is an hour ahead and that ours does not follow.
+        let known = |rows: &[Row<Arc<Seat>>]| {
+            let of_it = rows.iter().filter(|row| row.full == full);
+            of_it.map(|row| row.generation).max()
+        };
+        let known = self.directory.read(account.as_str(), known).flatten();
+        let known = known.filter(|_| !sings(Canary::ClockFollowsWall));
+        let generation =
+            known.map_or(Hlc::ZERO, |known| Hlc(known.0.saturating_add(1))).max(self.tick_clock());
         let seat = Arc::new(Seat::new(full.clone(), generation, mailbox));
         let row = Row {
             full: full.clone(),
@@ -209,7 +218,7 @@ impl Node {
             perform::close(&older, StreamError::conflict());
         }
         if bound.lost {
-            // Another region's clock is ahead and its bind is newer: it stays, as it would if it had come after ours.
+            // Another region's, whose clock is ahead, became known this very moment: it stays, as it would if it had come after ours.
             return Err(StanzaError::conflict());
         }
         self.metrics.sessions.inc();
