@@ -1,7 +1,7 @@
 //! Room: presence when a node falls silent, dies or returns. Its users' contacts here are told `unavailable`; when it is back,
 //! it is asked to tell the presence of its users again. No presence is remembered for other regions' users: they have one writer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use global_distrib::health::Turn;
@@ -38,6 +38,7 @@ pub fn turned(node: &Arc<Node>, turn: Turn) {
 pub fn rows_gone(node: &Arc<Node>, rows: &[Row<Arc<Seat>>]) {
     let gone = rows.iter().filter(|row| row.available && row.lit);
     announce_gone(node, gone.map(|row| (row.full.clone(), row.generation)).collect());
+    brought_out(node, rows.iter().map(|row| (&row.full, row.generation)));
 }
 
 /// Tells local contacts, and local resources of the same account, that these are unavailable.
@@ -57,7 +58,7 @@ fn announce_gone(node: &Arc<Node>, gone: Vec<(FullJid, Hlc)>) {
             for (full, generation) in fulls {
                 let stanza =
                     Stanza::presence(None, Some(&Jid::from(&full)), Type::Unavailable).build();
-                let unavailable = Presence { stanza, generation };
+                let unavailable = Presence { stanza, generation, node: None };
                 let own = std::iter::once(&account);
                 for contact in roster.subscribers().chain(own).chain(&parting) {
                     local_presence(&node, contact.as_str(), &unavailable);
@@ -101,15 +102,20 @@ fn available_here(node: &Node) -> Vec<Arc<Seat>> {
     seats
 }
 
-/// A row has ended, and one that it hid may stand in the table again: bound later, at a node whose clock is behind. What its session has shown
-/// since was taken for out of date here, and is asked for.
-pub fn brought_out(node: &Arc<Node>, full: &FullJid, ended: Hlc) {
-    let older = |row: &Row<Arc<Seat>>| match row.full == *full && row.generation < ended {
-        true => row.there(),
-        false => None,
-    };
-    let of = node.directory.read(full.bare_str(), |rows| rows.iter().find_map(older)).flatten();
-    if let Some(ix) = of {
+/// Rows have ended, and some that they hid may stand in the table again: bound later, at a node whose clock is behind. What their sessions have
+/// shown since was taken for out of date here, and is asked for.
+pub fn brought_out<'a>(node: &Arc<Node>, ended: impl Iterator<Item = (&'a FullJid, Hlc)>) {
+    let mut of = BTreeSet::new();
+    for (full, ended) in ended {
+        let older = |row: &Row<Arc<Seat>>| match row.full == *full && row.generation <= ended {
+            true => row.there(),
+            false => None,
+        };
+        of.extend(
+            node.directory.read(full.bare_str(), |rows| rows.iter().find_map(older)).flatten(),
+        );
+    }
+    for ix in of {
         node.geo.send(ix, frame::REPRESENT, &[]);
     }
 }

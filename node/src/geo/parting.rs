@@ -102,7 +102,7 @@ mod tests {
         partings.begin(&romeo, &juliet);
         partings.told(&romeo, &nurse, "romeo@x/phone");
         partings.begin(&romeo, &nurse);
-        assert_eq!(partings.of("romeo@x"), [juliet, nurse]);
+        assert_eq!(partings.of("romeo@x"), [juliet, nurse.clone()]);
         assert!(partings.of("juliet@x").is_empty());
         partings.told(&romeo, &nurse, "romeo@x/laptop");
         partings.shown("romeo@x", "nurse@x", "romeo@x/laptop");

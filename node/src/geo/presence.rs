@@ -3,6 +3,7 @@
 //! is out of date, and drops it: presence of a full JID has one writer, the session with the newest generation.
 //! Called by features' actions, `light`, `user`. RFC 6121 §4; docs/decisions/0005.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use xmpp::stanza::{Stanza, Type};
 use super::frame::{self, PresenceProbe};
 use super::{Geo, Peer};
 use crate::app::Node;
-use crate::router::perform;
+use crate::router::perform::{self, seat_of};
 use crate::session::Seat;
 
 /// Presence of somebody, and since when that somebody is bound.
@@ -24,6 +25,8 @@ pub struct Presence {
     pub stanza: Stanza,
     /// The generation of the session it is of; [`Presence::ALWAYS`]: true whatever the rows say.
     pub generation: Hlc,
+    /// The node of that session; `None`: this one. Two nodes may have made the same generation.
+    pub node: Option<NodeIx>,
 }
 
 impl Presence {
@@ -46,7 +49,12 @@ impl Presence {
                 let mut newer = of_it.filter(|row| row.generation >= self.generation);
                 newer.any(|row| row.available && row.lit)
             } else {
-                of_it.into_iter().any(|row| row.generation > self.generation)
+                let mut of_it = of_it.into_iter();
+                of_it.any(|row| match row.generation.cmp(&self.generation) {
+                    Ordering::Less => false,
+                    Ordering::Equal => row.there() != self.node,
+                    Ordering::Greater => true,
+                })
             }
         });
         stale.unwrap_or(false)
@@ -254,11 +262,4 @@ pub fn granted_here(node: &Arc<Node>, presence: &Presence, to: &BareJid) {
     if knows {
         local_presence(node, to.as_str(), presence);
     }
-}
-
-fn seat_of(node: &Node, full: &FullJid) -> Option<Arc<Seat>> {
-    let found = |rows: &[Row<Arc<Seat>>]| {
-        rows.iter().filter(|row| row.full == *full).find_map(|row| row.here().cloned())
-    };
-    node.directory.read(full.bare_str(), found).flatten()
 }

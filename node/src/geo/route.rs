@@ -170,7 +170,7 @@ impl Routes {
                     if reopen {
                         router::reopen(node, &full.bare());
                     }
-                    light::brought_out(node, &full, generation);
+                    light::brought_out(node, std::iter::once((&full, generation)));
                 }
             }
         }

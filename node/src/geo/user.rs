@@ -209,7 +209,11 @@ fn take(node: &Arc<Node>, peer: &Peer, kind: FrameKind, body: Bytes) {
             if let Some((generation, to, bytes)) = frame::read_presence(body)
                 && let Ok(stanza) = Stanza::parse(bytes)
             {
-                presence::answered(node, &Presence { stanza, generation }, &to);
+                presence::answered(
+                    node,
+                    &Presence { stanza, generation, node: Some(peer.ix) },
+                    &to,
+                );
             }
         }
         frame::CARBON => {
@@ -371,7 +375,7 @@ fn multicast(node: &Arc<Node>, peer: &Peer, body: Bytes, grant: bool) {
         return;
     };
     let Ok(stanza) = Stanza::parse(bytes) else { return };
-    let presence = Presence { stanza, generation };
+    let presence = Presence { stanza, generation, node: Some(peer.ix) };
     for account in to {
         let Ok(account) = std::str::from_utf8(&account) else { continue };
         if !grant {

@@ -3,17 +3,25 @@
 
 use std::sync::Arc;
 
+use xmpp::jid::Jid;
 use xmpp::stanza::error::StanzaError;
 use xmpp::stanza::{Kind, Stanza, Type};
 
+use super::perform;
 use crate::app::Node;
+use crate::session::Delivery;
 
 /// Answers with the error, if the stanza may be answered at all; counts what may not.
 pub fn bounce(node: &Arc<Node>, stanza: &Stanza, error: &StanzaError) {
     match stanza.error_reply(error) {
         Some(reply) => {
             node.metrics.routed.bounced.inc();
-            super::route(node, reply);
+            // Past the gate of an account that is here: the sender is to hear of a full gate, also when it is his own.
+            let full = reply.to().and_then(Jid::full);
+            let seat = full.and_then(|full| perform::seat_of(node, &full));
+            if !seat.is_some_and(|seat| seat.take(Delivery::light(reply.clone()))) {
+                super::route(node, reply);
+            }
         }
         None => {
             node.metrics.routed.ignored.inc();

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use global_distrib::Row;
 use xmpp::jid::{BareJid, FullJid, Jid};
 use xmpp::payload::carbons;
 use xmpp::stanza::{Kind, Stanza};
@@ -28,9 +29,14 @@ pub fn perform(
             },
             Action::Route(stanza) => super::route(node, stanza),
             Action::ToSeat(seat, stanza) => to_seat(node, &seat, stanza),
-            Action::ToInterested(account, stanza) => to_interested(node, &account, &stanza),
+            Action::ToInterested { account, version, push } => {
+                to_interested(node, &account, version, &push);
+            }
+            Action::Roster { seat, version, answer } => {
+                seat.answer_roster(version, answer, |stanza| to_seat(node, &seat, stanza));
+            }
             Action::ToAvailable(account, stanza) => {
-                let presence = Presence { stanza, generation: Presence::ALWAYS };
+                let presence = Presence { stanza, generation: Presence::ALWAYS, node: None };
                 local_presence(node, account.as_str(), &presence)
             }
             Action::Multicast { presence, to } => node.geo.multicast(node, &presence, &to),
@@ -57,6 +63,14 @@ pub fn to_seat(node: &Arc<Node>, seat: &Seat, stanza: Stanza) {
     }
 }
 
+/// The local seat of a full JID, if that is bound here.
+pub fn seat_of(node: &Node, full: &FullJid) -> Option<Arc<Seat>> {
+    let found = |rows: &[Row<Arc<Seat>>]| {
+        rows.iter().filter(|row| row.full == *full).find_map(|row| row.here().cloned())
+    };
+    node.directory.read(full.bare_str(), found).flatten()
+}
+
 /// Local seats of an account.
 pub fn seats_of(node: &Node, account: &str) -> Vec<Arc<Seat>> {
     node.directory
@@ -64,11 +78,10 @@ pub fn seats_of(node: &Node, account: &str) -> Vec<Arc<Seat>> {
         .unwrap_or_default()
 }
 
-fn to_interested(node: &Arc<Node>, account: &BareJid, stanza: &Stanza) {
+fn to_interested(node: &Arc<Node>, account: &BareJid, version: u64, push: &Stanza) {
     for seat in seats_of(node, account.as_str()) {
-        if seat.interested() {
-            to_seat(node, &seat, stanza.with_to(&Jid::from(&seat.full)));
-        }
+        let addressed = || push.with_to(&Jid::from(&seat.full));
+        seat.push_roster(version, addressed, |push| to_seat(node, &seat, push));
     }
 }
 
