@@ -70,6 +70,8 @@ pub struct End {
     pub users: usize,
     /// Nothing broke but people's own connections.
     pub faultless: bool,
+    /// And nobody went without closing the stream.
+    pub calm: bool,
     /// Limits were small: something may be refused.
     pub small: bool,
     /// What did not come to rest.
@@ -176,6 +178,7 @@ impl End {
             online,
             stored,
             shown_to,
+            calm: play.plan.profile == Profile::Calm,
             faultless: matches!(play.plan.profile, Profile::Calm | Profile::Moves),
             rosters,
         }

@@ -204,11 +204,13 @@ impl Journal {
         all.filter(move |(one, _)| *one == host).map(|(_, at)| *at)
     }
 
-    /// Whether anything passed from one host to another at a time.
-    pub fn passes(&self, from: usize, to: usize, at: u64) -> bool {
-        let mut of_it =
-            self.lines.iter().filter(|line| (line.0, line.1) == (from, to) && line.2 <= at);
-        of_it.next_back().is_none_or(|line| line.3)
+    /// Whether, at any time between two, nothing passed one way or the other.
+    pub fn was_cut(&self, one: usize, other: usize, from: u64, until: u64) -> bool {
+        [(one, other), (other, one)].into_iter().any(|way| {
+            let of_it = || self.lines.iter().filter(move |line| (line.0, line.1) == way);
+            let at_first = of_it().rfind(|line| line.2 <= from).is_none_or(|line| line.3);
+            !at_first || of_it().any(|line| !line.3 && (from..=until).contains(&line.2))
+        })
     }
 
     /// Whether a host was told to stop so near to a time: it reads a connection to its end, but the sessions are over.

@@ -17,12 +17,18 @@ fn both_died(journal: &Journal, first: &Seen, again: &Seen) -> bool {
     died(first.session, first.at) && died(sent.session, sent.at)
 }
 
-/// The node where it was read died before it could tell: nothing passed to the node where it was sent.
+/// So long after a line is whole again the link may not be: a handshake that hangs, then a dial that waits.
+const LINKED_AGAIN_MS: u64 = 8_000;
+
+/// The node where it was read died before it could tell: nothing passed to the node where it was sent, or had not for long.
 fn died_untold(journal: &Journal, first: &Seen, again: &Seen) -> bool {
     let from = journal.sessions[first.session].host;
     let to = journal.sessions[journal.sent[first.message].session].host;
     let mut ends = journal.ends(from);
-    ends.any(|at| (first.at..again.at).contains(&at) && !journal.passes(from, to, at))
+    ends.any(|at| {
+        (first.at..again.at).contains(&at)
+            && journal.was_cut(from, to, at - LINKED_AGAIN_MS.min(at), at)
+    })
 }
 
 /// It went to devices at several nodes, and the node where it was sent died: what comes back from one of them is routed anew by somebody who does not

@@ -1,12 +1,13 @@
 //! *If somebody is connected in any region when I write to them, my message goes to them and not to the shelf, and my question is not answered
-//! in their place:* a device that was bound when it was asked, and still is when the answer comes, answers itself. Asked where nothing breaks.
+//! in their place:* a device that was bound when it was asked, and still is when the answer comes, answers itself. Asked where nobody goes without
+//! a word: what a session that is gone had been asked is answered with an error, though the device may be back by then.
 
 use crate::end::End;
 use crate::people::journal::Journal;
 
 /// See the module.
 pub fn check(journal: &Journal, end: &End) -> Vec<String> {
-    if !end.faultless {
+    if !end.calm {
         return Vec::new();
     }
     let mut broken = Vec::new();
