@@ -18,8 +18,8 @@ use crate::admin::{
 };
 use crate::auth::Authenticator;
 use crate::auth::internal::NoKeys;
-use crate::homes::HomeError;
 use crate::homes::accounts::{self, ACCOUNTS, Account};
+use crate::homes::{HomeError, Moved};
 use crate::router::perform;
 
 /// How long a change of metadata may take.
@@ -42,6 +42,18 @@ impl Desk {
             Err(ProposeError::Refused(why)) => Err(Refusal::conflict(why.to_string())),
             Err(error) => Err(Refusal::unavailable(error.to_string())),
         }
+    }
+
+    /// By the home itself; see [`crate::homes::hand_over`].
+    async fn hand_over(&self, what: Moved, to: &str) -> Result<(), Refusal> {
+        self.node.homes.hand_over(what, to).await.map_err(|error| match error {
+            HomeError::Metadata(why) => Refusal::conflict(why),
+            HomeError::Busy => Refusal::conflict("it is being moved already"),
+            HomeError::Unreachable => Refusal::unavailable(
+                "the home, or the region it is to move to, does not answer in time",
+            ),
+            error => Refusal::failed(error.to_string()),
+        })
     }
 
     async fn keys(&self, password: &str) -> Result<Account, Refusal> {
@@ -336,15 +348,13 @@ impl Operator for Desk {
         Box::pin(async move {
             match what {
                 HomeTarget::Shard(shard) => {
-                    self.propose(Command::MoveHome { shard, to: to.to_owned() }).await?;
+                    self.hand_over(Moved::Shard(shard), to).await?;
                     self.home_info(None, shard)
                 }
                 HomeTarget::Account(account) => {
                     let account = self.account(&account)?;
                     let replicas = self.node.metadata.state().regions.keys().cloned().collect();
-                    let command =
-                        Command::Pin { account: account.to_string(), to: to.to_owned(), replicas };
-                    self.propose(command).await?;
+                    self.hand_over(Moved::Account(account.to_string(), replicas), to).await?;
                     self.home_info(Some(&account), shard_of(account.as_str()))
                 }
             }

@@ -7,8 +7,9 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use replication::ProposeError;
 use replication::durable_log::Change;
-use replication::metadata::{Home, MetaState, MetaTransport, Metadata};
+use replication::metadata::{Command, Home, MetaState, MetaTransport, Metadata};
 use s2s::link::{PeerConfig, PeerId};
 use s2s::tls::Fingerprint;
 
@@ -21,7 +22,7 @@ use crate::geo::frame::{self, Call};
 use crate::homes::accounts::{ACCOUNTS, AccountHome};
 use crate::homes::{
     self, Applied, AppliedAt, HomeMap, HomeOp, HomePlace, HomeTransport, Homes, HomesConfig,
-    HomesParts, ShipSink, Wall,
+    HomesParts, Moved, ShipSink, Wall,
 };
 use crate::pie;
 use crate::router;
@@ -31,6 +32,8 @@ use crate::storage::{Storage, StorageError};
 const RAFT_DEADLINE: Duration = Duration::from_secs(10);
 /// How long one call to a home waits for its answer before it is sent again (the home does it once).
 const HOME_CALL_DEADLINE: Duration = Duration::from_secs(3);
+/// How long metadata may take to agree on a move.
+const METADATA_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a change may take before the user is told to wait.
 const HOME_REQUEST_DEADLINE: Duration = Duration::from_secs(6);
 
@@ -175,6 +178,29 @@ impl HomeMap for Map {
             .home_of(owner)
             .is_none_or(|home| home.replicas.iter().any(|known| known == region))
     }
+
+    fn heir(&self, owner: &str) -> Option<Arc<str>> {
+        let state = self.metadata.state();
+        state.heir(state.home_of(owner)?).map(Into::into)
+    }
+
+    fn move_home(&self, what: &Moved, to: &str) -> BoxFuture<'static, Result<bool, String>> {
+        let (metadata, to) = (self.metadata.clone(), to.to_owned());
+        let command = match what.clone() {
+            Moved::Shard(shard) => Command::MoveHome { shard, to },
+            Moved::Account(account, replicas) => Command::Pin { account, to, replicas },
+        };
+        Box::pin(async move {
+            match metadata.propose(command, METADATA_PATIENCE).await {
+                Ok(_) => Ok(true),
+                // Nothing has changed.
+                Err(error @ (ProposeError::Refused(_) | ProposeError::NoLeader)) => {
+                    Err(error.to_string())
+                }
+                Err(ProposeError::TimedOut | ProposeError::Stopped(_)) => Ok(false),
+            }
+        })
+    }
 }
 
 /// Homes' requests and the durable log, over links.
@@ -272,6 +298,7 @@ pub(super) async fn homes(
     let numbers = HomesConfig {
         request_timeout: HOME_REQUEST_DEADLINE,
         wall: Wall(world.wall.clone()),
+        two_regions: config.geo.durability == config::Durability::TwoRegions,
         new_log: world.number(),
         ..HomesConfig::new(&region, incarnation)
     };

@@ -5,6 +5,7 @@
 //! home crashed between commit and answer may be done twice, so operations should be worded so that this is harmless.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -16,9 +17,10 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout, timeout_at};
 use xmpp::BareJid;
 
+use super::copies::WAITING_MAX;
 use super::wire::{Call, Reply, RequestId, decode, encode};
 use super::writer::{Job, Request};
-use super::{CallError, HomeError, HomePlace, Homes};
+use super::{CallError, HomeError, HomePlace, Homes, hand_over};
 use crate::storage::Position;
 
 /// Between two attempts over a broken way.
@@ -97,7 +99,10 @@ impl Homes {
             let place = self.shared.map.home(account.as_str());
             let result = if place.local {
                 match self.submit(account.clone(), op, request.clone()) {
-                    Ok(answer) => answer.await.map_or(Err(HomeError::Unreachable), |done| done.0),
+                    Ok(answer) => match timeout_at(deadline, answer).await {
+                        Ok(Ok(done)) => done.0,
+                        Ok(Err(_)) | Err(_) => Err(HomeError::Unreachable),
+                    },
                     Err(error) => Err(error),
                 }
             } else {
@@ -135,16 +140,25 @@ impl Homes {
             op: op.to_owned(),
             request: request.to_vec(),
         });
+        let reply = self.repeat(&place.region, body, deadline).await?;
+        self.follow(&place.region, reply.at).await;
+        reply.result
+    }
+
+    /// The same bytes, until there is an answer or the deadline has passed. An answer that is an error comes back as that.
+    pub(super) async fn repeat(
+        &self,
+        region: &str,
+        body: Vec<u8>,
+        deadline: Instant,
+    ) -> Result<Reply, HomeError> {
         loop {
-            let call = self.shared.transport.call(&place.region, body.clone());
+            let call = self.shared.transport.call(region, body.clone());
             match timeout_at(deadline, call).await {
                 Ok(Ok(bytes)) => {
                     let reply: Reply =
                         decode(&bytes).ok_or_else(|| HomeError::Unknown("our version".into()))?;
-                    if reply.result.is_ok() {
-                        self.follow(&place.region, reply.at).await;
-                    }
-                    return reply.result;
+                    return reply.result.map(|answer| Reply { result: Ok(answer), at: reply.at });
                 }
                 Ok(Err(CallError::Unreachable)) | Err(_) => return Err(HomeError::Unreachable),
                 Ok(Err(CallError::Lost)) => {
@@ -175,6 +189,9 @@ impl Homes {
         op: &str,
         request: Vec<u8>,
     ) -> Result<oneshot::Receiver<super::writer::Done>, HomeError> {
+        if self.shared.copies.waiting() >= WAITING_MAX {
+            return Err(HomeError::Busy);
+        }
         let (sender, answer) = oneshot::channel();
         let request = Request { account, op: op.to_owned(), request, answer: sender };
         self.shared.jobs.try_send(Job::Run(request)).map_err(|_| HomeError::Busy)?;
@@ -194,6 +211,25 @@ impl Homes {
         let mut all = self.shared.answered.lock();
         if let Some(answer) = all.get(from_region).and_then(|seen| seen.answers.get(&call.id)) {
             return answer.clone().boxed();
+        }
+        if call.op == hand_over::OP {
+            return match decode::<hand_over::Order>(&call.request) {
+                Some(order) if self.shared.place(&order.what).local => {
+                    let shared = Arc::clone(&self.shared);
+                    let answer = async move {
+                        let done = hand_over::hand_over(&shared, order.what, &order.to).await;
+                        let at = Position { log: shared.log, seq: shared.head.get() };
+                        encode(&Reply { result: done.map(|()| Vec::new()), at })
+                    };
+                    let answer = answer.boxed().shared();
+                    let most = self.shared.config.answers_max;
+                    let seen = all.entry(from_region.to_owned()).or_default();
+                    seen.insert(call.id, answer.clone(), most);
+                    answer.boxed()
+                }
+                Some(_) => refuse(HomeError::NotHome { epoch: call.epoch }),
+                None => refuse(HomeError::Unknown(call.op)),
+            };
         }
         let Ok(account) = BareJid::parse(&call.account) else {
             return refuse(HomeError::Unknown(format!("the account {:?}", call.account)));

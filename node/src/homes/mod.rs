@@ -11,7 +11,9 @@
 pub mod accounts;
 mod apply;
 mod ask;
+mod copies;
 mod former;
+pub mod hand_over;
 mod overlay;
 mod ship;
 #[cfg(test)]
@@ -42,6 +44,7 @@ use xmpp::{BareJid, Condition, Element, StanzaError};
 use self::told::Told;
 use crate::storage::{Position, Storage, StorageError};
 
+pub use hand_over::Moved;
 pub use tx::Tx;
 
 /// Why a request to a home has not been done. Unless it is `Unreachable`, nothing has happened.
@@ -68,6 +71,9 @@ pub enum HomeError {
     /// Its storage failed, or the operation did.
     #[error("storage: {0}")]
     Storage(String),
+    /// Metadata refuses a move.
+    #[error("metadata: {0}")]
+    Metadata(String),
 }
 
 impl HomeError {
@@ -89,7 +95,9 @@ impl HomeError {
             }
             HomeError::Busy => StanzaError::new(Condition::ResourceConstraint),
             HomeError::Unknown(_) => StanzaError::new(Condition::FeatureNotImplemented),
-            HomeError::Storage(_) => StanzaError::new(Condition::InternalServerError),
+            HomeError::Storage(_) | HomeError::Metadata(_) => {
+                StanzaError::new(Condition::InternalServerError)
+            }
         }
     }
 }
@@ -121,6 +129,17 @@ pub trait HomeMap: Send + Sync + 'static {
     /// May this region hold a copy of this owner's data?
     fn replicates(&self, _owner: &str, _region: &str) -> bool {
         true
+    }
+    /// The region that becomes home of this owner's data if the present home is lost: see `replication::metadata::MetaState::heir`.
+    fn heir(&self, _owner: &str) -> Option<Arc<str>> {
+        None
+    }
+    /// Has metadata agree that the home moves. `Ok(false)`: it is not known whether it did; asking again is harmless.
+    ///
+    /// # Errors
+    /// Why it is refused, for an operator.
+    fn move_home(&self, _what: &Moved, _to: &str) -> BoxFuture<'static, Result<bool, String>> {
+        async { Err("nobody can be asked".to_owned()) }.boxed()
     }
 }
 
@@ -237,6 +256,8 @@ pub struct HomesConfig {
     pub ship: ShipLimits,
     /// Archive stores whose items a new home takes from the former one in any case, however late they come.
     pub refiled: &'static [&'static str],
+    /// Whether a change is answered only when the heir of the home has it too: `geo.durability = "two-regions"`.
+    pub two_regions: bool,
     /// Milliseconds since the Unix epoch.
     pub wall: Wall,
     /// The name of the log, should the database have none yet: drawn by chance, so that no two are the same.
@@ -267,6 +288,7 @@ impl HomesConfig {
             log_entries_max: 1_000_000,
             ship: ShipLimits { batch_bytes_max: 64 << 10, window_bytes_max: 2 << 20 },
             refiled: &["offline", "archive"],
+            two_regions: false,
             wall: Wall(Arc::new(|| {
                 let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
                 now.map_or(0, |now| now.as_millis() as u64)
@@ -342,6 +364,9 @@ struct Shared {
     answered: Mutex<HashMap<String, ask::Answered>>,
     peers: Mutex<HashMap<String, Peer>>,
     metadata: Told<u64>,
+    copies: copies::Copies,
+    /// What is being handed over: no more is written of it here.
+    leaving: Mutex<Vec<Moved>>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -401,6 +426,8 @@ impl Homes {
             answered: Mutex::default(),
             peers: Mutex::default(),
             metadata: Told::new(0),
+            copies: copies::Copies::default(),
+            leaving: Mutex::default(),
             writer: Mutex::new(None),
         });
         let writer = writer::Writer::new(&shared, parts.ops, head, former);
@@ -426,6 +453,7 @@ impl Homes {
     /// What [`HomeMap`] answers may have changed.
     pub fn metadata_changed(&self) {
         self.shared.metadata.change(|version| *version += 1);
+        self.shared.copies.settle(&*self.shared.map);
     }
 
     /// A message that `region`'s [`ShipSink`] sent. Does not block; what finds no room is asked for again.
@@ -434,6 +462,13 @@ impl Homes {
             tracing::warn!(region, "a durable-log message that cannot be read was dropped");
             return;
         };
+        if let wire::Ship::From { position: Some(position), .. } | wire::Ship::Ack(position) =
+            &message
+            && position.log == self.shared.log
+        {
+            self.shared.copies.has(region, position.seq);
+            self.shared.copies.settle(&*self.shared.map);
+        }
         self.with_peer(region, |peer| match message {
             wire::Ship::From { position, genesis, shards } => {
                 peer.ship.from(ship::From { position, genesis, shards });

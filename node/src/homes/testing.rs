@@ -14,7 +14,7 @@ use xmpp::{BareJid, Condition, StanzaError};
 
 use super::{
     Applied, AppliedAt, CallError, Full, HomeError, HomeMap, HomeOp, HomePlace, HomeTransport,
-    Homes, HomesConfig, HomesParts, ShipSink, Tx,
+    Homes, HomesConfig, HomesParts, Moved, ShipSink, Tx,
 };
 use crate::storage::{Row, Storage};
 
@@ -34,10 +34,18 @@ impl World {
 
     /// Gives an account's shard another home.
     pub(super) fn move_home(&self, account: &str, to: &str) {
-        let shard = shard_of(account);
+        self.move_shard(shard_of(account), to);
+    }
+
+    fn move_shard(&self, shard: u8, to: &str) {
         let epoch = self.at(shard).1 + 1;
         self.homes.lock().insert(shard, (to.to_owned(), epoch));
         self.watching.lock().iter().for_each(Homes::metadata_changed);
+    }
+
+    /// The home of an account, and its epoch.
+    pub(super) fn place(&self, account: &str) -> (String, u64) {
+        self.at(shard_of(account))
     }
 
     fn at(&self, shard: u8) -> (String, u64) {
@@ -59,6 +67,20 @@ impl HomeMap for View {
     fn shard(&self, shard: u8) -> HomePlace {
         let (region, epoch) = self.world.at(shard);
         HomePlace { local: region == self.me, region: region.into(), epoch }
+    }
+
+    fn heir(&self, owner: &str) -> Option<Arc<str>> {
+        let home = self.home(owner).region;
+        ["us", "eu"].into_iter().find(|region| **region != *home).map(Into::into)
+    }
+
+    fn move_home(&self, what: &Moved, to: &str) -> BoxFuture<'static, Result<bool, String>> {
+        if to == "mars" {
+            return async { Err("no such region".to_owned()) }.boxed();
+        }
+        let Moved::Shard(shard) = *what else { unreachable!("only shards are moved here") };
+        self.world.move_shard(shard, to);
+        async { Ok(true) }.boxed()
     }
 }
 

@@ -7,9 +7,9 @@ use futures_util::future::join_all;
 use replication::{Change, Entry, Hlc, shard_of};
 use xmpp::BareJid;
 
-use super::HomeError;
 use super::testing::{Net, Node, World, node};
 use super::wire::{self, Call, Reply, RequestId, Ship};
+use super::{HomeError, Moved};
 use crate::storage::memory::Memory;
 use crate::storage::sqlite::{Sqlite, SqliteConfig};
 use crate::storage::{Page, Storage};
@@ -446,4 +446,64 @@ async fn after_a_move_replicas_copy_the_shard_from_its_new_home() {
     assert_eq!(us.storage.archive_len("offline", ROMEO).await.unwrap(), 1);
     assert_eq!(eu.rows().await, us.rows().await);
     assert_eq!(ap.rows().await, us.rows().await);
+}
+
+/// Everybody writes while the home goes from region to region; what was answered is there, in the order in which it was.
+#[tokio::test]
+async fn a_home_that_is_handed_over_loses_and_refuses_nothing() {
+    let (_net, world, nodes) = three([memory(), memory(), memory()]).await;
+    let shard = Moved::Shard(shard_of(ROMEO));
+    let writing = async {
+        for i in 0..200 {
+            let done = set(&nodes[i % 3], &format!("k=v{i}")).await;
+            let before = if i == 0 { Vec::new() } else { format!("v{}", i - 1).into_bytes() };
+            assert_eq!(done, Ok(before), "what was answered before is there");
+        }
+    };
+    let moving = async {
+        for to in ["us", "ap", "eu", "us"] {
+            // From anywhere: the home is asked.
+            let moved = nodes[0].homes.hand_over(shard.clone(), to).await;
+            assert_eq!(moved, Ok(()), "to {to}");
+        }
+    };
+    futures_util::future::join(writing, moving).await;
+    assert_eq!(world.place(ROMEO), ("us".to_owned(), 5));
+    for node in [&nodes[0], &nodes[2]] {
+        node.follows(&nodes[1]).await;
+        assert_eq!(get(node, "k").await.as_deref(), Some(&b"v199"[..]));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_home_is_not_handed_to_a_region_that_lags_or_that_metadata_refuses() {
+    let (net, world, [eu, us, _ap]) = three([memory(), memory(), memory()]).await;
+    let shard = Moved::Shard(shard_of(ROMEO));
+    assert_eq!(set(&eu, "k=v0").await, Ok(previous(0).into()));
+    us.follows(&eu).await;
+    net.cut("eu", "us");
+    assert_eq!(set(&eu, "k=v1").await, Ok(previous(1).into()));
+    let moved = eu.homes.hand_over(shard.clone(), "us").await;
+    assert_eq!(moved, Err(HomeError::Unreachable));
+    net.heal("eu", "us");
+    us.follows(&eu).await;
+    let moved = eu.homes.hand_over(shard, "mars").await;
+    assert!(moved.is_err(), "{moved:?}");
+    assert_eq!(world.place(ROMEO), ("eu".to_owned(), 1));
+    assert_eq!(set(&us, "k=v2").await, Ok(previous(2).into()), "it stays, and writes");
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_two_regions_nothing_is_answered_before_the_heir_has_it() {
+    let (net, world) = (Arc::new(Net::default()), World::new("eu"));
+    let eu = node(&net, &world, "eu", memory(), |config| config.two_regions = true).await;
+    let us = node(&net, &world, "us", memory(), |config| config.two_regions = true).await;
+    net.up("eu", "us");
+    assert_eq!(set(&eu, "k=v0").await, Ok(previous(0).into()));
+    assert_eq!(get(&us, "k").await.as_deref(), Some(&b"v0"[..]), "there when it is answered");
+    net.cut("eu", "us");
+    assert_eq!(set(&eu, "k=v1").await, Err(HomeError::Unreachable), "it is not known to be safe");
+    net.heal("eu", "us");
+    assert_eq!(set(&eu, "k=v2").await, Ok(previous(2).into()), "though it was done");
+    assert_eq!(get(&us, "k").await.as_deref(), Some(&b"v2"[..]));
 }

@@ -29,6 +29,8 @@ pub(super) enum Job {
     Run(Request),
     /// Take what a former home of the account brings late, as far as that is safe.
     Late(BareJid, Vec<Change>),
+    /// Commit what came before, then say where the log stands.
+    Fence(oneshot::Sender<Done>),
     /// Commit what came before, then end.
     Stop,
 }
@@ -88,9 +90,12 @@ impl Writer {
             };
             match job {
                 Job::Run(request) => {
+                    let before = entries.len();
                     let result = self.one(&request, at, &mut entries).await;
-                    answers.push((request.answer, result));
+                    let made = (entries.len() > before).then(|| self.head + entries.len() as u64);
+                    answers.push((request.answer, result, Some((request.account, made))));
                 }
+                Job::Fence(answer) => answers.push((answer, Ok(Vec::new()), None)),
                 Job::Late(account, changes) => self.late(&account, changes, at, &mut entries),
                 Job::Stop => going = false,
             }
@@ -104,14 +109,21 @@ impl Writer {
             Ok(()) => {
                 self.publish(entries);
                 let at = Position { log: self.shared.log, seq: self.head };
-                for (answer, result) in answers {
-                    drop(answer.send((result, at)));
+                for (answer, result, of) in answers {
+                    match of.filter(|_| self.shared.config.two_regions) {
+                        Some((account, made)) => {
+                            let map = &*self.shared.map;
+                            let done = (result, at);
+                            self.shared.copies.answer(map, account.as_str(), made, answer, done);
+                        }
+                        None => drop(answer.send((result, at))),
+                    }
                 }
             }
             Err(error) => {
                 tracing::error!(%error, "a group of changes was not committed");
                 let at = Position { log: self.shared.log, seq: self.head };
-                for (answer, _) in answers {
+                for (answer, ..) in answers {
                     drop(answer.send((Err(HomeError::Storage(error.to_string())), at)));
                 }
             }
@@ -129,7 +141,7 @@ impl Writer {
         let op = self.ops.get(request.op.as_str());
         let op = Arc::clone(op.ok_or_else(|| HomeError::Unknown(request.op.clone()))?);
         let place = self.shared.map.home(request.account.as_str());
-        if !place.local {
+        if !place.local || self.shared.is_leaving(request.account.as_str()) {
             return Err(HomeError::NotHome { epoch: place.epoch });
         }
         self.tx.begin(request.account.as_str(), at);
@@ -152,7 +164,7 @@ impl Writer {
     fn late(&mut self, account: &BareJid, changes: Vec<Change>, at: Hlc, entries: &mut Vec<Entry>) {
         let owner = account.as_str();
         let place = self.shared.map.home(owner);
-        if !place.local {
+        if !place.local || self.shared.is_leaving(owner) {
             return;
         }
         let all = self.former.untouched(owner, place.epoch);

@@ -43,6 +43,13 @@ impl MetaState {
         self.pins.get(bare).or_else(|| self.homes.get(usize::from(shard_of(bare))))
     }
 
+    /// The region that becomes home when the present one is lost: the first other replica that is up.
+    pub fn heir<'a>(&'a self, home: &'a Home) -> Option<&'a str> {
+        let up = |region: &&String| self.region_state(region) == RegionState::Up;
+        let mut others = home.replicas.iter().filter(|region| **region != home.region);
+        others.find(up).map(String::as_str)
+    }
+
     /// The home of a shard. None before genesis.
     pub fn home(&self, shard: u8) -> Option<&Home> {
         self.homes.get(usize::from(shard))
