@@ -111,6 +111,8 @@ pub enum Fault {
     Clock,
     /// A disk becomes slow, then fast again.
     SlowDisk,
+    /// An operator moves a home to another region.
+    MoveHome,
 }
 
 /// See the module.
@@ -188,12 +190,14 @@ impl Plan {
         ];
         let deaths = [(4, Fault::Kill), (2, Fault::PowerLoss), (2, Fault::Stop)];
         let sleeps = [(4, Fault::Pause), (3, Fault::Clock), (3, Fault::SlowDisk)];
+        // Whatever else befalls.
+        let moves = [(2, Fault::MoveHome)];
         let faults = match profile {
             Profile::Calm | Profile::Moves => Vec::new(),
-            Profile::Cuts => lines.to_vec(),
-            Profile::Deaths => deaths.to_vec(),
-            Profile::Pauses => sleeps.to_vec(),
-            Profile::Everything => [&lines[..], &deaths[..], &sleeps[..]].concat(),
+            Profile::Cuts => [&lines[..], &moves].concat(),
+            Profile::Deaths => [&deaths[..], &moves].concat(),
+            Profile::Pauses => [&sleeps[..], &moves].concat(),
+            Profile::Everything => [&lines[..], &deaths, &sleeps, &moves].concat(),
             Profile::Falls => vec![(4, Fault::Isolate), (2, Fault::Kill), (1, Fault::PowerLoss)],
         };
         let small = profile == Profile::Everything && chance.percent(30);

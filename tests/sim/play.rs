@@ -8,9 +8,11 @@ use std::sync::atomic::Ordering;
 use config::Config;
 use node::features::roster::record::{Contact, ROSTER, VERSION};
 use node::features::roster::subscription::State;
+use node::homes::Moved;
 use node::homes::accounts::{ACCOUNTS, Account};
 use node::storage::{Place, Replace, Storage as _};
 use replication::metadata::{Domain, DomainKind, MetaState, NodeRecord, Region};
+use replication::shard_of;
 use s2s::link::PeerId;
 use xmpp::sasl::{Hash, ScramKeys};
 
@@ -637,6 +639,20 @@ impl Play {
                 let name = self.names[one].clone();
                 self.tell(|| format!("FAULT: the clock of {name} jumps by {jump} ms"));
                 self.hosts[one].skew_ms.fetch_add(jump, Ordering::Relaxed);
+            }
+            Fault::MoveHome => {
+                let account = account(self.fate.index(self.plan.users));
+                let to = names(self.hosts.len())[other];
+                let name = self.names[one].clone();
+                self.tell(|| format!("FAULT: an operator at {name} moves {account} to {to}"));
+                let moved = Moved::Shard(shard_of(&account));
+                self.hosts[one].within(|node| {
+                    let homes = node.homes.clone();
+                    tokio::spawn(async move {
+                        let done = homes.hand_over(moved, to).await;
+                        tracing::info!(?done, "home moved");
+                    });
+                });
             }
             Fault::SlowDisk => {
                 let name = self.names[one].clone();

@@ -75,9 +75,11 @@ impl Presence {
     }
 
     /// Whether the account watches whom this is of. Its own roster says so, here as everywhere: what comes before it has heard of the grant it
-    /// asks for later (`relation::gained`), what comes after it has heard of the end would make a ghost.
+    /// asks for later (`relation::gained`), what comes after it has heard of the end would make a ghost. That a session is gone it may hear of
+    /// in any case: the session may have left the rows before the end was heard of.
     fn is_watched_by(&self, node: &Node, account: &str) -> bool {
-        if self.generation == Self::ALWAYS {
+        let gone = self.stanza.type_() == Type::Unavailable && self.generation != Self::WITHDRAWN;
+        if gone || self.generation == Self::ALWAYS {
             return true;
         }
         self.stanza.from().is_none_or(|from| node.rosters.watches(account, from.bare_str()))
