@@ -13,7 +13,9 @@ pub(crate) fn tests(platform: &Platform) -> Vec<Test<'_>> {
             files_and_http(platform)
         }),
         Test::new("contract::registration_of_a_taken_name_is_refused", || taken_name(platform)),
-        Test::new("contract::a_cut_line_holds_what_is_on_the_way", || cut_line(platform)),
+        Test::new("contract::a_cut_line_holds_what_is_on_the_way", || {
+            cut_line(platform, [40, 41, 42], ("eu", "us"))
+        }),
         Test::new("contract::the_newer_bind_wins_across_regions", || newer_bind_wins(platform)),
     ]
 }
@@ -86,32 +88,37 @@ async fn taken_name(platform: &Platform) -> Result<()> {
 }
 
 /// The line between two regions is cut, both ways: both go on serving, and what was said meanwhile comes on healing.
-async fn cut_line(platform: &Platform) -> Result<()> {
-    let mut eu = platform.user(40, 0, "eu")?;
-    let mut neighbour = platform.user(41, 0, "neighbour")?;
-    let mut us = platform.user(42, 1, "us")?;
-    for client in [&mut eu, &mut neighbour, &mut us] {
+pub(crate) async fn cut_line(
+    platform: &Platform,
+    [here, beside, there]: [u32; 3],
+    (a, b): (&str, &str),
+) -> Result<()> {
+    let mut near = platform.user(here, platform.region(a), "near")?;
+    let mut neighbour = platform.user(beside, platform.region(a), "neighbour")?;
+    let mut far = platform.user(there, platform.region(b), "far")?;
+    for client in [&mut near, &mut neighbour, &mut far] {
         client.connect().await?;
         client.send("<presence/>").await?;
         client.ping().await?;
     }
-    let (to, near) = (us.full(), neighbour.full());
-    eu.send(&format!("<message to='{to}' type='chat'><body>before</body></message>")).await?;
-    us.wait_for("the message before", |e| e.body().as_deref() == Some("before")).await?;
-    platform.cut("eu", "us", true).await?;
+    let (to, beside) = (far.full(), neighbour.full());
+    near.send(&format!("<message to='{to}' type='chat'><body>before</body></message>")).await?;
+    far.wait_for("the message before", |e| e.body().as_deref() == Some("before")).await?;
+    platform.cut(a, b, true).await?;
     for number in 0..50 {
-        eu.send(&format!("<message to='{to}' type='chat'><body>{number}</body></message>")).await?;
+        near.send(&format!("<message to='{to}' type='chat'><body>{number}</body></message>"))
+            .await?;
     }
-    eu.send(&format!("<message to='{near}' type='chat'><body>near</body></message>")).await?;
+    near.send(&format!("<message to='{beside}' type='chat'><body>near</body></message>")).await?;
     neighbour
         .wait_for("a message in the same region", |e| e.body().as_deref() == Some("near"))
         .await?;
-    us.ping().await?;
-    let early = us.drain().into_iter().find(|e| e.body().is_some());
-    platform.cut("eu", "us", false).await?;
+    far.ping().await?;
+    let early = far.drain().into_iter().find(|e| e.body().is_some());
+    platform.cut(a, b, false).await?;
     expect(early.is_none(), || format!("it came through a cut line: {early:?}"))?;
     for number in 0..50 {
-        let got = us.wait_for("what was said meanwhile", |e| e.body().is_some()).await?;
+        let got = far.wait_for("what was said meanwhile", |e| e.body().is_some()).await?;
         expect(got.body() == Some(number.to_string()), || {
             format!("expected number {number}, got {got}")
         })?;

@@ -3,15 +3,17 @@
 //! Run by `tests/run` (which makes the Python environment), or `cargo test -p pangaea-tests --test e2e [WORD…]` when the
 //! server has been built. `slix::…` are programs for slixmpp in `e2e/slix/`, `tokio_xmpp::…` are in `foreign.rs`, the
 //! contract of quickstart is in `contract.rs`, accounts that leave and come in `carry.rs`, people who move in `moves.rs`,
-//! slixmpp's own tests in `suite.rs`. `PANGAEA_TEST_AGAINST=prosody` runs what needs no regions.
+//! the rows of a geo-distributed domain by name in `geo.rs`, slixmpp's own tests in `suite.rs`. `PANGAEA_TEST_AGAINST=prosody` runs what needs no regions.
 
 mod carry;
 mod contract;
 mod foreign;
+mod geo;
 mod moves;
 mod place;
 mod slix;
 mod suite;
+mod talk;
 
 use pangaea_tests::harness::{Choice, Outcome, Test, run};
 use pangaea_tests::platform::{Plan, Platform};
@@ -40,7 +42,7 @@ async fn main() -> ExitCode {
         return outcome.finish();
     }
     // A little distance between the regions: with none at all, orders of events that can only go wrong at sea stay unseen.
-    let plan = Plan { wan: "20ms".into(), ..Plan::default() };
+    let plan = Plan { wan: "20ms".into(), users: geo::USERS.end, ..Plan::default() };
     match Platform::start(plan.clone()).await {
         Ok(platform) => {
             match Place::of(&platform) {
@@ -50,6 +52,7 @@ async fn main() -> ExitCode {
                         .await;
                     run(&mut outcome, &choice, carry::tests(&platform), 1, LONGEST_SECONDS).await;
                     run(&mut outcome, &choice, moves::tests(&platform), 1, LONGEST_SECONDS).await;
+                    run(&mut outcome, &choice, geo::tests(&platform), 1, LONGEST_SECONDS).await;
                     run(
                         &mut outcome,
                         &choice,

@@ -3,17 +3,18 @@
 //! With our own client, which says exactly what is sent and when. The rows are those of a geo-distributed domain that
 //! others accept a loss in; here a loss is a failure.
 
+use crate::talk::{Writing, enter_all, hear, hear_all, online, say};
 use pangaea_tests::client::{Client, Result, patience};
 use pangaea_tests::harness::Test;
 use pangaea_tests::ledger::{Ledger, body};
 use pangaea_tests::platform::Platform;
 use serde_json::json;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub(crate) fn tests(platform: &Platform) -> Vec<Test<'_>> {
     vec![
         Test::new("moves::messages_around_a_clean_move_all_arrive_in_order", || {
-            clean_moves(platform)
+            clean_moves(platform, &[(50, 0)], 51)
         }),
         Test::new("moves::a_cut_session_that_logs_in_elsewhere_loses_nothing", || {
             cut_moves(platform)
@@ -35,75 +36,41 @@ pub(crate) fn tests(platform: &Platform) -> Vec<Test<'_>> {
     ]
 }
 
-async fn online(client: &mut Client) -> Result<()> {
-    client.connect().await?;
-    client.send("<presence/>").await?;
-    client.ping().await
-}
-
-async fn say(client: &mut Client, to: &str, text: &str) -> Result<()> {
-    client
-        .send(&format!("<message to='{to}' type='chat' id='{text}'><body>{text}</body></message>"))
-        .await
-}
-
-/// Enters messages until the last of `count` has come, or patience is at its end.
-async fn hear(client: &mut Client, ledger: &mut Ledger, sender: &str, count: usize) -> Result<()> {
-    let deadline = Instant::now() + patience() * 3;
-    while ledger.count(sender) < count {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let what = format!("{count} messages of {sender}, {} have come", ledger.count(sender));
-        let got = client.wait_for_within(left, &what, |e| e.body().is_some()).await?;
-        ledger.enter(&got.body().unwrap_or_default());
-    }
-    Ok(())
-}
-
-fn enter_all(client: &mut Client, ledger: &mut Ledger) {
-    for text in client.drain().iter().filter_map(pangaea_tests::xml::Element::body) {
-        ledger.enter(&text);
-    }
-}
-
-/// The reader leaves one region and comes to the next while somebody writes to him all the time.
-async fn clean_moves(platform: &Platform) -> Result<()> {
+/// The reader leaves one region and comes to the next while somebody writes to him all the time: one from each of these regions.
+pub(crate) async fn clean_moves(
+    platform: &Platform,
+    writers: &[(u32, usize)],
+    reader: u32,
+) -> Result<()> {
     const MOVES: usize = 6;
-    let mut writer = platform.user(50, 0, "writer")?;
-    online(&mut writer).await?;
-    let to = format!("user51@{}", platform.plan.domain);
-    let (stop, mut stopped) = tokio::sync::watch::channel(false);
-    let writing = tokio::spawn(async move {
-        let mut sent = 0;
+    let to = format!("user{reader}@{}", platform.plan.domain);
+    let mut writing = Vec::new();
+    for (number, region) in writers {
+        let mut writer = platform.user(*number, *region, "writer")?;
+        online(&mut writer).await?;
+        let name = format!("writer{number}");
         // Two hundred a second: what is shown is that nothing falls between two regions, not how much they can hold.
-        let mut pace = tokio::time::interval(std::time::Duration::from_millis(5));
-        while !*stopped.borrow_and_update() {
-            say(&mut writer, &to, &body("writer", sent)).await?;
-            sent += 1;
-            pace.tick().await;
-        }
-        writer.ping().await?;
-        let back = writer.drain().into_iter().find(|e| e.attr("type") == Some("error"));
-        back.map_or(Ok(sent), |e| Err(format!("given back to the writer: {e}")))
-    });
+        let pause = Duration::from_millis(5);
+        writing.push((name.clone(), Writing::start(writer, to.clone(), name, pause)));
+    }
     let mut heard = Ledger::default();
     for turn in 0..MOVES {
-        let mut reader = platform.user(51, turn % 3, "reader")?;
-        online(&mut reader).await?;
-        let goal = heard.count("writer") + 40;
-        hear(&mut reader, &mut heard, "writer", goal).await?;
-        reader.disconnect().await?;
-        enter_all(&mut reader, &mut heard);
+        let mut client = platform.user(reader, turn % 3, "reader")?;
+        online(&mut client).await?;
+        for (name, _) in &writing {
+            let goal = heard.count(name) + 40;
+            hear(&mut client, &mut heard, name, goal).await?;
+        }
+        client.disconnect().await?;
+        enter_all(&mut client, &mut heard);
     }
-    stop.send_replace(true);
-    let sent = writing.await.map_err(|e| e.to_string())??;
-    let mut reader = platform.user(51, 1, "reader")?;
-    online(&mut reader).await?;
-    let goal = usize::try_from(sent).expect("few");
-    let all_came = hear(&mut reader, &mut heard, "writer", goal).await;
-    reader.ping().await?;
-    enter_all(&mut reader, &mut heard);
-    heard.verdict("writer", sent)?;
-    all_came
+    let mut client = platform.user(reader, 1, "reader")?;
+    online(&mut client).await?;
+    for (name, writing) in writing {
+        let sent = writing.enough().await?;
+        hear_all(&mut client, &mut heard, &[name], sent).await?;
+    }
+    Ok(())
 }
 
 /// The reader's connection is cut; he logs in under the same name in another region instead of resuming. What he had not

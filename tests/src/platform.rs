@@ -306,13 +306,29 @@ impl Platform {
     /// # Errors
     /// When quickstart refuses or the node does not get ready.
     pub async fn start_node(&self, node: &str) -> Result<()> {
-        self.steer(Method::POST, &format!("/nodes/{node}/start"), None).await?;
+        self.launch_node(node).await?;
+        self.wait_ready(node, |status, _| status == 200).await
+    }
+
+    /// Starts a killed node again and waits for nothing.
+    ///
+    /// # Errors
+    /// When quickstart refuses.
+    pub async fn launch_node(&self, node: &str) -> Result<()> {
+        self.steer(Method::POST, &format!("/nodes/{node}/start"), None).await.map(|_| ())
+    }
+
+    /// Waits until what a node answers on `/ready`, its status and its reasons, fits.
+    ///
+    /// # Errors
+    /// When it does not in time.
+    pub async fn wait_ready(&self, node: &str, fits: impl Fn(u16, &str) -> bool) -> Result<()> {
         let (region, _) = node.split_once('-').ok_or("a node is called eu-0")?;
         let port = self.port(self.region(region), 280);
         let deadline = Instant::now() + patience() * 3;
         loop {
             match http::request(port, Method::GET, "/ready", None).await {
-                Ok((200, _)) => return Ok(()),
+                Ok((status, reasons)) if fits(status, &reasons) => return Ok(()),
                 other if Instant::now() > deadline => {
                     return Err(format!("{node} is not ready: {other:?}"));
                 }
@@ -331,6 +347,29 @@ impl Platform {
         let lines =
             text.lines().filter(|l| l.starts_with(&format!("{name}{{")) && l.contains(label));
         Ok(lines.filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok()).sum())
+    }
+
+    /// Waits until one of these sums is at least so much: a node looks at most of its numbers once a second.
+    ///
+    /// # Errors
+    /// When it is not in time.
+    pub async fn wait_metric(
+        &self,
+        region: usize,
+        name: &str,
+        label: &str,
+        least: f64,
+    ) -> Result<()> {
+        let deadline = Instant::now() + patience();
+        loop {
+            match self.metric(region, name, label).await? {
+                enough if enough >= least => return Ok(()),
+                less if Instant::now() > deadline => {
+                    return Err(format!("{name} {label} is {less}, not {least}"));
+                }
+                _ => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
     }
 
     /// The end of quickstart's output and of every node's log.
