@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 
-use crate::Config;
 use crate::table::Document;
+use crate::{Config, Durability};
 
 /// Fills in the defaults that one section takes from another.
 pub(crate) fn complete(config: &mut Config) {
@@ -122,6 +122,15 @@ fn peers(config: &Config, document: &Document<'_>) {
             );
         }
         fingerprints.push(peer.fingerprint);
+    }
+    if config.geo.durability == Durability::TwoRegions
+        && config.peers.iter().all(|peer| peer.region == config.node.region)
+    {
+        document.refuse(
+            "geo.durability",
+            "another region among [[peers]], or \"one-region\"",
+            "\"two-regions\", and there is one",
+        );
     }
     let no_voter = !config.metadata.voter && config.peers.iter().all(|peer| !peer.voter);
     if no_voter {

@@ -75,7 +75,13 @@ fn every_mistake_is_told_with_its_line_its_key_and_what_was_expected() {
     check_added("[geo]\nhold = \"0s\"", 13, "geo.hold", "from \"1s\" to \"1d\"", "\"0s\"");
     check_added("[geo]\ndown_after = \"2s\"", 13, "geo.down_after", "at least dead_after", "2s");
     check_added("[geo]\nplace = [91.0, 8]", 13, "geo.place", "latitude and longitude", "91");
-    check_added("[geo]\ndurability = \"two-regions\"", 13, "geo.durability", "", "not available");
+    check_added(
+        "[geo]\ndurability = \"two-regions\"",
+        13,
+        "geo.durability",
+        "another region",
+        "there is one",
+    );
     check_added(
         "[geo]\ndurability = \"all\"",
         13,

@@ -2,6 +2,7 @@
 //! `Node` is what everything on the stanza path shares; `run` builds it, starts it, waits for the stop and drains it.
 
 mod build;
+mod heirs;
 mod operator;
 mod portable;
 mod run;
@@ -35,6 +36,7 @@ use crate::geo::Geo;
 use crate::homes::Homes;
 use crate::metrics::Metrics;
 use crate::outbox::Recovery;
+use crate::outbox::second::Second;
 use crate::router::{Domains, Ledger, Routed, perform};
 use crate::session::mailbox::{Mailbox, MailboxLimits};
 use crate::session::{self, Resumable, Seat};
@@ -67,6 +69,8 @@ pub struct Node {
     pub ledger: Ledger,
     /// What a former life had promised.
     pub recovery: Recovery,
+    /// What of the outbox is with homes too.
+    pub second: Second,
     /// Held by whoever writes the outbox.
     pub(crate) outbox_writer: tokio::sync::Mutex<()>,
     /// Sessions that may be resumed.

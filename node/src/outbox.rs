@@ -4,6 +4,9 @@
 //! nodes have said which of it they have. Blueprint §7, faults F-01 and F-03.
 //!
 //! Called by `app`. Calls the ledger, storage, the router. Deliberately absent: deciding what is promised (that is the ledger's).
+//! * `second` the copy in another region, where that is asked for
+
+pub mod second;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -148,6 +151,9 @@ pub async fn load(node: &Arc<Node>) -> Result<(), crate::storage::StorageError> 
     if !stanzas.is_empty() {
         tracing::info!(count = stanzas.len(), "messages of a former life wait in the outbox");
     }
+    if is_in_two(node) {
+        node.second.recover(stanzas.iter().map(|(order, (_, stanza))| (*order, stanza)));
+    }
     let mut left = node.recovery.left.lock();
     left.known = stanzas.keys().copied().collect();
     left.stanzas = stanzas;
@@ -180,8 +186,11 @@ pub async fn recover(node: Arc<Node>) {
 
 /// What was not filed before that life ended goes on its way, in order.
 async fn route_on(node: &Arc<Node>, to: BareJid, left: Vec<(u64, u64, Stanza)>) {
-    let orders = left.iter().map(|(order, ..)| *order).collect();
-    let filed = offline::filed_before(node, &to, orders).await;
+    let orders: Vec<u64> = left.iter().map(|(order, ..)| *order).collect();
+    let mut filed = offline::filed_before(node, &to, orders.clone()).await;
+    if is_in_two(node) {
+        filed.extend(second::taken_over(node, &to, orders).await);
+    }
     for (order, accepted_ms, stanza) in left {
         if filed.contains(&order) {
             router::kept_here(node, order);
@@ -191,6 +200,11 @@ async fn route_on(node: &Arc<Node>, to: BareJid, left: Vec<(u64, u64, Stanza)>) 
         let stanza = router::delayed(node, &stanza, accepted_ms);
         router::dispatch(node, &to, Routed { stanza, tries: 0, order, tracked: true });
     }
+}
+
+/// Whether what is promised has to be on disk in two regions.
+fn is_in_two(node: &Node) -> bool {
+    node.config.geo.durability == config::Durability::TwoRegions
 }
 
 /// Runs until the node stops.
@@ -227,10 +241,10 @@ pub async fn run(node: Arc<Node>) {
 pub async fn flush(node: &Arc<Node>, deadline: Instant) -> bool {
     loop {
         // A task of its own: what has been begun is told to the ledger, whoever has stopped waiting.
-        let node = node.clone();
-        let written = tokio::spawn(async move { write(&node, u64::MAX).await });
+        let writer = node.clone();
+        let written = tokio::spawn(async move { write(&writer, u64::MAX).await });
         match timeout_at(deadline, written).await {
-            Ok(Ok(Ok(0))) => return true,
+            Ok(Ok(Ok(0))) => return node.second.settled(deadline).await,
             Ok(Ok(Ok(_))) => {}
             _ => return false,
         }
@@ -240,7 +254,10 @@ pub async fn flush(node: &Arc<Node>, deadline: Instant) -> bool {
 /// One transaction. How many messages were written.
 async fn write(node: &Arc<Node>, before_ms: u64) -> Result<usize, ()> {
     let _alone = node.outbox_writer.lock().await;
-    let (put, remove) = node.ledger.to_store(before_ms, BATCH_BYTES);
+    let (put, mut remove) = node.ledger.to_store(before_ms, BATCH_BYTES);
+    if is_in_two(node) {
+        remove = second::let_go(node, remove);
+    }
     if put.is_empty() && remove.is_empty() {
         return Ok(0);
     }
@@ -256,9 +273,14 @@ async fn write(node: &Arc<Node>, before_ms: u64) -> Result<usize, ()> {
     let name = node.geo.me.to_string();
     match node.storage.outbox_write(&name, rows, remove.clone()).await {
         Ok(()) => {
-            node.metrics.outbox_written.inc_by(put.len() as u64);
-            drop(node.ledger.stored(orders)); // And with them the receipts: the senders are told.
-            Ok(put.len())
+            let count = put.len();
+            node.metrics.outbox_written.inc_by(count as u64);
+            if is_in_two(node) {
+                second::keep(node, put);
+            } else {
+                drop(node.ledger.stored(orders)); // And with them the receipts: the senders are told.
+            }
+            Ok(count)
         }
         Err(error) => {
             tracing::error!(%error, messages = put.len(), "the outbox was not written; their senders wait");

@@ -27,7 +27,8 @@ pub struct Geo {
 pub enum Durability {
     /// Durable at the sender's region, or taken by whoever it was handed to.
     OneRegion,
-    /// On disk in two regions. Not available yet: `check` refuses it.
+    /// On disk in two regions, or taken by whoever it was handed to. A change is answered when the region that would become home in its home's stead
+    /// has it, so the loss of a region loses nothing that was answered; and while that region is away and not declared down, changes fail.
     TwoRegions,
 }
 
@@ -77,9 +78,6 @@ pub(crate) fn read(table: &Table<'_>) -> Geo {
             format!("at least dead_after, {:?}", geo.dead_after),
             format!("{:?}", geo.down_after),
         );
-    }
-    if geo.durability == Durability::TwoRegions {
-        table.refuse("durability", "\"one-region\"", "\"two-regions\", which is not available yet");
     }
     geo
 }

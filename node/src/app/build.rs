@@ -30,6 +30,7 @@ use crate::features::roster::cache::Rosters;
 use crate::geo::Geo;
 use crate::geo::user::User;
 use crate::metrics::Metrics;
+use crate::outbox::second::Second;
 use crate::outbox::{self, Recovery};
 use crate::router::{Domains, Ledger};
 use crate::session::Resumable;
@@ -129,6 +130,7 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
         features,
         ledger: Ledger::new(incarnation, config.limits.unsettled_bytes_max),
         recovery: Recovery::default(),
+        second: Second::default(),
         outbox_writer: tokio::sync::Mutex::new(()),
         resumable: Resumable::default(),
         authenticator: Internal::new(records, crate::homes::accounts::ITERATIONS),

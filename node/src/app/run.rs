@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 use xmpp::stream::error::StreamError;
 
-use super::{Node, build, operator::Desk, wires};
+use super::{Node, build, heirs, operator::Desk, wires};
 use crate::geo::tick;
 use crate::outbox;
 use crate::router::perform;
@@ -134,6 +134,7 @@ pub fn housekeeping(node: &Arc<Node>, tasks: &mut JoinSet<()>) {
     tasks.spawn(wires::follow_metadata(node.clone()));
     tasks.spawn(announce(node.clone()));
     tasks.spawn(outbox::run(node.clone()));
+    tasks.spawn(heirs::run(node.clone()));
     tasks.spawn(outbox::recover(node.clone()));
 }
 

@@ -19,11 +19,13 @@ use crate::features::{offline, roster};
 use crate::geo::Geo;
 use crate::geo::calls::CallError;
 use crate::geo::frame::{self, Call};
+use crate::geo::light;
 use crate::homes::accounts::{ACCOUNTS, AccountHome};
 use crate::homes::{
     self, Applied, AppliedAt, HomeMap, HomeOp, HomePlace, HomeTransport, Homes, HomesConfig,
     HomesParts, Moved, ShipSink, Wall,
 };
+use crate::outbox::second;
 use crate::pie;
 use crate::router;
 use crate::storage::{Storage, StorageError};
@@ -110,9 +112,18 @@ pub(super) fn live(node: &Node) -> Vec<String> {
     alive.map(|(name, _)| name.clone()).collect()
 }
 
+/// Nodes of regions that are declared down.
+fn dead(node: &Node) -> Vec<String> {
+    let state = node.metadata.state();
+    let is_down = |region: &str| state.region_state(region).is_down();
+    let dead = state.nodes.iter().filter(|(_, record)| is_down(&record.region));
+    dead.map(|(name, _)| name.clone()).collect()
+}
+
 /// Applies what metadata says, at every version, until the node stops.
 pub(super) async fn follow_metadata(node: Arc<Node>) {
     let mut version = node.metadata.watch();
+    second::take_over(&node, dead(&node));
     loop {
         version.mark_unchanged();
         apply(&node);
@@ -132,7 +143,10 @@ fn apply(node: &Arc<Node>) {
     for peer in &peers {
         node.geo.peer(&peer.id);
     }
-    for (name, ix) in node.geo.set_live(&live(node)) {
+    let mut gone = Vec::new();
+    let (dead, fresh) = node.geo.set_live(&live(node));
+    for (name, ix) in dead {
+        gone.push(name.to_string());
         // Declared down. `LinkUser::lost` follows: its rows go, what was on the way there comes back and is routed anew, and then
         // `relink` brings us here again, so that the node can return as somebody new.
         tracing::warn!(node = %name, "declared down");
@@ -140,7 +154,12 @@ fn apply(node: &Arc<Node>) {
             links.forget(&peer.id);
         }
     }
+    for ix in fresh {
+        // It may have been linked for a while, and was told nothing of presence.
+        light::represent(node, ix);
+    }
     node.homes.metadata_changed();
+    second::take_over(node, gone);
 }
 
 /// Homes' view of metadata.
@@ -289,11 +308,13 @@ pub(super) async fn homes(
                 offline::home::OFFLINE,
                 offline::home::FILED,
                 pie::home::IMPORT,
+                second::SECOND,
             ],
         }),
         Box::new(roster::home::RosterHome),
         Box::new(offline::home::OfflineHome(late.clone())),
         Box::new(pie::home::PieHome),
+        Box::new(second::SecondHome),
     ];
     let numbers = HomesConfig {
         request_timeout: HOME_REQUEST_DEADLINE,

@@ -120,7 +120,7 @@ pub fn brought_out<'a>(node: &Arc<Node>, ended: impl Iterator<Item = (&'a FullJi
     }
 }
 
-/// Another node took us for dead and asks for the presence of our users.
+/// Another node took us for dead and asks for the presence of our users; or it counts as live from now on, and has missed what was told.
 pub fn represent(node: &Arc<Node>, to: NodeIx) {
     let seats = available_here(node);
     let node = node.clone();

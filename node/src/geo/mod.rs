@@ -159,13 +159,15 @@ impl Geo {
         self.peers.read().values().find(|peer| &*peer.id.region == region).cloned()
     }
 
-    /// Which nodes hold watermarks back from now on (blueprint §5). Returns those that no longer do.
-    pub fn set_live(&self, names: &[String]) -> Vec<(Arc<str>, NodeIx)> {
+    /// Which nodes hold watermarks back, and are told presence, from now on (blueprint §5). Returns those that no longer are, and those that
+    /// were not before.
+    pub fn set_live(&self, names: &[String]) -> (Vec<(Arc<str>, NodeIx)>, Vec<NodeIx>) {
         let now: Vec<(Arc<str>, NodeIx)> = names
             .iter()
             .filter_map(|name| Some((name.as_str().into(), self.nodes.index(name)?)))
             .collect();
         let before = std::mem::replace(&mut *self.live.write(), now.clone());
+        let fresh = now.iter().filter(|known| !before.contains(known)).map(|(_, ix)| *ix).collect();
         let gone: Vec<_> = before.into_iter().filter(|known| !now.contains(known)).collect();
         {
             let mut probes = self.probes.lock();
@@ -174,7 +176,7 @@ impl Geo {
             }
         }
         self.keep_pace();
-        gone
+        (gone, fresh)
     }
 
     /// Copies the probes' numbers to where they are read, after something besides probing has changed them.

@@ -6,6 +6,7 @@
 //! same way: ask the home again from the position we have.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -76,6 +77,7 @@ pub(super) fn start(way: Way) -> (Inbox, Told<Position>, JoinHandle<()>) {
         held: false,
         wanting: false,
         repeated: false,
+        stale: BTreeSet::new(),
     };
     (inbox, applied, tokio::spawn(task.run(events)))
 }
@@ -111,6 +113,8 @@ struct Task {
     wanting: bool,
     /// Something came that is applied already: the home has not heard of that.
     repeated: bool,
+    /// Owners whose entries came from an epoch that has ended, and of which the sender has not been told.
+    stale: BTreeSet<String>,
 }
 
 impl Task {
@@ -265,9 +269,10 @@ impl Task {
 
     /// An entry of a home whose time was over: it counts, but changes nothing here. Where we are the home now, our
     /// writer decides what can still be taken; its own entry then tells everyone.
-    fn stale(&self, entry: &mut Entry, current: u64) {
+    fn stale(&mut self, entry: &mut Entry, current: u64) {
         let changes = std::mem::take(&mut entry.changes);
         let Some(owner) = changes.first().map(Change::owner) else { return };
+        self.stale.insert(owner.to_owned());
         if !self.shared.is_home(owner) {
             return;
         }
@@ -291,6 +296,9 @@ impl Task {
             }
             return Ok(());
         };
+        for owner in std::mem::take(&mut self.stale) {
+            self.way.send(&Ship::Stale { owner }).await;
+        }
         let position = Position { log, seq: last.seq };
         let newest = entries.iter().map(|entry| entry.at).max();
         let told = entries.clone();
@@ -352,7 +360,11 @@ impl Task {
                 self.copy_done(&copying, position).await?;
             }
             // The others are for the sending end.
-            Ship::From { .. } | Ship::Batch { .. } | Ship::Ack(_) | Ship::SnapshotAck { .. } => {}
+            Ship::From { .. }
+            | Ship::Batch { .. }
+            | Ship::Ack(_)
+            | Ship::SnapshotAck { .. }
+            | Ship::Stale { .. } => {}
         }
         Ok(())
     }

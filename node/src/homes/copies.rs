@@ -20,6 +20,7 @@ pub(super) struct Copies {
     has: Mutex<BTreeMap<String, u64>>,
     news: Told<u64>,
     waiting: Mutex<Waiting>,
+    joining: Mutex<Option<String>>,
 }
 
 #[derive(Default)]
@@ -50,6 +51,23 @@ impl Copies {
 
     fn of(&self, region: &str) -> u64 {
         self.has.lock().get(region).copied().unwrap_or(0)
+    }
+
+    /// A region says that what was written of this owner counts for nothing: another is its home by now. Who waits for it is not told that it is done.
+    pub(super) fn disown(&self, owner: &str) {
+        let mut waiting = self.waiting.lock();
+        waiting.unsafe_of.remove(owner);
+        let (lost, rest) =
+            std::mem::take(&mut waiting.answers).into_iter().partition(|one| one.owner == owner);
+        waiting.answers = rest;
+        for Answer { to, done, .. } in lost {
+            drop(to.send((Err(HomeError::Unreachable), done.1)));
+        }
+    }
+
+    /// A region is about to be an heir: until it is not any more, nothing counts as safe that it does not have.
+    pub(super) fn joins(&self, region: Option<&str>) {
+        *self.joining.lock() = region.map(str::to_owned);
     }
 
     /// How many answers wait.
@@ -86,8 +104,11 @@ impl Copies {
         if waiting.unsafe_of.is_empty() {
             return;
         }
-        let is_safe =
-            |owner: &str, seq: u64| map.heir(owner).is_some_and(|heir| self.of(&heir) >= seq);
+        let joining = self.joining.lock().clone();
+        let joined = joining.map_or(u64::MAX, |region| self.of(&region));
+        let is_safe = |owner: &str, seq: u64| {
+            seq <= joined && map.heir(owner).is_some_and(|heir| self.of(&heir) >= seq)
+        };
         waiting.unsafe_of.retain(|owner, seq| !is_safe(owner, *seq));
         for answer in std::mem::take(&mut waiting.answers) {
             if is_safe(&answer.owner, answer.seq) {

@@ -110,6 +110,7 @@ pub(super) async fn hand_over(
     shared.jobs.send(Job::Fence(fence)).await.map_err(|_| HomeError::Busy)?;
     let (_, at) = passed.await.map_err(|_| HomeError::Unreachable)?;
     if timeout(CATCH_UP_MAX, shared.copies.reach(to, at.seq)).await.is_err() {
+        tracing::warn!(?what, to, "a home stays: the other region is behind");
         return Err(HomeError::Unreachable);
     }
     // From here on the move may happen whoever goes on waiting, so nothing is written until it is known whether it did.
@@ -118,9 +119,15 @@ pub(super) async fn hand_over(
         let _stays = stays;
         loop {
             match shared.map.move_home(&what, &to).await {
-                Ok(true) => return Ok(()),
+                Ok(true) => {
+                    tracing::info!(?what, to, "a home is handed over");
+                    return Ok(());
+                }
                 Ok(false) => tokio::time::sleep(ASK_AGAIN).await,
-                Err(why) => return Err(HomeError::Metadata(why)),
+                Err(why) => {
+                    tracing::warn!(?what, to, why, "a home stays: metadata refuses");
+                    return Err(HomeError::Metadata(why));
+                }
             }
         }
     });

@@ -475,6 +475,7 @@ impl Homes {
             }
             wire::Ship::Ack(position) => peer.ship.acked(position),
             wire::Ship::SnapshotAck { copy, number } => peer.ship.copied(copy, number),
+            wire::Ship::Stale { owner } => self.shared.copies.disown(&owner),
             message => peer.apply.push(apply::Event::Message(message)),
         });
     }
@@ -486,6 +487,11 @@ impl Homes {
         }
     }
 
+    /// Whether the owner's data is homed here.
+    pub fn is_home(&self, owner: &BareJid) -> bool {
+        self.shared.is_home(owner.as_str())
+    }
+
     /// The newest entry of our log that is committed.
     pub fn log_head(&self) -> u64 {
         self.shared.head.get()
@@ -494,6 +500,15 @@ impl Homes {
     /// How many requests were made here.
     pub fn requests(&self) -> RequestCounts {
         *self.shared.requests.lock()
+    }
+
+    /// Whether that region has our whole log, now and until `joined` is dropped: meanwhile nothing is answered that it does not have (with two
+    /// regions). `None` when it does not get there in time.
+    pub async fn joins(&self, region: &str, within: Duration) -> Option<Joining> {
+        self.shared.copies.joins(Some(region));
+        let joining = Joining { shared: Arc::clone(&self.shared) };
+        let reached = self.shared.copies.reach(region, self.shared.head.get());
+        tokio::time::timeout(within, reached).await.is_ok().then_some(joining)
     }
 
     /// Where copies stand.
@@ -542,6 +557,18 @@ impl Homes {
             peers.insert(region.to_owned(), peer);
         }
         then(&peers[region])
+    }
+}
+
+/// See [`Homes::joins`].
+pub struct Joining {
+    shared: Arc<Shared>,
+}
+
+impl Drop for Joining {
+    fn drop(&mut self) {
+        self.shared.copies.joins(None);
+        self.shared.copies.settle(&*self.shared.map);
     }
 }
 

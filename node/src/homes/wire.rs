@@ -64,6 +64,8 @@ pub(super) enum Ship {
     SnapshotAck { copy: u64, number: u64 },
     /// The copy is complete. If it was one of everything, the log goes on after this position.
     SnapshotEnd { copy: u64, position: Option<Position> },
+    /// What you wrote of this owner came from an epoch that has ended, and counts for nothing here. Said before it is acknowledged.
+    Stale { owner: String },
 }
 
 /// The message's bytes.

@@ -237,6 +237,12 @@ impl Ledger {
         (put, std::mem::take(&mut inner.leftover))
     }
 
+    /// These are kept, and still on disk: to be removed there with the next [`Ledger::to_store`].
+    pub fn left_over(&self, orders: Vec<u64>) {
+        self.inner.lock().leftover.extend(orders);
+        self.stir.notify_one();
+    }
+
     /// These are on disk now. Dropping what is returned tells their senders.
     pub fn stored(&self, orders: impl Iterator<Item = u64>) -> Vec<Receipt> {
         let mut inner = self.inner.lock();

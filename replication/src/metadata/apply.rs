@@ -3,6 +3,8 @@
 //! Called by the Raft state machine (`machine.rs`) for every committed entry, and by tests and simulators directly. It
 //! reads no clock and no random number; the same commands give the same state on every node (blueprint §7).
 
+use std::collections::BTreeSet;
+
 use super::types::*;
 
 impl MetaState {
@@ -42,6 +44,12 @@ impl MetaState {
                 RegionState::Down => self.region_state_set(region, RegionState::Up, &mut moved)?,
                 _ => false,
             },
+            Command::CaughtUp { home, replica } => {
+                self.known(home)?;
+                self.known(replica)?;
+                let replica = self.regions.get_mut(replica).expect("known above");
+                replica.state == RegionState::Up && replica.behind.remove(home)
+            }
         };
         self.version += u64::from(changed);
         Ok(CommandReply { version: self.version, changed, moved })
@@ -98,10 +106,13 @@ impl MetaState {
 
     fn region_add(&mut self, region: &Region) -> Result<bool, CommandError> {
         match self.regions.get(&region.name) {
-            Some(known) if known == region => return Ok(false),
+            Some(known) if Region { behind: BTreeSet::new(), ..known.clone() } == *region => {
+                return Ok(false);
+            }
             Some(_) => return Err(CommandError::RegionExists(region.name.clone())),
             None => {}
         }
+        let region = Region { behind: self.regions.keys().cloned().collect(), ..region.clone() };
         self.regions.insert(region.name.clone(), region.clone());
         for home in &mut self.homes {
             home.replicas.push(region.name.clone());
@@ -130,14 +141,12 @@ impl MetaState {
         let region = self.regions.get_mut(name).expect("known above");
         let mut changed = replace(&mut region.state, state);
         if state.is_down() {
-            let regions = &self.regions;
-            let up = |region: &String| {
-                regions.get(region).is_some_and(|region| region.state == RegionState::Up)
+            let heir = |home: &Home| {
+                (home.region == name).then(|| self.heir(home).map(str::to_owned)).flatten()
             };
-            let pass_on = |home: &mut Home| {
-                let heir = (home.region == name)
-                    .then(|| home.replicas.iter().find(|replica| up(replica)).cloned())
-                    .flatten();
+            let of_shards: Vec<Option<String>> = self.homes.iter().map(heir).collect();
+            let of_pins: Vec<Option<String>> = self.pins.values().map(heir).collect();
+            let pass_on = |(home, heir): (&mut Home, Option<String>)| {
                 let moves = heir.is_some();
                 if let Some(heir) = heir {
                     home.region = heir;
@@ -145,14 +154,19 @@ impl MetaState {
                 }
                 moves
             };
-            for (shard, home) in (0u8..=255).zip(self.homes.iter_mut()) {
+            for (shard, home) in (0u8..=255).zip(self.homes.iter_mut().zip(of_shards)) {
                 if pass_on(home) {
                     moved.push(shard);
                 }
             }
-            for home in self.pins.values_mut() {
+            for home in self.pins.values_mut().zip(of_pins) {
                 changed |= pass_on(home);
             }
+            // What the others write from now on it does not have.
+            let others: BTreeSet<String> =
+                self.regions.keys().filter(|other| *other != name).cloned().collect();
+            let region = self.regions.get_mut(name).expect("known above");
+            changed |= replace(&mut region.behind, others);
         }
         Ok(changed || !moved.is_empty())
     }
@@ -169,6 +183,9 @@ impl MetaState {
             return Err(CommandError::RegionInUse(name.into()));
         }
         self.regions.remove(name);
+        for region in self.regions.values_mut() {
+            region.behind.remove(name);
+        }
         for home in self.homes.iter_mut().chain(self.pins.values_mut()) {
             home.replicas.retain(|replica| replica != name);
         }
@@ -304,6 +321,28 @@ mod tests {
                 assert_eq!(was, is);
             }
         }
+    }
+
+    #[test]
+    fn a_region_that_comes_back_inherits_last_until_each_home_says_that_it_has_caught_up() {
+        let mut state = founded();
+        let names: Vec<String> = state.homes[0].replicas.clone();
+        let [home, next, third] = [0, 1, 2].map(|at| names[at].as_str());
+        let heir = |state: &MetaState| state.heir(&state.homes[0]).map(str::to_owned);
+        state.apply(&region(third, RegionState::Up)).expect("known");
+        assert_eq!(heir(&state).as_deref(), Some(next));
+        state.apply(&region(next, RegionState::Down)).expect("others are up");
+        let caught_up = Command::CaughtUp { home: home.into(), replica: next.into() };
+        assert!(!state.apply(&caught_up).expect("known").changed, "it is down");
+        state.apply(&region(next, RegionState::Up)).expect("known");
+        assert_eq!(heir(&state).as_deref(), Some(third), "it may lack the end of the log");
+        state.apply(&region(third, RegionState::Draining)).expect("known");
+        assert_eq!(heir(&state).as_deref(), Some(next), "better than nobody");
+        state.apply(&region(third, RegionState::Up)).expect("known");
+        assert!(state.apply(&caught_up).expect("known").changed);
+        assert_eq!(heir(&state).as_deref(), Some(next));
+        state.apply(&region(home, RegionState::Down)).expect("others are up");
+        assert_eq!(state.homes[0].region, next);
     }
 
     #[test]
@@ -448,6 +487,7 @@ mod tests {
             1 => (name(), name()).prop_map(|(to, other)| Command::Pin { account: "a@b".into(), to, replicas: vec![other] }),
             1 => Just(Command::Unpin { account: "a@b".into() }),
             1 => name().prop_map(|region| Command::RegionReturned { region }),
+            1 => (name(), name()).prop_map(|(home, replica)| Command::CaughtUp { home, replica }),
         ]
     }
 

@@ -50,8 +50,8 @@ pub(super) type Snapshot = openraft::type_config::alias::SnapshotOf<Types, Vec<u
 pub(super) type Raft = openraft::Raft<Types, super::machine::Machine>;
 pub(super) type Metrics = openraft::RaftMetrics<Types>;
 
-/// The format of everything encoded here.
-const FORMAT: u8 = 1;
+/// The format of everything encoded here. 2: regions say of whom they are behind.
+const FORMAT: u8 = 2;
 
 /// Format byte and postcard.
 pub(super) fn encode<T: Serialize>(value: &T) -> io::Result<Vec<u8>> {

@@ -3,7 +3,7 @@
 //! Everybody reads these (`global-distrib::home`, the router, `pangaea ctl`). Ordered maps only, so that every node that
 //! applies the same commands holds the same bytes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -43,11 +43,19 @@ impl MetaState {
         self.pins.get(bare).or_else(|| self.homes.get(usize::from(shard_of(bare))))
     }
 
-    /// The region that becomes home when the present one is lost: the first other replica that is up.
+    /// The region that becomes home when the present one is lost: the first other replica that is up and not behind; if all are behind, the
+    /// first that is up.
     pub fn heir<'a>(&'a self, home: &'a Home) -> Option<&'a str> {
-        let up = |region: &&String| self.region_state(region) == RegionState::Up;
-        let mut others = home.replicas.iter().filter(|region| **region != home.region);
-        others.find(up).map(String::as_str)
+        let mut best = None;
+        for name in home.replicas.iter().filter(|region| **region != home.region) {
+            let Some(region) = self.regions.get(name) else { continue };
+            match region.state {
+                RegionState::Up if !region.behind.contains(&home.region) => return Some(name),
+                RegionState::Up => best = best.or(Some(name.as_str())),
+                _ => {}
+            }
+        }
+        best
     }
 
     /// The home of a shard. None before genesis.
@@ -146,6 +154,10 @@ pub struct Region {
     /// Public endpoints by kind (`c2s`, `c2s-tls`, `https`, …), as `host:port` or a URL.
     #[serde(default)]
     pub endpoints: BTreeMap<String, String>,
+    /// Regions of whose log it may not have the end, since it was down or is new; each of them says itself when it has. It inherits from them
+    /// last.
+    #[serde(default)]
+    pub behind: BTreeSet<String>,
 }
 
 impl Region {
@@ -156,6 +168,7 @@ impl Region {
             state: RegionState::Up,
             place: None,
             endpoints: BTreeMap::new(),
+            behind: BTreeSet::new(),
         }
     }
 }
@@ -240,6 +253,8 @@ pub enum Command {
     Unpin { account: String },
     /// A region that is Down was reached: it is Up. One in another state stays as it is.
     RegionReturned { region: String },
+    /// By a home: the replica has its whole log.
+    CaughtUp { home: String, replica: String },
 }
 
 /// What applying a command did.
