@@ -72,6 +72,8 @@ pub struct End {
     pub faultless: bool,
     /// And nobody went without closing the stream.
     pub calm: bool,
+    /// What was answered is in two regions.
+    pub two_regions: bool,
     /// Limits were small: something may be refused.
     pub small: bool,
     /// What did not come to rest.
@@ -178,6 +180,7 @@ impl End {
             online,
             stored,
             shown_to,
+            two_regions: play.plan.two_regions,
             calm: play.plan.profile == Profile::Calm,
             faultless: matches!(play.plan.profile, Profile::Calm | Profile::Moves),
             rosters,

@@ -146,6 +146,8 @@ pub struct Plan {
     pub faults: Vec<(u64, Fault)>,
     /// Lines of configuration that make limits small.
     pub limits: &'static str,
+    /// What is acknowledged is in two regions (`geo.durability`).
+    pub two_regions: bool,
 }
 
 impl Plan {
@@ -191,7 +193,7 @@ impl Plan {
         let deaths = [(4, Fault::Kill), (2, Fault::PowerLoss), (2, Fault::Stop)];
         let sleeps = [(4, Fault::Pause), (3, Fault::Clock), (3, Fault::SlowDisk)];
         // Whatever else befalls.
-        let moves = [(2, Fault::MoveHome)];
+        let moves = [(4, Fault::MoveHome)];
         let faults = match profile {
             Profile::Calm | Profile::Moves => Vec::new(),
             Profile::Cuts => [&lines[..], &moves].concat(),
@@ -201,6 +203,11 @@ impl Plan {
             Profile::Falls => vec![(4, Fault::Isolate), (2, Fault::Kill), (1, Fault::PowerLoss)],
         };
         let small = profile == Profile::Everything && chance.percent(30);
+        let two_regions = match profile {
+            Profile::Calm | Profile::Moves => false,
+            Profile::Falls => seed % 2 == 1,
+            _ => chance.percent(15),
+        };
         Self {
             seed,
             profile,
@@ -225,6 +232,7 @@ impl Plan {
             },
             deeds,
             faults,
+            two_regions,
             limits: if small {
                 "stanza_bytes_max = '16KiB'\nmailbox_bytes_max = '64KiB'\nparked_stanzas_per_address_max = 20\nsm_queue_max = 250\noffline_messages_max = 200"
             } else {
@@ -256,6 +264,7 @@ raft_id = {}
 [geo]
 dead_after = '4s'
 down_after = '{down_after}'
+durability = '{durability}'
 hold = '2m'
 [link]
 heartbeat = '1s'
@@ -268,6 +277,7 @@ sm_timeout = '15s'
 ",
             host + 1,
             self.limits,
+            durability = if self.two_regions { "two-regions" } else { "one-region" },
             down_after = if self.profile == Profile::Falls { "6s" } else { "1h" },
         );
         for (other, name) in names.iter().enumerate().filter(|(other, _)| *other != host) {

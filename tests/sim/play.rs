@@ -396,6 +396,16 @@ impl Play {
                         self.tell(|| format!("{name} has new metadata"));
                     }
                 }
+                for region in self.council.down() {
+                    let fallen = names(self.hosts.len()).iter().position(|name| *name == region);
+                    let known =
+                        |(ix, at): &(usize, u64)| Some(*ix) == fallen && self.now - at < 500;
+                    if let Some(ix) = fallen
+                        && !self.journal.fallen.iter().any(known)
+                    {
+                        self.journal.fallen.push((ix, self.now));
+                    }
+                }
                 self.at(self.now + 250, Event::Council);
             }
             Event::Look => {
@@ -648,10 +658,8 @@ impl Play {
                 let moved = Moved::Shard(shard_of(&account));
                 self.hosts[one].within(|node| {
                     let homes = node.homes.clone();
-                    tokio::spawn(async move {
-                        let done = homes.hand_over(moved, to).await;
-                        tracing::info!(?done, "home moved");
-                    });
+                    // What comes of it the home says.
+                    tokio::spawn(async move { drop(homes.hand_over(moved, to).await) });
                 });
             }
             Fault::SlowDisk => {

@@ -160,7 +160,7 @@ pub struct Journal {
     pub stops: Vec<(usize, u64)>,
     /// Hosts that died: which, when.
     pub deaths: Vec<(usize, u64)>,
-    /// Regions that were declared down.
+    /// Regions that were declared down, and the times at which they were (twice a second).
     pub fallen: Vec<(usize, u64)>,
     /// Broken at once: things no order of events can excuse.
     pub wrong: Vec<(&'static str, String)>,
@@ -191,6 +191,11 @@ impl Journal {
                 && !self.deaths.iter().any(|(_, at)| (ack.at..=ack.at + GRACE_MS).contains(at))
                 && !self.was_stopping(self.sessions[seen.session].host, ack.at)
         })
+    }
+
+    /// Whether a region was declared down, or still was, between two times.
+    pub fn any_fell(&self, from: u64, until: u64) -> bool {
+        self.fallen.iter().any(|(_, at)| (from..=until).contains(at))
     }
 
     /// Whether a life of that host ended between two times.

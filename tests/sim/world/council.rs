@@ -59,6 +59,13 @@ impl Council {
         self.inner.lock().up[host] = true;
     }
 
+    /// Regions that are declared down.
+    pub fn down(&self) -> Vec<String> {
+        let state = self.inner.lock().state.clone();
+        let down = state.regions.values().filter(|region| region.state.is_down());
+        down.map(|region| region.name.clone()).collect()
+    }
+
     /// A host's end of it.
     pub fn chair(&self, life: Arc<Life>) -> Arc<dyn Agreement> {
         Arc::new(Chair { council: self.clone(), life })
