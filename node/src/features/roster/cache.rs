@@ -240,7 +240,7 @@ mod tests {
             store: VERSION.into(),
             owner: owner.as_ref().into(),
             key: "".into(),
-            value: number.to_le_bytes().to_vec().into(),
+            value: number.to_le_bytes().to_vec(),
         };
         let delete = Change::Delete {
             store: ROSTER.into(),
