@@ -39,6 +39,8 @@ pub struct Seat {
     roster: Mutex<Watch>,
     /// The id of the last filed message it was handed.
     handed: Mutex<u64>,
+    /// Up to which id the client has what was filed, and its home has not heard.
+    read: Mutex<Option<u64>>,
     /// `Some` while older messages are being handed out: newer ones wait here.
     newer: Mutex<Option<Box<Newer>>>,
 }
@@ -182,6 +184,7 @@ impl Seat {
             priority: AtomicI8::new(-1),
             presence: Mutex::default(),
             roster: Mutex::default(),
+            read: Mutex::default(),
             handed: Mutex::new(0),
             newer: Mutex::default(),
         }
@@ -307,6 +310,25 @@ impl Seat {
     /// Switches XEP-0280.
     pub fn set_carbons(&self, on: bool) {
         self.set(CARBONS, on);
+    }
+
+    /// The client has what was filed up to that id. Whether somebody has to begin telling its home ([`Seat::to_tell_read`]).
+    pub fn read_upto(&self, upto: u64) -> bool {
+        let mut read = self.read.lock();
+        let begins = read.is_none();
+        *read = Some(read.map_or(upto, |known| known.max(upto)));
+        begins
+    }
+
+    /// What its home is to be told; `None`: it has heard everything, and whoever told it is done.
+    pub fn to_tell_read(&self) -> Option<u64> {
+        *self.read.lock()
+    }
+
+    /// Its home has heard that.
+    pub fn told_read(&self, upto: u64) {
+        let mut read = self.read.lock();
+        *read = read.filter(|known| *known > upto);
     }
 
     /// It asks for its roster (RFC 6121 §2.1.6). To be followed by [`Seat::answer_roster`].

@@ -206,16 +206,26 @@ async fn catch_up(node: &Arc<Node>, seat: &Arc<Seat>) -> Result<bool, HomeError>
 /// A client has all that was filed for its account up to this id: it need not be kept any longer. Should the home not hear of it, the
 /// messages come once more, marked with when they were sent.
 pub fn handed_out(node: &Arc<Node>, seat: &Arc<Seat>, upto: u64) {
-    let (node, account) = (node.clone(), seat.bare.clone());
+    if !seat.read_upto(upto) {
+        return; // Whoever tells the home already tells it this too.
+    }
+    let (node, seat) = (node.clone(), seat.clone());
     tokio::spawn(async move {
         // Longer than it takes until the home of a region that is gone has passed on.
-        let give_up = Instant::now() + node.config.geo.hold + node.config.geo.down_after;
-        while let Err(error) = ask(&node, &account, &Request::Drop { upto }).await {
-            if Instant::now() >= give_up {
-                tracing::warn!(%account, ?error, "handed out, and still filed");
-                return;
+        let patience = node.config.geo.hold + node.config.geo.down_after;
+        let mut give_up = Instant::now() + patience;
+        while let Some(upto) = seat.to_tell_read() {
+            match ask(&node, &seat.bare, &Request::Drop { upto }).await {
+                Ok(_) => {
+                    seat.told_read(upto);
+                    give_up = Instant::now() + patience;
+                }
+                Err(error) if Instant::now() >= give_up => {
+                    tracing::warn!(account = %seat.bare, ?error, "handed out, and still filed");
+                    seat.told_read(u64::MAX);
+                }
+                Err(_) => tokio::time::sleep(DROP_RETRY).await,
             }
-            tokio::time::sleep(DROP_RETRY).await;
         }
     });
 }
