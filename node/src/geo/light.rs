@@ -13,6 +13,7 @@ use xmpp::stanza::{Stanza, Type};
 use super::frame;
 use super::presence::{Presence, local_presence};
 use crate::app::Node;
+use crate::router::perform::seats_of;
 use crate::session::Seat;
 
 /// Accounts handled before the task yields to others.
@@ -91,6 +92,26 @@ pub fn ask(node: &Arc<Node>, of: NodeIx) {
             if done % PACE == PACE - 1 {
                 tokio::task::yield_now().await;
             }
+        }
+    });
+}
+
+/// The roster of an account has come as a whole, and nobody knows what is new in it: its resources here tell who they are, and ask, as if they had
+/// just become available. Who knew already hears it once more.
+pub fn retell(node: &Arc<Node>, account: &BareJid) {
+    let mut seats = seats_of(node, account.as_str());
+    seats.retain(|seat| seat.available());
+    if seats.is_empty() {
+        return;
+    }
+    let (node, account) = (node.clone(), account.clone());
+    tokio::spawn(async move {
+        let Ok(roster) = node.rosters.load(&node, &account).await else { return };
+        let subscribers: Vec<BareJid> = roster.subscribers().cloned().collect();
+        let contacts: Vec<BareJid> = roster.subscriptions().cloned().collect();
+        for seat in seats {
+            seat.tell_presence(|presence| node.geo.multicast(&node, &presence, &subscribers));
+            node.geo.probe_presence(&node, &seat.full, contacts.clone());
         }
     });
 }

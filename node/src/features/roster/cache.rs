@@ -123,13 +123,13 @@ impl Rosters {
         self.slots.remove_if_sync(account, |slot| !slot.is_loading());
     }
 
-    /// Whole shards were copied from elsewhere: what is held may be old.
-    pub fn forget_all(&self) {
-        self.slots.retain_sync(|_, slot| match slot {
-            Slot::Ready(_) => false,
+    /// The account's data was copied from elsewhere: what is held may be old.
+    pub fn forget(&self, account: &BareJid) {
+        self.slots.remove_if_sync(account, |slot| match slot {
+            Slot::Ready(_) => true,
             Slot::Loading { changes } => {
                 *changes += 1;
-                true
+                false
             }
         });
     }
@@ -224,7 +224,7 @@ mod tests {
         assert_eq!(rosters.apply(&account, &change), None);
         rosters.evict(&account);
         assert_eq!(changes(&rosters, &account), Some(1));
-        rosters.forget_all();
+        rosters.forget(&account);
         assert_eq!(changes(&rosters, &account), Some(2));
     }
 

@@ -26,6 +26,7 @@ use self::subscription::Kind;
 use crate::app::Node;
 use crate::feature::{Action, Ctx, Disco, Feature, Flow, Interests, Iq, Target};
 use crate::features::presence::relation::{self, Parting};
+use crate::geo::light;
 use crate::homes::HomeError;
 
 /// Longest name or group, in bytes; beyond it `not-acceptable` (§2.3.3).
@@ -82,18 +83,23 @@ impl Feature for RosterFeature {
 
     fn changed(&self, ctx: &mut Ctx<'_>, change: &Change, snapshot: bool) -> Flow {
         let Ok(account) = BareJid::parse(change.owner()) else { return Flow::Next };
+        if snapshot {
+            ctx.node.rosters.forget(&account);
+            // Comes behind the contacts, once for each account.
+            if matches!(change, Change::Put { store, .. } if store.as_str() == VERSION) {
+                light::retell(ctx.node, &account);
+            }
+            return Flow::Next;
+        }
         let was_listed =
             ctx.node.rosters.cached(&account).is_some_and(|roster| roster.shows(change));
-        let parting = Parting::of(ctx.node, &account, change).filter(|_| !snapshot);
+        let parting = Parting::of(ctx.node, &account, change);
         if let Some(parting) = &parting {
             parting.begin(ctx.node, &account);
         }
         let version = ctx.node.rosters.apply(&account, change);
         if let Some(parting) = parting {
             parting.end(ctx.node, &account);
-        }
-        if snapshot {
-            return Flow::Next;
         }
         match change {
             Change::Put { store, key, value, .. } if store.as_str() == ROSTER => {
