@@ -34,8 +34,17 @@ async fn pangaea(
     if code == Some(0) { Ok(out) } else { Err(format!("{words:?}: {code:?} {err}")) }
 }
 
-/// The exit code, standard output, and the words on standard error.
 async fn said(
+    platform: &Platform,
+    region: usize,
+    words: &[&str],
+    input: &str,
+) -> Result<(Option<i32>, String, String)> {
+    command(platform, region, &[&["user"], words].concat(), input).await
+}
+
+/// An operator's command: the exit code, standard output, and the words on standard error.
+pub(crate) async fn command(
     platform: &Platform,
     region: usize,
     words: &[&str],
@@ -43,7 +52,6 @@ async fn said(
 ) -> Result<(Option<i32>, String, String)> {
     let domain = &platform.plan.domain;
     let mut child = Command::new(binary()?)
-        .arg("user")
         .args(words)
         .env("PANGAEA_URL", format!("http://127.0.0.1:{}", platform.port(region, 280)))
         .env("PANGAEA_USER", format!("admin@{domain}"))

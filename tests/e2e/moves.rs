@@ -33,6 +33,7 @@ pub(crate) fn tests(platform: &Platform) -> Vec<Test<'_>> {
         Test::new("moves::what_was_acknowledged_survives_kill_9", || {
             acknowledged_survives(platform)
         }),
+        Test::new("moves::a_home_that_moves_loses_and_refuses_nothing", || home_moves(platform)),
     ]
 }
 
@@ -363,4 +364,41 @@ async fn acknowledged_survives(platform: &Platform) -> Result<()> {
         heard.verdict("writer", 100).map_err(|e| format!("after {node} was killed: {e}"))?;
     }
     Ok(())
+}
+
+/// An operator moves an account's home from region to region while its owner changes the roster all the time, somewhere else.
+async fn home_moves(platform: &Platform) -> Result<()> {
+    const CHANGES: usize = 150;
+    let account = format!("user190@{}", platform.plan.domain);
+    let mut owner = platform.user(190, 1, "desk")?;
+    owner.connect().await?;
+    let changing = async {
+        for number in 0..CHANGES {
+            let item = format!(
+                "<query xmlns='jabber:iq:roster'><item jid='c{number}@elsewhere.example'/></query>"
+            );
+            let answer = owner.iq("set", None, &item).await?;
+            if answer.attr("type") != Some("result") {
+                return Err(format!("change {number}: {answer}"));
+            }
+        }
+        Ok(())
+    };
+    let moving = async {
+        for (at, to) in [(0, "us"), (2, "ap"), (1, "eu"), (0, "ap")] {
+            let words = ["ctl", "home", "move", &account, "--to", to];
+            let (code, out, err) = crate::carry::command(platform, at, &words, "").await?;
+            if code != Some(0) || !out.contains(to) {
+                return Err(format!("to {to}: {code:?} {out} {err}"));
+            }
+        }
+        Ok(())
+    };
+    tokio::try_join!(changing, moving)?;
+    let mut elsewhere = platform.user(190, 0, "phone")?;
+    elsewhere.connect().await?;
+    let roster = elsewhere.iq("get", None, "<query xmlns='jabber:iq:roster'/>").await?;
+    let items =
+        roster.child("query", "jabber:iq:roster").map_or(0, |query| query.children().count());
+    if items == CHANGES { Ok(()) } else { Err(format!("{items} of {CHANGES} are there")) }
 }
