@@ -1,7 +1,7 @@
 //! I3. *My messages to one person arrive in the order in which I sent them, wherever that person is and even while they move:* for each of
 //! my sessions and each device that reads, in the order of first sight. Excused is what another device of that person had taken and lost:
 //! it comes late, and says so (XEP-0203), to a device that was not there when it was sent; and so does what a session of its own had taken
-//! and lost, when it had stopped taking messages and newer ones were filed meanwhile.
+//! and lost, when it had stopped taking messages and newer ones were filed meanwhile; and what was filed while a region was declared down.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,7 +20,10 @@ pub fn check(journal: &Journal, _: &End) -> Vec<String> {
             continue;
         }
         let newest = last.entry((sent.session, sent.to_user, seen.device)).or_insert(seen.message);
-        if *newest > seen.message && !was_with_another(journal, seen) && !was_hidden(journal, seen)
+        if *newest > seen.message
+            && !was_with_another(journal, seen)
+            && !was_hidden(journal, seen)
+            && !(seen.late && journal.any_fell(sent.at, seen.at))
         {
             broken.push(format!(
                 "device {} saw message {} at {}, after message {newest} of the same sender",
