@@ -140,7 +140,12 @@ impl Recovery {
 pub async fn load(node: &Arc<Node>) -> Result<(), crate::storage::StorageError> {
     let left = node.storage.outbox(&node.geo.me.to_string()).await?;
     let mut stanzas = BTreeMap::new();
+    let mut marks: BTreeMap<BareJid, Vec<u64>> = BTreeMap::new();
     for (order, bytes) in left {
+        if let Some(to) = second::read_mark(&bytes) {
+            marks.entry(to).or_default().push(order);
+            continue;
+        }
         let Some((accepted_ms, stanza)) = read(bytes) else {
             tracing::error!(order, "a message in the outbox cannot be read; it stays there");
             continue;
@@ -151,9 +156,9 @@ pub async fn load(node: &Arc<Node>) -> Result<(), crate::storage::StorageError> 
     if !stanzas.is_empty() {
         tracing::info!(count = stanzas.len(), "messages of a former life wait in the outbox");
     }
-    if is_in_two(node) {
-        node.second.recover(stanzas.iter().map(|(order, (_, stanza))| (*order, stanza)));
-    }
+    second::recover_marks(node, marks);
+    // Also when it is not asked for any more: a home may have them from before.
+    node.second.recover(stanzas.iter().map(|(order, (_, stanza))| (*order, stanza)));
     let mut left = node.recovery.left.lock();
     left.known = stanzas.keys().copied().collect();
     left.stanzas = stanzas;
@@ -244,7 +249,15 @@ pub async fn flush(node: &Arc<Node>, deadline: Instant) -> bool {
         let writer = node.clone();
         let written = tokio::spawn(async move { write(&writer, u64::MAX).await });
         match timeout_at(deadline, written).await {
-            Ok(Ok(Ok(0))) => return node.second.settled(deadline).await,
+            Ok(Ok(Ok(0))) => {
+                if !node.second.settled(deadline).await {
+                    return false;
+                }
+                // What homes have heard is to be removed.
+                if !node.ledger.waiting().1 {
+                    return true;
+                }
+            }
             Ok(Ok(Ok(_))) => {}
             _ => return false,
         }
@@ -254,25 +267,22 @@ pub async fn flush(node: &Arc<Node>, deadline: Instant) -> bool {
 /// One transaction. How many messages were written.
 async fn write(node: &Arc<Node>, before_ms: u64) -> Result<usize, ()> {
     let _alone = node.outbox_writer.lock().await;
-    let (put, mut remove) = node.ledger.to_store(before_ms, BATCH_BYTES);
-    if is_in_two(node) {
-        remove = second::let_go(node, remove);
-    }
-    if put.is_empty() && remove.is_empty() {
+    let (put, remove) = node.ledger.to_store(before_ms, BATCH_BYTES);
+    let let_go = second::let_go(node, remove);
+    if put.is_empty() && let_go.alone.is_empty() && let_go.marks.is_empty() {
         return Ok(0);
     }
-    let rows: Vec<(u64, Vec<u8>)> = put
-        .iter()
-        .map(|(order, accepted_ms, stanza)| (*order, row(*accepted_ms, stanza)))
-        .collect();
+    let rows = put.iter().map(|(order, accepted_ms, stanza)| (*order, row(*accepted_ms, stanza)));
+    let rows: Vec<(u64, Vec<u8>)> = rows.chain(let_go.marks.iter().cloned()).collect();
     let orders = put.iter().map(|(order, ..)| *order);
     if sings(Canary::OutboxForgets) {
         drop(node.ledger.stored(orders));
         return Ok(put.len());
     }
     let name = node.geo.me.to_string();
-    match node.storage.outbox_write(&name, rows, remove.clone()).await {
+    match node.storage.outbox_write(&name, rows, let_go.alone.clone()).await {
         Ok(()) => {
+            let_go.tell(node);
             let count = put.len();
             node.metrics.outbox_written.inc_by(count as u64);
             if is_in_two(node) {
@@ -284,7 +294,7 @@ async fn write(node: &Arc<Node>, before_ms: u64) -> Result<usize, ()> {
         }
         Err(error) => {
             tracing::error!(%error, messages = put.len(), "the outbox was not written; their senders wait");
-            node.ledger.not_stored(orders, remove, node.now_ms());
+            node.ledger.not_stored(orders, let_go.undo(node), node.now_ms());
             Err(())
         }
     }

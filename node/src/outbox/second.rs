@@ -127,24 +127,54 @@ async fn ask(node: &Node, to: &BareJid, request: &Request) -> Result<Vec<u64>, H
     node.homes.exchange(to, OP, request).await
 }
 
+/// How far the copy of a message is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Copy {
+    /// Its home is asked to keep it.
+    Going,
+    /// Its home has it, or may have it.
+    There,
+    /// Somebody has kept the message before its home could: the home is to drop it when it has it.
+    NotWanted,
+}
+
 /// What is with homes on our behalf. Memory: an entry for each message in the outbox.
 #[derive(Debug, Default)]
 pub struct Second {
-    /// With whose home.
-    kept: Mutex<HashMap<u64, BareJid>>,
-    /// Requests to keep that are not answered.
+    /// With whose home, and how far.
+    copies: Mutex<HashMap<u64, (BareJid, Copy)>>,
+    /// Requests that are not answered.
     pending: AtomicUsize,
     answered: Notify,
+}
+
+/// A request on the way; when it goes, it is answered.
+struct Pending(Arc<Node>);
+
+impl Pending {
+    fn new(node: &Arc<Node>) -> Self {
+        node.second.pending.fetch_add(1, Ordering::AcqRel);
+        Self(node.clone())
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.0.second.pending.fetch_sub(1, Ordering::AcqRel);
+        self.0.second.answered.notify_waiters();
+    }
 }
 
 impl Second {
     /// A former life left these; they may be with homes.
     pub fn recover<'a>(&self, left: impl Iterator<Item = (u64, &'a Stanza)>) {
-        let mut kept = self.kept.lock();
-        kept.extend(left.filter_map(|(order, stanza)| Some((order, stanza.to()?.bare()))));
+        let mut copies = self.copies.lock();
+        copies.extend(
+            left.filter_map(|(order, stanza)| Some((order, (stanza.to()?.bare(), Copy::There)))),
+        );
     }
 
-    /// Waits until all that was to be kept is kept; false when the time is over.
+    /// Waits until all that homes were asked is answered; false when the time is over.
     pub async fn settled(&self, deadline: Instant) -> bool {
         loop {
             let answered = self.answered.notified();
@@ -162,17 +192,17 @@ impl Second {
 pub fn keep(node: &Arc<Node>, written: Vec<ToStore>) {
     let mut by_account: BTreeMap<BareJid, Vec<(u64, Vec<u8>)>> = BTreeMap::new();
     {
-        let mut kept = node.second.kept.lock();
+        let mut copies = node.second.copies.lock();
         for (order, accepted_ms, stanza) in written {
             let Some(to) = stanza.to().map(xmpp::jid::Jid::bare) else { continue };
-            kept.insert(order, to.clone());
+            copies.insert(order, (to.clone(), Copy::Going));
             by_account.entry(to).or_default().push((order, super::row(accepted_ms, &stanza)));
         }
     }
     for (to, rows) in by_account {
-        node.second.pending.fetch_add(1, Ordering::AcqRel);
-        let node = node.clone();
+        let pending = Pending::new(node);
         tokio::spawn(async move {
+            let node = &pending.0;
             let mut rest = rows.into_iter().peekable();
             while rest.peek().is_some() {
                 let mut bytes = 0;
@@ -185,38 +215,116 @@ pub fn keep(node: &Arc<Node>, written: Vec<ToStore>) {
                 }
                 let orders: Vec<u64> = part.iter().map(|(order, _)| *order).collect();
                 let me = node.geo.me.to_string();
-                asked_until_done(&node, &to, &Request::Keep { node: me, rows: part }).await;
+                asked_until_done(node, &to, &Request::Keep { node: me, rows: part }).await;
+                let unwanted = there(node, &orders);
                 drop(node.ledger.stored(orders.into_iter())); // And with them the receipts: the senders are told.
+                if !unwanted.is_empty() {
+                    drop_at(node, to.clone(), unwanted);
+                }
             }
-            node.second.pending.fetch_sub(1, Ordering::AcqRel);
-            node.second.answered.notify_waiters();
         });
     }
 }
 
-/// These are kept by somebody: their homes need not keep them. Returns those that no home has; the others come back to the ledger as left over
-/// when their homes have heard it, so that no home keeps what no outbox has.
-pub fn let_go(node: &Arc<Node>, orders: Vec<u64>) -> Vec<u64> {
-    let mut by_account: BTreeMap<BareJid, Vec<u64>> = BTreeMap::new();
-    let mut alone = Vec::new();
-    {
-        let mut kept = node.second.kept.lock();
-        for order in orders {
-            match kept.remove(&order) {
-                Some(to) => by_account.entry(to).or_default().push(order),
-                None => alone.push(order),
-            }
+/// Their home has these. Those of them that it is to drop again.
+fn there(node: &Node, orders: &[u64]) -> Vec<u64> {
+    let mut copies = node.second.copies.lock();
+    let mut unwanted = Vec::new();
+    for order in orders {
+        match copies.get_mut(order) {
+            Some((_, copy @ Copy::Going)) => *copy = Copy::There,
+            Some((_, Copy::NotWanted)) => unwanted.push(*order),
+            _ => {}
         }
     }
-    for (to, orders) in by_account {
-        let node = node.clone();
-        tokio::spawn(async move {
-            let me = node.geo.me.to_string();
-            asked_until_done(&node, &to, &Request::Drop { node: me, orders: orders.clone() }).await;
-            node.ledger.left_over(orders);
-        });
+    unwanted
+}
+
+/// What was let go of: see [`let_go`].
+#[derive(Debug, Default)]
+pub struct LetGo {
+    /// No home has them: they may be removed from the outbox.
+    pub alone: Vec<u64>,
+    /// To be written in the place of the others: that they are kept, and whose home is still to hear it.
+    pub marks: Vec<(u64, Vec<u8>)>,
+    there: BTreeMap<BareJid, Vec<u64>>,
+}
+
+/// These are kept by somebody. What homes have of them is marked in the outbox until the homes have heard it ([`LetGo::tell`]): so a home keeps
+/// nothing that no outbox speaks of, and a life that ends meanwhile does not route it anew.
+pub fn let_go(node: &Node, orders: Vec<u64>) -> LetGo {
+    let mut let_go = LetGo::default();
+    let mut copies = node.second.copies.lock();
+    for order in orders {
+        let Some((to, copy)) = copies.get_mut(&order) else {
+            let_go.alone.push(order);
+            continue;
+        };
+        let_go.marks.push((order, mark(to)));
+        if *copy == Copy::There {
+            let_go.there.entry(to.clone()).or_default().push(order);
+        }
+        *copy = Copy::NotWanted;
     }
-    alone
+    let_go
+}
+
+impl LetGo {
+    /// The marks are written.
+    pub fn tell(self, node: &Arc<Node>) {
+        for (to, orders) in self.there {
+            drop_at(node, to, orders);
+        }
+    }
+
+    /// They are not: everything is as it was, and comes again.
+    pub fn undo(self, node: &Node) -> Vec<u64> {
+        let mut copies = node.second.copies.lock();
+        for order in self.there.values().flatten() {
+            if let Some((_, copy)) = copies.get_mut(order) {
+                *copy = Copy::There;
+            }
+        }
+        self.alone.into_iter().chain(self.marks.into_iter().map(|(order, _)| order)).collect()
+    }
+}
+
+/// What a former life had marked.
+pub fn recover_marks(node: &Arc<Node>, marks: BTreeMap<BareJid, Vec<u64>>) {
+    let mut copies = node.second.copies.lock();
+    for (to, orders) in &marks {
+        copies.extend(orders.iter().map(|order| (*order, (to.clone(), Copy::NotWanted))));
+    }
+    drop(copies);
+    marks.into_iter().for_each(|(to, orders)| drop_at(node, to, orders));
+}
+
+/// Tells a home to drop these; then they are removed from the outbox.
+fn drop_at(node: &Arc<Node>, to: BareJid, orders: Vec<u64>) {
+    let pending = Pending::new(node);
+    tokio::spawn(async move {
+        let node = &pending.0;
+        let me = node.geo.me.to_string();
+        asked_until_done(node, &to, &Request::Drop { node: me, orders: orders.clone() }).await;
+        {
+            let mut copies = node.second.copies.lock();
+            orders.iter().for_each(|order| drop(copies.remove(order)));
+        }
+        node.ledger.left_over(orders);
+    });
+}
+
+/// The row of a message that somebody has kept, and whose home has not heard it: no time of acceptance is so late.
+fn mark(to: &BareJid) -> Vec<u8> {
+    let mut mark = u64::MAX.to_le_bytes().to_vec();
+    mark.extend_from_slice(to.as_str().as_bytes());
+    mark
+}
+
+/// Whose home is to hear it, if the row is such a mark.
+pub fn read_mark(row: &[u8]) -> Option<BareJid> {
+    let to = row.strip_prefix(&u64::MAX.to_le_bytes())?;
+    BareJid::parse(std::str::from_utf8(to).ok()?).ok()
 }
 
 async fn asked_until_done(node: &Node, to: &BareJid, request: &Request) {
@@ -301,4 +409,67 @@ async fn take_over_for(
         ask(node, owner, &Request::TakeOver { node: name.clone(), orders }).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{House, bare, stanza};
+
+    const TEXT: &str = "<message from='juliet@chat.example/balcony' to='romeo@chat.example'/>";
+
+    async fn rows(house: &House) -> usize {
+        house.node.storage.map(SECOND, "romeo@chat.example").await.expect("read").len()
+    }
+
+    async fn settled(house: &House) {
+        assert!(house.node.second.settled(Instant::now() + Duration::from_secs(10)).await);
+    }
+
+    #[tokio::test]
+    async fn a_home_keeps_what_the_outbox_has_and_drops_it_when_it_is_told() {
+        let house = House::new().await;
+        house.accounts(["romeo", "juliet"]).await;
+        keep(&house.node, vec![(7, 1, stanza(TEXT)), (8, 2, stanza(TEXT))]);
+        settled(&house).await;
+        assert_eq!(rows(&house).await, 2);
+        let gone = let_go(&house.node, vec![7, 9]);
+        assert_eq!((gone.alone.as_slice(), gone.marks.len()), (&[9][..], 1));
+        assert_eq!(read_mark(&gone.marks[0].1), Some(bare("romeo")));
+        assert_eq!(read_mark(&super::super::row(5, &stanza(TEXT))), None);
+        // The disk does not take the mark: all is as it was.
+        assert_eq!(gone.undo(&house.node), [9, 7]);
+        settled(&house).await;
+        assert_eq!(rows(&house).await, 2);
+        let_go(&house.node, vec![7]).tell(&house.node);
+        settled(&house).await;
+        assert_eq!(rows(&house).await, 1);
+        assert!(house.node.ledger.waiting().1, "it is to be removed from the outbox");
+        assert_eq!(let_go(&house.node, vec![7]).alone, [7]);
+    }
+
+    #[tokio::test]
+    async fn what_is_kept_before_its_home_has_it_does_not_stay_there() {
+        let house = House::new().await;
+        house.accounts(["romeo"]).await;
+        keep(&house.node, vec![(7, 1, stanza(TEXT))]);
+        // Its task has not run yet.
+        let gone = let_go(&house.node, vec![7]);
+        assert!(gone.alone.is_empty() && gone.marks.len() == 1);
+        gone.tell(&house.node);
+        settled(&house).await;
+        assert_eq!(rows(&house).await, 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_taken_over_is_remembered_and_nothing_else_is() {
+        let house = House::new().await;
+        house.accounts(["romeo"]).await;
+        keep(&house.node, vec![(7, 1, stanza(TEXT)), (8, 1, stanza(TEXT))]);
+        settled(&house).await;
+        let me = house.node.geo.me.to_string();
+        let request = Request::TakeOver { node: me, orders: vec![8, 9] };
+        ask(&house.node, &bare("romeo"), &request).await.expect("done");
+        assert_eq!(taken_over(&house.node, &bare("romeo"), vec![7, 8, 9]).await, [8]);
+    }
 }
