@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use replication::ProposeError;
 use replication::metadata::{Command, RegionState};
 
 use super::Node;
@@ -17,13 +18,26 @@ const AGREE: Duration = Duration::from_secs(2);
 pub(super) async fn run(node: Arc<Node>) {
     loop {
         for region in &behind(&node) {
-            // While the proposal is on its way nothing is answered that the region does not have: it may be the heir any moment.
+            // Until it is certain what became of the proposal nothing is answered that the region does not have: it may be the heir any moment.
             let Some(_joining) = node.homes.joins(region, LOOK).await else { continue };
             let home = node.geo.me.region.to_string();
             let command = Command::CaughtUp { home, replica: region.clone() };
-            match node.metadata.propose(command, AGREE).await {
-                Ok(_) => tracing::info!(region, "has caught up, and inherits from here again"),
-                Err(error) => tracing::debug!(region, %error, "it has caught up; not agreed on"),
+            let mut asked = false;
+            while behind(&node).contains(region) {
+                match node.metadata.propose(command.clone(), AGREE).await {
+                    Ok(_) => tracing::info!(region, "has caught up, and inherits from here again"),
+                    Err(ProposeError::NoLeader) if !asked => break,
+                    Err(ProposeError::Refused(why)) => {
+                        tracing::warn!(region, %why, "it has caught up, and does not count");
+                        break;
+                    }
+                    Err(_) => asked = true,
+                }
+                tokio::select! {
+                    biased; // the stop has waited longest
+                    () = node.stopped() => return,
+                    () = tokio::time::sleep(LOOK) => {}
+                }
             }
         }
         tokio::select! {

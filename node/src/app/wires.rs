@@ -23,7 +23,7 @@ use crate::geo::light;
 use crate::homes::accounts::{ACCOUNTS, AccountHome};
 use crate::homes::{
     self, Applied, AppliedAt, HomeMap, HomeOp, HomePlace, HomeTransport, Homes, HomesConfig,
-    HomesParts, Moved, ShipSink, Wall,
+    HomesParts, MoveSaid, Moved, ShipSink, Wall,
 };
 use crate::outbox::second;
 use crate::pie;
@@ -143,10 +143,9 @@ fn apply(node: &Arc<Node>) {
     for peer in &peers {
         node.geo.peer(&peer.id);
     }
-    let mut gone = Vec::new();
-    let (dead, fresh) = node.geo.set_live(&live(node));
-    for (name, ix) in dead {
-        gone.push(name.to_string());
+    let (fallen, fresh) = node.geo.set_live(&live(node));
+    let falls = !fallen.is_empty();
+    for (name, ix) in fallen {
         // Declared down. `LinkUser::lost` follows: its rows go, what was on the way there comes back and is routed anew, and then
         // `relink` brings us here again, so that the node can return as somebody new.
         tracing::warn!(node = %name, "declared down");
@@ -159,7 +158,10 @@ fn apply(node: &Arc<Node>) {
         light::represent(node, ix);
     }
     node.homes.metadata_changed();
-    second::take_over(node, gone);
+    if falls {
+        // Of all that are away: homes that have passed on just now may keep something for those that went before.
+        second::take_over(node, dead(node));
+    }
 }
 
 /// Homes' view of metadata.
@@ -203,20 +205,20 @@ impl HomeMap for Map {
         state.heir(state.home_of(owner)?).map(Into::into)
     }
 
-    fn move_home(&self, what: &Moved, to: &str) -> BoxFuture<'static, Result<bool, String>> {
+    fn move_home(&self, what: &Moved, epoch: u64, to: &str) -> BoxFuture<'static, MoveSaid> {
         let (metadata, to) = (self.metadata.clone(), to.to_owned());
         let command = match what.clone() {
-            Moved::Shard(shard) => Command::MoveHome { shard, to },
-            Moved::Account(account, replicas) => Command::Pin { account, to, replicas },
+            Moved::Shard(shard) => Command::MoveHome { shard, to, epoch: Some(epoch) },
+            Moved::Account(account, replicas) => {
+                Command::Pin { account, to, replicas, epoch: Some(epoch) }
+            }
         };
         Box::pin(async move {
             match metadata.propose(command, METADATA_PATIENCE).await {
-                Ok(_) => Ok(true),
-                // Nothing has changed.
-                Err(error @ (ProposeError::Refused(_) | ProposeError::NoLeader)) => {
-                    Err(error.to_string())
-                }
-                Err(ProposeError::TimedOut | ProposeError::Stopped(_)) => Ok(false),
+                Ok(_) => MoveSaid::Moved,
+                Err(ProposeError::Refused(why)) => MoveSaid::Refused(why.to_string()),
+                Err(error @ ProposeError::NoLeader) => MoveSaid::NotAsked(error.to_string()),
+                Err(ProposeError::TimedOut | ProposeError::Stopped(_)) => MoveSaid::Unknown,
             }
         })
     }

@@ -99,17 +99,17 @@ pub fn ask(node: &Arc<Node>, of: NodeIx) {
 /// The roster of an account has come as a whole, and nobody knows what is new in it: its resources here tell who they are, and ask, as if they had
 /// just become available. Who knew already hears it once more.
 pub fn retell(node: &Arc<Node>, account: &BareJid) {
-    let mut seats = seats_of(node, account.as_str());
-    seats.retain(|seat| seat.available());
+    let seats = seats_of(node, account.as_str());
     if seats.is_empty() {
         return;
     }
     let (node, account) = (node.clone(), account.clone());
     tokio::spawn(async move {
+        // For pushes too: they follow the roster that is held.
         let Ok(roster) = node.rosters.load(&node, &account).await else { return };
         let subscribers: Vec<BareJid> = roster.subscribers().cloned().collect();
         let contacts: Vec<BareJid> = roster.subscriptions().cloned().collect();
-        for seat in seats {
+        for seat in seats.into_iter().filter(|seat| seat.available()) {
             seat.tell_presence(|presence| node.geo.multicast(&node, &presence, &subscribers));
             node.geo.probe_presence(&node, &seat.full, contacts.clone());
         }

@@ -422,7 +422,7 @@ fn gone_change(place: Place) -> Change {
     }
 }
 
-async fn read_shards(shared: &Shared) -> Result<Vec<u64>, StorageError> {
+pub(super) async fn read_shards(shared: &Shared) -> Result<Vec<u64>, StorageError> {
     let stored = shared.storage.meta(META_SHARDS).await?;
     let shards = stored.and_then(|bytes| postcard::from_bytes::<Vec<u64>>(&bytes).ok());
     Ok(shards.filter(|shards| shards.len() == SHARDS).unwrap_or(vec![FIRST_EPOCH; SHARDS]))

@@ -215,9 +215,10 @@ impl Homes {
         if call.op == hand_over::OP {
             return match decode::<hand_over::Order>(&call.request) {
                 Some(order) if self.shared.place(&order.what).local => {
-                    let shared = Arc::clone(&self.shared);
+                    let homes = self.clone();
                     let answer = async move {
-                        let done = hand_over::hand_over(&shared, order.what, &order.to).await;
+                        let done = hand_over::hand_over(&homes, order.what, &order.to).await;
+                        let shared = &homes.shared;
                         let at = Position { log: shared.log, seq: shared.head.get() };
                         encode(&Reply { result: done.map(|()| Vec::new()), at })
                     };
@@ -230,6 +231,18 @@ impl Homes {
                 Some(_) => refuse(HomeError::NotHome { epoch: call.epoch }),
                 None => refuse(HomeError::Unknown(call.op)),
             };
+        }
+        if call.op == hand_over::HAS {
+            let shared = Arc::clone(&self.shared);
+            return async move {
+                let result = match decode::<hand_over::Base>(&call.request) {
+                    Some(base) => hand_over::has(&shared, &base.0).await,
+                    None => Err(HomeError::Unknown(call.op)),
+                };
+                let at = Position { log: shared.log, seq: shared.head.get() };
+                encode(&Reply { result: result.map(|()| Vec::new()), at })
+            }
+            .boxed();
         }
         let Ok(account) = BareJid::parse(&call.account) else {
             return refuse(HomeError::Unknown(format!("the account {:?}", call.account)));

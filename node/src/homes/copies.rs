@@ -3,6 +3,7 @@
 //! and the writer. Bound: the writer refuses requests while [`WAITING_MAX`] answers wait.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -20,13 +21,16 @@ pub(super) struct Copies {
     has: Mutex<BTreeMap<String, u64>>,
     news: Told<u64>,
     waiting: Mutex<Waiting>,
+    /// What was committed before this life: nobody knows of which owner, so it counts for all.
+    before: AtomicU64,
     joining: Mutex<Option<String>>,
 }
 
 #[derive(Default)]
 struct Waiting {
     answers: Vec<Answer>,
-    /// The newest entry of each owner that is not known to be in two regions: what is answered of that owner then rests on it.
+    /// The newest entry of each owner that is not known to be in two regions: what is answered of that owner then rests on it. At most an entry
+    /// for each account homed here, while the heir is away.
     unsafe_of: HashMap<String, u64>,
 }
 
@@ -38,6 +42,11 @@ struct Answer {
 }
 
 impl Copies {
+    /// This life begins with a log up to there.
+    pub(super) fn begin(&self, head: u64) {
+        self.before.store(head, Ordering::Release);
+    }
+
     /// The region has our log up to there, on disk.
     pub(super) fn has(&self, region: &str, seq: u64) {
         self.has.lock().insert(region.to_owned(), seq);
@@ -89,10 +98,12 @@ impl Copies {
             if let Some(seq) = entry {
                 waiting.unsafe_of.insert(owner.to_owned(), seq);
             }
-            let Some(seq) = waiting.unsafe_of.get(owner).copied() else {
+            let seq = waiting.unsafe_of.get(owner).copied();
+            let seq = seq.unwrap_or(0).max(self.before.load(Ordering::Acquire));
+            if seq == 0 {
                 drop(to.send(done));
                 return;
-            };
+            }
             waiting.answers.push(Answer { owner: owner.to_owned(), seq, to, done });
         }
         self.settle(map);
@@ -101,7 +112,7 @@ impl Copies {
     /// Something has changed: who has what, or who the heirs are.
     pub(super) fn settle(&self, map: &dyn HomeMap) {
         let mut waiting = self.waiting.lock();
-        if waiting.unsafe_of.is_empty() {
+        if waiting.unsafe_of.is_empty() && waiting.answers.is_empty() {
             return;
         }
         let joining = self.joining.lock().clone();
@@ -111,11 +122,16 @@ impl Copies {
         };
         waiting.unsafe_of.retain(|owner, seq| !is_safe(owner, *seq));
         for answer in std::mem::take(&mut waiting.answers) {
-            if is_safe(&answer.owner, answer.seq) {
+            let home = map.home(&answer.owner);
+            if !home.local {
+                // It has passed to another region, with this or without it.
+                let done = match self.of(&home.region) >= answer.seq {
+                    true => answer.done,
+                    false => (Err(HomeError::Unreachable), answer.done.1),
+                };
+                drop(answer.to.send(done));
+            } else if is_safe(&answer.owner, answer.seq) {
                 drop(answer.to.send(answer.done));
-            } else if !map.home(&answer.owner).local {
-                // It has passed to another region, with this or without it: nobody here can say.
-                drop(answer.to.send((Err(HomeError::Unreachable), answer.done.1)));
             } else if !answer.to.is_closed() {
                 waiting.answers.push(answer);
             }

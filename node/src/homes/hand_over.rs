@@ -4,16 +4,17 @@
 //! Called by the operator's room, and by [`Homes::serve`] for another region's operator. Blueprint §7.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use replication::shard_of;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::wire::{Call, RequestId, encode};
 use super::writer::Job;
-use super::{HomeError, Homes, Shared};
+use super::{FIRST_EPOCH, HomeError, Homes, Shared};
 
 /// How long the other region may take to catch up, while requests wait. Longer, and the home stays.
 const CATCH_UP_MAX: Duration = Duration::from_secs(5);
@@ -57,21 +58,44 @@ impl Homes {
     pub async fn hand_over(&self, what: Moved, to: &str) -> Result<(), HomeError> {
         let place = self.shared.place(&what);
         if place.local {
-            return hand_over(&self.shared, what, to).await;
+            return hand_over(self, what, to).await;
         }
-        let call = Call {
-            id: RequestId {
-                incarnation: self.shared.config.incarnation,
-                counter: self.shared.counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed),
-            },
-            epoch: place.epoch,
-            account: String::new(),
-            op: OP.to_owned(),
-            request: encode(&Order { what: what.clone(), to: to.to_owned() }),
-        };
-        let deadline = tokio::time::Instant::now() + self.shared.config.request_timeout;
-        self.repeat(&place.region, encode(&call), deadline).await.map(drop)
+        let order = encode(&Order { what, to: to.to_owned() });
+        let call = self.call_to(OP, place.epoch, order);
+        let deadline = Instant::now() + self.shared.config.request_timeout;
+        self.repeat(&place.region, call, deadline).await.map(drop)
     }
+}
+
+/// "Do you have whole copies of these shards, as they were when their homes began?" Each with the epoch in which it did.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Base(pub(super) Vec<(u8, u64)>);
+
+/// The name of that request.
+pub(super) const HAS: &str = "homes.has";
+
+impl Homes {
+    /// Whether the region has whole copies of these shards, each from that epoch or a later one. What its home wrote since is in the log.
+    pub(super) async fn has_copied(&self, region: &str, shards: Vec<(u8, u64)>) -> bool {
+        let call = self.call_to(HAS, 0, encode(&Base(shards)));
+        let deadline = Instant::now() + self.shared.config.request_timeout;
+        self.repeat(region, call, deadline).await.is_ok()
+    }
+
+    /// The bytes of a request between homes that is about no account.
+    fn call_to(&self, op: &str, epoch: u64, request: Vec<u8>) -> Vec<u8> {
+        let counter = self.shared.counter.fetch_add(1, Ordering::Relaxed);
+        let id = RequestId { incarnation: self.shared.config.incarnation, counter };
+        encode(&Call { id, epoch, account: String::new(), op: op.to_owned(), request })
+    }
+}
+
+/// Whether our copies are whole.
+pub(super) async fn has(shared: &Shared, shards: &[(u8, u64)]) -> Result<(), HomeError> {
+    let copied = super::apply::read_shards(shared).await?;
+    let has =
+        |(shard, epoch): &(u8, u64)| *epoch <= FIRST_EPOCH || copied[usize::from(*shard)] >= *epoch;
+    if shards.iter().all(has) { Ok(()) } else { Err(HomeError::Busy) }
 }
 
 impl Shared {
@@ -89,14 +113,16 @@ impl Shared {
 }
 
 /// At the home.
-pub(super) async fn hand_over(
-    shared: &Arc<Shared>,
-    what: Moved,
-    to: &str,
-) -> Result<(), HomeError> {
-    if *to == *shared.config.region {
-        return Ok(());
-    }
+pub(super) async fn hand_over(homes: &Homes, what: Moved, to: &str) -> Result<(), HomeError> {
+    let shared = &homes.shared;
+    let shard = match &what {
+        Moved::Shard(shard) if *to == *shared.config.region => {
+            tracing::debug!(shard, "it is here already");
+            return Ok(());
+        }
+        Moved::Shard(shard) => *shard,
+        Moved::Account(account, _) => shard_of(account),
+    };
     {
         let mut leaving = shared.leaving.lock();
         if leaving.contains(&what) {
@@ -109,32 +135,65 @@ pub(super) async fn hand_over(
     let (fence, passed) = oneshot::channel();
     shared.jobs.send(Job::Fence(fence)).await.map_err(|_| HomeError::Busy)?;
     let (_, at) = passed.await.map_err(|_| HomeError::Unreachable)?;
-    if timeout(CATCH_UP_MAX, shared.copies.reach(to, at.seq)).await.is_err() {
-        tracing::warn!(?what, to, "a home stays: the other region is behind");
-        return Err(HomeError::Unreachable);
+    if *to != *shared.config.region {
+        let has_all = async {
+            homes.has_copied(to, vec![(shard, shared.map.shard(shard).epoch)]).await && {
+                shared.copies.reach(to, at.seq).await;
+                true
+            }
+        };
+        if !timeout(CATCH_UP_MAX, has_all).await.unwrap_or(false) {
+            tracing::warn!(?what, to, "a home stays: the other region is behind");
+            return Err(HomeError::Unreachable);
+        }
     }
     // From here on the move may happen whoever goes on waiting, so nothing is written until it is known whether it did.
-    let (shared, to) = (Arc::clone(shared), to.to_owned());
-    let decided = tokio::spawn(async move {
-        let _stays = stays;
-        loop {
-            match shared.map.move_home(&what, &to).await {
-                Ok(true) => {
-                    tracing::info!(?what, to, "a home is handed over");
-                    return Ok(());
-                }
-                Ok(false) => tokio::time::sleep(ASK_AGAIN).await,
-                Err(why) => {
-                    tracing::warn!(?what, to, why, "a home stays: metadata refuses");
-                    return Err(HomeError::Metadata(why));
-                }
-            }
-        }
-    });
+    let decided = tokio::spawn(decide(Arc::clone(shared), stays, to.to_owned()));
     match timeout(CATCH_UP_MAX, decided).await {
         Ok(decided) => decided.unwrap_or(Err(HomeError::Unreachable)),
         Err(_) => Err(HomeError::Unreachable),
     }
+}
+
+/// Asks metadata until the answer is certain, and seen here.
+async fn decide(shared: Arc<Shared>, stays: Stays, to: String) -> Result<(), HomeError> {
+    let what = stays.what.clone();
+    let epoch = shared.place(&what).epoch;
+    let mut asked = false;
+    loop {
+        match shared.map.move_home(&what, epoch, &to).await {
+            MoveSaid::Moved => {
+                shared.metadata.until(|_| shared.place(&what).epoch > epoch).await;
+                tracing::info!(?what, to, "a home is handed over");
+                return Ok(());
+            }
+            // It was not even asked this time; what was asked before may still happen.
+            MoveSaid::NotAsked(why) if !asked => {
+                tracing::warn!(?what, to, why, "a home stays");
+                return Err(HomeError::Metadata(why));
+            }
+            MoveSaid::Refused(why) => {
+                tracing::warn!(?what, to, why, "a home stays: metadata refuses");
+                return Err(HomeError::Metadata(why));
+            }
+            MoveSaid::NotAsked(_) => {}
+            MoveSaid::Unknown => asked = true,
+        }
+        tokio::time::sleep(ASK_AGAIN).await;
+    }
+}
+
+/// What metadata says of a move.
+#[derive(Debug)]
+pub enum MoveSaid {
+    /// It is agreed on.
+    Moved,
+    /// It is not, and never will be: why.
+    Refused(String),
+    /// Nobody could be asked: why.
+    NotAsked(String),
+    /// It may or may not happen.
+    Unknown,
 }
 
 /// Requests are taken again when this goes.

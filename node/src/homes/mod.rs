@@ -44,7 +44,7 @@ use xmpp::{BareJid, Condition, Element, StanzaError};
 use self::told::Told;
 use crate::storage::{Position, Storage, StorageError};
 
-pub use hand_over::Moved;
+pub use hand_over::{MoveSaid, Moved};
 pub use tx::Tx;
 
 /// Why a request to a home has not been done. Unless it is `Unreachable`, nothing has happened.
@@ -134,12 +134,9 @@ pub trait HomeMap: Send + Sync + 'static {
     fn heir(&self, _owner: &str) -> Option<Arc<str>> {
         None
     }
-    /// Has metadata agree that the home moves. `Ok(false)`: it is not known whether it did; asking again is harmless.
-    ///
-    /// # Errors
-    /// Why it is refused, for an operator.
-    fn move_home(&self, _what: &Moved, _to: &str) -> BoxFuture<'static, Result<bool, String>> {
-        async { Err("nobody can be asked".to_owned()) }.boxed()
+    /// Has metadata agree that the home moves, if its epoch is still that one. Asking again is harmless.
+    fn move_home(&self, _what: &Moved, _epoch: u64, _to: &str) -> BoxFuture<'static, MoveSaid> {
+        async { MoveSaid::NotAsked("nobody can be asked".to_owned()) }.boxed()
     }
 }
 
@@ -430,6 +427,7 @@ impl Homes {
             leaving: Mutex::default(),
             writer: Mutex::new(None),
         });
+        shared.copies.begin(head);
         let writer = writer::Writer::new(&shared, parts.ops, head, former);
         *shared.writer.lock() = Some(tokio::spawn(writer.run(queue)));
         Ok(Homes { shared })
@@ -462,11 +460,15 @@ impl Homes {
             tracing::warn!(region, "a durable-log message that cannot be read was dropped");
             return;
         };
-        if let wire::Ship::From { position: Some(position), .. } | wire::Ship::Ack(position) =
-            &message
-            && position.log == self.shared.log
-        {
-            self.shared.copies.has(region, position.seq);
+        let has = match &message {
+            wire::Ship::From { position, .. } => Some(position.unwrap_or_default()),
+            wire::Ship::Ack(position) => Some(*position),
+            _ => None,
+        };
+        if let Some(has) = has {
+            // Of another log, or of more than there is: it will get a whole copy.
+            let ours = has.log == self.shared.log && has.seq <= self.shared.head.get();
+            self.shared.copies.has(region, if ours { has.seq } else { 0 });
             self.shared.copies.settle(&*self.shared.map);
         }
         self.with_peer(region, |peer| match message {
@@ -505,10 +507,21 @@ impl Homes {
     /// Whether that region has our whole log, now and until `joined` is dropped: meanwhile nothing is answered that it does not have (with two
     /// regions). `None` when it does not get there in time.
     pub async fn joins(&self, region: &str, within: Duration) -> Option<Joining> {
-        self.shared.copies.joins(Some(region));
-        let joining = Joining { shared: Arc::clone(&self.shared) };
-        let reached = self.shared.copies.reach(region, self.shared.head.get());
-        tokio::time::timeout(within, reached).await.is_ok().then_some(joining)
+        let has_all = async {
+            // Near the end first: while it joins, answers wait for it.
+            self.shared.copies.reach(region, self.shared.head.get()).await;
+            let homed = (0..=255).map(|shard| (shard, self.shared.map.shard(shard)));
+            let homed = homed.filter(|(_, place)| place.local);
+            let homed = homed.map(|(shard, place)| (shard, place.epoch)).collect();
+            if !self.has_copied(region, homed).await {
+                return None;
+            }
+            self.shared.copies.joins(Some(region));
+            let joining = Joining { shared: Arc::clone(&self.shared) };
+            self.shared.copies.reach(region, self.shared.head.get()).await;
+            Some(joining)
+        };
+        tokio::time::timeout(within, has_all).await.ok().flatten()
     }
 
     /// Where copies stand.

@@ -14,7 +14,7 @@ use xmpp::{BareJid, Condition, StanzaError};
 
 use super::{
     Applied, AppliedAt, CallError, Full, HomeError, HomeMap, HomeOp, HomePlace, HomeTransport,
-    Homes, HomesConfig, HomesParts, Moved, ShipSink, Tx,
+    Homes, HomesConfig, HomesParts, MoveSaid, Moved, ShipSink, Tx,
 };
 use crate::storage::{Row, Storage};
 
@@ -74,13 +74,13 @@ impl HomeMap for View {
         ["us", "eu"].into_iter().find(|region| **region != *home).map(Into::into)
     }
 
-    fn move_home(&self, what: &Moved, to: &str) -> BoxFuture<'static, Result<bool, String>> {
+    fn move_home(&self, what: &Moved, _epoch: u64, to: &str) -> BoxFuture<'static, MoveSaid> {
         if to == "mars" {
-            return async { Err("no such region".to_owned()) }.boxed();
+            return async { MoveSaid::Refused("no such region".to_owned()) }.boxed();
         }
         let Moved::Shard(shard) = *what else { unreachable!("only shards are moved here") };
         self.world.move_shard(shard, to);
-        async { Ok(true) }.boxed()
+        async { MoveSaid::Moved }.boxed()
     }
 }
 

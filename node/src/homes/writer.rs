@@ -110,7 +110,9 @@ impl Writer {
                 self.publish(entries);
                 let at = Position { log: self.shared.log, seq: self.head };
                 for (answer, result, of) in answers {
-                    match of.filter(|_| self.shared.config.two_regions) {
+                    // A refusal rests on what is there as much as an answer does; another error says nothing.
+                    let says = matches!(result, Ok(_) | Err(HomeError::Refused(_)));
+                    match of.filter(|_| says && self.shared.config.two_regions) {
                         Some((account, made)) => {
                             let map = &*self.shared.map;
                             let done = (result, at);

@@ -131,7 +131,7 @@ mod tests {
     #[test]
     fn a_region_that_slept_wins_nothing_back_but_its_log_goes_on() {
         let (mut applier, mut metadata) = (Applier::default(), metadata());
-        let moved = Command::MoveHome { shard: 0, to: "us".into() };
+        let moved = Command::MoveHome { shard: 0, to: "us".into(), epoch: None };
         metadata.apply(&moved).unwrap();
         let late = entry(1, 0, 1);
         assert_eq!(applier.judge("eu", &late, &metadata), Verdict::Stale { current: 2 });
@@ -144,7 +144,7 @@ mod tests {
         let (applier, mut metadata) = (Applier::default(), metadata());
         let early = entry(1, 0, 2);
         assert_eq!(applier.judge("us", &early, &metadata), Verdict::Ahead { current: 1 });
-        metadata.apply(&Command::MoveHome { shard: 0, to: "us".into() }).unwrap();
+        metadata.apply(&Command::MoveHome { shard: 0, to: "us".into(), epoch: None }).unwrap();
         assert_eq!(applier.judge("us", &early, &metadata), Verdict::Apply);
     }
 
@@ -152,7 +152,12 @@ mod tests {
     fn a_pinned_account_has_an_epoch_of_its_own() {
         let (applier, mut metadata) = (Applier::default(), metadata());
         let account = "juliet@chat.example".to_owned();
-        let pin = Command::Pin { account: account.clone(), to: "us".into(), replicas: vec![] };
+        let pin = Command::Pin {
+            account: account.clone(),
+            to: "us".into(),
+            replicas: vec![],
+            epoch: None,
+        };
         metadata.apply(&pin).unwrap();
         let mut pinned = entry(1, shard_of(&account), 2);
         pinned.changes = vec![Change::Clear { store: "roster".into(), owner: account }];

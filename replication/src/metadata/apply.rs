@@ -37,8 +37,12 @@ impl MetaState {
                 self.domains.insert(name.clone(), domain.clone()).as_ref() != Some(domain)
             }
             Command::DomainRemove { name } => self.domains.remove(name).is_some(),
-            Command::MoveHome { shard, to } => self.move_home(*shard, to, &mut moved)?,
-            Command::Pin { account, to, replicas } => self.pin(account, to, replicas)?,
+            Command::MoveHome { shard, to, epoch } => {
+                self.move_home(*shard, to, *epoch, &mut moved)?
+            }
+            Command::Pin { account, to, replicas, epoch } => {
+                self.pin(account, to, replicas, *epoch)?
+            }
             Command::Unpin { account } => self.unpin(account)?,
             Command::RegionReturned { region } => match self.known(region)?.state {
                 RegionState::Down => self.region_state_set(region, RegionState::Up, &mut moved)?,
@@ -114,6 +118,10 @@ impl MetaState {
         }
         let region = Region { behind: self.regions.keys().cloned().collect(), ..region.clone() };
         self.regions.insert(region.name.clone(), region.clone());
+        // Who is away now does not get what it will write.
+        for other in self.regions.values_mut().filter(|other| other.state.is_down()) {
+            other.behind.insert(region.name.clone());
+        }
         for home in &mut self.homes {
             home.replicas.push(region.name.clone());
         }
@@ -196,6 +204,7 @@ impl MetaState {
         &mut self,
         shard: u8,
         to: &str,
+        epoch: Option<u64>,
         moved: &mut Vec<u8>,
     ) -> Result<bool, CommandError> {
         self.up(to)?;
@@ -203,19 +212,42 @@ impl MetaState {
         if home.region == to {
             return Ok(false);
         }
+        has_not_moved(home, epoch)?;
         if !home.replicas.iter().any(|replica| replica == to) {
             return Err(CommandError::NotReplica { shard, to: to.into() });
         }
-        home.region = to.into();
+        // The former home has everything: it inherits first.
+        let former = std::mem::replace(&mut home.region, to.into());
+        home.replicas.retain(|replica| *replica != to && *replica != former);
+        home.replicas.splice(0..0, [to.to_owned(), former.clone()]);
         home.epoch += 1;
         moved.push(shard);
+        self.behind_too(&former, to);
         Ok(true)
     }
 
-    fn pin(&mut self, account: &str, to: &str, replicas: &[String]) -> Result<bool, CommandError> {
+    /// Who is behind a home is behind the region to which some of it has moved.
+    fn behind_too(&mut self, former: &str, home: &str) {
+        for region in self.regions.values_mut().filter(|region| region.name != home) {
+            if region.behind.contains(former) {
+                region.behind.insert(home.to_owned());
+            }
+        }
+    }
+
+    fn pin(
+        &mut self,
+        account: &str,
+        to: &str,
+        replicas: &[String],
+        epoch: Option<u64>,
+    ) -> Result<bool, CommandError> {
         self.up(to)?;
+        let former = self.home_of(account).ok_or(CommandError::NotFounded)?.region.clone();
         let mut copies = vec![to.to_owned()];
-        for replica in replicas {
+        // The former home has everything: it inherits first, if it may keep a copy.
+        let first = replicas.iter().filter(|replica| **replica == former);
+        for replica in first.chain(replicas) {
             self.known(replica)?;
             if !copies.contains(replica) {
                 copies.push(replica.clone());
@@ -226,10 +258,12 @@ impl MetaState {
         if was_pinned && known.region == to && known.replicas == copies {
             return Ok(false);
         }
+        has_not_moved(known, epoch)?;
         let shard_epoch = self.home(shard_of(account)).map_or(0, |home| home.epoch);
         let pin =
             Home { region: to.into(), epoch: known.epoch.max(shard_epoch) + 1, replicas: copies };
         self.pins.insert(account.into(), pin);
+        self.behind_too(&former, to);
         Ok(true)
     }
 
@@ -254,6 +288,14 @@ impl MetaState {
 }
 
 /// Sets a value; answers whether it was another.
+/// Whoever wants a home to move says in which epoch it knew it: a command that was repeated late moves nothing on.
+fn has_not_moved(home: &Home, epoch: Option<u64>) -> Result<(), CommandError> {
+    if epoch.is_none_or(|epoch| epoch == home.epoch) {
+        return Ok(());
+    }
+    Err(CommandError::HasMoved { region: home.region.clone(), epoch: home.epoch })
+}
+
 fn replace<T: PartialEq>(place: &mut T, value: T) -> bool {
     let changed = *place != value;
     *place = value;
@@ -353,7 +395,7 @@ mod tests {
         state.apply(&region("eu", RegionState::Up)).expect("known");
         assert_eq!(state.homes, homes);
         let reply = state
-            .apply(&Command::MoveHome { shard: 0, to: "eu".into() })
+            .apply(&Command::MoveHome { shard: 0, to: "eu".into(), epoch: None })
             .expect("up, and a replica");
         assert!(reply.changed);
         assert_eq!(state.homes[0].epoch, homes[0].epoch + 1);
@@ -405,7 +447,7 @@ mod tests {
         let mut state = founded();
         let commands = [
             region("eu", RegionState::Down),
-            Command::MoveHome { shard: 9, to: "us".into() },
+            Command::MoveHome { shard: 9, to: "us".into(), epoch: None },
             Command::NodeUp { name: "us-0".into(), record: node("us", 2, 7) },
             Command::NodeVoter { name: "us-0".into(), voter: true },
             Command::NodeUp { name: "us-0".into(), record: node("us", 2, 7) },
@@ -417,6 +459,7 @@ mod tests {
                 account: "juliet@chat.example".into(),
                 to: "us".into(),
                 replicas: vec!["ap".into()],
+                epoch: None,
             },
             Command::NodeRemove { name: "eu-0".into() },
             Command::RegionRemove { region: "eu".into() },
@@ -456,7 +499,12 @@ mod tests {
         let mut state = founded();
         let account = "juliet@chat.example";
         state
-            .apply(&Command::Pin { account: account.into(), to: "us".into(), replicas: vec![] })
+            .apply(&Command::Pin {
+                account: account.into(),
+                to: "us".into(),
+                replicas: vec![],
+                epoch: None,
+            })
             .expect("us is up");
         let pinned = state.home_of(account).expect("founded").clone();
         assert_eq!((pinned.region.as_str(), pinned.replicas.len(), pinned.epoch), ("us", 1, 2));
@@ -481,10 +529,10 @@ mod tests {
         ];
         prop_oneof![
             4 => (name(), state).prop_map(|(region, state)| Command::RegionState { region, state }),
-            2 => (any::<u8>(), name()).prop_map(|(shard, to)| Command::MoveHome { shard, to }),
+            2 => (any::<u8>(), name(), proptest::option::of(0u64..4)).prop_map(|(shard, to, epoch)| Command::MoveHome { shard, to, epoch }),
             1 => name().prop_map(|name| Command::RegionAdd { region: Region::up(name) }),
             1 => name().prop_map(|region| Command::RegionRemove { region }),
-            1 => (name(), name()).prop_map(|(to, other)| Command::Pin { account: "a@b".into(), to, replicas: vec![other] }),
+            1 => (name(), name()).prop_map(|(to, other)| Command::Pin { account: "a@b".into(), to, replicas: vec![other], epoch: None }),
             1 => Just(Command::Unpin { account: "a@b".into() }),
             1 => name().prop_map(|region| Command::RegionReturned { region }),
             1 => (name(), name()).prop_map(|(home, replica)| Command::CaughtUp { home, replica }),

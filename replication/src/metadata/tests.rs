@@ -214,7 +214,9 @@ async fn a_proposal_made_on_a_follower_is_carried_out_and_seen_there() {
     assert!(follower.state().version >= reply.version);
     assert!(follower.state().domains.contains_key("us.example"));
     cluster.agree(|state| state.domains.contains_key("us.example")).await;
-    let refused = follower.propose(Command::MoveHome { shard: 0, to: "mars".into() }, MINUTE).await;
+    let refused = follower
+        .propose(Command::MoveHome { shard: 0, to: "mars".into(), epoch: None }, MINUTE)
+        .await;
     assert_eq!(refused, Err(ProposeError::Refused(CommandError::UnknownRegion("mars".into()))));
 }
 

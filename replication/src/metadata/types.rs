@@ -246,9 +246,11 @@ pub enum Command {
     /// And no longer.
     DomainRemove { name: String },
     /// A planned move of a shard's home to a replica that is up.
-    MoveHome { shard: u8, to: String },
+    /// Refused if the home's epoch is another by now than the one given.
+    MoveHome { shard: u8, to: String, epoch: Option<u64> },
     /// This account's home is `to`, its copies in `replicas` only (`to` is added if missing).
-    Pin { account: String, to: String, replicas: Vec<String> },
+    /// Refused if the epoch of its home is another by now than the one given.
+    Pin { account: String, to: String, replicas: Vec<String>, epoch: Option<u64> },
     /// The account goes back to its shard, whose epoch rises above the pin's.
     Unpin { account: String },
     /// A region that is Down was reached: it is Up. One in another state stays as it is.
@@ -302,6 +304,8 @@ pub enum CommandError {
     UnknownDomain(String),
     #[error("{0:?} is not pinned")]
     NotPinned(String),
+    #[error("its home has moved meanwhile: it is {region:?} in epoch {epoch}")]
+    HasMoved { region: String, epoch: u64 },
 }
 
 #[cfg(test)]

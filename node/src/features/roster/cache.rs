@@ -156,6 +156,8 @@ impl Rosters {
             held.entry = version(value);
             held.known = held.entry <= held.roster.version;
         }
+        // The end of an account is no version of its roster.
+        held.known &= !matches!(change, Change::Clear { .. });
         if held.known {
             return Some(held.entry);
         }
