@@ -7,7 +7,7 @@ use global_distrib::NodeIx;
 use parking_lot::Mutex;
 use replication::Hlc;
 use xmpp::jid::{BareJid, FullJid, Jid};
-use xmpp::stanza::{Kind, Stanza};
+use xmpp::stanza::{Kind, Stanza, Type};
 use xmpp::stream::error::StreamError;
 
 use super::mailbox::{Class, Mailbox, Refused, Weight};
@@ -196,9 +196,11 @@ impl Seat {
     }
 
     /// Takes a stanza for the client; false when there is no room, or the session is over. A message waits while older ones are being
-    /// handed out.
+    /// handed out; an error does not: it is an answer to this session, and nobody else's if the session hides meanwhile.
     pub fn take(&self, delivery: Delivery) -> bool {
-        if delivery.stanza.kind() == Kind::Message {
+        let waits =
+            delivery.stanza.kind() == Kind::Message && delivery.stanza.type_() != Type::Error;
+        if waits {
             let mut newer = self.newer.lock();
             if let Some(newer) = newer.as_mut() {
                 let bytes = delivery.stanza.bytes().len();
