@@ -43,6 +43,8 @@ pub const RAFT_CALL: FrameKind = FrameKind(0x20);
 pub const RAFT_REPLY: FrameKind = FrameKind(0x21);
 /// Presence for an account that was granted it; body as [`MULTICAST`].
 pub const GRANT: FrameKind = FrameKind(0x1d);
+/// "You may see it no longer", of a session that is still there; body as [`MULTICAST`].
+pub const WITHDRAWN: FrameKind = FrameKind(0x24);
 /// The presence of one session for one that asked: [`write_presence`].
 pub const PRESENCE: FrameKind = FrameKind(0x1f);
 /// Whom the sender reaches, as a datagram: `Vec<String>` of node names.

@@ -59,7 +59,7 @@ fn announce_gone(node: &Arc<Node>, gone: Vec<(FullJid, Hlc)>) {
             for (full, generation) in fulls {
                 let stanza =
                     Stanza::presence(None, Some(&Jid::from(&full)), Type::Unavailable).build();
-                let unavailable = Presence { stanza, generation, node: None };
+                let unavailable = Presence { stanza, generation, node: None, withdrawn: false };
                 let own = std::iter::once(&account);
                 for contact in roster.subscribers().chain(own).chain(&parting) {
                     local_presence(&node, contact.as_str(), &unavailable);

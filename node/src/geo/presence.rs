@@ -27,22 +27,22 @@ pub struct Presence {
     pub generation: Hlc,
     /// The node of that session; `None`: this one. Two nodes may have made the same generation.
     pub node: Option<NodeIx>,
+    /// `unavailable` of a session that is still there, to a contact that may see it no longer.
+    pub withdrawn: bool,
 }
 
 impl Presence {
     /// Of no session in particular: it is to be delivered as it is.
     pub const ALWAYS: Hlc = Hlc(u64::MAX);
-    /// Of a session that is still there, `unavailable` to a contact that may see it no longer: true whatever the rows say.
-    pub const WITHDRAWN: Hlc = Hlc(u64::MAX - 1);
 
     /// Whether the rows say that something newer is true: for `unavailable`, that this session or a newer one is there; for anything else,
     /// that a newer one has taken its place.
     fn is_stale(&self, node: &Node) -> bool {
         let Some(from) = self.stanza.from() else { return false };
-        if self.generation >= Self::WITHDRAWN {
+        if self.generation == Self::ALWAYS {
             return false;
         }
-        let gone = self.stanza.type_() == Type::Unavailable;
+        let gone = self.stanza.type_() == Type::Unavailable && !self.withdrawn;
         let stale = node.directory.read(from.bare_str(), |rows| {
             let of_it = rows.iter().filter(|row| row.full.as_str() == from.as_str());
             if gone {
@@ -63,14 +63,12 @@ impl Presence {
     /// Notes that the contact sees it, while a subscription is ending.
     fn is_shown_to(&self, node: &Node, contact: &str) {
         let Some(from) = self.stanza.from() else { return };
-        match self.generation {
-            Self::WITHDRAWN => {
-                if let Ok(contact) = BareJid::parse(contact) {
-                    node.geo.partings.told(&from.bare(), &contact, from.as_str());
-                }
+        if self.withdrawn {
+            if let Ok(contact) = BareJid::parse(contact) {
+                node.geo.partings.told(&from.bare(), &contact, from.as_str());
             }
-            _ if self.stanza.type_() == Type::Unavailable => {}
-            _ => node.geo.partings.shown(from.bare_str(), contact, from.as_str()),
+        } else if self.stanza.type_() != Type::Unavailable {
+            node.geo.partings.shown(from.bare_str(), contact, from.as_str());
         }
     }
 
@@ -78,7 +76,7 @@ impl Presence {
     /// asks for later (`relation::gained`), what comes after it has heard of the end would make a ghost. That a session is gone it may hear of
     /// in any case: the session may have left the rows before the end was heard of.
     fn is_watched_by(&self, node: &Node, account: &str) -> bool {
-        let gone = self.stanza.type_() == Type::Unavailable && self.generation != Self::WITHDRAWN;
+        let gone = self.stanza.type_() == Type::Unavailable && !self.withdrawn;
         if gone || self.generation == Self::ALWAYS {
             return true;
         }
@@ -112,7 +110,8 @@ impl Geo {
     /// The part of [`Geo::multicast`] for one node.
     pub fn multicast_to(&self, node: &Node, ix: NodeIx, presence: &Presence, to: &[BareJid]) {
         for part in frame::parts(to) {
-            let sent = self.send_with(ix, frame::MULTICAST, |out| {
+            let kind = if presence.withdrawn { frame::WITHDRAWN } else { frame::MULTICAST };
+            let sent = self.send_with(ix, kind, |out| {
                 frame::write_multicast(out, presence.generation, part, presence.stanza.bytes());
             });
             if sent.is_none() {

@@ -198,8 +198,7 @@ fn take(node: &Arc<Node>, peer: &Peer, kind: FrameKind, body: Bytes) {
         }
         frame::STANZA => stanza(node, peer, body),
         frame::RETURN => returned(node, peer, body),
-        frame::MULTICAST => multicast(node, peer, body, false),
-        frame::GRANT => multicast(node, peer, body, true),
+        frame::MULTICAST | frame::GRANT | frame::WITHDRAWN => multicast(node, peer, kind, body),
         frame::PRESENCE_PROBE => {
             if let Some(probe) = value::<PresenceProbe>(&peer.id, kind, &body) {
                 presence::answer_probe(node, peer, &probe);
@@ -211,7 +210,7 @@ fn take(node: &Arc<Node>, peer: &Peer, kind: FrameKind, body: Bytes) {
             {
                 presence::answered(
                     node,
-                    &Presence { stanza, generation, node: Some(peer.ix) },
+                    &Presence { stanza, generation, node: Some(peer.ix), withdrawn: false },
                     &to,
                 );
             }
@@ -369,16 +368,17 @@ fn returned(node: &Arc<Node>, peer: &Peer, body: Bytes) {
     router::returned(node, peer.ix, routed, head.early);
 }
 
-fn multicast(node: &Arc<Node>, peer: &Peer, body: Bytes, grant: bool) {
+fn multicast(node: &Arc<Node>, peer: &Peer, kind: FrameKind, body: Bytes) {
     let Some((generation, to, bytes)) = frame::read_multicast(body) else {
         tracing::warn!(peer = %peer.id, "a multicast that does not add up");
         return;
     };
     let Ok(stanza) = Stanza::parse(bytes) else { return };
-    let presence = Presence { stanza, generation, node: Some(peer.ix) };
+    let withdrawn = kind == frame::WITHDRAWN;
+    let presence = Presence { stanza, generation, node: Some(peer.ix), withdrawn };
     for account in to {
         let Ok(account) = std::str::from_utf8(&account) else { continue };
-        if !grant {
+        if kind != frame::GRANT {
             presence::local_presence(node, account, &presence);
         } else if let Ok(account) = BareJid::parse(account) {
             presence::granted_here(node, &presence, &account);

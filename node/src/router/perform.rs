@@ -36,7 +36,8 @@ pub fn perform(
                 seat.answer_roster(version, answer, |stanza| to_seat(node, &seat, stanza));
             }
             Action::ToAvailable(account, stanza) => {
-                let presence = Presence { stanza, generation: Presence::ALWAYS, node: None };
+                let presence =
+                    Presence { stanza, generation: Presence::ALWAYS, node: None, withdrawn: false };
                 local_presence(node, account.as_str(), &presence)
             }
             Action::Multicast { presence, to } => node.geo.multicast(node, &presence, &to),

@@ -384,7 +384,7 @@ impl Seat {
     pub fn tell_presence(&self, tell: impl FnOnce(Presence)) {
         let shown = self.presence.lock();
         if let Some(stanza) = shown.last.clone() {
-            tell(Presence { stanza, generation: self.generation, node: None });
+            tell(Presence { stanza, generation: self.generation, node: None, withdrawn: false });
         }
     }
 

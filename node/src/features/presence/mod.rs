@@ -147,7 +147,7 @@ fn told(
 ) {
     let mut to: Vec<BareJid> = roster.subscribers().cloned().collect();
     to.push(seat.bare.clone());
-    let presence = Presence { stanza, generation: seat.generation, node: None };
+    let presence = Presence { stanza, generation: seat.generation, node: None, withdrawn: false };
     actions.push(Action::Multicast { presence, to });
     if initial {
         let mut asked: Vec<BareJid> = roster.subscriptions().cloned().collect();
@@ -178,7 +178,7 @@ fn unavailable(ctx: &mut Ctx<'_>, seat: &Arc<Seat>, stanza: Option<Stanza>) {
     if own_word {
         ctx.node.announce(seat, 0, false);
     }
-    let presence = Presence { stanza, generation: seat.generation, node: None };
+    let presence = Presence { stanza, generation: seat.generation, node: None, withdrawn: false };
     let (node, account) = (ctx.node.clone(), seat.bare.clone());
     match node.rosters.cached(&account) {
         Some(roster) => tell_gone(&node, &mut ctx.actions, &account, &roster, presence),

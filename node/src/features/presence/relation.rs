@@ -171,7 +171,8 @@ pub fn withdrawn(ctx: &mut Ctx<'_>, account: &BareJid, contact: &BareJid) {
         if seat.available() {
             let stanza = Stanza::presence(None, Some(seat.address()), Type::Unavailable).build();
             // It is still there; to this contact it is not.
-            let presence = Presence { stanza, generation: Presence::WITHDRAWN, node: None };
+            let presence =
+                Presence { stanza, generation: seat.generation, node: None, withdrawn: true };
             ctx.actions.push(Action::Multicast { presence, to: vec![contact.clone()] });
         }
     }
