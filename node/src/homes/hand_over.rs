@@ -135,17 +135,25 @@ pub(super) async fn hand_over(homes: &Homes, what: Moved, to: &str) -> Result<()
     let (fence, passed) = oneshot::channel();
     shared.jobs.send(Job::Fence(fence)).await.map_err(|_| HomeError::Busy)?;
     let (_, at) = passed.await.map_err(|_| HomeError::Unreachable)?;
-    if *to != *shared.config.region {
-        let has_all = async {
-            homes.has_copied(to, vec![(shard, shared.map.shard(shard).epoch)]).await && {
-                shared.copies.reach(to, at.seq).await;
-                true
+    let ready = async {
+        if *to != *shared.config.region {
+            let base = vec![(shard, shared.map.shard(shard).epoch)];
+            if !homes.has_copied(to, base).await {
+                return false;
             }
-        };
-        if !timeout(CATCH_UP_MAX, has_all).await.unwrap_or(false) {
-            tracing::warn!(?what, to, "a home stays: the other region is behind");
-            return Err(HomeError::Unreachable);
+            shared.copies.reach(to, at.seq).await;
         }
+        // One account is not copied as a whole when it moves, so whoever keeps a copy needs the end of our log first.
+        if let Moved::Account(_, replicas) = &what {
+            for replica in replicas.iter().filter(|name| **name != *shared.config.region) {
+                shared.copies.reach(replica, at.seq).await;
+            }
+        }
+        true
+    };
+    if !timeout(CATCH_UP_MAX, ready).await.unwrap_or(false) {
+        tracing::warn!(?what, to, "a home stays: a region is behind");
+        return Err(HomeError::Unreachable);
     }
     // From here on the move may happen whoever goes on waiting, so nothing is written until it is known whether it did.
     let decided = tokio::spawn(decide(Arc::clone(shared), stays, to.to_owned()));
@@ -206,5 +214,7 @@ impl Drop for Stays {
     fn drop(&mut self) {
         self.shared.leaving.lock().retain(|what| *what != self.what);
         self.shared.metadata.change(|version| *version += 1);
+        // What came late meanwhile is looked at again. If the writer is busy it will look anyhow.
+        drop(self.shared.jobs.try_send(Job::Fence(oneshot::channel().0)));
     }
 }

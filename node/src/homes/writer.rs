@@ -51,6 +51,8 @@ pub(super) struct Writer {
     head: u64,
     trimmed: u64,
     former: Former,
+    /// What former homes brought while their accounts were being handed over. Bounded by what the queue takes in that time.
+    kept_back: Vec<(BareJid, Vec<Change>)>,
     /// `former` has something to be stored before the next commit.
     unstored: bool,
 }
@@ -65,7 +67,7 @@ impl Writer {
         let ops = ops.into_iter().map(|op| (op.name(), Arc::from(op))).collect();
         let tx = Tx::new(Arc::clone(&shared.storage));
         let shared = Arc::clone(shared);
-        Writer { shared, ops, tx, head, trimmed: 0, former, unstored: false }
+        Writer { shared, ops, tx, head, trimmed: 0, former, kept_back: Vec::new(), unstored: false }
     }
 
     /// Runs until told to stop.
@@ -83,7 +85,9 @@ impl Writer {
         let mut entries: Vec<Entry> = Vec::new();
         let mut answers = Vec::with_capacity(jobs.len());
         let mut going = true;
-        for job in jobs.drain(..) {
+        let late = std::mem::take(&mut self.kept_back);
+        let late = late.into_iter().map(|(account, changes)| Job::Late(account, changes));
+        for job in late.chain(jobs.drain(..)) {
             let at = {
                 let wall = (self.shared.config.wall.0)();
                 self.shared.clock.lock().now(wall)
@@ -96,6 +100,9 @@ impl Writer {
                     answers.push((request.answer, result, Some((request.account, made))));
                 }
                 Job::Fence(answer) => answers.push((answer, Ok(Vec::new()), None)),
+                Job::Late(account, changes) if self.shared.is_leaving(account.as_str()) => {
+                    self.kept_back.push((account, changes));
+                }
                 Job::Late(account, changes) => self.late(&account, changes, at, &mut entries),
                 Job::Stop => going = false,
             }
@@ -166,7 +173,7 @@ impl Writer {
     fn late(&mut self, account: &BareJid, changes: Vec<Change>, at: Hlc, entries: &mut Vec<Entry>) {
         let owner = account.as_str();
         let place = self.shared.map.home(owner);
-        if !place.local || self.shared.is_leaving(owner) {
+        if !place.local {
             return;
         }
         let all = self.former.untouched(owner, place.epoch);

@@ -20,11 +20,10 @@ pub fn check(journal: &Journal, _: &End) -> Vec<String> {
             continue;
         }
         let newest = last.entry((sent.session, sent.to_user, seen.device)).or_insert(seen.message);
-        if *newest > seen.message
-            && !was_with_another(journal, seen)
-            && !was_hidden(journal, seen)
-            && !(seen.late && journal.any_fell(sent.at, seen.at))
-        {
+        let excused = was_with_another(journal, seen)
+            || was_hidden(journal, seen)
+            || (seen.late && journal.any_fell(sent.at, seen.at));
+        if *newest > seen.message && !excused {
             broken.push(format!(
                 "device {} saw message {} at {}, after message {newest} of the same sender",
                 seen.device, seen.message, seen.at
