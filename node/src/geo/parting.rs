@@ -12,14 +12,22 @@ use xmpp::jid::BareJid;
 /// Accounts that are remembered at most. Beyond, an end is not noted: a contact may then see a session that is gone, until it signs in again.
 pub const PARTINGS_MAX: usize = 65_536;
 
-type Contacts = BTreeMap<BareJid, BTreeSet<String>>;
+type Contacts = BTreeMap<BareJid, Parting>;
+
+/// Which of the two rosters has said it so far.
+#[derive(Debug)]
+enum Parting {
+    /// The account's: with the sessions that the contact has been told of since.
+    Account(BTreeSet<String>),
+    /// The contact's.
+    Contact,
+}
 
 /// See the room.
 #[derive(Debug, Default)]
 pub struct Partings {
     /// How many accounts: nobody takes the lock while there are none.
     count: AtomicUsize,
-    /// By account, by contact: the sessions that the contact has been told of.
     by_account: Mutex<BTreeMap<BareJid, Contacts>>,
 }
 
@@ -27,17 +35,52 @@ impl Partings {
     /// The account's roster no longer lets that contact see it. To be called before rosters say so.
     pub fn begin(&self, account: &BareJid, contact: &BareJid) {
         let mut all = self.by_account.lock();
+        if matches!(all.get(account).and_then(|all| all.get(contact)), Some(Parting::Contact)) {
+            self.remove(&mut all, account.as_str(), contact.as_str());
+        } else {
+            self.note(&mut all, account, contact, || Parting::Account(BTreeSet::new()));
+        }
+    }
+
+    fn note(
+        &self,
+        all: &mut BTreeMap<BareJid, Contacts>,
+        account: &BareJid,
+        contact: &BareJid,
+        parting: impl FnOnce() -> Parting,
+    ) {
         if all.len() < PARTINGS_MAX || all.contains_key(account) {
-            all.entry(account.clone()).or_default().entry(contact.clone()).or_default();
+            all.entry(account.clone()).or_default().entry(contact.clone()).or_insert_with(parting);
             self.count.store(all.len(), Ordering::Release);
         }
     }
 
+    fn remove(
+        &self,
+        all: &mut BTreeMap<BareJid, Contacts>,
+        account: &str,
+        contact: &str,
+    ) -> Option<Parting> {
+        let contacts = all.get_mut(account)?;
+        let removed = contacts.remove(contact);
+        if contacts.is_empty() {
+            all.remove(account);
+            self.count.store(all.len(), Ordering::Release);
+        }
+        removed
+    }
+
+    /// Whether there is none at all: then the rosters here agree about everybody whose subscription has ended.
+    pub fn is_empty(&self) -> bool {
+        self.count.load(Ordering::Acquire) == 0
+    }
+
     /// The contact has been told that it sees this session of the account no longer.
     pub fn told(&self, account: &BareJid, contact: &BareJid, session: &str) {
-        self.begin(account, contact);
-        if let Some(told) =
-            self.by_account.lock().get_mut(account).and_then(|all| all.get_mut(contact))
+        let mut all = self.by_account.lock();
+        self.note(&mut all, account, contact, || Parting::Account(BTreeSet::new()));
+        if let Some(Parting::Account(told)) =
+            all.get_mut(account).and_then(|all| all.get_mut(contact))
         {
             told.insert(session.to_owned());
         }
@@ -49,24 +92,36 @@ impl Partings {
             return;
         }
         let mut all = self.by_account.lock();
-        if let Some(told) = all.get_mut(account).and_then(|all| all.get_mut(contact)) {
+        if let Some(Parting::Account(told)) =
+            all.get_mut(account).and_then(|all| all.get_mut(contact))
+        {
             told.remove(session);
         }
     }
 
-    /// The contact's roster says the same now. The sessions that it was told of.
-    pub fn end(&self, account: &str, contact: &str) -> BTreeSet<String> {
-        if self.count.load(Ordering::Acquire) == 0 {
-            return BTreeSet::new();
-        }
+    /// The contact's roster says that it watches the account no longer. The sessions that it was told of, if the account's said so before.
+    pub fn end(&self, account: &BareJid, contact: &BareJid) -> BTreeSet<String> {
         let mut all = self.by_account.lock();
-        let Some(contacts) = all.get_mut(account) else { return BTreeSet::new() };
-        let told = contacts.remove(contact).unwrap_or_default();
-        if contacts.is_empty() {
-            all.remove(account);
-            self.count.store(all.len(), Ordering::Release);
+        match self.remove(&mut all, account.as_str(), contact.as_str()) {
+            Some(Parting::Account(told)) => told,
+            _ => {
+                self.note(&mut all, account, contact, || Parting::Contact);
+                BTreeSet::new()
+            }
         }
-        told
+    }
+
+    /// The contact watches the account no longer, and nobody of it is here.
+    pub fn forget(&self, account: &str, contact: &str) {
+        if !self.is_empty() {
+            let mut all = self.by_account.lock();
+            if matches!(
+                all.get(account).and_then(|all| all.get(contact)),
+                Some(Parting::Account(_))
+            ) {
+                self.remove(&mut all, account, contact);
+            }
+        }
     }
 
     /// Who may still see the account, though its roster says otherwise. To be asked behind that roster.
@@ -75,7 +130,10 @@ impl Partings {
             return Vec::new();
         }
         let all = self.by_account.lock();
-        all.get(account).map(|contacts| contacts.keys().cloned().collect()).unwrap_or_default()
+        let may_see = |(contact, parting): (&BareJid, &Parting)| {
+            matches!(parting, Parting::Account(_)).then(|| contact.clone())
+        };
+        all.get(account).map(|all| all.iter().filter_map(may_see).collect()).unwrap_or_default()
     }
 
     /// Forgets accounts of which there is no session. O(accounts remembered).
@@ -93,12 +151,14 @@ impl Partings {
 mod tests {
     use super::*;
 
+    fn jid(text: &str) -> BareJid {
+        BareJid::parse(text).expect("jid")
+    }
+
     #[test]
     fn a_contact_is_remembered_until_its_own_roster_says_so_or_nobody_is_there() {
         let partings = Partings::default();
-        let jid = |text| BareJid::parse(text).expect("jid");
         let [romeo, juliet, nurse] = ["romeo@x", "juliet@x", "nurse@x"].map(jid);
-        assert!(partings.end("romeo@x", "juliet@x").is_empty());
         partings.begin(&romeo, &juliet);
         partings.told(&romeo, &nurse, "romeo@x/phone");
         partings.begin(&romeo, &nurse);
@@ -106,15 +166,24 @@ mod tests {
         assert!(partings.of("juliet@x").is_empty());
         partings.told(&romeo, &nurse, "romeo@x/laptop");
         partings.shown("romeo@x", "nurse@x", "romeo@x/laptop");
-        assert_eq!(
-            partings.end("romeo@x", "nurse@x").into_iter().collect::<Vec<_>>(),
-            ["romeo@x/phone"]
-        );
-        assert!(partings.end("romeo@x", "nurse@x").is_empty());
+        let told: Vec<String> = partings.end(&romeo, &nurse).into_iter().collect();
+        assert_eq!(told, ["romeo@x/phone"]);
         partings.tidy(|account| *account == romeo);
         assert_eq!(partings.of("romeo@x").len(), 1);
         partings.tidy(|_| false);
-        assert!(partings.of("romeo@x").is_empty());
-        assert_eq!(partings.count.load(Ordering::Acquire), 0);
+        assert!(partings.of("romeo@x").is_empty() && partings.is_empty());
+    }
+
+    #[test]
+    fn whichever_roster_says_it_first_the_second_ends_it() {
+        let partings = Partings::default();
+        let [romeo, juliet] = ["romeo@x", "juliet@x"].map(jid);
+        assert!(partings.end(&romeo, &juliet).is_empty());
+        assert!(!partings.is_empty() && partings.of("romeo@x").is_empty());
+        partings.begin(&romeo, &juliet);
+        assert!(partings.is_empty());
+        partings.begin(&romeo, &juliet);
+        partings.end(&romeo, &juliet);
+        assert!(partings.is_empty());
     }
 }

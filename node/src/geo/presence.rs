@@ -98,8 +98,14 @@ impl Geo {
             return;
         }
         if !presence.is_stale(node) {
+            // Our rosters agree, unless a subscription is ending: what comes from elsewhere is looked at in any case.
+            let agree = node.geo.partings.is_empty() && !presence.withdrawn;
             for account in &to {
-                shown_here(node, account.as_str(), presence);
+                if agree {
+                    to_available(node, account.as_str(), &presence.stanza);
+                } else {
+                    shown_here(node, account.as_str(), presence);
+                }
             }
         }
         for (_, ix) in self.live() {
@@ -218,7 +224,7 @@ pub fn local_presence(node: &Arc<Node>, account: &str, presence: &Presence) {
 
 /// The contact's roster says that it watches the account no longer: it sees nobody of it, whatever it has been shown.
 pub fn parted(node: &Arc<Node>, contact: &BareJid, account: &BareJid) {
-    let told = node.geo.partings.end(account.as_str(), contact.as_str());
+    let told = node.geo.partings.end(account, contact);
     let shown = |rows: &[Row<Arc<Seat>>]| -> Vec<FullJid> {
         let shown = rows.iter().filter(|row| row.available && row.lit);
         shown.map(|row| row.full.clone()).filter(|full| !told.contains(full.as_str())).collect()

@@ -141,7 +141,13 @@ impl Parting {
             Change::Delete { store, key, .. } if store.as_str() == ROSTER => (key, false, false),
             _ => return None,
         };
-        let parted = !watches && node.rosters.watches(account.as_str(), key);
+        // A roster that is not held is nobody's here: nobody can see anybody by it.
+        let parted = !watches
+            && node.rosters.is_held(account)
+            && node.rosters.watches(account.as_str(), key);
+        if !watches && !parted {
+            node.geo.partings.forget(key, account.as_str());
+        }
         (withdrawn || parted).then(|| BareJid::parse(key).ok()).flatten().map(|contact| Self {
             contact,
             withdrawn,

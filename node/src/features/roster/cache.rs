@@ -109,6 +109,11 @@ impl Rosters {
         account == asker || known.unwrap_or(true)
     }
 
+    /// Whether the roster is held, or being read.
+    pub fn is_held(&self, account: &BareJid) -> bool {
+        self.slots.contains_sync(account.as_str())
+    }
+
     /// Whether the account watches that one, as far as is known here: yes, if its roster is not held.
     pub fn watches(&self, account: &str, of: &str) -> bool {
         let watches = |slot: &Slot| match slot {
