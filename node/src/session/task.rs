@@ -37,6 +37,8 @@ pub(super) struct Session {
     pub(super) seat: Arc<Seat>,
     pub(super) transport: Transport,
     pub(super) framer: Framer,
+    /// What a stanza that names no language is in (RFC 6120 §8.1.5).
+    pub(super) lang: Option<Box<str>>,
     pub(super) input: Buffer,
     pub(super) output: Buffer,
     pub(super) sm: Option<Box<Sm>>,
@@ -74,13 +76,14 @@ pub(super) enum Close {
 impl Session {
     /// A session that was just bound or resumed.
     pub(super) fn begin(node: Arc<Node>, ready: Ready) -> Box<Self> {
-        let Ready { transport, framer, input, output, seat, sm, alive } = ready;
+        let Ready { transport, framer, lang, input, output, seat, sm, alive } = ready;
         let alive = Some(alive.unwrap_or_else(|| Alive::new(&node, &seat)));
         Box::new(Self {
             node,
             seat,
             transport,
             framer,
+            lang,
             input,
             output,
             sm,
