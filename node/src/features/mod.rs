@@ -1,7 +1,9 @@
 //! The list of features, in the order in which a stanza meets them, and who wants to see what. One line a feature.
 
+pub mod bind;
 pub mod carbons;
 pub mod disco;
+pub mod invisible;
 pub mod offline;
 pub mod ping;
 pub mod presence;
@@ -26,8 +28,10 @@ fn list() -> Vec<Box<dyn Feature>> {
     vec![
         Box::new(roster::RosterFeature),
         Box::new(presence::PresenceFeature),
+        Box::new(invisible::Invisible),
         Box::new(carbons::Carbons),
         Box::new(offline::OfflineFeature),
+        Box::new(bind::Bind),
         Box::new(ping::Ping),
         Box::new(version::Version),
         Box::new(time::Time),
