@@ -42,6 +42,7 @@ regional = 'eu.chat.example'
 [c2s]
 certificate = 'unused'
 key = 'unused'
+auth_deadline = '5s'
 [metadata]
 heartbeat = '10ms'
 election_min = '50ms'

@@ -182,6 +182,9 @@ pub fn no_room(node: &Arc<Node>, seat: &Arc<Seat>, back: Vec<Delivery>) {
     let mut left = Left { alone: !others(node, seat), ..Left::default() };
     left.all(node, back.into_iter(), seat);
     router::put_back(node, &seat.bare, std::mem::take(&mut left.again));
+    for stanza in left.unanswered {
+        router::undeliverable(node, &stanza);
+    }
 }
 
 /// What a session leaves behind, by what becomes of it.

@@ -15,6 +15,7 @@ use crate::geo::presence::Presence;
 
 const CARBONS: u8 = 1;
 const AVAILABLE: u8 = 4;
+const CATCHING_UP: u8 = 64;
 const INVISIBLE: u8 = 128;
 
 /// Bound on newer messages that wait while older ones are handed out; beyond it they are refused like by a full mailbox.
@@ -53,6 +54,24 @@ struct Newer {
     running: u32,
     waiting: Vec<Delivery>,
     bytes: usize,
+}
+
+impl Newer {
+    /// False: there is no room.
+    fn wait(&mut self, delivery: Delivery) -> bool {
+        let bytes = delivery.stanza.bytes().len();
+        if self.bytes + bytes > NEWER_BYTES_MAX {
+            return false;
+        }
+        self.bytes += bytes;
+        self.waiting.push(delivery);
+        true
+    }
+
+    /// Whether something of that sender waits.
+    fn has_of(&self, from: Option<&Jid>) -> bool {
+        self.waiting.iter().rev().any(|waiting| waiting.stanza.from() == from)
+    }
 }
 
 /// What it has been told of its account's roster (RFC 6121 §2.1.6).
@@ -206,20 +225,15 @@ impl Seat {
     }
 
     /// Takes a stanza for the client; false when there is no room, or the session is over. A message waits while older ones are being
-    /// handed out; an error does not: it is an answer to this session, and nobody else's if the session hides meanwhile.
+    /// handed out, and whatever else its sender sends waits behind it (RFC 6120 §10.1); an error does not: it is an answer to this session,
+    /// and nobody else's if the session hides meanwhile.
     pub fn take(&self, delivery: Delivery) -> bool {
         let waits =
             delivery.stanza.kind() == Kind::Message && delivery.stanza.type_() != Type::Error;
         if waits {
             let mut newer = self.newer.lock();
             if let Some(newer) = newer.as_mut() {
-                let bytes = delivery.stanza.bytes().len();
-                if newer.bytes + bytes > NEWER_BYTES_MAX {
-                    return false;
-                }
-                newer.bytes += bytes;
-                newer.waiting.push(delivery);
-                return true;
+                return newer.wait(delivery);
             }
             // Under the lock, so that the end of the catching up comes before or after, never between.
             return self.mailbox.push(Item::Stanza(delivery)).is_ok();
@@ -227,12 +241,21 @@ impl Seat {
         if delivery.stanza.kind() == Kind::Presence {
             self.hears_of_end(&delivery.stanza);
         }
+        if self.has(CATCHING_UP)
+            && delivery.stanza.type_() != Type::Error
+            && let Some(newer) = self.newer.lock().as_mut()
+            && newer.has_of(delivery.stanza.from())
+        {
+            return newer.wait(delivery);
+        }
         self.mailbox.push(Item::Stanza(delivery)).is_ok()
     }
 
     /// From now on newer messages wait.
     pub fn begin_catching_up(&self) {
-        self.newer.lock().get_or_insert_default().running += 1;
+        let mut newer = self.newer.lock();
+        newer.get_or_insert_default().running += 1;
+        self.set(CATCHING_UP, true);
     }
 
     /// An older message, ahead of those that wait; its order is its id at the home.
@@ -260,16 +283,30 @@ impl Seat {
         Some(*self.handed.lock()).filter(|id| *id > 0)
     }
 
-    /// It takes no messages any more: what waits behind older ones is given back.
+    /// It takes no messages any more: those that wait behind older ones are given back, and what is for this session alone goes on.
     pub fn take_newer(&self) -> Vec<Delivery> {
         let mut newer = self.newer.lock();
-        newer
-            .as_mut()
-            .map(|newer| {
-                newer.bytes = 0;
-                std::mem::take(&mut newer.waiting)
-            })
-            .unwrap_or_default()
+        let Some(newer) = newer.as_mut() else { return Vec::new() };
+        newer.bytes = 0;
+        let waiting = std::mem::take(&mut newer.waiting);
+        self.go_on(waiting, false)
+    }
+
+    /// Into the mailbox, in order. What finds no room is given back, with the messages behind it; all messages, unless they may go on.
+    fn go_on(&self, waiting: Vec<Delivery>, messages: bool) -> Vec<Delivery> {
+        let mut back: Vec<Delivery> = Vec::new();
+        let mut held = !messages;
+        for delivery in waiting {
+            if held && delivery.stanza.kind() == Kind::Message {
+                back.push(delivery);
+            } else if let Err(refused) = self.mailbox.push(Item::Stanza(delivery))
+                && let Item::Stanza(delivery) = refused.into_item()
+            {
+                held = true;
+                back.push(delivery);
+            }
+        }
+        back
     }
 
     /// What waited goes on, in order; what finds no room any more is given back. All of it, if what is older was not handed out (`whole`).
@@ -282,16 +319,8 @@ impl Seat {
             }
         }
         let waiting = newer.take().map(|newer| newer.waiting).unwrap_or_default();
-        let mut back = Vec::new();
-        for delivery in waiting {
-            if !whole || !back.is_empty() {
-                back.push(delivery);
-            } else if let Err(refused) = self.mailbox.push(Item::Stanza(delivery))
-                && let Item::Stanza(delivery) = refused.into_item()
-            {
-                back.push(delivery);
-            }
-        }
+        let back = self.go_on(waiting, whole);
+        self.set(CATCHING_UP, false);
         back
     }
 

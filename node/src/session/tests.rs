@@ -12,6 +12,7 @@ use crate::features::offline::home::OFFLINE;
 use crate::storage::Page;
 use crate::testing::{House, Wire, bare, jid};
 use crate::transport::Buffer;
+use crate::transport::tcp::{Accepted, Gate, GateLimits};
 use std::time::Duration;
 
 const OPEN: &[u8] = b"<stream:stream xmlns='jabber:client' \
@@ -423,4 +424,31 @@ async fn an_account_has_so_many_sessions_and_no_more() {
     house.bound("juliet/one");
     let nonsense = house.node.bind(&BareJid::parse("nurse@chat.example").expect("a JID"), Some(""));
     assert!(nonsense.is_err());
+}
+
+#[tokio::test]
+async fn who_does_not_get_to_the_bind_in_time_is_told_so() {
+    // B-059; B-058: a tag that never ends is no different.
+    let house = House::new().await;
+    let open = std::str::from_utf8(OPEN).expect("text");
+    for begun in ["", open, "<stream:stream xmlns='jabber:client'"] {
+        let (transport, mut line) = Wire::pair();
+        let peer = transport.peer_addr().expect("an address");
+        let admission = Gate::new(GateLimits::default()).admit(peer.ip()).expect("let in");
+        let accepted = Accepted { transport, peer, admission };
+        line.write_all(begun.as_bytes()).await.expect("sent");
+        tokio::time::pause();
+        let node = house.node.clone();
+        let task = tokio::spawn(async move { serve(node, accepted, false).await });
+        let mut said = String::new();
+        let read = line.read_to_string(&mut said).await;
+        tokio::time::resume();
+        read.expect("read");
+        task.await.expect("the session ends");
+        assert!(said.contains("<stream:stream"), "{said}");
+        assert!(
+            said.contains("<connection-timeout") && said.ends_with("</stream:stream>"),
+            "{said}"
+        );
+    }
 }
