@@ -31,6 +31,7 @@ pub use self::wires::Late;
 pub use self::world::{Chance, World};
 use crate::auth::{Internal, Throttle};
 use crate::features::Features;
+use crate::features::archive::Archive;
 use crate::features::roster::cache::Rosters;
 use crate::geo::Geo;
 use crate::homes::Homes;
@@ -65,6 +66,8 @@ pub struct Node {
     pub rosters: Rosters,
     /// The XEPs.
     pub features: Features,
+    /// Messages on their way into archives.
+    pub archive: Archive,
     /// What it has promised and not handed on.
     pub ledger: Ledger,
     /// What a former life had promised.

@@ -13,7 +13,7 @@ use xmpp::stream::error::StreamError;
 
 use crate::app::Node;
 use crate::geo::presence::Presence;
-use crate::session::Seat;
+use crate::session::{Receipt, Seat};
 
 /// What a feature wants done. Performed in the order given, by `router::perform`.
 #[derive(Debug)]
@@ -154,12 +154,14 @@ pub struct Ctx<'a> {
     pub seat: Option<&'a Arc<Seat>>,
     /// What is to be done, in order.
     pub actions: Vec<Action>,
+    /// Of the message that is being handled, if its sender wants to know: who takes a part of the responsibility for it shares it.
+    pub receipt: Option<Receipt>,
 }
 
 impl<'a> Ctx<'a> {
     /// An empty context.
     pub fn new(node: &'a Arc<Node>, seat: Option<&'a Arc<Seat>>) -> Self {
-        Self { node, seat, actions: Vec::new() }
+        Self { node, seat, actions: Vec::new(), receipt: None }
     }
 }
 

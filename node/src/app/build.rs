@@ -25,6 +25,7 @@ use super::wires::{self, Late, RaftWire};
 use super::world::{World, wall_ms};
 use super::{Node, Offers};
 use crate::auth::{Internal, Stored, Throttle};
+use crate::features::archive::{self, Archive};
 use crate::features::Features;
 use crate::features::roster::cache::Rosters;
 use crate::geo::Geo;
@@ -128,6 +129,7 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
         storage,
         rosters: Rosters::default(),
         features,
+        archive: Archive::new(&config.archive, &name),
         ledger: Ledger::new(incarnation, config.limits.unsettled_bytes_max),
         recovery: Recovery::default(),
         second: Second::default(),
@@ -149,6 +151,7 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
     });
     late.set(&node);
     outbox::load(&node).await?;
+    archive::load(&node).await?;
     Ok(node)
 }
 

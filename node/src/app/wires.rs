@@ -15,7 +15,7 @@ use s2s::tls::Fingerprint;
 
 use super::{Node, World};
 use crate::feature::Ctx;
-use crate::features::{offline, roster};
+use crate::features::{archive, offline, roster};
 use crate::geo::Geo;
 use crate::geo::calls::CallError;
 use crate::geo::frame::{self, Call};
@@ -309,12 +309,16 @@ pub(super) async fn homes(
                 roster::record::VERSION,
                 offline::home::OFFLINE,
                 offline::home::FILED,
+                archive::item::ARCHIVE,
+                archive::item::PLACES,
+                archive::prefs::PREFS,
                 pie::home::IMPORT,
                 second::SECOND,
             ],
         }),
         Box::new(roster::home::RosterHome),
         Box::new(offline::home::OfflineHome(late.clone())),
+        Box::new(archive::home::ArchiveHome(late.clone())),
         Box::new(pie::home::PieHome),
         Box::new(second::SecondHome),
     ];

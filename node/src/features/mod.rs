@@ -1,5 +1,6 @@
 //! The list of features, in the order in which a stanza meets them, and who wants to see what. One line a feature.
 
+pub mod archive;
 pub mod carbons;
 pub mod disco;
 pub mod offline;
@@ -27,6 +28,8 @@ fn list() -> Vec<Box<dyn Feature>> {
         Box::new(roster::RosterFeature),
         Box::new(presence::PresenceFeature),
         Box::new(carbons::Carbons),
+        // Behind carbons: their copies get the id in the sender's archive, what is delivered the one in the addressee's.
+        Box::new(archive::ArchiveFeature),
         Box::new(offline::OfflineFeature),
         Box::new(ping::Ping),
         Box::new(version::Version),

@@ -6,7 +6,6 @@ use xmpp::stanza::error::StanzaError;
 use xmpp::stanza::{Head, Kind, Stanza, Type};
 use xmpp::stream::error::StreamError;
 
-use super::Receipt;
 use super::task::Session;
 use crate::feature::{Action, Ctx, Flow, Iq, Target};
 use crate::router::{self, Destination, decide};
@@ -44,7 +43,7 @@ impl Session {
 }
 
 /// One stamped stanza: the outbound features, then the router, which takes the receipt of a message along.
-pub(super) fn handle(ctx: &mut Ctx<'_>, mut stanza: Stanza, receipt: &mut Option<Receipt>) -> Flow {
+pub(super) fn handle(ctx: &mut Ctx<'_>, mut stanza: Stanza) -> Flow {
     match stanza.kind() {
         Kind::Iq => iq(ctx, stanza),
         Kind::Message => {
@@ -55,7 +54,7 @@ pub(super) fn handle(ctx: &mut Ctx<'_>, mut stanza: Stanza, receipt: &mut Option
             }
             match ctx.node.features.outbound(ctx, &mut stanza) {
                 Flow::Next => {
-                    router::route_from(ctx.node, stanza, receipt.take());
+                    router::route_from(ctx.node, stanza, ctx.receipt.take());
                     Flow::Done
                 }
                 flow => flow,
