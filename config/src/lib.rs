@@ -24,6 +24,7 @@ use std::path::Path;
 pub use error::{ConfigError, Problem};
 pub use section::admin::Admin;
 pub use section::c2s::{C2s, CertificateFor};
+pub use section::contact::Contact;
 pub use section::domains::Domains;
 pub use section::geo::{Durability, Geo};
 pub use section::http::Http;
@@ -57,6 +58,8 @@ pub struct Config {
     pub http: Http,
     /// Who may use the admin API.
     pub admin: Admin,
+    /// Whom to write to about it.
+    pub contact: Contact,
     /// The database.
     pub storage: Storage,
     /// Raft.
@@ -109,6 +112,7 @@ impl Config {
             peers: section::link::read_peers(&root),
             http: section::http::read(&root.section("http")),
             admin: section::admin::read(&root.section("admin")),
+            contact: section::contact::read(&root.section("contact")),
             storage: section::storage::read(&root.section("storage")),
             metadata: section::metadata::read(&root.section("metadata")),
             geo: section::geo::read(&root.section("geo")),
