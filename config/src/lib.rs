@@ -25,6 +25,7 @@ pub use error::{ConfigError, Problem};
 pub use section::admin::Admin;
 pub use section::archive::{Archive, ArchiveDefault};
 pub use section::c2s::{C2s, CertificateFor};
+pub use section::contact::Contact;
 pub use section::domains::Domains;
 pub use section::geo::{Durability, Geo};
 pub use section::http::Http;
@@ -58,6 +59,8 @@ pub struct Config {
     pub http: Http,
     /// Who may use the admin API.
     pub admin: Admin,
+    /// Whom to write to about it.
+    pub contact: Contact,
     /// The database.
     pub storage: Storage,
     /// Raft.
@@ -112,6 +115,7 @@ impl Config {
             peers: section::link::read_peers(&root),
             http: section::http::read(&root.section("http")),
             admin: section::admin::read(&root.section("admin")),
+            contact: section::contact::read(&root.section("contact")),
             storage: section::storage::read(&root.section("storage")),
             metadata: section::metadata::read(&root.section("metadata")),
             geo: section::geo::read(&root.section("geo")),

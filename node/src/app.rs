@@ -124,7 +124,7 @@ impl Offers {
             register: config.registration.enabled,
             stream_management: true,
             roster_versioning: false, // Said by the roster feature.
-            features_before_auth: Vec::new(),
+            features_before_auth: features.stream_features_before_auth(),
             features_after_auth: features.stream_features(),
             fake_secret,
             fake_iterations: crate::homes::accounts::ITERATIONS,

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use replication::durable_log::Change;
 use xmpp::jid::{BareJid, FullJid};
+use xmpp::payload::data_form::Form;
+use xmpp::payload::disco::{Identity, Item};
 use xmpp::stanza::Stanza;
 use xmpp::stream::error::StreamError;
 
@@ -176,13 +178,21 @@ pub enum SessionEvent {
     Gone,
 }
 
-/// What the server, or an account, says of itself (XEP-0030).
+/// What the server, or an account, says of itself (XEP-0030). Collected once, when the features are made.
 #[derive(Debug, Default)]
 pub struct Disco {
     /// Features of the server's domain.
     pub server: Vec<&'static str>,
     /// Features of an account's bare JID.
     pub account: Vec<&'static str>,
+    /// What the server is besides `server/im`.
+    pub server_identities: Vec<Identity>,
+    /// What an account is besides `account/registered`.
+    pub account_identities: Vec<Identity>,
+    /// What else the server says (XEP-0128): each with a FORM_TYPE of its own.
+    pub server_forms: Vec<Form>,
+    /// The services under our domain, for disco#items of the server.
+    pub services: Vec<Item>,
 }
 
 /// One XEP, one folder. Everything but `name` does nothing by default.
@@ -195,11 +205,16 @@ pub trait Feature: Send + Sync {
         Interests::default()
     }
 
-    /// What is advertised.
+    /// What is advertised. A feature that needs the configuration for it is made with that, in `features::list`.
     fn disco(&self, _disco: &mut Disco) {}
 
     /// Elements for `<stream:features/>` after sign-in, as XML.
-    fn stream_features(&self) -> &'static str {
+    fn stream_features(&self) -> &str {
+        ""
+    }
+
+    /// Elements for `<stream:features/>` before sign-in, as XML.
+    fn stream_features_before_auth(&self) -> &str {
         ""
     }
 

@@ -101,7 +101,7 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
     let late = Late::default();
     let homes =
         wires::homes(&config, incarnation, &world, &storage, &metadata, &geo, &late).await?;
-    let features = Features::default();
+    let features = Features::new(&config);
     let offers = Offers::new(&config, &features, Secret::new(world.random::<32>().to_vec()));
     let records = Arc::new(Stored(storage.clone()));
     let regions = config.regions();
