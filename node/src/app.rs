@@ -38,6 +38,7 @@ use crate::metrics::Metrics;
 use crate::outbox::Recovery;
 use crate::outbox::second::Second;
 use crate::router::{Domains, Ledger, Routed, perform};
+use crate::service::Services;
 use crate::session::mailbox::{Mailbox, MailboxLimits};
 use crate::session::{self, Resumable, Seat};
 use crate::storage::Storage;
@@ -65,6 +66,8 @@ pub struct Node {
     pub rosters: Rosters,
     /// The XEPs.
     pub features: Features,
+    /// Those with a domain of their own.
+    pub services: Services,
     /// What it has promised and not handed on.
     pub ledger: Ledger,
     /// What a former life had promised.

@@ -33,6 +33,7 @@ use crate::metrics::Metrics;
 use crate::outbox::second::Second;
 use crate::outbox::{self, Recovery};
 use crate::router::{Domains, Ledger};
+use crate::service::Services;
 use crate::session::Resumable;
 use crate::storage::Storage;
 use crate::storage::sqlite::{Sqlite, SqliteConfig};
@@ -101,6 +102,7 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
     let homes =
         wires::homes(&config, incarnation, &world, &storage, &metadata, &geo, &late).await?;
     let features = Features::default();
+    let services = Services::new(crate::features::services(&config));
     let offers = Offers::new(&config, &features, Secret::new(world.random::<32>().to_vec()));
     let records = Arc::new(Stored(storage.clone()));
     let regions = config.regions();
@@ -111,6 +113,7 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
             .iter()
             .map(|region| format!("{region}.{}", config.domains.global))
             .collect(),
+        services: services.hosts().map(str::to_owned).zip(0..).collect(),
     };
     let limits = ParkLimits {
         bytes_max: config.limits.parked_bytes_max,
@@ -128,6 +131,7 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
         storage,
         rosters: Rosters::default(),
         features,
+        services,
         ledger: Ledger::new(incarnation, config.limits.unsettled_bytes_max),
         recovery: Recovery::default(),
         second: Second::default(),

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use xmpp::stanza::{Kind, Stanza};
 
 use crate::feature::{Ctx, Disco, Feature, Flow, Iq, SessionEvent};
+use crate::service::Service;
 use crate::session::Seat;
 
 /// The features of a node. Order matters only where a line says so.
@@ -34,6 +35,11 @@ fn list() -> Vec<Box<dyn Feature>> {
         Box::new(register::Register::default()),
         Box::new(disco::DiscoFeature),
     ]
+}
+
+/// The services of a node: those that have a domain in its configuration.
+pub fn services(_config: &config::Config) -> Vec<(String, Box<dyn Service>)> {
+    Vec::new()
 }
 
 /// The list, and an index of who asked for what: a stanza nobody asked for costs one look at an empty vector.

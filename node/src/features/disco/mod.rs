@@ -42,8 +42,9 @@ impl Feature for DiscoFeature {
         if iq.stanza.type_() != Type::Get {
             return Flow::Next;
         }
-        // TODO: services (rooms, pubsub, upload) list themselves here when the first of them exists.
-        let answer = answer(&ctx.node.features.disco, &iq.stanza, iq.target == Target::Server, &[])
+        let services = ctx.node.services.titles();
+        let server = iq.target == Target::Server;
+        let answer = answer(&ctx.node.features.disco, &iq.stanza, server, services)
             .map_or_else(|error| iq.stanza.error_reply(&error), Some)
             .map(Action::Reply);
         match &iq.target {
@@ -71,11 +72,11 @@ impl Feature for DiscoFeature {
 }
 
 /// What is asked of the server (§3.1, §4.1) or of the sender's own account.
-fn answer(
+fn answer<'a>(
     all: &Disco,
     iq: &Stanza,
     server: bool,
-    services: &[&str],
+    services: impl Iterator<Item = (&'a str, &'a str)>,
 ) -> Result<Stanza, StanzaError> {
     let asked = iq.element();
     let query = asked.children().next().ok_or_else(StanzaError::bad_request)?;
@@ -84,8 +85,10 @@ fn answer(
     }
     let answer = if query.ns() == ns::DISCO_ITEMS {
         let none = Items::default();
-        let services = if server { services } else { &[] };
-        services.iter().fold(none, |items, service| items.with_item(service, None, None)).element()
+        let services = services.take_while(|_| server);
+        services
+            .fold(none, |items, (host, title)| items.with_item(host, None, Some(title)))
+            .element()
     } else {
         let (info, features) = if server {
             (Info::default().with_identity("server", "im", Some("Pangaea")), &all.server)
