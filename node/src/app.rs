@@ -39,6 +39,7 @@ use crate::metrics::Metrics;
 use crate::outbox::Recovery;
 use crate::outbox::second::Second;
 use crate::router::{Domains, Ledger, Routed, perform};
+use crate::service::Services;
 use crate::session::mailbox::{Mailbox, MailboxLimits};
 use crate::session::{self, Resumable, Seat};
 use crate::storage::Storage;
@@ -66,6 +67,8 @@ pub struct Node {
     pub rosters: Rosters,
     /// The XEPs.
     pub features: Features,
+    /// Those with a domain of their own.
+    pub services: Services,
     /// Messages on their way into archives.
     pub archive: Archive,
     /// What it has promised and not handed on.

@@ -112,8 +112,13 @@ pub async fn run(config: Config, mut stop: watch::Receiver<bool>) -> Result<(), 
             }
         });
     }
+    for service in node.services.all() {
+        service.start(&node, &mut tasks)?;
+    }
     let desk = Arc::new(Desk::new(node.clone()));
     let router = crate::http::router(desk, node.metrics.clone(), &node.config.admin.accounts);
+    let paths = node.services.all().filter_map(|service| service.http(&node));
+    let router = paths.fold(router, axum::Router::merge);
     let (http_stop, http_stopped) = watch::channel(false);
     let connections_max = node.config.limits.http_connections_max;
     let http = tokio::spawn(crate::http::serve(http, router, connections_max, http_stopped));

@@ -40,7 +40,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
-use xmpp::{BareJid, Condition, Element, StanzaError};
+use xmpp::{Condition, Element, StanzaError};
 
 use self::told::Told;
 use crate::storage::{Position, Storage, StorageError};

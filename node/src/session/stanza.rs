@@ -77,16 +77,20 @@ fn iq(ctx: &mut Ctx<'_>, stanza: Stanza) -> Flow {
     let own = ctx.seat.map(|seat| seat.bare.clone()).expect("a session sends");
     let target = match stanza.to() {
         None => Target::Account { account: own, own: true },
-        Some(to) if to.resource().is_some() && to.local().is_some() => {
-            router::route(ctx.node, stanza);
-            return Flow::Done;
-        }
-        Some(_) => match decide(&stanza, &ctx.node.domains) {
+        Some(to) => match decide(&stanza, &ctx.node.domains) {
+            Destination::Account(_) if to.resource().is_some() => {
+                router::route(ctx.node, stanza);
+                return Flow::Done;
+            }
             Destination::Account(account) => {
                 let own = account == own;
                 Target::Account { account, own }
             }
             Destination::Server => Target::Server,
+            Destination::Service(at) => {
+                let node = ctx.node.clone();
+                return node.services.handle(ctx, at, &stanza);
+            }
             Destination::NoService | Destination::Foreign => {
                 router::route(ctx.node, stanza);
                 return Flow::Done;

@@ -395,7 +395,7 @@ mod tests {
         let kept = texts(&tx).await;
         assert_eq!(kept.len(), 3);
         assert!(!kept[0].contains("secret"), "{}", kept[0]);
-        assert!(kept[0].contains("<retracted") && kept[0].contains("id=\"m3\""), "{}", kept[0]);
+        assert!(kept[0].contains("<retracted") && kept[0].contains("id='m3'"), "{}", kept[0]);
         assert!(kept[0].contains("o1"), "{}", kept[0]);
         assert!(kept[2].contains("retract"));
     }

@@ -26,7 +26,7 @@ use xmpp::ns;
 use xmpp::payload::rsm::Given;
 use xmpp::payload::{date_time, delay, forward, stanza_id};
 use xmpp::stanza::error::StanzaError;
-use xmpp::stanza::{Kind, Stanza, Type};
+use xmpp::stanza::{Stanza, Type};
 use xmpp::xml::element::Element;
 
 use self::home::{Answer, Bounds, Filing, Known, OP, Request};

@@ -289,10 +289,12 @@ async fn work(node: Arc<Node>, account: BareJid) {
                 tokio::time::sleep(RETRY).await;
                 continue;
             }
-            Ok(Answer::Done) => node.metrics.archived.inc_by(count as u64),
+            Ok(Answer::Done) => {
+                node.metrics.archived.inc_by(count as u64);
+            }
             Ok(Answer::NoAccount) => {}
             // A version that does not know it, or one that is too big: it will not be taken the next time either.
-            Ok(Answer::Has(_)) | Err(HomeError::Refused(_) | HomeError::Unknown(_)) => {
+            Ok(Answer::Has(_)) | Err(HomeError::Refused(_) | HomeError::Unknown(_) | HomeError::Metadata(_)) => {
                 tracing::error!(%account, count, "messages were refused by the archive");
             }
         }
