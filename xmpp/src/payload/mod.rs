@@ -9,4 +9,5 @@ pub mod date_time;
 pub mod delay;
 pub mod disco;
 pub mod forward;
+pub mod importance;
 pub mod stanza_id;
