@@ -24,7 +24,8 @@ use super::run::RunError;
 use super::wires::{self, Late, RaftWire};
 use super::world::{World, wall_ms};
 use super::{Node, Offers};
-use crate::auth::{Internal, Stored, Throttle};
+use crate::auth::stored::AtHome;
+use crate::auth::{Chain, Internal, Stored, Throttle, chain};
 use crate::features::Features;
 use crate::features::roster::cache::Rosters;
 use crate::geo::Geo;
@@ -101,12 +102,17 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
     let homes =
         wires::homes(&config, incarnation, &world, &storage, &metadata, &geo, &late).await?;
     let features = Features::default();
-    let offers = Offers::new(&config, &features, Secret::new(world.random::<32>().to_vec()));
-    let records = Arc::new(Stored(storage.clone()));
+    let internal =
+        Internal::new(Arc::new(Stored(storage.clone())), crate::homes::accounts::ITERATIONS);
+    let accounts = AtHome { homes: homes.clone(), wall_ms: world.wall.clone() };
+    let authenticator = Chain::new(internal, Arc::new(accounts), chain::Links::default());
+    let fake_secret = Secret::new(world.random::<32>().to_vec());
+    let offers = Offers::new(&config, &features, authenticator.mechanisms(), fake_secret);
     let regions = config.regions();
     let domains = Domains {
         global: config.domains.global.clone(),
         regional: config.domains.regional.clone().unwrap_or_default(),
+        anon: config.domains.anon.clone().unwrap_or_default(),
         elsewhere: regions
             .iter()
             .map(|region| format!("{region}.{}", config.domains.global))
@@ -133,7 +139,7 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
         second: Second::default(),
         outbox_writer: tokio::sync::Mutex::new(()),
         resumable: Resumable::default(),
-        authenticator: Internal::new(records, crate::homes::accounts::ITERATIONS),
+        authenticator,
         throttle: Throttle::new(),
         tls,
         metrics,
