@@ -64,6 +64,12 @@ pub struct Filed {
 /// Files messages at the addressee's home, in order; as many at once as one change may hold.
 pub async fn file(node: &Arc<Node>, account: &BareJid, batch: Vec<Routed>) -> Filed {
     let mut filed = Filed::default();
+    if !node.domains.has_accounts(account.domain()) {
+        // A guest that has left: there is no home that could keep anything.
+        let gone = |routed| (routed, StanzaError::service_unavailable());
+        filed.refused = batch.into_iter().map(gone).collect();
+        return filed;
+    }
     let mut rest = batch.into_iter().peekable();
     while rest.peek().is_some() {
         let mut bytes = 0;
