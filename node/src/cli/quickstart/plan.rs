@@ -24,6 +24,8 @@ pub(super) struct Plan {
     pub(super) port_base: u16,
     /// By region, then by number.
     pub(super) nodes: Vec<NodePlan>,
+    /// Whether messages are archived.
+    pub(super) archive: bool,
 }
 
 /// One node.
@@ -115,6 +117,7 @@ impl Plan {
             domain: args.domain.clone(),
             port_base: args.port_base,
             nodes,
+            archive: args.archive,
         })
     }
 
@@ -240,6 +243,9 @@ voter = {voter}
 {place}# How long a stanza waits for a region that cannot be reached.
 hold = "1m"
 
+[archive]
+enabled = {archive}
+
 [registration]
 enabled = true
 per_address_per_10min = 1000
@@ -248,6 +254,7 @@ per_address_per_10min = 1000
 # All clients of a quickstart come from one address.
 unauthenticated_per_address_max = 20000
 "#,
+            archive = self.archive,
             c2s = ports.c2s,
             c2s_tls = ports.c2s_tls,
             s2s = ports.s2s,
