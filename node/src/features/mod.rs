@@ -1,6 +1,7 @@
 //! The list of features, in the order in which a stanza meets them, and who wants to see what. One line a feature.
 
 pub mod carbons;
+pub mod csi;
 pub mod disco;
 pub mod offline;
 pub mod ping;
@@ -27,6 +28,7 @@ fn list() -> Vec<Box<dyn Feature>> {
         Box::new(roster::RosterFeature),
         Box::new(presence::PresenceFeature),
         Box::new(carbons::Carbons),
+        Box::new(csi::ClientState),
         Box::new(offline::OfflineFeature),
         Box::new(ping::Ping),
         Box::new(version::Version),

@@ -15,6 +15,7 @@ use crate::geo::presence::Presence;
 
 const CARBONS: u8 = 1;
 const AVAILABLE: u8 = 4;
+const INACTIVE: u8 = 8;
 
 /// Bound on newer messages that wait while older ones are handed out; beyond it they are refused like by a full mailbox.
 const NEWER_BYTES_MAX: usize = 4 << 20;
@@ -312,6 +313,16 @@ impl Seat {
     /// Switches XEP-0280.
     pub fn set_carbons(&self, on: bool) {
         self.set(CARBONS, on);
+    }
+
+    /// Its client has said that nobody looks at it (XEP-0352).
+    pub fn inactive(&self) -> bool {
+        self.has(INACTIVE)
+    }
+
+    /// What its client says of that. Before the session begins (Bind 2) this is all there is to do; later it is the session's.
+    pub fn set_inactive(&self, inactive: bool) {
+        self.set(INACTIVE, inactive);
     }
 
     /// The client has what was filed up to that id. Whether somebody has to begin telling its home ([`Seat::to_tell_read`]).

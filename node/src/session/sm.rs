@@ -197,7 +197,7 @@ impl Session {
     /// An element that is no stanza.
     pub(super) fn nonza(&mut self, element: &Element) -> Result<(), StreamError> {
         let nonza = match Nonza::parse(element) {
-            None => return Err(StreamError::unsupported_stanza_type()),
+            None => return self.client_state(element),
             Some(Err(Malformed::Stream(error))) => return Err(error),
             Some(Err(Malformed::Failed(condition))) => return self.failed(condition),
             Some(Ok(nonza)) => nonza,
