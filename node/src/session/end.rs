@@ -77,6 +77,11 @@ pub(super) async fn end(mut session: Box<Session>, close: Close) {
                 let handover = Handover { seat: seat.clone(), sm: resumable, alive: guard };
                 match Box::pin(sm::hibernate(&node, handover, resume_deadline)).await {
                     Some(back) => {
+                        if let Some(id) = &back.sm.id {
+                            let h = back.sm.handled.handled();
+                            let most = node.config.limits.sm_expired_max;
+                            node.resumable.expired(id, &seat.bare, h, most);
+                        }
                         sm = Some(back.sm);
                         alive = Some(back.alive);
                     }

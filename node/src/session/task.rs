@@ -419,12 +419,17 @@ impl Session {
 
     /// Says why and closes our stream.
     pub(super) fn farewell(&mut self, close: &Close) {
+        if let (Close::Clean | Close::Error(_), Some(sm)) = (close, self.sm.as_ref()) {
+            // The last word on what was handled: there is no resumption after this (XEP-0198 §7).
+            self.output.put(&Nonza::Answer { h: sm.handled.handled() }.to_bytes());
+        }
         match close {
             Close::Clean => self.output.put(Framing::Stream.close()),
-            Close::Error(error) => {
-                self.output.put(&Framing::Stream.error(error)); // The closing tag is part of it.
-            }
-            Close::Lost | Close::TakenOver => {}
+            // The closing tag is part of it.
+            Close::Error(error) => self.output.put(&Framing::Stream.error(error)),
+            // XEP-0198 §5: the older stream, should anybody still listen.
+            Close::TakenOver => self.output.put(&Framing::Stream.error(&StreamError::conflict())),
+            Close::Lost => {}
         }
     }
 
@@ -444,7 +449,8 @@ impl Session {
 
     /// When a hibernating session ends.
     pub(super) fn resume_deadline(&self) -> Instant {
-        Instant::now() + self.node.config.limits.sm_timeout
+        let timeout = self.sm.as_ref().map_or(Duration::ZERO, |sm| sm.timeout);
+        Instant::now() + timeout
     }
 }
 

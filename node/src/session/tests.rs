@@ -125,6 +125,7 @@ fn message(to: &str, id: &str) -> String {
 }
 
 mod csi;
+mod resume;
 
 const ROMEO: &str = "romeo@chat.example";
 
