@@ -31,9 +31,16 @@ pub struct Limits {
     /// How long a lost session can be resumed (XEP-0198). Beyond: it ends and what it had not acknowledged is routed
     /// again.
     pub sm_timeout: Duration,
+    /// Sessions that nobody resumed in time and whose count of handled stanzas is remembered. Beyond: the oldest is forgotten, and its
+    /// client is not told.
+    pub sm_expired_max: usize,
     /// Stanzas sent and not acknowledged by one session. Beyond: it ends with `resource-constraint`, and
     /// what was not acknowledged is routed again.
     pub sm_queue_max: usize,
+    /// Stanzas held back from one client that is inactive (XEP-0352). Beyond: all of them are sent to it.
+    pub inactive_held_max: usize,
+    /// Their bytes. Beyond: the same.
+    pub inactive_held_bytes_max: usize,
     /// Bytes of stanzas parked until it is known where their addressees are. Beyond: the sender gets
     /// `resource-constraint`.
     pub parked_bytes_max: usize,
@@ -78,7 +85,10 @@ pub(crate) fn read(table: &Table<'_>) -> Limits {
             Duration::from_secs(86_400),
             "a duration from \"1s\" to \"1d\"",
         ),
+        sm_expired_max: count("sm_expired_max", 2_000),
         sm_queue_max: count("sm_queue_max", 5_000),
+        inactive_held_max: count("inactive_held_max", 256),
+        inactive_held_bytes_max: size("inactive_held_bytes_max", 256 * KIB, KIB),
         parked_bytes_max: size("parked_bytes_max", 64 * MIB, 64 * KIB),
         parked_stanzas_per_address_max: count("parked_stanzas_per_address_max", 1_000),
         unsettled_bytes_max: size("unsettled_bytes_max", 256 * MIB, 64 * KIB),

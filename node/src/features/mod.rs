@@ -2,6 +2,7 @@
 
 pub mod archive;
 pub mod carbons;
+pub mod csi;
 pub mod disco;
 pub mod offline;
 pub mod ping;
@@ -31,6 +32,7 @@ fn list(config: &Config) -> Vec<Box<dyn Feature>> {
         Box::new(roster::RosterFeature),
         Box::new(presence::PresenceFeature),
         Box::new(carbons::Carbons),
+        Box::new(csi::ClientState),
         Box::new(offline::OfflineFeature),
         Box::new(ping::Ping),
         Box::new(version::Version),

@@ -16,6 +16,7 @@ use crate::geo::presence::Presence;
 
 const CARBONS: u8 = 1;
 const AVAILABLE: u8 = 4;
+const INACTIVE: u8 = 8;
 
 /// Bound on newer messages that wait while older ones are handed out; beyond it they are refused like by a full mailbox.
 const NEWER_BYTES_MAX: usize = 4 << 20;
@@ -326,6 +327,16 @@ impl Seat {
     /// The last one it was handed.
     pub fn archived(&self) -> Option<Uid> {
         *self.archived.lock()
+    }
+
+    /// Its client has said that nobody looks at it (XEP-0352).
+    pub fn inactive(&self) -> bool {
+        self.has(INACTIVE)
+    }
+
+    /// What its client says of that. Before the session begins (Bind 2) this is all there is to do; later it is the session's.
+    pub fn set_inactive(&self, inactive: bool) {
+        self.set(INACTIVE, inactive);
     }
 
     /// The client has what was filed up to that id. Whether somebody has to begin telling its home ([`Seat::to_tell_read`]).

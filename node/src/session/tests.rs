@@ -124,6 +124,9 @@ fn message(to: &str, id: &str) -> String {
     format!("<message to='{to}' type='chat' id='{id}'><body>x</body></message>")
 }
 
+mod csi;
+mod resume;
+
 const ROMEO: &str = "romeo@chat.example";
 
 /// Ids of the messages kept for romeo, in order.
