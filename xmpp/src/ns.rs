@@ -104,6 +104,10 @@ pub const SERVER_INFO: &str = "http://jabber.org/network/serverinfo";
 pub const DELAY: &str = "urn:xmpp:delay";
 /// Message delivery receipts (XEP-0184).
 pub const RECEIPTS: &str = "urn:xmpp:receipts";
+/// Invisible command (XEP-0186).
+pub const INVISIBLE: &str = "urn:xmpp:invisible:1";
+/// Invisible command as its older versions have it (XEP-0186).
+pub const INVISIBLE_0: &str = "urn:xmpp:invisible:0";
 /// Simple communications blocking (XEP-0191).
 pub const BLOCKING: &str = "urn:xmpp:blocking";
 /// Simple communications blocking, error (XEP-0191).

@@ -26,6 +26,10 @@ pub struct Limits {
     pub mailbox_bytes_max: usize,
     /// Entries of one roster. Beyond: the roster set is refused with `resource-constraint`.
     pub roster_items_max: usize,
+    /// Bytes of the name of a roster entry, and of each of its groups. Beyond: the roster set is refused with `not-acceptable`.
+    pub roster_name_bytes_max: usize,
+    /// Groups of one roster entry. Beyond: the roster set is refused with `not-acceptable`.
+    pub roster_groups_max: usize,
     /// Messages kept for one offline account. Beyond: the sender gets `service-unavailable` (RFC 6121 §8.5.2).
     pub offline_messages_max: usize,
     /// How long a lost session can be resumed (XEP-0198). Beyond: it ends and what it had not acknowledged is routed
@@ -77,6 +81,8 @@ pub(crate) fn read(table: &Table<'_>) -> Limits {
         sessions_per_account_max: count("sessions_per_account_max", 64),
         mailbox_bytes_max: size("mailbox_bytes_max", 4 * MIB, 64 * KIB),
         roster_items_max: count("roster_items_max", 2_000),
+        roster_name_bytes_max: size("roster_name_bytes_max", 1_023, 64),
+        roster_groups_max: count("roster_groups_max", 64),
         offline_messages_max: count("offline_messages_max", 1_000),
         sm_timeout: table.between(
             "sm_timeout",

@@ -1,9 +1,11 @@
 //! The list of features, in the order in which a stanza meets them, and who wants to see what. One line a feature.
 
 pub mod archive;
+pub mod bind;
 pub mod carbons;
 pub mod csi;
 pub mod disco;
+pub mod invisible;
 pub mod offline;
 pub mod ping;
 pub mod presence;
@@ -31,9 +33,11 @@ fn list(config: &Config) -> Vec<Box<dyn Feature>> {
     let mut list: Vec<Box<dyn Feature>> = vec![
         Box::new(roster::RosterFeature),
         Box::new(presence::PresenceFeature),
+        Box::new(invisible::Invisible),
         Box::new(carbons::Carbons),
         Box::new(csi::ClientState),
         Box::new(offline::OfflineFeature),
+        Box::new(bind::Bind),
         Box::new(ping::Ping),
         Box::new(version::Version),
         Box::new(time::Time),

@@ -224,6 +224,7 @@ pub fn parted(node: &Arc<Node>, contact: &BareJid, account: &BareJid) {
     let told = node.geo.partings.end(account, contact);
     let shown = |rows: &[Row<Arc<Seat>>]| -> Vec<FullJid> {
         let shown = rows.iter().filter(|row| row.available && row.lit);
+        let shown = shown.filter(|row| row.here().is_none_or(|seat| seat.is_shown()));
         shown.map(|row| row.full.clone()).filter(|full| !told.contains(full.as_str())).collect()
     };
     for full in node.directory.read(account.as_str(), shown).unwrap_or_default() {

@@ -76,7 +76,7 @@ pub fn route_from(node: &Arc<Node>, stanza: Stanza, receipt: Option<Receipt>) {
 fn to_account(node: &Arc<Node>, account: &BareJid, stanza: Stanza, receipt: Option<Receipt>) {
     if stanza.kind() == Kind::Presence {
         let full = stanza.to().is_some_and(|to| to.resource().is_some());
-        if !full && matches!(stanza.type_(), Type::Available | Type::Unavailable) {
+        if !full && matches!(stanza.type_(), Type::Available | Type::Unavailable | Type::Error) {
             let presence =
                 Presence { stanza, generation: Presence::ALWAYS, node: None, withdrawn: false };
             node.geo.multicast(node, &presence, std::slice::from_ref(account));

@@ -17,6 +17,7 @@ use crate::geo::presence::Presence;
 const CARBONS: u8 = 1;
 const AVAILABLE: u8 = 4;
 const INACTIVE: u8 = 8;
+const INVISIBLE: u8 = 128;
 
 /// Bound on newer messages that wait while older ones are handed out; beyond it they are refused like by a full mailbox.
 const NEWER_BYTES_MAX: usize = 4 << 20;
@@ -200,6 +201,15 @@ impl Seat {
         &self.address
     }
 
+    /// Who has gone, or does not take its directed presence, needs no word of its end (RFC 6121 §4.6.3).
+    fn hears_of_end(&self, presence: &Stanza) {
+        if matches!(presence.type_(), Type::Unavailable | Type::Error)
+            && let Some(from) = presence.from()
+        {
+            self.undirect(from);
+        }
+    }
+
     /// Takes a stanza for the client; false when there is no room, or the session is over. A message waits while older ones are being
     /// handed out; an error does not: it is an answer to this session, and nobody else's if the session hides meanwhile.
     pub fn take(&self, delivery: Delivery) -> bool {
@@ -218,6 +228,9 @@ impl Seat {
             }
             // Under the lock, so that the end of the catching up comes before or after, never between.
             return self.mailbox.push(Item::Stanza(delivery)).is_ok();
+        }
+        if delivery.stanza.kind() == Kind::Presence {
+            self.hears_of_end(&delivery.stanza);
         }
         self.mailbox.push(Item::Stanza(delivery)).is_ok()
     }
@@ -395,7 +408,7 @@ impl Seat {
         }
     }
 
-    /// It has sent initial presence and not withdrawn it.
+    /// It has sent initial presence and not withdrawn it, or takes messages unseen.
     pub fn available(&self) -> bool {
         self.has(AVAILABLE)
     }
@@ -403,6 +416,31 @@ impl Seat {
     /// It takes messages to its account (RFC 6121 §8.5.2.1.1): available, and of a priority that is not negative.
     pub fn takes_messages(&self) -> bool {
         self.available() && self.priority.load(Ordering::Acquire) >= 0
+    }
+
+    /// XEP-0186 is on: nobody is shown its presence.
+    pub fn invisible(&self) -> bool {
+        self.has(INVISIBLE)
+    }
+
+    /// From now on it is available and shows nothing. Returns whether it showed anything before.
+    pub fn hide(&self) -> bool {
+        self.set(INVISIBLE | AVAILABLE, true);
+        self.presence.lock().last.take().is_some()
+    }
+
+    /// No more of that: it is as before initial presence. Returns whether it was invisible.
+    pub fn unhide(&self) -> bool {
+        let was = self.invisible();
+        if was {
+            self.set(INVISIBLE | AVAILABLE, false);
+        }
+        was
+    }
+
+    /// Whether it shows any presence.
+    pub fn is_shown(&self) -> bool {
+        self.presence.lock().last.is_some()
     }
 
     /// Its last presence, if available.
@@ -418,9 +456,10 @@ impl Seat {
         }
     }
 
-    /// New presence (`None`: unavailable). Returns whether it was available before.
+    /// New presence (`None`: unavailable), which an invisible one keeps to itself. Returns whether it showed any before.
     pub fn set_presence(&self, presence: Option<Stanza>) -> bool {
         self.set(AVAILABLE, presence.is_some());
+        let presence = presence.filter(|_| !self.invisible());
         std::mem::replace(&mut self.presence.lock().last, presence).is_some()
     }
 

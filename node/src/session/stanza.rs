@@ -30,7 +30,7 @@ impl Session {
             Kind::Presence => received.presence.inc(),
             _ => received.iq.inc(),
         };
-        match Stanza::receive(piece, head, self.seat.address()) {
+        match Stanza::receive(piece, head, self.seat.address(), self.lang.as_deref()) {
             Ok(stanza) => Ok(Some(stanza)),
             Err(rejected) => {
                 if let Some(reply) = rejected.reply {

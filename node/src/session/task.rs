@@ -40,6 +40,8 @@ pub(super) struct Session {
     pub(super) seat: Arc<Seat>,
     pub(super) transport: Transport,
     pub(super) framer: Framer,
+    /// What a stanza that names no language is in (RFC 6120 §8.1.5).
+    pub(super) lang: Option<Box<str>>,
     pub(super) input: Buffer,
     pub(super) output: Buffer,
     pub(super) sm: Option<Box<Sm>>,
@@ -79,7 +81,7 @@ pub(super) enum Close {
 impl Session {
     /// A session that was just bound or resumed.
     pub(super) fn begin(node: Arc<Node>, ready: Ready) -> Box<Self> {
-        let Ready { transport, framer, input, output, seat, sm, alive } = ready;
+        let Ready { transport, framer, lang, input, output, seat, sm, alive } = ready;
         let alive = Some(alive.unwrap_or_else(|| Alive::new(&node, &seat)));
         if sm.is_some() {
             seat.set_inactive(false); // A client that resumes is active until it says otherwise (XEP-0352 §3).
@@ -90,6 +92,7 @@ impl Session {
             seat,
             transport,
             framer,
+            lang,
             input,
             output,
             sm,

@@ -178,7 +178,7 @@ impl Parting {
 /// And no longer (§3.2.2, §3.3.3).
 pub fn withdrawn(ctx: &mut Ctx<'_>, account: &BareJid, contact: &BareJid) {
     for seat in seats_of(ctx.node, account.as_str()) {
-        if seat.available() {
+        if seat.is_shown() {
             let stanza = Stanza::presence(None, Some(seat.address()), Type::Unavailable).build();
             // It is still there; to this contact it is not.
             let presence =
