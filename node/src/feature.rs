@@ -11,7 +11,9 @@ use xmpp::jid::{BareJid, FullJid};
 use xmpp::payload::data_form::Form;
 use xmpp::payload::disco::{Identity, Item};
 use xmpp::stanza::Stanza;
+use xmpp::stanza::error::StanzaError;
 use xmpp::stream::error::StreamError;
+use xmpp::xml::element::Element;
 
 use crate::app::Node;
 use crate::geo::presence::Presence;
@@ -84,6 +86,16 @@ pub enum Action {
     },
     /// End the session whose stanza is being handled.
     Close(StreamError),
+}
+
+impl Action {
+    /// The reply to a get or set: a result with that payload, or the error.
+    pub fn answer(request: &Stanza, answer: Result<Option<Element>, StanzaError>) -> Option<Self> {
+        match answer {
+            Ok(payload) => Some(Action::Reply(Stanza::iq_result(request, payload))),
+            Err(error) => request.error_reply(&error).map(Action::Reply),
+        }
+    }
 }
 
 /// What a feature says of a stanza.

@@ -5,11 +5,13 @@ pub mod disco;
 pub mod offline;
 pub mod ping;
 pub mod presence;
+pub mod private;
 pub mod register;
 pub mod roster;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod time;
+pub mod vcard;
 pub mod version;
 
 use std::collections::HashMap;
@@ -30,6 +32,8 @@ fn list(config: &Config) -> Vec<Box<dyn Feature>> {
         Box::new(presence::PresenceFeature),
         Box::new(carbons::Carbons),
         Box::new(offline::OfflineFeature),
+        Box::new(vcard::VcardFeature),
+        Box::new(private::PrivateFeature),
         Box::new(ping::Ping),
         Box::new(version::Version),
         Box::new(time::Time),
