@@ -23,6 +23,7 @@ use std::path::Path;
 
 pub use error::{ConfigError, Problem};
 pub use section::admin::Admin;
+pub use section::archive::{Archive, ArchiveDefault};
 pub use section::c2s::{C2s, CertificateFor};
 pub use section::contact::Contact;
 pub use section::domains::Domains;
@@ -66,6 +67,8 @@ pub struct Config {
     pub metadata: Metadata,
     /// What happens when regions lose sight of each other.
     pub geo: Geo,
+    /// Message archives.
+    pub archive: Archive,
     /// In-band registration.
     pub registration: Registration,
     /// Every bound, with what happens when it is reached.
@@ -116,6 +119,7 @@ impl Config {
             storage: section::storage::read(&root.section("storage")),
             metadata: section::metadata::read(&root.section("metadata")),
             geo: section::geo::read(&root.section("geo")),
+            archive: section::archive::read(&root.section("archive")),
             registration: section::registration::read(&root.section("registration")),
             limits: section::limits::read(&root.section("limits")),
             log: section::log::read(&root.section("log")),

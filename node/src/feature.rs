@@ -17,7 +17,7 @@ use xmpp::xml::element::Element;
 
 use crate::app::Node;
 use crate::geo::presence::Presence;
-use crate::session::Seat;
+use crate::session::{Receipt, Seat};
 
 /// What a feature wants done. Performed in the order given, by `router::perform`.
 #[derive(Debug)]
@@ -77,8 +77,8 @@ pub enum Action {
     Copy {
         /// Whose other resources.
         account: BareJid,
-        /// The resource that needs none: it sent or received the original.
-        except: FullJid,
+        /// The resource that needs none: it sent or received the original. `None`: all need none that take the account's messages.
+        except: Option<FullJid>,
         /// `true` when the account sent the original, `false` when it received it.
         sent: bool,
         /// The original.
@@ -168,12 +168,14 @@ pub struct Ctx<'a> {
     pub seat: Option<&'a Arc<Seat>>,
     /// What is to be done, in order.
     pub actions: Vec<Action>,
+    /// Of the message that is being handled, if its sender wants to know: who takes a part of the responsibility for it shares it.
+    pub receipt: Option<Receipt>,
 }
 
 impl<'a> Ctx<'a> {
     /// An empty context.
     pub fn new(node: &'a Arc<Node>, seat: Option<&'a Arc<Seat>>) -> Self {
-        Self { node, seat, actions: Vec::new() }
+        Self { node, seat, actions: Vec::new(), receipt: None }
     }
 }
 

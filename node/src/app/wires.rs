@@ -15,7 +15,7 @@ use s2s::tls::Fingerprint;
 
 use super::{Node, World};
 use crate::feature::Ctx;
-use crate::features::{offline, private, roster, vcard};
+use crate::features::{archive, offline, private, roster, vcard};
 use crate::geo::Geo;
 use crate::geo::calls::CallError;
 use crate::geo::frame::{self, Call};
@@ -309,6 +309,9 @@ pub(super) async fn homes(
                 roster::record::VERSION,
                 offline::home::OFFLINE,
                 offline::home::FILED,
+                archive::item::ARCHIVE,
+                archive::item::PLACES,
+                archive::prefs::PREFS,
                 pie::home::IMPORT,
                 private::home::PRIVATE,
                 second::SECOND,
@@ -317,6 +320,7 @@ pub(super) async fn homes(
         }),
         Box::new(roster::home::RosterHome),
         Box::new(offline::home::OfflineHome(late.clone())),
+        Box::new(archive::home::ArchiveHome(late.clone())),
         Box::new(pie::home::PieHome),
         Box::new(private::home::PrivateHome),
         Box::new(vcard::home::VcardHome),

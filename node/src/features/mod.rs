@@ -1,5 +1,6 @@
 //! The list of features, in the order in which a stanza meets them, and who wants to see what. One line a feature.
 
+pub mod archive;
 pub mod carbons;
 pub mod disco;
 pub mod offline;
@@ -23,11 +24,12 @@ use xmpp::payload::caps::Caps;
 use xmpp::stanza::{Kind, Stanza};
 
 use crate::feature::{Ctx, Disco, Feature, Flow, Iq, SessionEvent};
+use crate::service::Service;
 use crate::session::Seat;
 
 /// The features of a node. Order matters only where a line says so.
 fn list(config: &Config) -> Vec<Box<dyn Feature>> {
-    vec![
+    let mut list: Vec<Box<dyn Feature>> = vec![
         Box::new(roster::RosterFeature),
         Box::new(presence::PresenceFeature),
         Box::new(carbons::Carbons),
@@ -40,7 +42,17 @@ fn list(config: &Config) -> Vec<Box<dyn Feature>> {
         Box::new(register::Register::default()),
         // Behind those that answer for nodes of their own.
         Box::new(disco::DiscoFeature::new(config)),
-    ]
+    ];
+    if config.archive.enabled {
+        // Behind carbons: their copies get the id in the sender's archive, what is delivered the one in the addressee's.
+        list.push(Box::new(archive::ArchiveFeature));
+    }
+    list
+}
+
+/// The services of a node: those that have a domain in its configuration.
+pub fn services(_config: &config::Config) -> Vec<(String, Box<dyn Service>)> {
+    Vec::new()
 }
 
 /// The list, and an index of who asked for what: a stanza nobody asked for costs one look at an empty vector.

@@ -11,6 +11,7 @@ use xmpp::stanza::{Kind, Stanza, Type};
 use xmpp::stream::error::StreamError;
 
 use super::mailbox::{Class, Mailbox, Refused, Weight};
+use crate::features::archive::item::Uid;
 use crate::geo::presence::Presence;
 
 const CARBONS: u8 = 1;
@@ -43,6 +44,8 @@ pub struct Seat {
     read: Mutex<Option<u64>>,
     /// `Some` while older messages are being handed out: newer ones wait here.
     newer: Mutex<Option<Box<Newer>>>,
+    /// The last archived message it was handed.
+    archived: Mutex<Option<Uid>>,
 }
 
 /// Messages that wait until older ones have been handed out; bounded like the mailbox.
@@ -187,6 +190,7 @@ impl Seat {
             read: Mutex::default(),
             handed: Mutex::new(0),
             newer: Mutex::default(),
+            archived: Mutex::default(),
         }
     }
 
@@ -229,7 +233,7 @@ impl Seat {
         if id <= *handed {
             return Older::Taken; // Another hand-out was quicker.
         }
-        if !self.available() || self.priority.load(Ordering::Acquire) < 0 {
+        if !self.takes_messages() {
             return Older::Over;
         }
         match self.mailbox.push(Item::Stanza(delivery)) {
@@ -314,6 +318,16 @@ impl Seat {
         self.set(CARBONS, on);
     }
 
+    /// It is handed a message that is archived under that id.
+    pub fn set_archived(&self, uid: Uid) {
+        *self.archived.lock() = Some(uid);
+    }
+
+    /// The last one it was handed.
+    pub fn archived(&self) -> Option<Uid> {
+        *self.archived.lock()
+    }
+
     /// The client has what was filed up to that id. Whether somebody has to begin telling its home ([`Seat::to_tell_read`]).
     pub fn read_upto(&self, upto: u64) -> bool {
         let mut read = self.read.lock();
@@ -373,6 +387,11 @@ impl Seat {
     /// It has sent initial presence and not withdrawn it.
     pub fn available(&self) -> bool {
         self.has(AVAILABLE)
+    }
+
+    /// It takes messages to its account (RFC 6121 §8.5.2.1.1): available, and of a priority that is not negative.
+    pub fn takes_messages(&self) -> bool {
+        self.available() && self.priority.load(Ordering::Acquire) >= 0
     }
 
     /// Its last presence, if available.

@@ -16,6 +16,8 @@ pub struct Role {
     pub account_of: Option<String>,
     /// Always connects where that other role connects.
     pub beside: Option<String>,
+    /// Has no account: a guest, on the domain of guests.
+    pub is_guest: bool,
 }
 
 /// What happens in one step. XML is kept as text: names in it are filled in during the performance.
@@ -157,13 +159,19 @@ impl Play {
 }
 
 fn role(name: &str, block: &str) -> Result<Role> {
-    let mut role =
-        Role { name: name.into(), resource: name.to_lowercase(), account_of: None, beside: None };
+    let mut role = Role {
+        name: name.into(),
+        resource: name.to_lowercase(),
+        account_of: None,
+        beside: None,
+        is_guest: false,
+    };
     for line in block.lines().filter(|l| !l.is_empty()) {
         match line.split_once(':').map(|(k, v)| (k.trim(), v.trim())) {
             Some(("resource", v)) => role.resource = v.into(),
             Some(("account of", v)) => role.account_of = Some(v.into()),
             Some(("beside", v)) => role.beside = Some(v.into()),
+            Some(("guest", "yes")) => role.is_guest = true,
             _ => return Err(format!("a client has no {line:?}")),
         }
     }
