@@ -16,6 +16,7 @@ use xmpp::stream::error::StreamError;
 use xmpp::xml::element::Element;
 
 use crate::app::Node;
+use crate::features::adhoc::command::Command;
 use crate::geo::presence::Presence;
 use crate::session::{Receipt, Seat};
 
@@ -228,6 +229,11 @@ pub trait Feature: Send + Sync {
     /// Elements for `<stream:features/>` before sign-in, as XML.
     fn stream_features_before_auth(&self) -> &str {
         ""
+    }
+
+    /// Commands of the server (XEP-0050).
+    fn commands(&self) -> Vec<Arc<dyn Command>> {
+        Vec::new()
     }
 
     /// An IQ get or set to the server or to an account.

@@ -33,6 +33,10 @@ pub struct Limits {
     /// What one account keeps in private XML storage (XEP-0049), all together. Beyond: the set is refused with
     /// `resource-constraint`.
     pub private_bytes_max: usize,
+    /// Commands (XEP-0050) whose form is being filled in, of this node. Beyond: the oldest is forgotten.
+    pub command_sessions_max: usize,
+    /// How long that may take. Beyond: `session-expired`.
+    pub command_timeout: Duration,
     /// How long a lost session can be resumed (XEP-0198). Beyond: it ends and what it had not acknowledged is routed
     /// again.
     pub sm_timeout: Duration,
@@ -83,6 +87,14 @@ pub(crate) fn read(table: &Table<'_>) -> Limits {
         offline_messages_max: count("offline_messages_max", 1_000),
         vcard_bytes_max: between("vcard_bytes_max", 192 * KIB, 512 * KIB),
         private_bytes_max: between("private_bytes_max", 512 * KIB, 4 * MIB),
+        command_sessions_max: count("command_sessions_max", 1_000),
+        command_timeout: table.between(
+            "command_timeout",
+            Duration::from_secs(600),
+            Duration::from_secs(1),
+            Duration::from_secs(86_400),
+            "a duration from \"1s\" to \"1d\"",
+        ),
         sm_timeout: table.between(
             "sm_timeout",
             Duration::from_secs(300),

@@ -1,5 +1,6 @@
 //! The list of features, in the order in which a stanza meets them, and who wants to see what. One line a feature.
 
+pub mod adhoc;
 pub mod archive;
 pub mod carbons;
 pub mod disco;
@@ -23,6 +24,7 @@ use replication::durable_log::Change;
 use xmpp::payload::caps::Caps;
 use xmpp::stanza::{Kind, Stanza};
 
+use self::adhoc::command::Command;
 use crate::feature::{Ctx, Disco, Feature, Flow, Iq, SessionEvent};
 use crate::service::Service;
 use crate::session::Seat;
@@ -40,6 +42,7 @@ fn list(config: &Config) -> Vec<Box<dyn Feature>> {
         Box::new(version::Version),
         Box::new(time::Time),
         Box::new(register::Register::default()),
+        Box::new(adhoc::AdHoc::new(config)),
         // Behind those that answer for nodes of their own.
         Box::new(disco::DiscoFeature::new(config)),
     ];
@@ -68,6 +71,8 @@ pub struct Features {
     pub disco: Disco,
     /// The same in one word (XEP-0115).
     pub caps: Caps,
+    /// What the server does on command (XEP-0050).
+    pub commands: Vec<Arc<dyn Command>>,
 }
 
 impl Features {
@@ -88,6 +93,7 @@ impl Features {
             changes: HashMap::new(),
             disco: Disco::default(),
             caps: Caps::default(),
+            commands: Vec::new(),
         };
         for (at, feature) in list.iter().enumerate() {
             let wants = feature.interests();
@@ -108,6 +114,7 @@ impl Features {
                 features.changes.entry(store).or_default().push(at);
             }
             feature.disco(&mut features.disco);
+            features.commands.extend(feature.commands());
         }
         features.list = list;
         features.caps = Caps::of(&features.disco.server_info());
