@@ -3,6 +3,7 @@
 pub(crate) mod admin;
 pub(crate) mod c2s;
 pub(crate) mod domains;
+pub(crate) mod external_services;
 pub(crate) mod geo;
 pub(crate) mod http;
 pub(crate) mod limits;
@@ -10,6 +11,8 @@ pub(crate) mod link;
 pub(crate) mod log;
 pub(crate) mod metadata;
 pub(crate) mod node;
+pub(crate) mod proxy;
 pub(crate) mod registration;
 pub(crate) mod s2s;
 pub(crate) mod storage;
+pub(crate) mod upload;

@@ -15,7 +15,7 @@ use s2s::tls::Fingerprint;
 
 use super::{Node, World};
 use crate::feature::Ctx;
-use crate::features::{offline, roster};
+use crate::features::{offline, roster, upload};
 use crate::geo::Geo;
 use crate::geo::calls::CallError;
 use crate::geo::frame::{self, Call};
@@ -273,6 +273,7 @@ impl Follow {
                 node.authenticator.forget(change.owner());
             }
             node.features.changed(&mut ctx, change, copied);
+            node.services.changed(&mut ctx, change, copied);
         }
         let actions = std::mem::take(&mut ctx.actions);
         router::perform(&node, None, actions);
@@ -309,12 +310,14 @@ pub(super) async fn homes(
                 roster::record::VERSION,
                 offline::home::OFFLINE,
                 offline::home::FILED,
+                upload::home::UPLOAD,
                 pie::home::IMPORT,
                 second::SECOND,
             ],
         }),
         Box::new(roster::home::RosterHome),
         Box::new(offline::home::OfflineHome(late.clone())),
+        Box::new(upload::home::UploadHome),
         Box::new(pie::home::PieHome),
         Box::new(second::SecondHome),
     ];

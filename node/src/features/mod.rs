@@ -10,6 +10,7 @@ pub mod roster;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod time;
+pub mod upload;
 pub mod version;
 
 use std::collections::HashMap;
@@ -38,8 +39,13 @@ fn list() -> Vec<Box<dyn Feature>> {
 }
 
 /// The services of a node: those that have a domain in its configuration.
-pub fn services(_config: &config::Config) -> Vec<(String, Box<dyn Service>)> {
-    Vec::new()
+pub fn services(config: &config::Config) -> Vec<(String, Box<dyn Service>)> {
+    let domains = &config.domains;
+    let mut list: Vec<(String, Box<dyn Service>)> = Vec::new();
+    if let Some(host) = &domains.upload {
+        list.push((host.clone(), Box::new(upload::Upload::new(config))));
+    }
+    list
 }
 
 /// The list, and an index of who asked for what: a stanza nobody asked for costs one look at an empty vector.
