@@ -2,6 +2,7 @@
 
 pub mod carbons;
 pub mod disco;
+pub mod external_services;
 pub mod offline;
 pub mod ping;
 pub mod presence;
@@ -33,6 +34,7 @@ fn list() -> Vec<Box<dyn Feature>> {
         Box::new(ping::Ping),
         Box::new(version::Version),
         Box::new(time::Time),
+        Box::new(external_services::ExternalServices),
         Box::new(register::Register::default()),
         Box::new(disco::DiscoFeature),
     ]
