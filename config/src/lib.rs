@@ -27,6 +27,7 @@ pub use section::archive::{Archive, ArchiveDefault};
 pub use section::c2s::{C2s, CertificateFor};
 pub use section::contact::Contact;
 pub use section::domains::Domains;
+pub use section::external_services::ExternalService;
 pub use section::geo::{Durability, Geo};
 pub use section::http::Http;
 pub use section::limits::Limits;
@@ -34,9 +35,11 @@ pub use section::link::{Link, Peer};
 pub use section::log::{Log, LogFormat};
 pub use section::metadata::Metadata;
 pub use section::node::Node;
+pub use section::proxy::Proxy;
 pub use section::registration::Registration;
 pub use section::s2s::S2s;
 pub use section::storage::{Storage, Sync};
+pub use section::upload::{S3, Upload, UploadRegion, UploadStore};
 pub use value::{Fingerprint, is_domain, is_region, parse_duration};
 
 /// The whole configuration of one node. Every path in it is absolute or relative to the working directory of the
@@ -63,6 +66,12 @@ pub struct Config {
     pub contact: Contact,
     /// The database.
     pub storage: Storage,
+    /// Files that users share.
+    pub upload: Upload,
+    /// The relay between clients.
+    pub proxy: Proxy,
+    /// STUN, TURN and the like, `[[external_services]]`.
+    pub external_services: Vec<ExternalService>,
     /// Raft.
     pub metadata: Metadata,
     /// What happens when regions lose sight of each other.
@@ -117,6 +126,9 @@ impl Config {
             admin: section::admin::read(&root.section("admin")),
             contact: section::contact::read(&root.section("contact")),
             storage: section::storage::read(&root.section("storage")),
+            upload: section::upload::read(&root.section("upload")),
+            proxy: section::proxy::read(&root.section("proxy")),
+            external_services: section::external_services::read(&root),
             metadata: section::metadata::read(&root.section("metadata")),
             geo: section::geo::read(&root.section("geo")),
             archive: section::archive::read(&root.section("archive")),

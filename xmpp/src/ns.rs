@@ -162,6 +162,8 @@ pub const PUSH: &str = "urn:xmpp:push:0";
 pub const STANZA_ID: &str = "urn:xmpp:sid:0";
 /// HTTP file upload (XEP-0363).
 pub const HTTP_UPLOAD: &str = "urn:xmpp:http:upload:0";
+/// HTTP file upload: what a file is for (XEP-0363 §5).
+pub const HTTP_UPLOAD_PURPOSE: &str = "urn:xmpp:http:upload:purpose:0";
 /// Explicit message encryption (XEP-0380).
 pub const EME: &str = "urn:xmpp:eme:0";
 /// Extensible SASL profile (XEP-0388).

@@ -16,6 +16,7 @@ use s2s::tls::Fingerprint;
 use super::{Node, World};
 use crate::feature::Ctx;
 use crate::features::{archive, offline, private, roster, vcard};
+use crate::features::{offline, roster, upload};
 use crate::geo::Geo;
 use crate::geo::calls::CallError;
 use crate::geo::frame::{self, Call};
@@ -273,6 +274,7 @@ impl Follow {
                 node.authenticator.forget(change.owner());
             }
             node.features.changed(&mut ctx, change, copied);
+            node.services.changed(&mut ctx, change, copied);
         }
         let actions = std::mem::take(&mut ctx.actions);
         router::perform(&node, None, actions);
@@ -312,6 +314,7 @@ pub(super) async fn homes(
                 archive::item::ARCHIVE,
                 archive::item::PLACES,
                 archive::prefs::PREFS,
+                upload::home::UPLOAD,
                 pie::home::IMPORT,
                 private::home::PRIVATE,
                 second::SECOND,
@@ -321,6 +324,7 @@ pub(super) async fn homes(
         Box::new(roster::home::RosterHome),
         Box::new(offline::home::OfflineHome(late.clone())),
         Box::new(archive::home::ArchiveHome(late.clone())),
+        Box::new(upload::home::UploadHome),
         Box::new(pie::home::PieHome),
         Box::new(private::home::PrivateHome),
         Box::new(vcard::home::VcardHome),

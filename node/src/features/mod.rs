@@ -7,6 +7,7 @@ pub mod carbons;
 pub mod csi;
 pub mod disco;
 pub mod invisible;
+pub mod external_services;
 pub mod offline;
 pub mod ping;
 pub mod presence;
@@ -17,6 +18,7 @@ pub mod roster;
 pub(crate) mod tests;
 pub mod time;
 pub mod vcard;
+pub mod upload;
 pub mod version;
 
 use std::collections::HashMap;
@@ -47,6 +49,7 @@ fn list(config: &Config) -> Vec<Box<dyn Feature>> {
         Box::new(ping::Ping),
         Box::new(version::Version),
         Box::new(time::Time),
+        Box::new(external_services::ExternalServices),
         Box::new(register::Register::default()),
         Box::new(adhoc::AdHoc::new(config)),
         // Behind those that answer for nodes of their own.
@@ -60,8 +63,13 @@ fn list(config: &Config) -> Vec<Box<dyn Feature>> {
 }
 
 /// The services of a node: those that have a domain in its configuration.
-pub fn services(_config: &config::Config) -> Vec<(String, Box<dyn Service>)> {
-    Vec::new()
+pub fn services(config: &config::Config) -> Vec<(String, Box<dyn Service>)> {
+    let domains = &config.domains;
+    let mut list: Vec<(String, Box<dyn Service>)> = Vec::new();
+    if let Some(host) = &domains.upload {
+        list.push((host.clone(), Box::new(upload::Upload::new(config))));
+    }
+    list
 }
 
 /// The list, and an index of who asked for what: a stanza nobody asked for costs one look at an empty vector.
