@@ -27,6 +27,7 @@ pub use section::c2s::{C2s, CertificateFor};
 pub use section::domains::Domains;
 pub use section::geo::{Durability, Geo};
 pub use section::http::Http;
+pub use section::invitations::{Invitations, Inviters};
 pub use section::limits::Limits;
 pub use section::link::{Link, Peer};
 pub use section::log::{Log, LogFormat};
@@ -63,6 +64,8 @@ pub struct Config {
     pub metadata: Metadata,
     /// What happens when regions lose sight of each other.
     pub geo: Geo,
+    /// Invitations.
+    pub invitations: Invitations,
     /// In-band registration.
     pub registration: Registration,
     /// Every bound, with what happens when it is reached.
@@ -112,6 +115,7 @@ impl Config {
             storage: section::storage::read(&root.section("storage")),
             metadata: section::metadata::read(&root.section("metadata")),
             geo: section::geo::read(&root.section("geo")),
+            invitations: section::invitations::read(&root.section("invitations")),
             registration: section::registration::read(&root.section("registration")),
             limits: section::limits::read(&root.section("limits")),
             log: section::log::read(&root.section("log")),

@@ -24,6 +24,7 @@ use xmpp::sasl::{Hash, Mechanism, Secret};
 use xmpp::stanza::error::StanzaError;
 use xmpp::stream::error::StreamError;
 use xmpp::stream::negotiate::{Offer, TlsPolicy};
+use xmpp::xml::element::Element;
 
 pub use self::build::{Parts, assemble, start_links};
 pub use self::run::{RunError, drain, housekeeping, run};
@@ -118,10 +119,12 @@ impl Offers {
                 Mechanism::Plain,
             ],
             plain_without_tls: false,
-            register: config.registration.enabled,
+            register: config.registration.enabled
+                || config.registration.url.is_some()
+                || config.invitations.accounts != config::Inviters::Nobody,
             stream_management: true,
             roster_versioning: false, // Said by the roster feature.
-            features_before_auth: Vec::new(),
+            features_before_auth: before_auth(config),
             features_after_auth: features.stream_features(),
             fake_secret,
             fake_iterations: crate::homes::accounts::ITERATIONS,
@@ -132,6 +135,17 @@ impl Offers {
         let loopback = Offer { tls, plain_without_tls: plain, ..offer.clone() };
         Self { network: Arc::new(offer), loopback: Arc::new(loopback) }
     }
+}
+
+/// Feature elements that strangers see.
+fn before_auth(config: &config::Config) -> Vec<u8> {
+    let mut features = Vec::new();
+    if config.invitations.accounts != config::Inviters::Nobody {
+        // XEP-0445 §3.
+        features
+            .extend_from_slice(Element::new("register", xmpp::ns::IBR_TOKEN).to_bytes().as_slice());
+    }
+    features
 }
 
 impl Node {
@@ -280,5 +294,5 @@ impl Node {
 /// What a bind that may not be is answered with (XEP-0205, RFC 6120 §7.6.2.1).
 fn too_many_resources() -> StanzaError {
     StanzaError::resource_constraint()
-        .with_extra(xmpp::xml::element::Element::new("resource-limit-exceeded", xmpp::ns::ERRORS))
+        .with_extra(Element::new("resource-limit-exceeded", xmpp::ns::ERRORS))
 }

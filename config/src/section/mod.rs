@@ -5,6 +5,7 @@ pub(crate) mod c2s;
 pub(crate) mod domains;
 pub(crate) mod geo;
 pub(crate) mod http;
+pub(crate) mod invitations;
 pub(crate) mod limits;
 pub(crate) mod link;
 pub(crate) mod log;

@@ -18,6 +18,7 @@ use crate::admin::{
 };
 use crate::auth::Authenticator;
 use crate::auth::internal::NoKeys;
+use crate::features::register;
 use crate::homes::accounts::{self, ACCOUNTS, Account};
 use crate::homes::{HomeError, Moved};
 use crate::router::perform;
@@ -393,7 +394,7 @@ impl Operator for Desk {
     fn user_remove<'a>(&'a self, account: &'a str) -> Answer<'a, ()> {
         Box::pin(async move {
             let account = self.account(account)?;
-            match accounts::remove(&self.node.homes, &account).await.map_err(refused)? {
+            match register::remove(&self.node, &account).await.map_err(refused)? {
                 true => Ok(()),
                 false => Err(Refusal::not_found(format!("there is no account {account}"))),
             }

@@ -2,6 +2,7 @@
 
 pub mod carbons;
 pub mod disco;
+pub mod invitations;
 pub mod offline;
 pub mod ping;
 pub mod presence;

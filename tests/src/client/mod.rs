@@ -188,8 +188,7 @@ impl Client {
     /// # Errors
     /// When there is no stream.
     pub async fn open_stream(&mut self) -> Result<()> {
-        let (stream, _) =
-            Negotiation::start(&self.endpoint, &self.name, &self.transcript).await?;
+        let (stream, _) = Negotiation::start(&self.endpoint, &self.name, &self.transcript).await?;
         self.sm = None;
         self.waiting.clear();
         self.counters = Counters::new();

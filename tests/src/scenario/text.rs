@@ -161,8 +161,13 @@ impl Play {
 }
 
 fn role(name: &str, block: &str) -> Result<Role> {
-    let mut role =
-        Role { name: name.into(), resource: name.to_lowercase(), account_of: None, beside: None, stranger: false };
+    let mut role = Role {
+        name: name.into(),
+        resource: name.to_lowercase(),
+        account_of: None,
+        beside: None,
+        stranger: false,
+    };
     for line in block.lines().filter(|l| !l.is_empty()) {
         match line.split_once(':').map(|(k, v)| (k.trim(), v.trim())) {
             Some(("resource", v)) => role.resource = v.into(),

@@ -234,9 +234,13 @@ voter = {voter}
 {place}# How long a stanza waits for a region that cannot be reached.
 hold = "1m"
 
+[invitations]
+accounts = "users"
+
 [registration]
 enabled = true
 per_address_per_10min = 1000
+password_length_min = 1
 
 [limits]
 # All clients of a quickstart come from one address.
