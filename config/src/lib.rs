@@ -23,7 +23,9 @@ use std::path::Path;
 
 pub use error::{ConfigError, Problem};
 pub use section::admin::Admin;
+pub use section::archive::{Archive, ArchiveDefault};
 pub use section::c2s::{C2s, CertificateFor};
+pub use section::contact::Contact;
 pub use section::domains::Domains;
 pub use section::geo::{Durability, Geo};
 pub use section::http::Http;
@@ -58,6 +60,8 @@ pub struct Config {
     pub http: Http,
     /// Who may use the admin API.
     pub admin: Admin,
+    /// Whom to write to about it.
+    pub contact: Contact,
     /// The database.
     pub storage: Storage,
     /// Raft.
@@ -66,6 +70,8 @@ pub struct Config {
     pub geo: Geo,
     /// Invitations.
     pub invitations: Invitations,
+    /// Message archives.
+    pub archive: Archive,
     /// In-band registration.
     pub registration: Registration,
     /// Every bound, with what happens when it is reached.
@@ -112,10 +118,12 @@ impl Config {
             peers: section::link::read_peers(&root),
             http: section::http::read(&root.section("http")),
             admin: section::admin::read(&root.section("admin")),
+            contact: section::contact::read(&root.section("contact")),
             storage: section::storage::read(&root.section("storage")),
             metadata: section::metadata::read(&root.section("metadata")),
             geo: section::geo::read(&root.section("geo")),
             invitations: section::invitations::read(&root.section("invitations")),
+            archive: section::archive::read(&root.section("archive")),
             registration: section::registration::read(&root.section("registration")),
             limits: section::limits::read(&root.section("limits")),
             log: section::log::read(&root.section("log")),

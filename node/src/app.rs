@@ -24,7 +24,6 @@ use xmpp::sasl::{Hash, Mechanism, Secret};
 use xmpp::stanza::error::StanzaError;
 use xmpp::stream::error::StreamError;
 use xmpp::stream::negotiate::{Offer, TlsPolicy};
-use xmpp::xml::element::Element;
 
 pub use self::build::{Parts, assemble, start_links};
 pub use self::run::{RunError, drain, housekeeping, run};
@@ -32,6 +31,7 @@ pub use self::wires::Late;
 pub use self::world::{Chance, World};
 use crate::auth::{Internal, Throttle};
 use crate::features::Features;
+use crate::features::archive::Archive;
 use crate::features::roster::cache::Rosters;
 use crate::geo::Geo;
 use crate::homes::Homes;
@@ -39,6 +39,7 @@ use crate::metrics::Metrics;
 use crate::outbox::Recovery;
 use crate::outbox::second::Second;
 use crate::router::{Domains, Ledger, Routed, perform};
+use crate::service::Services;
 use crate::session::mailbox::{Mailbox, MailboxLimits};
 use crate::session::{self, Resumable, Seat};
 use crate::storage::Storage;
@@ -66,6 +67,10 @@ pub struct Node {
     pub rosters: Rosters,
     /// The XEPs.
     pub features: Features,
+    /// Those with a domain of their own.
+    pub services: Services,
+    /// Messages on their way into archives.
+    pub archive: Archive,
     /// What it has promised and not handed on.
     pub ledger: Ledger,
     /// What a former life had promised.
@@ -124,7 +129,7 @@ impl Offers {
                 || config.invitations.accounts != config::Inviters::Nobody,
             stream_management: true,
             roster_versioning: false, // Said by the roster feature.
-            features_before_auth: before_auth(config),
+            features_before_auth: features.stream_features_before_auth(),
             features_after_auth: features.stream_features(),
             fake_secret,
             fake_iterations: crate::homes::accounts::ITERATIONS,
@@ -135,17 +140,6 @@ impl Offers {
         let loopback = Offer { tls, plain_without_tls: plain, ..offer.clone() };
         Self { network: Arc::new(offer), loopback: Arc::new(loopback) }
     }
-}
-
-/// Feature elements that strangers see.
-fn before_auth(config: &config::Config) -> Vec<u8> {
-    let mut features = Vec::new();
-    if config.invitations.accounts != config::Inviters::Nobody {
-        // XEP-0445 §3.
-        features
-            .extend_from_slice(Element::new("register", xmpp::ns::IBR_TOKEN).to_bytes().as_slice());
-    }
-    features
 }
 
 impl Node {
@@ -294,5 +288,5 @@ impl Node {
 /// What a bind that may not be is answered with (XEP-0205, RFC 6120 §7.6.2.1).
 fn too_many_resources() -> StanzaError {
     StanzaError::resource_constraint()
-        .with_extra(Element::new("resource-limit-exceeded", xmpp::ns::ERRORS))
+        .with_extra(xmpp::xml::element::Element::new("resource-limit-exceeded", xmpp::ns::ERRORS))
 }

@@ -113,6 +113,8 @@ pub struct Metrics {
     pub unsettled: Gauge,
     /// Messages written to the outbox.
     pub outbox_written: Counter,
+    /// Messages that an archive has taken.
+    pub archived: Counter,
     /// Session rows of this region in the table.
     pub rows_here: Gauge,
     /// Session rows of other regions in the table.
@@ -214,6 +216,7 @@ impl Metrics {
             },
             parked_bytes: gauge(r, "parked_bytes", "Bytes of stanzas parked now"),
             unsettled: gauge(r, "unsettled", "Messages accepted and kept by nobody yet"),
+            archived: counter(r, "archived", "Messages that an archive has taken"),
             outbox_written: counter(r, "outbox_written", "Messages written to the outbox"),
             rows_here: whose("here"),
             rows_elsewhere: whose("elsewhere"),

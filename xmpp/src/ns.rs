@@ -142,6 +142,10 @@ pub const CORRECTION: &str = "urn:xmpp:message-correct:0";
 pub const MAM: &str = "urn:xmpp:mam:2";
 /// Message archive, extended (XEP-0313).
 pub const MAM_EXTENDED: &str = "urn:xmpp:mam:2#extended";
+/// Archive, full-text search (XEP-0431).
+pub const FULLTEXT: &str = "urn:xmpp:fulltext:0";
+/// Message retraction (XEP-0424).
+pub const RETRACT: &str = "urn:xmpp:message-retract:1";
 /// Chat markers (XEP-0333).
 pub const CHAT_MARKERS: &str = "urn:xmpp:chat-markers:0";
 /// Message processing hints (XEP-0334).

@@ -18,6 +18,7 @@ use s2s::tls::TlsIdentity;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use xmpp::jid::Jid;
+use xmpp::payload::disco::Item;
 use xmpp::sasl::Secret;
 
 use super::run::RunError;
@@ -25,6 +26,7 @@ use super::wires::{self, Late, RaftWire};
 use super::world::{World, wall_ms};
 use super::{Node, Offers};
 use crate::auth::{Internal, Stored, Throttle};
+use crate::features::archive::{self, Archive};
 use crate::features::Features;
 use crate::features::roster::cache::Rosters;
 use crate::geo::Geo;
@@ -33,6 +35,7 @@ use crate::metrics::Metrics;
 use crate::outbox::second::Second;
 use crate::outbox::{self, Recovery};
 use crate::router::{Domains, Ledger};
+use crate::service::Services;
 use crate::session::Resumable;
 use crate::storage::Storage;
 use crate::storage::sqlite::{Sqlite, SqliteConfig};
@@ -100,7 +103,12 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
     let late = Late::default();
     let homes =
         wires::homes(&config, incarnation, &world, &storage, &metadata, &geo, &late).await?;
-    let features = Features::default();
+    let services = Services::new(crate::features::services(&config));
+    let mut features = Features::new(&config);
+    for (host, title) in services.titles() {
+        let (jid, name) = (host.to_owned(), Some(title.to_owned()));
+        features.disco.services.push(Item { jid, node: None, name });
+    }
     let offers = Offers::new(&config, &features, Secret::new(world.random::<32>().to_vec()));
     let records = Arc::new(Stored(storage.clone()));
     let regions = config.regions();
@@ -111,6 +119,7 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
             .iter()
             .map(|region| format!("{region}.{}", config.domains.global))
             .collect(),
+        services: services.hosts().map(str::to_owned).zip(0..).collect(),
     };
     let limits = ParkLimits {
         bytes_max: config.limits.parked_bytes_max,
@@ -128,6 +137,8 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
         storage,
         rosters: Rosters::default(),
         features,
+        services,
+        archive: Archive::new(&config.archive, &name),
         ledger: Ledger::new(incarnation, config.limits.unsettled_bytes_max),
         recovery: Recovery::default(),
         second: Second::default(),
@@ -149,6 +160,7 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
     });
     late.set(&node);
     outbox::load(&node).await?;
+    archive::load(&node).await?;
     Ok(node)
 }
 

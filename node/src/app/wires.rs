@@ -15,7 +15,7 @@ use s2s::tls::Fingerprint;
 
 use super::{Node, World};
 use crate::feature::Ctx;
-use crate::features::{invitations, offline, roster};
+use crate::features::{archive, invitations, offline, roster};
 use crate::geo::Geo;
 use crate::geo::calls::CallError;
 use crate::geo::frame::{self, Call};
@@ -311,6 +311,9 @@ pub(super) async fn homes(
                 offline::home::FILED,
                 invitations::record::INVITATIONS,
                 invitations::record::RESERVED,
+                archive::item::ARCHIVE,
+                archive::item::PLACES,
+                archive::prefs::PREFS,
                 pie::home::IMPORT,
                 second::SECOND,
             ],
@@ -318,6 +321,7 @@ pub(super) async fn homes(
         Box::new(roster::home::RosterHome),
         Box::new(offline::home::OfflineHome(late.clone())),
         Box::new(invitations::home::InvitationsHome),
+        Box::new(archive::home::ArchiveHome(late.clone())),
         Box::new(pie::home::PieHome),
         Box::new(second::SecondHome),
     ];

@@ -1,5 +1,6 @@
 //! The list of features, in the order in which a stanza meets them, and who wants to see what. One line a feature.
 
+pub mod archive;
 pub mod carbons;
 pub mod disco;
 pub mod invitations;
@@ -14,17 +15,20 @@ pub mod time;
 pub mod version;
 
 use std::collections::HashMap;
-
-use replication::durable_log::Change;
 use std::sync::Arc;
+
+use config::Config;
+use replication::durable_log::Change;
+use xmpp::payload::caps::Caps;
 use xmpp::stanza::{Kind, Stanza};
 
 use crate::feature::{Ctx, Disco, Feature, Flow, Iq, SessionEvent};
+use crate::service::Service;
 use crate::session::Seat;
 
 /// The features of a node. Order matters only where a line says so.
-fn list() -> Vec<Box<dyn Feature>> {
-    vec![
+fn list(config: &Config) -> Vec<Box<dyn Feature>> {
+    let mut list: Vec<Box<dyn Feature>> = vec![
         Box::new(roster::RosterFeature),
         Box::new(presence::PresenceFeature),
         Box::new(carbons::Carbons),
@@ -33,8 +37,20 @@ fn list() -> Vec<Box<dyn Feature>> {
         Box::new(version::Version),
         Box::new(time::Time),
         Box::new(register::Register::default()),
-        Box::new(disco::DiscoFeature),
-    ]
+        Box::new(invitations::InvitationsFeature::new(config)),
+        // Behind those that answer for nodes of their own.
+        Box::new(disco::DiscoFeature::new(config)),
+    ];
+    if config.archive.enabled {
+        // Behind carbons: their copies get the id in the sender's archive, what is delivered the one in the addressee's.
+        list.push(Box::new(archive::ArchiveFeature));
+    }
+    list
+}
+
+/// The services of a node: those that have a domain in its configuration.
+pub fn services(_config: &config::Config) -> Vec<(String, Box<dyn Service>)> {
+    Vec::new()
 }
 
 /// The list, and an index of who asked for what: a stanza nobody asked for costs one look at an empty vector.
@@ -48,17 +64,18 @@ pub struct Features {
     changes: HashMap<&'static str, Vec<usize>>,
     /// What is advertised.
     pub disco: Disco,
-}
-
-impl Default for Features {
-    fn default() -> Self {
-        Self::new(list())
-    }
+    /// The same in one word (XEP-0115).
+    pub caps: Caps,
 }
 
 impl Features {
+    /// All there are, as the configuration wants them.
+    pub fn new(config: &Config) -> Self {
+        Self::of(list(config))
+    }
+
     /// An index of these.
-    pub fn new(list: Vec<Box<dyn Feature>>) -> Self {
+    pub fn of(list: Vec<Box<dyn Feature>>) -> Self {
         let mut features = Self {
             list: Vec::new(),
             iq: HashMap::new(),
@@ -68,6 +85,7 @@ impl Features {
             session: Vec::new(),
             changes: HashMap::new(),
             disco: Disco::default(),
+            caps: Caps::default(),
         };
         for (at, feature) in list.iter().enumerate() {
             let wants = feature.interests();
@@ -90,12 +108,21 @@ impl Features {
             feature.disco(&mut features.disco);
         }
         features.list = list;
+        features.caps = Caps::of(&features.disco.server_info());
         features
     }
 
     /// Elements for `<stream:features/>` after sign-in.
     pub fn stream_features(&self) -> Vec<u8> {
-        self.list.iter().flat_map(|feature| feature.stream_features().bytes()).collect()
+        let own = self.list.iter().flat_map(|feature| feature.stream_features().bytes());
+        own.chain(self.caps.element().to_bytes()).collect()
+    }
+
+    /// Elements for `<stream:features/>` before sign-in.
+    pub fn stream_features_before_auth(&self) -> Vec<u8> {
+        let of =
+            |feature: &Box<dyn Feature>| feature.stream_features_before_auth().as_bytes().to_vec();
+        self.list.iter().flat_map(of).collect()
     }
 
     /// An IQ get or set, to those who answer its payload's namespace.

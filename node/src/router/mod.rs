@@ -29,6 +29,7 @@ use self::road::Road;
 use crate::app::Node;
 use crate::geo::frame::TRIES_MAX;
 use crate::geo::presence::Presence;
+use crate::service;
 use crate::session::{Delivery, Owed, Receipt, Seat};
 
 /// A stanza on its way to an account.
@@ -62,6 +63,7 @@ pub fn route_from(node: &Arc<Node>, stanza: Stanza, receipt: Option<Receipt>) {
     match decide(&stanza, &node.domains) {
         Destination::Account(account) => to_account(node, &account, stanza, receipt),
         // Answered, and so handled: the receipt is dropped behind the answer.
+        Destination::Service(at) => service::take(node, at, &stanza),
         Destination::Server | Destination::NoService => undeliverable(node, &stanza),
         Destination::Foreign => bounce(node, &stanza, &StanzaError::remote_server_not_found()),
     }

@@ -11,6 +11,7 @@ use xmpp::stanza::{Kind, Stanza, Type};
 use xmpp::stream::error::StreamError;
 
 use super::mailbox::{Class, Mailbox, Refused, Weight};
+use crate::features::archive::item::Uid;
 use crate::geo::presence::Presence;
 
 const CARBONS: u8 = 1;
@@ -43,6 +44,8 @@ pub struct Seat {
     read: Mutex<Option<u64>>,
     /// `Some` while older messages are being handed out: newer ones wait here.
     newer: Mutex<Option<Box<Newer>>>,
+    /// The last archived message it was handed.
+    archived: Mutex<Option<Uid>>,
 }
 
 /// Messages that wait until older ones have been handed out; bounded like the mailbox.
@@ -187,6 +190,7 @@ impl Seat {
             read: Mutex::default(),
             handed: Mutex::new(0),
             newer: Mutex::default(),
+            archived: Mutex::default(),
         }
     }
 
@@ -312,6 +316,16 @@ impl Seat {
     /// Switches XEP-0280.
     pub fn set_carbons(&self, on: bool) {
         self.set(CARBONS, on);
+    }
+
+    /// It is handed a message that is archived under that id.
+    pub fn set_archived(&self, uid: Uid) {
+        *self.archived.lock() = Some(uid);
+    }
+
+    /// The last one it was handed.
+    pub fn archived(&self) -> Option<Uid> {
+        *self.archived.lock()
     }
 
     /// The client has what was filed up to that id. Whether somebody has to begin telling its home ([`Seat::to_tell_read`]).

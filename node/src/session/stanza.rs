@@ -6,7 +6,6 @@ use xmpp::stanza::error::StanzaError;
 use xmpp::stanza::{Head, Kind, Stanza, Type};
 use xmpp::stream::error::StreamError;
 
-use super::Receipt;
 use super::task::Session;
 use crate::feature::{Action, Ctx, Flow, Iq, Target};
 use crate::router::{self, Destination, decide};
@@ -44,7 +43,7 @@ impl Session {
 }
 
 /// One stamped stanza: the outbound features, then the router, which takes the receipt of a message along.
-pub(super) fn handle(ctx: &mut Ctx<'_>, mut stanza: Stanza, receipt: &mut Option<Receipt>) -> Flow {
+pub(super) fn handle(ctx: &mut Ctx<'_>, mut stanza: Stanza) -> Flow {
     match stanza.kind() {
         Kind::Iq => iq(ctx, stanza),
         Kind::Message => {
@@ -55,7 +54,7 @@ pub(super) fn handle(ctx: &mut Ctx<'_>, mut stanza: Stanza, receipt: &mut Option
             }
             match ctx.node.features.outbound(ctx, &mut stanza) {
                 Flow::Next => {
-                    router::route_from(ctx.node, stanza, receipt.take());
+                    router::route_from(ctx.node, stanza, ctx.receipt.take());
                     Flow::Done
                 }
                 flow => flow,
@@ -78,16 +77,20 @@ fn iq(ctx: &mut Ctx<'_>, stanza: Stanza) -> Flow {
     let own = ctx.seat.map(|seat| seat.bare.clone()).expect("a session sends");
     let target = match stanza.to() {
         None => Target::Account { account: own, own: true },
-        Some(to) if to.resource().is_some() && to.local().is_some() => {
-            router::route(ctx.node, stanza);
-            return Flow::Done;
-        }
-        Some(_) => match decide(&stanza, &ctx.node.domains) {
+        Some(to) => match decide(&stanza, &ctx.node.domains) {
+            Destination::Account(_) if to.resource().is_some() => {
+                router::route(ctx.node, stanza);
+                return Flow::Done;
+            }
             Destination::Account(account) => {
                 let own = account == own;
                 Target::Account { account, own }
             }
             Destination::Server => Target::Server,
+            Destination::Service(at) => {
+                let node = ctx.node.clone();
+                return node.services.handle(ctx, at, &stanza);
+            }
             Destination::NoService | Destination::Foreign => {
                 router::route(ctx.node, stanza);
                 return Flow::Done;

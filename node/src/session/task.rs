@@ -210,6 +210,10 @@ impl Session {
     /// has it then.
     async fn stanza(&mut self, stanza: Option<Stanza>) -> Option<Close> {
         let is_message = stanza.as_ref().is_some_and(|stanza| stanza.kind() == Kind::Message);
+        if is_message && self.node.archive.queue.is_full() {
+            // Archives cannot keep up: what more this client says waits in its connection.
+            self.node.archive.queue.room().await;
+        }
         let mut receipt = match self.sm.as_ref() {
             Some(sm) if is_message && sings(Canary::HandledAtOnce) => {
                 sm.handled.count();
@@ -220,7 +224,9 @@ impl Session {
         };
         if let Some(stanza) = stanza {
             let mut ctx = Ctx::new(&self.node, Some(&self.seat));
-            let flow = super::stanza::handle(&mut ctx, stanza, &mut receipt);
+            ctx.receipt = receipt;
+            let flow = super::stanza::handle(&mut ctx, stanza);
+            receipt = ctx.receipt.take();
             let actions = std::mem::take(&mut ctx.actions);
             let mut close = if actions.is_empty() {
                 None

@@ -225,6 +225,12 @@ listen = ["127.0.0.1:{http}"]
 [admin]
 accounts = ["admin@{domain}"]
 
+[contact]
+abuse = ["mailto:abuse@{domain}", "xmpp:admin@{domain}"]
+admin = ["mailto:admin@{domain}", "xmpp:admin@{domain}"]
+security = ["mailto:security@{domain}"]
+support = ["xmpp:admin@{domain}"]
+
 [metadata]
 cluster = "{domain}"
 raft_id = {raft_id}

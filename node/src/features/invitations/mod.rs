@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use config::Inviters;
 use xmpp::jid::{BareJid, Jid};
+use xmpp::ns;
 use xmpp::stanza::error::StanzaError;
 use xmpp::stanza::{Stanza, Type};
 
@@ -25,11 +26,39 @@ use self::home::{Answer, OP, Request};
 use self::record::{Invitation, Reserved};
 use self::token::Token;
 use crate::app::Node;
-use crate::feature::Action;
+use crate::feature::{Action, Feature};
 use crate::features::presence::relation;
 use crate::features::roster::subscription::Kind;
 use crate::homes::HomeError;
 use crate::router::perform;
+
+/// See the room.
+pub struct InvitationsFeature {
+    /// For strangers (XEP-0445 §3).
+    stream_feature: String,
+}
+
+impl InvitationsFeature {
+    /// As the configuration wants it.
+    pub fn new(config: &config::Config) -> Self {
+        let accepted = config.invitations.accounts != Inviters::Nobody;
+        let stream_feature = match accepted {
+            true => format!("<register xmlns='{}'/>", ns::IBR_TOKEN),
+            false => String::new(),
+        };
+        Self { stream_feature }
+    }
+}
+
+impl Feature for InvitationsFeature {
+    fn name(&self) -> &'static str {
+        "invitations"
+    }
+
+    fn stream_features_before_auth(&self) -> &str {
+        &self.stream_feature
+    }
+}
 
 /// What somebody wants to invite to.
 #[derive(Clone, Debug)]

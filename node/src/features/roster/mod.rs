@@ -258,6 +258,21 @@ fn error_of(request: &Stanza, error: &StanzaError) -> Stanza {
     request.error_reply(error).expect("a get or set may be answered")
 }
 
+/// Whether whoever asks may see the account's presence, and so what else is for those only (XEP-0030 §8, XEP-0012 §6). The owner may.
+pub async fn shows_presence(node: &Arc<Node>, account: &BareJid, asked: &Stanza) -> bool {
+    let Some(asker) = asked.from().map(|from| from.bare()) else { return false };
+    if asker == *account {
+        return true;
+    }
+    match node.rosters.load(node, account).await {
+        Ok(roster) => roster.has_subscriber(&asker),
+        Err(error) => {
+            tracing::error!(%error, "a roster cannot be read");
+            false
+        }
+    }
+}
+
 /// Asks the account's home.
 ///
 /// # Errors
