@@ -30,7 +30,7 @@ pub use section::domains::Domains;
 pub use section::geo::{Durability, Geo};
 pub use section::http::Http;
 pub use section::invitations::{Invitations, Inviters};
-pub use section::limits::Limits;
+pub use section::limits::{Limits, Rate, RateExceeded};
 pub use section::link::{Link, Peer};
 pub use section::log::{Log, LogFormat};
 pub use section::metadata::Metadata;

@@ -80,7 +80,8 @@ mod tests {
 
     #[test]
     fn what_is_wanted_is_read() {
-        let set = |inner: &str| format!("<set xmlns='http://jabber.org/protocol/rsm'>{inner}</set>");
+        let set =
+            |inner: &str| format!("<set xmlns='http://jabber.org/protocol/rsm'>{inner}</set>");
         let some = |text: &str| Some(text.to_owned());
         assert_eq!(wanted(""), Ok(Wanted::default()));
         for (inner, expected) in [

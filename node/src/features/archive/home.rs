@@ -259,10 +259,7 @@ async fn bury(tx: &mut Tx, retraction: &Item) -> Result<(), HomeError> {
     };
     let retract = element.child("retract", ns::RETRACT);
     let Some(target) = retract.and_then(|retract| retract.attr("id")) else { return Ok(()) };
-    let page = Page {
-        mark: Some(mark(&retraction.with)),
-        ..Page::before(None, RETRACT_LOOK)
-    };
+    let page = Page { mark: Some(mark(&retraction.with)), ..Page::before(None, RETRACT_LOOK) };
     let bare = |jid: &str| jid.split('/').next().map(str::to_owned);
     for (id, bytes) in tx.archive(ARCHIVE, page).await?.into_iter().rev() {
         let Some(mut item) = Item::decode(&bytes) else { continue };

@@ -113,7 +113,14 @@ mod tests {
             assert_eq!(Uid::parse(&uid.to_string()), Some(uid));
         }
         let good = Uid { order: 10, node: 11 }.to_string();
-        for text in ["", "x", "28482-98726-73623", &good[1..], &good.to_uppercase(), "+00000000000000100000000"] {
+        for text in [
+            "",
+            "x",
+            "28482-98726-73623",
+            &good[1..],
+            &good.to_uppercase(),
+            "+00000000000000100000000",
+        ] {
             assert_eq!(Uid::parse(text), None, "{text}");
         }
         assert_eq!(Uid::parse(&format!("{good}0")), None);

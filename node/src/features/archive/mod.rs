@@ -172,9 +172,11 @@ impl Feature for ArchiveFeature {
             }
             (Type::Set, "prefs") => {
                 match Prefs::parse(payload, node.config.archive.preferences_max) {
-                    Ok(prefs) => Flow::Later(Box::pin(async move {
-                        prefer(&node, &seat, &request, prefs).await
-                    })),
+                    Ok(prefs) => {
+                        Flow::Later(Box::pin(
+                            async move { prefer(&node, &seat, &request, prefs).await },
+                        ))
+                    }
                     Err(error) => refuse(ctx, iq, &error),
                 }
             }
@@ -300,12 +302,7 @@ async fn caught_up(node: &Arc<Node>, seat: &Arc<Seat>) -> bool {
     }
 }
 
-async fn read(
-    node: &Arc<Node>,
-    seat: &Arc<Seat>,
-    request: &Stanza,
-    query: &Query,
-) -> Vec<Action> {
+async fn read(node: &Arc<Node>, seat: &Arc<Seat>, request: &Stanza, query: &Query) -> Vec<Action> {
     let stable = caught_up(node, seat).await;
     let found = match query::run(node, &seat.bare, query).await {
         Ok(found) => found,
@@ -384,12 +381,7 @@ async fn metadata(node: &Arc<Node>, seat: &Arc<Seat>, request: &Stanza) -> Vec<A
     vec![Action::Reply(Stanza::iq_result(request, Some(metadata)))]
 }
 
-async fn prefer(
-    node: &Arc<Node>,
-    seat: &Arc<Seat>,
-    request: &Stanza,
-    prefs: Prefs,
-) -> Vec<Action> {
+async fn prefer(node: &Arc<Node>, seat: &Arc<Seat>, request: &Stanza, prefs: Prefs) -> Vec<Action> {
     let element = prefs.element();
     match node.homes.exchange::<_, Answer>(&seat.bare, OP, &Request::Prefer(prefs)).await {
         Ok(Answer::Done) => {

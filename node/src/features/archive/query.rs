@@ -364,7 +364,8 @@ mod tests {
 
     #[test]
     fn what_is_wrong_with_a_query_is_said_exactly() {
-        let rsm = |inner: &str| format!("<set xmlns='http://jabber.org/protocol/rsm'>{inner}</set>");
+        let rsm =
+            |inner: &str| format!("<set xmlns='http://jabber.org/protocol/rsm'>{inner}</set>");
         for (inner, expected) in [
             (one("with", "@"), StanzaError::jid_malformed()),
             (one("start", "yesterday"), StanzaError::bad_request()),
@@ -372,10 +373,7 @@ mod tests {
             (one("colour", "red"), StanzaError::feature_not_implemented()),
             (rsm("<max>x</max>"), StanzaError::bad_request()),
             (rsm("<index>3</index>"), StanzaError::feature_not_implemented()),
-            (
-                "<x xmlns='jabber:x:data' type='submit'/>".to_owned(),
-                StanzaError::bad_request(),
-            ),
+            ("<x xmlns='jabber:x:data' type='submit'/>".to_owned(), StanzaError::bad_request()),
         ] {
             assert_eq!(query(&inner), Err(expected), "{inner}");
         }
@@ -410,7 +408,8 @@ mod tests {
     #[tokio::test]
     async fn a_page_has_what_was_asked_for() {
         let storage = archive().await;
-        let rsm = |inner: &str| format!("<set xmlns='http://jabber.org/protocol/rsm'>{inner}</set>");
+        let rsm =
+            |inner: &str| format!("<set xmlns='http://jabber.org/protocol/rsm'>{inner}</set>");
         let at = |n: u64| date_time::format(n * 1_000);
         let table: Vec<(String, &[u64], bool)> = vec![
             (String::new(), &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9], true),
@@ -467,7 +466,8 @@ mod tests {
     #[tokio::test]
     async fn what_is_named_and_not_there_is_an_error() {
         let storage = archive().await;
-        let rsm = |inner: &str| format!("<set xmlns='http://jabber.org/protocol/rsm'>{inner}</set>");
+        let rsm =
+            |inner: &str| format!("<set xmlns='http://jabber.org/protocol/rsm'>{inner}</set>");
         for inner in [
             rsm("<after>nothing</after>"),
             rsm("<before>nothing</before>"),

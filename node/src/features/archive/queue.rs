@@ -250,9 +250,13 @@ fn enter(node: &Arc<Node>, account: BareJid, waiting: Waiting) {
 pub async fn load(node: &Arc<Node>) -> Result<(), StorageError> {
     for (place, bytes) in node.storage.outbox(&outbox(node)).await? {
         let read = postcard::from_bytes::<(String, Filing)>(&bytes).ok();
-        let read = read.and_then(|(account, filing)| Some((BareJid::parse(&account).ok()?, filing)));
+        let read =
+            read.and_then(|(account, filing)| Some((BareJid::parse(&account).ok()?, filing)));
         let Some((account, mut filing)) = read else {
-            tracing::error!(place, "a message for an archive cannot be read; it stays in the outbox");
+            tracing::error!(
+                place,
+                "a message for an archive cannot be read; it stays in the outbox"
+            );
             continue;
         };
         filing.again = true;
@@ -294,7 +298,8 @@ async fn work(node: Arc<Node>, account: BareJid) {
             }
             Ok(Answer::NoAccount) => {}
             // A version that does not know it, or one that is too big: it will not be taken the next time either.
-            Ok(Answer::Has(_)) | Err(HomeError::Refused(_) | HomeError::Unknown(_) | HomeError::Metadata(_)) => {
+            Ok(Answer::Has(_))
+            | Err(HomeError::Refused(_) | HomeError::Unknown(_) | HomeError::Metadata(_)) => {
                 tracing::error!(%account, count, "messages were refused by the archive");
             }
         }
