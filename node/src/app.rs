@@ -20,7 +20,7 @@ use replication::{Hlc, HybridClock};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use xmpp::jid::{BareJid, Jid};
-use xmpp::sasl::{Hash, Mechanism, Secret};
+use xmpp::sasl::{Mechanism, Secret};
 use xmpp::stanza::error::StanzaError;
 use xmpp::stream::error::StreamError;
 use xmpp::stream::negotiate::{Offer, TlsPolicy};
@@ -29,7 +29,7 @@ pub use self::build::{Parts, assemble, start_links};
 pub use self::run::{RunError, drain, housekeeping, run};
 pub use self::wires::Late;
 pub use self::world::{Chance, World};
-use crate::auth::{Internal, Throttle};
+use crate::auth::{Chain, Throttle};
 use crate::features::Features;
 use crate::features::archive::Archive;
 use crate::features::roster::cache::Rosters;
@@ -82,7 +82,7 @@ pub struct Node {
     /// Sessions that may be resumed.
     pub resumable: Resumable,
     /// Who may sign in.
-    pub authenticator: Internal,
+    pub authenticator: Chain,
     /// Who tried too often.
     pub throttle: Throttle,
     /// Certificates for clients.
@@ -111,18 +111,20 @@ struct Offers {
 }
 
 impl Offers {
-    fn new(config: &config::Config, features: &Features, fake_secret: Secret) -> Self {
-        let mechanism = |hash, plus| Mechanism::Scram { hash, plus };
+    fn new(
+        config: &config::Config,
+        features: &Features,
+        mechanisms: Vec<Mechanism>,
+        fake_secret: Secret,
+    ) -> Self {
+        let mut domains = vec![config.domains.global.clone()];
+        domains.extend(config.domains.anon.clone());
+        let guests = config.domains.anon.clone().map(|name| (name, vec![Mechanism::Anonymous]));
         let offer = Offer {
-            domains: vec![config.domains.global.clone()],
+            domains,
             tls: TlsPolicy::Required,
-            mechanisms: vec![
-                mechanism(Hash::Sha256, true),
-                mechanism(Hash::Sha1, true),
-                mechanism(Hash::Sha256, false),
-                mechanism(Hash::Sha1, false),
-                Mechanism::Plain,
-            ],
+            mechanisms,
+            apart: guests.into_iter().collect(),
             plain_without_tls: false,
             register: config.registration.enabled
                 || config.registration.url.is_some()

@@ -75,8 +75,8 @@ pub enum Action {
     Copy {
         /// Whose other resources.
         account: BareJid,
-        /// The resource that needs none: it sent or received the original.
-        except: FullJid,
+        /// The resource that needs none: it sent or received the original. `None`: all need none that take the account's messages.
+        except: Option<FullJid>,
         /// `true` when the account sent the original, `false` when it received it.
         sent: bool,
         /// The original.

@@ -147,17 +147,23 @@ impl Throttle {
     ///
     /// # Errors
     /// How long to wait. See [`Tally::wait`].
-    pub fn check(&self, from: IpAddr, account: &BareJid, now_ms: u64) -> Result<(), Duration> {
+    pub fn check(
+        &self,
+        from: IpAddr,
+        account: Option<&BareJid>,
+        now_ms: u64,
+    ) -> Result<(), Duration> {
         let now = Duration::from_millis(now_ms);
-        match self.tally.lock().wait(from, Some(account.as_str()), now) {
+        match self.tally.lock().wait(from, account.map(BareJid::as_str), now) {
             Duration::ZERO => Ok(()),
             wait => Err(wait),
         }
     }
 
     /// See [`Tally::failed`].
-    pub fn failed(&self, from: IpAddr, account: &BareJid, now_ms: u64) {
-        self.tally.lock().failed(from, Some(account.as_str()), Duration::from_millis(now_ms));
+    pub fn failed(&self, from: IpAddr, account: Option<&BareJid>, now_ms: u64) {
+        let account = account.map(BareJid::as_str);
+        self.tally.lock().failed(from, account, Duration::from_millis(now_ms));
     }
 
     /// See [`Tally::succeeded`].

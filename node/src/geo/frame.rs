@@ -204,8 +204,8 @@ pub struct PresenceProbe {
 pub struct CarbonCopy {
     /// Whose.
     pub account: BareJid,
-    /// Not for this one.
-    pub except: FullJid,
+    /// Not for this one, which sent or received it; `None`: for those that take no messages of the account (RFC 6121 §8.5.2.1.1).
+    pub except: Option<FullJid>,
     /// Sent or received.
     pub sent: bool,
     /// The original.

@@ -89,11 +89,8 @@ impl Geo {
     /// which knows its own rows best. All of them, not only those with rows here: a resource that is just binding there would
     /// otherwise miss it (its own probe may have passed ours on the way).
     pub fn multicast(&self, node: &Arc<Node>, presence: &Presence, to: &[BareJid]) {
-        let to: Vec<BareJid> = to
-            .iter()
-            .filter(|account| node.domains.has_accounts(account.domain()))
-            .cloned()
-            .collect();
+        let to: Vec<BareJid> =
+            to.iter().filter(|account| node.domains.has_users(account.domain())).cloned().collect();
         if to.is_empty() {
             return;
         }
@@ -129,7 +126,7 @@ impl Geo {
     /// What a local session shows, to an account that was just granted it. A region that does not know of the grant yet drops it, and asks
     /// by itself when it does: so a client never sees the presence of somebody who is not yet in its roster.
     pub fn grant(&self, node: &Arc<Node>, seat: &Seat, to: &BareJid) {
-        if !node.domains.has_accounts(to.domain()) {
+        if !node.domains.has_users(to.domain()) {
             return;
         }
         let live = self.live();

@@ -218,7 +218,8 @@ fn take(node: &Arc<Node>, peer: &Peer, kind: FrameKind, body: Bytes) {
         frame::CARBON => {
             let Some(copy) = value::<CarbonCopy>(&peer.id, kind, &body) else { return };
             if let Ok(forwarded) = Stanza::parse(copy.forwarded.into()) {
-                perform::local_carbons(node, &copy.account, &copy.except, copy.sent, &forwarded);
+                let except = copy.except.as_ref();
+                perform::local_carbons(node, &copy.account, except, copy.sent, &forwarded);
             }
         }
         frame::REPRESENT => light::represent(node, peer.ix),

@@ -36,11 +36,19 @@ pub fn choose<H: Clone>(stanza: &Stanza, rows: &[Row<H>]) -> Choice<H> {
     }
 }
 
+/// Whether a message to the account goes by a resource of it that takes none: that one may want a carbon copy (XEP-0280 §6).
+pub fn passes_over<H: Clone>(stanza: &Stanza, rows: &[Row<H>]) -> bool {
+    let resource = stanza.to().and_then(Jid::resource);
+    stanza.kind() == Kind::Message
+        && !rows.iter().all(|row| row.available && row.priority >= 0)
+        && resource.is_none_or(|resource| rows.iter().all(|row| row.full.resource() != resource))
+}
+
 /// XEP-0160 §3 and XEP-0334: what may be stored for a user who is away.
 fn storable(stanza: &Stanza) -> bool {
     let hint = |name: &str| stanza.has_child(name, ns::HINTS);
-    if hint("no-store") || hint("no-permanent-store") {
-        return false;
+    if hint("no-store") {
+        return false; // The other one, no-permanent-store, is about archives (XEP-0334 §4.1): what is offline is handed out and gone.
     }
     // A chat state alone is of no use later (XEP-0160 §3); it may come with a thread (XEP-0085 §5.6) and with hints.
     let is_state = stanza.children().any(|(_, namespace)| namespace == ns::CHAT_STATES);
@@ -184,6 +192,20 @@ mod tests {
     }
 
     #[test]
+    fn a_message_to_the_account_passes_over_who_takes_none() {
+        for (to, connected, expected) in [
+            ("", "a:5 b:0", false),
+            ("", "a:5 b:-1", true),
+            ("", "a:5 b:x", true),
+            ("/b", "a:5 b:-1", false),
+            ("/z", "a:5 b:-1", true),
+        ] {
+            let passes = passes_over(&stanza("message", "chat", to), &rows(connected));
+            assert_eq!(passes, expected, "to {to:?}, {connected}");
+        }
+    }
+
+    #[test]
     fn what_says_nothing_later_is_not_stored() {
         let state = "<composing xmlns='http://jabber.org/protocol/chatstates'/>";
         let hint = |name: &str| format!("<{name} xmlns='urn:xmpp:hints'/>");
@@ -197,8 +219,10 @@ mod tests {
             (format!("{state}{}", hint("no-copy")), false),
             (format!("{state}{}", hint("store")), true),
             (format!("<body>x</body>{}", hint("no-store")), false),
-            (format!("<body>x</body>{}", hint("no-permanent-store")), false),
+            (format!("<body>x</body>{}", hint("no-permanent-store")), true),
             (format!("{}{}", hint("store"), hint("no-store")), false),
+            ("<propose xmlns='urn:xmpp:jingle-message:0' id='1'/>".into(), true),
+            ("<displayed xmlns='urn:xmpp:chat-markers:0' id='1'/>".into(), true),
             (format!("<body>x</body>{}", hint("no-copy")), true),
         ] {
             let text = format!("<message to='juliet@chat.example' type='chat'>{payload}</message>");

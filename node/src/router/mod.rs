@@ -19,6 +19,7 @@ use smallvec::SmallVec;
 use xmpp::jid::BareJid;
 use xmpp::stanza::error::StanzaError;
 use xmpp::stanza::{Kind, Stanza, Type};
+use xmpp::xml::element::Element;
 
 pub use self::bounce::{bounce, undeliverable};
 pub use self::decide::{Destination, Domains, decide};
@@ -45,9 +46,12 @@ pub struct Routed {
     pub tracked: bool,
 }
 
-/// The stanza with a note of when it was sent (XEP-0203), if it has none yet.
+/// The stanza with a note of when it was sent (XEP-0203), if it has none of ours yet. What its sender says of another time stays.
 pub fn delayed(node: &Node, stanza: &Stanza, sent_at_ms: u64) -> Stanza {
-    if stanza.has_child("delay", xmpp::ns::DELAY) {
+    let is_ours = |delay: &Element| {
+        delay.is("delay", xmpp::ns::DELAY) && delay.attr("from") == Some(node.server.as_str())
+    };
+    if stanza.has_child("delay", xmpp::ns::DELAY) && stanza.element().children().any(is_ours) {
         return stanza.clone();
     }
     stanza.with_child(&xmpp::payload::delay::element(sent_at_ms, Some(&node.server), None))

@@ -51,8 +51,8 @@ struct Talk<'a> {
     output: Buffer,
     machine: Box<Receiving>,
     admission: Option<Admission>,
-    /// Whose password or keys were asked for, until that has succeeded.
-    attempt: Option<BareJid>,
+    /// Something of an account was asked for (of which, may not be known), until that has succeeded.
+    attempt: Option<Option<BareJid>>,
     /// What it does about an account of its own.
     stranger: Stranger,
 }
@@ -185,6 +185,16 @@ impl Talk<'_> {
                         true => Verdict::Unavailable,
                     })
                 }
+                Output::CheckToken { claimed, token } => {
+                    Input::TokenChecked(match self.must_wait_for(claimed.as_ref()) {
+                        false => self.node.authenticator.token(token).await,
+                        true => Err(Verdict::Unavailable),
+                    })
+                }
+                Output::Admit { account } => Input::PlainChecked(match self.must_wait(&account) {
+                    false => self.node.authenticator.admit(&account).await,
+                    true => Verdict::Unavailable,
+                }),
                 Output::Authenticated { account, mechanism } => {
                     self.authenticated(&account, mechanism);
                     continue;
@@ -257,10 +267,15 @@ impl Talk<'_> {
 
     /// Whether this client, or this account, failed too often lately (XEP-0205). An attempt that never succeeds is a failed one.
     fn must_wait(&mut self, account: &BareJid) -> bool {
+        self.must_wait_for(Some(account))
+    }
+
+    /// The same; of a token it may not be known yet whose it is.
+    fn must_wait_for(&mut self, account: Option<&BareJid>) -> bool {
         self.attempt_over();
         let wait = self.node.throttle.check(self.peer.ip(), account, self.node.now_ms()).is_err();
         if !wait {
-            self.attempt = Some(account.clone());
+            self.attempt = Some(account.cloned());
         }
         wait
     }
@@ -268,7 +283,7 @@ impl Talk<'_> {
     fn attempt_over(&mut self) {
         if let Some(account) = self.attempt.take() {
             self.node.metrics.auth_failed.inc();
-            self.node.throttle.failed(self.peer.ip(), &account, self.node.now_ms());
+            self.node.throttle.failed(self.peer.ip(), account.as_ref(), self.node.now_ms());
         }
     }
 

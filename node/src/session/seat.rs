@@ -233,7 +233,7 @@ impl Seat {
         if id <= *handed {
             return Older::Taken; // Another hand-out was quicker.
         }
-        if !self.available() || self.priority.load(Ordering::Acquire) < 0 {
+        if !self.takes_messages() {
             return Older::Over;
         }
         match self.mailbox.push(Item::Stanza(delivery)) {
@@ -387,6 +387,11 @@ impl Seat {
     /// It has sent initial presence and not withdrawn it.
     pub fn available(&self) -> bool {
         self.has(AVAILABLE)
+    }
+
+    /// It takes messages to its account (RFC 6121 §8.5.2.1.1): available, and of a priority that is not negative.
+    pub fn takes_messages(&self) -> bool {
+        self.available() && self.priority.load(Ordering::Acquire) >= 0
     }
 
     /// Its last presence, if available.

@@ -18,6 +18,8 @@ pub struct Role {
     pub beside: Option<String>,
     /// Begins without an account.
     pub stranger: bool,
+    /// Has no account: a guest, on the domain of guests.
+    pub is_guest: bool,
 }
 
 /// What happens in one step. XML is kept as text: names in it are filled in during the performance.
@@ -167,6 +169,7 @@ fn role(name: &str, block: &str) -> Result<Role> {
         account_of: None,
         beside: None,
         stranger: false,
+        is_guest: false,
     };
     for line in block.lines().filter(|l| !l.is_empty()) {
         match line.split_once(':').map(|(k, v)| (k.trim(), v.trim())) {
@@ -174,6 +177,7 @@ fn role(name: &str, block: &str) -> Result<Role> {
             Some(("account of", v)) => role.account_of = Some(v.into()),
             Some(("beside", v)) => role.beside = Some(v.into()),
             Some(("account", "none")) => role.stranger = true,
+            Some(("guest", "yes")) => role.is_guest = true,
             _ => return Err(format!("a client has no {line:?}")),
         }
     }

@@ -10,5 +10,6 @@ pub mod date_time;
 pub mod delay;
 pub mod disco;
 pub mod forward;
+pub mod importance;
 pub mod rsm;
 pub mod stanza_id;

@@ -197,8 +197,9 @@ impl Feature for ArchiveFeature {
             return Flow::Next;
         }
         let is_ours = to.local().is_some() && node.domains.has_accounts(to.domain());
-        let is_note = their == *own;
-        let sent = if is_note { Keep::No } else { node.archive.prefs.keep(own, &to) };
+        // A note to oneself is kept once, and what a guest says not at all.
+        let is_kept = their != *own && node.domains.has_accounts(own.domain());
+        let sent = if is_kept { node.archive.prefs.keep(own, &to) } else { Keep::No };
         let from = Jid::from(&seat.full);
         let got = if is_ours { node.archive.prefs.keep(&their, &from) } else { Keep::No };
         let queue = &node.archive.queue;

@@ -108,7 +108,8 @@ fn available(ctx: &mut Ctx<'_>, seat: &Arc<Seat>, stanza: &Stanza) -> Flow {
         Err(error) => return refuse(ctx, stanza, &error),
     };
     let initial = !seat.set_presence(Some(stanza.clone()));
-    let hand_out = seat.set_priority(priority);
+    // Nothing is ever filed for a guest.
+    let hand_out = seat.set_priority(priority) && ctx.node.domains.has_accounts(seat.bare.domain());
     if hand_out {
         // Before the row says so: what is new must not overtake what waits.
         seat.begin_catching_up();

@@ -54,6 +54,10 @@ pub async fn send(
             deliver(node, account, contact, kind, Some(stanza)).await
         }
         Ok(Answer::TooMany) => refuse(&stanza, &StanzaError::resource_constraint()),
+        // A guest: there will be nobody to keep what it subscribes to.
+        Ok(Answer::NoAccount) if node.domains.has_guests(account.domain()) => {
+            refuse(&stanza, &StanzaError::not_allowed())
+        }
         Ok(_) => Vec::new(),
         Err(error) => refuse(&stanza, &error.stanza_error()),
     }

@@ -1,9 +1,10 @@
 //! RFC 6121 §2, the roster, with versions (§2.6). Changes are requests to the account's home (`home`); the roster push is an effect
 //! of *applying* the committed change, in every region alike, so each interested resource gets it exactly when its region has it.
-//! `subscription` is appendix A, `cache` what is held in memory, `record` what is stored.
+//! A guest has a roster too, while its session lasts (`guest`). `subscription` is appendix A, `cache` what is held in memory, `record` what is stored.
 //! Left out: interim pushes for an outdated `ver` (the full roster is sent instead, which §2.6.3 allows).
 
 pub mod cache;
+pub mod guest;
 pub mod home;
 pub mod record;
 pub mod subscription;
@@ -273,7 +274,7 @@ pub async fn shows_presence(node: &Arc<Node>, account: &BareJid, asked: &Stanza)
     }
 }
 
-/// Asks the account's home.
+/// Asks the account's home; of a guest, its node.
 ///
 /// # Errors
 /// The home could not be reached or could not commit.
@@ -282,5 +283,9 @@ pub async fn ask(
     account: &BareJid,
     request: &Request,
 ) -> Result<Answer, HomeError> {
+    if node.domains.has_guests(account.domain()) {
+        let answer = guest::ask(node, account, request).await;
+        return answer.map_err(|error| HomeError::Storage(error.to_string()));
+    }
     node.homes.exchange(account, home::OP, request).await
 }
