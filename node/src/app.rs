@@ -3,6 +3,7 @@
 
 mod build;
 mod heirs;
+mod inviting;
 mod operator;
 mod portable;
 mod run;
