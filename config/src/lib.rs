@@ -30,7 +30,8 @@ pub use section::domains::Domains;
 pub use section::external_services::ExternalService;
 pub use section::geo::{Durability, Geo};
 pub use section::http::Http;
-pub use section::limits::Limits;
+pub use section::invitations::{Invitations, Inviters};
+pub use section::limits::{Limits, Rate, RateExceeded};
 pub use section::link::{Link, Peer};
 pub use section::log::{Log, LogFormat};
 pub use section::metadata::Metadata;
@@ -76,6 +77,8 @@ pub struct Config {
     pub metadata: Metadata,
     /// What happens when regions lose sight of each other.
     pub geo: Geo,
+    /// Invitations.
+    pub invitations: Invitations,
     /// Message archives.
     pub archive: Archive,
     /// In-band registration.
@@ -131,6 +134,7 @@ impl Config {
             external_services: section::external_services::read(&root),
             metadata: section::metadata::read(&root.section("metadata")),
             geo: section::geo::read(&root.section("geo")),
+            invitations: section::invitations::read(&root.section("invitations")),
             archive: section::archive::read(&root.section("archive")),
             registration: section::registration::read(&root.section("registration")),
             limits: section::limits::read(&root.section("limits")),

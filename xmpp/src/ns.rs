@@ -164,6 +164,8 @@ pub const STANZA_ID: &str = "urn:xmpp:sid:0";
 pub const HTTP_UPLOAD: &str = "urn:xmpp:http:upload:0";
 /// HTTP file upload: what a file is for (XEP-0363 §5).
 pub const HTTP_UPLOAD_PURPOSE: &str = "urn:xmpp:http:upload:purpose:0";
+/// Pre-authenticated roster subscription (XEP-0379).
+pub const PARS: &str = "urn:xmpp:pars:0";
 /// Explicit message encryption (XEP-0380).
 pub const EME: &str = "urn:xmpp:eme:0";
 /// Extensible SASL profile (XEP-0388).
@@ -172,8 +174,16 @@ pub const SASL2: &str = "urn:xmpp:sasl:2";
 pub const BIND2: &str = "urn:xmpp:bind:0";
 /// Entity capabilities 2 (XEP-0390).
 pub const CAPS2: &str = "urn:xmpp:caps";
+/// Ad-hoc command: invite a contact (XEP-0401).
+pub const INVITE: &str = "urn:xmpp:invite#invite";
+/// Ad-hoc command: invite to an account (XEP-0401).
+pub const CREATE_ACCOUNT: &str = "urn:xmpp:invite#create-account";
+/// The form that holds an invitation (XEP-0401).
+pub const INVITATION: &str = "urn:xmpp:invite#invitation";
 /// SASL channel-binding type capability (XEP-0440).
 pub const SASL_CHANNEL_BINDING: &str = "urn:xmpp:sasl-cb:0";
+/// Pre-authenticated in-band registration (XEP-0445).
+pub const IBR_TOKEN: &str = "urn:xmpp:ibr-token:0";
 /// Fast authentication streamlining tokens (XEP-0484).
 pub const FAST: &str = "urn:xmpp:fast:0";
 /// Stream limits advertisement (XEP-0478).

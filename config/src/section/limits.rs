@@ -2,8 +2,44 @@
 
 use std::time::Duration;
 
+use toml::de::DeValue;
+
 use crate::table::Table;
-use crate::value::Size;
+use crate::value::{FromToml, Size, describe};
+
+/// How often something may happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// In the long run. 0: as often as one likes.
+    pub per_second: u32,
+    /// So many at once, after silence.
+    pub burst: u32,
+}
+
+/// What happens to a session that sends faster than it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RateExceeded {
+    /// It is read from more slowly: what it sends waits in its connection.
+    Wait,
+    /// It ends with `policy-violation`.
+    Close,
+}
+
+impl FromToml for RateExceeded {
+    fn expected() -> String {
+        "\"wait\" or \"close\"".to_owned()
+    }
+    fn from_toml(value: &DeValue<'_>) -> Result<Self, String> {
+        match value.as_str() {
+            Some("wait") => Ok(RateExceeded::Wait),
+            Some("close") => Ok(RateExceeded::Close),
+            _ => Err(describe(value)),
+        }
+    }
+    fn stand_in() -> Self {
+        RateExceeded::Wait
+    }
+}
 
 /// The `[limits]` section. Sizes are bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,6 +100,14 @@ pub struct Limits {
     pub unsettled_bytes_max: usize,
     /// The same of one session, counted in stanzas. Beyond: nothing more is read from it until half of them are settled.
     pub unsettled_per_session_max: usize,
+    /// What one session sends. Beyond: see `rate_exceeded`.
+    pub stanzas: Rate,
+    /// Presence of one session. Beyond: see `rate_exceeded`.
+    pub presence: Rate,
+    /// Roster sets and subscription stanzas of one session. Beyond: see `rate_exceeded`.
+    pub roster_changes: Rate,
+    /// What happens beyond these.
+    pub rate_exceeded: RateExceeded,
     /// Route-log entries kept for regions that lag behind. Beyond: such a region gets a full copy instead.
     pub route_log_entries_max: usize,
 }
@@ -84,6 +128,16 @@ pub(crate) fn read(table: &Table<'_>) -> Limits {
     };
     let count = |key, default: usize| {
         table.between(key, default, 1, 1_000_000_000, "a number from 1 to 1000000000")
+    };
+    let rate = |per_second_key, per_second, burst_key, burst| Rate {
+        per_second: table.between(
+            per_second_key,
+            per_second,
+            0,
+            1_000_000,
+            "a number from 0 to 1000000",
+        ),
+        burst: table.between(burst_key, burst, 1, 100_000_000, "a number from 1 to 100000000"),
     };
     let limits = Limits {
         // RFC 6120 §13.12: no less than 10,000 bytes.
@@ -123,6 +177,10 @@ pub(crate) fn read(table: &Table<'_>) -> Limits {
         parked_stanzas_per_address_max: count("parked_stanzas_per_address_max", 1_000),
         unsettled_bytes_max: size("unsettled_bytes_max", 256 * MIB, 64 * KIB),
         unsettled_per_session_max: count("unsettled_per_session_max", 1_000),
+        stanzas: rate("stanzas_per_second", 20_000, "stanzas_burst", 100_000),
+        presence: rate("presence_per_second", 100, "presence_burst", 1_000),
+        roster_changes: rate("roster_changes_per_second", 200, "roster_changes_burst", 2_000),
+        rate_exceeded: table.value("rate_exceeded", RateExceeded::Wait),
         route_log_entries_max: count("route_log_entries_max", 1_000_000),
     };
     if limits.mailbox_bytes_max < limits.stanza_bytes_max {

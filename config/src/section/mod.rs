@@ -8,6 +8,7 @@ pub(crate) mod domains;
 pub(crate) mod external_services;
 pub(crate) mod geo;
 pub(crate) mod http;
+pub(crate) mod invitations;
 pub(crate) mod limits;
 pub(crate) mod link;
 pub(crate) mod log;

@@ -17,6 +17,7 @@ use super::{Node, World};
 use crate::feature::Ctx;
 use crate::features::{archive, offline, private, roster, vcard};
 use crate::features::{offline, roster, upload};
+use crate::features::{archive, invitations, offline, roster};
 use crate::geo::Geo;
 use crate::geo::calls::CallError;
 use crate::geo::frame::{self, Call};
@@ -311,6 +312,8 @@ pub(super) async fn homes(
                 roster::record::VERSION,
                 offline::home::OFFLINE,
                 offline::home::FILED,
+                invitations::record::INVITATIONS,
+                invitations::record::RESERVED,
                 archive::item::ARCHIVE,
                 archive::item::PLACES,
                 archive::prefs::PREFS,
@@ -323,6 +326,7 @@ pub(super) async fn homes(
         }),
         Box::new(roster::home::RosterHome),
         Box::new(offline::home::OfflineHome(late.clone())),
+        Box::new(invitations::home::InvitationsHome),
         Box::new(archive::home::ArchiveHome(late.clone())),
         Box::new(upload::home::UploadHome),
         Box::new(pie::home::PieHome),

@@ -8,6 +8,7 @@ pub mod csi;
 pub mod disco;
 pub mod invisible;
 pub mod external_services;
+pub mod invitations;
 pub mod offline;
 pub mod ping;
 pub mod presence;
@@ -52,6 +53,7 @@ fn list(config: &Config) -> Vec<Box<dyn Feature>> {
         Box::new(external_services::ExternalServices),
         Box::new(register::Register::default()),
         Box::new(adhoc::AdHoc::new(config)),
+        Box::new(invitations::InvitationsFeature::new(config)),
         // Behind those that answer for nodes of their own.
         Box::new(disco::DiscoFeature::new(config)),
     ];

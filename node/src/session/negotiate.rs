@@ -21,7 +21,7 @@ use super::sm::{Handover, resume};
 use super::{Seat, sm::Sm};
 use crate::app::Node;
 use crate::auth::Authenticator;
-use crate::features::register;
+use crate::features::register::Stranger;
 use crate::transport::tcp::{Accepted, Admission};
 use crate::transport::{Buffer, Transport};
 
@@ -57,6 +57,8 @@ struct Talk<'a> {
     admission: Option<Admission>,
     /// Something of an account was asked for (of which, may not be known), until that has succeeded.
     attempt: Option<Option<BareJid>>,
+    /// What it does about an account of its own.
+    stranger: Stranger,
 }
 
 enum End {
@@ -87,6 +89,7 @@ pub(super) async fn run(node: &Arc<Node>, accepted: Accepted, direct: bool) -> O
         machine: Receiving::new(offer, Framing::Stream, tls, seed),
         admission: Some(admission),
         attempt: None,
+        stranger: Stranger::default(),
     };
     let end = match tokio::time::timeout_at(deadline, talk.until_bound()).await {
         Ok(end) => end,
@@ -234,9 +237,14 @@ impl Talk<'_> {
                     }
                 }
                 Output::Register(iq) => {
-                    let reply = register::before_sign_in(self.node, self.peer.ip(), &iq).await;
-                    self.output.put(&reply.to_bytes());
-                    continue;
+                    let domain = self.machine.domain().unwrap_or(&self.node.config.domains.global);
+                    match self.stranger.ask(self.node, self.peer.ip(), domain, &iq).await {
+                        Ok(reply) => {
+                            self.output.put(&reply.to_bytes());
+                            continue;
+                        }
+                        Err(error) => Input::Broken(error),
+                    }
                 }
                 Output::Fail(error) => {
                     self.node.metrics.refused.inc();

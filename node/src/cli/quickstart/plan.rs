@@ -288,10 +288,13 @@ hold = "1m"
 
 [archive]
 enabled = {archive}
+[invitations]
+accounts = "users"
 
 [registration]
 enabled = true
 per_address_per_10min = 1000
+password_length_min = 1
 
 [limits]
 # All clients of a quickstart come from one address.

@@ -98,6 +98,16 @@ pub fn deliver<'a>(
             Ok(Answer::Subscription { auto_reply: true, .. }) => {
                 deliver(node, contact, account, Kind::Subscribed, None).await
             }
+            // XEP-0379 §3.5: approved, and asked in return.
+            Ok(Answer::Invited) => {
+                let mut actions = deliver(node, contact, account, Kind::Subscribed, None).await;
+                let (from, to) = (Jid::from(contact), Jid::from(account));
+                let back = Stanza::presence(Some(&to), Some(&from), Type::Subscribe).build();
+                actions.extend(send(node, contact, account, Kind::Subscribe, back).await);
+                // A refusal of that is not for whoever brought the invitation.
+                actions.retain(|action| !matches!(action, Action::Reply(_)));
+                actions
+            }
             // §8.5.1: to an account that does not exist, silence.
             Ok(_) => Vec::new(),
             Err(error) => refuse(&stanza, &error.stanza_error()),
@@ -172,6 +182,14 @@ impl Parting {
         if self.parted {
             parted(node, account, &self.contact);
         }
+    }
+}
+
+/// The account is being removed: its roster goes before its sessions do, and they are to tell those who see them. To be called before the
+/// roster says so.
+pub fn ended(node: &Node, account: &BareJid) {
+    for contact in node.rosters.cached(account).iter().flat_map(|roster| roster.subscribers()) {
+        node.geo.partings.begin(account, contact);
     }
 }
 

@@ -90,6 +90,9 @@ impl Feature for RosterFeature {
         }
         let was_listed =
             ctx.node.rosters.cached(&account).is_some_and(|roster| roster.shows(change));
+        if matches!(change, Change::Clear { store, .. } if store.as_str() == ROSTER) {
+            relation::ended(ctx.node, &account);
+        }
         let parting = Parting::of(ctx.node, &account, change);
         if let Some(parting) = &parting {
             parting.begin(ctx.node, &account);
