@@ -33,6 +33,7 @@ pub use section::log::{Log, LogFormat};
 pub use section::metadata::Metadata;
 pub use section::node::Node;
 pub use section::registration::Registration;
+pub use section::reports::Reports;
 pub use section::s2s::S2s;
 pub use section::storage::{Storage, Sync};
 pub use value::{Fingerprint, is_domain, is_region, parse_duration};
@@ -65,6 +66,8 @@ pub struct Config {
     pub geo: Geo,
     /// In-band registration.
     pub registration: Registration,
+    /// What users report of others.
+    pub reports: Reports,
     /// Every bound, with what happens when it is reached.
     pub limits: Limits,
     /// Where the log goes and how much of it.
@@ -113,6 +116,7 @@ impl Config {
             metadata: section::metadata::read(&root.section("metadata")),
             geo: section::geo::read(&root.section("geo")),
             registration: section::registration::read(&root.section("registration")),
+            reports: section::reports::read(&root.section("reports")),
             limits: section::limits::read(&root.section("limits")),
             log: section::log::read(&root.section("log")),
         };

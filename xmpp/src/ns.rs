@@ -154,6 +154,8 @@ pub const PUSH: &str = "urn:xmpp:push:0";
 pub const STANZA_ID: &str = "urn:xmpp:sid:0";
 /// HTTP file upload (XEP-0363).
 pub const HTTP_UPLOAD: &str = "urn:xmpp:http:upload:0";
+/// Blocking command reports (XEP-0377).
+pub const REPORTING: &str = "urn:xmpp:reporting:1";
 /// Explicit message encryption (XEP-0380).
 pub const EME: &str = "urn:xmpp:eme:0";
 /// Extensible SASL profile (XEP-0388).

@@ -26,6 +26,10 @@ pub struct Limits {
     pub mailbox_bytes_max: usize,
     /// Entries of one roster. Beyond: the roster set is refused with `resource-constraint`.
     pub roster_items_max: usize,
+    /// Privacy lists of one account (XEP-0016). Beyond: a new one, or the first block, is refused with `resource-constraint`.
+    pub privacy_lists_max: usize,
+    /// Items of one privacy list, the block list (XEP-0191) among them. Beyond: a change is refused with `resource-constraint`.
+    pub privacy_items_max: usize,
     /// Messages kept for one offline account. Beyond: the sender gets `service-unavailable` (RFC 6121 §8.5.2).
     pub offline_messages_max: usize,
     /// How long a lost session can be resumed (XEP-0198). Beyond: it ends and what it had not acknowledged is routed
@@ -70,6 +74,8 @@ pub(crate) fn read(table: &Table<'_>) -> Limits {
         sessions_per_account_max: count("sessions_per_account_max", 64),
         mailbox_bytes_max: size("mailbox_bytes_max", 4 * MIB, 64 * KIB),
         roster_items_max: count("roster_items_max", 2_000),
+        privacy_lists_max: count("privacy_lists_max", 20),
+        privacy_items_max: count("privacy_items_max", 1_000),
         offline_messages_max: count("offline_messages_max", 1_000),
         sm_timeout: table.between(
             "sm_timeout",

@@ -11,5 +11,6 @@ pub(crate) mod log;
 pub(crate) mod metadata;
 pub(crate) mod node;
 pub(crate) mod registration;
+pub(crate) mod reports;
 pub(crate) mod s2s;
 pub(crate) mod storage;

@@ -15,7 +15,7 @@ use s2s::tls::Fingerprint;
 
 use super::{Node, World};
 use crate::feature::Ctx;
-use crate::features::{offline, roster};
+use crate::features::{blocking, offline, roster};
 use crate::geo::Geo;
 use crate::geo::calls::CallError;
 use crate::geo::frame::{self, Call};
@@ -309,10 +309,14 @@ pub(super) async fn homes(
                 roster::record::VERSION,
                 offline::home::OFFLINE,
                 offline::home::FILED,
+                blocking::record::PRIVACY,
+                blocking::record::ACTIVE,
                 pie::home::IMPORT,
                 second::SECOND,
             ],
         }),
+        Box::new(blocking::home::PrivacyHome(late.clone())),
+        Box::new(blocking::report::ReportsHome),
         Box::new(roster::home::RosterHome),
         Box::new(offline::home::OfflineHome(late.clone())),
         Box::new(pie::home::PieHome),

@@ -1,5 +1,6 @@
 //! The list of features, in the order in which a stanza meets them, and who wants to see what. One line a feature.
 
+pub mod blocking;
 pub mod carbons;
 pub mod disco;
 pub mod offline;
@@ -25,6 +26,9 @@ use crate::session::Seat;
 fn list() -> Vec<Box<dyn Feature>> {
     vec![
         Box::new(roster::RosterFeature),
+        // Behind the roster, which it looks at when that changes.
+        Box::new(blocking::Blocking),
+        Box::new(blocking::privacy::Privacy),
         Box::new(presence::PresenceFeature),
         Box::new(carbons::Carbons),
         Box::new(offline::OfflineFeature),

@@ -10,6 +10,7 @@ use xmpp::stream::error::StreamError;
 
 use crate::app::Node;
 use crate::feature::Action;
+use crate::features::blocking;
 use crate::geo::presence::{Presence, local_presence};
 use crate::session::{Control, Delivery, Item, Seat};
 
@@ -95,7 +96,8 @@ pub fn local_carbons(
     forwarded: &Stanza,
 ) {
     for seat in seats_of(node, account.as_str()) {
-        if seat.carbons() && seat.full != *except {
+        if seat.carbons() && seat.full != *except && (sent || !blocking::refuses(&seat, forwarded))
+        {
             let copy = if sent {
                 carbons::sent(&seat.full, forwarded)
             } else {

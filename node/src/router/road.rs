@@ -13,6 +13,7 @@ use super::ledger::{Due, Holder};
 use super::{Routed, account, perform};
 use crate::app::Node;
 use crate::feature::{Action, Ctx};
+use crate::features::blocking;
 use crate::geo::frame::{self, StanzaHead};
 use crate::session::{Delivery, Owed, Seat};
 
@@ -81,6 +82,7 @@ impl<'a> Road<'a> {
                 copy,
                 tracked: routed.tracked,
                 early: false,
+                denied: false,
                 tries: routed.tries,
                 order: routed.order,
                 seen: node.directory.refusals_seen(*to),
@@ -106,7 +108,7 @@ impl<'a> Road<'a> {
 
 impl Carrier<Arc<Seat>, Routed> for Road<'_> {
     fn choose(&self, routed: &Routed, rows: &[Row<Arc<Seat>>]) -> Choice<Arc<Seat>> {
-        account::choose(&routed.stanza, rows)
+        account::choose(&routed.stanza, rows, |seat| blocking::refuses(seat, &routed.stanza))
     }
 
     fn carry(
