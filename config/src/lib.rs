@@ -38,6 +38,7 @@ pub use section::metadata::Metadata;
 pub use section::node::Node;
 pub use section::proxy::Proxy;
 pub use section::registration::Registration;
+pub use section::reports::Reports;
 pub use section::s2s::S2s;
 pub use section::storage::{Storage, Sync};
 pub use section::upload::{S3, Upload, UploadRegion, UploadStore};
@@ -83,6 +84,8 @@ pub struct Config {
     pub archive: Archive,
     /// In-band registration.
     pub registration: Registration,
+    /// What users report of others.
+    pub reports: Reports,
     /// Every bound, with what happens when it is reached.
     pub limits: Limits,
     /// Where the log goes and how much of it.
@@ -137,6 +140,7 @@ impl Config {
             invitations: section::invitations::read(&root.section("invitations")),
             archive: section::archive::read(&root.section("archive")),
             registration: section::registration::read(&root.section("registration")),
+            reports: section::reports::read(&root.section("reports")),
             limits: section::limits::read(&root.section("limits")),
             log: section::log::read(&root.section("log")),
         };

@@ -166,6 +166,8 @@ pub const HTTP_UPLOAD: &str = "urn:xmpp:http:upload:0";
 pub const HTTP_UPLOAD_PURPOSE: &str = "urn:xmpp:http:upload:purpose:0";
 /// Pre-authenticated roster subscription (XEP-0379).
 pub const PARS: &str = "urn:xmpp:pars:0";
+/// Blocking command reports (XEP-0377).
+pub const REPORTING: &str = "urn:xmpp:reporting:1";
 /// Explicit message encryption (XEP-0380).
 pub const EME: &str = "urn:xmpp:eme:0";
 /// Extensible SASL profile (XEP-0388).

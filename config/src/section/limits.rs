@@ -66,6 +66,10 @@ pub struct Limits {
     pub roster_name_bytes_max: usize,
     /// Groups of one roster entry. Beyond: the roster set is refused with `not-acceptable`.
     pub roster_groups_max: usize,
+    /// Privacy lists of one account (XEP-0016). Beyond: a new one, or the first block, is refused with `resource-constraint`.
+    pub privacy_lists_max: usize,
+    /// Items of one privacy list, the block list (XEP-0191) among them. Beyond: a change is refused with `resource-constraint`.
+    pub privacy_items_max: usize,
     /// Messages kept for one offline account. Beyond: the sender gets `service-unavailable` (RFC 6121 §8.5.2).
     pub offline_messages_max: usize,
     /// One vCard (XEP-0054), picture included. Beyond: the set is refused with `policy-violation`.
@@ -151,6 +155,8 @@ pub(crate) fn read(table: &Table<'_>) -> Limits {
         roster_items_max: count("roster_items_max", 2_000),
         roster_name_bytes_max: size("roster_name_bytes_max", 1_023, 64),
         roster_groups_max: count("roster_groups_max", 64),
+        privacy_lists_max: count("privacy_lists_max", 20),
+        privacy_items_max: count("privacy_items_max", 1_000),
         offline_messages_max: count("offline_messages_max", 1_000),
         vcard_bytes_max: between("vcard_bytes_max", 192 * KIB, 512 * KIB),
         private_bytes_max: between("private_bytes_max", 512 * KIB, 4 * MIB),

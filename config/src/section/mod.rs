@@ -16,6 +16,7 @@ pub(crate) mod metadata;
 pub(crate) mod node;
 pub(crate) mod proxy;
 pub(crate) mod registration;
+pub(crate) mod reports;
 pub(crate) mod s2s;
 pub(crate) mod storage;
 pub(crate) mod upload;

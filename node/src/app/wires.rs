@@ -18,6 +18,7 @@ use crate::feature::Ctx;
 use crate::features::{archive, offline, private, roster, vcard};
 use crate::features::{offline, roster, upload};
 use crate::features::{archive, invitations, offline, roster};
+use crate::features::{blocking, offline, roster};
 use crate::geo::Geo;
 use crate::geo::calls::CallError;
 use crate::geo::frame::{self, Call};
@@ -318,12 +319,16 @@ pub(super) async fn homes(
                 archive::item::PLACES,
                 archive::prefs::PREFS,
                 upload::home::UPLOAD,
+                blocking::record::PRIVACY,
+                blocking::record::ACTIVE,
                 pie::home::IMPORT,
                 private::home::PRIVATE,
                 second::SECOND,
                 vcard::home::VCARD,
             ],
         }),
+        Box::new(blocking::home::PrivacyHome(late.clone())),
+        Box::new(blocking::report::ReportsHome),
         Box::new(roster::home::RosterHome),
         Box::new(offline::home::OfflineHome(late.clone())),
         Box::new(invitations::home::InvitationsHome),

@@ -3,6 +3,7 @@
 pub mod adhoc;
 pub mod archive;
 pub mod bind;
+pub mod blocking;
 pub mod carbons;
 pub mod csi;
 pub mod disco;
@@ -39,6 +40,9 @@ use crate::session::Seat;
 fn list(config: &Config) -> Vec<Box<dyn Feature>> {
     let mut list: Vec<Box<dyn Feature>> = vec![
         Box::new(roster::RosterFeature),
+        // Behind the roster, which it looks at when that changes.
+        Box::new(blocking::Blocking),
+        Box::new(blocking::privacy::Privacy),
         Box::new(presence::PresenceFeature),
         Box::new(invisible::Invisible),
         Box::new(carbons::Carbons),

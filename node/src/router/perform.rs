@@ -10,6 +10,7 @@ use xmpp::stream::error::StreamError;
 
 use crate::app::Node;
 use crate::feature::Action;
+use crate::features::blocking;
 use crate::geo::presence::{Presence, local_presence};
 use crate::session::{Control, Delivery, Item, Seat};
 
@@ -100,6 +101,8 @@ pub fn local_carbons(
             None => seat.takes_messages() || forwarded.from() == Some(seat.address()),
         };
         if seat.carbons() && !has_it {
+        if seat.carbons() && seat.full != *except && (sent || !blocking::refuses(&seat, forwarded))
+        {
             let copy = if sent {
                 carbons::sent(&seat.full, forwarded)
             } else {

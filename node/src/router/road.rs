@@ -15,6 +15,7 @@ use super::{Routed, account, perform};
 use crate::app::Node;
 use crate::feature::{Action, Ctx};
 use crate::features::carbons::{self, without_private};
+use crate::features::blocking;
 use crate::geo::frame::{self, StanzaHead};
 use crate::session::{Delivery, Owed, Seat};
 
@@ -89,6 +90,7 @@ impl<'a> Road<'a> {
                 copy,
                 tracked: routed.tracked,
                 early: false,
+                denied: false,
                 tries: routed.tries,
                 order: routed.order,
                 seen: node.directory.refusals_seen(*to),
@@ -117,6 +119,9 @@ impl Carrier<Arc<Seat>, Routed> for Road<'_> {
         let choice = account::choose(&routed.stanza, rows);
         self.passed_over.set(account::passes_over(&routed.stanza, rows));
         choice
+    }
+
+        account::choose(&routed.stanza, rows, |seat| blocking::refuses(seat, &routed.stanza))
     }
 
     fn carry(

@@ -1,6 +1,7 @@
 //! Room: what the rest of the node may know of a local session: its address, its mailbox, its last presence, three flags.
 //! The session task owns everything else. A row of the session table points here.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI8, AtomicU8, Ordering};
 
 use global_distrib::NodeIx;
@@ -12,12 +13,19 @@ use xmpp::stream::error::StreamError;
 
 use super::mailbox::{Class, Mailbox, Refused, Weight};
 use crate::features::archive::item::Uid;
+use crate::features::blocking::guard::Guard;
 use crate::geo::presence::Presence;
 
 const CARBONS: u8 = 1;
+/// It asked for its block list.
+const BLOCKLIST: u8 = 2;
 const AVAILABLE: u8 = 4;
 const INACTIVE: u8 = 8;
 const INVISIBLE: u8 = 128;
+/// It spoke of privacy lists.
+const PRIVACY: u8 = 8;
+/// There is a guard.
+const GUARDED: u8 = 16;
 
 /// Bound on newer messages that wait while older ones are handed out; beyond it they are refused like by a full mailbox.
 const NEWER_BYTES_MAX: usize = 4 << 20;
@@ -48,6 +56,10 @@ pub struct Seat {
     newer: Mutex<Option<Box<Newer>>>,
     /// The last archived message it was handed.
     archived: Mutex<Option<Uid>>,
+}
+
+    /// The privacy list in effect (XEP-0016, XEP-0191). Looked at only if the flag says that there is one.
+    guard: Mutex<Option<Arc<Guard>>>,
 }
 
 /// Messages that wait until older ones have been handed out; bounded like the mailbox.
@@ -193,6 +205,9 @@ impl Seat {
             handed: Mutex::new(0),
             newer: Mutex::default(),
             archived: Mutex::default(),
+        }
+
+            guard: Mutex::default(),
         }
     }
 
@@ -352,6 +367,39 @@ impl Seat {
         self.set(INACTIVE, inactive);
     }
 
+    /// The privacy list in effect for it, if there is one.
+    #[inline]
+    pub fn guard(&self) -> Option<Arc<Guard>> {
+        if self.has(GUARDED) { self.guard.lock().clone() } else { None }
+    }
+
+    /// Another list is in effect, or none. Returns the one before.
+    pub fn set_guard(&self, guard: Option<Arc<Guard>>) -> Option<Arc<Guard>> {
+        let mut held = self.guard.lock();
+        self.set(GUARDED, guard.is_some());
+        std::mem::replace(&mut *held, guard)
+    }
+
+    /// It asked for its block list: changes are pushed to it (XEP-0191 §5.3).
+    pub fn follows_blocklist(&self) -> bool {
+        self.has(BLOCKLIST)
+    }
+
+    /// From now on it does.
+    pub fn follow_blocklist(&self) {
+        self.set(BLOCKLIST, true);
+    }
+
+    /// It spoke of privacy lists (XEP-0016).
+    pub fn follows_privacy(&self) -> bool {
+        self.has(PRIVACY)
+    }
+
+    /// From now on it does.
+    pub fn follow_privacy(&self) {
+        self.set(PRIVACY, true);
+    }
+
     /// The client has what was filed up to that id. Whether somebody has to begin telling its home ([`Seat::to_tell_read`]).
     pub fn read_upto(&self, upto: u64) -> bool {
         let mut read = self.read.lock();
@@ -478,6 +526,11 @@ impl Seat {
             }
             presence.directed.push(to);
         }
+    }
+
+    /// Whom it sent directed presence.
+    pub fn directed(&self) -> Vec<Jid> {
+        self.presence.lock().directed.clone()
     }
 
     /// It told `to` that it is unavailable.

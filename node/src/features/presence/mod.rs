@@ -18,6 +18,7 @@ use xmpp::stanza::{Kind, Stanza, Type};
 
 use crate::app::Node;
 use crate::feature::{Action, Ctx, Feature, Flow, Interests, SessionEvent};
+use crate::features::blocking;
 use crate::features::roster::record::Roster;
 use crate::geo::presence::Presence;
 use crate::session::Seat;
@@ -155,6 +156,7 @@ fn told(
     initial: bool,
 ) {
     let mut to: Vec<BareJid> = roster.subscribers().cloned().collect();
+    blocking::hide(seat, &mut to);
     to.push(seat.bare.clone());
     let presence = Presence { stanza, generation: seat.generation, node: None, withdrawn: false };
     actions.push(Action::Multicast { presence, to });
@@ -166,6 +168,7 @@ fn told(
         for contact in roster.contacts.values() {
             let request =
                 contact.request.as_ref().and_then(|bytes| Stanza::parse(bytes.clone().into()).ok());
+            let request = request.filter(|request| !blocking::refuses(seat, request));
             actions.extend(request.map(Action::Reply));
         }
     }
@@ -234,6 +237,30 @@ fn farewell(ctx: &mut Ctx<'_>, seat: &Arc<Seat>, stanza: Stanza, shown: Option<H
                 tell_gone(&node, &mut actions, &account, &roster, presence, directed);
                 crate::router::perform(&node, None, actions);
             });
+
+    let stanza = stanza
+        .unwrap_or_else(|| Stanza::presence(None, Some(seat.address()), Type::Unavailable).build());
+    for to in seat.take_directed().into_iter().filter(|to| !blocking::hides(seat, to)) {
+        ctx.actions.push(Action::Route(stanza.with_to(&to)));
+    }
+    if !was_available {
+        return;
+    }
+    if own_word {
+        ctx.node.announce(seat, 0, false);
+    }
+    let presence = Presence { stanza, generation: seat.generation, node: None, withdrawn: false };
+    let (node, seat) = (ctx.node.clone(), seat.clone());
+    match node.rosters.cached(&seat.bare) {
+        Some(roster) => tell_gone(&node, &mut ctx.actions, &seat, &roster, presence),
+        None => {
+            tokio::spawn(async move {
+                if let Ok(roster) = node.rosters.load(&node, &seat.bare).await {
+                    let mut actions = Vec::new();
+                    tell_gone(&node, &mut actions, &seat, &roster, presence);
+                    crate::router::perform(&node, None, actions);
+                }
+            });
         }
     }
 }
@@ -241,7 +268,7 @@ fn farewell(ctx: &mut Ctx<'_>, seat: &Arc<Seat>, stanza: Stanza, shown: Option<H
 fn tell_gone(
     node: &Node,
     actions: &mut Vec<Action>,
-    account: &BareJid,
+    seat: &Seat,
     roster: &Roster,
     presence: Presence,
     directed: Vec<Jid>,
@@ -250,9 +277,10 @@ fn tell_gone(
         actions.push(Action::Route(presence.stanza.with_to(to)));
     }
     // Behind the roster: who is not in it any more, and may see this session, is here.
-    let mut to = node.geo.partings.of(account.as_str());
+    let mut to = node.geo.partings.of(seat.bare.as_str());
     to.extend(roster.subscribers().cloned());
-    to.push(account.clone());
+    blocking::hide(seat, &mut to);
+    to.push(seat.bare.clone());
     actions.push(Action::Multicast { presence, to });
 }
 

@@ -3,12 +3,13 @@
 
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
-use xmpp::jid::BareJid;
+use xmpp::jid::{BareJid, Jid};
 
 use super::cache::version;
 use super::record::{Contact, ROSTER, VERSION};
 use super::subscription::{self, Kind, State};
 use crate::features::invitations;
+use crate::features::blocking::{self, Traffic};
 use crate::homes::{self, HomeError, HomeOp, Tx, accounts};
 
 /// Name of the operation.
@@ -94,6 +95,17 @@ impl HomeOp for RosterHome {
         request: &'a [u8],
     ) -> BoxFuture<'a, Result<Vec<u8>, HomeError>> {
         homes::answer(OP, request, |request| decide(tx, account, request))
+    }
+
+        homes::answer(OP, request, async move |request| {
+            // XEP-0016 §2.2 rule 4, §2.13: before the rules for subscriptions, and without a word.
+            if let Request::In { contact, .. } = &request
+                && blocking::is_blocked(tx, account, &Jid::from(contact), Traffic::Other).await?
+            {
+                return Ok(Answer::Subscription { pass: false, auto_reply: false });
+            }
+            decide(tx, request).await
+        })
     }
 }
 
