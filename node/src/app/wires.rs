@@ -15,10 +15,7 @@ use s2s::tls::Fingerprint;
 
 use super::{Node, World};
 use crate::feature::Ctx;
-use crate::features::{archive, offline, private, roster, vcard};
-use crate::features::{offline, roster, upload};
-use crate::features::{archive, invitations, offline, roster};
-use crate::features::{blocking, offline, roster};
+use crate::features::{archive, blocking, invitations, offline, private, roster, upload, vcard};
 use crate::geo::Geo;
 use crate::geo::calls::CallError;
 use crate::geo::frame::{self, Call};

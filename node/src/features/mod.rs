@@ -7,8 +7,8 @@ pub mod blocking;
 pub mod carbons;
 pub mod csi;
 pub mod disco;
-pub mod invisible;
 pub mod external_services;
+pub mod invisible;
 pub mod invitations;
 pub mod offline;
 pub mod ping;
@@ -19,8 +19,8 @@ pub mod roster;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod time;
-pub mod vcard;
 pub mod upload;
+pub mod vcard;
 pub mod version;
 
 use std::collections::HashMap;

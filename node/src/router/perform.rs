@@ -100,9 +100,8 @@ pub fn local_carbons(
             Some(except) => seat.full == *except,
             None => seat.takes_messages() || forwarded.from() == Some(seat.address()),
         };
-        if seat.carbons() && !has_it {
-        if seat.carbons() && seat.full != *except && (sent || !blocking::refuses(&seat, forwarded))
-        {
+        let is_refused = !sent && blocking::refuses(&seat, forwarded);
+        if seat.carbons() && !has_it && !is_refused {
             let copy = if sent {
                 carbons::sent(&seat.full, forwarded)
             } else {

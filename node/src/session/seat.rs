@@ -21,11 +21,11 @@ const CARBONS: u8 = 1;
 const BLOCKLIST: u8 = 2;
 const AVAILABLE: u8 = 4;
 const INACTIVE: u8 = 8;
-const INVISIBLE: u8 = 128;
 /// It spoke of privacy lists.
-const PRIVACY: u8 = 8;
+const PRIVACY: u8 = 32;
 /// There is a guard.
 const GUARDED: u8 = 16;
+const INVISIBLE: u8 = 128;
 
 /// Bound on newer messages that wait while older ones are handed out; beyond it they are refused like by a full mailbox.
 const NEWER_BYTES_MAX: usize = 4 << 20;
@@ -56,8 +56,6 @@ pub struct Seat {
     newer: Mutex<Option<Box<Newer>>>,
     /// The last archived message it was handed.
     archived: Mutex<Option<Uid>>,
-}
-
     /// The privacy list in effect (XEP-0016, XEP-0191). Looked at only if the flag says that there is one.
     guard: Mutex<Option<Arc<Guard>>>,
 }
@@ -205,8 +203,6 @@ impl Seat {
             handed: Mutex::new(0),
             newer: Mutex::default(),
             archived: Mutex::default(),
-        }
-
             guard: Mutex::default(),
         }
     }

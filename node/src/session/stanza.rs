@@ -9,7 +9,7 @@ use xmpp::stanza::{Head, Kind, Stanza, Type};
 use xmpp::stream::error::StreamError;
 
 use super::task::Session;
-use super::{Receipt, Seat};
+use super::Seat;
 use crate::app::Node;
 use crate::feature::{Action, Ctx, Flow, Iq, Target};
 use crate::features::blocking::{self, Traffic};
@@ -49,7 +49,6 @@ impl Session {
 
 /// One stamped stanza: the outbound features, then the router, which takes the receipt of a message along.
 pub(super) fn handle(ctx: &mut Ctx<'_>, mut stanza: Stanza) -> Flow {
-pub(super) fn handle(ctx: &mut Ctx<'_>, mut stanza: Stanza, receipt: &mut Option<Receipt>) -> Flow {
     // The first rule there is (XEP-0016 §2.2 rule 4).
     if let Some(flow) = blocking::outbound(ctx, &stanza) {
         return flow;

@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use config::RateExceeded;
 use config::canary::{Canary, sings};
-use tokio::time::{Instant, timeout};
 use tokio::time::{Instant, Sleep, timeout};
 use xmpp::ns;
 use xmpp::sm::Nonza;

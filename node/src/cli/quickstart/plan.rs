@@ -288,6 +288,7 @@ hold = "1m"
 
 [archive]
 enabled = {archive}
+
 [invitations]
 accounts = "users"
 

@@ -217,49 +217,26 @@ fn no_more(seat: &Seat) -> Stanza {
     Stanza::presence(None, Some(seat.address()), Type::Unavailable).build()
 }
 
-/// Those it wrote to hear of it, and its subscribers if they saw it (`shown`: of which generation).
+/// Those it wrote to hear of it, and its subscribers if they saw it (`shown`: of which generation). Who must not see it does not (XEP-0191).
 fn farewell(ctx: &mut Ctx<'_>, seat: &Arc<Seat>, stanza: Stanza, shown: Option<Hlc>) {
-    let directed = seat.take_directed();
+    let mut directed = seat.take_directed();
+    directed.retain(|to| !blocking::hides(seat, to));
     let Some(generation) = shown else {
         ctx.actions.extend(directed.iter().map(|to| Action::Route(stanza.with_to(to))));
         return;
     };
     let presence = Presence { stanza, generation, node: None, withdrawn: false };
-    let (node, account) = (ctx.node.clone(), seat.bare.clone());
-    match node.rosters.cached(&account) {
+    let (node, seat) = (ctx.node.clone(), seat.clone());
+    match node.rosters.cached(&seat.bare) {
         Some(roster) => {
-            tell_gone(&node, &mut ctx.actions, &account, &roster, presence, directed);
+            tell_gone(&node, &mut ctx.actions, &seat, &roster, presence, directed);
         }
         None => {
             tokio::spawn(async move {
-                let roster = node.rosters.load(&node, &account).await.unwrap_or_default();
+                let roster = node.rosters.load(&node, &seat.bare).await.unwrap_or_default();
                 let mut actions = Vec::new();
-                tell_gone(&node, &mut actions, &account, &roster, presence, directed);
+                tell_gone(&node, &mut actions, &seat, &roster, presence, directed);
                 crate::router::perform(&node, None, actions);
-            });
-
-    let stanza = stanza
-        .unwrap_or_else(|| Stanza::presence(None, Some(seat.address()), Type::Unavailable).build());
-    for to in seat.take_directed().into_iter().filter(|to| !blocking::hides(seat, to)) {
-        ctx.actions.push(Action::Route(stanza.with_to(&to)));
-    }
-    if !was_available {
-        return;
-    }
-    if own_word {
-        ctx.node.announce(seat, 0, false);
-    }
-    let presence = Presence { stanza, generation: seat.generation, node: None, withdrawn: false };
-    let (node, seat) = (ctx.node.clone(), seat.clone());
-    match node.rosters.cached(&seat.bare) {
-        Some(roster) => tell_gone(&node, &mut ctx.actions, &seat, &roster, presence),
-        None => {
-            tokio::spawn(async move {
-                if let Ok(roster) = node.rosters.load(&node, &seat.bare).await {
-                    let mut actions = Vec::new();
-                    tell_gone(&node, &mut actions, &seat, &roster, presence);
-                    crate::router::perform(&node, None, actions);
-                }
             });
         }
     }
@@ -273,7 +250,7 @@ fn tell_gone(
     presence: Presence,
     directed: Vec<Jid>,
 ) {
-    for to in directed.iter().filter(|to| !hears(node, account, roster, to)) {
+    for to in directed.iter().filter(|to| !hears(node, &seat.bare, roster, to)) {
         actions.push(Action::Route(presence.stanza.with_to(to)));
     }
     // Behind the roster: who is not in it any more, and may see this session, is here.

@@ -199,8 +199,7 @@ pub fn ended(node: &Node, account: &BareJid) {
 pub fn withdrawn(ctx: &mut Ctx<'_>, account: &BareJid, contact: &BareJid) {
     let to = Jid::from(contact);
     for seat in seats_of(ctx.node, account.as_str()) {
-        if seat.is_shown() {
-        if seat.available() && !blocking::hides(&seat, &to) {
+        if seat.is_shown() && !blocking::hides(&seat, &to) {
             let stanza = Stanza::presence(None, Some(seat.address()), Type::Unavailable).build();
             // It is still there; to this contact it is not.
             let presence =

@@ -8,8 +8,8 @@ use xmpp::jid::{BareJid, Jid};
 use super::cache::version;
 use super::record::{Contact, ROSTER, VERSION};
 use super::subscription::{self, Kind, State};
-use crate::features::invitations;
 use crate::features::blocking::{self, Traffic};
+use crate::features::invitations;
 use crate::homes::{self, HomeError, HomeOp, Tx, accounts};
 
 /// Name of the operation.
@@ -94,9 +94,6 @@ impl HomeOp for RosterHome {
         account: &'a BareJid,
         request: &'a [u8],
     ) -> BoxFuture<'a, Result<Vec<u8>, HomeError>> {
-        homes::answer(OP, request, |request| decide(tx, account, request))
-    }
-
         homes::answer(OP, request, async move |request| {
             // XEP-0016 §2.2 rule 4, §2.13: before the rules for subscriptions, and without a word.
             if let Request::In { contact, .. } = &request
@@ -104,7 +101,7 @@ impl HomeOp for RosterHome {
             {
                 return Ok(Answer::Subscription { pass: false, auto_reply: false });
             }
-            decide(tx, request).await
+            decide(tx, account, request).await
         })
     }
 }
