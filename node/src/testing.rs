@@ -39,6 +39,7 @@ data_dir = 'data'
 [domains]
 global = 'chat.example'
 regional = 'eu.chat.example'
+upload = 'upload.chat.example'
 [c2s]
 certificate = 'unused'
 key = 'unused'

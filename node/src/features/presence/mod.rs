@@ -18,6 +18,7 @@ use xmpp::stanza::{Kind, Stanza, Type};
 
 use crate::app::Node;
 use crate::feature::{Action, Ctx, Feature, Flow, Interests, SessionEvent};
+use crate::features::blocking;
 use crate::features::roster::record::Roster;
 use crate::geo::presence::Presence;
 use crate::session::Seat;
@@ -112,7 +113,8 @@ fn available(ctx: &mut Ctx<'_>, seat: &Arc<Seat>, stanza: &Stanza) -> Flow {
     };
     let unseen = seat.invisible();
     let initial = !seat.set_presence(Some(stanza.clone()));
-    let hand_out = seat.set_priority(priority);
+    // Nothing is ever filed for a guest.
+    let hand_out = seat.set_priority(priority) && ctx.node.domains.has_accounts(seat.bare.domain());
     if hand_out {
         // Before the row says so: what is new must not overtake what waits.
         seat.begin_catching_up();
@@ -154,6 +156,7 @@ fn told(
     initial: bool,
 ) {
     let mut to: Vec<BareJid> = roster.subscribers().cloned().collect();
+    blocking::hide(seat, &mut to);
     to.push(seat.bare.clone());
     let presence = Presence { stanza, generation: seat.generation, node: None, withdrawn: false };
     actions.push(Action::Multicast { presence, to });
@@ -165,6 +168,7 @@ fn told(
         for contact in roster.contacts.values() {
             let request =
                 contact.request.as_ref().and_then(|bytes| Stanza::parse(bytes.clone().into()).ok());
+            let request = request.filter(|request| !blocking::refuses(seat, request));
             actions.extend(request.map(Action::Reply));
         }
     }
@@ -213,24 +217,25 @@ fn no_more(seat: &Seat) -> Stanza {
     Stanza::presence(None, Some(seat.address()), Type::Unavailable).build()
 }
 
-/// Those it wrote to hear of it, and its subscribers if they saw it (`shown`: of which generation).
+/// Those it wrote to hear of it, and its subscribers if they saw it (`shown`: of which generation). Who must not see it does not (XEP-0191).
 fn farewell(ctx: &mut Ctx<'_>, seat: &Arc<Seat>, stanza: Stanza, shown: Option<Hlc>) {
-    let directed = seat.take_directed();
+    let mut directed = seat.take_directed();
+    directed.retain(|to| !blocking::hides(seat, to));
     let Some(generation) = shown else {
         ctx.actions.extend(directed.iter().map(|to| Action::Route(stanza.with_to(to))));
         return;
     };
     let presence = Presence { stanza, generation, node: None, withdrawn: false };
-    let (node, account) = (ctx.node.clone(), seat.bare.clone());
-    match node.rosters.cached(&account) {
+    let (node, seat) = (ctx.node.clone(), seat.clone());
+    match node.rosters.cached(&seat.bare) {
         Some(roster) => {
-            tell_gone(&node, &mut ctx.actions, &account, &roster, presence, directed);
+            tell_gone(&node, &mut ctx.actions, &seat, &roster, presence, directed);
         }
         None => {
             tokio::spawn(async move {
-                let roster = node.rosters.load(&node, &account).await.unwrap_or_default();
+                let roster = node.rosters.load(&node, &seat.bare).await.unwrap_or_default();
                 let mut actions = Vec::new();
-                tell_gone(&node, &mut actions, &account, &roster, presence, directed);
+                tell_gone(&node, &mut actions, &seat, &roster, presence, directed);
                 crate::router::perform(&node, None, actions);
             });
         }
@@ -240,18 +245,19 @@ fn farewell(ctx: &mut Ctx<'_>, seat: &Arc<Seat>, stanza: Stanza, shown: Option<H
 fn tell_gone(
     node: &Node,
     actions: &mut Vec<Action>,
-    account: &BareJid,
+    seat: &Seat,
     roster: &Roster,
     presence: Presence,
     directed: Vec<Jid>,
 ) {
-    for to in directed.iter().filter(|to| !hears(node, account, roster, to)) {
+    for to in directed.iter().filter(|to| !hears(node, &seat.bare, roster, to)) {
         actions.push(Action::Route(presence.stanza.with_to(to)));
     }
     // Behind the roster: who is not in it any more, and may see this session, is here.
-    let mut to = node.geo.partings.of(account.as_str());
+    let mut to = node.geo.partings.of(seat.bare.as_str());
     to.extend(roster.subscribers().cloned());
-    to.push(account.clone());
+    blocking::hide(seat, &mut to);
+    to.push(seat.bare.clone());
     actions.push(Action::Multicast { presence, to });
 }
 

@@ -1,9 +1,10 @@
 //! RFC 6121 §2, the roster, with versions (§2.6). Changes are requests to the account's home (`home`); the roster push is an effect
 //! of *applying* the committed change, in every region alike, so each interested resource gets it exactly when its region has it.
-//! `subscription` is appendix A, `cache` what is held in memory, `record` what is stored.
+//! A guest has a roster too, while its session lasts (`guest`). `subscription` is appendix A, `cache` what is held in memory, `record` what is stored.
 //! Left out: interim pushes for an outdated `ver` (the full roster is sent instead, which §2.6.3 allows).
 
 pub mod cache;
+pub mod guest;
 pub mod home;
 pub mod record;
 pub mod subscription;
@@ -89,6 +90,9 @@ impl Feature for RosterFeature {
         }
         let was_listed =
             ctx.node.rosters.cached(&account).is_some_and(|roster| roster.shows(change));
+        if matches!(change, Change::Clear { store, .. } if store.as_str() == ROSTER) {
+            relation::ended(ctx.node, &account);
+        }
         let parting = Parting::of(ctx.node, &account, change);
         if let Some(parting) = &parting {
             parting.begin(ctx.node, &account);
@@ -252,7 +256,22 @@ fn error_of(request: &Stanza, error: &StanzaError) -> Stanza {
     request.error_reply(error).expect("a get or set may be answered")
 }
 
-/// Asks the account's home.
+/// Whether whoever asks may see the account's presence, and so what else is for those only (XEP-0030 §8, XEP-0012 §6). The owner may.
+pub async fn shows_presence(node: &Arc<Node>, account: &BareJid, asked: &Stanza) -> bool {
+    let Some(asker) = asked.from().map(|from| from.bare()) else { return false };
+    if asker == *account {
+        return true;
+    }
+    match node.rosters.load(node, account).await {
+        Ok(roster) => roster.has_subscriber(&asker),
+        Err(error) => {
+            tracing::error!(%error, "a roster cannot be read");
+            false
+        }
+    }
+}
+
+/// Asks the account's home; of a guest, its node.
 ///
 /// # Errors
 /// The home could not be reached or could not commit.
@@ -261,5 +280,9 @@ pub async fn ask(
     account: &BareJid,
     request: &Request,
 ) -> Result<Answer, HomeError> {
+    if node.domains.has_guests(account.domain()) {
+        let answer = guest::ask(node, account, request).await;
+        return answer.map_err(|error| HomeError::Storage(error.to_string()));
+    }
     node.homes.exchange(account, home::OP, request).await
 }
