@@ -48,6 +48,7 @@ pub struct Seat {
     pub mailbox: Mailbox<Item>,
     flags: AtomicU8,
     priority: AtomicI8,
+    took_at: AtomicI8,
     presence: Mutex<Shown>,
     roster: Mutex<Watch>,
     /// The id of the last filed message it was handed.
@@ -217,6 +218,7 @@ impl Seat {
             mailbox,
             flags: AtomicU8::new(0),
             priority: AtomicI8::new(-1),
+            took_at: AtomicI8::new(0),
             presence: Mutex::default(),
             roster: Mutex::default(),
             read: Mutex::default(),
@@ -492,6 +494,16 @@ impl Seat {
         self.available() && self.priority.load(Ordering::Acquire) >= 0
     }
 
+    /// Its priority; -1 while it is not available.
+    pub fn priority(&self) -> i8 {
+        self.priority.load(Ordering::Acquire)
+    }
+
+    /// The last priority at which it took messages of its account; 0 before it has taken any.
+    pub fn took_at(&self) -> i8 {
+        self.took_at.load(Ordering::Acquire)
+    }
+
     /// XEP-0186 is on: nobody is shown its presence.
     pub fn invisible(&self) -> bool {
         self.has(INVISIBLE)
@@ -540,6 +552,9 @@ impl Seat {
     /// New priority; -1 stands for "not available". Returns whether messages to the account now reach it and did not before.
     pub fn set_priority(&self, priority: i8) -> bool {
         let before = self.priority.swap(priority, Ordering::AcqRel);
+        if priority >= 0 {
+            self.took_at.store(priority, Ordering::Release);
+        }
         before < 0 && priority >= 0
     }
 
