@@ -495,3 +495,18 @@ async fn who_sends_presence_or_changes_its_roster_too_fast_is_closed_where_that_
         assert!(said.contains("<policy-violation") && said.contains("<too-many-stanzas"), "{said}");
     }
 }
+
+#[tokio::test]
+async fn a_client_is_told_how_much_it_may_say_at_once() {
+    // XEP-0478: before the sign-in, and after it.
+    let house = House::with("[limits]\nstanza_bytes_max = '20000B'\n").await;
+    let offer = house.node.offer(true);
+    for (features, bytes) in [
+        (&offer.features_before_auth, "<max-bytes>16384</max-bytes>"),
+        (&offer.features_after_auth, "<max-bytes>20000</max-bytes>"),
+    ] {
+        let features = String::from_utf8_lossy(features);
+        assert!(features.contains("<limits xmlns='urn:xmpp:stream-limits:0'>"), "{features}");
+        assert!(features.contains(bytes), "{features}");
+    }
+}
