@@ -15,7 +15,7 @@ use s2s::tls::Fingerprint;
 
 use super::{Node, World};
 use crate::feature::Ctx;
-use crate::features::{archive, offline, private, roster, vcard};
+use crate::features::{admin, archive, last, offline, private, roster, vcard};
 use crate::geo::Geo;
 use crate::geo::calls::CallError;
 use crate::geo::frame::{self, Call};
@@ -312,6 +312,7 @@ pub(super) async fn homes(
                 archive::item::ARCHIVE,
                 archive::item::PLACES,
                 archive::prefs::PREFS,
+                last::home::LAST,
                 pie::home::IMPORT,
                 private::home::PRIVATE,
                 second::SECOND,
@@ -321,6 +322,8 @@ pub(super) async fn homes(
         Box::new(roster::home::RosterHome),
         Box::new(offline::home::OfflineHome(late.clone())),
         Box::new(archive::home::ArchiveHome(late.clone())),
+        Box::new(admin::home::EndHome),
+        Box::new(last::home::LastHome),
         Box::new(pie::home::PieHome),
         Box::new(private::home::PrivateHome),
         Box::new(vcard::home::VcardHome),

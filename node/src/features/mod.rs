@@ -1,15 +1,19 @@
 //! The list of features, in the order in which a stanza meets them, and who wants to see what. One line a feature.
 
 pub mod adhoc;
+pub mod admin;
 pub mod archive;
 pub mod carbons;
 pub mod disco;
+pub mod last;
+pub mod limits;
 pub mod offline;
 pub mod ping;
 pub mod presence;
 pub mod private;
 pub mod register;
 pub mod roster;
+pub mod sic;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod time;
@@ -33,6 +37,8 @@ use crate::session::Seat;
 fn list(config: &Config) -> Vec<Box<dyn Feature>> {
     let mut list: Vec<Box<dyn Feature>> = vec![
         Box::new(roster::RosterFeature),
+        // Before presence, which makes a session that goes unavailable.
+        Box::new(last::LastFeature::default()),
         Box::new(presence::PresenceFeature),
         Box::new(carbons::Carbons),
         Box::new(offline::OfflineFeature),
@@ -41,7 +47,10 @@ fn list(config: &Config) -> Vec<Box<dyn Feature>> {
         Box::new(ping::Ping),
         Box::new(version::Version),
         Box::new(time::Time),
+        Box::new(sic::Sic),
+        Box::new(limits::StreamLimits::new(&config.limits)),
         Box::new(register::Register::default()),
+        Box::new(admin::AdminFeature),
         Box::new(adhoc::AdHoc::new(config)),
         // Behind those that answer for nodes of their own.
         Box::new(disco::DiscoFeature::new(config)),

@@ -18,6 +18,8 @@ pub struct Role {
     pub beside: Option<String>,
     /// Has no account: a guest, on the domain of guests.
     pub is_guest: bool,
+    /// Is the platform's administrator, with a resource nobody else has.
+    pub is_admin: bool,
 }
 
 /// What happens in one step. XML is kept as text: names in it are filled in during the performance.
@@ -165,6 +167,7 @@ fn role(name: &str, block: &str) -> Result<Role> {
         account_of: None,
         beside: None,
         is_guest: false,
+        is_admin: false,
     };
     for line in block.lines().filter(|l| !l.is_empty()) {
         match line.split_once(':').map(|(k, v)| (k.trim(), v.trim())) {
@@ -172,6 +175,7 @@ fn role(name: &str, block: &str) -> Result<Role> {
             Some(("account of", v)) => role.account_of = Some(v.into()),
             Some(("beside", v)) => role.beside = Some(v.into()),
             Some(("guest", "yes")) => role.is_guest = true,
+            Some(("admin", "yes")) => role.is_admin = true,
             _ => return Err(format!("a client has no {line:?}")),
         }
     }
