@@ -3,6 +3,7 @@
 
 mod build;
 mod heirs;
+mod inviting;
 mod operator;
 mod portable;
 mod run;
@@ -127,7 +128,9 @@ impl Offers {
             mechanisms,
             apart: guests.into_iter().collect(),
             plain_without_tls: false,
-            register: config.registration.enabled,
+            register: config.registration.enabled
+                || config.registration.url.is_some()
+                || config.invitations.accounts != config::Inviters::Nobody,
             stream_management: true,
             roster_versioning: false, // Said by the roster feature.
             features_before_auth: features.stream_features_before_auth(),

@@ -3,8 +3,14 @@
 pub mod adhoc;
 pub mod admin;
 pub mod archive;
+pub mod bind;
+pub mod blocking;
 pub mod carbons;
+pub mod csi;
 pub mod disco;
+pub mod external_services;
+pub mod invisible;
+pub mod invitations;
 pub mod last;
 pub mod limits;
 pub mod offline;
@@ -17,6 +23,7 @@ pub mod sic;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod time;
+pub mod upload;
 pub mod vcard;
 pub mod version;
 
@@ -39,9 +46,15 @@ fn list(config: &Config) -> Vec<Box<dyn Feature>> {
         Box::new(roster::RosterFeature),
         // Before presence, which makes a session that goes unavailable.
         Box::new(last::LastFeature::default()),
+        // Behind the roster, which it looks at when that changes.
+        Box::new(blocking::Blocking),
+        Box::new(blocking::privacy::Privacy),
         Box::new(presence::PresenceFeature),
+        Box::new(invisible::Invisible),
         Box::new(carbons::Carbons),
+        Box::new(csi::ClientState),
         Box::new(offline::OfflineFeature),
+        Box::new(bind::Bind),
         Box::new(vcard::VcardFeature),
         Box::new(private::PrivateFeature),
         Box::new(ping::Ping),
@@ -49,9 +62,11 @@ fn list(config: &Config) -> Vec<Box<dyn Feature>> {
         Box::new(time::Time),
         Box::new(sic::Sic),
         Box::new(limits::StreamLimits::new(&config.limits)),
+        Box::new(external_services::ExternalServices),
         Box::new(register::Register::default()),
         Box::new(admin::AdminFeature),
         Box::new(adhoc::AdHoc::new(config)),
+        Box::new(invitations::InvitationsFeature::new(config)),
         // Behind those that answer for nodes of their own.
         Box::new(disco::DiscoFeature::new(config)),
     ];
@@ -63,8 +78,13 @@ fn list(config: &Config) -> Vec<Box<dyn Feature>> {
 }
 
 /// The services of a node: those that have a domain in its configuration.
-pub fn services(_config: &config::Config) -> Vec<(String, Box<dyn Service>)> {
-    Vec::new()
+pub fn services(config: &config::Config) -> Vec<(String, Box<dyn Service>)> {
+    let domains = &config.domains;
+    let mut list: Vec<(String, Box<dyn Service>)> = Vec::new();
+    if let Some(host) = &domains.upload {
+        list.push((host.clone(), Box::new(upload::Upload::new(config))));
+    }
+    list
 }
 
 /// The list, and an index of who asked for what: a stanza nobody asked for costs one look at an empty vector.

@@ -139,12 +139,14 @@ impl Stage {
             };
             client.transcript = self.transcript.clone();
             client.is_guest = role.is_guest;
-            if role.account_of.is_none() && !role.is_guest && !role.is_admin {
+            let own = !role.is_guest && !role.is_admin && !role.stranger;
+            if role.account_of.is_none() && own {
                 client.register().await?;
             }
             self.names.insert(role.name.clone(), client.bare());
             self.names.insert(format!("{}/full", role.name), client.full());
             self.names.insert(format!("{}/user", role.name), client.user.clone());
+            self.names.insert(format!("{}/password", role.name), client.password.clone());
             self.clients.insert(role.name.clone(), client);
         }
         Ok(())
@@ -177,6 +179,7 @@ impl Stage {
     async fn take(&mut self, step: &Step) -> Result<()> {
         let who = step.who.as_str();
         match &step.act {
+            Act::OpensStream => self.client(who).open_stream().await,
             Act::Connects => self.connect(who).await,
             Act::ComesOnline => {
                 self.connect(who).await?;

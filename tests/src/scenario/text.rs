@@ -16,6 +16,8 @@ pub struct Role {
     pub account_of: Option<String>,
     /// Always connects where that other role connects.
     pub beside: Option<String>,
+    /// Begins without an account.
+    pub stranger: bool,
     /// Has no account: a guest, on the domain of guests.
     pub is_guest: bool,
     /// Is the platform's administrator, with a resource nobody else has.
@@ -25,6 +27,8 @@ pub struct Role {
 /// What happens in one step. XML is kept as text: names in it are filled in during the performance.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Act {
+    /// Opens a stream, with TLS, and does not log in.
+    OpensStream,
     /// Logs in and binds.
     Connects,
     /// Logs in, binds, sends initial presence and waits to hear it back.
@@ -166,6 +170,7 @@ fn role(name: &str, block: &str) -> Result<Role> {
         resource: name.to_lowercase(),
         account_of: None,
         beside: None,
+        stranger: false,
         is_guest: false,
         is_admin: false,
     };
@@ -174,6 +179,7 @@ fn role(name: &str, block: &str) -> Result<Role> {
             Some(("resource", v)) => role.resource = v.into(),
             Some(("account of", v)) => role.account_of = Some(v.into()),
             Some(("beside", v)) => role.beside = Some(v.into()),
+            Some(("account", "none")) => role.stranger = true,
             Some(("guest", "yes")) => role.is_guest = true,
             Some(("admin", "yes")) => role.is_admin = true,
             _ => return Err(format!("a client has no {line:?}")),
@@ -183,7 +189,8 @@ fn role(name: &str, block: &str) -> Result<Role> {
 }
 
 fn step(line: usize, text: &str, block: String) -> Result<Step> {
-    const PLAIN: [(&str, Act); 15] = [
+    const PLAIN: [(&str, Act); 16] = [
+        ("opens a stream", Act::OpensStream),
         ("is known to everybody", Act::IsKnown),
         ("asks for the roster", Act::AsksForRoster),
         ("connects", Act::Connects),
