@@ -24,6 +24,7 @@ use std::path::Path;
 pub use error::{ConfigError, Problem};
 pub use section::admin::Admin;
 pub use section::c2s::{C2s, CertificateFor};
+pub use section::clients::Clients;
 pub use section::domains::Domains;
 pub use section::geo::{Durability, Geo};
 pub use section::http::Http;
@@ -47,6 +48,8 @@ pub struct Config {
     pub domains: Domains,
     /// Client connections.
     pub c2s: C2s,
+    /// What is kept of the clients people sign in with.
+    pub clients: Clients,
     /// Server connections, links among them.
     pub s2s: S2s,
     /// Timers and bounds of the links to the other nodes.
@@ -104,6 +107,7 @@ impl Config {
             node: section::node::read(&root.section("node")),
             domains: section::domains::read(&root.section("domains")),
             c2s: section::c2s::read(&root.section("c2s")),
+            clients: section::clients::read(&root.section("clients")),
             s2s: section::s2s::read(&root.section("s2s")),
             link: section::link::read(&root.section("link")),
             peers: section::link::read_peers(&root),

@@ -2,6 +2,7 @@
 
 pub(crate) mod admin;
 pub(crate) mod c2s;
+pub(crate) mod clients;
 pub(crate) mod domains;
 pub(crate) mod geo;
 pub(crate) mod http;
