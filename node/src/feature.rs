@@ -10,6 +10,7 @@ use replication::durable_log::Change;
 use xmpp::jid::{BareJid, FullJid};
 use xmpp::stanza::Stanza;
 use xmpp::stream::error::StreamError;
+use xmpp::xml::element::Element;
 
 use crate::app::Node;
 use crate::geo::presence::Presence;
@@ -199,6 +200,17 @@ pub trait Feature: Send + Sync {
     /// Elements for `<stream:features/>` after sign-in, as XML.
     fn stream_features(&self) -> &'static str {
         ""
+    }
+
+    /// What a client may ask for along with a bind (XEP-0386 §3.1): namespaces, as they are advertised.
+    fn inline(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// A client has bound by Bind 2 and asked for this, an element of one of those namespaces; its seat is in `ctx`, and nothing has
+    /// reached it yet. What `<bound/>` says of it.
+    fn bound(&self, _ctx: &mut Ctx<'_>, _request: &Element) -> Option<Element> {
+        None
     }
 
     /// An IQ get or set to the server or to an account.

@@ -15,7 +15,7 @@ use s2s::tls::Fingerprint;
 
 use super::{Node, World};
 use crate::feature::Ctx;
-use crate::features::{offline, roster};
+use crate::features::{clients, offline, roster};
 use crate::geo::Geo;
 use crate::geo::calls::CallError;
 use crate::geo::frame::{self, Call};
@@ -305,6 +305,7 @@ pub(super) async fn homes(
         Box::new(AccountHome {
             stores: vec![
                 ACCOUNTS,
+                clients::record::CLIENTS,
                 roster::record::ROSTER,
                 roster::record::VERSION,
                 offline::home::OFFLINE,
@@ -313,6 +314,7 @@ pub(super) async fn homes(
                 second::SECOND,
             ],
         }),
+        Box::new(clients::home::ClientsHome),
         Box::new(roster::home::RosterHome),
         Box::new(offline::home::OfflineHome(late.clone())),
         Box::new(pie::home::PieHome),

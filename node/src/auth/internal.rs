@@ -18,8 +18,8 @@ use xmpp::sasl::{
     BadPassword, Credentials, Hash, Password, SALT_BYTES, ScramKeys, Secret, Verdict,
 };
 
-use super::Authenticator;
 use super::cache::Recent;
+use super::{About, Authenticator};
 
 /// Accounts whose records are kept. About 400 bytes each.
 pub const CACHED_ACCOUNTS_MAX: usize = 32_768;
@@ -48,10 +48,12 @@ pub struct Keys {
     pub sha1: ScramKeys,
     /// For SCRAM-SHA-256.
     pub sha256: ScramKeys,
+    /// For SCRAM-SHA-512.
+    pub sha512: ScramKeys,
 }
 
 impl Keys {
-    /// Derives them, with random salts. Slow (two derivations): not for a reactor thread; [`Internal::derive`] is.
+    /// Derives them, with random salts. Slow (three derivations): not for a reactor thread; [`Internal::derive`] is.
     ///
     /// # Errors
     /// The password cannot be prepared.
@@ -61,7 +63,11 @@ impl Keys {
             getrandom::fill(&mut salt).expect("the operating system has random numbers");
             ScramKeys::derive(hash, password.expose(), &salt, iterations)
         };
-        Ok(Self { sha1: derive(Hash::Sha1)?, sha256: derive(Hash::Sha256)? })
+        Ok(Self {
+            sha1: derive(Hash::Sha1)?,
+            sha256: derive(Hash::Sha256)?,
+            sha512: derive(Hash::Sha512)?,
+        })
     }
 }
 
@@ -226,6 +232,21 @@ impl Drop for Place {
 }
 
 impl Authenticator for Internal {
+    fn about(&self, account: &BareJid) -> BoxFuture<'static, About> {
+        let (inner, account) = (self.inner.clone(), account.clone());
+        async move {
+            match inner.record(&account).await {
+                Err(()) => About::Unavailable,
+                Ok(None) => About::Unknown,
+                Ok(Some(record)) => About::Known {
+                    hashes: Some(record.keys.iter().map(|keys| keys.hash).collect()),
+                    disabled: record.disabled,
+                },
+            }
+        }
+        .boxed()
+    }
+
     fn scram(&self, account: &BareJid, hash: Hash) -> BoxFuture<'static, Credentials> {
         let (inner, account) = (self.inner.clone(), account.clone());
         async move {

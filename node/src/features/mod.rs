@@ -1,6 +1,7 @@
 //! The list of features, in the order in which a stanza meets them, and who wants to see what. One line a feature.
 
 pub mod carbons;
+pub mod clients;
 pub mod disco;
 pub mod offline;
 pub mod ping;
@@ -17,6 +18,7 @@ use std::collections::HashMap;
 use replication::durable_log::Change;
 use std::sync::Arc;
 use xmpp::stanza::{Kind, Stanza};
+use xmpp::xml::element::Element;
 
 use crate::feature::{Ctx, Disco, Feature, Flow, Iq, SessionEvent};
 use crate::session::Seat;
@@ -27,6 +29,7 @@ fn list() -> Vec<Box<dyn Feature>> {
         Box::new(roster::RosterFeature),
         Box::new(presence::PresenceFeature),
         Box::new(carbons::Carbons),
+        Box::new(clients::Clients),
         Box::new(offline::OfflineFeature),
         Box::new(ping::Ping),
         Box::new(version::Version),
@@ -95,6 +98,17 @@ impl Features {
     /// Elements for `<stream:features/>` after sign-in.
     pub fn stream_features(&self) -> Vec<u8> {
         self.list.iter().flat_map(|feature| feature.stream_features().bytes()).collect()
+    }
+
+    /// What may be asked for along with a bind (XEP-0386), as it is advertised.
+    pub fn inline(&self) -> Vec<&'static str> {
+        self.list.iter().flat_map(|feature| feature.inline()).copied().collect()
+    }
+
+    /// One thing that was asked for along with a bind, to whoever it is; the seat is in `ctx`.
+    pub fn bound(&self, ctx: &mut Ctx<'_>, request: &Element) -> Option<Element> {
+        let mut all = self.list.iter();
+        all.find(|feature| feature.inline().contains(&request.ns()))?.bound(ctx, request)
     }
 
     /// An IQ get or set, to those who answer its payload's namespace.

@@ -41,6 +41,8 @@ pub(super) struct Session {
     pub(super) output: Buffer,
     pub(super) sm: Option<Box<Sm>>,
     pub(super) alive: Option<Alive>,
+    /// It goes on from another connection.
+    is_resumed: bool,
     mail: Vec<Item>,
     /// Without stream management: what is in `output` and somebody waits to hear of, each with the count of bytes at its end. The
     /// kernel's taking them is all there is to hear.
@@ -75,6 +77,7 @@ impl Session {
     /// A session that was just bound or resumed.
     pub(super) fn begin(node: Arc<Node>, ready: Ready) -> Box<Self> {
         let Ready { transport, framer, input, output, seat, sm, alive } = ready;
+        let is_resumed = alive.is_some();
         let alive = Some(alive.unwrap_or_else(|| Alive::new(&node, &seat)));
         Box::new(Self {
             node,
@@ -85,6 +88,7 @@ impl Session {
             output,
             sm,
             alive,
+            is_resumed,
             mail: Vec::new(),
             unwritten: VecDeque::new(),
             written: 0,
@@ -93,8 +97,7 @@ impl Session {
 
     /// Until the session is over, hibernation included.
     pub(super) async fn run(mut self: Box<Self>) {
-        let resumed = self.sm.is_some();
-        let event = if resumed { SessionEvent::Resumed } else { SessionEvent::Bound };
+        let event = if self.is_resumed { SessionEvent::Resumed } else { SessionEvent::Bound };
         let mut close = self.tell(event).await;
         // What came in one segment with the bind.
         if close.is_none() {

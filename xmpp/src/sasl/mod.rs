@@ -1,22 +1,27 @@
 //! SASL (RFC 4422) as XMPP uses it: mechanisms, failures, and one authentication exchange as a value.
 //!
-//! `stream::negotiate` wraps it in the elements of RFC 6120 §6 (and SASL2 can wrap it in those of XEP-0388 later): nothing
+//! `stream::negotiate` wraps it in the elements of RFC 6120 §6 or of XEP-0388 (SASL2): nothing
 //! here knows XML or base64 around a message. One mechanism a file; [`Exchange`] is the receiving side of any of them.
 //! What it needs from the world (stored keys, the verdict on a PLAIN password) it asks for with a [`Step`] and is told by a
 //! call. Deliberately absent: randomness (nonces are handed in), attempts counting and deadlines (the stream's business).
 
 pub mod anonymous;
+pub mod downgrade;
 pub mod external;
 pub mod keys;
 pub mod plain;
 pub mod scram;
+pub mod token;
 
 use std::fmt;
 
 use crate::jid::BareJid;
+pub use downgrade::Offered;
 pub use keys::{
-    BadPassword, Hash, ITERATIONS_DEFAULT, Password, SALT_BYTES, ScramKeys, Secret, saslprep,
+    BadPassword, Hash, Hashes, ITERATIONS_DEFAULT, Password, SALT_BYTES, ScramKeys, Secret,
+    saslprep,
 };
+pub use token::{TokenBinding, Tokens};
 
 /// A mechanism we know. What is offered on a stream is the caller's list, thinned by what the stream allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -34,11 +39,13 @@ pub enum Mechanism {
     External,
     /// RFC 4505.
     Anonymous,
+    /// HT-SHA-256-*, by a token (XEP-0484): never in the list of the others.
+    Token(TokenBinding),
 }
 
 impl Mechanism {
     /// Every mechanism, the one to prefer first.
-    pub const ALL: [Mechanism; 9] = [
+    pub const ALL: [Mechanism; 13] = [
         Mechanism::External,
         Mechanism::Scram { hash: Hash::Sha512, plus: true },
         Mechanism::Scram { hash: Hash::Sha256, plus: true },
@@ -48,6 +55,10 @@ impl Mechanism {
         Mechanism::Scram { hash: Hash::Sha1, plus: false },
         Mechanism::Plain,
         Mechanism::Anonymous,
+        Mechanism::Token(TokenBinding::Exporter),
+        Mechanism::Token(TokenBinding::EndPoint),
+        Mechanism::Token(TokenBinding::Unique),
+        Mechanism::Token(TokenBinding::None),
     ];
 
     /// The name in the IANA registry.
@@ -62,6 +73,10 @@ impl Mechanism {
             Mechanism::Plain => "PLAIN",
             Mechanism::External => "EXTERNAL",
             Mechanism::Anonymous => "ANONYMOUS",
+            Mechanism::Token(TokenBinding::None) => "HT-SHA-256-NONE",
+            Mechanism::Token(TokenBinding::Unique) => "HT-SHA-256-UNIQ",
+            Mechanism::Token(TokenBinding::EndPoint) => "HT-SHA-256-ENDP",
+            Mechanism::Token(TokenBinding::Exporter) => "HT-SHA-256-EXPR",
         }
     }
 
@@ -232,12 +247,19 @@ pub enum Step {
         /// As it was typed: SASLprep is `ScramKeys::verify`'s.
         password: Password,
     },
+    /// Fetch the client's tokens and call [`Exchange::tokens`].
+    LookUpTokens {
+        /// Whose.
+        account: BareJid,
+    },
     /// It is them. `data` goes along with the success.
     Success {
         /// The account (or, with EXTERNAL between servers, the domain).
         account: BareJid,
         /// Additional data with success: the server's signature in SCRAM.
         data: Option<Vec<u8>>,
+        /// Which token proved it.
+        token: Option<u64>,
     },
     /// It is not.
     Fail(Failure),
@@ -262,6 +284,8 @@ pub struct Terms {
     pub identities: Vec<String>,
     /// The localpart an anonymous user gets: random, fresh.
     pub anonymous: String,
+    /// What was advertised on this stream (XEP-0474); `None`: SCRAM does not tell.
+    pub offered: Option<Offered>,
 }
 
 /// One authentication exchange, receiving side.
@@ -280,6 +304,8 @@ enum State {
     Scram(Box<scram::Server>),
     /// The caller is checking the password.
     Plain(BareJid),
+    /// The caller is fetching the tokens.
+    Token(token::Server),
     Over,
 }
 
@@ -320,7 +346,9 @@ impl Exchange {
             }
             (State::Scram(server), _) => {
                 let step = match server.finish(message) {
-                    Ok((account, signature)) => Step::Success { account, data: Some(signature) },
+                    Ok((account, signature)) => {
+                        Step::Success { account, data: Some(signature), token: None }
+                    }
                     Err(failure) => Step::Fail(failure),
                 };
                 self.state = State::Over;
@@ -336,18 +364,32 @@ impl Exchange {
             (State::Start, Mechanism::External) => {
                 self.state = State::Over;
                 match external::check(message, &self.terms.identities) {
-                    Ok(account) => Step::Success { account, data: None },
+                    Ok(account) => Step::Success { account, data: None, token: None },
                     Err(failure) => Step::Fail(failure),
                 }
             }
             (State::Start, Mechanism::Anonymous) => {
                 self.state = State::Over;
                 match anonymous::check(message, &self.terms.anonymous, &self.terms.domain) {
-                    Ok(account) => Step::Success { account, data: None },
+                    Ok(account) => Step::Success { account, data: None, token: None },
                     Err(failure) => Step::Fail(failure),
                 }
             }
-            (State::Plain(_) | State::Over, _) => self.over(Failure::MalformedRequest),
+            (State::Start, Mechanism::Token(binding)) => {
+                let channel = binding.kind().and_then(|kind| self.terms.bindings.data(kind));
+                match token::Server::begin(binding, message, channel, &self.terms.domain) {
+                    Ok((server, Some(account))) => {
+                        self.state = State::Token(server);
+                        Step::LookUpTokens { account }
+                    }
+                    // A name that no account can have.
+                    Ok((_, None)) => self.over(Failure::NotAuthorized),
+                    Err(failure) => self.over(failure),
+                }
+            }
+            (State::Plain(_) | State::Token(_) | State::Over, _) => {
+                self.over(Failure::MalformedRequest)
+            }
         }
     }
 
@@ -365,9 +407,24 @@ impl Exchange {
     /// The answer to [`Step::CheckPlain`].
     pub fn plain_checked(&mut self, verdict: Verdict) -> Step {
         match (std::mem::replace(&mut self.state, State::Over), verdict) {
-            (State::Plain(account), Verdict::Right) => Step::Success { account, data: None },
+            (State::Plain(account), Verdict::Right) => {
+                Step::Success { account, data: None, token: None }
+            }
             (State::Plain(_), Verdict::Disabled) => Step::Fail(Failure::AccountDisabled),
             (State::Plain(_), Verdict::Wrong) => Step::Fail(Failure::NotAuthorized),
+            _ => Step::Fail(Failure::TemporaryAuthFailure),
+        }
+    }
+
+    /// The answer to [`Step::LookUpTokens`].
+    pub fn tokens(&mut self, tokens: Tokens) -> Step {
+        match std::mem::replace(&mut self.state, State::Over) {
+            State::Token(server) => match server.finish(tokens) {
+                Ok((account, token, answer)) => {
+                    Step::Success { account, data: Some(answer), token: Some(token) }
+                }
+                Err(failure) => Step::Fail(failure),
+            },
             _ => Step::Fail(Failure::TemporaryAuthFailure),
         }
     }
@@ -410,6 +467,7 @@ pub(crate) mod tests {
             fake_iterations: 4096,
             identities: Vec::new(),
             anonymous: "guest-1".into(),
+            offered: None,
         }
     }
 

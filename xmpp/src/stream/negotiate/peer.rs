@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use super::{Auth, FAILURES_MAX, PROCEED, Reply, Tokens, check_header, domain_of};
+use super::{Auth, FAILURES_MAX, PROCEED, Reply, Tokens, check_header, domain_of, success};
 use crate::ns;
 use crate::sasl::{ChannelBindings, Exchange, Failure, Mechanism, Secret, Terms};
 use crate::stream::error::StreamError;
@@ -282,17 +282,17 @@ impl ReceivingPeer {
     fn reply(&mut self, out: &mut Vec<PeerOutput>, reply: Reply) -> Result<(), StreamError> {
         match reply {
             Reply::Send(bytes) => out.push(PeerOutput::Send(bytes)),
-            Reply::Success { bytes, .. } => {
+            Reply::Success { data, .. } => {
                 self.is_authenticated = true;
                 self.expect_header();
                 let name = |name: &Option<String>| name.clone().expect("known since the header");
                 let (from, to) = (name(&self.from), name(&self.to));
-                out.push(PeerOutput::Send(bytes));
+                out.push(PeerOutput::Send(success(data.as_deref())));
                 out.push(PeerOutput::Authenticated { from, to });
                 out.push(PeerOutput::Restart);
             }
             Reply::Fail(error) => return Err(error),
-            Reply::LookUp { .. } | Reply::CheckPlain { .. } => {
+            Reply::LookUp { .. } | Reply::CheckPlain { .. } | Reply::LookUpTokens { .. } => {
                 unreachable!("EXTERNAL asks for neither keys nor passwords")
             }
         }
@@ -311,5 +311,6 @@ fn external_terms(identities: Vec<String>) -> Terms {
         fake_iterations: 1,
         identities,
         anonymous: String::new(),
+        offered: None,
     }
 }
