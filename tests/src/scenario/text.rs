@@ -16,6 +16,8 @@ pub struct Role {
     pub account_of: Option<String>,
     /// Always connects where that other role connects.
     pub beside: Option<String>,
+    /// Insists on this SCRAM mechanism.
+    pub mechanism: Option<String>,
 }
 
 /// What happens in one step. XML is kept as text: names in it are filled in during the performance.
@@ -33,6 +35,10 @@ pub enum Act {
     UsesPassword(String),
     /// Must not get in.
     FailsToConnect,
+    /// Opens a stream, and has its features to receive.
+    OpensStream,
+    /// Opens a stream, passes over its features, sends this as it is; receives what follows when it is success in SASL2.
+    SignsIn(String),
     /// Sends stanzas.
     Sends(String),
     /// Writes text as it is.
@@ -157,13 +163,19 @@ impl Play {
 }
 
 fn role(name: &str, block: &str) -> Result<Role> {
-    let mut role =
-        Role { name: name.into(), resource: name.to_lowercase(), account_of: None, beside: None };
+    let mut role = Role {
+        name: name.into(),
+        resource: name.to_lowercase(),
+        account_of: None,
+        beside: None,
+        mechanism: None,
+    };
     for line in block.lines().filter(|l| !l.is_empty()) {
         match line.split_once(':').map(|(k, v)| (k.trim(), v.trim())) {
             Some(("resource", v)) => role.resource = v.into(),
             Some(("account of", v)) => role.account_of = Some(v.into()),
             Some(("beside", v)) => role.beside = Some(v.into()),
+            Some(("mechanism", v)) => role.mechanism = Some(v.into()),
             _ => return Err(format!("a client has no {line:?}")),
         }
     }
@@ -171,10 +183,11 @@ fn role(name: &str, block: &str) -> Result<Role> {
 }
 
 fn step(line: usize, text: &str, block: String) -> Result<Step> {
-    const PLAIN: [(&str, Act); 15] = [
+    const PLAIN: [(&str, Act); 16] = [
         ("is known to everybody", Act::IsKnown),
         ("asks for the roster", Act::AsksForRoster),
         ("connects", Act::Connects),
+        ("opens a stream", Act::OpensStream),
         ("comes online", Act::ComesOnline),
         ("fails to connect", Act::FailsToConnect),
         ("receives nothing", Act::ReceivesNothing),
@@ -207,6 +220,7 @@ fn step(line: usize, text: &str, block: String) -> Result<Step> {
     let act = match (what, has_block) {
         ("sends", true) => Act::Sends(block),
         ("sends raw", true) => Act::SendsRaw(block),
+        ("signs in with", true) => Act::SignsIn(block),
         ("receives", true) => Act::Receives(block),
         ("receives in any order", true) => Act::ReceivesUnordered(block),
         ("uses the password", true) => Act::UsesPassword(block),
