@@ -77,6 +77,13 @@ impl Account {
         }
     }
 
+    /// One whose password is kept elsewhere. `created`: milliseconds since the Unix epoch.
+    pub fn without_keys(created: u64) -> Account {
+        let [scram_sha1, scram_sha256, scram_sha512] =
+            [Hash::Sha1, Hash::Sha256, Hash::Sha512].map(Self::no_keys);
+        Account { scram_sha1, scram_sha256, created, disabled: false, scram_sha512 }
+    }
+
     /// The keys that are known; first those PLAIN is verified with where it costs the same: SHA-512 is the slowest.
     pub fn keys(&self) -> impl Iterator<Item = &ScramKeys> {
         let known = |keys: &&ScramKeys| !keys.stored_key.expose().is_empty();

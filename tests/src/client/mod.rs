@@ -103,6 +103,8 @@ pub struct Client {
     pub password: String,
     /// The hash of the SCRAM mechanism it insists on.
     pub hash: Option<crate::scram::Hash>,
+    /// Signs in with ANONYMOUS, and is called what the server says.
+    pub is_guest: bool,
     /// The resource it asks for.
     pub resource: Option<String>,
     /// The full JID, once bound.
@@ -133,6 +135,7 @@ impl Client {
             user: user.into(),
             password: password.into(),
             hash: None,
+            is_guest: false,
             resource: resource.map(Into::into),
             jid: None,
             transcript: Transcript::default(),
@@ -196,6 +199,38 @@ impl Client {
         Ok(())
     }
 
+    /// Opens a stream, saying from whom, and no more: the features are there to be received, and what is sent raw goes to the server as it
+    /// is. When it tells of success in SASL2 (XEP-0388) with a resource bound, the client is what it would be after
+    /// [`Self::connect`].
+    ///
+    /// # Errors
+    /// When there is no stream.
+    pub async fn open_named_stream(&mut self) -> Result<()> {
+        let from = self.bare();
+        let start =
+            Negotiation::start_as(&self.endpoint, &self.name, &self.transcript, Some(&from));
+        let (stream, features) = start.await?;
+        self.jid = None;
+        self.sm = None;
+        self.counters = Counters::new();
+        self.run(stream);
+        self.waiting = VecDeque::from([features]);
+        Ok(())
+    }
+
+    /// Opens a stream and stays a stranger.
+    ///
+    /// # Errors
+    /// When there is no stream.
+    pub async fn open_stream(&mut self) -> Result<()> {
+        let (stream, _) = Negotiation::start(&self.endpoint, &self.name, &self.transcript).await?;
+        self.sm = None;
+        self.waiting.clear();
+        self.counters = Counters::new();
+        self.run(stream);
+        Ok(())
+    }
+
     /// Logs in and binds.
     ///
     /// # Errors
@@ -214,6 +249,9 @@ impl Client {
         let Some(jid) = jid.filter(|_| bound.attr("type") == Some("result")) else {
             return Err(format!("binding failed: {bound}"));
         };
+        if self.is_guest {
+            self.user = jid.split('@').next().unwrap_or_default().to_owned();
+        }
         if !jid.starts_with(&format!("{}/", self.bare())) {
             return Err(format!("bound to somebody else: {jid}"));
         }
@@ -222,25 +260,6 @@ impl Client {
         self.waiting.clear();
         self.counters = Counters::new();
         self.run(stream);
-        Ok(())
-    }
-
-    /// Opens a stream, saying from whom, and no more: the features are there to be received, and what is sent raw goes to the server as it
-    /// is. When it tells of success in SASL2 (XEP-0388) with a resource bound, the client is what it would be after
-    /// [`Self::connect`].
-    ///
-    /// # Errors
-    /// When there is no stream.
-    pub async fn open_stream(&mut self) -> Result<()> {
-        let from = self.bare();
-        let start =
-            Negotiation::start_as(&self.endpoint, &self.name, &self.transcript, Some(&from));
-        let (stream, features) = start.await?;
-        self.jid = None;
-        self.sm = None;
-        self.counters = Counters::new();
-        self.run(stream);
-        self.waiting = VecDeque::from([features]);
         Ok(())
     }
 
@@ -261,7 +280,11 @@ impl Client {
     async fn authenticated(&mut self) -> Result<(Negotiation, Element)> {
         let (mut stream, features) =
             Negotiation::start(&self.endpoint, &self.name, &self.transcript).await?;
-        stream.authenticate(&features, &self.user, &self.password, self.hash).await?;
+        if self.is_guest {
+            stream.authenticate_as_guest(&features).await?;
+        } else {
+            stream.authenticate(&features, &self.user, &self.password, self.hash).await?;
+        }
         let features = stream.open(&self.endpoint.domain).await?;
         Ok((stream, features))
     }

@@ -122,7 +122,12 @@ impl Stage {
             places.insert(&role.name, region);
             let owner = role.account_of.as_ref().unwrap_or(&role.name);
             let user = format!("{}-{}{number}", owner.to_lowercase(), theatre.season);
-            let endpoint = theatre.regions[region].clone();
+            let mut endpoint = theatre.regions[region].clone();
+            self.names.insert("domain".into(), endpoint.domain.clone());
+            if role.is_guest {
+                endpoint.domain = format!("anon.{}", endpoint.domain);
+                self.names.insert("guests".into(), endpoint.domain.clone());
+            }
             let mut client = Client::new(
                 &role.name,
                 endpoint,
@@ -136,15 +141,16 @@ impl Stage {
                 let found = known.into_iter().find(|hash| hash.mechanism() == mechanism);
                 client.hash = Some(found.ok_or(format!("nobody knows {mechanism}"))?);
             }
-            if role.account_of.is_none() {
+            client.is_guest = role.is_guest;
+            if role.account_of.is_none() && !role.is_guest && !role.stranger {
                 client.register().await?;
             }
-            self.names.insert("domain".into(), client.endpoint.domain.clone());
             self.names.insert(role.name.clone(), client.bare());
             self.names.insert(format!("{}/full", role.name), client.full());
             self.names.insert(format!("{}/user", role.name), client.user.clone());
             let plain = BASE64_STANDARD.encode(format!("\0{}\0{}", client.user, client.password));
             self.names.insert(format!("{}/plain", role.name), plain);
+            self.names.insert(format!("{}/password", role.name), client.password.clone());
             self.clients.insert(role.name.clone(), client);
         }
         Ok(())
@@ -167,7 +173,10 @@ impl Stage {
             }
         }
         let (name, full) = (client.name.clone(), client.full());
+        let (bare, user) = (client.bare(), client.user.clone());
         self.names.insert(format!("{name}/full"), full);
+        self.names.insert(format!("{name}/user"), user);
+        self.names.insert(name, bare);
         Ok(())
     }
 
@@ -192,14 +201,14 @@ impl Stage {
             }
         }
         before.disconnect().await?;
-        self.client(who).open_stream().await
+        self.client(who).open_named_stream().await
     }
 
     /// Opens a stream and sends what signs it in; again while the region there has not heard of what it is to know.
     async fn sign_in(&mut self, who: &str, text: &str) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(3);
         loop {
-            self.client(who).open_stream().await?;
+            self.client(who).open_named_stream().await?;
             let client = self.client(who);
             client.receive().await?;
             client.send_raw(text).await?;
@@ -235,6 +244,7 @@ impl Stage {
         self.renew();
         let who = step.who.as_str();
         match &step.act {
+            Act::OpensStream => self.client(who).open_stream().await,
             Act::Connects => self.connect(who).await,
             Act::ComesOnline => {
                 self.connect(who).await?;
@@ -250,7 +260,7 @@ impl Stage {
                     .await
                     .map(|_| ())
             }
-            Act::OpensStream => self.open(who).await,
+            Act::OpensNamedStream => self.open(who).await,
             Act::SignsIn(text) => {
                 let text = fill(text, &self.names);
                 self.sign_in(who, &text).await

@@ -18,11 +18,17 @@ pub struct Role {
     pub beside: Option<String>,
     /// Insists on this SCRAM mechanism.
     pub mechanism: Option<String>,
+    /// Begins without an account.
+    pub stranger: bool,
+    /// Has no account: a guest, on the domain of guests.
+    pub is_guest: bool,
 }
 
 /// What happens in one step. XML is kept as text: names in it are filled in during the performance.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Act {
+    /// Opens a stream, with TLS, and does not log in.
+    OpensStream,
     /// Logs in and binds.
     Connects,
     /// Logs in, binds, sends initial presence and waits to hear it back.
@@ -35,8 +41,8 @@ pub enum Act {
     UsesPassword(String),
     /// Must not get in.
     FailsToConnect,
-    /// Opens a stream, and has its features to receive.
-    OpensStream,
+    /// Opens a stream in the name of its account, and has its features to receive.
+    OpensNamedStream,
     /// Opens a stream, passes over its features, sends this as it is; receives what follows when it is success in SASL2.
     SignsIn(String),
     /// Sends stanzas.
@@ -169,6 +175,8 @@ fn role(name: &str, block: &str) -> Result<Role> {
         account_of: None,
         beside: None,
         mechanism: None,
+        stranger: false,
+        is_guest: false,
     };
     for line in block.lines().filter(|l| !l.is_empty()) {
         match line.split_once(':').map(|(k, v)| (k.trim(), v.trim())) {
@@ -176,6 +184,8 @@ fn role(name: &str, block: &str) -> Result<Role> {
             Some(("account of", v)) => role.account_of = Some(v.into()),
             Some(("beside", v)) => role.beside = Some(v.into()),
             Some(("mechanism", v)) => role.mechanism = Some(v.into()),
+            Some(("account", "none")) => role.stranger = true,
+            Some(("guest", "yes")) => role.is_guest = true,
             _ => return Err(format!("a client has no {line:?}")),
         }
     }
@@ -183,11 +193,12 @@ fn role(name: &str, block: &str) -> Result<Role> {
 }
 
 fn step(line: usize, text: &str, block: String) -> Result<Step> {
-    const PLAIN: [(&str, Act); 16] = [
+    const PLAIN: [(&str, Act); 17] = [
+        ("opens a stream", Act::OpensStream),
         ("is known to everybody", Act::IsKnown),
         ("asks for the roster", Act::AsksForRoster),
         ("connects", Act::Connects),
-        ("opens a stream", Act::OpensStream),
+        ("opens a stream of its own", Act::OpensNamedStream),
         ("comes online", Act::ComesOnline),
         ("fails to connect", Act::FailsToConnect),
         ("receives nothing", Act::ReceivesNothing),

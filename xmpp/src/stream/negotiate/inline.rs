@@ -143,6 +143,9 @@ impl Receiving {
         let (Some(tls), Some(Inline { fast: true, .. })) = (&self.tls, &self.offer.sasl2) else {
             return Vec::new();
         };
+        if self.mechanisms() == [Mechanism::Anonymous] {
+            return Vec::new(); // Guests come as somebody else each time.
+        }
         let all = [TokenBinding::Exporter, TokenBinding::EndPoint, TokenBinding::None];
         let possible = |binding: &TokenBinding| {
             binding.kind().is_none_or(|kind| tls.bindings.data(kind).is_some())
@@ -157,7 +160,7 @@ impl Receiving {
             Mechanism::Scram { hash, plus: false } => Some(*hash),
             _ => None,
         };
-        let offered = self.offer.mechanisms.iter().filter_map(plain);
+        let offered = self.mechanisms().iter().filter_map(plain);
         offered.filter(|hash| !known.contains(*hash)).collect()
     }
 
@@ -295,7 +298,8 @@ impl Receiving {
             let task = sasl2::task(proved.data.take().as_deref(), hash);
             return Some((State::Open, Output::Send(task.to_bytes())));
         }
-        if !std::mem::replace(&mut course.is_signed_in, true) && request.agent.id.is_some() {
+        let is_known = request.agent.id.is_some() && mechanism != Mechanism::Anonymous;
+        if !std::mem::replace(&mut course.is_signed_in, true) && is_known {
             let used = match (mechanism, proved.token, request.fast) {
                 (Mechanism::Token(binding), Some(token), Some(fast)) => {
                     let (count, invalidate) = (fast.count, fast.invalidate);

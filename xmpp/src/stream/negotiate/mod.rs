@@ -142,6 +142,8 @@ enum Reply {
     LookUp { account: BareJid, hash: Hash },
     CheckPlain { account: BareJid, password: Password },
     LookUpTokens { account: BareJid },
+    CheckToken { claimed: Option<BareJid>, token: Password },
+    Admit { account: BareJid },
     Success { account: BareJid, mechanism: Mechanism, data: Option<Vec<u8>>, token: Option<u64> },
     Fail(StreamError),
 }
@@ -228,6 +230,14 @@ impl Auth {
         self.step(exchange, step)
     }
 
+    fn token_checked(&mut self, found: Result<BareJid, Verdict>) -> Reply {
+        let Some(mut exchange) = self.exchange.take() else {
+            return self.fail(Failure::TemporaryAuthFailure);
+        };
+        let step = exchange.token_checked(found);
+        self.step(exchange, step)
+    }
+
     fn step(&mut self, exchange: Exchange, step: Step) -> Reply {
         let mechanism = exchange.mechanism();
         match step {
@@ -246,6 +256,14 @@ impl Auth {
             Step::LookUpTokens { account } => {
                 self.exchange = Some(exchange);
                 Reply::LookUpTokens { account }
+            }
+            Step::CheckToken { claimed, token } => {
+                self.exchange = Some(exchange);
+                Reply::CheckToken { claimed, token }
+            }
+            Step::Admit { account } => {
+                self.exchange = Some(exchange);
+                Reply::Admit { account }
             }
             Step::Success { account, data, token } => {
                 Reply::Success { account, mechanism, data, token }

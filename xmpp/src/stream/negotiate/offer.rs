@@ -24,9 +24,11 @@ pub struct Offer {
     /// Mechanisms, the preferred first. -PLUS ones are only offered where the channel can be bound to, EXTERNAL where the
     /// certificate proves an address, PLAIN where there is TLS.
     pub mechanisms: Vec<Mechanism>,
+    /// Domains that have these mechanisms instead, and no in-band registration: guests' (XEP-0175).
+    pub apart: Vec<(String, Vec<Mechanism>)>,
     /// Offer PLAIN without TLS all the same.
     pub plain_without_tls: bool,
-    /// Allow in-band registration before authentication (XEP-0077).
+    /// Advertise in-band registration before authentication (XEP-0077). Who asks without that is handed out too, to be refused.
     pub register: bool,
     /// Offer stream management (XEP-0198).
     pub stream_management: bool,
@@ -44,6 +46,17 @@ pub struct Offer {
     pub sasl2: Option<Inline>,
     /// Failed attempts to sign in or bind that a stream survives, at most 254; the next one closes it with `policy-violation`.
     pub failures_max: u8,
+}
+
+impl Offer {
+    /// The mechanisms of a domain, and whether one may register there.
+    pub(super) fn of(&self, domain: Option<&str>) -> (&[Mechanism], bool) {
+        let apart = self.apart.iter().find(|(name, _)| Some(name.as_str()) == domain);
+        match apart {
+            Some((_, mechanisms)) => (mechanisms, false),
+            None => (&self.mechanisms, self.register),
+        }
+    }
 }
 
 /// What TLS tells about the connection.

@@ -159,6 +159,10 @@ impl Receiving {
                 let reply = self.auth.plain_checked(verdict);
                 self.reply(&mut out, reply);
             }
+            (Input::TokenChecked(found), State::Asked) => {
+                let reply = self.auth.token_checked(found);
+                self.reply(&mut out, reply);
+            }
             (Input::Bound(jid), State::Binding) => {
                 let iq_id = self.iq_id.take().unwrap_or_default();
                 out.push(Output::Send(self.framing.element(&bind_result(&iq_id, &jid))));
@@ -261,7 +265,7 @@ impl Receiving {
         if self.is_tls_missing() {
             return Err(Failure::EncryptionRequired);
         }
-        if !self.offer.mechanisms.contains(&mechanism) {
+        if !self.mechanisms().contains(&mechanism) {
             return Err(Failure::InvalidMechanism);
         }
         let tls = self.tls.as_ref();
@@ -273,8 +277,10 @@ impl Receiving {
             }
             Mechanism::Scram { plus: true, .. } => tls.is_some_and(|tls| !tls.bindings.is_empty()),
             Mechanism::Token(_) => false, // See `offered_tokens`.
-            Mechanism::External => tls.is_some_and(|tls| !tls.identities.is_empty()),
-            Mechanism::Plain if tls.is_none() && !self.offer.plain_without_tls => {
+            Mechanism::External => !self.identities().is_empty(),
+            Mechanism::Plain | Mechanism::OauthBearer
+                if tls.is_none() && !self.offer.plain_without_tls =>
+            {
                 return Err(Failure::EncryptionRequired);
             }
             _ => true,
@@ -282,9 +288,27 @@ impl Receiving {
         if is_possible { Ok(()) } else { Err(Failure::InvalidMechanism) }
     }
 
+    /// Accounts of the stream's domain that the client's certificate proves.
+    fn identities(&self) -> Vec<String> {
+        let proved = self.tls.iter().flat_map(|tls| &tls.identities);
+        let is_ours = |identity: &&String| {
+            BareJid::parse(identity)
+                .is_ok_and(|jid| jid.local().is_some() && Some(jid.domain()) == self.domain())
+        };
+        proved.filter(is_ours).cloned().collect()
+    }
+
+    /// Those of the stream's domain.
+    pub(super) fn mechanisms(&self) -> &[Mechanism] {
+        self.offer.of(self.domain.as_deref()).0
+    }
+
+    fn may_register(&self) -> bool {
+        self.offer.of(self.domain.as_deref()).1
+    }
+
     fn offered(&self) -> Vec<Mechanism> {
-        self.offer
-            .mechanisms
+        self.mechanisms()
             .iter()
             .copied()
             .filter(|&mechanism| self.allows(mechanism).is_ok())
@@ -311,7 +335,7 @@ impl Receiving {
         features = features
             .raw(&self.sasl2_feature(&offered))
             .channel_bindings(self.offered_bindings(&offered));
-        if offer.register {
+        if self.may_register() {
             features = features.register();
         }
         features.raw(&offer.features_before_auth).finish()
@@ -371,10 +395,10 @@ impl Receiving {
 
     fn is_registration(&self, iq: &Element) -> bool {
         let is_idle = self.auth.exchange.is_none() && !self.is_in_sasl2();
-        let is_free = self.offer.register && !self.is_tls_missing() && is_idle;
+        let is_free = !self.is_tls_missing() && is_idle;
         is_free
             && matches!(iq.attr("type"), Some("get" | "set"))
-            && iq.has_child("query", ns::REGISTER)
+            && (iq.has_child("query", ns::REGISTER) || iq.has_child("preauth", ns::PARS))
     }
 
     fn authenticate(&mut self, out: &mut Vec<Output>, element: &Element) {
@@ -404,7 +428,7 @@ impl Receiving {
             offered: Some(Offered::ours(&offered, self.offered_bindings(&offered))),
             fake_secret: self.offer.fake_secret.clone(),
             fake_iterations: self.offer.fake_iterations,
-            identities: tls.identities,
+            identities: self.identities(),
             anonymous: self.tokens.localpart(),
         }
     }
@@ -430,6 +454,14 @@ impl Receiving {
             Reply::CheckPlain { account, password } => {
                 self.state = State::Asked;
                 out.push(Output::CheckPlain { account, password });
+            }
+            Reply::CheckToken { claimed, token } => {
+                self.state = State::Asked;
+                out.push(Output::CheckToken { claimed, token });
+            }
+            Reply::Admit { account } => {
+                self.state = State::Asked;
+                out.push(Output::Admit { account });
             }
             Reply::Success { account, mechanism, data, token }
                 if self.auth.profile == Profile::Sasl2 =>

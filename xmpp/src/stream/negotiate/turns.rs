@@ -23,8 +23,10 @@ pub enum Input {
     About(Option<Hashes>),
     /// Answers [`Output::LookUp`].
     Credentials(Credentials),
-    /// Answers [`Output::CheckPlain`].
+    /// Answers [`Output::CheckPlain`] and [`Output::Admit`].
     PlainChecked(Verdict),
+    /// Answers [`Output::CheckToken`]: whose it is, or what is the matter with it.
+    TokenChecked(Result<BareJid, Verdict>),
     /// Answers [`Output::LookUpTokens`].
     Tokens(Tokens),
     /// Answers [`Output::Upgrade`], also if the keys could not be kept.
@@ -83,6 +85,18 @@ pub enum Output {
         account: BareJid,
         /// As it was typed.
         password: Password,
+    },
+    /// Find out whose token that is, feed [`Input::TokenChecked`].
+    CheckToken {
+        /// Who the client says it is, if it says so.
+        claimed: Option<BareJid>,
+        /// The token.
+        token: Password,
+    },
+    /// The client's certificate proves this account. Find out whether it may sign in, feed [`Input::PlainChecked`].
+    Admit {
+        /// The account.
+        account: BareJid,
     },
     /// Fetch the tokens of a client of this account, feed [`Input::Tokens`].
     LookUpTokens {
@@ -144,7 +158,8 @@ pub enum Output {
         /// What the client has handled of it.
         h: u32,
     },
-    /// An in-band registration request. The caller answers it itself, and bounds how many; the stream stays as it is.
+    /// An in-band registration request (XEP-0077), or a token that allows one (XEP-0445). The caller answers it itself, and bounds how
+    /// many; the stream stays as it is.
     Register(Element),
     /// Send the error and the end of the stream ([`Framing::error`], [`Framing::close`]), then close the connection.
     ///
