@@ -26,6 +26,7 @@ use xmpp::stanza::error::StanzaError;
 use xmpp::stream::error::StreamError;
 use xmpp::stream::features::limits;
 use xmpp::stream::negotiate::{Offer, TlsPolicy};
+use xmpp::stream::negotiate::{Inline, Offer, TlsPolicy};
 
 pub use self::build::{Parts, assemble, start_links};
 pub use self::operator::operator;
@@ -149,6 +150,10 @@ impl Offers {
             features_after_auth: after,
             fake_secret,
             fake_iterations: crate::homes::accounts::ITERATIONS,
+            sasl2: Some(Inline {
+                bind: features.inline().into_iter().chain([xmpp::ns::SM]).collect(),
+                fast: config.clients.tokens,
+            }),
             failures_max: config.c2s.auth_attempts_max,
         };
         let plain = config.c2s.allow_plain_without_tls;

@@ -18,6 +18,9 @@ use crate::feature::Ctx;
 use crate::features::{
     admin, archive, blocking, invitations, last, offline, private, roster, upload, vcard,
 };
+
+    archive, blocking, clients, invitations, offline, private, roster, upload, vcard,
+};
 use crate::geo::Geo;
 use crate::geo::calls::CallError;
 use crate::geo::frame::{self, Call};
@@ -308,6 +311,7 @@ pub(super) async fn homes(
         Box::new(AccountHome {
             stores: vec![
                 ACCOUNTS,
+                clients::record::CLIENTS,
                 roster::record::ROSTER,
                 roster::record::VERSION,
                 offline::home::OFFLINE,
@@ -329,6 +333,7 @@ pub(super) async fn homes(
         }),
         Box::new(blocking::home::PrivacyHome(late.clone())),
         Box::new(blocking::report::ReportsHome),
+        Box::new(clients::home::ClientsHome),
         Box::new(roster::home::RosterHome),
         Box::new(offline::home::OfflineHome(late.clone())),
         Box::new(invitations::home::InvitationsHome),

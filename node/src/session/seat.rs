@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI8, AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use global_distrib::NodeIx;
 use parking_lot::Mutex;
@@ -48,6 +49,8 @@ pub struct Seat {
     /// What it has to write.
     pub mailbox: Mailbox<Item>,
     flags: AtomicU8,
+    /// Its client's key (see `features::clients`), and whether it was bound by Bind 2.
+    client: OnceLock<(Box<str>, bool)>,
     priority: AtomicI8,
     took_at: AtomicI8,
     presence: Mutex<Shown>,
@@ -219,6 +222,7 @@ impl Seat {
             generation,
             mailbox,
             flags: AtomicU8::new(0),
+            client: OnceLock::new(),
             priority: AtomicI8::new(-1),
             took_at: AtomicI8::new(0),
             presence: Mutex::default(),
@@ -376,6 +380,16 @@ impl Seat {
 
     fn has(&self, bit: u8) -> bool {
         self.flags.load(Ordering::Acquire) & bit != 0
+    }
+
+    /// Which client it is, if that has said so (XEP-0388), and whether it was bound by Bind 2.
+    pub fn client(&self) -> Option<(&str, bool)> {
+        self.client.get().map(|(key, inline)| (key.as_ref(), *inline))
+    }
+
+    /// Says which client it is; once.
+    pub fn set_client(&self, key: &str, inline: bool) {
+        let _ = self.client.set((key.into(), inline)); // A session that goes on is the same client's.
     }
 
     /// XEP-0280 is on.
