@@ -23,6 +23,10 @@ use std::path::Path;
 
 pub use error::{ConfigError, Problem};
 pub use section::admin::Admin;
+pub use section::auth::{
+    Auth, AuthBackend, Bounds, Certificate, CertificateName, HttpCall, Jwt, JwtAlgorithm, JwtKey,
+    Ldap, LdapSecurity, PasswordFormat, Program, Sql,
+};
 pub use section::c2s::{C2s, CertificateFor};
 pub use section::domains::Domains;
 pub use section::geo::{Durability, Geo};
@@ -57,6 +61,8 @@ pub struct Config {
     pub http: Http,
     /// Who may use the admin API.
     pub admin: Admin,
+    /// Where users' passwords, tokens and certificates are checked.
+    pub auth: Auth,
     /// The database.
     pub storage: Storage,
     /// Raft.
@@ -109,6 +115,7 @@ impl Config {
             peers: section::link::read_peers(&root),
             http: section::http::read(&root.section("http")),
             admin: section::admin::read(&root.section("admin")),
+            auth: section::auth::read(&root.section("auth")),
             storage: section::storage::read(&root.section("storage")),
             metadata: section::metadata::read(&root.section("metadata")),
             geo: section::geo::read(&root.section("geo")),
