@@ -25,7 +25,7 @@ use xmpp::stanza::error::StanzaError;
 use xmpp::stream::error::StreamError;
 use xmpp::stream::negotiate::{Offer, TlsPolicy};
 
-pub use self::build::{Parts, assemble, start_links};
+pub use self::build::{Parts, asks_for_certificates, assemble, start_links};
 pub use self::run::{RunError, drain, housekeeping, run};
 pub use self::wires::Late;
 pub use self::world::{Chance, World};

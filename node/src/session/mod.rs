@@ -10,6 +10,8 @@ pub mod mailbox;
 mod negotiate;
 mod receipt;
 mod seat;
+#[cfg(test)]
+mod sign_in_tests;
 mod sm;
 mod stanza;
 mod task;

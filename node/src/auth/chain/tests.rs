@@ -239,12 +239,18 @@ async fn a_success_is_remembered_for_a_while_and_a_failure_is_not() {
 
 #[test]
 fn what_is_offered_follows_from_what_the_backends_can_do() {
-    let names = |abilities: &[Abilities], certificates| {
+    let names = |abilities: &[Abilities], certificates: bool| {
         let others = abilities.iter().map(|&abilities| {
             let asked = AtomicUsize::new(0);
             Arc::new(Words { words: "", abilities, asked })
         });
-        let links = Links { certificates, ..Links::default() };
+        let dir = tempfile::tempdir().expect("a directory");
+        let authorities = dir.path().join("ca.pem");
+        let authority = crate::certs::Authority::new("test").expect("made");
+        std::fs::write(&authorities, authority.certificate()).expect("written");
+        let settings = config::Certificate { authorities, names: Vec::new() };
+        let all = Certificates::new(&settings, "example.org", Arc::new(|| 0)).expect("usable");
+        let links = Links { certificates: certificates.then_some(all), ..Links::default() };
         let all = chain(&home(), others.collect(), links).mechanisms();
         all.iter().map(|mechanism| mechanism.name()).collect::<Vec<_>>().join(" ")
     };
