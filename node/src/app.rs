@@ -3,6 +3,7 @@
 
 mod build;
 mod heirs;
+mod inviting;
 mod operator;
 mod portable;
 mod run;
@@ -31,6 +32,7 @@ pub use self::wires::Late;
 pub use self::world::{Chance, World};
 use crate::auth::{Chain, Throttle};
 use crate::features::Features;
+use crate::features::archive::Archive;
 use crate::features::roster::cache::Rosters;
 use crate::geo::Geo;
 use crate::homes::Homes;
@@ -38,6 +40,7 @@ use crate::metrics::Metrics;
 use crate::outbox::Recovery;
 use crate::outbox::second::Second;
 use crate::router::{Domains, Ledger, Routed, perform};
+use crate::service::Services;
 use crate::session::mailbox::{Mailbox, MailboxLimits};
 use crate::session::{self, Resumable, Seat};
 use crate::storage::Storage;
@@ -65,6 +68,10 @@ pub struct Node {
     pub rosters: Rosters,
     /// The XEPs.
     pub features: Features,
+    /// Those with a domain of their own.
+    pub services: Services,
+    /// Messages on their way into archives.
+    pub archive: Archive,
     /// What it has promised and not handed on.
     pub ledger: Ledger,
     /// What a former life had promised.
@@ -120,10 +127,12 @@ impl Offers {
             mechanisms,
             apart: guests.into_iter().collect(),
             plain_without_tls: false,
-            register: config.registration.enabled,
+            register: config.registration.enabled
+                || config.registration.url.is_some()
+                || config.invitations.accounts != config::Inviters::Nobody,
             stream_management: true,
             roster_versioning: false, // Said by the roster feature.
-            features_before_auth: Vec::new(),
+            features_before_auth: features.stream_features_before_auth(),
             features_after_auth: features.stream_features(),
             fake_secret,
             fake_iterations: crate::homes::accounts::ITERATIONS,

@@ -2,15 +2,22 @@
 
 pub(crate) mod admin;
 pub(crate) mod auth;
+pub(crate) mod archive;
 pub(crate) mod c2s;
+pub(crate) mod contact;
 pub(crate) mod domains;
+pub(crate) mod external_services;
 pub(crate) mod geo;
 pub(crate) mod http;
+pub(crate) mod invitations;
 pub(crate) mod limits;
 pub(crate) mod link;
 pub(crate) mod log;
 pub(crate) mod metadata;
 pub(crate) mod node;
+pub(crate) mod proxy;
 pub(crate) mod registration;
+pub(crate) mod reports;
 pub(crate) mod s2s;
 pub(crate) mod storage;
+pub(crate) mod upload;

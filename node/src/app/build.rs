@@ -18,6 +18,7 @@ use s2s::tls::TlsIdentity;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use xmpp::jid::Jid;
+use xmpp::payload::disco::Item;
 use xmpp::sasl::Secret;
 
 use super::run::RunError;
@@ -27,6 +28,7 @@ use super::{Node, Offers};
 use crate::auth::stored::AtHome;
 use crate::auth::{Chain, Internal, Stored, Throttle, sources};
 use crate::features::Features;
+use crate::features::archive::{self, Archive};
 use crate::features::roster::cache::Rosters;
 use crate::geo::Geo;
 use crate::geo::user::User;
@@ -34,6 +36,7 @@ use crate::metrics::Metrics;
 use crate::outbox::second::Second;
 use crate::outbox::{self, Recovery};
 use crate::router::{Domains, Ledger};
+use crate::service::Services;
 use crate::session::Resumable;
 use crate::storage::Storage;
 use crate::storage::sqlite::{Sqlite, SqliteConfig};
@@ -101,7 +104,12 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
     let late = Late::default();
     let homes =
         wires::homes(&config, incarnation, &world, &storage, &metadata, &geo, &late).await?;
-    let features = Features::default();
+    let services = Services::new(crate::features::services(&config));
+    let mut features = Features::new(&config);
+    for (host, title) in services.titles() {
+        let (jid, name) = (host.to_owned(), Some(title.to_owned()));
+        features.disco.services.push(Item { jid, node: None, name });
+    }
     let internal =
         Internal::new(Arc::new(Stored(storage.clone())), crate::homes::accounts::ITERATIONS);
     let accounts = AtHome { homes: homes.clone(), wall_ms: world.wall.clone() };
@@ -119,6 +127,7 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
             .iter()
             .map(|region| format!("{region}.{}", config.domains.global))
             .collect(),
+        services: services.hosts().map(str::to_owned).zip(0..).collect(),
     };
     let limits = ParkLimits {
         bytes_max: config.limits.parked_bytes_max,
@@ -136,6 +145,8 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
         storage,
         rosters: Rosters::default(),
         features,
+        services,
+        archive: Archive::new(&config.archive, &name),
         ledger: Ledger::new(incarnation, config.limits.unsettled_bytes_max),
         recovery: Recovery::default(),
         second: Second::default(),
@@ -157,6 +168,7 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
     });
     late.set(&node);
     outbox::load(&node).await?;
+    archive::load(&node).await?;
     Ok(node)
 }
 

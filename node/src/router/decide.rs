@@ -1,7 +1,7 @@
 //! Room: where does this stanza go? Pure: header and the domains we serve. RFC 6120 §10, RFC 6121 §8.1 to §8.3.
 //! Called by `router::route`; the one `match` that carries it out is there.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use xmpp::jid::BareJid;
 use xmpp::stanza::Stanza;
@@ -17,6 +17,8 @@ pub struct Domains {
     pub anon: String,
     /// Names of other regions' regional domains.
     pub elsewhere: BTreeSet<String>,
+    /// Domains of services (`upload.chat.example`), with their numbers in `Services`.
+    pub services: BTreeMap<String, usize>,
 }
 
 impl Domains {
@@ -48,6 +50,8 @@ pub enum Destination {
     Account(BareJid),
     /// The server itself.
     Server,
+    /// A service of ours, by its number: its domain, or an address under it.
+    Service(usize),
     /// A domain of ours that no service answers for.
     NoService,
     /// Somebody else's domain.
@@ -61,6 +65,7 @@ pub fn decide(stanza: &Stanza, domains: &Domains) -> Destination {
     match to.local() {
         Some(_) if domains.has_users(domain) => Destination::Account(to.bare()),
         None if domains.is_server(domain) => Destination::Server,
+        _ if let Some(service) = domains.services.get(domain) => Destination::Service(*service),
         _ if domains.is_server(domain)
             || domains.elsewhere.contains(domain)
             || is_below(domain, &domains.global) =>
@@ -89,6 +94,7 @@ mod tests {
             regional: "eu.chat.example".into(),
             anon: "anon.chat.example".into(),
             elsewhere: ["us.chat.example".into()].into(),
+            services: [("upload.chat.example".into(), 0), ("proxy.example".into(), 1)].into(),
         };
         let account = |name: &str| {
             Destination::Account(BareJid::parse(&format!("{name}@chat.example")).expect("a JID"))
@@ -106,6 +112,10 @@ mod tests {
             ("romeo@eu.chat.example", Destination::NoService),
             ("romeo@us.chat.example", Destination::NoService),
             ("us.chat.example", Destination::NoService),
+            ("upload.chat.example", Destination::Service(0)),
+            ("upload.chat.example/anything", Destination::Service(0)),
+            ("romeo@upload.chat.example/orchard", Destination::Service(0)),
+            ("proxy.example", Destination::Service(1)),
             // Guests are users.
             ("4f1c@anon.chat.example/x", guest),
             ("anon.chat.example", Destination::Server),

@@ -186,6 +186,19 @@ impl Client {
         Ok(())
     }
 
+    /// Opens a stream and stays a stranger.
+    ///
+    /// # Errors
+    /// When there is no stream.
+    pub async fn open_stream(&mut self) -> Result<()> {
+        let (stream, _) = Negotiation::start(&self.endpoint, &self.name, &self.transcript).await?;
+        self.sm = None;
+        self.waiting.clear();
+        self.counters = Counters::new();
+        self.run(stream);
+        Ok(())
+    }
+
     /// Logs in and binds.
     ///
     /// # Errors

@@ -135,12 +135,13 @@ impl Stage {
             );
             client.transcript = self.transcript.clone();
             client.is_guest = role.is_guest;
-            if role.account_of.is_none() && !role.is_guest {
+            if role.account_of.is_none() && !role.is_guest && !role.stranger {
                 client.register().await?;
             }
             self.names.insert(role.name.clone(), client.bare());
             self.names.insert(format!("{}/full", role.name), client.full());
             self.names.insert(format!("{}/user", role.name), client.user.clone());
+            self.names.insert(format!("{}/password", role.name), client.password.clone());
             self.clients.insert(role.name.clone(), client);
         }
         Ok(())
@@ -173,6 +174,7 @@ impl Stage {
     async fn take(&mut self, step: &Step) -> Result<()> {
         let who = step.who.as_str();
         match &step.act {
+            Act::OpensStream => self.client(who).open_stream().await,
             Act::Connects => self.connect(who).await,
             Act::ComesOnline => {
                 self.connect(who).await?;

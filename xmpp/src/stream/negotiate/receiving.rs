@@ -44,7 +44,7 @@ pub struct Offer {
     pub apart: Vec<(String, Vec<Mechanism>)>,
     /// Offer PLAIN without TLS all the same.
     pub plain_without_tls: bool,
-    /// Allow in-band registration before authentication (XEP-0077).
+    /// Advertise in-band registration before authentication (XEP-0077). Who asks without that is handed out too, to be refused.
     pub register: bool,
     /// Offer stream management (XEP-0198).
     pub stream_management: bool,
@@ -173,7 +173,8 @@ pub enum Output {
         /// What the client has handled of it.
         h: u32,
     },
-    /// An in-band registration request. The caller answers it itself, and bounds how many; the stream stays as it is.
+    /// An in-band registration request (XEP-0077), or a token that allows one (XEP-0445). The caller answers it itself, and bounds how
+    /// many; the stream stays as it is.
     Register(Element),
     /// Send the error and the end of the stream ([`Framing::error`], [`Framing::close`]), then close the connection.
     Fail(StreamError),
@@ -485,10 +486,10 @@ impl Receiving {
     }
 
     fn is_registration(&self, iq: &Element) -> bool {
-        let is_free = self.may_register() && !self.is_tls_missing() && self.auth.exchange.is_none();
+        let is_free = !self.is_tls_missing() && self.auth.exchange.is_none();
         is_free
             && matches!(iq.attr("type"), Some("get" | "set"))
-            && iq.has_child("query", ns::REGISTER)
+            && (iq.has_child("query", ns::REGISTER) || iq.has_child("preauth", ns::PARS))
     }
 
     fn authenticate(&mut self, out: &mut Vec<Output>, element: &Element) {
