@@ -1,8 +1,8 @@
 //! One file a section: its type, its defaults, its checks. `read` is called once by `Config::parse`.
 
 pub(crate) mod admin;
-pub(crate) mod auth;
 pub(crate) mod archive;
+pub(crate) mod auth;
 pub(crate) mod c2s;
 pub(crate) mod contact;
 pub(crate) mod domains;

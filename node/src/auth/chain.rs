@@ -118,6 +118,19 @@ impl Chain {
         !matches!(self.inner.internal.has_keys(account).await, Ok(Some(false)))
     }
 
+    /// Whether another backend has such an account, so that nobody may make it here; `None`: that cannot be found out now.
+    pub async fn is_taken(&self, account: &BareJid) -> Option<bool> {
+        for source in &self.inner.links.order {
+            let Source::Other(backend) = source else { continue };
+            match backend.knows(account).await {
+                Said::Unknown => {}
+                Said::Down => return None,
+                _ => return Some(true),
+            }
+        }
+        Some(false)
+    }
+
     /// See [`Internal::derive`].
     pub fn derive(&self, password: Password) -> BoxFuture<'static, Result<Keys, NoKeys>> {
         self.inner.internal.derive(password)

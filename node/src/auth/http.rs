@@ -1,6 +1,7 @@
 //! Auth: a service of the operator's, asked with one POST of JSON for each question; the status of the answer is the verdict.
 //!
 //! `{"account":…,"user":…,"domain":…,"password":…}` → 200, 204: right; 401: wrong; 403: suspended; 410: expired; 404: no such account.
+//! The same without a password asks whether there is such an account: 404, or something else of these.
 //! `{"token":…}` → 200 with `{"account":…}`; 404: no token of that service. All else: down. Deliberately absent: TLS (see
 //! `http::client`), SCRAM keys over HTTP.
 
@@ -37,7 +38,8 @@ struct Question<'a> {
     account: &'a str,
     user: &'a str,
     domain: &'a str,
-    password: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    password: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -76,6 +78,17 @@ impl Http {
 }
 
 impl Inner {
+    async fn about(&self, account: &BareJid, password: Option<&str>) -> Said {
+        let question = Question {
+            account: account.as_str(),
+            user: account.local().unwrap_or_default(),
+            domain: account.domain(),
+            password,
+        };
+        let question = serde_json::to_vec(&question).expect("text is always JSON");
+        self.ask(question).await.map_or(Said::Down, |(said, _)| said)
+    }
+
     /// What it says of that; a status that says nothing is a failure.
     async fn ask(&self, question: Vec<u8>) -> Option<(Said, Reply)> {
         let ask = async {
@@ -112,15 +125,16 @@ impl Backend for Http {
 
     fn password(&self, account: &BareJid, password: Password) -> BoxFuture<'static, Said> {
         let (inner, account) = (self.0.clone(), account.clone());
+        async move { inner.about(&account, Some(password.expose())).await }.boxed()
+    }
+
+    fn knows(&self, account: &BareJid) -> BoxFuture<'static, Said> {
+        let (inner, account) = (self.0.clone(), account.clone());
         async move {
-            let question = Question {
-                account: account.as_str(),
-                user: account.local().unwrap_or_default(),
-                domain: account.domain(),
-                password: password.expose(),
-            };
-            let question = serde_json::to_vec(&question).expect("text is always JSON");
-            inner.ask(question).await.map_or(Said::Down, |(said, _)| said)
+            match inner.about(&account, None).await {
+                said @ (Said::Unknown | Said::Down) => said,
+                _ => Said::Right,
+            }
         }
         .boxed()
     }
@@ -211,6 +225,9 @@ mod tests {
         ] {
             let said = http.password(&jid(name), Password::new(password)).await;
             assert_eq!(said, expected, "{name}");
+        }
+        for (name, expected) in [("juliet", Said::Right), ("nobody", Said::Unknown)] {
+            assert_eq!(http.knows(&jid(name)).await, expected);
         }
         let token = async |token: &str| http.token(Password::new(token)).await;
         assert_eq!(token("hers").await, Ok(jid("juliet")));

@@ -85,7 +85,8 @@ fn tls(authorities: &std::path::Path) -> Result<Arc<rustls::ClientConfig>, Strin
 }
 
 impl Inner {
-    async fn ask(&self, account: &BareJid, password: &Password) -> Result<Said, String> {
+    /// `None` for a password: only whether there is such an entry.
+    async fn ask(&self, account: &BareJid, password: Option<&Password>) -> Result<Said, String> {
         let kept = self.idle.lock().pop();
         if let Some(mut connection) = kept
             && let Ok(said) = self.ask_on(&mut connection, account, password).await
@@ -112,9 +113,9 @@ impl Inner {
         &self,
         connection: &mut Connection,
         account: &BareJid,
-        password: &Password,
+        password: Option<&Password>,
     ) -> Result<Said, String> {
-        if password.expose().is_empty() {
+        if password.is_some_and(|password| password.expose().is_empty()) {
             return Ok(Said::Wrong); // RFC 4513 §5.1.2: would be a bind that proves nothing, and succeeds.
         }
         let entry = match &self.settings.user_dn {
@@ -124,6 +125,7 @@ impl Inner {
                 None => return Ok(Said::Unknown),
             },
         };
+        let Some(password) = password else { return Ok(Said::Right) };
         let bound = connection.simple_bind(&entry, password.expose()).await;
         said(&bound.map_err(|error| error.to_string())?)
     }
@@ -215,9 +217,20 @@ impl Backend for Ldap {
         Abilities { passwords: true, ..Abilities::default() }
     }
 
+    fn knows(&self, account: &BareJid) -> BoxFuture<'static, Said> {
+        let (inner, account) = (self.0.clone(), account.clone());
+        async move {
+            if inner.settings.user_dn.is_some() {
+                return Said::Unknown; // Only a bind would tell.
+            }
+            inner.gate.pass(inner.ask(&account, None)).await.unwrap_or(Said::Down)
+        }
+        .boxed()
+    }
+
     fn password(&self, account: &BareJid, password: Password) -> BoxFuture<'static, Said> {
         let (inner, account) = (self.0.clone(), account.clone());
-        async move { inner.gate.pass(inner.ask(&account, &password)).await.unwrap_or(Said::Down) }
+        async move { inner.gate.pass(inner.ask(&account, Some(&password))).await.unwrap_or(Said::Down) }
             .boxed()
     }
 }

@@ -93,6 +93,12 @@ pub trait Backend: Send + Sync {
         std::future::ready(Said::Unknown).boxed()
     }
 
+    /// Whether it has such an account, so that nobody else may take the name: `Right` or `Unknown`, or `Down`. A backend that finds out only
+    /// when somebody signs in says `Unknown`.
+    fn knows(&self, _account: &BareJid) -> BoxFuture<'static, Said> {
+        std::future::ready(Said::Unknown).boxed()
+    }
+
     /// The account's keys of that hash; `Unknown`: ask the next.
     fn keys(&self, _account: &BareJid, _hash: Hash) -> BoxFuture<'static, Credentials> {
         std::future::ready(Credentials::Unknown).boxed()

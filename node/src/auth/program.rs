@@ -137,6 +137,10 @@ impl Process {
     }
 }
 
+fn isuser(account: &BareJid) -> String {
+    format!("isuser:{}:{}", account.local().unwrap_or_default(), account.domain())
+}
+
 impl Backend for Program {
     fn name(&self) -> &'static str {
         "program"
@@ -146,15 +150,26 @@ impl Backend for Program {
         Abilities { passwords: true, ..Abilities::default() }
     }
 
+    fn knows(&self, account: &BareJid) -> BoxFuture<'static, Said> {
+        let (inner, account) = (self.0.clone(), account.clone());
+        async move {
+            let question = isuser(&account);
+            match inner.gate.pass(inner.ask(&[question])).await {
+                Some(Some(_)) => Said::Right,
+                Some(None) => Said::Unknown,
+                None => Said::Down,
+            }
+        }
+        .boxed()
+    }
+
     fn password(&self, account: &BareJid, password: Password) -> BoxFuture<'static, Said> {
         let (inner, account) = (self.0.clone(), account.clone());
         async move {
             // A localpart has no colon (RFC 7622 §3.3.1); the password is the rest, whatever is in it.
             let (user, domain) = (account.local().unwrap_or_default(), account.domain());
-            let questions = [
-                format!("auth:{user}:{domain}:{}", password.expose()),
-                format!("isuser:{user}:{domain}"),
-            ];
+            let questions =
+                [format!("auth:{user}:{domain}:{}", password.expose()), isuser(&account)];
             match inner.gate.pass(inner.ask(&questions)).await {
                 Some(Some(0)) => Said::Right,
                 Some(Some(_)) => Said::Wrong,
@@ -209,6 +224,10 @@ while True:
         let first = program.0.idle.lock().first().and_then(|process| process._child.id());
         assert_eq!(says(&program, "juliet", "r0m30").await, Said::Wrong);
         assert_eq!(says(&program, "nobody", "r0m30:").await, Said::Unknown);
+        for (name, expected) in [("juliet", Said::Right), ("nobody", Said::Unknown)] {
+            let account = BareJid::parse(&format!("{name}@capulet.example")).expect("a JID");
+            assert_eq!(program.knows(&account).await, expected);
+        }
         let still = program.0.idle.lock().first().and_then(|process| process._child.id());
         assert!(first.is_some() && first == still);
         // One that ends, or says something else, is replaced.

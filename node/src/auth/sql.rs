@@ -280,6 +280,18 @@ impl Backend for Sql {
         .boxed()
     }
 
+    fn knows(&self, account: &BareJid) -> BoxFuture<'static, Said> {
+        let (inner, account) = (self.0.clone(), account.clone());
+        async move {
+            match inner.find(&account).await {
+                Err(()) => Said::Down,
+                Ok(None) => Said::Unknown,
+                Ok(Some(_)) => Said::Right,
+            }
+        }
+        .boxed()
+    }
+
     fn keys(&self, account: &BareJid, hash: Hash) -> BoxFuture<'static, Credentials> {
         let (inner, account) = (self.0.clone(), account.clone());
         async move {
@@ -382,6 +394,11 @@ mod tests {
             };
             let (one, two) = (keys().await, keys().await);
             assert!(one.hash == hash && one.verify("r0m30") && one.salt == two.salt);
+        }
+        for (name, expected) in
+            [("nurse", Said::Right), ("nobody", Said::Unknown), ("paris", Said::Down)]
+        {
+            assert_eq!(sql.knows(&jid(name)).await, expected);
         }
         let keys = async |name: &str| sql.keys(&jid(name), Hash::Sha1).await;
         assert!(matches!(keys("tybalt").await, Credentials::Disabled(_)));

@@ -154,7 +154,7 @@ async fn a_token_signs_in_whoever_it_names_and_makes_the_account() {
     first.binds().await;
     // Its password is not one that could be changed here.
     first
-        .sends("<iq type='set' id='p'><query xmlns='jabber:iq:register'><username>juliet</username><password>x</password></query></iq>")
+        .sends("<iq type='set' id='p'><query xmlns='jabber:iq:register'><username>juliet</username><password>a long pass phrase</password></query></iq>")
         .await;
     assert!(first.reads("</iq>").await.contains("<not-allowed"));
     // The second time the account is there; a token does as a password too.

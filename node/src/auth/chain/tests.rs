@@ -86,6 +86,15 @@ impl Backend for Words {
         std::future::ready(said).boxed()
     }
 
+    fn knows(&self, account: &BareJid) -> BoxFuture<'static, Said> {
+        let said = match self.about(account) {
+            None => Said::Unknown,
+            Some(("down", true)) => Said::Down,
+            Some(_) => Said::Right,
+        };
+        std::future::ready(said).boxed()
+    }
+
     fn keys(&self, account: &BareJid, hash: Hash) -> BoxFuture<'static, Credentials> {
         let found = match self.about(account) {
             None => Credentials::Unknown,
@@ -202,6 +211,14 @@ async fn an_account_known_elsewhere_is_made_when_it_first_signs_in() {
     let away = Arc::new(Home { is_away: true, ..Home::default() });
     let away = chain(&away, words(), Links::default());
     assert_eq!(plain(&away, "romeo", "one").await, Verdict::Unavailable);
+}
+
+#[tokio::test]
+async fn a_name_that_another_backend_has_is_taken() {
+    let chain = chain(&home(), vec![backend("romeo=one paris!down")], Links::default());
+    assert_eq!(chain.is_taken(&jid("romeo")).await, Some(true));
+    assert_eq!(chain.is_taken(&jid("benvolio")).await, Some(false));
+    assert_eq!(chain.is_taken(&jid("paris")).await, None);
 }
 
 #[tokio::test]

@@ -211,6 +211,9 @@ async fn an_entry_is_found_and_bound_as() {
     ] {
         assert_eq!(says(&ldap, name, password).await, expected, "{name} {password}");
     }
+    for (name, expected) in [("juliet", Said::Right), ("nobody", Said::Unknown)] {
+        assert_eq!(ldap.knows(&account(name)).await, expected);
+    }
     assert_eq!(directory.connections.load(Ordering::SeqCst), 1, "the connection is kept");
     // Several entries, and an answer that says nothing of the account.
     assert_eq!(says(&ldap, "paris", "x").await, Said::Down);
