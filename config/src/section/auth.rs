@@ -51,6 +51,22 @@ pub enum AuthBackend {
     Certificate(Certificate),
 }
 
+impl AuthBackend {
+    /// Its `kind`.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            AuthBackend::Internal => "internal",
+            AuthBackend::Sql(_) => "sql",
+            AuthBackend::Ldap(_) => "ldap",
+            AuthBackend::Jwt(_) => "jwt",
+            AuthBackend::Http(_) => "http",
+            AuthBackend::Program(_) => "program",
+            AuthBackend::Certificate(_) => "certificate",
+        }
+    }
+}
+
 /// `kind = "certificate"`: SASL EXTERNAL for clients (XEP-0178 §2).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Certificate {

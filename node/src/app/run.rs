@@ -49,7 +49,7 @@ pub enum RunError {
     #[error("{0}")]
     Metadata(#[from] replication::Error),
     /// A backend of users' passwords, tokens or certificates cannot be used.
-    #[error("auth.backends: {0}")]
+    #[error("{0}")]
     Auth(String),
     /// The links cannot be made.
     #[error("links: {0}")]
