@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use crate::table::Document;
-use crate::{Config, Durability};
+use crate::{AuthBackend, Config, Durability};
 
 /// Fills in the defaults that one section takes from another.
 pub(crate) fn complete(config: &mut Config) {
@@ -29,6 +29,7 @@ pub(crate) fn whole(config: &Config, document: &Document<'_>) {
     every_listener_once(config, document);
     certificate_with_key(config, document);
     admins_at_home(config, document);
+    names_are_taken_elsewhere(config, document);
     peers(config, document);
     uploads(config, document);
 }
@@ -98,6 +99,18 @@ fn admins_at_home(config: &Config, document: &Document<'_>) {
                 format!("{account:?}"),
             );
         }
+    }
+}
+
+/// Whoever registers a name first would have it, also when it is somebody's in another backend.
+fn names_are_taken_elsewhere(config: &Config, document: &Document<'_>) {
+    let elsewhere = config.auth.backends.iter().any(|backend| *backend != AuthBackend::Internal);
+    if config.registration.enabled && elsewhere {
+        document.refuse(
+            "registration.enabled",
+            "false, where [[auth.backends]] has others than \"internal\"",
+            "true",
+        );
     }
 }
 

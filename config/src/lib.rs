@@ -24,6 +24,10 @@ use std::path::Path;
 pub use error::{ConfigError, Problem};
 pub use section::admin::Admin;
 pub use section::archive::{Archive, ArchiveDefault};
+pub use section::auth::{
+    Auth, AuthBackend, Bounds, Certificate, CertificateName, HttpCall, Jwt, JwtAlgorithm, JwtKey,
+    Ldap, LdapSecurity, PasswordFormat, Program, Sql,
+};
 pub use section::c2s::{C2s, CertificateFor};
 pub use section::clients::Clients;
 pub use section::contact::Contact;
@@ -67,6 +71,8 @@ pub struct Config {
     pub http: Http,
     /// Who may use the admin API.
     pub admin: Admin,
+    /// Where users' passwords, tokens and certificates are checked.
+    pub auth: Auth,
     /// Whom to write to about it.
     pub contact: Contact,
     /// The database.
@@ -134,6 +140,7 @@ impl Config {
             peers: section::link::read_peers(&root),
             http: section::http::read(&root.section("http")),
             admin: section::admin::read(&root.section("admin")),
+            auth: section::auth::read(&root.section("auth")),
             contact: section::contact::read(&root.section("contact")),
             storage: section::storage::read(&root.section("storage")),
             upload: section::upload::read(&root.section("upload")),

@@ -8,6 +8,7 @@ use crate::{Config, ConfigError};
 
 const ONE: &str = include_str!("../examples/one-node.toml");
 const THREE: &str = include_str!("../examples/three-regions.toml");
+const AUTHENTICATION: &str = include_str!("../examples/authentication.toml");
 
 /// Enough to be a configuration; the cases below add their mistakes.
 const GOOD: &str = r#"
@@ -140,6 +141,38 @@ fn every_mistake_is_told_with_its_line_its_key_and_what_was_expected() {
 }
 
 #[test]
+fn a_backend_is_told_what_is_wrong_with_it() {
+    let backend = |kind: &str, more: &str| format!("[[auth.backends]]\nkind = \"{kind}\"\n{more}");
+    check_added(&backend("kerberos", ""), 13, "auth.backends[0].kind", "\"ldap\"", "kerberos");
+    let check = |kind: &str, more: &str, line, key: &str, expected: &str| {
+        let key = format!("auth.backends[0].{key}");
+        check_added(&backend(kind, more), line, &key, expected, "");
+    };
+    check("ldap", "url = \"ldap:h\"", 14, "url", "the URL of a directory");
+    check("ldap", "url = \"ldaps://h\"", 12, "authorities", "certificates");
+    check("ldap", "url = \"ldap://h\"\nbind_dn = \"cn=x\"", 15, "bind_dn", "both");
+    check("ldap", "url = \"ldap://h\"\nfilter = \"(uid=me)\"", 15, "filter", "{user}");
+    let sql = "url = \"sqlite:/f\"\nformat = \"plain\"\n";
+    check("sql", &format!("{sql}query = \"SELECT 1\""), 16, "query", "{user}");
+    check("sql", &format!("{sql}query = \"{{user}}\"\ntimeout = \"0s\""), 17, "timeout", "100ms");
+    check("jwt", "", 12, "keys", "at least one");
+    check("http", "url = \"https://h/\"", 14, "url", "http://");
+    check("program", "command = []", 14, "command", "a program");
+    let twice = format!("{}{}", backend("internal", ""), backend("internal", ""));
+    check_added(&twice, 12, "auth.backends", "at most", "two");
+    let registering = format!("[registration]\nenabled = true\n{}", backend("jwt", ""));
+    let key = "[[auth.backends.keys]]\nalgorithm = \"HS256\"\nfile = \"f\"\n";
+    let registering = format!("{registering}{key}");
+    check_added(&registering, 13, "registration.enabled", "\"internal\"", "true");
+    let config = read(&format!("{GOOD}{}", backend("certificate", "authorities = \"a.pem\"")));
+    let crate::AuthBackend::Certificate(certificate) = &config.auth.backends[0] else {
+        panic!("{:?}", config.auth)
+    };
+    assert_eq!(certificate.authorities, Path::new("/etc/pangaea/a.pem"));
+    assert_eq!(read(GOOD).auth.backends, [crate::AuthBackend::Internal]);
+}
+
+#[test]
 fn a_wildcard_is_no_address_to_be_dialled_at() {
     let advertised = |more: &str| read(&format!("{GOOD}[s2s]\n{more}")).s2s.advertised();
     let some = |text: &str| Some(text.to_owned());
@@ -247,13 +280,20 @@ fn the_examples_name_every_key() {
             assert!(named.contains(&key), "{name}.toml does not name {key}");
         }
     }
+    let (_, asked) = Config::parse_with_keys(AUTHENTICATION, "authentication", Path::new("/etc"))
+        .unwrap_or_else(|error| panic!("{:?}", miette::Report::new(error)));
+    let named = keys_named(AUTHENTICATION);
+    for key in asked.iter().map(|key| without_place(key)).filter(|key| key.starts_with("auth.")) {
+        assert!(named.contains(&key), "authentication.toml does not name {key}");
+    }
+    assert!(named.contains("auth.backends.keys.algorithm"));
     assert!(keys_named(ONE).contains("limits.sm_queue_max"));
     assert!(keys_named(THREE).contains("peers.fingerprint"));
 }
 
 #[test]
 fn commented_out_keys_show_the_defaults() {
-    for text in [ONE, THREE] {
+    for text in [ONE, THREE, AUTHENTICATION] {
         let open: String = text
             .lines()
             .map(|line| match line.strip_prefix('#') {

@@ -286,6 +286,14 @@ impl Internal {
         Ok(self.inner.record(account).await?.map(|record| !record.disabled))
     }
 
+    /// Whether the account has a password here; `None`: it has no record.
+    ///
+    /// # Errors
+    /// The records cannot be read, and the log says why.
+    pub async fn has_keys(&self, account: &BareJid) -> Result<Option<bool>, ()> {
+        Ok(self.inner.record(account).await?.map(|record| !record.keys.is_empty()))
+    }
+
     async fn verify(&self, keys: ScramKeys, password: Password) -> Option<bool> {
         if keys.iterations <= CHEAP_ITERATIONS_MAX {
             Some(keys.verify(password.expose()))

@@ -8,10 +8,20 @@
 //! Deliberately absent: the mechanisms themselves (`xmpp::sasl`), ANONYMOUS (which needs no secret), registration.
 
 mod cache;
+pub mod certificate;
 pub mod chain;
+mod gate;
+pub mod http;
 pub mod internal;
+pub mod jwt;
+pub mod ldap;
+pub mod program;
+pub mod sources;
+pub mod sql;
 pub mod stored;
 pub mod throttle;
+
+use std::path::Path;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -102,6 +112,12 @@ pub trait Backend: Send + Sync {
         std::future::ready(Said::Unknown).boxed()
     }
 
+    /// Whether it has such an account, so that nobody else may take the name: `Right` or `Unknown`, or `Down`. A backend that finds out only
+    /// when somebody signs in says `Unknown`.
+    fn knows(&self, _account: &BareJid) -> BoxFuture<'static, Said> {
+        std::future::ready(Said::Unknown).boxed()
+    }
+
     /// The account's keys of that hash; `Unknown`: ask the next.
     fn keys(&self, _account: &BareJid, _hash: Hash) -> BoxFuture<'static, Credentials> {
         std::future::ready(Credentials::Unknown).boxed()
@@ -111,4 +127,20 @@ pub trait Backend: Send + Sync {
     fn token(&self, _token: Password) -> BoxFuture<'static, Result<BareJid, Said>> {
         std::future::ready(Err(Said::Unknown)).boxed()
     }
+}
+
+/// The account that somebody else names: a bare JID of that domain, or a localpart.
+fn account_named(name: &str, domain: &str) -> Option<BareJid> {
+    let account = match name.contains('@') {
+        true => BareJid::parse(name),
+        false => BareJid::parse(&format!("{name}@{domain}")),
+    };
+    account.ok().filter(|account| account.local().is_some() && account.domain() == domain)
+}
+
+/// A secret that stands in a file of its own, without the end of its line.
+fn secret_of(file: &Path) -> Result<String, String> {
+    let text = std::fs::read_to_string(file);
+    let text = text.map_err(|error| format!("{}: {error}", file.display()))?;
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }

@@ -80,7 +80,7 @@ pub(super) async fn run(node: &Arc<Node>, accepted: Accepted, direct: bool) -> O
     let Accepted { transport, peer, admission } = accepted;
     let deadline = Instant::now() + node.config.c2s.auth_deadline;
     let transport = if direct { transport.direct_tls(&node.tls).await.ok()? } else { transport };
-    let tls = tls_of(&transport);
+    let tls = tls_of(node, &transport);
     let seed = node.random::<32>();
     let offer = node.offer(peer.ip().is_loopback());
     let limits = Limits {
@@ -138,9 +138,10 @@ fn not_resumed(refusal: Refused) -> Input {
 }
 
 fn tls_of(transport: &Transport) -> Option<Tls> {
+fn tls_of(node: &Node, transport: &Transport) -> Option<Tls> {
     let info = transport.tls_info()?;
     let bindings = ChannelBindings { exporter: info.exporter, server_end_point: info.end_point };
-    Some(Tls { bindings, identities: Vec::new() })
+    Some(Tls { bindings, identities: node.authenticator.proved(&info.client_certificates) })
 }
 
 impl Talk<'_> {
@@ -402,7 +403,7 @@ impl Talk<'_> {
         transport.write(&mut self.output).await.ok()?;
         let transport = transport.start_tls(&self.node.tls).await.ok()?;
         self.framer.restart();
-        let tls = tls_of(&transport);
+        let tls = tls_of(self.node, &transport);
         self.transport = Some(transport);
         tls
     }

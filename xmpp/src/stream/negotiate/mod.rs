@@ -97,9 +97,14 @@ impl Tokens {
         URL_SAFE_NO_PAD.encode(&self.block()[..18])
     }
 
-    /// A localpart: 20 hexadecimal digits, 80 bits.
+    /// A localpart: a random UUID, as XEP-0175 §3 recommends (RFC 4122 §4.4).
     fn localpart(&mut self) -> String {
-        self.block()[..10].iter().map(|byte| format!("{byte:02x}")).collect()
+        let mut bytes = self.block();
+        bytes[6] = bytes[6] & 0x0f | 0x40;
+        bytes[8] = bytes[8] & 0x3f | 0x80;
+        let hex = |part: &[u8]| part.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let parts = [&bytes[..4], &bytes[4..6], &bytes[6..8], &bytes[8..10], &bytes[10..16]];
+        parts.map(hex).join("-")
     }
 }
 

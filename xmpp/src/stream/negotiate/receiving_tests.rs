@@ -529,7 +529,8 @@ fn a_guest_gets_a_name_of_our_choosing() {
     server.feed(open(DOMAIN));
     server.feed_xml(&auth("ANONYMOUS", b""));
     let account = server.machine.account().expect("is authenticated").clone();
-    assert_eq!((account.local().map(str::len), account.domain()), (Some(20), DOMAIN));
+    assert_eq!((account.local().map(str::len), account.domain()), (Some(36), DOMAIN));
+    assert_eq!(account.local().and_then(|name| name.chars().nth(14)), Some('4'));
 }
 
 #[test]
