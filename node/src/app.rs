@@ -25,10 +25,8 @@ use xmpp::sasl::{Mechanism, Secret};
 use xmpp::stanza::error::StanzaError;
 use xmpp::stream::error::StreamError;
 use xmpp::stream::features::limits;
-use xmpp::stream::negotiate::{Offer, TlsPolicy};
 use xmpp::stream::negotiate::{Inline, Offer, TlsPolicy};
 
-pub use self::build::{Parts, assemble, start_links};
 pub use self::operator::operator;
 pub use self::build::{Parts, asks_for_certificates, assemble, start_links};
 pub use self::run::{RunError, drain, housekeeping, run};

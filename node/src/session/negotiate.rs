@@ -110,10 +110,8 @@ pub(super) async fn run(node: &Arc<Node>, accepted: Accepted, direct: bool) -> O
     talk.attempt_over();
     let Talk { transport, mut framer, lang, input, output, .. } = talk;
     match end {
-        End::Ready(seat, resumed) => {
-            seat.set_peer(peer);
-            let (sm, alive) = resumed.unzip();
         End::Ready(seat, sm, alive) => {
+            seat.set_peer(peer);
             framer.set_limits(Limits {
                 element_bytes: node.config.limits.stanza_bytes_max as u32,
                 ..Limits::STANZA
@@ -137,7 +135,6 @@ fn not_resumed(refusal: Refused) -> Input {
     }
 }
 
-fn tls_of(transport: &Transport) -> Option<Tls> {
 fn tls_of(node: &Node, transport: &Transport) -> Option<Tls> {
     let info = transport.tls_info()?;
     let bindings = ChannelBindings { exporter: info.exporter, server_end_point: info.end_point };

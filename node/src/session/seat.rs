@@ -2,7 +2,6 @@
 //! The session task owns everything else. A row of the session table points here.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI8, AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 
