@@ -128,6 +128,8 @@ pub const XINCLUDE: &str = "http://www.w3.org/2001/XInclude";
 pub const HTTP_BIND: &str = "http://jabber.org/protocol/httpbind";
 /// XMPP over BOSH (XEP-0206).
 pub const XBOSH: &str = "urn:xmpp:xbosh";
+/// SOCKS5 bytestreams (XEP-0065).
+pub const BYTESTREAMS: &str = "http://jabber.org/protocol/bytestreams";
 /// Message carbons (XEP-0280).
 pub const CARBONS: &str = "urn:xmpp:carbons:2";
 /// Message carbons: what is copied (XEP-0280).

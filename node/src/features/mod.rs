@@ -1,5 +1,6 @@
 //! The list of features, in the order in which a stanza meets them, and who wants to see what. One line a feature.
 
+pub mod bytestreams;
 pub mod carbons;
 pub mod disco;
 pub mod external_services;
@@ -46,6 +47,12 @@ pub fn services(config: &config::Config) -> Vec<(String, Box<dyn Service>)> {
     let mut list: Vec<(String, Box<dyn Service>)> = Vec::new();
     if let Some(host) = &domains.upload {
         list.push((host.clone(), Box::new(upload::Upload::new(config))));
+    }
+    if let Some(host) = &domains.proxy {
+        list.push((
+            host.clone(),
+            Box::new(bytestreams::Bytestreams::new(host, config.proxy.clone())),
+        ));
     }
     list
 }
