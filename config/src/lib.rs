@@ -23,18 +23,22 @@ use std::path::Path;
 
 pub use error::{ConfigError, Problem};
 pub use section::admin::Admin;
+pub use section::archive::{Archive, ArchiveDefault};
 pub use section::c2s::{C2s, CertificateFor};
+pub use section::contact::Contact;
 pub use section::domains::Domains;
 pub use section::external_services::ExternalService;
 pub use section::geo::{Durability, Geo};
 pub use section::http::Http;
-pub use section::limits::Limits;
+pub use section::invitations::{Invitations, Inviters};
+pub use section::limits::{Limits, Rate, RateExceeded};
 pub use section::link::{Link, Peer};
 pub use section::log::{Log, LogFormat};
 pub use section::metadata::Metadata;
 pub use section::node::Node;
 pub use section::proxy::Proxy;
 pub use section::registration::Registration;
+pub use section::reports::Reports;
 pub use section::s2s::S2s;
 pub use section::storage::{Storage, Sync};
 pub use section::upload::{S3, Upload, UploadRegion, UploadStore};
@@ -60,6 +64,8 @@ pub struct Config {
     pub http: Http,
     /// Who may use the admin API.
     pub admin: Admin,
+    /// Whom to write to about it.
+    pub contact: Contact,
     /// The database.
     pub storage: Storage,
     /// Files that users share.
@@ -72,8 +78,14 @@ pub struct Config {
     pub metadata: Metadata,
     /// What happens when regions lose sight of each other.
     pub geo: Geo,
+    /// Invitations.
+    pub invitations: Invitations,
+    /// Message archives.
+    pub archive: Archive,
     /// In-band registration.
     pub registration: Registration,
+    /// What users report of others.
+    pub reports: Reports,
     /// Every bound, with what happens when it is reached.
     pub limits: Limits,
     /// Where the log goes and how much of it.
@@ -118,13 +130,17 @@ impl Config {
             peers: section::link::read_peers(&root),
             http: section::http::read(&root.section("http")),
             admin: section::admin::read(&root.section("admin")),
+            contact: section::contact::read(&root.section("contact")),
             storage: section::storage::read(&root.section("storage")),
             upload: section::upload::read(&root.section("upload")),
             proxy: section::proxy::read(&root.section("proxy")),
             external_services: section::external_services::read(&root),
             metadata: section::metadata::read(&root.section("metadata")),
             geo: section::geo::read(&root.section("geo")),
+            invitations: section::invitations::read(&root.section("invitations")),
+            archive: section::archive::read(&root.section("archive")),
             registration: section::registration::read(&root.section("registration")),
+            reports: section::reports::read(&root.section("reports")),
             limits: section::limits::read(&root.section("limits")),
             log: section::log::read(&root.section("log")),
         };

@@ -50,6 +50,12 @@ election_min = '50ms'
 election_max = '100ms'
 ";
 
+/// The bounds of a node that is told nothing else.
+pub(crate) fn limits() -> config::Limits {
+    let config = config::Config::parse(CONFIG, "test.toml", std::path::Path::new("."));
+    config.unwrap_or_else(|error| panic!("{error:?}")).limits
+}
+
 /// A node, and the directory its metadata lives in.
 pub(crate) struct House {
     pub(crate) node: Arc<Node>,

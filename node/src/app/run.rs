@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use xmpp::stream::error::StreamError;
 
 use super::{Node, build, heirs, operator::Desk, wires};
+use crate::features::archive;
 use crate::geo::tick;
 use crate::outbox;
 use crate::router::perform;
@@ -199,6 +200,7 @@ pub async fn drain(node: &Arc<Node>, mut tasks: JoinSet<()>) {
             "the outbox could not be written: what its senders were not told of is lost"
         );
     }
+    archive::queue::flush(node).await;
     node.stop();
     node.metadata.resign().await;
     node.metadata.shutdown().await;

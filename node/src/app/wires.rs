@@ -15,7 +15,7 @@ use s2s::tls::Fingerprint;
 
 use super::{Node, World};
 use crate::feature::Ctx;
-use crate::features::{offline, roster, upload};
+use crate::features::{archive, blocking, invitations, offline, private, roster, upload, vcard};
 use crate::geo::Geo;
 use crate::geo::calls::CallError;
 use crate::geo::frame::{self, Call};
@@ -310,15 +310,30 @@ pub(super) async fn homes(
                 roster::record::VERSION,
                 offline::home::OFFLINE,
                 offline::home::FILED,
+                invitations::record::INVITATIONS,
+                invitations::record::RESERVED,
+                archive::item::ARCHIVE,
+                archive::item::PLACES,
+                archive::prefs::PREFS,
                 upload::home::UPLOAD,
+                blocking::record::PRIVACY,
+                blocking::record::ACTIVE,
                 pie::home::IMPORT,
+                private::home::PRIVATE,
                 second::SECOND,
+                vcard::home::VCARD,
             ],
         }),
+        Box::new(blocking::home::PrivacyHome(late.clone())),
+        Box::new(blocking::report::ReportsHome),
         Box::new(roster::home::RosterHome),
         Box::new(offline::home::OfflineHome(late.clone())),
+        Box::new(invitations::home::InvitationsHome),
+        Box::new(archive::home::ArchiveHome(late.clone())),
         Box::new(upload::home::UploadHome),
         Box::new(pie::home::PieHome),
+        Box::new(private::home::PrivateHome),
+        Box::new(vcard::home::VcardHome),
         Box::new(second::SecondHome),
     ];
     let numbers = HomesConfig {

@@ -348,15 +348,17 @@ impl Geo {
         &self,
         node: &Arc<Node>,
         account: &BareJid,
-        except: &FullJid,
+        except: Option<&FullJid>,
         sent: bool,
         forwarded: &Stanza,
     ) {
         perform::local_carbons(node, account, except, sent, forwarded);
         let mut elsewhere: Vec<NodeIx> = Vec::new();
         node.directory.read(account.as_str(), |rows| {
-            for ix in
-                rows.iter().filter(|row| row.full != *except).filter_map(global_distrib::Row::there)
+            for ix in rows
+                .iter()
+                .filter(|row| except != Some(&row.full))
+                .filter_map(global_distrib::Row::there)
             {
                 if !elsewhere.contains(&ix) {
                     elsewhere.push(ix);
@@ -368,7 +370,7 @@ impl Geo {
         }
         let copy = CarbonCopy {
             account: account.clone(),
-            except: except.clone(),
+            except: except.cloned(),
             sent,
             forwarded: forwarded.bytes().to_vec(),
         };

@@ -9,6 +9,7 @@ use xmpp::stanza::{Kind, Stanza, Type};
 
 use super::perform;
 use crate::app::Node;
+use crate::feature::Ctx;
 use crate::session::Delivery;
 
 /// Answers with the error, if the stanza may be answered at all; counts what may not.
@@ -19,8 +20,14 @@ pub fn bounce(node: &Arc<Node>, stanza: &Stanza, error: &StanzaError) {
             // Past the gate of an account that is here: the sender is to hear of a full gate, also when it is his own.
             let full = reply.to().and_then(Jid::full);
             let seat = full.and_then(|full| perform::seat_of(node, &full));
-            if !seat.is_some_and(|seat| seat.take(Delivery::light(reply.clone()))) {
-                super::route(node, reply);
+            match seat {
+                Some(seat) if seat.take(Delivery::light(reply.clone())) => {
+                    let mut ctx = Ctx::new(node, None);
+                    node.features.inbound(&mut ctx, &reply, &[seat]);
+                    let actions = std::mem::take(&mut ctx.actions);
+                    perform::perform(node, None, actions);
+                }
+                _ => super::route(node, reply),
             }
         }
         None => {

@@ -10,6 +10,7 @@ use xmpp::stream::error::StreamError;
 
 use crate::app::Node;
 use crate::feature::Action;
+use crate::features::blocking;
 use crate::geo::presence::{Presence, local_presence};
 use crate::session::{Control, Delivery, Item, Seat};
 
@@ -45,7 +46,7 @@ pub fn perform(
             Action::Grant { seat, to } => node.geo.grant(node, &seat, &to),
             Action::Probe { from, to } => node.geo.probe_presence(node, &from, to),
             Action::Copy { account, except, sent, forwarded } => {
-                node.geo.carbon(node, &account, &except, sent, &forwarded)
+                node.geo.carbon(node, &account, except.as_ref(), sent, &forwarded)
             }
             Action::Close(error) => close = Some(error),
         }
@@ -90,12 +91,17 @@ fn to_interested(node: &Arc<Node>, account: &BareJid, version: u64, push: &Stanz
 pub fn local_carbons(
     node: &Arc<Node>,
     account: &BareJid,
-    except: &FullJid,
+    except: Option<&FullJid>,
     sent: bool,
     forwarded: &Stanza,
 ) {
     for seat in seats_of(node, account.as_str()) {
-        if seat.carbons() && seat.full != *except {
+        let has_it = match except {
+            Some(except) => seat.full == *except,
+            None => seat.takes_messages() || forwarded.from() == Some(seat.address()),
+        };
+        let is_refused = !sent && blocking::refuses(&seat, forwarded);
+        if seat.carbons() && !has_it && !is_refused {
             let copy = if sent {
                 carbons::sent(&seat.full, forwarded)
             } else {

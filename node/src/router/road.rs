@@ -2,17 +2,20 @@
 //! table's lock (carbons, which look at other rows) is noted and done by [`Road::finish`] afterwards.
 //! Implements `global_distrib::Carrier`; called by `router::dispatch` and whoever reopens gates.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 use global_distrib::{Carrier, Choice, Mark, NodeIx, Row, Trail, leave_trail};
 use xmpp::jid::BareJid;
+use xmpp::ns;
 use xmpp::stanza::Kind;
 
 use super::ledger::{Due, Holder};
 use super::{Routed, account, perform};
 use crate::app::Node;
 use crate::feature::{Action, Ctx};
+use crate::features::blocking;
+use crate::features::carbons::{self, without_private};
 use crate::geo::frame::{self, StanzaHead};
 use crate::session::{Delivery, Owed, Seat};
 
@@ -20,12 +23,14 @@ use crate::session::{Delivery, Owed, Seat};
 pub struct Road<'a> {
     node: &'a Arc<Node>,
     after: RefCell<Vec<Action>>,
+    /// Some resource takes no messages of the account, and is passed over by the choice just made.
+    passed_over: Cell<bool>,
 }
 
 impl<'a> Road<'a> {
     /// A road of this node.
     pub fn new(node: &'a Arc<Node>) -> Self {
-        Self { node, after: RefCell::new(Vec::new()) }
+        Self { node, after: RefCell::new(Vec::new()), passed_over: Cell::new(false) }
     }
 
     /// Does what was left for after the dispatch.
@@ -38,9 +43,13 @@ impl<'a> Road<'a> {
     }
 
     /// Puts a stanza in the mailboxes of local seats and tells the inbound features. How many took it.
-    pub fn deliver(&self, delivery: Delivery, here: &[Arc<Seat>]) -> usize {
+    pub fn deliver(&self, mut delivery: Delivery, here: &[Arc<Seat>]) -> usize {
         let sole = delivery.sole && here.len() == 1;
         let stanza = delivery.stanza.clone();
+        if stanza.has_child("private", ns::CARBONS) {
+            // XEP-0280 §9: for the servers, not for the client.
+            delivery.stanza = without_private(&stanza);
+        }
         let mut taken = 0;
         for seat in here {
             if seat.take(Delivery { sole, ..delivery.clone() }) {
@@ -81,6 +90,7 @@ impl<'a> Road<'a> {
                 copy,
                 tracked: routed.tracked,
                 early: false,
+                denied: false,
                 tries: routed.tries,
                 order: routed.order,
                 seen: node.directory.refusals_seen(*to),
@@ -106,7 +116,8 @@ impl<'a> Road<'a> {
 
 impl Carrier<Arc<Seat>, Routed> for Road<'_> {
     fn choose(&self, routed: &Routed, rows: &[Row<Arc<Seat>>]) -> Choice<Arc<Seat>> {
-        account::choose(&routed.stanza, rows)
+        self.passed_over.set(account::passes_over(&routed.stanza, rows));
+        account::choose(&routed.stanza, rows, |seat| blocking::refuses(seat, &routed.stanza))
     }
 
     fn carry(
@@ -131,7 +142,13 @@ impl Carrier<Arc<Seat>, Routed> for Road<'_> {
         if sent {
             node.metrics.routed.remote.inc();
         }
-        if delivered || sent { Ok(()) } else { Err(routed) }
+        if !delivered && !sent {
+            return Err(routed);
+        }
+        if self.passed_over.take() {
+            self.after.borrow_mut().extend(carbons::for_the_others(&routed.stanza));
+        }
+        Ok(())
     }
 
     fn acked(&self, node: NodeIx) -> u64 {

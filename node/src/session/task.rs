@@ -4,20 +4,26 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
+use config::RateExceeded;
 use config::canary::{Canary, sings};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, Sleep, timeout};
+use xmpp::ns;
 use xmpp::sm::Nonza;
 use xmpp::stanza::{Kind, Stanza};
 use xmpp::stream::error::StreamError;
 use xmpp::stream::header::Framing;
+use xmpp::xml::element::Element;
 use xmpp::xml::framer::{Framer, Scan};
 
+use super::csi::{HeldBack, Offered};
 use super::end::Alive;
 use super::negotiate::Ready;
+use super::pace::{Pace, Sent};
 use super::sm::{self, Sm};
 use super::{Control, Delivery, Item, Owed, Seat, end};
 use crate::app::Node;
@@ -37,16 +43,23 @@ pub(super) struct Session {
     pub(super) seat: Arc<Seat>,
     pub(super) transport: Transport,
     pub(super) framer: Framer,
+    /// What a stanza that names no language is in (RFC 6120 §8.1.5).
+    pub(super) lang: Option<Box<str>>,
     pub(super) input: Buffer,
     pub(super) output: Buffer,
     pub(super) sm: Option<Box<Sm>>,
     pub(super) alive: Option<Alive>,
+    /// While the client is inactive (XEP-0352).
+    pub(super) held: Option<Box<HeldBack>>,
     mail: Vec<Item>,
     /// Without stream management: what is in `output` and somebody waits to hear of, each with the count of bytes at its end. The
     /// kernel's taking them is all there is to hear.
     pub(super) unwritten: VecDeque<(u64, Delivery)>,
     /// Bytes that left `output`.
     written: u64,
+    pace: Pace,
+    /// It has sent faster than it may, and is not read from until then.
+    pause: Option<Pin<Box<Sleep>>>,
 }
 
 /// What wakes a session. All that can happen is here.
@@ -74,20 +87,28 @@ pub(super) enum Close {
 impl Session {
     /// A session that was just bound or resumed.
     pub(super) fn begin(node: Arc<Node>, ready: Ready) -> Box<Self> {
-        let Ready { transport, framer, input, output, seat, sm, alive } = ready;
+        let Ready { transport, framer, lang, input, output, seat, sm, alive } = ready;
         let alive = Some(alive.unwrap_or_else(|| Alive::new(&node, &seat)));
+        if sm.is_some() {
+            seat.set_inactive(false); // A client that resumes is active until it says otherwise (XEP-0352 §3).
+        }
+        let held = seat.inactive().then(|| held_back(&node));
         Box::new(Self {
             node,
             seat,
             transport,
             framer,
+            lang,
             input,
             output,
             sm,
             alive,
+            held,
             mail: Vec::new(),
             unwritten: VecDeque::new(),
             written: 0,
+            pace: Pace::default(),
+            pause: None,
         })
     }
 
@@ -126,7 +147,9 @@ impl Session {
 
     /// The one place where a session sleeps. Cancel-safe: all state is in `self`.
     async fn next(&mut self) -> Event {
-        let Self { node, seat, transport, output, input, mail, sm, unwritten, written, .. } = self;
+        let Self {
+            node, seat, transport, output, input, mail, sm, unwritten, written, pause, ..
+        } = self;
         poll_fn(|cx| {
             if !output.is_empty() {
                 let before = output.len();
@@ -152,6 +175,11 @@ impl Session {
             if sm.as_ref().is_some_and(|sm| sm.full) {
                 return Poll::Pending;
             }
+            // Nor, for a while, from who has sent too fast.
+            if let Some(until) = pause {
+                ready!(until.as_mut().poll(cx));
+                *pause = None;
+            }
             transport.poll_read(cx, input).map(|read| match read {
                 Ok(bytes) => Event::Read(bytes),
                 Err(error) => Event::Lost(error),
@@ -162,6 +190,7 @@ impl Session {
 
     /// Everything whole in the input, in order.
     async fn received(&mut self) -> Option<Close> {
+        let mut sent = Sent::default();
         loop {
             let (bytes, head) = match self.framer.scan(self.input.filled()) {
                 Ok(Scan::More) => break,
@@ -177,6 +206,7 @@ impl Session {
             let piece = &self.input.filled()[..bytes];
             let flow = match head.kind {
                 Kind::Other => {
+                    sent.element();
                     let element = self.framer.element(piece);
                     self.input.consume(bytes);
                     match element {
@@ -189,6 +219,10 @@ impl Session {
                     self.input.consume(bytes);
                     match stanza {
                         Ok(stanza) => {
+                            match &stanza {
+                                Some(stanza) => sent.stanza(stanza),
+                                None => sent.element(),
+                            }
                             if let Some(close) = self.stanza(stanza).await {
                                 return Some(close);
                             }
@@ -203,13 +237,40 @@ impl Session {
             }
         }
         self.input.release_if_empty();
+        self.pause_after(sent)
+    }
+
+    /// What one read brought is counted once, when it is handled: a session that keeps to its rates pays a look at the clock for it.
+    fn pause_after(&mut self, sent: Sent) -> Option<Close> {
+        if sent.stanzas == 0 {
+            return None;
+        }
+        let limits = &self.node.config.limits;
+        let wait = self.pace.take(sent, limits, self.node.now_ms());
+        if wait.is_zero() {
+            return None;
+        }
+        self.node.metrics.too_fast.inc();
+        if limits.rate_exceeded == RateExceeded::Close {
+            let extra = Element::new("too-many-stanzas", ns::ERRORS);
+            return Some(Close::Error(StreamError::policy_violation().with_extra(extra)));
+        }
+        self.pause = Some(Box::pin(tokio::time::sleep(wait)));
         None
     }
 
     /// One stanza of the client's. It counts as handled (XEP-0198 `h`) when this is over; a message, when its receipt is dropped by whoever
     /// has it then.
     async fn stanza(&mut self, stanza: Option<Stanza>) -> Option<Close> {
+        // Whoever is awake to send can receive.
+        if self.held.is_some() && !self.flush_held() {
+            return Some(Close::Error(StreamError::resource_constraint()));
+        }
         let is_message = stanza.as_ref().is_some_and(|stanza| stanza.kind() == Kind::Message);
+        if is_message && self.node.archive.queue.is_full() {
+            // Archives cannot keep up: what more this client says waits in its connection.
+            self.node.archive.queue.room().await;
+        }
         let mut receipt = match self.sm.as_ref() {
             Some(sm) if is_message && sings(Canary::HandledAtOnce) => {
                 sm.handled.count();
@@ -220,7 +281,9 @@ impl Session {
         };
         if let Some(stanza) = stanza {
             let mut ctx = Ctx::new(&self.node, Some(&self.seat));
-            let flow = super::stanza::handle(&mut ctx, stanza, &mut receipt);
+            ctx.receipt = receipt;
+            let flow = super::stanza::handle(&mut ctx, stanza);
+            receipt = ctx.receipt.take();
             let actions = std::mem::take(&mut ctx.actions);
             let mut close = if actions.is_empty() {
                 None
@@ -264,6 +327,7 @@ impl Session {
         for item in mail.drain(..) {
             match item {
                 Item::Stanza(delivery) => {
+                    let Some(delivery) = self.offer(delivery) else { continue };
                     stanzas += 1;
                     if !self.write(delivery) {
                         close = Some(Close::Error(StreamError::resource_constraint()));
@@ -286,6 +350,7 @@ impl Session {
         }
         if close.is_none()
             && let Some(reply) = resume
+            && self.flush_held()
             && let Some(sm) = self.sm.take_if(|sm| sm.id.is_some())
         {
             close = sm::handover(self, sm, reply);
@@ -300,6 +365,78 @@ impl Session {
             self.output.put(xmpp::sm::REQUEST);
         }
         close
+    }
+
+    /// What is to be written now; `None`: the client is inactive, and it waits.
+    fn offer(&mut self, delivery: Delivery) -> Option<Delivery> {
+        let Some(held) = self.held.as_mut() else { return Some(delivery) };
+        match held.offer(delivery, self.node.wall_ms()) {
+            Offered::Held => None,
+            Offered::Instead(former) => {
+                // Nobody has to have it any more.
+                router::kept(&self.node, &self.seat, std::iter::once(former));
+                None
+            }
+            Offered::Flush(delivery) => {
+                self.flush_held(); // If there is no room for it there is none for what follows.
+                Some(delivery)
+            }
+        }
+    }
+
+    /// Writes what was held back from an inactive client, with the time it came. False when stream management has no room.
+    pub(super) fn flush_held(&mut self) -> bool {
+        let Some(held) = self.held.as_mut() else { return true };
+        let held = held.take();
+        let mut fits = true;
+        let any = !held.is_empty();
+        for super::csi::Held { mut delivery, since_ms, .. } in held {
+            if delivery.stanza.kind() != Kind::Iq {
+                delivery.stanza = router::delayed(&self.node, &delivery.stanza, since_ms);
+            }
+            fits &= self.write(delivery);
+        }
+        if any
+            && let Some(sm) = self.sm.as_mut()
+            && sm.wants_answer()
+        {
+            self.output.put(xmpp::sm::REQUEST);
+        }
+        fits
+    }
+
+    /// The connection is gone: what was held back is what the client never got, behind what it may have.
+    pub(super) fn keep_held(&mut self) -> bool {
+        let Some(held) = self.held.take() else { return true };
+        let mut fits = true;
+        for super::csi::Held { delivery, .. } in held.into_held() {
+            match self.sm.as_mut() {
+                Some(sm) => fits &= sm.keep(delivery),
+                None => self.unwritten.push_back((u64::MAX, delivery)),
+            }
+        }
+        fits
+    }
+
+    /// `<active/>` and `<inactive/>`: never answered (XEP-0352 §4).
+    pub(super) fn client_state(&mut self, element: &Element) -> Result<(), StreamError> {
+        match element.name() {
+            _ if element.ns() != ns::CSI => Err(StreamError::unsupported_stanza_type()),
+            "active" => {
+                let fits = self.flush_held();
+                self.held = None;
+                self.seat.set_inactive(false);
+                if fits { Ok(()) } else { Err(StreamError::resource_constraint()) }
+            }
+            "inactive" => {
+                if self.held.is_none() {
+                    self.held = Some(held_back(&self.node));
+                }
+                self.seat.set_inactive(true);
+                Ok(())
+            }
+            _ => Err(StreamError::unsupported_stanza_type()),
+        }
     }
 
     /// False when stream management has no room: the stanza is kept for what comes after this session.
@@ -331,12 +468,17 @@ impl Session {
 
     /// Says why and closes our stream.
     pub(super) fn farewell(&mut self, close: &Close) {
+        if let (Close::Clean | Close::Error(_), Some(sm)) = (close, self.sm.as_ref()) {
+            // The last word on what was handled: there is no resumption after this (XEP-0198 §7).
+            self.output.put(&Nonza::Answer { h: sm.handled.handled() }.to_bytes());
+        }
         match close {
             Close::Clean => self.output.put(Framing::Stream.close()),
-            Close::Error(error) => {
-                self.output.put(&Framing::Stream.error(error)); // The closing tag is part of it.
-            }
-            Close::Lost | Close::TakenOver => {}
+            // The closing tag is part of it.
+            Close::Error(error) => self.output.put(&Framing::Stream.error(error)),
+            // XEP-0198 §5: the older stream, should anybody still listen.
+            Close::TakenOver => self.output.put(&Framing::Stream.error(&StreamError::conflict())),
+            Close::Lost => {}
         }
     }
 
@@ -356,6 +498,12 @@ impl Session {
 
     /// When a hibernating session ends.
     pub(super) fn resume_deadline(&self) -> Instant {
-        Instant::now() + self.node.config.limits.sm_timeout
+        let timeout = self.sm.as_ref().map_or(Duration::ZERO, |sm| sm.timeout);
+        Instant::now() + timeout
     }
+}
+
+fn held_back(node: &Node) -> Box<HeldBack> {
+    let limits = &node.config.limits;
+    Box::new(HeldBack::new(limits.inactive_held_max, limits.inactive_held_bytes_max))
 }

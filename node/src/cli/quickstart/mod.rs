@@ -77,6 +77,9 @@ pub(super) struct Args {
     /// key beside it in a file that ends in .key
     #[arg(long, value_name = "FILE")]
     pub(super) ca: Option<PathBuf>,
+    /// Whether people's messages are archived (XEP-0313)
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, value_name = "true|false")]
+    pub(super) archive: bool,
     /// How many accounts user0, user1 … there are
     #[arg(long, default_value_t = 100, value_name = "N")]
     pub(super) users: u32,

@@ -26,6 +26,8 @@ pub(super) struct Plan {
     upload_key: String,
     /// By region, then by number.
     pub(super) nodes: Vec<NodePlan>,
+    /// Whether messages are archived.
+    pub(super) archive: bool,
 }
 
 /// One node.
@@ -120,6 +122,7 @@ impl Plan {
             port_base: args.port_base,
             upload_key: random_key()?,
             nodes,
+            archive: args.archive,
         })
     }
 
@@ -268,6 +271,12 @@ secret = "wonderland"
 [admin]
 accounts = ["admin@{domain}"]
 
+[contact]
+abuse = ["mailto:abuse@{domain}", "xmpp:admin@{domain}"]
+admin = ["mailto:admin@{domain}", "xmpp:admin@{domain}"]
+security = ["mailto:security@{domain}"]
+support = ["xmpp:admin@{domain}"]
+
 [metadata]
 cluster = "{domain}"
 raft_id = {raft_id}
@@ -277,14 +286,22 @@ voter = {voter}
 {place}# How long a stanza waits for a region that cannot be reached.
 hold = "1m"
 
+[archive]
+enabled = {archive}
+
+[invitations]
+accounts = "users"
+
 [registration]
 enabled = true
 per_address_per_10min = 1000
+password_length_min = 1
 
 [limits]
 # All clients of a quickstart come from one address.
 unauthenticated_per_address_max = 20000
 "#,
+            archive = self.archive,
             c2s = ports.c2s,
             c2s_tls = ports.c2s_tls,
             s2s = ports.s2s,

@@ -4,8 +4,9 @@
 //! copies, here and in the other regions, and wraps them. A sent copy is made where the sender is, a received copy where
 //! the message is taken; both go to the account's other resources only.
 //!
-//! Left out: copies of errors (§6.1 asks for memory of what they answer); `<private/>` is not removed on delivery, for the
-//! receiving side must see it too; Bind 2 inline enabling.
+//! An error that comes from a bare JID is copied: what is answered so was sent to an account, as conversations are (§6.1 asks for the errors
+//! of copied messages; to know those for certain would need a memory of everything sent). `<private/>` is taken out where the message is
+//! put into a mailbox (§9). Bind 2 switches copies on with [`Seat::set_carbons`].
 
 use std::sync::Arc;
 
@@ -23,6 +24,8 @@ mod tests;
 
 /// Invitations without a room's help (XEP-0249).
 const DIRECT_INVITATION: &str = "jabber:x:conference";
+/// XEP-0424.
+const MESSAGE_RETRACTION: &str = "urn:xmpp:message-retract:1";
 
 /// See the room.
 pub struct Carbons;
@@ -68,7 +71,7 @@ impl Feature for Carbons {
         {
             ctx.actions.push(Action::Copy {
                 account: seat.bare.clone(),
-                except: seat.full.clone(),
+                except: Some(seat.full.clone()),
                 sent: true,
                 forwarded: stanza.clone(),
             });
@@ -85,12 +88,29 @@ impl Feature for Carbons {
         {
             ctx.actions.push(Action::Copy {
                 account: seat.bare.clone(),
-                except: seat.full.clone(),
+                except: Some(seat.full.clone()),
                 sent: false,
                 forwarded: stanza.clone(),
             });
         }
     }
+}
+
+/// What went to the account is copied for those of its resources that take no messages (a negative priority, not available), if they want
+/// copies (§6: "that did not receive it"). Asked by the road, which has seen that there is one.
+pub fn for_the_others(message: &Stanza) -> Option<Action> {
+    let account = message.to()?.bare();
+    should_copy(message, Direction::Received).is_copy().then(|| Action::Copy {
+        account,
+        except: None,
+        sent: false,
+        forwarded: message.clone(),
+    })
+}
+
+/// The message as a client gets it (§9).
+pub fn without_private(message: &Stanza) -> Stanza {
+    message.without_children(|name, namespace| name == "private" && namespace == ns::CARBONS)
 }
 
 /// Notes to oneself: one of the two copies is enough. To the own bare JID every resource gets the original, so there is no sent
@@ -125,6 +145,8 @@ enum Verdict {
     /// A payload that only instant messaging uses: receipts, markers, chat states, encryption, calls.
     Payload,
     Invitation,
+    /// An error from a bare JID.
+    Bounce,
     /// Everything else of type normal, headline or error.
     NotInstantMessaging,
     Groupchat,
@@ -138,7 +160,7 @@ enum Verdict {
 
 impl Verdict {
     fn is_copy(self) -> bool {
-        matches!(self, Self::Chat | Self::Body | Self::Payload | Self::Invitation)
+        matches!(self, Self::Chat | Self::Body | Self::Payload | Self::Invitation | Self::Bounce)
     }
 }
 
@@ -167,6 +189,9 @@ fn should_copy(message: &Stanza, direction: Direction) -> Verdict {
     }
     match message.type_() {
         Type::Chat => Verdict::Chat,
+        Type::Error if direction == Direction::Received && is_of_account(message) => {
+            Verdict::Bounce
+        }
         Type::Error | Type::Headline => Verdict::NotInstantMessaging,
         _ if has("body", ns::CLIENT) => Verdict::Body,
         _ if message.children().any(|(_, namespace)| is_instant_messaging(namespace)) => {
@@ -176,7 +201,22 @@ fn should_copy(message: &Stanza, direction: Direction) -> Verdict {
     }
 }
 
+/// From a bare JID of somebody.
+fn is_of_account(message: &Stanza) -> bool {
+    message.from().is_some_and(|from| from.local().is_some() && from.resource().is_none())
+}
+
 fn is_instant_messaging(namespace: &str) -> bool {
-    [ns::RECEIPTS, ns::CHAT_STATES, ns::CHAT_MARKERS, ns::EME, ns::JINGLE_MESSAGE]
-        .contains(&namespace)
+    [
+        ns::RECEIPTS,
+        ns::CHAT_STATES,
+        ns::CHAT_MARKERS,
+        ns::EME,
+        ns::JINGLE_MESSAGE,
+        ns::CORRECTION,
+        ns::REACTIONS,
+        ns::OMEMO_LEGACY,
+        MESSAGE_RETRACTION,
+    ]
+    .contains(&namespace)
 }

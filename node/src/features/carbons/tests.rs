@@ -45,6 +45,32 @@ fn the_rules_of_section_6_1() {
 }
 
 #[test]
+fn an_error_of_an_account_is_copied_where_it_arrives() {
+    for (from, way, expected) in [
+        ("romeo@example.net", Direction::Received, Verdict::Bounce),
+        ("romeo@example.net", Direction::Sent, Verdict::NotInstantMessaging),
+        ("romeo@example.net/orchard", Direction::Received, Verdict::NotInstantMessaging),
+        ("example.net", Direction::Received, Verdict::NotInstantMessaging),
+    ] {
+        let error = message("error", from, "<error type='cancel'/>");
+        assert_eq!(should_copy(&error, way), expected, "{from} {way:?}");
+    }
+    let private = "<private xmlns='urn:xmpp:carbons:2'/><body>x</body>";
+    let error = message("error", "romeo@example.net", private);
+    assert_eq!(should_copy(&error, Direction::Received), Verdict::NoCopy);
+}
+
+#[test]
+fn a_client_does_not_see_what_is_for_servers() {
+    let private = message(
+        "chat",
+        "romeo@example.net/x",
+        "<private xmlns='urn:xmpp:carbons:2'/><body>x</body>",
+    );
+    assert_eq!(without_private(&private), message("chat", "romeo@example.net/x", "<body>x</body>"));
+}
+
+#[test]
 fn a_private_message_in_a_room_is_copied_to_its_senders_clients_only() {
     let payload = "<body>x</body><x xmlns='http://jabber.org/protocol/muc#user'/>";
     let private = message("chat", "room@rooms.example.org/nurse", payload);
