@@ -1,12 +1,14 @@
 //! The sockets of the proxy: connections that wait for their other side and for an activation, and the bytestreams that were activated.
 //!
-//! Each bound is a key of `[proxy]`: a connection more than `connections_max` is closed at once; one that is not activated within
+//! Each bound is a key of `[proxy]`: a connection more than `connections_max`, or than `waiting_per_address_max` of one address, is closed at once; one that is not activated within
 //! `activate_within` is closed; a bytestream that is silent for `silent_after`, or carried `stream_bytes_max`, is closed; each direction
 //! is read no faster than `bytes_per_s_max`. Memory is one buffer a direction.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::io;
 use std::mem::MaybeUninit;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -24,8 +26,44 @@ use super::socks::{self, Handshake, Next};
 /// Bytes read at a time.
 const CHUNK_BYTES: usize = 32 << 10;
 
-/// One side: its connection, and its place among `connections_max`.
-type Side = (TcpStream, OwnedSemaphorePermit);
+/// One side: its connection.
+struct Side {
+    stream: TcpStream,
+    /// Its place among `connections_max`.
+    _place: OwnedSemaphorePermit,
+    /// Its place among `waiting_per_address_max`, until it is activated.
+    counted: Option<Counted>,
+}
+
+/// One of those of an address.
+struct Counted {
+    relay: Arc<Relay>,
+    address: IpAddr,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        less(&mut self.relay.addresses.lock(), &self.address);
+    }
+}
+
+/// One more of these, if there may be.
+fn more<K: Hash + Eq>(counts: &mut HashMap<K, usize>, key: K, max: usize) -> bool {
+    let count = counts.entry(key).or_default();
+    let room = *count < max;
+    *count += usize::from(room);
+    room
+}
+
+/// One less; what has none is forgotten.
+fn less<K: Hash + Eq>(counts: &mut HashMap<K, usize>, key: &K) {
+    if let Some(count) = counts.get_mut(key) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(key);
+        }
+    }
+}
 
 /// Why a bytestream is not activated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +91,8 @@ pub(super) struct Relay {
     waiting: Mutex<HashMap<String, Waiting>>,
     /// Bytestreams by account; an account without any is not in it.
     accounts: Mutex<HashMap<BareJid, usize>>,
+    /// Connections that are not activated, by address.
+    addresses: Mutex<HashMap<IpAddr, usize>>,
     next: AtomicU64,
 }
 
@@ -63,6 +103,7 @@ impl Relay {
             limits,
             waiting: Mutex::default(),
             accounts: Mutex::default(),
+            addresses: Mutex::default(),
             next: AtomicU64::new(0),
         }
     }
@@ -71,13 +112,12 @@ impl Relay {
     pub(super) async fn listen(self: Arc<Self>, listener: TcpListener) {
         loop {
             match listener.accept().await {
-                Ok((stream, _)) => {
-                    let Ok(place) = self.places.clone().try_acquire_owned() else { continue };
-                    let _ = stream.set_nodelay(true);
+                Ok((stream, from)) => {
+                    // One that finds no place is dropped, and thereby closed.
+                    let Some(side) = self.side(stream, from.ip()) else { continue };
                     let relay = self.clone();
                     tokio::spawn(async move {
-                        let within = relay.limits.activate_within;
-                        let _ = timeout(within, relay.greet((stream, place))).await;
+                        let _ = timeout(relay.limits.activate_within, relay.greet(side)).await;
                     });
                 }
                 Err(error) => {
@@ -88,6 +128,17 @@ impl Relay {
         }
     }
 
+    fn side(self: &Arc<Self>, stream: TcpStream, address: IpAddr) -> Option<Side> {
+        let _place = self.places.clone().try_acquire_owned().ok()?;
+        let max = self.limits.waiting_per_address_max;
+        if !more(&mut self.addresses.lock(), address, max) {
+            return None;
+        }
+        let _ = stream.set_nodelay(true);
+        let counted = Some(Counted { relay: self.clone(), address });
+        Some(Side { stream, _place, counted })
+    }
+
     /// SOCKS, until it is known which bytestream the connection is for.
     async fn greet(self: &Arc<Self>, mut side: Side) -> io::Result<()> {
         let (mut handshake, mut next) = Handshake::begin();
@@ -96,13 +147,13 @@ impl Relay {
             let count = match next {
                 Next::Read(count) => count,
                 Next::Say(reply, count) => {
-                    side.0.write_all(&reply).await?;
+                    side.stream.write_all(&reply).await?;
                     count
                 }
-                Next::Refuse(reply) => return side.0.write_all(&reply).await,
+                Next::Refuse(reply) => return side.stream.write_all(&reply).await,
                 Next::Asked(name) => return self.enter(name, side).await,
             };
-            side.0.read_exact(&mut bytes[..count]).await?;
+            side.stream.read_exact(&mut bytes[..count]).await?;
             next = handshake.handle_bytes(&bytes[..count]);
         }
     }
@@ -111,7 +162,7 @@ impl Relay {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let first = match self.put(&name, number, side)? {
             Ok(first) => first,
-            Err(mut third) => return third.0.write_all(&socks::not_allowed()).await,
+            Err(mut third) => return third.stream.write_all(&socks::not_allowed()).await,
         };
         if first {
             let relay = self.clone();
@@ -133,14 +184,14 @@ impl Relay {
         let entry = waiting.entry(name.to_owned()).or_insert_with(new);
         if entry.sides.len() == 2 {
             // One that has given up makes room for its next try.
-            entry.sides.retain(|(stream, _)| !has_ended(stream));
+            entry.sides.retain(|side| !has_ended(&side.stream));
         }
         if entry.sides.len() == 2 {
             return Ok(Err(side));
         }
         let first = entry.number == number;
         // Told before anybody can ask for its activation. A new connection has room for 47 bytes; one that has not is broken.
-        match side.0.try_write(&socks::granted(name)) {
+        match side.stream.try_write(&socks::granted(name)) {
             Ok(_) => entry.sides.push(side),
             Err(cause) => {
                 if first {
@@ -163,16 +214,13 @@ impl Relay {
         if entry.sides.len() < 2 {
             return Err(NotActivated::OneSide);
         }
-        {
-            let mut accounts = self.accounts.lock();
-            let count = accounts.entry(account.clone()).or_default();
-            if *count >= self.limits.streams_per_account_max {
-                return Err(NotActivated::TooMany);
-            }
-            *count += 1;
+        let max = self.limits.streams_per_account_max;
+        if !more(&mut self.accounts.lock(), account.clone(), max) {
+            return Err(NotActivated::TooMany);
         }
-        let sides = waiting.remove(name).map(|entry| entry.sides).unwrap_or_default();
+        let mut sides = waiting.remove(name).map(|entry| entry.sides).unwrap_or_default();
         drop(waiting);
+        sides.iter_mut().for_each(|side| side.counted = None);
         let (relay, account) = (self.clone(), account.clone());
         tokio::spawn(async move {
             if let Ok([one, other]) = <[Side; 2]>::try_from(sides)
@@ -180,30 +228,19 @@ impl Relay {
             {
                 tracing::debug!(%cause, %account, "a bytestream ended");
             }
-            relay.left(&account);
+            less(&mut relay.accounts.lock(), &account);
         });
         Ok(())
     }
 
-    fn left(&self, account: &BareJid) {
-        let mut accounts = self.accounts.lock();
-        if let Some(count) = accounts.get_mut(account) {
-            *count -= 1;
-            if *count == 0 {
-                accounts.remove(account);
-            }
-        }
-    }
-
-    async fn join(&self, one: Side, other: Side) -> io::Result<()> {
-        let ((mut one, _place), (mut other, _other_place)) = (one, other);
+    async fn join(&self, mut one: Side, mut other: Side) -> io::Result<()> {
         let stream = Stream {
             limits: &self.limits,
             last: Mutex::new(Instant::now()),
             bytes: AtomicU64::new(0),
         };
-        let (from_one, to_one) = one.split();
-        let (from_other, to_other) = other.split();
+        let (from_one, to_one) = one.stream.split();
+        let (from_other, to_other) = other.stream.split();
         let there = stream.carry(from_one, to_other);
         let back = stream.carry(from_other, to_one);
         futures_util::future::try_join(there, back).await.map(drop)

@@ -93,10 +93,9 @@ async fn two_sides_are_joined_and_each_ends_by_itself() {
     assert_eq!(place.activates(ROMEO, JULIET), Err(Condition::ItemNotFound));
     let mut juliet = place.connects().await;
     assert_eq!(place.activates(ROMEO, JULIET), Err(Condition::NotAllowed));
-    let mut romeo = place.connects().await;
+    let romeo = place.connects().await;
     assert_eq!(place.tries().await.1, 2, "a third");
     drop(romeo);
-    place.house.until("the end arrives", || true).await;
     let mut romeo = place.connects().await;
     romeo.write_all(b"before").await.expect("sent");
     assert_eq!(place.activates(JULIET, ROMEO), Err(Condition::ItemNotFound));
@@ -145,6 +144,16 @@ async fn a_silent_bytestream_is_closed_and_connections_are_counted() {
     assert_eq!(hears(&mut third).await, "", "closed at once");
     assert_eq!(place.activates(ROMEO, JULIET), Ok(()));
     assert_eq!(hears(&mut juliet).await, "");
+}
+
+#[tokio::test]
+async fn an_address_has_only_so_many_that_are_not_activated() {
+    let place = Place::new("waiting_per_address_max = 2").await;
+    let sides = (place.connects().await, place.connects().await);
+    let mut third = TcpStream::connect(("127.0.0.1", place.port)).await.expect("the kernel has it");
+    assert_eq!(hears(&mut third).await, "", "closed at once");
+    assert_eq!(place.activates(ROMEO, JULIET), Ok(()));
+    drop((place.connects().await, sides));
 }
 
 #[tokio::test]
