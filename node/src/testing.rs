@@ -40,6 +40,7 @@ data_dir = 'data'
 global = 'chat.example'
 regional = 'eu.chat.example'
 upload = 'upload.chat.example'
+proxy = 'proxy.chat.example'
 [c2s]
 certificate = 'unused'
 key = 'unused'

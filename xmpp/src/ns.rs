@@ -136,6 +136,8 @@ pub const SIC_0: &str = "urn:xmpp:sic:0";
 pub const HTTP_BIND: &str = "http://jabber.org/protocol/httpbind";
 /// XMPP over BOSH (XEP-0206).
 pub const XBOSH: &str = "urn:xmpp:xbosh";
+/// SOCKS5 bytestreams (XEP-0065).
+pub const BYTESTREAMS: &str = "http://jabber.org/protocol/bytestreams";
 /// Message carbons (XEP-0280).
 pub const CARBONS: &str = "urn:xmpp:carbons:2";
 /// Message carbons: what is copied (XEP-0280).

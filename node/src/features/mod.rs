@@ -5,6 +5,7 @@ pub mod admin;
 pub mod archive;
 pub mod bind;
 pub mod blocking;
+pub mod bytestreams;
 pub mod carbons;
 pub mod clients;
 pub mod csi;
@@ -86,6 +87,12 @@ pub fn services(config: &config::Config) -> Vec<(String, Box<dyn Service>)> {
     let mut list: Vec<(String, Box<dyn Service>)> = Vec::new();
     if let Some(host) = &domains.upload {
         list.push((host.clone(), Box::new(upload::Upload::new(config))));
+    }
+    if let Some(host) = &domains.proxy {
+        list.push((
+            host.clone(),
+            Box::new(bytestreams::Bytestreams::new(host, config.proxy.clone())),
+        ));
     }
     list
 }
