@@ -8,8 +8,8 @@ use xmpp::stanza::error::StanzaError;
 use xmpp::stanza::{Head, Kind, Stanza, Type};
 use xmpp::stream::error::StreamError;
 
-use super::task::Session;
 use super::Seat;
+use super::task::Session;
 use crate::app::Node;
 use crate::feature::{Action, Ctx, Flow, Iq, Target};
 use crate::features::blocking::{self, Traffic};

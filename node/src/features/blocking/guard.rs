@@ -259,12 +259,12 @@ fn put(actions: &mut Vec<Action>, node: &Node, seat: &Arc<Seat>, new: Option<Arc
         if denies(&new, &to, Traffic::PresenceOut).is_some() {
             seat.undirect(&to);
             // Who watches is told below.
-            if !hidden_from.contains(&to.bare()) {
+            if !seat.is_shown() || !hidden_from.contains(&to.bare()) {
                 actions.push(Action::Route(unavailable().with_to(&to)));
             }
         }
     }
-    if !hidden_from.is_empty() {
+    if seat.is_shown() && !hidden_from.is_empty() {
         let generation = Presence::ALWAYS;
         let presence = Presence { stanza: unavailable(), generation, node: None, withdrawn: false };
         actions.push(Action::Multicast { presence, to: hidden_from });
