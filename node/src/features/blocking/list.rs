@@ -1,4 +1,4 @@
-//! The rules of a privacy list, and what they say of a stanza. Pure. XEP-0016 §2.1 and §2.2, XEP-0191 §3 (which JIDs match).
+//! The rules of a privacy list, and what they say of a stanza. Pure. XEP-0016 §2.1 and §2.2, XEP-0191 §6 (which JIDs match).
 //! Called by `guard` for sessions, by `record` for homes and replicas.
 
 use std::collections::HashMap;
@@ -136,7 +136,7 @@ pub struct Item {
 }
 
 impl Item {
-    /// A blocked address as XEP-0191 §3 maps it.
+    /// A blocked address as XEP-0191 §5 maps it.
     pub fn blocked(jid: Jid) -> Self {
         Item { order: 0, allow: false, kinds: Kinds::default(), whom: Whom::Jid(jid) }
     }
@@ -169,12 +169,12 @@ impl List {
         &self.items
     }
 
-    /// The block list in it (XEP-0191 §3).
+    /// The block list in it (XEP-0191 §5).
     pub fn blocked(&self) -> impl Iterator<Item = &Jid> {
         self.items.iter().filter_map(Item::as_blocked)
     }
 
-    /// The same with these blocked, ahead of everything else (XEP-0191 §3), and those not blocked any more. Everything is numbered anew.
+    /// The same with these blocked, ahead of everything else (XEP-0191 §5), and those not blocked any more. Everything is numbered anew.
     pub fn with_blocked(&self, more: &[Jid], fewer: &[Jid]) -> Self {
         let kept = self.blocked().filter(|jid| !fewer.contains(jid));
         let mut blocked: Vec<Jid> = kept.cloned().collect();

@@ -1,4 +1,4 @@
-//! What clients say of lists, and what they are told, as values: XEP-0191 §5, XEP-0016 §2.3 to §2.8, XEP-0377 §4. Pure.
+//! What clients say of lists, and what they are told, as values: XEP-0191 §3, XEP-0016 §2.3 to §2.8, XEP-0377 §4. Pure.
 //! Called by `mod` (XEP-0191) and `privacy` (XEP-0016).
 
 use xmpp::jid::{BareJid, Jid};
@@ -17,11 +17,11 @@ const NAME_BYTES_MAX: usize = 1023;
 /// What a client asks by XEP-0191.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Command {
-    /// §5.3, with what is reported of whom.
+    /// §3.3, with what is reported of whom.
     Block(Vec<Jid>, Vec<Report>),
-    /// §5.4.
+    /// §3.4.
     Unblock(Vec<Jid>),
-    /// §5.5.
+    /// §3.5.
     UnblockAll,
 }
 
