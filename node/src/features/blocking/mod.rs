@@ -210,6 +210,12 @@ async fn set(
     command: Command,
 ) -> Vec<Action> {
     let (what, reports) = match command {
+        // More than there may be: nobody has to be asked.
+        Command::Block(jids, _) | Command::Unblock(jids)
+            if jids.len() > node.config.limits.privacy_items_max =>
+        {
+            return vec![Action::Reply(error_of(request, &StanzaError::resource_constraint()))];
+        }
         Command::Block(jids, reports) => (What::Block(jids), reports),
         Command::Unblock(jids) => (What::Unblock(jids), Vec::new()),
         Command::UnblockAll => (What::UnblockAll, Vec::new()),
