@@ -434,7 +434,7 @@ impl Seat {
         std::mem::replace(&mut *held, guard)
     }
 
-    /// It asked for its block list: changes are pushed to it (XEP-0191 §5.3).
+    /// It asked for its block list: changes are pushed to it (XEP-0191 §3.3).
     pub fn follows_blocklist(&self) -> bool {
         self.has(BLOCKLIST)
     }

@@ -124,7 +124,7 @@ fn answered(ctx: &mut Ctx<'_>, iq: &Iq) -> Flow {
     }
 }
 
-/// A request that somebody else's account is to answer, unless it has blocked the sender (XEP-0191 §5.3).
+/// A request that somebody else's account is to answer, unless it has blocked the sender (XEP-0191 §3.3).
 async fn of_another(
     node: &Arc<Node>,
     seat: Option<Arc<Seat>>,
