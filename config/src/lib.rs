@@ -32,6 +32,7 @@ pub use section::link::{Link, Peer};
 pub use section::log::{Log, LogFormat};
 pub use section::metadata::Metadata;
 pub use section::node::Node;
+pub use section::push::Push;
 pub use section::registration::Registration;
 pub use section::s2s::S2s;
 pub use section::storage::{Storage, Sync};
@@ -63,6 +64,8 @@ pub struct Config {
     pub metadata: Metadata,
     /// What happens when regions lose sight of each other.
     pub geo: Geo,
+    /// Pushes to app servers.
+    pub push: Push,
     /// In-band registration.
     pub registration: Registration,
     /// Every bound, with what happens when it is reached.
@@ -112,6 +115,7 @@ impl Config {
             storage: section::storage::read(&root.section("storage")),
             metadata: section::metadata::read(&root.section("metadata")),
             geo: section::geo::read(&root.section("geo")),
+            push: section::push::read(&root.section("push")),
             registration: section::registration::read(&root.section("registration")),
             limits: section::limits::read(&root.section("limits")),
             log: section::log::read(&root.section("log")),

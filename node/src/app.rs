@@ -31,6 +31,7 @@ pub use self::wires::Late;
 pub use self::world::{Chance, World};
 use crate::auth::{Internal, Throttle};
 use crate::features::Features;
+use crate::features::push::cache::Pushes;
 use crate::features::roster::cache::Rosters;
 use crate::geo::Geo;
 use crate::homes::Homes;
@@ -63,6 +64,8 @@ pub struct Node {
     pub storage: Arc<dyn Storage>,
     /// Rosters of the accounts connected here.
     pub rosters: Rosters,
+    /// Devices that are pushed to.
+    pub pushes: Pushes,
     /// The XEPs.
     pub features: Features,
     /// What it has promised and not handed on.

@@ -10,6 +10,7 @@ pub(crate) mod link;
 pub(crate) mod log;
 pub(crate) mod metadata;
 pub(crate) mod node;
+pub(crate) mod push;
 pub(crate) mod registration;
 pub(crate) mod s2s;
 pub(crate) mod storage;

@@ -26,6 +26,7 @@ use super::world::{World, wall_ms};
 use super::{Node, Offers};
 use crate::auth::{Internal, Stored, Throttle};
 use crate::features::Features;
+use crate::features::push::cache::Pushes;
 use crate::features::roster::cache::Rosters;
 use crate::geo::Geo;
 use crate::geo::user::User;
@@ -127,6 +128,7 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
         homes,
         storage,
         rosters: Rosters::default(),
+        pushes: Pushes::new(config.push.remembered_max, world.number()),
         features,
         ledger: Ledger::new(incarnation, config.limits.unsettled_bytes_max),
         recovery: Recovery::default(),

@@ -15,7 +15,7 @@ use s2s::tls::Fingerprint;
 
 use super::{Node, World};
 use crate::feature::Ctx;
-use crate::features::{offline, roster};
+use crate::features::{offline, push, roster};
 use crate::geo::Geo;
 use crate::geo::calls::CallError;
 use crate::geo::frame::{self, Call};
@@ -309,12 +309,14 @@ pub(super) async fn homes(
                 roster::record::VERSION,
                 offline::home::OFFLINE,
                 offline::home::FILED,
+                push::record::PUSH,
                 pie::home::IMPORT,
                 second::SECOND,
             ],
         }),
         Box::new(roster::home::RosterHome),
         Box::new(offline::home::OfflineHome(late.clone())),
+        Box::new(push::home::PushHome(late.clone())),
         Box::new(pie::home::PieHome),
         Box::new(second::SecondHome),
     ];

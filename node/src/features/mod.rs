@@ -6,6 +6,7 @@ pub mod disco;
 pub mod offline;
 pub mod ping;
 pub mod presence;
+pub mod push;
 pub mod register;
 pub mod roster;
 #[cfg(test)]
@@ -31,6 +32,7 @@ fn list() -> Vec<Box<dyn Feature>> {
         Box::new(csi::ClientState),
         Box::new(offline::OfflineFeature),
         Box::new(ping::Ping),
+        Box::new(push::Push),
         Box::new(version::Version),
         Box::new(time::Time),
         Box::new(register::Register::default()),
@@ -42,6 +44,7 @@ fn list() -> Vec<Box<dyn Feature>> {
 pub struct Features {
     list: Vec<Box<dyn Feature>>,
     iq: HashMap<&'static str, Vec<usize>>,
+    answers: Vec<usize>,
     outbound_message: Vec<usize>,
     outbound_presence: Vec<usize>,
     inbound_message: Vec<usize>,
@@ -63,6 +66,7 @@ impl Features {
         let mut features = Self {
             list: Vec::new(),
             iq: HashMap::new(),
+            answers: Vec::new(),
             outbound_message: Vec::new(),
             outbound_presence: Vec::new(),
             inbound_message: Vec::new(),
@@ -73,6 +77,7 @@ impl Features {
         for (at, feature) in list.iter().enumerate() {
             let wants = feature.interests();
             for (index, wanted) in [
+                (&mut features.answers, wants.answers),
                 (&mut features.outbound_message, wants.outbound_message),
                 (&mut features.outbound_presence, wants.outbound_presence),
                 (&mut features.inbound_message, wants.inbound_message),
@@ -119,6 +124,13 @@ impl Features {
     pub fn inbound(&self, ctx: &mut Ctx<'_>, stanza: &Stanza, at: &[Arc<Seat>]) {
         for feature in &self.inbound_message {
             self.list[*feature].inbound(ctx, stanza, at);
+        }
+    }
+
+    /// An IQ result or error to an account or to the server.
+    pub fn answer(&self, ctx: &mut Ctx<'_>, iq: &Iq) {
+        for feature in &self.answers {
+            self.list[*feature].answer(ctx, iq);
         }
     }
 

@@ -15,7 +15,9 @@ use crate::geo::presence::Presence;
 
 const CARBONS: u8 = 1;
 const AVAILABLE: u8 = 4;
-const INACTIVE: u8 = 8;
+const INACTIVE: u8 = 32;
+/// Devices of its account are registered for pushes.
+const PUSHES: u8 = 64;
 
 /// Bound on newer messages that wait while older ones are handed out; beyond it they are refused like by a full mailbox.
 const NEWER_BYTES_MAX: usize = 4 << 20;
@@ -318,6 +320,16 @@ impl Seat {
     /// Its client has said that nobody looks at it (XEP-0352).
     pub fn inactive(&self) -> bool {
         self.has(INACTIVE)
+    }
+
+    /// Its account has devices that are registered for pushes (XEP-0357).
+    pub fn pushes(&self) -> bool {
+        self.has(PUSHES)
+    }
+
+    /// It has some, or none.
+    pub fn set_pushes(&self, any: bool) {
+        self.set(PUSHES, any);
     }
 
     /// What its client says of that. Before the session begins (Bind 2) this is all there is to do; later it is the session's.

@@ -94,10 +94,11 @@ fn iq(ctx: &mut Ctx<'_>, stanza: Stanza) -> Flow {
             }
         },
     };
-    if !request {
-        return Flow::Done; // An answer to a question of ours (a roster push, a ping): nothing waits for it.
-    }
     let iq = Iq { stanza, target };
+    if !request {
+        ctx.node.features.answer(ctx, &iq); // To a question of ours (a roster push, a ping).
+        return Flow::Done;
+    }
     match ctx.node.features.iq(ctx, &iq) {
         Flow::Next => refuse(ctx, &iq.stanza, &StanzaError::service_unavailable()),
         flow => flow,
