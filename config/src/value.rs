@@ -264,6 +264,33 @@ impl FromToml for AccountName {
     }
 }
 
+/// Where somebody can be reached: an absolute URI (RFC 3986).
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct ContactUri(pub(crate) String);
+
+impl FromToml for ContactUri {
+    fn expected() -> String {
+        "a URI, as in \"mailto:abuse@chat.example\" or \"xmpp:admin@chat.example\"".to_owned()
+    }
+    fn from_toml(value: &DeValue<'_>) -> Result<Self, String> {
+        let uri = text(value)?;
+        let is_scheme = |scheme: &str| {
+            scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+                && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c))
+        };
+        let plain = |rest: &str| !rest.contains(|c: char| c.is_whitespace() || c.is_control());
+        match uri.split_once(':') {
+            Some((scheme, rest)) if is_scheme(scheme) && !rest.is_empty() && plain(rest) => {
+                Ok(ContactUri(uri.to_owned()))
+            }
+            _ => Err(describe(value)),
+        }
+    }
+    fn stand_in() -> Self {
+        ContactUri(String::new())
+    }
+}
+
 /// The name of a region: it becomes part of node names (`eu-0`) and may become part of a domain.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct RegionName(pub(crate) String);

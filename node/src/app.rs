@@ -3,6 +3,7 @@
 
 mod build;
 mod heirs;
+mod inviting;
 mod operator;
 mod portable;
 mod run;
@@ -20,7 +21,7 @@ use replication::{Hlc, HybridClock};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use xmpp::jid::{BareJid, Jid};
-use xmpp::sasl::{Hash, Mechanism, Secret};
+use xmpp::sasl::{Mechanism, Secret};
 use xmpp::stanza::error::StanzaError;
 use xmpp::stream::error::StreamError;
 use xmpp::stream::negotiate::{Offer, TlsPolicy};
@@ -29,8 +30,9 @@ pub use self::build::{Parts, assemble, start_links};
 pub use self::run::{RunError, drain, housekeeping, run};
 pub use self::wires::Late;
 pub use self::world::{Chance, World};
-use crate::auth::{Internal, Throttle};
+use crate::auth::{Chain, Throttle};
 use crate::features::Features;
+use crate::features::archive::Archive;
 use crate::features::push::cache::Pushes;
 use crate::features::roster::cache::Rosters;
 use crate::geo::Geo;
@@ -39,6 +41,7 @@ use crate::metrics::Metrics;
 use crate::outbox::Recovery;
 use crate::outbox::second::Second;
 use crate::router::{Domains, Ledger, Routed, perform};
+use crate::service::Services;
 use crate::session::mailbox::{Mailbox, MailboxLimits};
 use crate::session::{self, Resumable, Seat};
 use crate::storage::Storage;
@@ -68,6 +71,10 @@ pub struct Node {
     pub pushes: Pushes,
     /// The XEPs.
     pub features: Features,
+    /// Those with a domain of their own.
+    pub services: Services,
+    /// Messages on their way into archives.
+    pub archive: Archive,
     /// What it has promised and not handed on.
     pub ledger: Ledger,
     /// What a former life had promised.
@@ -79,7 +86,7 @@ pub struct Node {
     /// Sessions that may be resumed.
     pub resumable: Resumable,
     /// Who may sign in.
-    pub authenticator: Internal,
+    pub authenticator: Chain,
     /// Who tried too often.
     pub throttle: Throttle,
     /// Certificates for clients.
@@ -108,23 +115,27 @@ struct Offers {
 }
 
 impl Offers {
-    fn new(config: &config::Config, features: &Features, fake_secret: Secret) -> Self {
-        let mechanism = |hash, plus| Mechanism::Scram { hash, plus };
+    fn new(
+        config: &config::Config,
+        features: &Features,
+        mechanisms: Vec<Mechanism>,
+        fake_secret: Secret,
+    ) -> Self {
+        let mut domains = vec![config.domains.global.clone()];
+        domains.extend(config.domains.anon.clone());
+        let guests = config.domains.anon.clone().map(|name| (name, vec![Mechanism::Anonymous]));
         let offer = Offer {
-            domains: vec![config.domains.global.clone()],
+            domains,
             tls: TlsPolicy::Required,
-            mechanisms: vec![
-                mechanism(Hash::Sha256, true),
-                mechanism(Hash::Sha1, true),
-                mechanism(Hash::Sha256, false),
-                mechanism(Hash::Sha1, false),
-                Mechanism::Plain,
-            ],
+            mechanisms,
+            apart: guests.into_iter().collect(),
             plain_without_tls: false,
-            register: config.registration.enabled,
+            register: config.registration.enabled
+                || config.registration.url.is_some()
+                || config.invitations.accounts != config::Inviters::Nobody,
             stream_management: true,
             roster_versioning: false, // Said by the roster feature.
-            features_before_auth: Vec::new(),
+            features_before_auth: features.stream_features_before_auth(),
             features_after_auth: features.stream_features(),
             fake_secret,
             fake_iterations: crate::homes::accounts::ITERATIONS,

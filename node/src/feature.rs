@@ -9,12 +9,17 @@ use futures_util::future::BoxFuture;
 use global_distrib::NodeIx;
 use replication::durable_log::Change;
 use xmpp::jid::{BareJid, FullJid};
+use xmpp::payload::data_form::Form;
+use xmpp::payload::disco::{Identity, Item};
 use xmpp::stanza::Stanza;
+use xmpp::stanza::error::StanzaError;
 use xmpp::stream::error::StreamError;
+use xmpp::xml::element::Element;
 
 use crate::app::Node;
+use crate::features::adhoc::command::Command;
 use crate::geo::presence::Presence;
-use crate::session::Seat;
+use crate::session::{Receipt, Seat};
 
 /// What a feature wants done. Performed in the order given, by `router::perform`.
 #[derive(Debug)]
@@ -94,6 +99,16 @@ pub enum Action {
     Close(StreamError),
 }
 
+impl Action {
+    /// The reply to a get or set: a result with that payload, or the error.
+    pub fn answer(request: &Stanza, answer: Result<Option<Element>, StanzaError>) -> Option<Self> {
+        match answer {
+            Ok(payload) => Some(Action::Reply(Stanza::iq_result(request, payload))),
+            Err(error) => request.error_reply(&error).map(Action::Reply),
+        }
+    }
+}
+
 /// What a feature says of a stanza.
 pub enum Flow {
     /// Not mine, or seen and let pass.
@@ -166,12 +181,14 @@ pub struct Ctx<'a> {
     pub seat: Option<&'a Arc<Seat>>,
     /// What is to be done, in order.
     pub actions: Vec<Action>,
+    /// Of the message that is being handled, if its sender wants to know: who takes a part of the responsibility for it shares it.
+    pub receipt: Option<Receipt>,
 }
 
 impl<'a> Ctx<'a> {
     /// An empty context.
     pub fn new(node: &'a Arc<Node>, seat: Option<&'a Arc<Seat>>) -> Self {
-        Self { node, seat, actions: Vec::new() }
+        Self { node, seat, actions: Vec::new(), receipt: None }
     }
 }
 
@@ -186,13 +203,21 @@ pub enum SessionEvent {
     Gone,
 }
 
-/// What the server, or an account, says of itself (XEP-0030).
+/// What the server, or an account, says of itself (XEP-0030). Collected once, when the features are made.
 #[derive(Debug, Default)]
 pub struct Disco {
     /// Features of the server's domain.
     pub server: Vec<&'static str>,
     /// Features of an account's bare JID.
     pub account: Vec<&'static str>,
+    /// What the server is besides `server/im`.
+    pub server_identities: Vec<Identity>,
+    /// What an account is besides `account/registered`.
+    pub account_identities: Vec<Identity>,
+    /// What else the server says (XEP-0128): each with a FORM_TYPE of its own.
+    pub server_forms: Vec<Form>,
+    /// The services under our domain, for disco#items of the server.
+    pub services: Vec<Item>,
 }
 
 /// One XEP, one folder. Everything but `name` does nothing by default.
@@ -205,12 +230,22 @@ pub trait Feature: Send + Sync {
         Interests::default()
     }
 
-    /// What is advertised.
+    /// What is advertised. A feature that needs the configuration for it is made with that, in `features::list`.
     fn disco(&self, _disco: &mut Disco) {}
 
     /// Elements for `<stream:features/>` after sign-in, as XML.
-    fn stream_features(&self) -> &'static str {
+    fn stream_features(&self) -> &str {
         ""
+    }
+
+    /// Elements for `<stream:features/>` before sign-in, as XML.
+    fn stream_features_before_auth(&self) -> &str {
+        ""
+    }
+
+    /// Commands of the server (XEP-0050).
+    fn commands(&self) -> Vec<Arc<dyn Command>> {
+        Vec::new()
     }
 
     /// An IQ get or set to the server or to an account.

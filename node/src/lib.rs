@@ -14,6 +14,7 @@ pub mod metrics;
 pub mod outbox;
 pub mod pie;
 pub mod router;
+pub mod service;
 pub mod session;
 pub mod storage;
 #[cfg(test)]

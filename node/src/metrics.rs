@@ -113,6 +113,8 @@ pub struct Metrics {
     pub unsettled: Gauge,
     /// Messages written to the outbox.
     pub outbox_written: Counter,
+    /// Messages that an archive has taken.
+    pub archived: Counter,
     /// Session rows of this region in the table.
     pub rows_here: Gauge,
     /// Session rows of other regions in the table.
@@ -131,6 +133,8 @@ pub struct Metrics {
     pub pushed: Counter,
     /// Stanzas a full mailbox refused: the client reads too slowly.
     pub mailbox_full: Counter,
+    /// Reads that brought more than a session may send.
+    pub too_fast: Counter,
     /// Frames of presence that a link did not take: its bound is reached.
     pub presence_dropped: Counter,
     /// Sessions that lost their full JID to a newer bind.
@@ -216,6 +220,7 @@ impl Metrics {
             },
             parked_bytes: gauge(r, "parked_bytes", "Bytes of stanzas parked now"),
             unsettled: gauge(r, "unsettled", "Messages accepted and kept by nobody yet"),
+            archived: counter(r, "archived", "Messages that an archive has taken"),
             outbox_written: counter(r, "outbox_written", "Messages written to the outbox"),
             rows_here: whose("here"),
             rows_elsewhere: whose("elsewhere"),
@@ -225,6 +230,11 @@ impl Metrics {
             durable_log_head: gauge(r, "durable_log_head", "Last entry of this region's log"),
             metadata_leader: gauge(r, "metadata_leader", "1 while this node leads the metadata"),
             pushed: counter(r, "pushed", "Notifications published at app servers (XEP-0357)"),
+            too_fast: counter(
+                r,
+                "reads_too_fast",
+                "Reads that brought more than a session may send",
+            ),
             mailbox_full: counter(r, "mailbox_full", "Stanzas refused by a full mailbox"),
             presence_dropped: counter(
                 r,

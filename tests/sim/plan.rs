@@ -271,6 +271,8 @@ heartbeat = '1s'
 silent_after = '4s'
 handshake_deadline = '5s'
 redial_max = '2s'
+[archive]
+enabled = false
 [limits]
 sm_timeout = '15s'
 {}

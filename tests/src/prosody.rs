@@ -39,7 +39,7 @@ impl Prosody {
             "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=test-authority \
                -keyout ca.key -out ca.pem 2>&1
              openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN={DOMAIN} -keyout host.key -out host.csr 2>&1
-             printf 'subjectAltName=DNS:{DOMAIN}\\nbasicConstraints=CA:FALSE\\n' > ext
+             printf 'subjectAltName=DNS:{DOMAIN},DNS:anon.{DOMAIN}\\nbasicConstraints=CA:FALSE\\n' > ext
              openssl x509 -req -in host.csr -CA ca.pem -CAkey ca.key -days 2 -extfile ext -out host.crt 2>&1
              mkdir data"
         ))?;
@@ -62,6 +62,9 @@ allow_registration = true
 authentication = "internal_hashed"
 smacks_hibernation_time = 20
 VirtualHost "{DOMAIN}"
+ssl = {{ key = "{at}/host.key", certificate = "{at}/host.crt" }}
+VirtualHost "anon.{DOMAIN}"
+authentication = "anonymous"
 ssl = {{ key = "{at}/host.key", certificate = "{at}/host.crt" }}
 "#,
             at = at.display()

@@ -104,6 +104,10 @@ pub const SERVER_INFO: &str = "http://jabber.org/network/serverinfo";
 pub const DELAY: &str = "urn:xmpp:delay";
 /// Message delivery receipts (XEP-0184).
 pub const RECEIPTS: &str = "urn:xmpp:receipts";
+/// Invisible command (XEP-0186).
+pub const INVISIBLE: &str = "urn:xmpp:invisible:1";
+/// Invisible command as its older versions have it (XEP-0186).
+pub const INVISIBLE_0: &str = "urn:xmpp:invisible:0";
 /// Simple communications blocking (XEP-0191).
 pub const BLOCKING: &str = "urn:xmpp:blocking";
 /// Simple communications blocking, error (XEP-0191).
@@ -142,6 +146,10 @@ pub const CORRECTION: &str = "urn:xmpp:message-correct:0";
 pub const MAM: &str = "urn:xmpp:mam:2";
 /// Message archive, extended (XEP-0313).
 pub const MAM_EXTENDED: &str = "urn:xmpp:mam:2#extended";
+/// Archive, full-text search (XEP-0431).
+pub const FULLTEXT: &str = "urn:xmpp:fulltext:0";
+/// Message retraction (XEP-0424).
+pub const RETRACT: &str = "urn:xmpp:message-retract:1";
 /// Chat markers (XEP-0333).
 pub const CHAT_MARKERS: &str = "urn:xmpp:chat-markers:0";
 /// Message processing hints (XEP-0334).
@@ -154,6 +162,12 @@ pub const PUSH: &str = "urn:xmpp:push:0";
 pub const STANZA_ID: &str = "urn:xmpp:sid:0";
 /// HTTP file upload (XEP-0363).
 pub const HTTP_UPLOAD: &str = "urn:xmpp:http:upload:0";
+/// HTTP file upload: what a file is for (XEP-0363 §5).
+pub const HTTP_UPLOAD_PURPOSE: &str = "urn:xmpp:http:upload:purpose:0";
+/// Pre-authenticated roster subscription (XEP-0379).
+pub const PARS: &str = "urn:xmpp:pars:0";
+/// Blocking command reports (XEP-0377).
+pub const REPORTING: &str = "urn:xmpp:reporting:1";
 /// Explicit message encryption (XEP-0380).
 pub const EME: &str = "urn:xmpp:eme:0";
 /// Extensible SASL profile (XEP-0388).
@@ -162,8 +176,16 @@ pub const SASL2: &str = "urn:xmpp:sasl:2";
 pub const BIND2: &str = "urn:xmpp:bind:0";
 /// Entity capabilities 2 (XEP-0390).
 pub const CAPS2: &str = "urn:xmpp:caps";
+/// Ad-hoc command: invite a contact (XEP-0401).
+pub const INVITE: &str = "urn:xmpp:invite#invite";
+/// Ad-hoc command: invite to an account (XEP-0401).
+pub const CREATE_ACCOUNT: &str = "urn:xmpp:invite#create-account";
+/// The form that holds an invitation (XEP-0401).
+pub const INVITATION: &str = "urn:xmpp:invite#invitation";
 /// SASL channel-binding type capability (XEP-0440).
 pub const SASL_CHANNEL_BINDING: &str = "urn:xmpp:sasl-cb:0";
+/// Pre-authenticated in-band registration (XEP-0445).
+pub const IBR_TOKEN: &str = "urn:xmpp:ibr-token:0";
 /// Fast authentication streamlining tokens (XEP-0484).
 pub const FAST: &str = "urn:xmpp:fast:0";
 /// Stream limits advertisement (XEP-0478).

@@ -71,6 +71,7 @@ fn offer() -> Offer {
         domains: vec!["capulet.example".into()],
         tls: TlsPolicy::Required,
         mechanisms: Mechanism::ALL.to_vec(),
+        apart: Vec::new(),
         plain_without_tls: false,
         register: true,
         stream_management: true,
@@ -108,7 +109,10 @@ fn serve(machine: &mut Receiving, input: Input, end: &mut End) -> (Vec<u8>, Vec<
                     let keys = ScramKeys::derive(hash, "r0m30", b"0123456789abcdef", 4096);
                     inputs.push(Input::Credentials(Credentials::Keys(keys.expect("prepares"))));
                 }
-                Output::CheckPlain { .. } => inputs.push(Input::PlainChecked(Verdict::Right)),
+                Output::CheckPlain { .. } | Output::Admit { .. } => {
+                    inputs.push(Input::PlainChecked(Verdict::Right));
+                }
+                Output::CheckToken { .. } => inputs.push(Input::TokenChecked(Err(Verdict::Wrong))),
                 Output::Authenticated { .. } => done.push("authenticated"),
                 Output::Bind { account, resource, .. } => {
                     let resource = resource.unwrap_or_else(|| "made".into());

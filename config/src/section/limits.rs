@@ -2,8 +2,44 @@
 
 use std::time::Duration;
 
+use toml::de::DeValue;
+
 use crate::table::Table;
-use crate::value::Size;
+use crate::value::{FromToml, Size, describe};
+
+/// How often something may happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// In the long run. 0: as often as one likes.
+    pub per_second: u32,
+    /// So many at once, after silence.
+    pub burst: u32,
+}
+
+/// What happens to a session that sends faster than it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RateExceeded {
+    /// It is read from more slowly: what it sends waits in its connection.
+    Wait,
+    /// It ends with `policy-violation`.
+    Close,
+}
+
+impl FromToml for RateExceeded {
+    fn expected() -> String {
+        "\"wait\" or \"close\"".to_owned()
+    }
+    fn from_toml(value: &DeValue<'_>) -> Result<Self, String> {
+        match value.as_str() {
+            Some("wait") => Ok(RateExceeded::Wait),
+            Some("close") => Ok(RateExceeded::Close),
+            _ => Err(describe(value)),
+        }
+    }
+    fn stand_in() -> Self {
+        RateExceeded::Wait
+    }
+}
 
 /// The `[limits]` section. Sizes are bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,8 +62,25 @@ pub struct Limits {
     pub mailbox_bytes_max: usize,
     /// Entries of one roster. Beyond: the roster set is refused with `resource-constraint`.
     pub roster_items_max: usize,
+    /// Bytes of the name of a roster entry, and of each of its groups. Beyond: the roster set is refused with `not-acceptable`.
+    pub roster_name_bytes_max: usize,
+    /// Groups of one roster entry. Beyond: the roster set is refused with `not-acceptable`.
+    pub roster_groups_max: usize,
+    /// Privacy lists of one account (XEP-0016). Beyond: a new one, or the first block, is refused with `resource-constraint`.
+    pub privacy_lists_max: usize,
+    /// Items of one privacy list, the block list (XEP-0191) among them. Beyond: a change is refused with `resource-constraint`.
+    pub privacy_items_max: usize,
     /// Messages kept for one offline account. Beyond: the sender gets `service-unavailable` (RFC 6121 §8.5.2).
     pub offline_messages_max: usize,
+    /// One vCard (XEP-0054), picture included. Beyond: the set is refused with `policy-violation`.
+    pub vcard_bytes_max: usize,
+    /// What one account keeps in private XML storage (XEP-0049), all together. Beyond: the set is refused with
+    /// `resource-constraint`.
+    pub private_bytes_max: usize,
+    /// Commands (XEP-0050) whose form is being filled in, of this node. Beyond: the oldest is forgotten.
+    pub command_sessions_max: usize,
+    /// How long that may take. Beyond: `session-expired`.
+    pub command_timeout: Duration,
     /// How long a lost session can be resumed (XEP-0198). Beyond: it ends and what it had not acknowledged is routed
     /// again.
     pub sm_timeout: Duration,
@@ -51,6 +104,14 @@ pub struct Limits {
     pub unsettled_bytes_max: usize,
     /// The same of one session, counted in stanzas. Beyond: nothing more is read from it until half of them are settled.
     pub unsettled_per_session_max: usize,
+    /// What one session sends. Beyond: see `rate_exceeded`.
+    pub stanzas: Rate,
+    /// Presence of one session. Beyond: see `rate_exceeded`.
+    pub presence: Rate,
+    /// Roster sets and subscription stanzas of one session. Beyond: see `rate_exceeded`.
+    pub roster_changes: Rate,
+    /// What happens beyond these.
+    pub rate_exceeded: RateExceeded,
     /// Route-log entries kept for regions that lag behind. Beyond: such a region gets a full copy instead.
     pub route_log_entries_max: usize,
 }
@@ -64,8 +125,23 @@ pub(crate) fn read(table: &Table<'_>) -> Limits {
         let words = format!("a size from {least} bytes to \"16GiB\"");
         table.between(key, Size(default), Size(least), most, &words).0
     };
+    // What is kept in one piece must fit into one entry of the durable log.
+    let between = |key, default: usize, most: usize| {
+        let words = format!("a size from 1024 bytes to {} bytes", most);
+        table.between(key, Size(default), Size(KIB), Size(most), &words).0
+    };
     let count = |key, default: usize| {
         table.between(key, default, 1, 1_000_000_000, "a number from 1 to 1000000000")
+    };
+    let rate = |per_second_key, per_second, burst_key, burst| Rate {
+        per_second: table.between(
+            per_second_key,
+            per_second,
+            0,
+            1_000_000,
+            "a number from 0 to 1000000",
+        ),
+        burst: table.between(burst_key, burst, 1, 100_000_000, "a number from 1 to 100000000"),
     };
     let limits = Limits {
         // RFC 6120 §13.12: no less than 10,000 bytes.
@@ -77,7 +153,21 @@ pub(crate) fn read(table: &Table<'_>) -> Limits {
         sessions_per_account_max: count("sessions_per_account_max", 64),
         mailbox_bytes_max: size("mailbox_bytes_max", 4 * MIB, 64 * KIB),
         roster_items_max: count("roster_items_max", 2_000),
+        roster_name_bytes_max: size("roster_name_bytes_max", 1_023, 64),
+        roster_groups_max: count("roster_groups_max", 64),
+        privacy_lists_max: count("privacy_lists_max", 20),
+        privacy_items_max: count("privacy_items_max", 1_000),
         offline_messages_max: count("offline_messages_max", 1_000),
+        vcard_bytes_max: between("vcard_bytes_max", 192 * KIB, 512 * KIB),
+        private_bytes_max: between("private_bytes_max", 512 * KIB, 4 * MIB),
+        command_sessions_max: count("command_sessions_max", 1_000),
+        command_timeout: table.between(
+            "command_timeout",
+            Duration::from_secs(600),
+            Duration::from_secs(1),
+            Duration::from_secs(86_400),
+            "a duration from \"1s\" to \"1d\"",
+        ),
         sm_timeout: table.between(
             "sm_timeout",
             Duration::from_secs(300),
@@ -93,6 +183,10 @@ pub(crate) fn read(table: &Table<'_>) -> Limits {
         parked_stanzas_per_address_max: count("parked_stanzas_per_address_max", 1_000),
         unsettled_bytes_max: size("unsettled_bytes_max", 256 * MIB, 64 * KIB),
         unsettled_per_session_max: count("unsettled_per_session_max", 1_000),
+        stanzas: rate("stanzas_per_second", 20_000, "stanzas_burst", 100_000),
+        presence: rate("presence_per_second", 100, "presence_burst", 1_000),
+        roster_changes: rate("roster_changes_per_second", 200, "roster_changes_burst", 2_000),
+        rate_exceeded: table.value("rate_exceeded", RateExceeded::Wait),
         route_log_entries_max: count("route_log_entries_max", 1_000_000),
     };
     if limits.mailbox_bytes_max < limits.stanza_bytes_max {

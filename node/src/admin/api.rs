@@ -22,6 +22,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{IntoParams, Modify, OpenApi};
 
 use super::export::*;
+use super::invitations::*;
 use super::model::*;
 use super::{Answer, Operator};
 
@@ -61,6 +62,8 @@ pub fn router(operator: Arc<dyn Operator>, accounts: &[String]) -> Router {
         .route("/admin/users/{account}/password", put(user_passwd))
         .route("/admin/users/{account}/export", get(user_export))
         .route("/admin/users/{account}/offline", get(user_offline))
+        .route("/admin/invitations", get(invitations).post(invite))
+        .route("/admin/invitations/{id}", delete(invitation_revoke))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(from_fn_with_state(admin.clone(), authenticate));
     Router::new()
@@ -80,7 +83,8 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
     info(title = "Pangaea admin API", description = "What `pangaea ctl` and `pangaea user` speak."),
     paths(
         status, regions, region_state, nodes, metadata, links, sessions, kick, home_of, home_move,
-        users, user_add, user_import, user_remove, user_passwd, user_export, user_offline
+        users, user_add, user_import, user_remove, user_passwd, user_export, user_offline,
+        invite, invitations, invitation_revoke
     ),
     components(schemas(Refusal, Ready)),
     security(("password" = [])),
@@ -366,4 +370,45 @@ async fn user_offline(
     Asked(asked): Asked<OfflineAsked>,
 ) -> Reply<OfflinePage> {
     reply(admin.operator.user_offline(&account, asked.after)).await
+}
+
+/// Makes an invitation.
+#[utoipa::path(post, path = "/admin/invitations", request_body = NewInvitation,
+    responses((status = 200, body = IssuedInvitation), (status = 400, body = Refusal),
+        (status = 404, body = Refusal), (status = 409, body = Refusal)))]
+async fn invite(
+    State(admin): State<Admin>,
+    Body(new): Body<NewInvitation>,
+) -> Reply<IssuedInvitation> {
+    reply(admin.operator.invite(new)).await
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct InvitationsAsked {
+    /// Those of this account; if not said, the operator's own.
+    of: Option<String>,
+}
+
+/// The invitations that are still good.
+#[utoipa::path(get, path = "/admin/invitations", params(InvitationsAsked),
+    responses((status = 200, body = [InvitationInfo])))]
+async fn invitations(
+    State(admin): State<Admin>,
+    Asked(asked): Asked<InvitationsAsked>,
+) -> Reply<Vec<InvitationInfo>> {
+    reply(admin.operator.invitations(asked.of.as_deref())).await
+}
+
+/// Ends an invitation before its time.
+#[utoipa::path(delete, path = "/admin/invitations/{id}",
+    params(("id" = String, Path), InvitationsAsked),
+    responses((status = 200), (status = 404, body = Refusal)))]
+async fn invitation_revoke(
+    State(admin): State<Admin>,
+    Path(id): Path<String>,
+    Asked(asked): Asked<InvitationsAsked>,
+) -> Reply<()> {
+    reply(admin.operator.invitation_revoke(asked.of.as_deref(), &id)).await
 }

@@ -7,6 +7,7 @@
 
 mod api;
 mod export;
+mod invitations;
 mod model;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -15,6 +16,7 @@ use futures_util::future::BoxFuture;
 
 pub use api::{openapi, router};
 pub use export::*;
+pub use invitations::*;
 pub use model::*;
 
 /// An answer of the node, or why there is none.
@@ -66,4 +68,10 @@ pub trait Operator: Send + Sync + 'static {
     /// Makes an account from what `user_export` gave, or another server. Refused if it is there. An import that failed
     /// on its way may be repeated.
     fn user_import(&self, user: UserExport) -> Answer<'_, ()>;
+    /// Makes an invitation.
+    fn invite(&self, new: NewInvitation) -> Answer<'_, IssuedInvitation>;
+    /// The invitations of an account, or of the operator, that are still good.
+    fn invitations<'a>(&'a self, of: Option<&'a str>) -> Answer<'a, Vec<InvitationInfo>>;
+    /// Ends an invitation before its time.
+    fn invitation_revoke<'a>(&'a self, of: Option<&'a str>, id: &'a str) -> Answer<'a, ()>;
 }

@@ -86,6 +86,30 @@ impl Operator for Fake {
         }
         self.done(format!("region {region} {state}"), ())
     }
+    fn invite(&self, new: NewInvitation) -> Answer<'_, IssuedInvitation> {
+        let issued = IssuedInvitation {
+            id: "k1".to_owned(),
+            uri: "xmpp:chat.example?register;preauth=t".to_owned(),
+            landing_url: new.of.as_ref().map(|_| "https://chat.example/invite/t".to_owned()),
+            expires: 0,
+        };
+        self.done(format!("invite {new:?}"), issued)
+    }
+    fn invitations<'a>(&'a self, of: Option<&'a str>) -> Answer<'a, Vec<InvitationInfo>> {
+        let info = InvitationInfo {
+            id: "k1".to_owned(),
+            register: true,
+            contact: false,
+            username: Some("juliet".to_owned()),
+            uses: 1,
+            created: 0,
+            expires: 0,
+        };
+        self.done(format!("invitations of {of:?}"), vec![info])
+    }
+    fn invitation_revoke<'a>(&'a self, of: Option<&'a str>, id: &'a str) -> Answer<'a, ()> {
+        self.done(format!("revoke {id} of {of:?}"), ())
+    }
     fn home_of<'a>(&'a self, account: &'a str) -> Answer<'a, HomeInfo> {
         self.done(format!("home of {account}"), home(account))
     }
@@ -261,7 +285,7 @@ async fn the_description_names_every_path_and_is_open_to_all() {
     assert_eq!(reply.status, 200);
     let description: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
     let paths = description["paths"].as_object().unwrap();
-    assert_eq!(paths.len(), 15, "{:?}", paths.keys());
+    assert_eq!(paths.len(), 17, "{:?}", paths.keys());
     assert!(paths["/admin/regions/{name}/state"]["put"].is_object());
     assert_eq!(description["components"]["securitySchemes"]["password"]["scheme"], "basic");
 }

@@ -18,14 +18,17 @@ use s2s::tls::TlsIdentity;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use xmpp::jid::Jid;
+use xmpp::payload::disco::Item;
 use xmpp::sasl::Secret;
 
 use super::run::RunError;
 use super::wires::{self, Late, RaftWire};
 use super::world::{World, wall_ms};
 use super::{Node, Offers};
-use crate::auth::{Internal, Stored, Throttle};
+use crate::auth::stored::AtHome;
+use crate::auth::{Chain, Internal, Stored, Throttle, chain};
 use crate::features::Features;
+use crate::features::archive::{self, Archive};
 use crate::features::push::cache::Pushes;
 use crate::features::roster::cache::Rosters;
 use crate::geo::Geo;
@@ -34,6 +37,7 @@ use crate::metrics::Metrics;
 use crate::outbox::second::Second;
 use crate::outbox::{self, Recovery};
 use crate::router::{Domains, Ledger};
+use crate::service::Services;
 use crate::session::Resumable;
 use crate::storage::Storage;
 use crate::storage::sqlite::{Sqlite, SqliteConfig};
@@ -101,17 +105,28 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
     let late = Late::default();
     let homes =
         wires::homes(&config, incarnation, &world, &storage, &metadata, &geo, &late).await?;
-    let features = Features::default();
-    let offers = Offers::new(&config, &features, Secret::new(world.random::<32>().to_vec()));
-    let records = Arc::new(Stored(storage.clone()));
+    let services = Services::new(crate::features::services(&config));
+    let mut features = Features::new(&config);
+    for (host, title) in services.titles() {
+        let (jid, name) = (host.to_owned(), Some(title.to_owned()));
+        features.disco.services.push(Item { jid, node: None, name });
+    }
+    let internal =
+        Internal::new(Arc::new(Stored(storage.clone())), crate::homes::accounts::ITERATIONS);
+    let accounts = AtHome { homes: homes.clone(), wall_ms: world.wall.clone() };
+    let authenticator = Chain::new(internal, Arc::new(accounts), chain::Links::default());
+    let fake_secret = Secret::new(world.random::<32>().to_vec());
+    let offers = Offers::new(&config, &features, authenticator.mechanisms(), fake_secret);
     let regions = config.regions();
     let domains = Domains {
         global: config.domains.global.clone(),
         regional: config.domains.regional.clone().unwrap_or_default(),
+        anon: config.domains.anon.clone().unwrap_or_default(),
         elsewhere: regions
             .iter()
             .map(|region| format!("{region}.{}", config.domains.global))
             .collect(),
+        services: services.hosts().map(str::to_owned).zip(0..).collect(),
     };
     let limits = ParkLimits {
         bytes_max: config.limits.parked_bytes_max,
@@ -130,12 +145,14 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
         rosters: Rosters::default(),
         pushes: Pushes::new(config.push.remembered_max, world.number()),
         features,
+        services,
+        archive: Archive::new(&config.archive, &name),
         ledger: Ledger::new(incarnation, config.limits.unsettled_bytes_max),
         recovery: Recovery::default(),
         second: Second::default(),
         outbox_writer: tokio::sync::Mutex::new(()),
         resumable: Resumable::default(),
-        authenticator: Internal::new(records, crate::homes::accounts::ITERATIONS),
+        authenticator,
         throttle: Throttle::new(),
         tls,
         metrics,
@@ -151,6 +168,7 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
     });
     late.set(&node);
     outbox::load(&node).await?;
+    archive::load(&node).await?;
     Ok(node)
 }
 

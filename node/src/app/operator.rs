@@ -11,13 +11,15 @@ use xmpp::jid::{BareJid, Jid};
 use xmpp::sasl::{Password, Verdict};
 use xmpp::stream::error::StreamError;
 
-use super::{Node, portable};
+use super::{Node, inviting, portable};
 use crate::admin::{
-    Answer, HomeInfo, HomeTarget, LinkInfo, MetadataInfo, NodeInfo, OfflinePage, Operator, Ready,
-    Refusal, RegionInfo, RegionState, SessionInfo, Status, UserExport,
+    Answer, HomeInfo, HomeTarget, InvitationInfo, IssuedInvitation, LinkInfo, MetadataInfo,
+    NewInvitation, NodeInfo, OfflinePage, Operator, Ready, Refusal, RegionInfo, RegionState,
+    SessionInfo, Status, UserExport,
 };
 use crate::auth::Authenticator;
 use crate::auth::internal::NoKeys;
+use crate::features::register;
 use crate::homes::accounts::{self, ACCOUNTS, Account};
 use crate::homes::{HomeError, Moved};
 use crate::router::perform;
@@ -71,6 +73,14 @@ impl Desk {
             return Err(Refusal::invalid(format!("{text:?} is no account of {domain}")));
         }
         Ok(jid)
+    }
+
+    /// Whose invitations: an account's, or the operator's own.
+    fn inviter(&self, of: Option<&str>) -> Result<BareJid, Refusal> {
+        match of {
+            Some(account) => self.account(account),
+            None => Ok(self.node.server.bare()),
+        }
     }
 
     fn home_info(&self, account: Option<&BareJid>, shard: u8) -> Result<HomeInfo, Refusal> {
@@ -393,7 +403,7 @@ impl Operator for Desk {
     fn user_remove<'a>(&'a self, account: &'a str) -> Answer<'a, ()> {
         Box::pin(async move {
             let account = self.account(account)?;
-            match accounts::remove(&self.node.homes, &account).await.map_err(refused)? {
+            match register::remove(&self.node, &account).await.map_err(refused)? {
                 true => Ok(()),
                 false => Err(Refusal::not_found(format!("there is no account {account}"))),
             }
@@ -406,6 +416,21 @@ impl Operator for Desk {
 
     fn user_offline<'a>(&'a self, account: &'a str, after: u64) -> Answer<'a, OfflinePage> {
         Box::pin(async move { portable::offline(&self.node, &self.account(account)?, after).await })
+    }
+
+    fn invite(&self, new: NewInvitation) -> Answer<'_, IssuedInvitation> {
+        Box::pin(async move {
+            let owner = self.inviter(new.of.as_deref())?;
+            inviting::invite(&self.node, owner, new).await
+        })
+    }
+
+    fn invitations<'a>(&'a self, of: Option<&'a str>) -> Answer<'a, Vec<InvitationInfo>> {
+        Box::pin(async move { inviting::invitations(&self.node, &self.inviter(of)?).await })
+    }
+
+    fn invitation_revoke<'a>(&'a self, of: Option<&'a str>, id: &'a str) -> Answer<'a, ()> {
+        Box::pin(async move { inviting::revoke(&self.node, &self.inviter(of)?, id).await })
     }
 
     fn user_import(&self, user: UserExport) -> Answer<'_, ()> {

@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use xmpp::stream::error::StreamError;
 
 use super::{Node, build, heirs, operator::Desk, wires};
+use crate::features::archive;
 use crate::geo::tick;
 use crate::outbox;
 use crate::router::perform;
@@ -111,8 +112,13 @@ pub async fn run(config: Config, mut stop: watch::Receiver<bool>) -> Result<(), 
             }
         });
     }
+    for service in node.services.all() {
+        service.start(&node, &mut tasks)?;
+    }
     let desk = Arc::new(Desk::new(node.clone()));
     let router = crate::http::router(desk, node.metrics.clone(), &node.config.admin.accounts);
+    let paths = node.services.all().filter_map(|service| service.http(&node));
+    let router = paths.fold(router, axum::Router::merge);
     let (http_stop, http_stopped) = watch::channel(false);
     let connections_max = node.config.limits.http_connections_max;
     let http = tokio::spawn(crate::http::serve(http, router, connections_max, http_stopped));
@@ -194,6 +200,7 @@ pub async fn drain(node: &Arc<Node>, mut tasks: JoinSet<()>) {
             "the outbox could not be written: what its senders were not told of is lost"
         );
     }
+    archive::queue::flush(node).await;
     node.stop();
     node.metadata.resign().await;
     node.metadata.shutdown().await;

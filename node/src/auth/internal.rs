@@ -14,18 +14,16 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use xmpp::jid::BareJid;
-use xmpp::sasl::{
-    BadPassword, Credentials, Hash, Password, SALT_BYTES, ScramKeys, Secret, Verdict,
-};
+use xmpp::sasl::{BadPassword, Credentials, Hash, Password, SALT_BYTES, ScramKeys, Secret};
 
-use super::Authenticator;
+use super::Said;
 use super::cache::Recent;
 
 /// Accounts whose records are kept. About 400 bytes each.
 pub const CACHED_ACCOUNTS_MAX: usize = 32_768;
 /// Derivations at the same time.
 pub const DERIVATIONS_AT_ONCE: usize = 2;
-/// Derivations waiting or running; past it the answer is [`Verdict::Unavailable`], hence `temporary-auth-failure`. At some
+/// Derivations waiting or running; past it the answer is [`Said::Down`], hence `temporary-auth-failure`. At some
 /// milliseconds each, this is about a second of waiting.
 pub const DERIVATIONS_QUEUED_MAX: usize = 256;
 
@@ -85,7 +83,7 @@ pub trait Records: Send + Sync + 'static {
     fn read(&self, account: &BareJid) -> BoxFuture<'static, Result<Option<Record>, String>>;
 }
 
-/// [`Authenticator`] over the account records. Cloning shares it.
+/// The account records, asked. [`Chain`](super::Chain) does it in its turn. Cloning shares it.
 #[derive(Clone)]
 pub struct Internal {
     inner: Arc<Inner>,
@@ -109,6 +107,9 @@ struct Cache {
 }
 
 impl Internal {
+    /// Of which it has keys: every account that has a password here.
+    pub const HASHES: &'static [Hash] = &[Hash::Sha256, Hash::Sha1];
+
     /// `iterations`: what new accounts get; also the time an answer about no account takes.
     pub fn new(records: Arc<dyn Records>, iterations: u32) -> Self {
         let cache = Cache { recent: Recent::new(CACHED_ACCOUNTS_MAX), forgotten: 0 };
@@ -225,47 +226,54 @@ impl Drop for Place {
     }
 }
 
-impl Authenticator for Internal {
-    fn scram(&self, account: &BareJid, hash: Hash) -> BoxFuture<'static, Credentials> {
-        let (inner, account) = (self.inner.clone(), account.clone());
-        async move {
-            let Ok(record) = inner.record(&account).await else { return Credentials::Unavailable };
-            let keys = record
-                .as_ref()
-                .and_then(|record| record.keys.iter().find(|keys| keys.hash == hash));
-            match (record.as_ref(), keys) {
-                (Some(record), Some(keys)) if record.disabled => {
-                    Credentials::Disabled(keys.clone())
-                }
-                (Some(_), Some(keys)) => Credentials::Keys(keys.clone()),
-                _ => Credentials::Unknown,
-            }
+impl Internal {
+    /// The account's keys of that hash. Dropping the future is safe.
+    pub async fn scram(&self, account: &BareJid, hash: Hash) -> Credentials {
+        let Ok(record) = self.inner.record(account).await else { return Credentials::Unavailable };
+        let keys =
+            record.as_ref().and_then(|record| record.keys.iter().find(|keys| keys.hash == hash));
+        match (record.as_ref(), keys) {
+            (Some(record), Some(keys)) if record.disabled => Credentials::Disabled(keys.clone()),
+            (Some(_), Some(keys)) => Credentials::Keys(keys.clone()),
+            _ => Credentials::Unknown,
         }
-        .boxed()
     }
 
-    fn plain(&self, account: &BareJid, password: Password) -> BoxFuture<'static, Verdict> {
-        let (inner, account) = (self.inner.clone(), account.clone());
-        async move {
-            let Ok(record) = inner.record(&account).await else { return Verdict::Unavailable };
-            let known = record
-                .as_ref()
-                .and_then(|record| record.keys.iter().min_by_key(|keys| keys.iterations));
-            let keys = known.unwrap_or(&inner.decoy).clone();
-            let known = known.is_some();
-            let right = if keys.iterations <= CHEAP_ITERATIONS_MAX {
-                Some(keys.verify(password.expose()))
-            } else {
-                inner.work(move || keys.verify(password.expose())).await
-            };
-            match right {
-                None => Verdict::Unavailable,
-                Some(right) if !(right && known) => Verdict::Wrong,
-                Some(_) if record.is_some_and(|record| record.disabled) => Verdict::Disabled,
-                Some(_) => Verdict::Right,
-            }
+    /// Whether that is the account's password. An account without keys has its password elsewhere, and is not known here. Costs a
+    /// derivation if it is; dropping the future is safe: the derivation is finished and forgotten.
+    pub async fn password(&self, account: &BareJid, password: &Password) -> Said {
+        let Ok(record) = self.inner.record(account).await else { return Said::Down };
+        let Some(record) = record else { return Said::Unknown };
+        let Some(keys) = record.keys.iter().min_by_key(|keys| keys.iterations) else {
+            return Said::Unknown;
+        };
+        match self.verify(keys.clone(), password.clone()).await {
+            None => Said::Down,
+            Some(false) => Said::Wrong,
+            Some(true) if record.disabled => Said::Disabled,
+            Some(true) => Said::Right,
         }
-        .boxed()
+    }
+
+    /// Takes as long as an answer about an account that has a password here. False: too many wait.
+    pub async fn decoy(&self, password: Password) -> bool {
+        self.verify(self.inner.decoy.clone(), password).await.is_some()
+    }
+
+    /// Whether the account may sign in here; `None`: it has no record.
+    ///
+    /// # Errors
+    /// The records cannot be read, and the log says why.
+    pub async fn standing(&self, account: &BareJid) -> Result<Option<bool>, ()> {
+        Ok(self.inner.record(account).await?.map(|record| !record.disabled))
+    }
+
+    async fn verify(&self, keys: ScramKeys, password: Password) -> Option<bool> {
+        if keys.iterations <= CHEAP_ITERATIONS_MAX {
+            Some(keys.verify(password.expose()))
+        } else {
+            self.inner.clone().work(move || keys.verify(password.expose())).await
+        }
     }
 }
 
@@ -324,15 +332,15 @@ mod tests {
     async fn plain_says_right_wrong_or_disabled() {
         let (_, auth) = with_juliet(Fake::default());
         for (account, password, expected) in [
-            ("juliet@example.org", "wonderland", Verdict::Right),
-            ("juliet@example.org", "Wonderland", Verdict::Wrong),
-            ("juliet@example.org", "", Verdict::Wrong),
-            ("tybalt@example.org", "rapier", Verdict::Disabled),
-            ("tybalt@example.org", "wonderland", Verdict::Wrong),
-            ("nobody@example.org", "wonderland", Verdict::Wrong),
+            ("juliet@example.org", "wonderland", Said::Right),
+            ("juliet@example.org", "Wonderland", Said::Wrong),
+            ("juliet@example.org", "", Said::Wrong),
+            ("tybalt@example.org", "rapier", Said::Disabled),
+            ("tybalt@example.org", "wonderland", Said::Wrong),
+            ("nobody@example.org", "wonderland", Said::Unknown),
         ] {
             assert_eq!(
-                auth.plain(&jid(account), Password::new(password)).await,
+                auth.password(&jid(account), &Password::new(password)).await,
                 expected,
                 "{account} {password}"
             );
@@ -364,18 +372,20 @@ mod tests {
     async fn a_changed_password_is_seen_at_once() {
         let (fake, auth) = with_juliet(Fake::default());
         let juliet = jid("juliet@example.org");
-        assert_eq!(auth.plain(&juliet, Password::new("wonderland")).await, Verdict::Right);
+        assert_eq!(auth.password(&juliet, &Password::new("wonderland")).await, Said::Right);
         fake.records.lock().insert("juliet@example.org".into(), record("verona", false));
         auth.forget("juliet@example.org");
-        assert_eq!(auth.plain(&juliet, Password::new("wonderland")).await, Verdict::Wrong);
-        assert_eq!(auth.plain(&juliet, Password::new("verona")).await, Verdict::Right);
+        assert_eq!(auth.password(&juliet, &Password::new("wonderland")).await, Said::Wrong);
+        assert_eq!(auth.password(&juliet, &Password::new("verona")).await, Said::Right);
     }
 
     #[tokio::test]
     async fn a_record_read_before_a_change_is_not_kept_after_it() {
         let hold = Arc::new((Notify::new(), Notify::new()));
         let (fake, auth) = with_juliet(Fake { hold: Some(hold.clone()), ..Fake::default() });
-        let reading = tokio::spawn(auth.scram(&jid("juliet@example.org"), Hash::Sha1));
+        let reader = auth.clone();
+        let reading =
+            tokio::spawn(async move { reader.scram(&jid("juliet@example.org"), Hash::Sha1).await });
         hold.0.notified().await;
         auth.forget("juliet@example.org");
         hold.1.notify_one();
@@ -404,13 +414,13 @@ mod tests {
         let (_, auth) = with_juliet(Fake { broken: true, ..Fake::default() });
         let juliet = jid("juliet@example.org");
         assert!(matches!(auth.scram(&juliet, Hash::Sha1).await, Credentials::Unavailable));
-        assert_eq!(auth.plain(&juliet, Password::new("x")).await, Verdict::Unavailable);
+        assert_eq!(auth.password(&juliet, &Password::new("x")).await, Said::Down);
 
         let (_, auth) = with_juliet(Fake::default());
         let places: Vec<_> =
             (0..DERIVATIONS_QUEUED_MAX).map(|_| Place::take(auth.inner.clone())).collect();
-        assert_eq!(auth.plain(&juliet, Password::new("wonderland")).await, Verdict::Unavailable);
+        assert_eq!(auth.password(&juliet, &Password::new("wonderland")).await, Said::Down);
         drop(places);
-        assert_eq!(auth.plain(&juliet, Password::new("wonderland")).await, Verdict::Right);
+        assert_eq!(auth.password(&juliet, &Password::new("wonderland")).await, Said::Right);
     }
 }

@@ -8,8 +8,10 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use xmpp::jid::BareJid;
 
+use super::chain::Accounts;
 use super::internal::{Keys, Record, Records};
-use crate::homes::accounts::Account;
+use crate::homes::Homes;
+use crate::homes::accounts::{self, Account};
 use crate::storage::Storage;
 
 /// [`Records`] of this region's replica.
@@ -31,6 +33,27 @@ impl Records for Stored {
     }
 }
 
+/// [`Accounts`] at their homes.
+pub struct AtHome {
+    /// Where the homes are.
+    pub homes: Homes,
+    /// The time of day, in milliseconds.
+    pub wall_ms: Arc<dyn Fn() -> u64 + Send + Sync>,
+}
+
+impl Accounts for AtHome {
+    fn make(&self, account: &BareJid) -> BoxFuture<'static, Result<(), String>> {
+        let (homes, account) = (self.homes.clone(), account.clone());
+        let record = Account::without_keys((self.wall_ms)());
+        async move {
+            // False: it was made meanwhile, which is as good.
+            let made = accounts::create(&homes, &account, &record).await;
+            made.map(|_| ()).map_err(|error| error.to_string())
+        }
+        .boxed()
+    }
+}
+
 impl Keys {
     /// A new account's record, or the new keys of one that exists (`accounts::set_keys` takes only those). `created_ms`: since the Unix epoch.
     pub fn into_account(self, created_ms: u64) -> Account {
@@ -45,10 +68,10 @@ impl Keys {
 
 #[cfg(test)]
 mod tests {
-    use xmpp::sasl::{Credentials, Hash, Password, Verdict};
+    use xmpp::sasl::{Credentials, Hash, Password};
 
     use super::*;
-    use crate::auth::{Authenticator, Internal};
+    use crate::auth::{Internal, Said};
     use crate::homes::accounts::ACCOUNTS;
     use crate::storage::memory::Memory;
 
@@ -73,12 +96,12 @@ mod tests {
         };
         storage.commit_home(vec![entry]).await.expect("commits");
         let auth = Internal::new(Arc::new(Stored(storage)), 16);
-        assert_eq!(auth.plain(&juliet, Password::new("wonderland")).await, Verdict::Right);
+        assert_eq!(auth.password(&juliet, &Password::new("wonderland")).await, Said::Right);
         for hash in [Hash::Sha1, Hash::Sha256] {
             let found = auth.scram(&juliet, hash).await;
             assert!(matches!(found, Credentials::Keys(keys) if keys.hash == hash));
         }
         let nobody = BareJid::parse("nobody@example.org").expect("a JID");
-        assert_eq!(auth.plain(&nobody, Password::new("wonderland")).await, Verdict::Wrong);
+        assert_eq!(auth.password(&nobody, &Password::new("wonderland")).await, Said::Unknown);
     }
 }

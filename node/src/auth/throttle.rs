@@ -23,6 +23,9 @@ pub const ENTRIES_MAX: usize = 65_536;
 /// The span in which new accounts from one address are counted (`registration.per_address_per_10min`).
 pub const REGISTRATION_SPAN: Duration = Duration::from_secs(600);
 
+/// Wrong invitations from one address in that span; past it none is looked at (bad-inputs B-280: no token is found by trying).
+pub const WRONG_TOKENS_MAX: u32 = 100;
+
 /// How one kind of failure is treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backoff {
@@ -129,30 +132,38 @@ impl Tally {
 pub struct Throttle {
     tally: Mutex<Tally>,
     registrations: Mutex<Quota>,
+    wrong_tokens: Mutex<Quota>,
 }
 
 impl Throttle {
     /// An empty one.
     pub fn new() -> Self {
-        let registrations = Mutex::new(Quota::new(REGISTRATION_SPAN));
-        Self { tally: Mutex::new(Tally::new(ENTRIES_MAX)), registrations }
+        let quota = || Mutex::new(Quota::new(REGISTRATION_SPAN));
+        let tally = Mutex::new(Tally::new(ENTRIES_MAX));
+        Self { tally, registrations: quota(), wrong_tokens: quota() }
     }
 
     /// Whether an attempt is looked at now.
     ///
     /// # Errors
     /// How long to wait. See [`Tally::wait`].
-    pub fn check(&self, from: IpAddr, account: &BareJid, now_ms: u64) -> Result<(), Duration> {
+    pub fn check(
+        &self,
+        from: IpAddr,
+        account: Option<&BareJid>,
+        now_ms: u64,
+    ) -> Result<(), Duration> {
         let now = Duration::from_millis(now_ms);
-        match self.tally.lock().wait(from, Some(account.as_str()), now) {
+        match self.tally.lock().wait(from, account.map(BareJid::as_str), now) {
             Duration::ZERO => Ok(()),
             wait => Err(wait),
         }
     }
 
     /// See [`Tally::failed`].
-    pub fn failed(&self, from: IpAddr, account: &BareJid, now_ms: u64) {
-        self.tally.lock().failed(from, Some(account.as_str()), Duration::from_millis(now_ms));
+    pub fn failed(&self, from: IpAddr, account: Option<&BareJid>, now_ms: u64) {
+        let account = account.map(BareJid::as_str);
+        self.tally.lock().failed(from, account, Duration::from_millis(now_ms));
     }
 
     /// See [`Tally::succeeded`].
@@ -163,6 +174,16 @@ impl Throttle {
     /// Whether one more account may be made from there: `max` in [`REGISTRATION_SPAN`]. Counts it if so.
     pub fn may_register(&self, from: IpAddr, max: u32, now_ms: u64) -> bool {
         self.registrations.lock().take(from, max, Duration::from_millis(now_ms))
+    }
+
+    /// Whether an invitation that comes from there is looked at.
+    pub fn may_show_token(&self, from: IpAddr, now_ms: u64) -> bool {
+        !self.wrong_tokens.lock().is_spent(from, WRONG_TOKENS_MAX, Duration::from_millis(now_ms))
+    }
+
+    /// It was none.
+    pub fn token_was_wrong(&self, from: IpAddr, now_ms: u64) {
+        self.wrong_tokens.lock().take(from, WRONG_TOKENS_MAX, Duration::from_millis(now_ms));
     }
 }
 
@@ -194,6 +215,12 @@ impl Quota {
         let fits = taken < max;
         self.sources.insert(from, (since, taken + u32::from(fits)));
         fits
+    }
+
+    /// Whether none is left.
+    pub fn is_spent(&mut self, from: IpAddr, max: u32, now: Duration) -> bool {
+        let known = self.sources.get(&source_of(from)).copied();
+        known.is_some_and(|(since, taken)| now.saturating_sub(since) < self.span && taken >= max)
     }
 }
 
@@ -271,6 +298,8 @@ mod tests {
         let taken =
             [take(&mut quota, 0), take(&mut quota, 1), take(&mut quota, 2), take(&mut quota, 599)];
         assert_eq!(taken, [true, true, false, false]);
+        let spent = |quota: &mut Quota, at| quota.is_spent(from, 2, T0 + Duration::from_secs(at));
+        assert!(spent(&mut quota, 599) && !spent(&mut quota, 600));
         assert!(quota.take(ip("192.0.2.2"), 2, T0));
         assert!(take(&mut quota, 600));
     }

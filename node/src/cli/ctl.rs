@@ -2,6 +2,7 @@
 
 use clap::{Subcommand, ValueEnum};
 use serde::Serialize;
+use xmpp::payload::date_time;
 
 use super::remote::{Remote, Target};
 use super::table::columns;
@@ -16,7 +17,8 @@ Examples:
   pangaea ctl status
   pangaea ctl links --json
   pangaea ctl region drain us
-  pangaea ctl home move alice@pangaea.localhost --to us")]
+  pangaea ctl home move alice@pangaea.localhost --to us
+  pangaea ctl invite new --name juliet --of romeo@pangaea.localhost")]
 pub(super) struct Args {
     #[command(flatten)]
     target: Target,
@@ -62,6 +64,44 @@ enum Command {
     /// Where the data of an account is written
     #[command(subcommand)]
     Home(Home),
+    /// Invitations: URIs that make accounts, or contacts
+    #[command(subcommand)]
+    Invite(Invite),
+}
+
+#[derive(Subcommand)]
+enum Invite {
+    /// Make one, and print its URI
+    New {
+        /// The name the new account is to have; kept for it until the invitation expires
+        #[arg(long)]
+        name: Option<String>,
+        /// In the name of an account (user@domain), which gets the new one as a contact
+        #[arg(long, value_name = "ACCOUNT")]
+        of: Option<String>,
+        /// For a contact of --of alone, not for an account
+        #[arg(long, requires = "of", conflicts_with = "name")]
+        contact_only: bool,
+        /// How often it may be used
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        uses: u32,
+        /// How long it is good, as in 12h or 7d; as configured if not said
+        #[arg(long, value_name = "TIME")]
+        expire: Option<String>,
+    },
+    /// Those that are still good
+    List {
+        /// Of this account; if not said, those made without --of
+        account: Option<String>,
+    },
+    /// End one before its time
+    Revoke {
+        /// As `list` shows it
+        id: String,
+        /// Of this account; if not said, one made without --of
+        #[arg(long, value_name = "ACCOUNT")]
+        of: Option<String>,
+    },
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -143,7 +183,70 @@ async fn order(remote: &Remote, command: Command, json: bool) -> miette::Result<
             let body = Some(MoveHome { what, to });
             show(remote.ask("POST", "/admin/homes/move", body).await?, json, home)
         }
+        Command::Invite(order) => invite(remote, order, json).await,
     }
+}
+
+async fn invite(remote: &Remote, order: Invite, json: bool) -> miette::Result<String> {
+    let of_query = |of: &Option<String>| {
+        of.as_ref().map(|of| format!("?of={}", escape(of))).unwrap_or_default()
+    };
+    match order {
+        Invite::New { name, of, contact_only, uses, expire } => {
+            let expire = expire.as_deref().map(|text| {
+                config::parse_duration(text).ok_or_else(|| {
+                    miette::miette!("--expire: {text:?} is no time, as in \"12h\" or \"7d\"")
+                })
+            });
+            let new = NewInvitation {
+                contact: of.is_some(),
+                of,
+                username: name,
+                register: !contact_only,
+                uses: Some(uses),
+                seconds: expire.transpose()?.map(|time| time.as_secs()),
+            };
+            show(remote.ask("POST", "/admin/invitations", Some(new)).await?, json, issued)
+        }
+        Invite::List { account } => {
+            let path = format!("/admin/invitations{}", of_query(&account));
+            show(remote.get(&path).await?, json, |all: &Vec<InvitationInfo>| invitations(all))
+        }
+        Invite::Revoke { id, of } => {
+            let path = format!("/admin/invitations/{}{}", escape(&id), of_query(&of));
+            let done: () = remote.ask("DELETE", &path, None::<()>).await?;
+            show(done, json, |()| format!("{id} is revoked\n"))
+        }
+    }
+}
+
+fn issued(issued: &IssuedInvitation) -> String {
+    let mut lines = vec![("uri", issued.uri.clone())];
+    lines.extend(issued.landing_url.clone().map(|url| ("page", url)));
+    lines.push(("expires", date_time::format(issued.expires)));
+    lines.push(("id", issued.id.clone()));
+    pairs(&lines)
+}
+
+fn invitations(all: &[InvitationInfo]) -> String {
+    let rows: Vec<Vec<String>> = all
+        .iter()
+        .map(|one| {
+            vec![
+                one.id.clone(),
+                match (one.register, one.contact) {
+                    (true, true) => "account and contact",
+                    (true, false) => "account",
+                    (false, _) => "contact",
+                }
+                .to_owned(),
+                or_dash(one.username.as_ref()),
+                one.uses.to_string(),
+                date_time::format(one.expires),
+            ]
+        })
+        .collect();
+    columns(&["id", "good for", "name", "uses", "expires"], &rows)
 }
 
 fn show<T: Serialize>(
@@ -339,6 +442,20 @@ mod tests {
         check("region drain us", "region us draining", "us is draining").await;
         check("home show a@b", "home of a@b", "home             eu\n").await;
         check("home move 17 --to us", "move Shard(17) to us", "epoch").await;
+        check("invite list", "invitations of None", "k1  account   juliet  1").await;
+        check("invite list a@b", "invitations of Some(\"a@b\")", "1970-01-01T00:00:00.000Z").await;
+        check("invite revoke k1 --of a@b", "revoke k1 of Some(\"a@b\")", "k1 is revoked\n").await;
+        let new = |of: &str, register, contact, uses, seconds: &str| {
+            format!(
+                "invite NewInvitation {{ of: {of}, username: None, register: {register}, contact: {contact}, \
+                 uses: Some({uses}), seconds: {seconds} }}"
+            )
+        };
+        let uri = "uri              xmpp:chat.example?register;preauth=t\n";
+        check("invite new", &new("None", true, false, 1, "None"), uri).await;
+        let page = "page             https://chat.example/invite/t\n";
+        let line = "invite new --of a@b --contact-only --uses 3 --expire 1d";
+        check(line, &new("Some(\"a@b\")", false, true, 3, "Some(86400)"), page).await;
         check("home move a@b --to us", r#"move Account("a@b") to us"#, "epoch").await;
     }
 

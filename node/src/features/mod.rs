@@ -1,43 +1,83 @@
 //! The list of features, in the order in which a stanza meets them, and who wants to see what. One line a feature.
 
+pub mod adhoc;
+pub mod archive;
+pub mod bind;
+pub mod blocking;
 pub mod carbons;
 pub mod csi;
 pub mod disco;
+pub mod external_services;
+pub mod invisible;
+pub mod invitations;
 pub mod offline;
 pub mod ping;
 pub mod presence;
+pub mod private;
 pub mod push;
 pub mod register;
 pub mod roster;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod time;
+pub mod upload;
+pub mod vcard;
 pub mod version;
 
 use std::collections::HashMap;
-
-use replication::durable_log::Change;
 use std::sync::Arc;
+
+use config::Config;
+use replication::durable_log::Change;
+use xmpp::payload::caps::Caps;
 use xmpp::stanza::{Kind, Stanza};
 
+use self::adhoc::command::Command;
 use crate::feature::{Ctx, Disco, Feature, Flow, Iq, SessionEvent};
+use crate::service::Service;
 use crate::session::Seat;
 
 /// The features of a node. Order matters only where a line says so.
-fn list() -> Vec<Box<dyn Feature>> {
-    vec![
+fn list(config: &Config) -> Vec<Box<dyn Feature>> {
+    let mut list: Vec<Box<dyn Feature>> = vec![
         Box::new(roster::RosterFeature),
+        // Behind the roster, which it looks at when that changes.
+        Box::new(blocking::Blocking),
+        Box::new(blocking::privacy::Privacy),
         Box::new(presence::PresenceFeature),
+        Box::new(invisible::Invisible),
         Box::new(carbons::Carbons),
         Box::new(csi::ClientState),
         Box::new(offline::OfflineFeature),
+        Box::new(bind::Bind),
+        Box::new(vcard::VcardFeature),
+        Box::new(private::PrivateFeature),
         Box::new(ping::Ping),
         Box::new(push::Push),
         Box::new(version::Version),
         Box::new(time::Time),
+        Box::new(external_services::ExternalServices),
         Box::new(register::Register::default()),
-        Box::new(disco::DiscoFeature),
-    ]
+        Box::new(adhoc::AdHoc::new(config)),
+        Box::new(invitations::InvitationsFeature::new(config)),
+        // Behind those that answer for nodes of their own.
+        Box::new(disco::DiscoFeature::new(config)),
+    ];
+    if config.archive.enabled {
+        // Behind carbons: their copies get the id in the sender's archive, what is delivered the one in the addressee's.
+        list.push(Box::new(archive::ArchiveFeature));
+    }
+    list
+}
+
+/// The services of a node: those that have a domain in its configuration.
+pub fn services(config: &config::Config) -> Vec<(String, Box<dyn Service>)> {
+    let domains = &config.domains;
+    let mut list: Vec<(String, Box<dyn Service>)> = Vec::new();
+    if let Some(host) = &domains.upload {
+        list.push((host.clone(), Box::new(upload::Upload::new(config))));
+    }
+    list
 }
 
 /// The list, and an index of who asked for what: a stanza nobody asked for costs one look at an empty vector.
@@ -52,17 +92,20 @@ pub struct Features {
     changes: HashMap<&'static str, Vec<usize>>,
     /// What is advertised.
     pub disco: Disco,
-}
-
-impl Default for Features {
-    fn default() -> Self {
-        Self::new(list())
-    }
+    /// The same in one word (XEP-0115).
+    pub caps: Caps,
+    /// What the server does on command (XEP-0050).
+    pub commands: Vec<Arc<dyn Command>>,
 }
 
 impl Features {
+    /// All there are, as the configuration wants them.
+    pub fn new(config: &Config) -> Self {
+        Self::of(list(config))
+    }
+
     /// An index of these.
-    pub fn new(list: Vec<Box<dyn Feature>>) -> Self {
+    pub fn of(list: Vec<Box<dyn Feature>>) -> Self {
         let mut features = Self {
             list: Vec::new(),
             iq: HashMap::new(),
@@ -73,6 +116,8 @@ impl Features {
             session: Vec::new(),
             changes: HashMap::new(),
             disco: Disco::default(),
+            caps: Caps::default(),
+            commands: Vec::new(),
         };
         for (at, feature) in list.iter().enumerate() {
             let wants = feature.interests();
@@ -94,14 +139,24 @@ impl Features {
                 features.changes.entry(store).or_default().push(at);
             }
             feature.disco(&mut features.disco);
+            features.commands.extend(feature.commands());
         }
         features.list = list;
+        features.caps = Caps::of(&features.disco.server_info());
         features
     }
 
     /// Elements for `<stream:features/>` after sign-in.
     pub fn stream_features(&self) -> Vec<u8> {
-        self.list.iter().flat_map(|feature| feature.stream_features().bytes()).collect()
+        let own = self.list.iter().flat_map(|feature| feature.stream_features().bytes());
+        own.chain(self.caps.element().to_bytes()).collect()
+    }
+
+    /// Elements for `<stream:features/>` before sign-in.
+    pub fn stream_features_before_auth(&self) -> Vec<u8> {
+        let of =
+            |feature: &Box<dyn Feature>| feature.stream_features_before_auth().as_bytes().to_vec();
+        self.list.iter().flat_map(of).collect()
     }
 
     /// An IQ get or set, to those who answer its payload's namespace.

@@ -57,6 +57,12 @@ impl Account {
         }
     }
 
+    /// One whose password is kept elsewhere. `created`: milliseconds since the Unix epoch.
+    pub fn without_keys(created: u64) -> Account {
+        let (scram_sha1, scram_sha256) = (Self::no_keys(Hash::Sha1), Self::no_keys(Hash::Sha256));
+        Account { scram_sha1, scram_sha256, created, disabled: false }
+    }
+
     /// The keys that are known, the stronger ones first.
     pub fn keys(&self) -> impl Iterator<Item = &ScramKeys> {
         let known = |keys: &&ScramKeys| !keys.stored_key.expose().is_empty();

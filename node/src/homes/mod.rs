@@ -40,7 +40,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
-use xmpp::{BareJid, Condition, Element, StanzaError};
+use xmpp::{Condition, Element, StanzaError};
 
 use self::told::Told;
 use crate::storage::{Position, Storage, StorageError};
@@ -393,8 +393,8 @@ impl Homes {
     }
 
     /// Whether the owner's data is homed here.
-    pub fn is_home(&self, owner: &BareJid) -> bool {
-        self.shared.is_home(owner.as_str())
+    pub fn is_home(&self, owner: &str) -> bool {
+        self.shared.is_home(owner)
     }
 
     /// The newest entry of our log that is committed.

@@ -40,6 +40,11 @@ impl Overlay {
         self.deltas.get(owner)?.get(store)
     }
 
+    /// Is anything different in that store?
+    pub(super) fn touches(&self, store: &str, owner: &str) -> bool {
+        self.delta(store, owner).is_some()
+    }
+
     /// Forgets everything.
     pub(super) fn clear(&mut self) {
         self.deltas.clear();
@@ -116,6 +121,13 @@ impl Overlay {
         }
     }
 
+    /// Changes a number of items as it was counted below.
+    pub(super) fn lay_len(&self, store: &str, owner: &str, below: u64) -> u64 {
+        let Some(delta) = self.delta(store, owner) else { return below };
+        let added = delta.items.values().filter(|item| item.is_some()).count() as u64;
+        if delta.cleared { added } else { below + added }
+    }
+
     /// Changes a page as it was read from below into what it is with this layer. It may grow past the page's `max`.
     pub(super) fn lay_page(
         &self,
@@ -132,10 +144,8 @@ impl Overlay {
             items.retain(|id, _| *id > trimmed);
         }
         for (id, value) in &delta.items {
-            let within = page.after.is_none_or(|after| *id > after)
-                && page.before.is_none_or(|before| *id < before);
             match value {
-                Some(value) if within => drop(items.insert(*id, value.clone())),
+                Some(value) if page.has(*id, value) => drop(items.insert(*id, value.clone())),
                 _ => drop(items.remove(id)),
             }
         }

@@ -112,6 +112,18 @@ impl Tx {
         Ok(items.into_iter().skip(skip).take(page.max).collect())
     }
 
+    /// How many items the account's archive has, about: what is not committed yet is counted as if nothing of it replaced another.
+    pub async fn archive_len(&self, store: &'static str) -> Result<u64, HomeError> {
+        let below = self.storage.archive_len(store, &self.account).await?;
+        let layers = [&self.group, &self.own];
+        Ok(layers.iter().fold(below, |len, layer| layer.lay_len(store, &self.account, len)))
+    }
+
+    /// Whether something of the account in that store was changed and is not committed yet: then what is remembered of it may be old.
+    pub fn is_touched(&self, store: &'static str) -> bool {
+        [&self.own, &self.group].iter().any(|layer| layer.touches(store, &self.account))
+    }
+
     /// Writes a value.
     pub fn put(&mut self, store: &'static str, key: impl Into<String>, value: Vec<u8>) {
         let owner = self.account.clone();

@@ -384,7 +384,7 @@ async fn take_over_for(
     owner: &BareJid,
     gone: &[String],
 ) -> Result<(), HomeError> {
-    if !node.homes.is_home(owner) {
+    if !node.homes.is_home(owner.as_str()) {
         return Ok(());
     }
     let mut orders: BTreeMap<&String, Vec<u64>> = BTreeMap::new();

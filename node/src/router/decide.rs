@@ -1,7 +1,7 @@
 //! Room: where does this stanza go? Pure: header and the domains we serve. RFC 6120 §10, RFC 6121 §8.1 to §8.3.
 //! Called by `router::route`; the one `match` that carries it out is there.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use xmpp::jid::BareJid;
 use xmpp::stanza::Stanza;
@@ -13,29 +13,45 @@ pub struct Domains {
     pub global: String,
     /// Our own name in the classic federation (`eu.chat.example`).
     pub regional: String,
+    /// Guests' (XEP-0175), served by every region; empty: there are none.
+    pub anon: String,
     /// Names of other regions' regional domains.
     pub elsewhere: BTreeSet<String>,
+    /// Domains of services (`upload.chat.example`), with their numbers in `Services`.
+    pub services: BTreeMap<String, usize>,
 }
 
 impl Domains {
-    /// Whether users may sign in at `domain`.
+    /// Whether `domain` has accounts, with a home and durable data.
     pub fn has_accounts(&self, domain: &str) -> bool {
         domain == self.global
     }
 
+    /// Whether `domain` has guests: they are users while their session lasts, and have no data.
+    pub fn has_guests(&self, domain: &str) -> bool {
+        !self.anon.is_empty() && domain == self.anon
+    }
+
+    /// Whether users sign in at `domain`, of either kind.
+    pub fn has_users(&self, domain: &str) -> bool {
+        self.has_accounts(domain) || self.has_guests(domain)
+    }
+
     /// Whether a stanza to this domain is for this node itself.
     pub fn is_server(&self, domain: &str) -> bool {
-        domain == self.global || domain == self.regional
+        domain == self.global || domain == self.regional || self.has_guests(domain)
     }
 }
 
 /// The verdict.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Destination {
-    /// A user of the global domain: bare JID.
+    /// A user of the global domain, or a guest: bare JID.
     Account(BareJid),
     /// The server itself.
     Server,
+    /// A service of ours, by its number: its domain, or an address under it.
+    Service(usize),
     /// A domain of ours that no service answers for.
     NoService,
     /// Somebody else's domain.
@@ -47,8 +63,9 @@ pub fn decide(stanza: &Stanza, domains: &Domains) -> Destination {
     let Some(to) = stanza.to() else { return Destination::Server };
     let domain = to.domain();
     match to.local() {
-        Some(_) if domains.has_accounts(domain) => Destination::Account(to.bare()),
+        Some(_) if domains.has_users(domain) => Destination::Account(to.bare()),
         None if domains.is_server(domain) => Destination::Server,
+        _ if let Some(service) = domains.services.get(domain) => Destination::Service(*service),
         _ if domains.is_server(domain)
             || domains.elsewhere.contains(domain)
             || is_below(domain, &domains.global) =>
@@ -75,11 +92,15 @@ mod tests {
         let domains = Domains {
             global: "chat.example".into(),
             regional: "eu.chat.example".into(),
+            anon: "anon.chat.example".into(),
             elsewhere: ["us.chat.example".into()].into(),
+            services: [("upload.chat.example".into(), 0), ("proxy.example".into(), 1)].into(),
         };
         let account = |name: &str| {
             Destination::Account(BareJid::parse(&format!("{name}@chat.example")).expect("a JID"))
         };
+        let guest = BareJid::parse("4f1c@anon.chat.example").expect("a JID");
+        let guest = Destination::Account(guest);
         for (to, expected) in [
             ("romeo@chat.example", account("romeo")),
             ("romeo@chat.example/orchard", account("romeo")),
@@ -91,6 +112,13 @@ mod tests {
             ("romeo@eu.chat.example", Destination::NoService),
             ("romeo@us.chat.example", Destination::NoService),
             ("us.chat.example", Destination::NoService),
+            ("upload.chat.example", Destination::Service(0)),
+            ("upload.chat.example/anything", Destination::Service(0)),
+            ("romeo@upload.chat.example/orchard", Destination::Service(0)),
+            ("proxy.example", Destination::Service(1)),
+            // Guests are users.
+            ("4f1c@anon.chat.example/x", guest),
+            ("anon.chat.example", Destination::Server),
             // Below our name, but nothing answers there.
             ("rooms.chat.example", Destination::NoService),
             ("a.b.chat.example", Destination::NoService),
@@ -105,6 +133,9 @@ mod tests {
             let stanza = Stanza::parse(Bytes::from(format!("<message to='{to}'/>")));
             assert_eq!(decide(&stanza.expect("a message"), &domains), expected, "{to}");
         }
+        let without = Domains { global: "chat.example".into(), ..Domains::default() };
+        let guest = Stanza::parse(Bytes::from_static(b"<message to='a@anon.chat.example'/>"));
+        assert_eq!(decide(&guest.expect("a message"), &without), Destination::NoService);
         let nowhere = Stanza::parse(Bytes::from_static(b"<message/>")).expect("a message");
         assert_eq!(decide(&nowhere, &domains), Destination::Server);
     }

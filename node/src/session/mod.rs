@@ -2,13 +2,15 @@
 //! (bytes, mailbox), names it an `Event`, and acts. Others reach it only through its [`Seat`].
 //! Called by the listeners (`serve`). Calls the outbound features and the router.
 //!
-//! * `seat` what others see · `mailbox`, `wheel` how they reach it · `negotiate` from the first byte to the bind · `task` the loop ·
-//!   `stanza` what a client sends · `receipt` what of it may not be acknowledged yet · `sm` XEP-0198, resumption and hibernation · `csi` what an inactive client need not see · `end` what happens to what is left
+//! * `seat` what others see · `mailbox`, `wheel` how they reach it · `negotiate` from the first byte to the bind · `task` the loop · `pace` how fast ·
+//!   `stanza` what a client sends · `receipt` what of it may not be acknowledged yet · `sm` XEP-0198, resumption and hibernation · `csi` what an
+//!   inactive client need not see · `end` what happens to what is left
 
 mod csi;
 mod end;
 pub mod mailbox;
 mod negotiate;
+mod pace;
 mod receipt;
 mod seat;
 mod sm;

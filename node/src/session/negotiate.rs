@@ -10,6 +10,7 @@ use xmpp::jid::BareJid;
 use xmpp::sasl::{ChannelBindings, Credentials, Mechanism, Verdict};
 use xmpp::sm::Nonza;
 use xmpp::stanza::error::Condition;
+use xmpp::stanza::is_language;
 use xmpp::stream::error::StreamError;
 use xmpp::stream::header::Framing;
 use xmpp::stream::negotiate::{Input, Output, Receiving, Tls};
@@ -20,7 +21,7 @@ use super::sm::{Handover, resume};
 use super::{Seat, sm::Sm};
 use crate::app::Node;
 use crate::auth::Authenticator;
-use crate::features::register;
+use crate::features::register::Stranger;
 use crate::transport::tcp::{Accepted, Admission};
 use crate::transport::{Buffer, Transport};
 
@@ -30,6 +31,8 @@ pub(super) struct Ready {
     pub transport: Transport,
     /// Its framer, with the stream's namespaces.
     pub framer: Framer,
+    /// The language of its stream.
+    pub lang: Option<Box<str>>,
     /// What it has already sent.
     pub input: Buffer,
     /// What is not yet written.
@@ -47,12 +50,15 @@ struct Talk<'a> {
     peer: SocketAddr,
     transport: Option<Transport>,
     framer: Framer,
+    lang: Option<Box<str>>,
     input: Buffer,
     output: Buffer,
     machine: Box<Receiving>,
     admission: Option<Admission>,
-    /// Whose password or keys were asked for, until that has succeeded.
-    attempt: Option<BareJid>,
+    /// Something of an account was asked for (of which, may not be known), until that has succeeded.
+    attempt: Option<Option<BareJid>>,
+    /// What it does about an account of its own.
+    stranger: Stranger,
 }
 
 enum End {
@@ -77,11 +83,13 @@ pub(super) async fn run(node: &Arc<Node>, accepted: Accepted, direct: bool) -> O
         peer,
         transport: Some(transport),
         framer: Framer::stream(limits),
+        lang: None,
         input: Buffer::new(),
         output: Buffer::new(),
         machine: Receiving::new(offer, Framing::Stream, tls, seed),
         admission: Some(admission),
         attempt: None,
+        stranger: Stranger::default(),
     };
     let end = match tokio::time::timeout_at(deadline, talk.until_bound()).await {
         Ok(end) => end,
@@ -90,7 +98,7 @@ pub(super) async fn run(node: &Arc<Node>, accepted: Accepted, direct: bool) -> O
         }
     };
     talk.attempt_over();
-    let Talk { transport, mut framer, input, output, .. } = talk;
+    let Talk { transport, mut framer, lang, input, output, .. } = talk;
     match end {
         End::Ready(seat, resumed) => {
             let (sm, alive) = resumed.unzip();
@@ -98,7 +106,8 @@ pub(super) async fn run(node: &Arc<Node>, accepted: Accepted, direct: bool) -> O
                 element_bytes: node.config.limits.stanza_bytes_max as u32,
                 ..Limits::STANZA
             });
-            Some(Ready { transport: transport?, framer, input, output, seat, sm, alive })
+            let transport = transport?;
+            Some(Ready { transport, framer, lang, input, output, seat, sm, alive })
         }
         End::Closed => {
             if let Some(transport) = transport {
@@ -135,6 +144,8 @@ impl Talk<'_> {
                 }
                 Ok(Scan::Open(bytes, header)) => {
                     self.input.consume(bytes);
+                    let lang = header.lang.as_deref().filter(|lang| is_language(lang));
+                    self.lang = lang.map(Box::from);
                     Input::Open(header)
                 }
                 Ok(Scan::Element(bytes, _)) => {
@@ -182,6 +193,16 @@ impl Talk<'_> {
                         true => Verdict::Unavailable,
                     })
                 }
+                Output::CheckToken { claimed, token } => {
+                    Input::TokenChecked(match self.must_wait_for(claimed.as_ref()) {
+                        false => self.node.authenticator.token(token).await,
+                        true => Err(Verdict::Unavailable),
+                    })
+                }
+                Output::Admit { account } => Input::PlainChecked(match self.must_wait(&account) {
+                    false => self.node.authenticator.admit(&account).await,
+                    true => Verdict::Unavailable,
+                }),
                 Output::Authenticated { account, mechanism } => {
                     self.authenticated(&account, mechanism);
                     continue;
@@ -216,9 +237,14 @@ impl Talk<'_> {
                     }
                 }
                 Output::Register(iq) => {
-                    let reply = register::before_sign_in(self.node, self.peer.ip(), &iq).await;
-                    self.output.put(&reply.to_bytes());
-                    continue;
+                    let domain = self.machine.domain().unwrap_or(&self.node.config.domains.global);
+                    match self.stranger.ask(self.node, self.peer.ip(), domain, &iq).await {
+                        Ok(reply) => {
+                            self.output.put(&reply.to_bytes());
+                            continue;
+                        }
+                        Err(error) => Input::Broken(error),
+                    }
                 }
                 Output::Fail(error) => {
                     self.node.metrics.refused.inc();
@@ -249,10 +275,15 @@ impl Talk<'_> {
 
     /// Whether this client, or this account, failed too often lately (XEP-0205). An attempt that never succeeds is a failed one.
     fn must_wait(&mut self, account: &BareJid) -> bool {
+        self.must_wait_for(Some(account))
+    }
+
+    /// The same; of a token it may not be known yet whose it is.
+    fn must_wait_for(&mut self, account: Option<&BareJid>) -> bool {
         self.attempt_over();
         let wait = self.node.throttle.check(self.peer.ip(), account, self.node.now_ms()).is_err();
         if !wait {
-            self.attempt = Some(account.clone());
+            self.attempt = Some(account.cloned());
         }
         wait
     }
@@ -260,7 +291,7 @@ impl Talk<'_> {
     fn attempt_over(&mut self) {
         if let Some(account) = self.attempt.take() {
             self.node.metrics.auth_failed.inc();
-            self.node.throttle.failed(self.peer.ip(), &account, self.node.now_ms());
+            self.node.throttle.failed(self.peer.ip(), account.as_ref(), self.node.now_ms());
         }
     }
 

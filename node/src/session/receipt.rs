@@ -30,11 +30,25 @@ struct State {
 pub struct Receipt {
     handled: Arc<Handled>,
     ticket: u64,
+    /// Others have a part of the responsibility: the last of them to drop theirs ends it.
+    others: Option<Arc<()>>,
+}
+
+impl Receipt {
+    /// Another part of the responsibility for the same message.
+    pub fn share(&mut self) -> Receipt {
+        let others = self.others.get_or_insert_default().clone();
+        Receipt { handled: self.handled.clone(), ticket: self.ticket, others: Some(others) }
+    }
 }
 
 impl Drop for Receipt {
     fn drop(&mut self) {
-        self.handled.done(self.ticket);
+        // Of several that are dropped at once exactly one is the last.
+        let is_last = self.others.take().is_none_or(|others| Arc::into_inner(others).is_some());
+        if is_last {
+            self.handled.done(self.ticket);
+        }
     }
 }
 
@@ -52,7 +66,7 @@ impl Handled {
     /// One message came.
     pub fn begin(self: &Arc<Self>) -> Receipt {
         let ticket = self.state.lock().inbound.begin();
-        Receipt { handled: self.clone(), ticket }
+        Receipt { handled: self.clone(), ticket, others: None }
     }
 
     /// The `h` to tell.

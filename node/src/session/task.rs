@@ -4,12 +4,14 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
+use config::RateExceeded;
 use config::canary::{Canary, sings};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, Sleep, timeout};
 use xmpp::ns;
 use xmpp::sm::Nonza;
 use xmpp::stanza::{Kind, Stanza};
@@ -21,6 +23,7 @@ use xmpp::xml::framer::{Framer, Scan};
 use super::csi::{HeldBack, Offered};
 use super::end::Alive;
 use super::negotiate::Ready;
+use super::pace::{Pace, Sent};
 use super::sm::{self, Sm};
 use super::{Control, Delivery, Item, Owed, Seat, end};
 use crate::app::Node;
@@ -40,6 +43,8 @@ pub(super) struct Session {
     pub(super) seat: Arc<Seat>,
     pub(super) transport: Transport,
     pub(super) framer: Framer,
+    /// What a stanza that names no language is in (RFC 6120 §8.1.5).
+    pub(super) lang: Option<Box<str>>,
     pub(super) input: Buffer,
     pub(super) output: Buffer,
     pub(super) sm: Option<Box<Sm>>,
@@ -52,6 +57,9 @@ pub(super) struct Session {
     pub(super) unwritten: VecDeque<(u64, Delivery)>,
     /// Bytes that left `output`.
     written: u64,
+    pace: Pace,
+    /// It has sent faster than it may, and is not read from until then.
+    pause: Option<Pin<Box<Sleep>>>,
 }
 
 /// What wakes a session. All that can happen is here.
@@ -79,7 +87,7 @@ pub(super) enum Close {
 impl Session {
     /// A session that was just bound or resumed.
     pub(super) fn begin(node: Arc<Node>, ready: Ready) -> Box<Self> {
-        let Ready { transport, framer, input, output, seat, sm, alive } = ready;
+        let Ready { transport, framer, lang, input, output, seat, sm, alive } = ready;
         let alive = Some(alive.unwrap_or_else(|| Alive::new(&node, &seat)));
         if sm.is_some() {
             seat.set_inactive(false); // A client that resumes is active until it says otherwise (XEP-0352 §3).
@@ -90,6 +98,7 @@ impl Session {
             seat,
             transport,
             framer,
+            lang,
             input,
             output,
             sm,
@@ -98,6 +107,8 @@ impl Session {
             mail: Vec::new(),
             unwritten: VecDeque::new(),
             written: 0,
+            pace: Pace::default(),
+            pause: None,
         })
     }
 
@@ -136,7 +147,9 @@ impl Session {
 
     /// The one place where a session sleeps. Cancel-safe: all state is in `self`.
     async fn next(&mut self) -> Event {
-        let Self { node, seat, transport, output, input, mail, sm, unwritten, written, .. } = self;
+        let Self {
+            node, seat, transport, output, input, mail, sm, unwritten, written, pause, ..
+        } = self;
         poll_fn(|cx| {
             if !output.is_empty() {
                 let before = output.len();
@@ -162,6 +175,11 @@ impl Session {
             if sm.as_ref().is_some_and(|sm| sm.full) {
                 return Poll::Pending;
             }
+            // Nor, for a while, from who has sent too fast.
+            if let Some(until) = pause {
+                ready!(until.as_mut().poll(cx));
+                *pause = None;
+            }
             transport.poll_read(cx, input).map(|read| match read {
                 Ok(bytes) => Event::Read(bytes),
                 Err(error) => Event::Lost(error),
@@ -172,6 +190,7 @@ impl Session {
 
     /// Everything whole in the input, in order.
     async fn received(&mut self) -> Option<Close> {
+        let mut sent = Sent::default();
         loop {
             let (bytes, head) = match self.framer.scan(self.input.filled()) {
                 Ok(Scan::More) => break,
@@ -187,6 +206,7 @@ impl Session {
             let piece = &self.input.filled()[..bytes];
             let flow = match head.kind {
                 Kind::Other => {
+                    sent.element();
                     let element = self.framer.element(piece);
                     self.input.consume(bytes);
                     match element {
@@ -199,6 +219,10 @@ impl Session {
                     self.input.consume(bytes);
                     match stanza {
                         Ok(stanza) => {
+                            match &stanza {
+                                Some(stanza) => sent.stanza(stanza),
+                                None => sent.element(),
+                            }
                             if let Some(close) = self.stanza(stanza).await {
                                 return Some(close);
                             }
@@ -213,6 +237,25 @@ impl Session {
             }
         }
         self.input.release_if_empty();
+        self.pause_after(sent)
+    }
+
+    /// What one read brought is counted once, when it is handled: a session that keeps to its rates pays a look at the clock for it.
+    fn pause_after(&mut self, sent: Sent) -> Option<Close> {
+        if sent.stanzas == 0 {
+            return None;
+        }
+        let limits = &self.node.config.limits;
+        let wait = self.pace.take(sent, limits, self.node.now_ms());
+        if wait.is_zero() {
+            return None;
+        }
+        self.node.metrics.too_fast.inc();
+        if limits.rate_exceeded == RateExceeded::Close {
+            let extra = Element::new("too-many-stanzas", ns::ERRORS);
+            return Some(Close::Error(StreamError::policy_violation().with_extra(extra)));
+        }
+        self.pause = Some(Box::pin(tokio::time::sleep(wait)));
         None
     }
 
@@ -224,6 +267,10 @@ impl Session {
             return Some(Close::Error(StreamError::resource_constraint()));
         }
         let is_message = stanza.as_ref().is_some_and(|stanza| stanza.kind() == Kind::Message);
+        if is_message && self.node.archive.queue.is_full() {
+            // Archives cannot keep up: what more this client says waits in its connection.
+            self.node.archive.queue.room().await;
+        }
         let mut receipt = match self.sm.as_ref() {
             Some(sm) if is_message && sings(Canary::HandledAtOnce) => {
                 sm.handled.count();
@@ -234,7 +281,9 @@ impl Session {
         };
         if let Some(stanza) = stanza {
             let mut ctx = Ctx::new(&self.node, Some(&self.seat));
-            let flow = super::stanza::handle(&mut ctx, stanza, &mut receipt);
+            ctx.receipt = receipt;
+            let flow = super::stanza::handle(&mut ctx, stanza);
+            receipt = ctx.receipt.take();
             let actions = std::mem::take(&mut ctx.actions);
             let mut close = if actions.is_empty() {
                 None

@@ -46,9 +46,10 @@ impl Client {
         framer.scan(OPEN).expect("a stream");
         let (sm, alive) = resumed.unzip();
         let input = Buffer::new();
-        let ready =
-            negotiate::Ready { transport, framer, input, output, seat: seat.clone(), sm, alive };
+        let (kept, lang) = (seat.clone(), None);
+        let ready = negotiate::Ready { transport, framer, lang, input, output, seat, sm, alive };
         let session = task::Session::begin(house.node.clone(), ready);
+        let seat = kept;
         Client { seat, line, task: tokio::spawn(session.run()), got: String::new() }
     }
 
@@ -425,4 +426,44 @@ async fn an_account_has_so_many_sessions_and_no_more() {
     house.bound("juliet/one");
     let nonsense = house.node.bind(&BareJid::parse("nurse@chat.example").expect("a JID"), Some(""));
     assert!(nonsense.is_err());
+}
+
+fn pings(count: usize, prefix: &str) -> String {
+    let ping = |n| format!("<iq type='get' id='{prefix}{n}'><ping xmlns='urn:xmpp:ping'/></iq>");
+    (0..count).map(ping).collect()
+}
+
+#[tokio::test]
+async fn who_sends_faster_than_it_may_is_read_from_more_slowly_and_loses_nothing() {
+    let house = House::with("[limits]\nstanzas_per_second = 10\nstanzas_burst = 5\n").await;
+    tokio::time::pause();
+    let mut romeo = Client::new(&house, "romeo/one");
+    let began = tokio::time::Instant::now();
+    romeo.sends(&pings(25, "a")).await;
+    romeo.reads("id='a24'").await;
+    assert!(began.elapsed() < Duration::from_secs(1));
+    romeo.sends(&pings(1, "b")).await;
+    romeo.reads("id='b0'").await;
+    let elapsed = began.elapsed();
+    assert!(elapsed >= Duration::from_millis(1_900), "{elapsed:?}");
+    assert_eq!(house.node.metrics.too_fast.get(), 2);
+}
+
+#[tokio::test]
+async fn who_sends_presence_or_changes_its_roster_too_fast_is_closed_where_that_is_wanted() {
+    for (key, stanza) in [
+        ("presence", "<presence/>"),
+        ("roster_changes", "<presence type='unsubscribe' to='juliet@chat.example'/>"),
+    ] {
+        let limits =
+            format!("[limits]\nrate_exceeded = 'close'\n{key}_per_second = 1\n{key}_burst = 3\n");
+        let house = House::with(&limits).await;
+        let mut romeo = Client::new(&house, "romeo/one");
+        romeo.sends(&stanza.repeat(3)).await;
+        romeo.sends(&pings(1, "a")).await;
+        romeo.reads("id='a0'").await;
+        romeo.sends(&stanza.repeat(3)).await;
+        let said = romeo.rest().await;
+        assert!(said.contains("<policy-violation") && said.contains("<too-many-stanzas"), "{said}");
+    }
 }

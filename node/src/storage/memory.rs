@@ -156,6 +156,7 @@ impl Storage for Memory {
                 return Vec::new();
             };
             let items = tables.items_of(store, owner, from, to);
+            let items = items.filter(|(id, value)| page.has(*id, value));
             let items = items.map(|(id, value)| (id, value.clone()));
             if page.newest {
                 let mut found: Vec<_> = items.rev().take(page.max).collect();

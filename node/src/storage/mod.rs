@@ -67,17 +67,32 @@ pub struct Page {
     pub max: usize,
     /// Take the newest of what qualifies instead of the oldest. The answer is in growing order all the same.
     pub newest: bool,
+    /// Only items with this mark.
+    pub mark: Option<Mark>,
 }
+
+/// What an item's value begins with. A feature that puts something telling there (whom a message is with) can ask for items by it;
+/// backends keep an index of it.
+pub type Mark = [u8; MARK_BYTES];
+/// How many bytes that is.
+pub const MARK_BYTES: usize = 8;
 
 impl Page {
     /// The oldest `max` items after `after`.
     pub const fn after(after: Option<u64>, max: usize) -> Page {
-        Page { after, before: None, max, newest: false }
+        Page { after, before: None, max, newest: false, mark: None }
     }
 
     /// The newest `max` items before `before`.
     pub const fn before(before: Option<u64>, max: usize) -> Page {
-        Page { after: None, before, max, newest: true }
+        Page { after: None, before, max, newest: true, mark: None }
+    }
+
+    /// Whether an item is one of those meant, whatever `max` says.
+    pub fn has(&self, id: u64, value: &[u8]) -> bool {
+        self.after.is_none_or(|after| id > after)
+            && self.before.is_none_or(|before| id < before)
+            && self.mark.is_none_or(|mark| value.starts_with(&mark))
     }
 }
 

@@ -82,10 +82,18 @@ async fn an_archive_pages_both_ways(storage: &dyn Storage) {
     assert_eq!(page(Page::before(Some(3), 2)).await, [1, 2]);
     assert_eq!(page(Page::before(Some(0), 2)).await, [0u64; 0]);
     assert_eq!(
-        page(Page { after: Some(3), before: Some(2), max: 9, newest: false }).await,
+        page(Page { after: Some(3), before: Some(2), max: 9, newest: false, mark: None }).await,
         [0u64; 0]
     );
-    assert_eq!(page(Page { after: Some(0), before: Some(4), max: 2, newest: true }).await, [2, 3]);
+    let some = Page { after: Some(0), before: Some(4), max: 2, newest: true, mark: None };
+    assert_eq!(page(some).await, [2, 3]);
+    for id in &ids {
+        // Their values are eight bytes, so each is its own mark.
+        let marked = Page { mark: Some(id.to_be_bytes()), ..Page::after(None, 9) };
+        assert_eq!(page(marked).await, [*id]);
+        assert_eq!(page(Page { newest: true, ..marked }).await, [*id]);
+        assert_eq!(page(Page { before: Some(*id), ..marked }).await, [0u64; 0]);
+    }
     assert_eq!(storage.archive_len("mam", ROMEO).await.unwrap(), 7);
     let remove = Change::Remove { store: "mam".into(), owner: ROMEO.into(), id: 1 << 63 };
     let trim = Change::Trim { store: "mam".into(), owner: ROMEO.into(), upto: 2 };

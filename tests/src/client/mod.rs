@@ -91,6 +91,8 @@ pub struct Client {
     pub user: String,
     /// Its password.
     pub password: String,
+    /// Signs in with ANONYMOUS, and is called what the server says.
+    pub is_guest: bool,
     /// The resource it asks for.
     pub resource: Option<String>,
     /// The full JID, once bound.
@@ -120,6 +122,7 @@ impl Client {
             endpoint,
             user: user.into(),
             password: password.into(),
+            is_guest: false,
             resource: resource.map(Into::into),
             jid: None,
             transcript: Transcript::default(),
@@ -183,6 +186,19 @@ impl Client {
         Ok(())
     }
 
+    /// Opens a stream and stays a stranger.
+    ///
+    /// # Errors
+    /// When there is no stream.
+    pub async fn open_stream(&mut self) -> Result<()> {
+        let (stream, _) = Negotiation::start(&self.endpoint, &self.name, &self.transcript).await?;
+        self.sm = None;
+        self.waiting.clear();
+        self.counters = Counters::new();
+        self.run(stream);
+        Ok(())
+    }
+
     /// Logs in and binds.
     ///
     /// # Errors
@@ -201,6 +217,9 @@ impl Client {
         let Some(jid) = jid.filter(|_| bound.attr("type") == Some("result")) else {
             return Err(format!("binding failed: {bound}"));
         };
+        if self.is_guest {
+            self.user = jid.split('@').next().unwrap_or_default().to_owned();
+        }
         if !jid.starts_with(&format!("{}/", self.bare())) {
             return Err(format!("bound to somebody else: {jid}"));
         }
@@ -215,7 +234,11 @@ impl Client {
     async fn authenticated(&mut self) -> Result<(Negotiation, Element)> {
         let (mut stream, features) =
             Negotiation::start(&self.endpoint, &self.name, &self.transcript).await?;
-        stream.authenticate(&features, &self.user, &self.password).await?;
+        if self.is_guest {
+            stream.authenticate_as_guest(&features).await?;
+        } else {
+            stream.authenticate(&features, &self.user, &self.password).await?;
+        }
         let features = stream.open(&self.endpoint.domain).await?;
         Ok((stream, features))
     }

@@ -187,6 +187,28 @@ impl Negotiation {
         }
     }
 
+    /// ANONYMOUS, which must be all that is offered (XEP-0175).
+    pub(super) async fn authenticate_as_guest(&mut self, features: &Element) -> Result<()> {
+        let mechanisms =
+            features.child("mechanisms", SASL).ok_or(format!("no mechanisms in {features}"))?;
+        let offered: Vec<String> = mechanisms.children().map(Element::text).collect();
+        if offered != ["ANONYMOUS"] {
+            return Err(format!("guests are offered {offered:?}"));
+        }
+        self.send(&format!("<auth xmlns='{SASL}' mechanism='ANONYMOUS'/>")).await?;
+        let mut answer = self.element().await?;
+        if answer.is("challenge", SASL) {
+            // For the trace information, which there is none of (RFC 4505 §2).
+            self.send(&format!("<response xmlns='{SASL}'>=</response>")).await?;
+            answer = self.element().await?;
+        }
+        if answer.is("success", SASL) {
+            Ok(())
+        } else {
+            Err(format!("login as a guest refused: {answer}"))
+        }
+    }
+
     pub(super) async fn authenticate(
         &mut self,
         features: &Element,

@@ -2,7 +2,7 @@
 //!
 //! A pattern is XML. What it says must hold, what it leaves out may be anything:
 //! * an attribute it gives must be there with that value; `${any}` in a value stands for any text, `${none}` for the
-//!   whole value says the attribute must not be there, `${=x}` for the whole value keeps it as `${x}` for later;
+//!   whole value says the attribute must not be there, `${=x}` keeps what stands in its place as `${x}` for later;
 //! * a child it gives must be there, in any order, each found in a child of its own;
 //! * text it gives must be the text, blanks at the ends aside.
 //!
@@ -104,12 +104,21 @@ pub fn fits(pattern: &Element, actual: &Element, names: &mut Names) -> Result<()
     }
 }
 
+/// `before${=name}behind`.
+fn captured(pattern: &str) -> Option<(&str, &str, &str)> {
+    let (before, rest) = pattern.split_once("${=")?;
+    let (name, behind) = rest.split_once('}')?;
+    Some((before, name, behind))
+}
+
 fn text_fits(pattern: &str, actual: &str, names: &mut Names) -> Result<(), String> {
-    if let Some(name) = pattern.strip_prefix("${=").and_then(|p| p.strip_suffix('}')) {
-        names.insert(name.into(), actual.into());
+    let wrong = || Err(format!("{actual:?} is not {pattern:?}"));
+    if let Some((before, name, behind)) = captured(pattern) {
+        let kept = actual.strip_prefix(before).and_then(|rest| rest.strip_suffix(behind));
+        let Some(kept) = kept else { return wrong() };
+        names.insert(name.into(), kept.into());
         return Ok(());
     }
-    let wrong = || Err(format!("{actual:?} is not {pattern:?}"));
     let mut parts = pattern.split("${any}");
     let first = parts.next().unwrap_or_default();
     let Some(mut rest) = actual.strip_prefix(first) else { return wrong() };

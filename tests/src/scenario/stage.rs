@@ -120,7 +120,12 @@ impl Stage {
             places.insert(&role.name, region);
             let owner = role.account_of.as_ref().unwrap_or(&role.name);
             let user = format!("{}-{}{number}", owner.to_lowercase(), theatre.season);
-            let endpoint = theatre.regions[region].clone();
+            let mut endpoint = theatre.regions[region].clone();
+            self.names.insert("domain".into(), endpoint.domain.clone());
+            if role.is_guest {
+                endpoint.domain = format!("anon.{}", endpoint.domain);
+                self.names.insert("guests".into(), endpoint.domain.clone());
+            }
             let mut client = Client::new(
                 &role.name,
                 endpoint,
@@ -129,13 +134,14 @@ impl Stage {
                 Some(&role.resource),
             );
             client.transcript = self.transcript.clone();
-            if role.account_of.is_none() {
+            client.is_guest = role.is_guest;
+            if role.account_of.is_none() && !role.is_guest && !role.stranger {
                 client.register().await?;
             }
-            self.names.insert("domain".into(), client.endpoint.domain.clone());
             self.names.insert(role.name.clone(), client.bare());
             self.names.insert(format!("{}/full", role.name), client.full());
             self.names.insert(format!("{}/user", role.name), client.user.clone());
+            self.names.insert(format!("{}/password", role.name), client.password.clone());
             self.clients.insert(role.name.clone(), client);
         }
         Ok(())
@@ -158,13 +164,17 @@ impl Stage {
             }
         }
         let (name, full) = (client.name.clone(), client.full());
+        let (bare, user) = (client.bare(), client.user.clone());
         self.names.insert(format!("{name}/full"), full);
+        self.names.insert(format!("{name}/user"), user);
+        self.names.insert(name, bare);
         Ok(())
     }
 
     async fn take(&mut self, step: &Step) -> Result<()> {
         let who = step.who.as_str();
         match &step.act {
+            Act::OpensStream => self.client(who).open_stream().await,
             Act::Connects => self.connect(who).await,
             Act::ComesOnline => {
                 self.connect(who).await?;

@@ -16,11 +16,17 @@ pub struct Role {
     pub account_of: Option<String>,
     /// Always connects where that other role connects.
     pub beside: Option<String>,
+    /// Begins without an account.
+    pub stranger: bool,
+    /// Has no account: a guest, on the domain of guests.
+    pub is_guest: bool,
 }
 
 /// What happens in one step. XML is kept as text: names in it are filled in during the performance.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Act {
+    /// Opens a stream, with TLS, and does not log in.
+    OpensStream,
     /// Logs in and binds.
     Connects,
     /// Logs in, binds, sends initial presence and waits to hear it back.
@@ -157,13 +163,21 @@ impl Play {
 }
 
 fn role(name: &str, block: &str) -> Result<Role> {
-    let mut role =
-        Role { name: name.into(), resource: name.to_lowercase(), account_of: None, beside: None };
+    let mut role = Role {
+        name: name.into(),
+        resource: name.to_lowercase(),
+        account_of: None,
+        beside: None,
+        stranger: false,
+        is_guest: false,
+    };
     for line in block.lines().filter(|l| !l.is_empty()) {
         match line.split_once(':').map(|(k, v)| (k.trim(), v.trim())) {
             Some(("resource", v)) => role.resource = v.into(),
             Some(("account of", v)) => role.account_of = Some(v.into()),
             Some(("beside", v)) => role.beside = Some(v.into()),
+            Some(("account", "none")) => role.stranger = true,
+            Some(("guest", "yes")) => role.is_guest = true,
             _ => return Err(format!("a client has no {line:?}")),
         }
     }
@@ -171,7 +185,8 @@ fn role(name: &str, block: &str) -> Result<Role> {
 }
 
 fn step(line: usize, text: &str, block: String) -> Result<Step> {
-    const PLAIN: [(&str, Act); 15] = [
+    const PLAIN: [(&str, Act); 16] = [
+        ("opens a stream", Act::OpensStream),
         ("is known to everybody", Act::IsKnown),
         ("asks for the roster", Act::AsksForRoster),
         ("connects", Act::Connects),

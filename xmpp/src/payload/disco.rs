@@ -11,6 +11,8 @@ pub struct Identity {
     pub category: String,
     /// Such as `im`.
     pub type_: String,
+    /// The language of the name.
+    pub lang: Option<String>,
     /// Its name for people.
     pub name: Option<String>,
 }
@@ -22,6 +24,7 @@ impl Identity {
         Identity {
             category: category.to_owned(),
             type_: type_.to_owned(),
+            lang: None,
             name: name.map(str::to_owned),
         }
     }
@@ -73,6 +76,7 @@ impl Info {
             Element::new("identity", ns::DISCO_INFO)
                 .with_attr("category", &identity.category)
                 .with_attr("type", &identity.type_)
+                .with_attr_opt("xml:lang", identity.lang.as_deref())
                 .with_attr_opt("name", identity.name.as_deref())
         });
         let features = self
@@ -99,7 +103,9 @@ impl Info {
                     if let (Some(category), Some(type_)) =
                         (child.attr("category"), child.attr("type"))
                     {
-                        info.identities.push(Identity::new(category, type_, child.attr("name")));
+                        let identity = Identity::new(category, type_, child.attr("name"));
+                        let lang = child.attr("xml:lang").map(str::to_owned);
+                        info.identities.push(Identity { lang, ..identity });
                     }
                 }
                 (ns::DISCO_INFO, "feature") => {

@@ -32,6 +32,9 @@ pub enum Hash {
 }
 
 impl Hash {
+    /// All of them, in the order of preference.
+    pub const STRONGEST_FIRST: [Hash; 3] = [Hash::Sha512, Hash::Sha256, Hash::Sha1];
+
     /// Length of a digest, in bytes.
     pub fn digest_bytes(self) -> usize {
         match self {

@@ -8,6 +8,7 @@
 pub mod anonymous;
 pub mod external;
 pub mod keys;
+pub mod oauthbearer;
 pub mod plain;
 pub mod scram;
 
@@ -32,13 +33,15 @@ pub enum Mechanism {
     Plain,
     /// RFC 4422 appendix A, by TLS client certificate.
     External,
+    /// RFC 7628: a token of somebody both sides trust.
+    OauthBearer,
     /// RFC 4505.
     Anonymous,
 }
 
 impl Mechanism {
     /// Every mechanism, the one to prefer first.
-    pub const ALL: [Mechanism; 9] = [
+    pub const ALL: [Mechanism; 10] = [
         Mechanism::External,
         Mechanism::Scram { hash: Hash::Sha512, plus: true },
         Mechanism::Scram { hash: Hash::Sha256, plus: true },
@@ -46,6 +49,7 @@ impl Mechanism {
         Mechanism::Scram { hash: Hash::Sha512, plus: false },
         Mechanism::Scram { hash: Hash::Sha256, plus: false },
         Mechanism::Scram { hash: Hash::Sha1, plus: false },
+        Mechanism::OauthBearer,
         Mechanism::Plain,
         Mechanism::Anonymous,
     ];
@@ -61,6 +65,7 @@ impl Mechanism {
             Mechanism::Scram { hash: Hash::Sha512, plus: true } => "SCRAM-SHA-512-PLUS",
             Mechanism::Plain => "PLAIN",
             Mechanism::External => "EXTERNAL",
+            Mechanism::OauthBearer => "OAUTHBEARER",
             Mechanism::Anonymous => "ANONYMOUS",
         }
     }
@@ -194,13 +199,15 @@ pub enum Credentials {
     Keys(ScramKeys),
     /// The account exists, may not log in, and may be told so once it has proved who it is.
     Disabled(ScramKeys),
+    /// The same of one whose password has expired.
+    Expired(ScramKeys),
     /// No such account, or no keys for this hash. The client cannot tell it from a wrong password.
     Unknown,
     /// We could not find out.
     Unavailable,
 }
 
-/// The answer to [`Step::CheckPlain`].
+/// The answer to [`Step::CheckPlain`] and [`Step::Admit`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// The password is right.
@@ -209,6 +216,8 @@ pub enum Verdict {
     Wrong,
     /// It is right, but the account is suspended.
     Disabled,
+    /// It was right once.
+    Expired,
     /// We could not find out.
     Unavailable,
 }
@@ -232,9 +241,21 @@ pub enum Step {
         /// As it was typed: SASLprep is `ScramKeys::verify`'s.
         password: Password,
     },
+    /// Find out whose token that is and call [`Exchange::token_checked`].
+    CheckToken {
+        /// Who the client says it is, if it says so.
+        claimed: Option<BareJid>,
+        /// The token as it came.
+        token: Password,
+    },
+    /// A certificate proves this account: ask whether it may sign in and call [`Exchange::plain_checked`].
+    Admit {
+        /// The account (or, with EXTERNAL between servers, the domain).
+        account: BareJid,
+    },
     /// It is them. `data` goes along with the success.
     Success {
-        /// The account (or, with EXTERNAL between servers, the domain).
+        /// The account (or the domain, as above).
         account: BareJid,
         /// Additional data with success: the server's signature in SCRAM.
         data: Option<Vec<u8>>,
@@ -278,8 +299,12 @@ enum State {
     Start,
     /// The first message is read; the keys are being looked up, or the proof is awaited.
     Scram(Box<scram::Server>),
-    /// The caller is checking the password.
+    /// The caller is checking the password, or whether a certificate's owner may sign in.
     Plain(BareJid),
+    /// The caller is checking the token of whom the client says it is.
+    Token(Option<BareJid>),
+    /// The client has been told why, and says that it has understood (RFC 7628 §3.2.3).
+    Refused(Failure),
     Over,
 }
 
@@ -334,11 +359,26 @@ impl Exchange {
                 Err(failure) => self.over(failure),
             },
             (State::Start, Mechanism::External) => {
-                self.state = State::Over;
                 match external::check(message, &self.terms.identities) {
-                    Ok(account) => Step::Success { account, data: None },
-                    Err(failure) => Step::Fail(failure),
+                    Ok(account) => {
+                        self.state = State::Plain(account.clone());
+                        Step::Admit { account }
+                    }
+                    Err(failure) => self.over(failure),
                 }
+            }
+            (State::Start, Mechanism::OauthBearer) => {
+                match oauthbearer::parse(message, &self.terms.domain) {
+                    Ok((claimed, token)) => {
+                        self.state = State::Token(claimed.clone());
+                        Step::CheckToken { claimed, token }
+                    }
+                    Err(failure) => self.over(failure),
+                }
+            }
+            (State::Refused(failure), _) => {
+                let failure = *failure;
+                self.over(failure)
             }
             (State::Start, Mechanism::Anonymous) => {
                 self.state = State::Over;
@@ -347,7 +387,9 @@ impl Exchange {
                     Err(failure) => Step::Fail(failure),
                 }
             }
-            (State::Plain(_) | State::Over, _) => self.over(Failure::MalformedRequest),
+            (State::Plain(_) | State::Token(_) | State::Over, _) => {
+                self.over(Failure::MalformedRequest)
+            }
         }
     }
 
@@ -362,13 +404,39 @@ impl Exchange {
         }
     }
 
-    /// The answer to [`Step::CheckPlain`].
+    /// The answer to [`Step::CheckPlain`] and [`Step::Admit`].
     pub fn plain_checked(&mut self, verdict: Verdict) -> Step {
         match (std::mem::replace(&mut self.state, State::Over), verdict) {
             (State::Plain(account), Verdict::Right) => Step::Success { account, data: None },
             (State::Plain(_), Verdict::Disabled) => Step::Fail(Failure::AccountDisabled),
+            (State::Plain(_), Verdict::Expired) => Step::Fail(Failure::CredentialsExpired),
             (State::Plain(_), Verdict::Wrong) => Step::Fail(Failure::NotAuthorized),
             _ => Step::Fail(Failure::TemporaryAuthFailure),
+        }
+    }
+
+    /// The answer to [`Step::CheckToken`]: whose it is, or what is the matter with it.
+    pub fn token_checked(&mut self, found: Result<BareJid, Verdict>) -> Step {
+        let State::Token(claimed) = std::mem::replace(&mut self.state, State::Over) else {
+            return Step::Fail(Failure::TemporaryAuthFailure);
+        };
+        match found {
+            Ok(account) if claimed.as_ref().is_some_and(|claimed| *claimed != account) => {
+                Step::Fail(Failure::InvalidAuthzid)
+            }
+            Ok(account) if account.domain() == self.terms.domain => {
+                Step::Success { account, data: None }
+            }
+            Ok(_) | Err(Verdict::Wrong | Verdict::Right) => {
+                self.state = State::Refused(Failure::NotAuthorized);
+                Step::Challenge(oauthbearer::INVALID_TOKEN.to_vec())
+            }
+            Err(Verdict::Expired) => {
+                self.state = State::Refused(Failure::CredentialsExpired);
+                Step::Challenge(oauthbearer::INVALID_TOKEN.to_vec())
+            }
+            Err(Verdict::Disabled) => Step::Fail(Failure::AccountDisabled),
+            Err(Verdict::Unavailable) => Step::Fail(Failure::TemporaryAuthFailure),
         }
     }
 
@@ -451,6 +519,7 @@ pub(crate) mod tests {
         let cases = [
             (Verdict::Wrong, Failure::NotAuthorized),
             (Verdict::Disabled, Failure::AccountDisabled),
+            (Verdict::Expired, Failure::CredentialsExpired),
             (Verdict::Unavailable, Failure::TemporaryAuthFailure),
         ];
         for (verdict, expected) in cases {
@@ -459,6 +528,69 @@ pub(crate) mod tests {
             assert!(
                 matches!(exchange.plain_checked(verdict), Step::Fail(failure) if failure == expected)
             );
+        }
+    }
+
+    fn token(mechanism: Mechanism) -> Exchange {
+        let mut exchange = Exchange::new(mechanism, terms());
+        let message = b"n,a=juliet@capulet.example,\x01auth=Bearer t0k3n\x01\x01";
+        match exchange.message(Some(message)) {
+            Step::CheckToken { claimed, token } => {
+                let claimed = claimed.expect("named");
+                assert_eq!((claimed.as_str(), token.expose()), ("juliet@capulet.example", "t0k3n"));
+            }
+            other => panic!("{other:?}"),
+        }
+        exchange
+    }
+
+    #[test]
+    fn a_token_signs_its_owner_in_and_nobody_else() {
+        let jid = |text: &str| BareJid::parse(text).expect("a JID");
+        let owner = jid("juliet@capulet.example");
+        let step = token(Mechanism::OauthBearer).token_checked(Ok(owner.clone()));
+        assert!(matches!(step, Step::Success { account, data: None } if account == owner));
+        let step = token(Mechanism::OauthBearer).token_checked(Ok(jid("nurse@capulet.example")));
+        assert!(matches!(step, Step::Fail(Failure::InvalidAuthzid)));
+    }
+
+    #[test]
+    fn a_bad_token_is_explained_and_then_refused() {
+        for (verdict, failure) in [
+            (Verdict::Wrong, Failure::NotAuthorized),
+            (Verdict::Expired, Failure::CredentialsExpired),
+        ] {
+            let mut exchange = token(Mechanism::OauthBearer);
+            let Step::Challenge(why) = exchange.token_checked(Err(verdict)) else {
+                panic!("no challenge")
+            };
+            assert_eq!(why, oauthbearer::INVALID_TOKEN);
+            assert!(
+                matches!(exchange.message(Some(b"\x01")), Step::Fail(found) if found == failure)
+            );
+        }
+        for (verdict, failure) in [
+            (Verdict::Disabled, Failure::AccountDisabled),
+            (Verdict::Unavailable, Failure::TemporaryAuthFailure),
+        ] {
+            let step = token(Mechanism::OauthBearer).token_checked(Err(verdict));
+            assert!(matches!(step, Step::Fail(found) if found == failure));
+        }
+    }
+
+    #[test]
+    fn whom_a_certificate_proves_is_asked_about() {
+        let terms = Terms { identities: vec!["juliet@capulet.example".into()], ..terms() };
+        for (verdict, expected) in
+            [(Verdict::Right, None), (Verdict::Disabled, Some(Failure::AccountDisabled))]
+        {
+            let mut exchange = Exchange::new(Mechanism::External, terms.clone());
+            assert!(matches!(exchange.message(Some(b"")), Step::Admit { .. }));
+            let failure = match exchange.plain_checked(verdict) {
+                Step::Fail(failure) => Some(failure),
+                _ => None,
+            };
+            assert_eq!(failure, expected);
         }
     }
 

@@ -46,6 +46,7 @@ pub struct Server {
 enum Standing {
     Good,
     Disabled,
+    Expired,
     Unknown,
 }
 
@@ -109,6 +110,7 @@ impl Server {
         let (keys, standing) = match credentials {
             Credentials::Keys(keys) => (keys, Standing::Good),
             Credentials::Disabled(keys) => (keys, Standing::Disabled),
+            Credentials::Expired(keys) => (keys, Standing::Expired),
             Credentials::Unavailable => return Err(Failure::TemporaryAuthFailure),
             Credentials::Unknown => {
                 let name =
@@ -160,6 +162,7 @@ impl Server {
                         Ok((account.clone(), format!("v={}", BASE64.encode(verifier)).into_bytes()))
                     }
                     Standing::Disabled => Err(Failure::AccountDisabled),
+                    Standing::Expired => Err(Failure::CredentialsExpired),
                     Standing::Unknown => Err(Failure::NotAuthorized),
                 }
             }

@@ -6,6 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use xmpp::jid::{BareJid, Jid};
+use xmpp::ns;
 use xmpp::sasl::{Hash, Password, ScramKeys, Secret};
 use xmpp::stanza::{Kind, Stanza, Type};
 
@@ -188,7 +189,9 @@ fn messages(node: &Node, own: &BareJid, given: &[String]) -> Done<Vec<Vec<u8>>> 
             return Err(invalid("offline messages are messages"));
         }
         // What has no stamp was held back at least until now.
-        Ok(delayed(node, &message, now).bytes().to_vec())
+        let is_stamped = message.has_child("delay", ns::DELAY);
+        let message = if is_stamped { message } else { delayed(node, &message, now) };
+        Ok(message.bytes().to_vec())
     };
     given.iter().map(message).collect()
 }

@@ -1,28 +1,40 @@
-//! XEP-0030 Service Discovery, version 2.5rc3: what the server is and has, and the same for an account.
+//! XEP-0030 Service Discovery, version 2.5rc3: what the server is and has, and the same for an account. With it what hangs on the server's
+//! answer: extended information (XEP-0128 1.0.1), contact addresses (XEP-0157 1.1.2, `contact`), and the server's own entity
+//! capabilities (XEP-0115 1.6.0 §6.3: `<c/>` in the stream features, answered at `node#ver`).
 //!
-//! The features say it themselves (`Feature::disco`); the list collects it once. An account answers its owner and
-//! whoever receives its presence (§8); to everybody else it is as if it did not exist.
+//! The features say it themselves (`Feature::disco`); the list collects it once. An account answers its owner and whoever receives its
+//! presence (§8); to everybody else it is as if it did not exist. A feature that has nodes of its own asks for the disco namespaces
+//! too, stands before this one in the list, and answers for those nodes; what is left is `item-not-found` (§7).
 //!
-//! Left out: nodes (unknown ones are `item-not-found`; caps of the server itself are not advertised), items of an account,
-//! publishing items.
+//! Left out: items of an account (those that have some answer for it before), publishing items.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
-
-use xmpp::jid::BareJid;
-use xmpp::ns;
-use xmpp::payload::disco::{Info, Items};
-use xmpp::stanza::error::StanzaError;
-use xmpp::stanza::{Stanza, Type};
-
-use crate::app::Node;
-use crate::feature::{Action, Ctx, Disco, Feature, Flow, Interests, Iq, Target};
-
+mod contact;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
+
+use config::Config;
+use xmpp::jid::BareJid;
+use xmpp::ns;
+use xmpp::payload::disco::{Identity, Info, Items};
+use xmpp::stanza::error::StanzaError;
+use xmpp::stanza::{Stanza, Type};
+
+use crate::feature::{Action, Ctx, Disco, Feature, Flow, Interests, Iq, Target};
+use crate::features::{Features, roster};
+
 /// See the room.
-pub struct DiscoFeature;
+pub struct DiscoFeature {
+    contact: config::Contact,
+}
+
+impl DiscoFeature {
+    /// With the addresses of the configuration.
+    pub fn new(config: &Config) -> Self {
+        Self { contact: contact::of(config) }
+    }
+}
 
 impl Feature for DiscoFeature {
     fn name(&self) -> &'static str {
@@ -36,14 +48,15 @@ impl Feature for DiscoFeature {
     fn disco(&self, disco: &mut Disco) {
         disco.server.extend([ns::DISCO_INFO, ns::DISCO_ITEMS]);
         disco.account.extend([ns::DISCO_INFO, ns::DISCO_ITEMS]);
+        disco.server_forms.extend(contact::form(&self.contact));
     }
 
     fn iq(&self, ctx: &mut Ctx<'_>, iq: &Iq) -> Flow {
         if iq.stanza.type_() != Type::Get {
             return Flow::Next;
         }
-        // TODO: services (rooms, pubsub, upload) list themselves here when the first of them exists.
-        let answer = answer(&ctx.node.features.disco, &iq.stanza, iq.target == Target::Server, &[])
+        let anonymous = ctx.node.config.domains.anon.as_deref();
+        let answer = answer(&ctx.node.features, iq, anonymous)
             .map_or_else(|error| iq.stanza.error_reply(&error), Some)
             .map(Action::Reply);
         match &iq.target {
@@ -54,15 +67,12 @@ impl Feature for DiscoFeature {
             Target::Account { account, own: false } => {
                 let (node, account, asked) = (ctx.node.clone(), account.clone(), iq.stanza.clone());
                 Flow::Later(Box::pin(async move {
-                    if may_see(&node, &account, &asked).await {
+                    if roster::shows_presence(&node, &account, &asked).await {
                         answer.into_iter().collect()
                     } else {
                         // As for an account that does not exist (RFC 6121 §8.5.1).
-                        asked
-                            .error_reply(&StanzaError::service_unavailable())
-                            .map(Action::Reply)
-                            .into_iter()
-                            .collect()
+                        let refused = asked.error_reply(&StanzaError::service_unavailable());
+                        refused.map(Action::Reply).into_iter().collect()
                     }
                 }))
             }
@@ -70,42 +80,66 @@ impl Feature for DiscoFeature {
     }
 }
 
-/// What is asked of the server (§3.1, §4.1) or of the sender's own account.
-fn answer(
-    all: &Disco,
-    iq: &Stanza,
-    server: bool,
-    services: &[&str],
-) -> Result<Stanza, StanzaError> {
-    let asked = iq.element();
-    let query = asked.children().next().ok_or_else(StanzaError::bad_request)?;
-    if query.attr("node").is_some_and(|node| !node.is_empty()) {
-        return Err(StanzaError::item_not_found()); // §7
+impl Disco {
+    /// What the server says (§3.1).
+    pub fn server_info(&self) -> Info {
+        let all = Info::default().with_identity("server", "im", Some("Pangaea"));
+        let forms = self.server_forms.clone();
+        Info { forms, ..with(all, &self.server_identities, &self.server) }
     }
-    let answer = if query.ns() == ns::DISCO_ITEMS {
-        let none = Items::default();
-        let services = if server { services } else { &[] };
-        services.iter().fold(none, |items, service| items.with_item(service, None, None)).element()
-    } else {
-        let (info, features) = if server {
-            (Info::default().with_identity("server", "im", Some("Pangaea")), &all.server)
-        } else {
-            (Info::default().with_identity("account", "registered", None), &all.account)
-        };
-        let sorted: BTreeSet<&str> = features.iter().copied().collect();
-        info.with_features(sorted).element()
-    };
-    Ok(Stanza::iq_result(iq, Some(answer)))
+
+    /// What an account says (§8), an anonymous one or one that is kept.
+    pub fn account_info(&self, anonymous: bool) -> Info {
+        let kind = if anonymous { "anonymous" } else { "registered" };
+        let all = Info::default().with_identity("account", kind, None);
+        with(all, &self.account_identities, &self.account)
+    }
+
+    /// The services under our domain (§4.1).
+    pub fn server_items(&self) -> Items {
+        Items { node: None, items: self.services.clone() }
+    }
 }
 
-/// §8: only those who see the account's presence anyway.
-async fn may_see(node: &Arc<Node>, account: &BareJid, asked: &Stanza) -> bool {
-    let Some(asker) = asked.from().map(|from| from.bare()) else { return false };
-    match node.rosters.load(node, account).await {
-        Ok(roster) => roster.contacts.get(&asker).is_some_and(|contact| contact.state.from),
-        Err(error) => {
-            tracing::error!(%error, "a roster cannot be read");
-            false
+/// Each feature once.
+fn with(mut info: Info, identities: &[Identity], features: &[&str]) -> Info {
+    for identity in identities {
+        if !info.identities.contains(identity) {
+            info.identities.push(identity.clone());
         }
     }
+    let sorted: BTreeSet<&str> = features.iter().copied().collect();
+    info.with_features(sorted)
+}
+
+/// The node a disco query asks about; an empty one is none.
+pub fn node_of(iq: &Stanza) -> Option<String> {
+    let asked = iq.element();
+    let node = asked.children().next()?.attr("node")?;
+    (!node.is_empty()).then(|| node.to_owned())
+}
+
+/// What is asked of the server or of an account, whoever asks.
+fn answer(all: &Features, iq: &Iq, anonymous: Option<&str>) -> Result<Stanza, StanzaError> {
+    let node = node_of(&iq.stanza);
+    let server = iq.target == Target::Server;
+    let is_items = iq.stanza.first_child().is_some_and(|(_, ns)| ns == ns::DISCO_ITEMS);
+    // XEP-0115 §6.2: at that node the server says the same.
+    let is_caps = node.as_ref().is_some_and(|node| *node == all.caps.disco_node());
+    if node.is_some() && !(is_caps && server && !is_items) {
+        return Err(StanzaError::item_not_found()); // §7
+    }
+    let answer = match &iq.target {
+        Target::Server if is_items => all.disco.server_items().element(),
+        Target::Server => Info { node, ..all.disco.server_info() }.element(),
+        Target::Account { .. } if is_items => Items::default().element(),
+        Target::Account { account, .. } => {
+            all.disco.account_info(is_anonymous(account, anonymous)).element()
+        }
+    };
+    Ok(Stanza::iq_result(&iq.stanza, Some(answer)))
+}
+
+fn is_anonymous(account: &BareJid, anonymous: Option<&str>) -> bool {
+    anonymous == Some(account.domain())
 }

@@ -64,6 +64,12 @@ pub struct Filed {
 /// Files messages at the addressee's home, in order; as many at once as one change may hold.
 pub async fn file(node: &Arc<Node>, account: &BareJid, batch: Vec<Routed>) -> Filed {
     let mut filed = Filed::default();
+    if !node.domains.has_accounts(account.domain()) {
+        // A guest that has left: there is no home that could keep anything.
+        let gone = |routed| (routed, StanzaError::service_unavailable());
+        filed.refused = batch.into_iter().map(gone).collect();
+        return filed;
+    }
     let mut rest = batch.into_iter().peekable();
     while rest.peek().is_some() {
         let mut bytes = 0;
@@ -125,6 +131,13 @@ async fn file_part(node: &Arc<Node>, account: &BareJid, batch: Vec<Routed>) -> F
             let (kept, elsewhere) =
                 batch.into_iter().partition(|routed| filed.contains(&routed.order));
             Filed { kept, elsewhere, ..Filed::default() }
+        }
+        // As if nobody were there who could be written to (XEP-0191 §5.3).
+        Ok(Answer::Denied(denied)) => {
+            let (refused, kept): (Vec<_>, Vec<_>) =
+                batch.into_iter().partition(|routed| denied.contains(&routed.order));
+            let error = |routed| (routed, StanzaError::service_unavailable());
+            Filed { kept, refused: refused.into_iter().map(error).collect(), ..Filed::default() }
         }
         Ok(Answer::NoAccount) => all(StanzaError::service_unavailable(), batch),
         // XEP-0160 §2: like an account without offline storage.

@@ -12,6 +12,7 @@ use xmpp::stanza::{Stanza, Type};
 
 use crate::app::Node;
 use crate::feature::{Action, Ctx};
+use crate::features::blocking;
 use crate::features::roster;
 use crate::features::roster::home::{Answer, Request};
 use crate::features::roster::record::{Contact, Effect, ROSTER};
@@ -54,6 +55,10 @@ pub async fn send(
             deliver(node, account, contact, kind, Some(stanza)).await
         }
         Ok(Answer::TooMany) => refuse(&stanza, &StanzaError::resource_constraint()),
+        // A guest: there will be nobody to keep what it subscribes to.
+        Ok(Answer::NoAccount) if node.domains.has_guests(account.domain()) => {
+            refuse(&stanza, &StanzaError::not_allowed())
+        }
         Ok(_) => Vec::new(),
         Err(error) => refuse(&stanza, &error.stanza_error()),
     }
@@ -94,6 +99,16 @@ pub fn deliver<'a>(
             Ok(Answer::Subscription { auto_reply: true, .. }) => {
                 deliver(node, contact, account, Kind::Subscribed, None).await
             }
+            // XEP-0379 §3.5: approved, and asked in return.
+            Ok(Answer::Invited) => {
+                let mut actions = deliver(node, contact, account, Kind::Subscribed, None).await;
+                let (from, to) = (Jid::from(contact), Jid::from(account));
+                let back = Stanza::presence(Some(&to), Some(&from), Type::Subscribe).build();
+                actions.extend(send(node, contact, account, Kind::Subscribe, back).await);
+                // A refusal of that is not for whoever brought the invitation.
+                actions.retain(|action| !matches!(action, Action::Reply(_)));
+                actions
+            }
             // §8.5.1: to an account that does not exist, silence.
             Ok(_) => Vec::new(),
             Err(error) => refuse(&stanza, &error.stanza_error()),
@@ -103,8 +118,9 @@ pub fn deliver<'a>(
 
 /// The contact was granted this account's presence: our sessions of it tell the contact (§3.1.5).
 pub fn granted(ctx: &mut Ctx<'_>, account: &BareJid, contact: &BareJid) {
+    let to = Jid::from(contact);
     for seat in seats_of(ctx.node, account.as_str()) {
-        if seat.available() {
+        if seat.available() && !blocking::hides(&seat, &to) {
             ctx.actions.push(Action::Grant { seat, to: contact.clone() });
         }
     }
@@ -171,10 +187,19 @@ impl Parting {
     }
 }
 
+/// The account is being removed: its roster goes before its sessions do, and they are to tell those who see them. To be called before the
+/// roster says so.
+pub fn ended(node: &Node, account: &BareJid) {
+    for contact in node.rosters.cached(account).iter().flat_map(|roster| roster.subscribers()) {
+        node.geo.partings.begin(account, contact);
+    }
+}
+
 /// And no longer (§3.2.2, §3.3.3).
 pub fn withdrawn(ctx: &mut Ctx<'_>, account: &BareJid, contact: &BareJid) {
+    let to = Jid::from(contact);
     for seat in seats_of(ctx.node, account.as_str()) {
-        if seat.available() {
+        if seat.is_shown() && !blocking::hides(&seat, &to) {
             let stanza = Stanza::presence(None, Some(seat.address()), Type::Unavailable).build();
             // It is still there; to this contact it is not.
             let presence =

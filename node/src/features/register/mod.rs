@@ -1,29 +1,34 @@
-//! XEP-0077 In-Band Registration, version 2.4: an account for whoever asks (where the operator wants that), another password, the end of
-//! an account. Creating needs no session and is called by the session's negotiation ([`before_sign_in`]); the rest are iqs of a
-//! signed-in user. All three are requests to the account's home. Wherever an account is removed from, its sessions end.
+//! XEP-0077 In-Band Registration, version 2.5: an account for whoever asks (where the operator wants that), another password, the end of
+//! an account. Creating needs no session and is called by the session's negotiation (`stranger`, which also takes the tokens of XEP-0445);
+//! the rest are iqs of a signed-in user. All of it is committed at the account's home. Wherever an account is removed from, its sessions
+//! end, and its contacts are told (`removal`).
 //!
-//! Left out: data forms and more fields than name and password (§3.1.1, §4), CAPTCHAs, redirection (§5), registration with
-//! gateways and services (§3.1.2), asking for the old password on a change (§3.3.1: the session has proved it).
+//! Left out: fields besides name and password (§12), CAPTCHAs, registration with gateways and services (§3.1.2), asking for the old password
+//! or more before a change or removal (§3.2, §3.3: the session has proved who it is).
 
+mod password;
 mod payload;
+mod removal;
+mod stranger;
 #[cfg(test)]
 mod tests;
 
 use std::collections::HashSet;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use replication::durable_log::Change;
 use xmpp::jid::{BareJid, FullJid};
 use xmpp::ns;
-use xmpp::sasl::{Password, saslprep};
+use xmpp::sasl::Password;
 use xmpp::stanza::Stanza;
 use xmpp::stanza::error::StanzaError;
 use xmpp::stream::error::StreamError;
-use xmpp::xml::element::Element;
 
 use self::payload::Asked;
+pub use self::payload::account_of;
+pub use self::removal::remove;
+pub use self::stranger::Stranger;
 use crate::app::Node;
 use crate::auth::internal::NoKeys;
 use crate::feature::{Action, Ctx, Disco, Feature, Flow, Interests, Iq, Target};
@@ -77,7 +82,7 @@ impl Feature for Register {
                 let leaving = Leaving::new(self.leaving.clone(), full);
                 let account = seat.bare.clone();
                 Flow::Later(Box::pin(async move {
-                    let removed = remove(&node, &account).await;
+                    let removed = remove(&node, &account).await.map_err(refused).and_then(found);
                     let gone = removed.is_ok();
                     let mut actions = answer(&request, removed);
                     if gone {
@@ -118,57 +123,25 @@ fn wish(asked: Asked, account: &BareJid, node: &Node) -> Result<Wish, StanzaErro
     if node.config.domains.anon.as_deref() == Some(account.domain()) {
         return Err(StanzaError::not_allowed()); // there is no account
     }
+    let rules = &node.config.registration;
     match asked {
         Asked::Fields => Ok(Wish::Fields),
+        Asked::Remove if !rules.remove_account => Err(StanzaError::not_allowed()),
         Asked::Remove => Ok(Wish::Remove),
-        // §3.3: the name says whose password; it can only be the user's own.
+        Asked::Register { .. } if !rules.change_password => Err(StanzaError::not_allowed()),
+        // §3.3: the name says whose password; it can only be the user's own. An empty password changes nothing.
         Asked::Register { username, password } => {
-            if payload::account_of(&username, account.domain())? != *account {
+            let password = password.filter(|password| !password.expose().is_empty());
+            let (Some(username), Some(password)) = (username, password) else {
+                return Err(StanzaError::bad_request());
+            };
+            if !payload::is_own(&username, account) {
                 return Err(StanzaError::not_allowed());
             }
-            acceptable(&password)?;
+            password::acceptable(&password, rules)?;
             Ok(Wish::Password(password))
         }
     }
-}
-
-/// Somebody who has not signed in asks for an account, or what it takes to get one (§3.1). Offered, and called, only where
-/// `registration.enabled` is set. Returns the answer.
-pub async fn before_sign_in(node: &Arc<Node>, from: IpAddr, iq: &Element) -> Element {
-    let domain = node.config.domains.global.as_str();
-    let answer = match payload::parse(iq) {
-        Ok(_) if !node.config.registration.enabled => Err(StanzaError::not_allowed()),
-        Ok(Asked::Fields) => Ok(Some(payload::fields())),
-        Ok(Asked::Remove) => Err(StanzaError::registration_required()),
-        Ok(Asked::Register { username, password }) => {
-            create(node, from, &username, password).await.map(|()| None)
-        }
-        Err(error) => Err(error),
-    };
-    payload::reply(iq, domain, answer)
-}
-
-async fn create(
-    node: &Arc<Node>,
-    from: IpAddr,
-    username: &str,
-    password: Password,
-) -> Result<(), StanzaError> {
-    let account = payload::account_of(username, &node.config.domains.global)?;
-    acceptable(&password)?;
-    // Counted before it is known whether the name is free: else names could be tried at leisure.
-    let max = node.config.registration.per_address_per_10min;
-    if !node.throttle.may_register(from, max, node.now_ms()) {
-        return Err(StanzaError::resource_constraint()
-            .with_text("Too many new accounts from this address."));
-    }
-    let record = derive(node, password).await?;
-    if !accounts::create(&node.homes, &account, &record).await.map_err(refused)? {
-        return Err(StanzaError::conflict());
-    }
-    node.metrics.registered.inc();
-    tracing::info!(%account, peer = %from, "registered");
-    Ok(())
 }
 
 async fn change_password(
@@ -178,10 +151,6 @@ async fn change_password(
 ) -> Result<(), StanzaError> {
     let record = derive(node, password).await?;
     found(accounts::set_keys(&node.homes, account, &record).await.map_err(refused)?)
-}
-
-async fn remove(node: &Arc<Node>, account: &BareJid) -> Result<(), StanzaError> {
-    found(accounts::remove(&node.homes, account).await.map_err(refused)?)
 }
 
 /// On the blocking threads of sign-in, in the same short queue.
@@ -200,13 +169,6 @@ fn found(found: bool) -> Result<(), StanzaError> {
 
 fn refused(error: HomeError) -> StanzaError {
     error.stanza_error()
-}
-
-/// §3.1: a password we cannot keep is `not-acceptable`.
-fn acceptable(password: &Password) -> Result<(), StanzaError> {
-    saslprep(password.expose())
-        .map(drop)
-        .map_err(|why| StanzaError::not_acceptable().with_text(&why.to_string()))
 }
 
 fn answer(request: &Stanza, done: Result<(), StanzaError>) -> Vec<Action> {

@@ -3,11 +3,13 @@
 
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
-use xmpp::jid::BareJid;
+use xmpp::jid::{BareJid, Jid};
 
 use super::cache::version;
 use super::record::{Contact, ROSTER, VERSION};
 use super::subscription::{self, Kind, State};
+use crate::features::blocking::{self, Traffic};
+use crate::features::invitations;
 use crate::homes::{self, HomeError, HomeOp, Tx, accounts};
 
 /// Name of the operation.
@@ -66,6 +68,8 @@ pub enum Answer {
         /// See [`subscription::Verdict::auto_reply`].
         auto_reply: bool,
     },
+    /// A request that brought an invitation: approve it for the user, and ask in return (XEP-0379).
+    Invited,
     /// Removed; this was its state.
     Removed(State),
     /// There is no such contact.
@@ -87,14 +91,22 @@ impl HomeOp for RosterHome {
     fn run<'a>(
         &'a self,
         tx: &'a mut Tx,
-        _account: &'a BareJid,
+        account: &'a BareJid,
         request: &'a [u8],
     ) -> BoxFuture<'a, Result<Vec<u8>, HomeError>> {
-        homes::answer(OP, request, |request| decide(tx, request))
+        homes::answer(OP, request, async move |request| {
+            // XEP-0016 §2.2 rule 4, §2.13: before the rules for subscriptions, and without a word.
+            if let Request::In { contact, .. } = &request
+                && blocking::is_blocked(tx, account, &Jid::from(contact), Traffic::Other).await?
+            {
+                return Ok(Answer::Subscription { pass: false, auto_reply: false });
+            }
+            decide(tx, account, request).await
+        })
     }
 }
 
-async fn decide(tx: &mut Tx, request: Request) -> Result<Answer, HomeError> {
+async fn decide(tx: &mut Tx, account: &BareJid, request: Request) -> Result<Answer, HomeError> {
     if !accounts::exists(tx).await? {
         return Ok(Answer::NoAccount);
     }
@@ -146,12 +158,20 @@ async fn decide(tx: &mut Tx, request: Request) -> Result<Answer, HomeError> {
                 return Ok(Answer::TooMany);
             }
             let mut record = known.clone().unwrap_or_default();
+            let invited = kind == Kind::Subscribe
+                && !record.state.from
+                && invitations::home::redeem(tx, account, &stanza).await?;
+            record.state.approved |= invited;
             let verdict = subscription::inbound(&mut record.state, kind);
             if record.state.pending_in && kind == Kind::Subscribe {
                 record.request = Some(stanza.clone());
             }
             record.listed |= record.state.from;
+            let asks = invited && !record.state.to && !record.state.pending_out;
             commit(tx, &contact, known, record, verdict.pass.then_some(stanza)).await?;
+            if asks {
+                return Ok(Answer::Invited);
+            }
             Ok(Answer::Subscription { pass: verdict.pass, auto_reply: verdict.auto_reply })
         }
     }
@@ -225,7 +245,7 @@ mod tests {
 
         /// The answer, and what was written, in order: `v2`, `juliet both push granted`, `-juliet`.
         async fn ask(&mut self, request: Request) -> (Answer, String) {
-            let answer = decide(&mut self.0, request).await.expect("decided");
+            let answer = decide(&mut self.0, &who("romeo"), request).await.expect("decided");
             let word = |change: &Change| match change {
                 Change::Put { store, value, .. } if store.as_str() == VERSION => {
                     format!("v{}", version(value))

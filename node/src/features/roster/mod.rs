@@ -1,9 +1,10 @@
 //! RFC 6121 §2, the roster, with versions (§2.6). Changes are requests to the account's home (`home`); the roster push is an effect
 //! of *applying* the committed change, in every region alike, so each interested resource gets it exactly when its region has it.
-//! `subscription` is appendix A, `cache` what is held in memory, `record` what is stored.
+//! A guest has a roster too, while its session lasts (`guest`). `subscription` is appendix A, `cache` what is held in memory, `record` what is stored.
 //! Left out: interim pushes for an outdated `ver` (the full roster is sent instead, which §2.6.3 allows).
 
 pub mod cache;
+pub mod guest;
 pub mod home;
 pub mod record;
 pub mod subscription;
@@ -13,6 +14,7 @@ mod tests;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use config::Limits;
 use replication::durable_log::Change;
 use xmpp::jid::{BareJid, Jid};
 use xmpp::ns;
@@ -28,11 +30,6 @@ use crate::feature::{Action, Ctx, Disco, Feature, Flow, Interests, Iq, Target};
 use crate::features::presence::relation::{self, Parting};
 use crate::geo::light;
 use crate::homes::HomeError;
-
-/// Longest name or group, in bytes; beyond it `not-acceptable` (§2.3.3).
-const TEXT_BYTES_MAX: usize = 1_023;
-/// Groups an item may have.
-const GROUPS_MAX: usize = 64;
 
 /// See the room.
 pub struct RosterFeature;
@@ -73,7 +70,7 @@ impl Feature for RosterFeature {
                 vec![Action::Roster { seat, version, answer }]
             }));
         }
-        match parse_set(&iq.stanza.element(), &seat.bare, node.config.limits.roster_items_max) {
+        match parse_set(&iq.stanza.element(), &seat.bare, &node.config.limits) {
             Ok(change) => {
                 Flow::Later(Box::pin(async move { set(&node, &seat.bare, &request, change).await }))
             }
@@ -93,6 +90,9 @@ impl Feature for RosterFeature {
         }
         let was_listed =
             ctx.node.rosters.cached(&account).is_some_and(|roster| roster.shows(change));
+        if matches!(change, Change::Clear { store, .. } if store.as_str() == ROSTER) {
+            relation::ended(ctx.node, &account);
+        }
         let parting = Parting::of(ctx.node, &account, change);
         if let Some(parting) = &parting {
             parting.begin(ctx.node, &account);
@@ -180,7 +180,7 @@ async fn get(node: &Arc<Node>, account: &BareJid, request: &Stanza) -> (Option<u
 }
 
 /// §2.3.3: exactly one item, of a shape we can keep.
-fn parse_set(iq: &Element, own: &BareJid, items_max: usize) -> Result<Request, StanzaError> {
+fn parse_set(iq: &Element, own: &BareJid, limits: &Limits) -> Result<Request, StanzaError> {
     let query = iq.child("query", ns::ROSTER).ok_or_else(StanzaError::bad_request)?;
     let mut items = query.children();
     let (Some(item), None) = (items.next(), items.next()) else {
@@ -201,17 +201,18 @@ fn parse_set(iq: &Element, own: &BareJid, items_max: usize) -> Result<Request, S
     let mut groups = BTreeSet::new();
     for group in item.children().filter(|child| child.is("group", ns::ROSTER)) {
         let text = group.text();
-        if text.is_empty() || text.len() > TEXT_BYTES_MAX {
+        if text.is_empty() || text.len() > limits.roster_name_bytes_max {
             return Err(StanzaError::not_acceptable());
         }
         if !groups.insert(text) {
             return Err(StanzaError::bad_request());
         }
     }
-    if groups.len() > GROUPS_MAX || name.as_ref().is_some_and(|name| name.len() > TEXT_BYTES_MAX) {
+    let is_long = |name: &String| name.len() > limits.roster_name_bytes_max;
+    if groups.len() > limits.roster_groups_max || name.as_ref().is_some_and(is_long) {
         return Err(StanzaError::not_acceptable());
     }
-    let items_max = u32::try_from(items_max).unwrap_or(u32::MAX);
+    let items_max = u32::try_from(limits.roster_items_max).unwrap_or(u32::MAX);
     Ok(Request::Set { contact, name, groups: groups.into_iter().collect(), items_max })
 }
 
@@ -255,7 +256,22 @@ fn error_of(request: &Stanza, error: &StanzaError) -> Stanza {
     request.error_reply(error).expect("a get or set may be answered")
 }
 
-/// Asks the account's home.
+/// Whether whoever asks may see the account's presence, and so what else is for those only (XEP-0030 §8, XEP-0012 §6). The owner may.
+pub async fn shows_presence(node: &Arc<Node>, account: &BareJid, asked: &Stanza) -> bool {
+    let Some(asker) = asked.from().map(|from| from.bare()) else { return false };
+    if asker == *account {
+        return true;
+    }
+    match node.rosters.load(node, account).await {
+        Ok(roster) => roster.has_subscriber(&asker),
+        Err(error) => {
+            tracing::error!(%error, "a roster cannot be read");
+            false
+        }
+    }
+}
+
+/// Asks the account's home; of a guest, its node.
 ///
 /// # Errors
 /// The home could not be reached or could not commit.
@@ -264,5 +280,9 @@ pub async fn ask(
     account: &BareJid,
     request: &Request,
 ) -> Result<Answer, HomeError> {
+    if node.domains.has_guests(account.domain()) {
+        let answer = guest::ask(node, account, request).await;
+        return answer.map_err(|error| HomeError::Storage(error.to_string()));
+    }
     node.homes.exchange(account, home::OP, request).await
 }

@@ -244,6 +244,10 @@ impl Storage for Sqlite {
              AND id >= ? AND id <= ? ORDER BY id LIMIT ?";
         const NEWEST: &str = "SELECT id, value FROM archive WHERE store = ? AND owner = ? \
              AND id >= ? AND id <= ? ORDER BY id DESC LIMIT ?";
+        const OLDEST_MARKED: &str = "SELECT id, value FROM archive WHERE store = ? AND owner = ? \
+             AND substr(value, 1, 8) = ? AND id >= ? AND id <= ? ORDER BY id LIMIT ?";
+        const NEWEST_MARKED: &str = "SELECT id, value FROM archive WHERE store = ? AND owner = ? \
+             AND substr(value, 1, 8) = ? AND id >= ? AND id <= ? ORDER BY id DESC LIMIT ?";
         async move {
             let (Some(from), Some(to)) = (
                 page.after.map_or(Some(0), |after| after.checked_add(1)),
@@ -251,9 +255,17 @@ impl Storage for Sqlite {
             ) else {
                 return Ok(Vec::new());
             };
-            let rows = sqlx::query(if page.newest { NEWEST } else { OLDEST })
-                .bind(store)
-                .bind(owner)
+            let query = match (page.newest, page.mark) {
+                (false, None) => sqlx::query(OLDEST).bind(store).bind(owner),
+                (true, None) => sqlx::query(NEWEST).bind(store).bind(owner),
+                (false, Some(mark)) => {
+                    sqlx::query(OLDEST_MARKED).bind(store).bind(owner).bind(mark.to_vec())
+                }
+                (true, Some(mark)) => {
+                    sqlx::query(NEWEST_MARKED).bind(store).bind(owner).bind(mark.to_vec())
+                }
+            };
+            let rows = query
                 .bind(to_sql(from))
                 .bind(to_sql(to))
                 .bind(i64::try_from(page.max).unwrap_or(i64::MAX))

@@ -27,6 +27,8 @@ const STEPS: &[&str] = &[
     "CREATE TABLE outbox (
         node TEXT NOT NULL, place INTEGER NOT NULL, row BLOB NOT NULL, PRIMARY KEY (node, place)
      ) STRICT, WITHOUT ROWID;",
+    // 3: items by their mark, the first eight bytes of their value.
+    "CREATE INDEX archive_mark ON archive (store, owner, substr(value, 1, 8), id);",
 ];
 
 /// Brings a database to this version's tables. Refuses one that a newer version has written.

@@ -128,6 +128,8 @@ enum Reply {
     Send(Vec<u8>),
     LookUp { account: BareJid, hash: Hash },
     CheckPlain { account: BareJid, password: Password },
+    CheckToken { claimed: Option<BareJid>, token: Password },
+    Admit { account: BareJid },
     Success { account: BareJid, mechanism: Mechanism, bytes: Vec<u8> },
     Fail(StreamError),
 }
@@ -193,6 +195,14 @@ impl Auth {
         self.step(exchange, step)
     }
 
+    fn token_checked(&mut self, found: Result<BareJid, Verdict>) -> Reply {
+        let Some(mut exchange) = self.exchange.take() else {
+            return self.fail(Failure::TemporaryAuthFailure);
+        };
+        let step = exchange.token_checked(found);
+        self.step(exchange, step)
+    }
+
     fn step(&mut self, exchange: Exchange, step: Step) -> Reply {
         let mechanism = exchange.mechanism();
         match step {
@@ -207,6 +217,14 @@ impl Auth {
             Step::CheckPlain { account, password } => {
                 self.exchange = Some(exchange);
                 Reply::CheckPlain { account, password }
+            }
+            Step::CheckToken { claimed, token } => {
+                self.exchange = Some(exchange);
+                Reply::CheckToken { claimed, token }
+            }
+            Step::Admit { account } => {
+                self.exchange = Some(exchange);
+                Reply::Admit { account }
             }
             Step::Success { account, data } => {
                 let data = data.map(|data| BASE64.encode(data)).unwrap_or_default();

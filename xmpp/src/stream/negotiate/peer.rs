@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::{Auth, FAILURES_MAX, PROCEED, Reply, Tokens, check_header, domain_of};
 use crate::ns;
-use crate::sasl::{ChannelBindings, Exchange, Failure, Mechanism, Secret, Terms};
+use crate::sasl::{ChannelBindings, Exchange, Failure, Mechanism, Secret, Terms, Verdict};
 use crate::stream::error::StreamError;
 use crate::stream::features::Writer;
 use crate::stream::header::{Framing, Opening, StreamHeader};
@@ -292,8 +292,13 @@ impl ReceivingPeer {
                 out.push(PeerOutput::Restart);
             }
             Reply::Fail(error) => return Err(error),
-            Reply::LookUp { .. } | Reply::CheckPlain { .. } => {
-                unreachable!("EXTERNAL asks for neither keys nor passwords")
+            // Its certificate was looked at before EXTERNAL was offered.
+            Reply::Admit { .. } => {
+                let reply = self.auth.plain_checked(Verdict::Right);
+                return self.reply(out, reply);
+            }
+            Reply::LookUp { .. } | Reply::CheckPlain { .. } | Reply::CheckToken { .. } => {
+                unreachable!("EXTERNAL asks for neither keys, passwords nor tokens")
             }
         }
         Ok(())

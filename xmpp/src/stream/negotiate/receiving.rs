@@ -40,9 +40,11 @@ pub struct Offer {
     /// Mechanisms, the preferred first. -PLUS ones are only offered where the channel can be bound to, EXTERNAL where the
     /// certificate proves an address, PLAIN where there is TLS.
     pub mechanisms: Vec<Mechanism>,
+    /// Domains that have these mechanisms instead, and no in-band registration: guests' (XEP-0175).
+    pub apart: Vec<(String, Vec<Mechanism>)>,
     /// Offer PLAIN without TLS all the same.
     pub plain_without_tls: bool,
-    /// Allow in-band registration before authentication (XEP-0077).
+    /// Advertise in-band registration before authentication (XEP-0077). Who asks without that is handed out too, to be refused.
     pub register: bool,
     /// Offer stream management (XEP-0198).
     pub stream_management: bool,
@@ -58,6 +60,17 @@ pub struct Offer {
     pub fake_iterations: u32,
     /// Failed attempts to sign in or bind that a stream survives, at most 254; the next one closes it with `policy-violation`.
     pub failures_max: u8,
+}
+
+impl Offer {
+    /// The mechanisms of a domain, and whether one may register there.
+    fn of(&self, domain: Option<&str>) -> (&[Mechanism], bool) {
+        let apart = self.apart.iter().find(|(name, _)| Some(name.as_str()) == domain);
+        match apart {
+            Some((_, mechanisms)) => (mechanisms, false),
+            None => (&self.mechanisms, self.register),
+        }
+    }
 }
 
 /// What TLS tells about the connection.
@@ -80,8 +93,10 @@ pub enum Input {
     TlsReady(Tls),
     /// Answers [`Output::LookUp`].
     Credentials(Credentials),
-    /// Answers [`Output::CheckPlain`].
+    /// Answers [`Output::CheckPlain`] and [`Output::Admit`].
     PlainChecked(Verdict),
+    /// Answers [`Output::CheckToken`]: whose it is, or what is the matter with it.
+    TokenChecked(Result<BareJid, Verdict>),
     /// Answers [`Output::Bind`]: the resource is bound. Sends the result; the machine is over.
     Bound(FullJid),
     /// Answers [`Output::Bind`]: it is not, and the client may try again.
@@ -120,6 +135,18 @@ pub enum Output {
         /// As it was typed.
         password: Password,
     },
+    /// Find out whose token that is, feed [`Input::TokenChecked`].
+    CheckToken {
+        /// Who the client says it is, if it says so.
+        claimed: Option<BareJid>,
+        /// The token.
+        token: Password,
+    },
+    /// The client's certificate proves this account. Find out whether it may sign in, feed [`Input::PlainChecked`].
+    Admit {
+        /// The account.
+        account: BareJid,
+    },
     /// The client is who it says. For logs and limits; the stream goes on by itself.
     Authenticated {
         /// The account.
@@ -146,7 +173,8 @@ pub enum Output {
         /// What the client has handled of it.
         h: u32,
     },
-    /// An in-band registration request. The caller answers it itself, and bounds how many; the stream stays as it is.
+    /// An in-band registration request (XEP-0077), or a token that allows one (XEP-0445). The caller answers it itself, and bounds how
+    /// many; the stream stays as it is.
     Register(Element),
     /// Send the error and the end of the stream ([`Framing::error`], [`Framing::close`]), then close the connection.
     Fail(StreamError),
@@ -258,6 +286,10 @@ impl Receiving {
                 let reply = self.auth.plain_checked(verdict);
                 self.reply(&mut out, reply);
             }
+            (Input::TokenChecked(found), State::Asked) => {
+                let reply = self.auth.token_checked(found);
+                self.reply(&mut out, reply);
+            }
             (Input::Bound(jid), State::Binding) => {
                 let iq_id = self.iq_id.take().unwrap_or_default();
                 out.push(Output::Send(self.framing.element(&bind_result(&iq_id, &jid))));
@@ -349,14 +381,16 @@ impl Receiving {
         if self.is_tls_missing() {
             return Err(Failure::EncryptionRequired);
         }
-        if !self.offer.mechanisms.contains(&mechanism) {
+        if !self.mechanisms().contains(&mechanism) {
             return Err(Failure::InvalidMechanism);
         }
         let tls = self.tls.as_ref();
         let is_possible = match mechanism {
             Mechanism::Scram { plus: true, .. } => tls.is_some_and(|tls| !tls.bindings.is_empty()),
-            Mechanism::External => tls.is_some_and(|tls| !tls.identities.is_empty()),
-            Mechanism::Plain if tls.is_none() && !self.offer.plain_without_tls => {
+            Mechanism::External => !self.identities().is_empty(),
+            Mechanism::Plain | Mechanism::OauthBearer
+                if tls.is_none() && !self.offer.plain_without_tls =>
+            {
                 return Err(Failure::EncryptionRequired);
             }
             _ => true,
@@ -364,9 +398,27 @@ impl Receiving {
         if is_possible { Ok(()) } else { Err(Failure::InvalidMechanism) }
     }
 
+    /// Accounts of the stream's domain that the client's certificate proves.
+    fn identities(&self) -> Vec<String> {
+        let proved = self.tls.iter().flat_map(|tls| &tls.identities);
+        let is_ours = |identity: &&String| {
+            BareJid::parse(identity)
+                .is_ok_and(|jid| jid.local().is_some() && Some(jid.domain()) == self.domain())
+        };
+        proved.filter(is_ours).cloned().collect()
+    }
+
+    /// Those of the stream's domain.
+    fn mechanisms(&self) -> &[Mechanism] {
+        self.offer.of(self.domain.as_deref()).0
+    }
+
+    fn may_register(&self) -> bool {
+        self.offer.of(self.domain.as_deref()).1
+    }
+
     fn offered(&self) -> Vec<Mechanism> {
-        self.offer
-            .mechanisms
+        self.mechanisms()
             .iter()
             .copied()
             .filter(|&mechanism| self.allows(mechanism).is_ok())
@@ -389,7 +441,7 @@ impl Receiving {
         {
             features = features.channel_bindings(tls.bindings.types());
         }
-        if offer.register {
+        if self.may_register() {
             features = features.register();
         }
         features.raw(&offer.features_before_auth).finish()
@@ -434,10 +486,10 @@ impl Receiving {
     }
 
     fn is_registration(&self, iq: &Element) -> bool {
-        let is_free = self.offer.register && !self.is_tls_missing() && self.auth.exchange.is_none();
+        let is_free = !self.is_tls_missing() && self.auth.exchange.is_none();
         is_free
             && matches!(iq.attr("type"), Some("get" | "set"))
-            && iq.has_child("query", ns::REGISTER)
+            && (iq.has_child("query", ns::REGISTER) || iq.has_child("preauth", ns::PARS))
     }
 
     fn authenticate(&mut self, out: &mut Vec<Output>, element: &Element) {
@@ -465,7 +517,7 @@ impl Receiving {
             plus_offered: self.offered().iter().any(|offered| offered.is_plus()),
             fake_secret: self.offer.fake_secret.clone(),
             fake_iterations: self.offer.fake_iterations,
-            identities: tls.identities,
+            identities: self.identities(),
             anonymous: self.tokens.localpart(),
         }
     }
@@ -481,6 +533,14 @@ impl Receiving {
             Reply::CheckPlain { account, password } => {
                 self.state = State::Asked;
                 out.push(Output::CheckPlain { account, password });
+            }
+            Reply::CheckToken { claimed, token } => {
+                self.state = State::Asked;
+                out.push(Output::CheckToken { claimed, token });
+            }
+            Reply::Admit { account } => {
+                self.state = State::Asked;
+                out.push(Output::Admit { account });
             }
             Reply::Success { account, mechanism, bytes } => {
                 self.account = Some(account.clone());

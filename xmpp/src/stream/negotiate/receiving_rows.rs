@@ -16,6 +16,7 @@ const RESPONSE: &str = "<response xmlns='urn:ietf:params:xml:ns:xmpp-sasl'>=</re
 const BEGUN: &str = "<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'/>";
 pub(super) const STARTTLS_XML: &str = "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>";
 pub(super) const REGISTER: &str = "<iq id='1' type='get'><query xmlns='jabber:iq:register'/></iq>";
+const PREAUTH: &str = "<iq id='1' type='set'><preauth xmlns='urn:xmpp:pars:0' token='x'/></iq>";
 
 /// Number, script, and the last thing the machine said. A line is XML, or `open` and what differs in the header.
 type Row = (&'static str, &'static [&'static str], &'static str);
@@ -77,8 +78,10 @@ const UNDER_TLS: &[Row] = &[
     ("B-184", &["open", "<resume xmlns='urn:xmpp:sm:3' previd='x' h='1'/>"], "SM unexpected-request"),
     ("B-185", &["open", PLAIN, "open", "<resume xmlns='urn:xmpp:sm:3' previd='x' h='-1'/>"], "SM bad-request"),
     ("r", &["open", PLAIN, "open", "<r xmlns='urn:xmpp:sm:3'/>"], "SE not-authorized"),
-    // Registration.
-    ("S-099", &["open", REGISTER], "SE not-authorized"),
+    // Registration that is not offered: the caller refuses it, and the stream stays.
+    ("S-099", &["open", REGISTER], "features"),
+    ("preauth", &["open", PREAUTH], "features"),
+    ("no request", &["open", "<iq id='1' type='result'><query xmlns='jabber:iq:register'/></iq>"], "SE not-authorized"),
 ];
 
 /// The same in clear, TLS being required.

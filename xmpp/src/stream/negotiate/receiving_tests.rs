@@ -24,6 +24,7 @@ fn offer() -> Offer {
         domains: vec![DOMAIN.into(), "montague.example".into()],
         tls: TlsPolicy::Required,
         mechanisms,
+        apart: Vec::new(),
         plain_without_tls: false,
         register: false,
         stream_management: true,
@@ -109,7 +110,15 @@ impl Server {
                     self.feed(Input::TlsReady(self.tls.clone()));
                 }
                 Output::LookUp { .. } => self.feed(Input::Credentials(self.credentials.clone())),
-                Output::CheckPlain { .. } => self.feed(Input::PlainChecked(self.verdict)),
+                Output::CheckPlain { .. } | Output::Admit { .. } => {
+                    self.feed(Input::PlainChecked(self.verdict))
+                }
+                Output::CheckToken { .. } => {
+                    let found = BareJid::parse("juliet@capulet.example").map_err(|_| self.verdict);
+                    let right = self.verdict == Verdict::Right;
+                    let found = if right { found } else { Err(self.verdict) };
+                    self.feed(Input::TokenChecked(found))
+                }
                 Output::Bind { account, resource, .. } => {
                     self.done.push(format!("bind {account}/{}", resource.unwrap_or_default()));
                 }
@@ -419,8 +428,64 @@ fn a_certificate_logs_its_owner_in() {
     assert!(mechanisms(&server.last()).contains(&"EXTERNAL".to_owned()));
     server.feed_xml(&auth("EXTERNAL", b"romeo@capulet.example"));
     assert_eq!(server.outcome(), "SASL invalid-authzid");
+    server.verdict = Verdict::Disabled;
+    server.feed_xml(&auth("EXTERNAL", b""));
+    assert_eq!(server.outcome(), "SASL account-disabled");
+    server.verdict = Verdict::Right;
     server.feed_xml(&auth("EXTERNAL", b""));
     assert_eq!(server.outcome(), "success");
+}
+
+#[test]
+fn a_certificate_of_another_domain_proves_nothing_here() {
+    let mut server = Server::new(offer(), false);
+    server.tls.identities = vec!["romeo@montague.example".into(), DOMAIN.into()];
+    for input in [open(DOMAIN), Input::Element(element(STARTTLS_XML)), open(DOMAIN)] {
+        server.feed(input);
+    }
+    assert!(!mechanisms(&server.last()).contains(&"EXTERNAL".to_owned()));
+    server.feed_xml(&auth("EXTERNAL", b""));
+    assert_eq!(server.outcome(), "SASL invalid-mechanism");
+}
+
+#[test]
+fn a_token_logs_its_owner_in_and_a_bad_one_is_explained() {
+    let mut offer = offer();
+    offer.mechanisms = vec![Mechanism::OauthBearer];
+    let mut server = Server::new(offer, true);
+    server.feed(open(DOMAIN));
+    assert_eq!(mechanisms(&server.last()), ["OAUTHBEARER"]);
+    server.verdict = Verdict::Wrong;
+    let first = auth("OAUTHBEARER", b"n,,\x01auth=Bearer t0k3n\x01\x01");
+    server.feed_xml(&first);
+    assert_eq!(server.outcome(), "challenge");
+    server.feed_xml(&response(b"\x01"));
+    assert_eq!(server.outcome(), "SASL not-authorized");
+    server.verdict = Verdict::Right;
+    server.feed_xml(&first);
+    assert_eq!(server.outcome(), "success");
+}
+
+#[test]
+fn a_domain_apart_has_its_own_mechanisms_and_no_registration() {
+    let guests = || ("montague.example".to_owned(), vec![Mechanism::Anonymous]);
+    let offer = || Offer { register: true, apart: vec![guests()], ..offer() };
+    let mut server = Server::new(offer(), true);
+    server.feed(open("montague.example"));
+    assert_eq!(mechanisms(&server.last()), ["ANONYMOUS"]);
+    assert!(!server.last().has_child("register", "http://jabber.org/features/iq-register"));
+    server.feed_xml(PLAIN);
+    assert_eq!(server.outcome(), "SASL invalid-mechanism");
+    server.feed_xml(&auth("ANONYMOUS", b""));
+    assert_eq!(server.outcome(), "success");
+    let mut server = Server::new(offer(), true);
+    server.feed(open("montague.example"));
+    server.feed_xml(REGISTER);
+    assert_eq!(server.done, ["register"], "whoever drives the stream refuses it");
+    let mut server = Server::new(offer(), true);
+    server.feed(open(DOMAIN));
+    server.feed_xml(&auth("ANONYMOUS", b""));
+    assert_eq!(server.outcome(), "SASL invalid-mechanism");
 }
 
 #[test]
