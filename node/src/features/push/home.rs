@@ -4,7 +4,7 @@
 //! anew meanwhile, a message may be pushed twice.
 
 use std::collections::{HashSet, VecDeque};
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -208,9 +208,7 @@ impl Told {
         let (set, order) = &mut *known;
         let mut new = false;
         for entered in of {
-            let mut hasher = foldhash::fast::FixedState::default().build_hasher();
-            (device.key(), entered).hash(&mut hasher);
-            let hash = hasher.finish();
+            let hash = foldhash::fast::FixedState::default().hash_one((device.key(), entered));
             if set.insert(hash) {
                 new = true;
                 order.push_back(hash);
