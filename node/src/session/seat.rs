@@ -2,7 +2,7 @@
 //! The session task owns everything else. A row of the session table points here.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI8, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI8, AtomicU8, Ordering};
 
 use global_distrib::NodeIx;
 use parking_lot::Mutex;
@@ -25,8 +25,6 @@ const INACTIVE: u8 = 8;
 const PRIVACY: u8 = 32;
 /// There is a guard.
 const GUARDED: u8 = 16;
-/// Devices of its account are registered for pushes.
-const PUSHES: u8 = 64;
 const INVISIBLE: u8 = 128;
 
 /// Bound on newer messages that wait while older ones are handed out; beyond it they are refused like by a full mailbox.
@@ -47,6 +45,8 @@ pub struct Seat {
     /// What it has to write.
     pub mailbox: Mailbox<Item>,
     flags: AtomicU8,
+    /// Devices of its account are registered for pushes.
+    pushes: AtomicBool,
     priority: AtomicI8,
     presence: Mutex<Shown>,
     roster: Mutex<Watch>,
@@ -198,6 +198,7 @@ impl Seat {
             generation,
             mailbox,
             flags: AtomicU8::new(0),
+            pushes: AtomicBool::new(false),
             priority: AtomicI8::new(-1),
             presence: Mutex::default(),
             roster: Mutex::default(),
@@ -362,12 +363,12 @@ impl Seat {
 
     /// Its account has devices that are registered for pushes (XEP-0357).
     pub fn pushes(&self) -> bool {
-        self.has(PUSHES)
+        self.pushes.load(Ordering::Acquire)
     }
 
     /// It has some, or none.
     pub fn set_pushes(&self, any: bool) {
-        self.set(PUSHES, any);
+        self.pushes.store(any, Ordering::Release);
     }
 
     /// What its client says of that. Before the session begins (Bind 2) this is all there is to do; later it is the session's.
