@@ -35,6 +35,7 @@ pub use self::world::{Chance, World};
 use crate::auth::{Chain, Throttle};
 use crate::features::Features;
 use crate::features::archive::Archive;
+use crate::features::push::cache::Pushes;
 use crate::features::roster::cache::Rosters;
 use crate::geo::Geo;
 use crate::homes::Homes;
@@ -68,6 +69,8 @@ pub struct Node {
     pub storage: Arc<dyn Storage>,
     /// Rosters of the accounts connected here.
     pub rosters: Rosters,
+    /// Devices that are pushed to.
+    pub pushes: Pushes,
     /// The XEPs.
     pub features: Features,
     /// Those with a domain of their own.

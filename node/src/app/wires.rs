@@ -18,6 +18,9 @@ use crate::feature::Ctx;
 use crate::features::{
     admin, archive, blocking, clients, invitations, last, offline, private, roster, upload, vcard,
 };
+
+    archive, blocking, invitations, offline, private, push, roster, upload, vcard,
+};
 use crate::geo::Geo;
 use crate::geo::calls::CallError;
 use crate::geo::frame::{self, Call};
@@ -313,6 +316,7 @@ pub(super) async fn homes(
                 roster::record::VERSION,
                 offline::home::OFFLINE,
                 offline::home::FILED,
+                push::record::PUSH,
                 invitations::record::INVITATIONS,
                 invitations::record::RESERVED,
                 archive::item::ARCHIVE,
@@ -333,6 +337,7 @@ pub(super) async fn homes(
         Box::new(clients::home::ClientsHome),
         Box::new(roster::home::RosterHome),
         Box::new(offline::home::OfflineHome(late.clone())),
+        Box::new(push::home::PushHome(late.clone())),
         Box::new(invitations::home::InvitationsHome),
         Box::new(archive::home::ArchiveHome(late.clone())),
         Box::new(admin::home::EndHome),

@@ -19,6 +19,7 @@ pub mod offline;
 pub mod ping;
 pub mod presence;
 pub mod private;
+pub mod push;
 pub mod register;
 pub mod roster;
 pub mod sic;
@@ -62,6 +63,7 @@ fn list(config: &Config) -> Vec<Box<dyn Feature>> {
         Box::new(vcard::VcardFeature),
         Box::new(private::PrivateFeature),
         Box::new(ping::Ping),
+        Box::new(push::Push),
         Box::new(version::Version),
         Box::new(time::Time),
         Box::new(sic::Sic),
@@ -101,6 +103,7 @@ pub fn services(config: &config::Config) -> Vec<(String, Box<dyn Service>)> {
 pub struct Features {
     list: Vec<Box<dyn Feature>>,
     iq: HashMap<&'static str, Vec<usize>>,
+    answers: Vec<usize>,
     outbound_message: Vec<usize>,
     outbound_presence: Vec<usize>,
     inbound_message: Vec<usize>,
@@ -125,6 +128,7 @@ impl Features {
         let mut features = Self {
             list: Vec::new(),
             iq: HashMap::new(),
+            answers: Vec::new(),
             outbound_message: Vec::new(),
             outbound_presence: Vec::new(),
             inbound_message: Vec::new(),
@@ -137,6 +141,7 @@ impl Features {
         for (at, feature) in list.iter().enumerate() {
             let wants = feature.interests();
             for (index, wanted) in [
+                (&mut features.answers, wants.answers),
                 (&mut features.outbound_message, wants.outbound_message),
                 (&mut features.outbound_presence, wants.outbound_presence),
                 (&mut features.inbound_message, wants.inbound_message),
@@ -204,6 +209,13 @@ impl Features {
     pub fn inbound(&self, ctx: &mut Ctx<'_>, stanza: &Stanza, at: &[Arc<Seat>]) {
         for feature in &self.inbound_message {
             self.list[*feature].inbound(ctx, stanza, at);
+        }
+    }
+
+    /// An IQ result or error to an account or to the server.
+    pub fn answer(&self, ctx: &mut Ctx<'_>, iq: &Iq) {
+        for feature in &self.answers {
+            self.list[*feature].answer(ctx, iq);
         }
     }
 

@@ -12,6 +12,7 @@ use super::account;
 use crate::app::Node;
 use crate::feature::Action;
 use crate::features::blocking;
+use crate::features::push;
 use crate::geo::presence::{Presence, local_presence};
 use crate::session::{Control, Delivery, Item, Seat};
 
@@ -48,6 +49,9 @@ pub fn perform(
             Action::Probe { from, to } => node.geo.probe_presence(node, &from, to),
             Action::Copy { account, except, sent, forwarded } => {
                 node.geo.carbon(node, &account, except.as_ref(), sent, &forwarded)
+            }
+            Action::Call { account, entered: (via, order), message } => {
+                push::delivered(node, &account, via, order, &message);
             }
             Action::Close(error) => close = Some(error),
         }

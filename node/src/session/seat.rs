@@ -4,6 +4,8 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicI8, AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI8, AtomicU8, Ordering};
 
 use global_distrib::NodeIx;
 use parking_lot::Mutex;
@@ -50,6 +52,8 @@ pub struct Seat {
     flags: AtomicU8,
     /// Its client's key (see `features::clients`), and whether it was bound by Bind 2.
     client: OnceLock<(Box<str>, bool)>,
+    /// Devices of its account are registered for pushes.
+    pushes: AtomicBool,
     priority: AtomicI8,
     took_at: AtomicI8,
     presence: Mutex<Shown>,
@@ -222,6 +226,7 @@ impl Seat {
             mailbox,
             flags: AtomicU8::new(0),
             client: OnceLock::new(),
+            pushes: AtomicBool::new(false),
             priority: AtomicI8::new(-1),
             took_at: AtomicI8::new(0),
             presence: Mutex::default(),
@@ -414,6 +419,16 @@ impl Seat {
     /// Its client has said that nobody looks at it (XEP-0352).
     pub fn inactive(&self) -> bool {
         self.has(INACTIVE)
+    }
+
+    /// Its account has devices that are registered for pushes (XEP-0357).
+    pub fn pushes(&self) -> bool {
+        self.pushes.load(Ordering::Acquire)
+    }
+
+    /// It has some, or none.
+    pub fn set_pushes(&self, any: bool) {
+        self.pushes.store(any, Ordering::Release);
     }
 
     /// What its client says of that. Before the session begins (Bind 2) this is all there is to do; later it is the session's.

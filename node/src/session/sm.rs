@@ -23,6 +23,7 @@ use super::task::{Close, Session};
 use super::{Control, Delivery, Handled, Item, Seat};
 use crate::app::Node;
 use crate::features::archive;
+use crate::features::push;
 use crate::transport::Buffer;
 use crate::{outbox, router};
 
@@ -312,6 +313,7 @@ pub(super) async fn hibernate(
 ) -> Option<Handover> {
     node.metrics.hibernating.inc();
     let seat = session.seat.clone();
+    push::asleep(node, &seat, session.sm.out.unacked());
     let mut mail = Vec::new();
     let outcome = loop {
         let drained =
@@ -323,7 +325,10 @@ pub(super) async fn hibernate(
         let mut taken = None;
         for item in mail.drain(..) {
             match item {
-                Item::Stanza(delivery) => over |= !session.sm.keep(delivery),
+                Item::Stanza(delivery) => {
+                    push::missed(node, &seat, &delivery);
+                    over |= !session.sm.keep(delivery);
+                }
                 Item::Control(Control::Resume(reply)) => taken = Some(reply),
                 Item::Control(Control::Close(_)) => over = true,
                 Item::Control(Control::Tick | Control::Handled { .. }) => {}
