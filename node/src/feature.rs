@@ -11,9 +11,12 @@ use xmpp::jid::{BareJid, FullJid};
 use xmpp::payload::data_form::Form;
 use xmpp::payload::disco::{Identity, Item};
 use xmpp::stanza::Stanza;
+use xmpp::stanza::error::StanzaError;
 use xmpp::stream::error::StreamError;
+use xmpp::xml::element::Element;
 
 use crate::app::Node;
+use crate::features::adhoc::command::Command;
 use crate::geo::presence::Presence;
 use crate::session::{Receipt, Seat};
 
@@ -84,6 +87,16 @@ pub enum Action {
     },
     /// End the session whose stanza is being handled.
     Close(StreamError),
+}
+
+impl Action {
+    /// The reply to a get or set: a result with that payload, or the error.
+    pub fn answer(request: &Stanza, answer: Result<Option<Element>, StanzaError>) -> Option<Self> {
+        match answer {
+            Ok(payload) => Some(Action::Reply(Stanza::iq_result(request, payload))),
+            Err(error) => request.error_reply(&error).map(Action::Reply),
+        }
+    }
 }
 
 /// What a feature says of a stanza.
@@ -216,6 +229,11 @@ pub trait Feature: Send + Sync {
     /// Elements for `<stream:features/>` before sign-in, as XML.
     fn stream_features_before_auth(&self) -> &str {
         ""
+    }
+
+    /// Commands of the server (XEP-0050).
+    fn commands(&self) -> Vec<Arc<dyn Command>> {
+        Vec::new()
     }
 
     /// An IQ get or set to the server or to an account.

@@ -64,6 +64,15 @@ pub struct Limits {
     pub roster_items_max: usize,
     /// Messages kept for one offline account. Beyond: the sender gets `service-unavailable` (RFC 6121 §8.5.2).
     pub offline_messages_max: usize,
+    /// One vCard (XEP-0054), picture included. Beyond: the set is refused with `policy-violation`.
+    pub vcard_bytes_max: usize,
+    /// What one account keeps in private XML storage (XEP-0049), all together. Beyond: the set is refused with
+    /// `resource-constraint`.
+    pub private_bytes_max: usize,
+    /// Commands (XEP-0050) whose form is being filled in, of this node. Beyond: the oldest is forgotten.
+    pub command_sessions_max: usize,
+    /// How long that may take. Beyond: `session-expired`.
+    pub command_timeout: Duration,
     /// How long a lost session can be resumed (XEP-0198). Beyond: it ends and what it had not acknowledged is routed
     /// again.
     pub sm_timeout: Duration,
@@ -101,6 +110,11 @@ pub(crate) fn read(table: &Table<'_>) -> Limits {
         let words = format!("a size from {least} bytes to \"16GiB\"");
         table.between(key, Size(default), Size(least), most, &words).0
     };
+    // What is kept in one piece must fit into one entry of the durable log.
+    let between = |key, default: usize, most: usize| {
+        let words = format!("a size from 1024 bytes to {} bytes", most);
+        table.between(key, Size(default), Size(KIB), Size(most), &words).0
+    };
     let count = |key, default: usize| {
         table.between(key, default, 1, 1_000_000_000, "a number from 1 to 1000000000")
     };
@@ -125,6 +139,16 @@ pub(crate) fn read(table: &Table<'_>) -> Limits {
         mailbox_bytes_max: size("mailbox_bytes_max", 4 * MIB, 64 * KIB),
         roster_items_max: count("roster_items_max", 2_000),
         offline_messages_max: count("offline_messages_max", 1_000),
+        vcard_bytes_max: between("vcard_bytes_max", 192 * KIB, 512 * KIB),
+        private_bytes_max: between("private_bytes_max", 512 * KIB, 4 * MIB),
+        command_sessions_max: count("command_sessions_max", 1_000),
+        command_timeout: table.between(
+            "command_timeout",
+            Duration::from_secs(600),
+            Duration::from_secs(1),
+            Duration::from_secs(86_400),
+            "a duration from \"1s\" to \"1d\"",
+        ),
         sm_timeout: table.between(
             "sm_timeout",
             Duration::from_secs(300),

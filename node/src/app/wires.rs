@@ -15,7 +15,7 @@ use s2s::tls::Fingerprint;
 
 use super::{Node, World};
 use crate::feature::Ctx;
-use crate::features::{archive, invitations, offline, roster};
+use crate::features::{archive, invitations, offline, private, roster, vcard};
 use crate::geo::Geo;
 use crate::geo::calls::CallError;
 use crate::geo::frame::{self, Call};
@@ -315,7 +315,9 @@ pub(super) async fn homes(
                 archive::item::PLACES,
                 archive::prefs::PREFS,
                 pie::home::IMPORT,
+                private::home::PRIVATE,
                 second::SECOND,
+                vcard::home::VCARD,
             ],
         }),
         Box::new(roster::home::RosterHome),
@@ -323,6 +325,8 @@ pub(super) async fn homes(
         Box::new(invitations::home::InvitationsHome),
         Box::new(archive::home::ArchiveHome(late.clone())),
         Box::new(pie::home::PieHome),
+        Box::new(private::home::PrivateHome),
+        Box::new(vcard::home::VcardHome),
         Box::new(second::SecondHome),
     ];
     let numbers = HomesConfig {

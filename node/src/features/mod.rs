@@ -1,5 +1,6 @@
 //! The list of features, in the order in which a stanza meets them, and who wants to see what. One line a feature.
 
+pub mod adhoc;
 pub mod archive;
 pub mod carbons;
 pub mod disco;
@@ -7,11 +8,13 @@ pub mod invitations;
 pub mod offline;
 pub mod ping;
 pub mod presence;
+pub mod private;
 pub mod register;
 pub mod roster;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod time;
+pub mod vcard;
 pub mod version;
 
 use std::collections::HashMap;
@@ -22,6 +25,7 @@ use replication::durable_log::Change;
 use xmpp::payload::caps::Caps;
 use xmpp::stanza::{Kind, Stanza};
 
+use self::adhoc::command::Command;
 use crate::feature::{Ctx, Disco, Feature, Flow, Iq, SessionEvent};
 use crate::service::Service;
 use crate::session::Seat;
@@ -33,11 +37,14 @@ fn list(config: &Config) -> Vec<Box<dyn Feature>> {
         Box::new(presence::PresenceFeature),
         Box::new(carbons::Carbons),
         Box::new(offline::OfflineFeature),
+        Box::new(vcard::VcardFeature),
+        Box::new(private::PrivateFeature),
         Box::new(ping::Ping),
         Box::new(version::Version),
         Box::new(time::Time),
         Box::new(register::Register::default()),
         Box::new(invitations::InvitationsFeature::new(config)),
+        Box::new(adhoc::AdHoc::new(config)),
         // Behind those that answer for nodes of their own.
         Box::new(disco::DiscoFeature::new(config)),
     ];
@@ -66,6 +73,8 @@ pub struct Features {
     pub disco: Disco,
     /// The same in one word (XEP-0115).
     pub caps: Caps,
+    /// What the server does on command (XEP-0050).
+    pub commands: Vec<Arc<dyn Command>>,
 }
 
 impl Features {
@@ -86,6 +95,7 @@ impl Features {
             changes: HashMap::new(),
             disco: Disco::default(),
             caps: Caps::default(),
+            commands: Vec::new(),
         };
         for (at, feature) in list.iter().enumerate() {
             let wants = feature.interests();
@@ -106,6 +116,7 @@ impl Features {
                 features.changes.entry(store).or_default().push(at);
             }
             feature.disco(&mut features.disco);
+            features.commands.extend(feature.commands());
         }
         features.list = list;
         features.caps = Caps::of(&features.disco.server_info());

@@ -7,6 +7,7 @@
 //!
 //! Left out: tokens that only one given address may use (XEP-0379 §6.2), a display name in the URI.
 
+mod commands;
 pub mod home;
 pub mod record;
 #[cfg(test)]
@@ -27,6 +28,7 @@ use self::record::{Invitation, Reserved};
 use self::token::Token;
 use crate::app::Node;
 use crate::feature::{Action, Feature};
+use crate::features::adhoc::command::{Command, Who};
 use crate::features::presence::relation;
 use crate::features::roster::subscription::Kind;
 use crate::homes::HomeError;
@@ -36,17 +38,21 @@ use crate::router::perform;
 pub struct InvitationsFeature {
     /// For strangers (XEP-0445 §3).
     stream_feature: String,
+    /// Whether users may invite contacts.
+    contacts: bool,
+    /// Whose invitations make accounts.
+    accounts: Inviters,
 }
 
 impl InvitationsFeature {
     /// As the configuration wants it.
     pub fn new(config: &config::Config) -> Self {
-        let accepted = config.invitations.accounts != Inviters::Nobody;
-        let stream_feature = match accepted {
-            true => format!("<register xmlns='{}'/>", ns::IBR_TOKEN),
-            false => String::new(),
+        let config::Invitations { contacts, accounts, .. } = config.invitations;
+        let stream_feature = match accounts {
+            Inviters::Nobody => String::new(),
+            _ => format!("<register xmlns='{}'/>", ns::IBR_TOKEN),
         };
-        Self { stream_feature }
+        Self { stream_feature, contacts, accounts }
     }
 }
 
@@ -57,6 +63,22 @@ impl Feature for InvitationsFeature {
 
     fn stream_features_before_auth(&self) -> &str {
         &self.stream_feature
+    }
+
+    fn commands(&self) -> Vec<Arc<dyn Command>> {
+        let mut commands: Vec<Arc<dyn Command>> = Vec::new();
+        if self.contacts {
+            commands.push(Arc::new(commands::InviteContact));
+        }
+        let who = match self.accounts {
+            Inviters::Nobody | Inviters::Operator => None,
+            Inviters::Admins => Some(Who::Administrators),
+            Inviters::Users => Some(Who::Users),
+        };
+        if let Some(who) = who {
+            commands.push(Arc::new(commands::CreateAccount { who }));
+        }
+        commands
     }
 }
 

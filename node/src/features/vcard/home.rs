@@ -1,0 +1,55 @@
+//! vCards at the account's home. Store `vcard`: one value, the element as it was sent.
+
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+use xmpp::jid::BareJid;
+
+use crate::homes::{self, HomeError, HomeOp, Tx, accounts};
+
+/// Name of the operation.
+pub const OP: &str = "vcard";
+/// The card.
+pub const VCARD: &str = "vcard";
+
+/// What may be asked.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Request {
+    /// This is the card from now on.
+    Set(Vec<u8>),
+}
+
+/// What came of it.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answer {
+    /// Committed.
+    Done,
+    /// No such account.
+    NoAccount,
+}
+
+/// The operation.
+pub struct VcardHome;
+
+impl HomeOp for VcardHome {
+    fn name(&self) -> &'static str {
+        OP
+    }
+
+    fn run<'a>(
+        &'a self,
+        tx: &'a mut Tx,
+        _: &'a BareJid,
+        request: &'a [u8],
+    ) -> BoxFuture<'a, Result<Vec<u8>, HomeError>> {
+        homes::answer(OP, request, |request| decide(tx, request))
+    }
+}
+
+pub(super) async fn decide(tx: &mut Tx, request: Request) -> Result<Answer, HomeError> {
+    if !accounts::exists(tx).await? {
+        return Ok(Answer::NoAccount);
+    }
+    let Request::Set(card) = request;
+    tx.put(VCARD, "", card);
+    Ok(Answer::Done)
+}
