@@ -19,7 +19,7 @@ use super::operator::refused;
 use crate::admin::{OfflinePage, Refusal, RosterItem, ScramCredentials, Subscription, UserExport};
 use crate::features::roster::record::Contact;
 use crate::pie::MECHANISMS;
-use crate::pie::home::{After, Answer, OP, Request};
+use crate::pie::home::{After, Answer, Keep, OP, Request};
 
 /// Bytes of messages in one answer, about. More are asked for apart.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
@@ -47,10 +47,10 @@ pub(super) async fn offline(node: &Node, account: &BareJid, after: u64) -> Done<
 async fn read(node: &Node, jid: &BareJid, mut after: After, user: &mut UserExport) -> Done<()> {
     let mut bytes = 0;
     loop {
-        let (account, contacts, messages, next) =
+        let (account, contacts, kept, messages, next) =
             match ask(node, jid, &Request::Read(after)).await? {
-                Answer::Page { account, contacts, messages, next } => {
-                    (account, contacts, messages, next)
+                Answer::Page { account, contacts, kept, messages, next } => {
+                    (account, contacts, kept, messages, next)
                 }
                 Answer::NoAccount => {
                     return Err(Refusal::not_found(format!("there is no account {jid}")));
@@ -71,6 +71,12 @@ async fn read(node: &Node, jid: &BareJid, mut after: After, user: &mut UserExpor
             }
             if record.listed {
                 user.roster.push(item(contact, record));
+            }
+        }
+        for (keep, value) in kept {
+            match keep {
+                Keep::Vcard => user.vcard = Some(text(value)?),
+                Keep::Private(_) => user.private.push(text(value)?),
             }
         }
         for (_, message) in messages {
