@@ -18,6 +18,7 @@ pub(crate) fn complete(config: &mut Config) {
     };
     or(&mut config.storage.sqlite, &config.node.data_dir.join("pangaea.sqlite"));
     or(&mut config.metadata.dir, &config.node.data_dir.join("metadata"));
+    or(&mut config.upload.dir, &config.node.data_dir.join("upload"));
     or(&mut config.s2s.certificate, &config.c2s.certificate);
     or(&mut config.s2s.key, &config.c2s.key);
 }
@@ -29,6 +30,17 @@ pub(crate) fn whole(config: &Config, document: &Document<'_>) {
     certificate_with_key(config, document);
     admins_at_home(config, document);
     peers(config, document);
+    uploads(config, document);
+}
+
+fn uploads(config: &Config, document: &Document<'_>) {
+    let on = config.domains.upload.is_some();
+    if on && config.http.listen.is_empty() {
+        document.refuse("domains.upload", "an address in http.listen with it", "none");
+    }
+    if on && config.upload.key.is_none() && !config.peers.is_empty() {
+        document.refuse("upload.key", "a key, the same in every node", "none");
+    }
 }
 
 fn plain_only_on_loopback(config: &Config, document: &Document<'_>) {
@@ -49,8 +61,10 @@ fn every_listener_once(config: &Config, document: &Document<'_>) {
         ("c2s.listen_tls", &config.c2s.listen_tls),
         ("s2s.listen", &config.s2s.listen),
         ("http.listen", &config.http.listen),
+        ("proxy.listen", &config.proxy.listen),
     ];
-    for (key, addresses) in listeners {
+    let used = |key: &str| key != "proxy.listen" || config.domains.proxy.is_some();
+    for (key, addresses) in listeners.into_iter().filter(|(key, _)| used(key)) {
         for address in addresses.iter().filter(|address| address.port() != 0) {
             if let Some(other) = seen.insert(*address, key) {
                 document.refuse(

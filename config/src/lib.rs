@@ -27,6 +27,7 @@ pub use section::archive::{Archive, ArchiveDefault};
 pub use section::c2s::{C2s, CertificateFor};
 pub use section::contact::Contact;
 pub use section::domains::Domains;
+pub use section::external_services::ExternalService;
 pub use section::geo::{Durability, Geo};
 pub use section::http::Http;
 pub use section::invitations::{Invitations, Inviters};
@@ -35,9 +36,12 @@ pub use section::link::{Link, Peer};
 pub use section::log::{Log, LogFormat};
 pub use section::metadata::Metadata;
 pub use section::node::Node;
+pub use section::proxy::Proxy;
 pub use section::registration::Registration;
+pub use section::reports::Reports;
 pub use section::s2s::S2s;
 pub use section::storage::{Storage, Sync};
+pub use section::upload::{S3, Upload, UploadRegion, UploadStore};
 pub use value::{Fingerprint, is_domain, is_region, parse_duration};
 
 /// The whole configuration of one node. Every path in it is absolute or relative to the working directory of the
@@ -64,6 +68,12 @@ pub struct Config {
     pub contact: Contact,
     /// The database.
     pub storage: Storage,
+    /// Files that users share.
+    pub upload: Upload,
+    /// The relay between clients.
+    pub proxy: Proxy,
+    /// STUN, TURN and the like, `[[external_services]]`.
+    pub external_services: Vec<ExternalService>,
     /// Raft.
     pub metadata: Metadata,
     /// What happens when regions lose sight of each other.
@@ -74,6 +84,8 @@ pub struct Config {
     pub archive: Archive,
     /// In-band registration.
     pub registration: Registration,
+    /// What users report of others.
+    pub reports: Reports,
     /// Every bound, with what happens when it is reached.
     pub limits: Limits,
     /// Where the log goes and how much of it.
@@ -120,11 +132,15 @@ impl Config {
             admin: section::admin::read(&root.section("admin")),
             contact: section::contact::read(&root.section("contact")),
             storage: section::storage::read(&root.section("storage")),
+            upload: section::upload::read(&root.section("upload")),
+            proxy: section::proxy::read(&root.section("proxy")),
+            external_services: section::external_services::read(&root),
             metadata: section::metadata::read(&root.section("metadata")),
             geo: section::geo::read(&root.section("geo")),
             invitations: section::invitations::read(&root.section("invitations")),
             archive: section::archive::read(&root.section("archive")),
             registration: section::registration::read(&root.section("registration")),
+            reports: section::reports::read(&root.section("reports")),
             limits: section::limits::read(&root.section("limits")),
             log: section::log::read(&root.section("log")),
         };

@@ -5,9 +5,11 @@
 //!
 //! Service discovery of the domain itself (XEP-0030) and pings (XEP-0199) are answered here for all of them; a service may take them first.
 
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 
+use replication::durable_log::Change;
 use tokio::task::JoinSet;
 use xmpp::ns;
 use xmpp::payload::disco::{Info, Items};
@@ -44,6 +46,14 @@ pub trait Service: Send + Sync {
         Flow::Next
     }
 
+    /// Stores whose committed changes it follows.
+    fn changes(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// A change was committed at the home, or applied here from its log; `snapshot` when it is part of a full resync.
+    fn changed(&self, _ctx: &mut Ctx<'_>, _change: &Change, _snapshot: bool) {}
+
     /// Begins what runs beside the stanzas: listeners, sweeps. Once, when the node serves.
     ///
     /// # Errors
@@ -60,33 +70,47 @@ pub trait Service: Send + Sync {
 
 /// The services of a node, each with its domain; `router::Destination::Service` counts in this order.
 #[derive(Default)]
-pub struct Services(Vec<(String, Box<dyn Service>)>);
+pub struct Services {
+    list: Vec<(String, Box<dyn Service>)>,
+    changes: HashMap<&'static str, Vec<usize>>,
+}
 
 impl Services {
     /// These, in order.
     #[must_use]
     pub fn new(list: Vec<(String, Box<dyn Service>)>) -> Services {
-        Services(list)
+        let mut changes: HashMap<_, Vec<_>> = HashMap::new();
+        for (at, (_, service)) in list.iter().enumerate() {
+            service.changes().iter().for_each(|store| changes.entry(*store).or_default().push(at));
+        }
+        Services { list, changes }
     }
 
     /// Their domains, in order.
     pub fn hosts(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(|(host, _)| host.as_str())
+        self.list.iter().map(|(host, _)| host.as_str())
     }
 
     /// Domain and title of each: the server's items (XEP-0030 §4.1).
     pub fn titles(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(host, service)| (host.as_str(), service.title()))
+        self.list.iter().map(|(host, service)| (host.as_str(), service.title()))
     }
 
     /// Each service.
     pub fn all(&self) -> impl Iterator<Item = &dyn Service> {
-        self.0.iter().map(|(_, service)| service.as_ref())
+        self.list.iter().map(|(_, service)| service.as_ref())
+    }
+
+    /// A change was applied.
+    pub fn changed(&self, ctx: &mut Ctx<'_>, change: &Change, snapshot: bool) {
+        for at in self.changes.get(change.store().as_str()).into_iter().flatten() {
+            self.list[*at].1.changed(ctx, change, snapshot);
+        }
     }
 
     /// A stanza to service number `at`, whose form (id, payload) is that of its kind.
     pub fn handle(&self, ctx: &mut Ctx<'_>, at: usize, stanza: &Stanza) -> Flow {
-        let (_, service) = &self.0[at];
+        let (_, service) = &self.list[at];
         if !matches!(stanza.type_(), Type::Get | Type::Set) {
             return service.stanza(ctx, stanza);
         }

@@ -39,6 +39,7 @@ data_dir = 'data'
 [domains]
 global = 'chat.example'
 regional = 'eu.chat.example'
+upload = 'upload.chat.example'
 [c2s]
 certificate = 'unused'
 key = 'unused'
@@ -47,6 +48,12 @@ heartbeat = '10ms'
 election_min = '50ms'
 election_max = '100ms'
 ";
+
+/// The bounds of a node that is told nothing else.
+pub(crate) fn limits() -> config::Limits {
+    let config = config::Config::parse(CONFIG, "test.toml", std::path::Path::new("."));
+    config.unwrap_or_else(|error| panic!("{error:?}")).limits
+}
 
 /// A node, and the directory its metadata lives in.
 pub(crate) struct House {

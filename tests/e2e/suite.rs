@@ -7,12 +7,13 @@ use pangaea_tests::client::Result;
 use pangaea_tests::harness::{Choice, Outcome, Test, run};
 use pangaea_tests::platform::{Plan, Platform};
 
-/// What is left out wants rooms, PEP, archive, upload, components, vCards, blocking or private storage: not there yet.
-const MODULES: [&str; 13] = [
+/// What is left out wants rooms, PEP, archive, components, vCards, blocking or private storage: not there yet.
+const MODULES: [&str; 14] = [
     "basic_connect_and_message",
     "bob",
     "chatmarkers",
     "disco",
+    "httpupload",
     "ibb",
     "ping",
     "quickresponse",

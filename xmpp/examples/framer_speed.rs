@@ -59,7 +59,7 @@ fn frame(bytes: &[u8], read: usize, from: Option<&Jid>) -> usize {
             Scan::More => end = (end + read).min(bytes.len()),
             Scan::Element(length, head) => {
                 if let Some(from) = from {
-                    let stanza = Stanza::receive(&bytes[start..start + length], &head, from);
+                    let stanza = Stanza::receive(&bytes[start..start + length], &head, from, None);
                     std::hint::black_box(&stanza.expect("a good addressee"));
                 }
                 std::hint::black_box(&head);

@@ -104,6 +104,10 @@ pub const SERVER_INFO: &str = "http://jabber.org/network/serverinfo";
 pub const DELAY: &str = "urn:xmpp:delay";
 /// Message delivery receipts (XEP-0184).
 pub const RECEIPTS: &str = "urn:xmpp:receipts";
+/// Invisible command (XEP-0186).
+pub const INVISIBLE: &str = "urn:xmpp:invisible:1";
+/// Invisible command as its older versions have it (XEP-0186).
+pub const INVISIBLE_0: &str = "urn:xmpp:invisible:0";
 /// Simple communications blocking (XEP-0191).
 pub const BLOCKING: &str = "urn:xmpp:blocking";
 /// Simple communications blocking, error (XEP-0191).
@@ -158,8 +162,12 @@ pub const PUSH: &str = "urn:xmpp:push:0";
 pub const STANZA_ID: &str = "urn:xmpp:sid:0";
 /// HTTP file upload (XEP-0363).
 pub const HTTP_UPLOAD: &str = "urn:xmpp:http:upload:0";
+/// HTTP file upload: what a file is for (XEP-0363 §5).
+pub const HTTP_UPLOAD_PURPOSE: &str = "urn:xmpp:http:upload:purpose:0";
 /// Pre-authenticated roster subscription (XEP-0379).
 pub const PARS: &str = "urn:xmpp:pars:0";
+/// Blocking command reports (XEP-0377).
+pub const REPORTING: &str = "urn:xmpp:reporting:1";
 /// Explicit message encryption (XEP-0380).
 pub const EME: &str = "urn:xmpp:eme:0";
 /// Extensible SASL profile (XEP-0388).

@@ -14,13 +14,18 @@ fn jid(text: &str) -> Jid {
 
 /// As a session on a client stream would take it; the root declares the prefix `x`.
 fn receive_on(default: &str, xml: &str) -> Result<Stanza, StanzaReject> {
+    receive_from(default, xml, None)
+}
+
+/// The same on a stream of a language.
+fn receive_from(default: &str, xml: &str, lang: Option<&str>) -> Result<Stanza, StanzaReject> {
     let root =
         format!("<stream:stream xmlns='{default}' xmlns:stream='{}' xmlns:x='urn:x'>", ns::STREAM);
     let mut framer = Framer::stream(Limits::STANZA);
     assert!(matches!(framer.scan(root.as_bytes()), Ok(Scan::Open(..))));
     match framer.scan(xml.as_bytes()) {
         Ok(Scan::Element(length, head)) => {
-            Stanza::receive(&xml.as_bytes()[..length], &head, &jid("romeo@m.example/o"))
+            Stanza::receive(&xml.as_bytes()[..length], &head, &jid("romeo@m.example/o"), lang)
         }
         other => panic!("{other:?}"),
     }
@@ -239,6 +244,23 @@ fn a_language_that_is_none_counts_as_absent() {
     assert_eq!(receive("<message xml:lang='de-CH'/>").lang().as_deref(), Some("de-CH"));
     for bad in ["", "de CH", "&lt;", &"x".repeat(10 << 10)] {
         assert_eq!(receive(&format!("<message xml:lang='{bad}'/>")).lang(), None);
+    }
+}
+
+#[test]
+fn a_stanza_without_a_language_has_that_of_its_stream() {
+    // RFC 6120 §8.1.5, also for a stanza that leans on the stream it came on.
+    for (xml, expected) in [
+        ("<message/>", "de"),
+        ("<presence to='a@b' from='romeo@m.example'><status>da</status></presence>", "de"),
+        ("<iq type='get' id='1'><x:y/></iq>", "de"),
+        ("<message xml:lang='fr'/>", "fr"),
+        ("<message xml:lang='fr'><x:y/></message>", "fr"),
+    ] {
+        let stanza = receive_from(ns::CLIENT, xml, Some("de")).expect("a good stanza");
+        assert_eq!(stanza.lang().as_deref(), Some(expected), "{xml}");
+        check_sound(&stanza);
+        assert_eq!(text(&stanza).matches("xml:lang").count(), 1, "{xml}");
     }
 }
 

@@ -18,6 +18,8 @@ pub struct Domains {
     pub pubsub: Option<String>,
     /// Files (XEP-0363).
     pub upload: Option<String>,
+    /// Bytestreams (XEP-0065).
+    pub proxy: Option<String>,
 }
 
 impl Domains {
@@ -30,6 +32,7 @@ impl Domains {
             ("rooms", &self.rooms),
             ("pubsub", &self.pubsub),
             ("upload", &self.upload),
+            ("proxy", &self.proxy),
         ];
         let mut all = vec![("global", self.global.as_str())];
         all.extend(others.iter().filter_map(|(key, name)| Some((*key, name.as_deref()?))));
@@ -46,6 +49,7 @@ pub(crate) fn read(table: &Table<'_>) -> Domains {
         rooms: optional("rooms"),
         pubsub: optional("pubsub"),
         upload: optional("upload"),
+        proxy: optional("proxy"),
     };
     let all = domains.all();
     for (at, (key, name)) in all.iter().enumerate() {

@@ -62,6 +62,14 @@ pub struct Limits {
     pub mailbox_bytes_max: usize,
     /// Entries of one roster. Beyond: the roster set is refused with `resource-constraint`.
     pub roster_items_max: usize,
+    /// Bytes of the name of a roster entry, and of each of its groups. Beyond: the roster set is refused with `not-acceptable`.
+    pub roster_name_bytes_max: usize,
+    /// Groups of one roster entry. Beyond: the roster set is refused with `not-acceptable`.
+    pub roster_groups_max: usize,
+    /// Privacy lists of one account (XEP-0016). Beyond: a new one, or the first block, is refused with `resource-constraint`.
+    pub privacy_lists_max: usize,
+    /// Items of one privacy list, the block list (XEP-0191) among them. Beyond: a change is refused with `resource-constraint`.
+    pub privacy_items_max: usize,
     /// Messages kept for one offline account. Beyond: the sender gets `service-unavailable` (RFC 6121 §8.5.2).
     pub offline_messages_max: usize,
     /// One vCard (XEP-0054), picture included. Beyond: the set is refused with `policy-violation`.
@@ -76,9 +84,16 @@ pub struct Limits {
     /// How long a lost session can be resumed (XEP-0198). Beyond: it ends and what it had not acknowledged is routed
     /// again.
     pub sm_timeout: Duration,
+    /// Sessions that nobody resumed in time and whose count of handled stanzas is remembered. Beyond: the oldest is forgotten, and its
+    /// client is not told.
+    pub sm_expired_max: usize,
     /// Stanzas sent and not acknowledged by one session. Beyond: it ends with `resource-constraint`, and
     /// what was not acknowledged is routed again.
     pub sm_queue_max: usize,
+    /// Stanzas held back from one client that is inactive (XEP-0352). Beyond: all of them are sent to it.
+    pub inactive_held_max: usize,
+    /// Their bytes. Beyond: the same.
+    pub inactive_held_bytes_max: usize,
     /// Bytes of stanzas parked until it is known where their addressees are. Beyond: the sender gets
     /// `resource-constraint`.
     pub parked_bytes_max: usize,
@@ -138,6 +153,10 @@ pub(crate) fn read(table: &Table<'_>) -> Limits {
         sessions_per_account_max: count("sessions_per_account_max", 64),
         mailbox_bytes_max: size("mailbox_bytes_max", 4 * MIB, 64 * KIB),
         roster_items_max: count("roster_items_max", 2_000),
+        roster_name_bytes_max: size("roster_name_bytes_max", 1_023, 64),
+        roster_groups_max: count("roster_groups_max", 64),
+        privacy_lists_max: count("privacy_lists_max", 20),
+        privacy_items_max: count("privacy_items_max", 1_000),
         offline_messages_max: count("offline_messages_max", 1_000),
         vcard_bytes_max: between("vcard_bytes_max", 192 * KIB, 512 * KIB),
         private_bytes_max: between("private_bytes_max", 512 * KIB, 4 * MIB),
@@ -156,7 +175,10 @@ pub(crate) fn read(table: &Table<'_>) -> Limits {
             Duration::from_secs(86_400),
             "a duration from \"1s\" to \"1d\"",
         ),
+        sm_expired_max: count("sm_expired_max", 2_000),
         sm_queue_max: count("sm_queue_max", 5_000),
+        inactive_held_max: count("inactive_held_max", 256),
+        inactive_held_bytes_max: size("inactive_held_bytes_max", 256 * KIB, KIB),
         parked_bytes_max: size("parked_bytes_max", 64 * MIB, 64 * KIB),
         parked_stanzas_per_address_max: count("parked_stanzas_per_address_max", 1_000),
         unsettled_bytes_max: size("unsettled_bytes_max", 256 * MIB, 64 * KIB),

@@ -15,7 +15,7 @@ use s2s::tls::Fingerprint;
 
 use super::{Node, World};
 use crate::feature::Ctx;
-use crate::features::{archive, invitations, offline, private, roster, vcard};
+use crate::features::{archive, blocking, invitations, offline, private, roster, upload, vcard};
 use crate::geo::Geo;
 use crate::geo::calls::CallError;
 use crate::geo::frame::{self, Call};
@@ -273,6 +273,7 @@ impl Follow {
                 node.authenticator.forget(change.owner());
             }
             node.features.changed(&mut ctx, change, copied);
+            node.services.changed(&mut ctx, change, copied);
         }
         let actions = std::mem::take(&mut ctx.actions);
         router::perform(&node, None, actions);
@@ -314,16 +315,22 @@ pub(super) async fn homes(
                 archive::item::ARCHIVE,
                 archive::item::PLACES,
                 archive::prefs::PREFS,
+                upload::home::UPLOAD,
+                blocking::record::PRIVACY,
+                blocking::record::ACTIVE,
                 pie::home::IMPORT,
                 private::home::PRIVATE,
                 second::SECOND,
                 vcard::home::VCARD,
             ],
         }),
+        Box::new(blocking::home::PrivacyHome(late.clone())),
+        Box::new(blocking::report::ReportsHome),
         Box::new(roster::home::RosterHome),
         Box::new(offline::home::OfflineHome(late.clone())),
         Box::new(invitations::home::InvitationsHome),
         Box::new(archive::home::ArchiveHome(late.clone())),
+        Box::new(upload::home::UploadHome),
         Box::new(pie::home::PieHome),
         Box::new(private::home::PrivateHome),
         Box::new(vcard::home::VcardHome),

@@ -2,8 +2,13 @@
 
 pub mod adhoc;
 pub mod archive;
+pub mod bind;
+pub mod blocking;
 pub mod carbons;
+pub mod csi;
 pub mod disco;
+pub mod external_services;
+pub mod invisible;
 pub mod invitations;
 pub mod offline;
 pub mod ping;
@@ -14,6 +19,7 @@ pub mod roster;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod time;
+pub mod upload;
 pub mod vcard;
 pub mod version;
 
@@ -34,17 +40,24 @@ use crate::session::Seat;
 fn list(config: &Config) -> Vec<Box<dyn Feature>> {
     let mut list: Vec<Box<dyn Feature>> = vec![
         Box::new(roster::RosterFeature),
+        // Behind the roster, which it looks at when that changes.
+        Box::new(blocking::Blocking),
+        Box::new(blocking::privacy::Privacy),
         Box::new(presence::PresenceFeature),
+        Box::new(invisible::Invisible),
         Box::new(carbons::Carbons),
+        Box::new(csi::ClientState),
         Box::new(offline::OfflineFeature),
+        Box::new(bind::Bind),
         Box::new(vcard::VcardFeature),
         Box::new(private::PrivateFeature),
         Box::new(ping::Ping),
         Box::new(version::Version),
         Box::new(time::Time),
+        Box::new(external_services::ExternalServices),
         Box::new(register::Register::default()),
-        Box::new(invitations::InvitationsFeature::new(config)),
         Box::new(adhoc::AdHoc::new(config)),
+        Box::new(invitations::InvitationsFeature::new(config)),
         // Behind those that answer for nodes of their own.
         Box::new(disco::DiscoFeature::new(config)),
     ];
@@ -56,8 +69,13 @@ fn list(config: &Config) -> Vec<Box<dyn Feature>> {
 }
 
 /// The services of a node: those that have a domain in its configuration.
-pub fn services(_config: &config::Config) -> Vec<(String, Box<dyn Service>)> {
-    Vec::new()
+pub fn services(config: &config::Config) -> Vec<(String, Box<dyn Service>)> {
+    let domains = &config.domains;
+    let mut list: Vec<(String, Box<dyn Service>)> = Vec::new();
+    if let Some(host) = &domains.upload {
+        list.push((host.clone(), Box::new(upload::Upload::new(config))));
+    }
+    list
 }
 
 /// The list, and an index of who asked for what: a stanza nobody asked for costs one look at an empty vector.

@@ -59,6 +59,8 @@ pub struct StanzaHead {
     pub tracked: bool,
     /// Of a return: it was refused because something earlier has to be settled first, which is no failed try.
     pub early: bool,
+    /// Of a return: sessions are there, and none of them may have it.
+    pub denied: bool,
     /// How often it was routed anew; at [`TRIES_MAX`] it is bounced.
     pub tries: u8,
     /// Its place among all that the node accepted where it entered.
@@ -78,7 +80,8 @@ impl StanzaHead {
     /// Appends the head.
     pub fn write(&self, out: &mut Vec<u8>) {
         let mut head = [0; HEAD_BYTES];
-        head[0] = u8::from(self.copy) | (u8::from(self.tracked) << 1) | (u8::from(self.early) << 2);
+        let flags = [self.copy, self.tracked, self.early, self.denied];
+        head[0] = (0..).zip(flags).map(|(bit, on)| u8::from(on) << bit).sum();
         head[1] = self.tries;
         head[2..10].copy_from_slice(&self.order.to_le_bytes());
         head[10..18].copy_from_slice(&self.seen.to_le_bytes());
@@ -96,6 +99,7 @@ impl StanzaHead {
             copy: flags & 1 != 0,
             tracked: flags & 2 != 0,
             early: flags & 4 != 0,
+            denied: flags & 8 != 0,
             tries: body.get_u8(),
             order: body.get_u64_le(),
             seen: body.get_u64_le(),
@@ -240,6 +244,7 @@ mod tests {
             copy: true,
             tracked: true,
             early: true,
+            denied: true,
             tries: 3,
             order: 9,
             seen: u64::MAX,

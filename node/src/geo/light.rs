@@ -13,6 +13,7 @@ use xmpp::stanza::{Stanza, Type};
 use super::frame;
 use super::presence::{Presence, local_presence};
 use crate::app::Node;
+use crate::features::blocking;
 use crate::router::perform::seats_of;
 use crate::session::Seat;
 
@@ -110,6 +111,8 @@ pub fn retell(node: &Arc<Node>, account: &BareJid) {
         let subscribers: Vec<BareJid> = roster.subscribers().cloned().collect();
         let contacts: Vec<BareJid> = roster.subscriptions().cloned().collect();
         for seat in seats.into_iter().filter(|seat| seat.available()) {
+            let mut subscribers = subscribers.clone();
+            blocking::hide(&seat, &mut subscribers);
             seat.tell_presence(|presence| node.geo.multicast(&node, &presence, &subscribers));
             node.geo.probe_presence(&node, &seat.full, contacts.clone());
         }
@@ -149,6 +152,7 @@ pub fn represent(node: &Arc<Node>, to: NodeIx) {
         for (done, seat) in seats.into_iter().enumerate() {
             let Ok(roster) = node.rosters.load(&node, &seat.bare).await else { continue };
             let mut to_whom: Vec<BareJid> = roster.subscribers().cloned().collect();
+            blocking::hide(&seat, &mut to_whom);
             to_whom.push(seat.bare.clone());
             seat.tell_presence(|presence| {
                 node.geo.multicast_to(&node, to, &presence, &to_whom);

@@ -15,6 +15,7 @@ use xmpp::stanza::{Stanza, Type};
 use super::frame::{self, PresenceProbe};
 use super::{Geo, Peer};
 use crate::app::Node;
+use crate::features::blocking;
 use crate::router::perform::{self, seat_of};
 use crate::session::Seat;
 
@@ -163,8 +164,13 @@ impl Geo {
                 }
             });
             for seat in here {
+                if blocking::hides(&seat, asker.address()) {
+                    continue;
+                }
                 seat.tell_presence(|presence| {
-                    perform::to_seat(node, &asker, presence.stanza.with_to(asker.address()));
+                    if !blocking::refuses(&asker, &presence.stanza) {
+                        perform::to_seat(node, &asker, presence.stanza.with_to(asker.address()));
+                    }
                 });
             }
         }
@@ -185,7 +191,9 @@ impl Geo {
 pub fn answer_probe(node: &Arc<Node>, peer: &Peer, probe: &PresenceProbe) {
     let asker = probe.from.bare();
     for account in probe.to.iter().filter(|account| node.rosters.shows_to(account, &asker)) {
-        for seat in perform::seats_of(node, account.as_str()) {
+        let to = Jid::from(&probe.from);
+        let seats = perform::seats_of(node, account.as_str()).into_iter();
+        for seat in seats.filter(|seat| !blocking::hides(seat, &to)) {
             seat.tell_presence(|presence| {
                 let sent = node.geo.send_with(peer.ix, frame::PRESENCE, |out| {
                     let (generation, stanza) = (presence.generation, presence.stanza.bytes());
@@ -204,6 +212,7 @@ pub fn answered(node: &Arc<Node>, presence: &Presence, to: &FullJid) {
     if let Some(seat) = seat_of(node, to)
         && !presence.is_stale(node)
         && presence.is_watched_by(node, to.bare_str())
+        && !blocking::refuses(&seat, &presence.stanza)
     {
         presence.is_shown_to(node, to.bare_str());
         perform::to_seat(node, &seat, presence.stanza.with_to(seat.address()));
@@ -224,6 +233,7 @@ pub fn parted(node: &Arc<Node>, contact: &BareJid, account: &BareJid) {
     let told = node.geo.partings.end(account, contact);
     let shown = |rows: &[Row<Arc<Seat>>]| -> Vec<FullJid> {
         let shown = rows.iter().filter(|row| row.available && row.lit);
+        let shown = shown.filter(|row| row.here().is_none_or(|seat| seat.is_shown()));
         shown.map(|row| row.full.clone()).filter(|full| !told.contains(full.as_str())).collect()
     };
     for full in node.directory.read(account.as_str(), shown).unwrap_or_default() {
@@ -251,7 +261,8 @@ fn to_available(node: &Arc<Node>, account: &str, stanza: &Stanza) {
             });
             let own = stanza.from().is_some_and(|from| *from == *seat.full.as_str());
             // A resource's own unavailable presence does not come back to it: it is leaving.
-            if !(own && stanza.type_() == Type::Unavailable) {
+            let leaves = own && stanza.type_() == Type::Unavailable;
+            if !leaves && !blocking::refuses(seat, stanza) {
                 perform::to_seat(node, seat, stanza.clone());
             }
         }

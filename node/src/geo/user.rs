@@ -2,6 +2,7 @@
 //! (what takes time is spawned). What comes from a link speaks for its region only: rows, returns and echoes count for the node that
 //! sent them, and a body that cannot be read is logged and dropped with the frame.
 
+use std::cell::Cell;
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
@@ -17,6 +18,7 @@ use super::frame::{self, Call, CarbonCopy, PresenceProbe, Reply, StanzaHead};
 use super::presence::{self, Presence};
 use super::{Peer, light};
 use crate::app::Node;
+use crate::features::blocking;
 use crate::router::road::Road;
 use crate::router::{self, Holder, LetGo, Routed, perform};
 use crate::session::{Delivery, Owed, Seat};
@@ -292,6 +294,12 @@ fn stanza(node: &Arc<Node>, peer: &Peer, body: Bytes) {
     let sole = !head.copy;
     let delivery =
         Delivery { stanza: stanza.clone(), via: Some(peer.ix), sole, order: head.order, owed };
+    let denied = Cell::new(false);
+    let refuses = |seat: &Arc<Seat>| {
+        let refuses = blocking::refuses(seat, &stanza);
+        denied.set(denied.get() || refuses);
+        refuses
+    };
     let deliver = |rows: &[Row<Arc<Seat>>]| {
         // Not for a session that was bound since it was sent: that one may have had it elsewhere.
         let here: SmallVec<[_; 2]> = rows
@@ -300,9 +308,13 @@ fn stanza(node: &Arc<Node>, peer: &Peer, body: Bytes) {
             .filter(|row| row.generation <= head.newest)
             .cloned()
             .collect();
-        let Choice::Send { here, .. } = router::account::choose(&stanza, &here) else {
-            return false;
+        let here = match router::account::choose(&stanza, &here, refuses) {
+            Choice::Send { here, .. } => here,
+            // All who are here have refused it: it is judged, and nothing that follows has to wait for it.
+            Choice::Refuse if denied.get() => return true,
+            _ => return false,
         };
+        denied.set(false);
         if head.tracked {
             // Before: a session may be quicker than we are.
             node.geo.held.take(peer.ix, head.order, here.len());
@@ -326,6 +338,13 @@ fn stanza(node: &Arc<Node>, peer: &Peer, body: Bytes) {
             }
         };
         node.directory.take_in(peer.ix, &account, head.seen, deliver, refuse);
+        if denied.get() {
+            // Its sender's node knows whether somebody elsewhere has it, and answers once.
+            let head = StanzaHead { denied: true, ..head };
+            if !node.geo.give_back(peer.ix, head, &stanza) {
+                tracing::warn!(peer = %peer.id, "no room to say that a stanza is refused");
+            }
+        }
     }
     road.finish();
 }
@@ -354,10 +373,16 @@ fn returned(node: &Arc<Node>, peer: &Peer, body: Bytes) {
                 tracked = false;
             }
             LetGo::NotLast | LetGo::Unknown => {
-                node.directory.refused(&account, peer.ix);
+                if !head.denied {
+                    node.directory.refused(&account, peer.ix);
+                }
                 return;
             }
         }
+    }
+    if head.denied {
+        let routed = Routed { stanza, tries: head.tries, order: head.order, tracked };
+        return router::denied(node, &routed);
     }
     tracing::debug!(peer = %peer.id, early = head.early, "a stanza came back");
     let accepted_ms = node.ledger.accepted_ms(head.order).unwrap_or(node.wall_ms());

@@ -1,4 +1,5 @@
-//! A listener that holds at most so many connections: a further one waits in the kernel until one is closed.
+//! A listener that holds at most so many connections: a further one waits in the kernel until one is closed. A client that takes nothing of its
+//! answer for a minute is cut, so that it does not hold its place for ever.
 //!
 //! Used by `http::serve` and by the steering port of `wan`.
 
@@ -13,6 +14,7 @@ use axum::serve::Listener;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Sleep, sleep};
 
 /// The listener.
 pub(crate) struct Bounded {
@@ -38,7 +40,7 @@ impl Listener for Bounded {
             match self.listener.accept().await {
                 Ok((stream, address)) => {
                     let _ = stream.set_nodelay(true);
-                    return (Held { stream, _place: place }, address);
+                    return (Held { stream, _place: place, stalled: None }, address);
                 }
                 Err(cause) => {
                     // Out of files, most likely: accept(2) would fail again at once.
@@ -54,10 +56,31 @@ impl Listener for Bounded {
     }
 }
 
+/// How long a client may take nothing while something waits for it.
+const STALLED_MAX: Duration = Duration::from_secs(60);
+
 /// A connection and its place, which is free again when the connection is dropped.
 pub(crate) struct Held {
     stream: TcpStream,
     _place: OwnedSemaphorePermit,
+    /// Runs while something waits to be taken.
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+impl Held {
+    /// What came of writing; too late if it has been pending for too long.
+    fn timely<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        wrote: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if wrote.is_ready() {
+            self.stalled = None;
+            return wrote;
+        }
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(STALLED_MAX)));
+        stalled.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
 }
 
 impl AsyncRead for Held {
@@ -76,7 +99,8 @@ impl AsyncWrite for Held {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let wrote = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.timely(cx, wrote)
     }
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_flush(cx)
@@ -89,7 +113,8 @@ impl AsyncWrite for Held {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+        let wrote = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.timely(cx, wrote)
     }
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()

@@ -7,6 +7,7 @@
 
 mod bounded;
 pub mod client;
+pub(crate) mod outgoing;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

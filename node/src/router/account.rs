@@ -7,29 +7,38 @@ use xmpp::jid::Jid;
 use xmpp::ns;
 use xmpp::stanza::{Kind, Stanza, Type};
 
-/// The resources for a message or IQ (or presence to a full JID), RFC 6121 §8.5.2 and §8.5.3.
-pub fn choose<H: Clone>(stanza: &Stanza, rows: &[Row<H>]) -> Choice<H> {
+/// The resources for a message or IQ (or presence to a full JID), RFC 6121 §8.5.2 and §8.5.3. Those of this node that must not have it, by
+/// the privacy list in effect for them (XEP-0016 §2.2), are `refused`: if there is nobody else, nobody gets it, and it is not filed.
+pub fn choose<H: Clone>(
+    stanza: &Stanza,
+    rows: &[Row<H>],
+    refused: impl Fn(&H) -> bool,
+) -> Choice<H> {
+    let willing = |row: &&Row<H>| !row.here().is_some_and(&refused);
     let resource = stanza.to().and_then(Jid::resource);
     if let Some(resource) = resource
         && let Some(row) = rows.iter().find(|row| row.full.resource() == resource)
     {
-        return send(std::iter::once(row));
+        return if willing(&row) { send(std::iter::once(row)) } else { Choice::Refuse };
     }
     match (stanza.kind(), stanza.type_(), resource) {
         // §8.5.2.1.1, and §8.5.3.2.1: what was for a resource that is gone is for the others if it is chat, and for nobody else if not.
         (Kind::Message, Type::Normal, None) | (Kind::Message, Type::Chat, _) => {
             let takers = || rows.iter().filter(|row| row.available && row.priority >= 0);
-            let lit = takers().any(|row| row.lit);
-            match takers().next() {
-                Some(_) => send(takers().filter(|row| row.lit || !lit)),
-                None => Choice::Nobody { file: storable(stanza) },
+            if takers().next().is_none() {
+                return Choice::Nobody { file: storable(stanza) };
             }
+            let lit = takers().filter(willing).any(|row| row.lit);
+            send(takers().filter(willing).filter(|row| row.lit || !lit))
         }
         // §8.5.2.1.1: to all non-negative resources.
         (Kind::Message, Type::Headline, None) => {
             let mut takers =
                 rows.iter().filter(|row| row.available && row.priority >= 0).peekable();
-            if takers.peek().is_some() { send(takers) } else { Choice::Nobody { file: false } }
+            match takers.peek() {
+                Some(_) => send(takers.filter(willing)),
+                None => Choice::Nobody { file: false },
+            }
         }
         (Kind::Message, Type::Groupchat, None) => Choice::Refuse,
         _ => Choice::Nobody { file: false },
@@ -59,6 +68,7 @@ fn storable(stanza: &Stanza) -> bool {
     !is_state || hint("store") || !stanza.children().all(says_nothing)
 }
 
+/// To these; `Refuse`, if all of them are refused.
 fn send<'a, H: Clone + 'a>(rows: impl Iterator<Item = &'a Row<H>>) -> Choice<H> {
     let mut here = SmallVec::new();
     let mut there = SmallVec::new();
@@ -69,7 +79,10 @@ fn send<'a, H: Clone + 'a>(rows: impl Iterator<Item = &'a Row<H>>) -> Choice<H> 
             _ => {}
         }
     }
-    Choice::Send { here, there }
+    match here.is_empty() && there.is_empty() {
+        true => Choice::Refuse,
+        false => Choice::Send { here, there },
+    }
 }
 
 #[cfg(test)]
@@ -186,8 +199,31 @@ mod tests {
             ("8.5.2.1.2", "presence", "subscribe", "", MANY, "nobody"),
         ];
         for (section, kind, type_, resource, connected, expected) in table {
-            let chosen = word(choose(&stanza(kind, type_, resource), &rows(connected)));
+            let chosen = word(choose(&stanza(kind, type_, resource), &rows(connected), |_| false));
             assert_eq!(chosen, expected, "§{section}: {kind} {type_} to {resource:?}, {connected}");
+        }
+    }
+
+    /// Who is refused stands in brackets.
+    #[test]
+    fn who_refuses_it_gets_nothing_and_nobody_is_nobody() {
+        for (kind, type_, resource, connected, refused, expected) in [
+            ("message", "chat", "", "a:5 b:0", "a", "b"),
+            ("message", "chat", "", "a:5 b:0", "ab", "refused"),
+            ("message", "chat", "", "a:5 b:-1", "a", "refused"),
+            ("message", "chat", "", "a:5 b:0?", "a", "b"),
+            ("message", "chat", "", "a:-1", "a", "filed"),
+            ("message", "chat", "/z", "a:0", "a", "refused"),
+            ("message", "headline", "", "a:5 b:0", "b", "a"),
+            ("message", "headline", "", "a:5", "a", "refused"),
+            ("message", "chat", "/b", "a:5 b:0", "b", "refused"),
+            ("iq", "get", "/b", "a:5 b:0", "b", "refused"),
+            ("iq", "get", "/b", "a:5 b:0", "a", "b"),
+            ("presence", "", "/a", "a:5", "a", "refused"),
+        ] {
+            let refuses = |here: &String| refused.contains(here.as_str());
+            let chosen = word(choose(&stanza(kind, type_, resource), &rows(connected), refuses));
+            assert_eq!(chosen, expected, "{kind} {type_} to {resource:?}, {connected} [{refused}]");
         }
     }
 

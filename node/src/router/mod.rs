@@ -28,6 +28,7 @@ pub use self::ledger::{Holder, Ledger, LetGo};
 pub use self::perform::perform;
 use self::road::Road;
 use crate::app::Node;
+use crate::features::blocking;
 use crate::geo::frame::TRIES_MAX;
 use crate::geo::presence::Presence;
 use crate::service;
@@ -76,7 +77,7 @@ pub fn route_from(node: &Arc<Node>, stanza: Stanza, receipt: Option<Receipt>) {
 fn to_account(node: &Arc<Node>, account: &BareJid, stanza: Stanza, receipt: Option<Receipt>) {
     if stanza.kind() == Kind::Presence {
         let full = stanza.to().is_some_and(|to| to.resource().is_some());
-        if !full && matches!(stanza.type_(), Type::Available | Type::Unavailable) {
+        if !full && matches!(stanza.type_(), Type::Available | Type::Unavailable | Type::Error) {
             let presence =
                 Presence { stanza, generation: Presence::ALWAYS, node: None, withdrawn: false };
             node.geo.multicast(node, &presence, std::slice::from_ref(account));
@@ -164,6 +165,27 @@ fn over(node: &Node, routed: &Routed) {
     }
 }
 
+/// Nobody who is there may have it, by the addressee's privacy lists: its sender has one error, as if nobody were there (XEP-0191 §5.3). A room
+/// that is blocked gets none, for it would take it for the occupant's end.
+pub fn denied(node: &Arc<Node>, routed: &Routed) {
+    if routed.stanza.type_() == Type::Groupchat {
+        node.metrics.routed.ignored.inc();
+    } else {
+        undeliverable(node, &routed.stanza);
+    }
+    over(node, routed);
+}
+
+/// Whether what nobody takes is what a room sends to one of its occupants here who has blocked it.
+fn is_blocked_room(node: &Node, stanza: &Stanza) -> bool {
+    stanza.type_() == Type::Groupchat
+        && stanza
+            .to()
+            .and_then(xmpp::jid::Jid::full)
+            .and_then(|full| perform::seat_of(node, &full))
+            .is_some_and(|seat| blocking::refuses(&seat, stanza))
+}
+
 fn refuse(node: &Arc<Node>, routed: &Routed, error: &StanzaError) {
     bounce(node, &routed.stanza, error);
     over(node, routed);
@@ -245,6 +267,7 @@ fn settle(node: &Arc<Node>, account: &BareJid, outcome: Outcome<Routed>) {
         Outcome::Held => {
             node.metrics.routed.parked.inc();
         }
+        Outcome::Nobody(routed) if is_blocked_room(node, &routed.stanza) => denied(node, &routed),
         Outcome::Nobody(routed) => {
             undeliverable(node, &routed.stanza);
             over(node, &routed);

@@ -10,6 +10,7 @@ use xmpp::stream::error::StreamError;
 
 use crate::app::Node;
 use crate::feature::Action;
+use crate::features::blocking;
 use crate::geo::presence::{Presence, local_presence};
 use crate::session::{Control, Delivery, Item, Seat};
 
@@ -99,7 +100,8 @@ pub fn local_carbons(
             Some(except) => seat.full == *except,
             None => seat.takes_messages() || forwarded.from() == Some(seat.address()),
         };
-        if seat.carbons() && !has_it {
+        let is_refused = !sent && blocking::refuses(&seat, forwarded);
+        if seat.carbons() && !has_it && !is_refused {
             let copy = if sent {
                 carbons::sent(&seat.full, forwarded)
             } else {

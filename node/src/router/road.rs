@@ -14,6 +14,7 @@ use super::ledger::{Due, Holder};
 use super::{Routed, account, perform};
 use crate::app::Node;
 use crate::feature::{Action, Ctx};
+use crate::features::blocking;
 use crate::features::carbons::{self, without_private};
 use crate::geo::frame::{self, StanzaHead};
 use crate::session::{Delivery, Owed, Seat};
@@ -89,6 +90,7 @@ impl<'a> Road<'a> {
                 copy,
                 tracked: routed.tracked,
                 early: false,
+                denied: false,
                 tries: routed.tries,
                 order: routed.order,
                 seen: node.directory.refusals_seen(*to),
@@ -114,9 +116,8 @@ impl<'a> Road<'a> {
 
 impl Carrier<Arc<Seat>, Routed> for Road<'_> {
     fn choose(&self, routed: &Routed, rows: &[Row<Arc<Seat>>]) -> Choice<Arc<Seat>> {
-        let choice = account::choose(&routed.stanza, rows);
         self.passed_over.set(account::passes_over(&routed.stanza, rows));
-        choice
+        account::choose(&routed.stanza, rows, |seat| blocking::refuses(seat, &routed.stanza))
     }
 
     fn carry(

@@ -53,6 +53,10 @@ impl Drop for Alive {
 
 /// Ends the connection, and the session unless it may be resumed.
 pub(super) async fn end(mut session: Box<Session>, close: Close) {
+    let fits = match close {
+        Close::Clean | Close::Error(_) => session.flush_held(),
+        Close::Lost | Close::TakenOver => session.keep_held(),
+    };
     session.farewell(&close);
     if !session.unwritten.is_empty() && !matches!(close, Close::Lost) {
         session.write_out().await;
@@ -67,12 +71,17 @@ pub(super) async fn end(mut session: Box<Session>, close: Close) {
             drop(output);
             let mut sm = sm;
             let mut alive = alive;
-            if let Some(resumable) = sm.take_if(|sm| sm.id.is_some())
+            if let Some(resumable) = sm.take_if(|sm| fits && sm.id.is_some())
                 && let Some(guard) = alive.take()
             {
                 let handover = Handover { seat: seat.clone(), sm: resumable, alive: guard };
                 match Box::pin(sm::hibernate(&node, handover, resume_deadline)).await {
                     Some(back) => {
+                        if let Some(id) = &back.sm.id {
+                            let h = back.sm.handled.handled();
+                            let most = node.config.limits.sm_expired_max;
+                            node.resumable.expired(id, &seat.bare, h, most);
+                        }
                         sm = Some(back.sm);
                         alive = Some(back.alive);
                     }

@@ -3,8 +3,10 @@
 //! Called by the listeners (`serve`). Calls the outbound features and the router.
 //!
 //! * `seat` what others see · `mailbox`, `wheel` how they reach it · `negotiate` from the first byte to the bind · `task` the loop · `pace` how fast ·
-//!   `stanza` what a client sends · `receipt` what of it may not be acknowledged yet · `sm` XEP-0198, resumption and hibernation · `end` what happens to what is left
+//!   `stanza` what a client sends · `receipt` what of it may not be acknowledged yet · `sm` XEP-0198, resumption and hibernation · `csi` what an
+//!   inactive client need not see · `end` what happens to what is left
 
+mod csi;
 mod end;
 pub mod mailbox;
 mod negotiate;

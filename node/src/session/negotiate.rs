@@ -10,6 +10,7 @@ use xmpp::jid::BareJid;
 use xmpp::sasl::{ChannelBindings, Credentials, Mechanism, Verdict};
 use xmpp::sm::Nonza;
 use xmpp::stanza::error::Condition;
+use xmpp::stanza::is_language;
 use xmpp::stream::error::StreamError;
 use xmpp::stream::header::Framing;
 use xmpp::stream::negotiate::{Input, Output, Receiving, Tls};
@@ -30,6 +31,8 @@ pub(super) struct Ready {
     pub transport: Transport,
     /// Its framer, with the stream's namespaces.
     pub framer: Framer,
+    /// The language of its stream.
+    pub lang: Option<Box<str>>,
     /// What it has already sent.
     pub input: Buffer,
     /// What is not yet written.
@@ -47,6 +50,7 @@ struct Talk<'a> {
     peer: SocketAddr,
     transport: Option<Transport>,
     framer: Framer,
+    lang: Option<Box<str>>,
     input: Buffer,
     output: Buffer,
     machine: Box<Receiving>,
@@ -79,6 +83,7 @@ pub(super) async fn run(node: &Arc<Node>, accepted: Accepted, direct: bool) -> O
         peer,
         transport: Some(transport),
         framer: Framer::stream(limits),
+        lang: None,
         input: Buffer::new(),
         output: Buffer::new(),
         machine: Receiving::new(offer, Framing::Stream, tls, seed),
@@ -93,7 +98,7 @@ pub(super) async fn run(node: &Arc<Node>, accepted: Accepted, direct: bool) -> O
         }
     };
     talk.attempt_over();
-    let Talk { transport, mut framer, input, output, .. } = talk;
+    let Talk { transport, mut framer, lang, input, output, .. } = talk;
     match end {
         End::Ready(seat, resumed) => {
             let (sm, alive) = resumed.unzip();
@@ -101,7 +106,8 @@ pub(super) async fn run(node: &Arc<Node>, accepted: Accepted, direct: bool) -> O
                 element_bytes: node.config.limits.stanza_bytes_max as u32,
                 ..Limits::STANZA
             });
-            Some(Ready { transport: transport?, framer, input, output, seat, sm, alive })
+            let transport = transport?;
+            Some(Ready { transport, framer, lang, input, output, seat, sm, alive })
         }
         End::Closed => {
             if let Some(transport) = transport {
@@ -138,6 +144,8 @@ impl Talk<'_> {
                 }
                 Ok(Scan::Open(bytes, header)) => {
                     self.input.consume(bytes);
+                    let lang = header.lang.as_deref().filter(|lang| is_language(lang));
+                    self.lang = lang.map(Box::from);
                     Input::Open(header)
                 }
                 Ok(Scan::Element(bytes, _)) => {

@@ -1,6 +1,7 @@
 //! Room: what the rest of the node may know of a local session: its address, its mailbox, its last presence, three flags.
 //! The session task owns everything else. A row of the session table points here.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI8, AtomicU8, Ordering};
 
 use global_distrib::NodeIx;
@@ -12,10 +13,19 @@ use xmpp::stream::error::StreamError;
 
 use super::mailbox::{Class, Mailbox, Refused, Weight};
 use crate::features::archive::item::Uid;
+use crate::features::blocking::guard::Guard;
 use crate::geo::presence::Presence;
 
 const CARBONS: u8 = 1;
+/// It asked for its block list.
+const BLOCKLIST: u8 = 2;
 const AVAILABLE: u8 = 4;
+const INACTIVE: u8 = 8;
+/// It spoke of privacy lists.
+const PRIVACY: u8 = 32;
+/// There is a guard.
+const GUARDED: u8 = 16;
+const INVISIBLE: u8 = 128;
 
 /// Bound on newer messages that wait while older ones are handed out; beyond it they are refused like by a full mailbox.
 const NEWER_BYTES_MAX: usize = 4 << 20;
@@ -46,6 +56,8 @@ pub struct Seat {
     newer: Mutex<Option<Box<Newer>>>,
     /// The last archived message it was handed.
     archived: Mutex<Option<Uid>>,
+    /// The privacy list in effect (XEP-0016, XEP-0191). Looked at only if the flag says that there is one.
+    guard: Mutex<Option<Arc<Guard>>>,
 }
 
 /// Messages that wait until older ones have been handed out; bounded like the mailbox.
@@ -191,12 +203,22 @@ impl Seat {
             handed: Mutex::new(0),
             newer: Mutex::default(),
             archived: Mutex::default(),
+            guard: Mutex::default(),
         }
     }
 
     /// Its full JID, as what stanzas carry.
     pub fn address(&self) -> &Jid {
         &self.address
+    }
+
+    /// Who has gone, or does not take its directed presence, needs no word of its end (RFC 6121 §4.6.3).
+    fn hears_of_end(&self, presence: &Stanza) {
+        if matches!(presence.type_(), Type::Unavailable | Type::Error)
+            && let Some(from) = presence.from()
+        {
+            self.undirect(from);
+        }
     }
 
     /// Takes a stanza for the client; false when there is no room, or the session is over. A message waits while older ones are being
@@ -217,6 +239,9 @@ impl Seat {
             }
             // Under the lock, so that the end of the catching up comes before or after, never between.
             return self.mailbox.push(Item::Stanza(delivery)).is_ok();
+        }
+        if delivery.stanza.kind() == Kind::Presence {
+            self.hears_of_end(&delivery.stanza);
         }
         self.mailbox.push(Item::Stanza(delivery)).is_ok()
     }
@@ -328,6 +353,49 @@ impl Seat {
         *self.archived.lock()
     }
 
+    /// Its client has said that nobody looks at it (XEP-0352).
+    pub fn inactive(&self) -> bool {
+        self.has(INACTIVE)
+    }
+
+    /// What its client says of that. Before the session begins (Bind 2) this is all there is to do; later it is the session's.
+    pub fn set_inactive(&self, inactive: bool) {
+        self.set(INACTIVE, inactive);
+    }
+
+    /// The privacy list in effect for it, if there is one.
+    #[inline]
+    pub fn guard(&self) -> Option<Arc<Guard>> {
+        if self.has(GUARDED) { self.guard.lock().clone() } else { None }
+    }
+
+    /// Another list is in effect, or none. Returns the one before.
+    pub fn set_guard(&self, guard: Option<Arc<Guard>>) -> Option<Arc<Guard>> {
+        let mut held = self.guard.lock();
+        self.set(GUARDED, guard.is_some());
+        std::mem::replace(&mut *held, guard)
+    }
+
+    /// It asked for its block list: changes are pushed to it (XEP-0191 §5.3).
+    pub fn follows_blocklist(&self) -> bool {
+        self.has(BLOCKLIST)
+    }
+
+    /// From now on it does.
+    pub fn follow_blocklist(&self) {
+        self.set(BLOCKLIST, true);
+    }
+
+    /// It spoke of privacy lists (XEP-0016).
+    pub fn follows_privacy(&self) -> bool {
+        self.has(PRIVACY)
+    }
+
+    /// From now on it does.
+    pub fn follow_privacy(&self) {
+        self.set(PRIVACY, true);
+    }
+
     /// The client has what was filed up to that id. Whether somebody has to begin telling its home ([`Seat::to_tell_read`]).
     pub fn read_upto(&self, upto: u64) -> bool {
         let mut read = self.read.lock();
@@ -384,7 +452,7 @@ impl Seat {
         }
     }
 
-    /// It has sent initial presence and not withdrawn it.
+    /// It has sent initial presence and not withdrawn it, or takes messages unseen.
     pub fn available(&self) -> bool {
         self.has(AVAILABLE)
     }
@@ -392,6 +460,31 @@ impl Seat {
     /// It takes messages to its account (RFC 6121 §8.5.2.1.1): available, and of a priority that is not negative.
     pub fn takes_messages(&self) -> bool {
         self.available() && self.priority.load(Ordering::Acquire) >= 0
+    }
+
+    /// XEP-0186 is on: nobody is shown its presence.
+    pub fn invisible(&self) -> bool {
+        self.has(INVISIBLE)
+    }
+
+    /// From now on it is available and shows nothing. Returns whether it showed anything before.
+    pub fn hide(&self) -> bool {
+        self.set(INVISIBLE | AVAILABLE, true);
+        self.presence.lock().last.take().is_some()
+    }
+
+    /// No more of that: it is as before initial presence. Returns whether it was invisible.
+    pub fn unhide(&self) -> bool {
+        let was = self.invisible();
+        if was {
+            self.set(INVISIBLE | AVAILABLE, false);
+        }
+        was
+    }
+
+    /// Whether it shows any presence.
+    pub fn is_shown(&self) -> bool {
+        self.presence.lock().last.is_some()
     }
 
     /// Its last presence, if available.
@@ -407,9 +500,10 @@ impl Seat {
         }
     }
 
-    /// New presence (`None`: unavailable). Returns whether it was available before.
+    /// New presence (`None`: unavailable), which an invisible one keeps to itself. Returns whether it showed any before.
     pub fn set_presence(&self, presence: Option<Stanza>) -> bool {
         self.set(AVAILABLE, presence.is_some());
+        let presence = presence.filter(|_| !self.invisible());
         std::mem::replace(&mut self.presence.lock().last, presence).is_some()
     }
 
@@ -428,6 +522,11 @@ impl Seat {
             }
             presence.directed.push(to);
         }
+    }
+
+    /// Whom it sent directed presence.
+    pub fn directed(&self) -> Vec<Jid> {
+        self.presence.lock().directed.clone()
     }
 
     /// It told `to` that it is unavailable.

@@ -1,11 +1,15 @@
 //! Room: XEP-0198 for one session: what is unacknowledged, resumption on another connection of this node, and the sleep in between
 //! (hibernation), during which the session keeps its place: it is still available, and what arrives for it is kept for it.
-//! Counters and elements are `xmpp::sm`. Left out: resumption on another node or region (answered with `item-not-found`).
+//! Counters and elements are `xmpp::sm`. Left out: resumption on another node or region (answered with `item-not-found`; the client binds
+//! anew there, and what it had not acknowledged follows it when the session ends), and so `location`.
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
+use config::Limits;
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use xmpp::jid::BareJid;
@@ -35,6 +39,8 @@ const SAFE_RETRY: Duration = Duration::from_millis(100);
 pub struct Sm {
     /// The resumption id; `None`: acknowledgements only.
     pub id: Option<String>,
+    /// How long it may be resumed when its connection is lost.
+    pub(super) timeout: Duration,
     /// Sent, not acknowledged.
     pub out: Outbound<Delivery>,
     /// Received, and handled as soon as somebody else has it.
@@ -48,10 +54,10 @@ pub struct Sm {
 }
 
 impl Sm {
-    fn new(seat: &Arc<Seat>, id: Option<String>, items_max: usize, bytes_max: usize) -> Self {
-        let out = Outbound::new(items_max, bytes_max);
+    fn new(seat: &Arc<Seat>, id: Option<String>, timeout: Duration, limits: &Limits) -> Self {
+        let out = Outbound::new(limits.sm_queue_max, limits.mailbox_bytes_max);
         let handled = Handled::new(seat);
-        Self { id, out, handled, full: false, overflow: Vec::new(), asked_at: None }
+        Self { id, timeout, out, handled, full: false, overflow: Vec::new(), asked_at: None }
     }
 
     /// Keeps a stanza until it is acknowledged. False when there is no room: it is kept behind the others all the same, for what
@@ -97,6 +103,8 @@ impl Sm {
 #[derive(Debug, Default)]
 pub struct Resumable {
     seats: scc::HashMap<String, Arc<Seat>, foldhash::fast::RandomState>,
+    /// The last that nobody resumed in time, oldest first: id, account, and how many stanzas were handled.
+    expired: Mutex<VecDeque<(String, BareJid, u32)>>,
 }
 
 impl Resumable {
@@ -107,6 +115,20 @@ impl Resumable {
     /// The session is over.
     pub fn remove(&self, id: &str) {
         self.seats.remove_sync(id);
+    }
+
+    /// Nobody has resumed it in time: its client is still to be told how much was handled (XEP-0198 §5). Of `most` the oldest is forgotten.
+    pub(super) fn expired(&self, id: &str, account: &BareJid, h: u32, most: usize) {
+        let mut expired = self.expired.lock();
+        if expired.len() >= most {
+            expired.pop_front();
+        }
+        expired.push_back((id.to_owned(), account.clone(), h));
+    }
+
+    fn handled_by_expired(&self, id: &str, account: &BareJid) -> Option<u32> {
+        let expired = self.expired.lock();
+        expired.iter().rev().find(|(known, of, _)| known == id && of == account).map(|(.., h)| *h)
     }
 
     fn find(&self, id: &str, account: &BareJid) -> Option<Arc<Seat>> {
@@ -143,7 +165,8 @@ pub(super) async fn resume(
     previd: &str,
     h: u32,
 ) -> Result<Handover, Refused> {
-    let seat = node.resumable.find(previd, account).ok_or(Refused::NotFound { h: None })?;
+    let gone = || Refused::NotFound { h: node.resumable.handled_by_expired(previd, account) };
+    let seat = node.resumable.find(previd, account).ok_or_else(gone)?;
     let (reply, answer) = oneshot::channel();
     if seat.mailbox.push(Item::Control(Control::Resume(reply))).is_err() {
         return Err(Refused::NotFound { h: None });
@@ -197,25 +220,25 @@ impl Session {
     /// An element that is no stanza.
     pub(super) fn nonza(&mut self, element: &Element) -> Result<(), StreamError> {
         let nonza = match Nonza::parse(element) {
-            None => return Err(StreamError::unsupported_stanza_type()),
+            None => return self.client_state(element),
             Some(Err(Malformed::Stream(error))) => return Err(error),
             Some(Err(Malformed::Failed(condition))) => return self.failed(condition),
             Some(Ok(nonza)) => nonza,
         };
         match nonza {
             Nonza::Enable { .. } if self.sm.is_some() => self.failed(Condition::UnexpectedRequest),
-            Nonza::Enable { resume, .. } => {
+            Nonza::Enable { resume, max } => {
                 let limits = &self.node.config.limits;
+                // The client may want less, not more.
+                let wish = max.map_or(Duration::MAX, |max| Duration::from_secs(max.into()));
+                let timeout = limits.sm_timeout.min(wish);
                 let id = resume.then(|| self.node.token());
                 if let Some(id) = &id {
                     self.node.resumable.add(id.clone(), self.seat.clone());
                 }
-                let max = id
-                    .as_ref()
-                    .map(|_| u32::try_from(limits.sm_timeout.as_secs()).unwrap_or(u32::MAX));
+                let max = id.as_ref().map(|_| u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX));
                 self.output.put(&Nonza::Enabled { id: id.clone(), max, location: None }.to_bytes());
-                let (items_max, bytes_max) = (limits.sm_queue_max, limits.mailbox_bytes_max);
-                self.sm = Some(Box::new(Sm::new(&self.seat, id, items_max, bytes_max)));
+                self.sm = Some(Box::new(Sm::new(&self.seat, id, timeout, limits)));
                 Ok(())
             }
             // Only before bind (XEP-0198 §5).

@@ -1,13 +1,18 @@
 //! Room: what a client sends. Its `from` is checked and stamped (RFC 6120 §8.1.2.1), what has no `to` gets the meaning RFC 6120 §10.3 gives
 //! it, IQs to us and to accounts go to the features, messages and presence past the outbound features to the router.
 
-use xmpp::jid::Jid;
+use std::sync::Arc;
+
+use xmpp::jid::{BareJid, Jid};
 use xmpp::stanza::error::StanzaError;
 use xmpp::stanza::{Head, Kind, Stanza, Type};
 use xmpp::stream::error::StreamError;
 
+use super::Seat;
 use super::task::Session;
+use crate::app::Node;
 use crate::feature::{Action, Ctx, Flow, Iq, Target};
+use crate::features::blocking::{self, Traffic};
 use crate::router::{self, Destination, decide};
 
 impl Session {
@@ -30,7 +35,7 @@ impl Session {
             Kind::Presence => received.presence.inc(),
             _ => received.iq.inc(),
         };
-        match Stanza::receive(piece, head, self.seat.address()) {
+        match Stanza::receive(piece, head, self.seat.address(), self.lang.as_deref()) {
             Ok(stanza) => Ok(Some(stanza)),
             Err(rejected) => {
                 if let Some(reply) = rejected.reply {
@@ -44,6 +49,10 @@ impl Session {
 
 /// One stamped stanza: the outbound features, then the router, which takes the receipt of a message along.
 pub(super) fn handle(ctx: &mut Ctx<'_>, mut stanza: Stanza) -> Flow {
+    // The first rule there is (XEP-0016 §2.2 rule 4).
+    if let Some(flow) = blocking::outbound(ctx, &stanza) {
+        return flow;
+    }
     match stanza.kind() {
         Kind::Iq => iq(ctx, stanza),
         Kind::Message => {
@@ -101,10 +110,43 @@ fn iq(ctx: &mut Ctx<'_>, stanza: Stanza) -> Flow {
         return Flow::Done; // An answer to a question of ours (a roster push, a ping): nothing waits for it.
     }
     let iq = Iq { stanza, target };
-    match ctx.node.features.iq(ctx, &iq) {
+    if let Target::Account { account, own: false } = &iq.target {
+        let (node, seat, account) = (ctx.node.clone(), ctx.seat.cloned(), account.clone());
+        return Flow::Later(Box::pin(async move { of_another(&node, seat, &account, iq).await }));
+    }
+    answered(ctx, &iq)
+}
+
+fn answered(ctx: &mut Ctx<'_>, iq: &Iq) -> Flow {
+    match ctx.node.features.iq(ctx, iq) {
         Flow::Next => refuse(ctx, &iq.stanza, &StanzaError::service_unavailable()),
         flow => flow,
     }
+}
+
+/// A request that somebody else's account is to answer, unless it has blocked the sender (XEP-0191 §5.3).
+async fn of_another(
+    node: &Arc<Node>,
+    seat: Option<Arc<Seat>>,
+    account: &BareJid,
+    iq: Iq,
+) -> Vec<Action> {
+    let mut ctx = Ctx::new(node, seat.as_ref());
+    let from = iq.stanza.from().cloned().expect("it is stamped");
+    let blocked = blocking::is_blocked_here(&*node.storage, account, &from, Traffic::Iq).await;
+    let flow = match blocked {
+        Ok(false) => answered(&mut ctx, &iq),
+        Ok(true) => refuse(&mut ctx, &iq.stanza, &StanzaError::service_unavailable()),
+        Err(error) => {
+            tracing::error!(%error, %account, "a privacy list cannot be read");
+            refuse(&mut ctx, &iq.stanza, &StanzaError::internal_server_error())
+        }
+    };
+    let mut actions = std::mem::take(&mut ctx.actions);
+    if let Flow::Later(later) = flow {
+        actions.extend(later.await);
+    }
+    actions
 }
 
 fn refuse(ctx: &mut Ctx<'_>, stanza: &Stanza, error: &StanzaError) -> Flow {

@@ -20,6 +20,7 @@ use xmpp::stream::header::Framing;
 use xmpp::xml::element::Element;
 use xmpp::xml::framer::{Framer, Scan};
 
+use super::csi::{HeldBack, Offered};
 use super::end::Alive;
 use super::negotiate::Ready;
 use super::pace::{Pace, Sent};
@@ -42,10 +43,14 @@ pub(super) struct Session {
     pub(super) seat: Arc<Seat>,
     pub(super) transport: Transport,
     pub(super) framer: Framer,
+    /// What a stanza that names no language is in (RFC 6120 §8.1.5).
+    pub(super) lang: Option<Box<str>>,
     pub(super) input: Buffer,
     pub(super) output: Buffer,
     pub(super) sm: Option<Box<Sm>>,
     pub(super) alive: Option<Alive>,
+    /// While the client is inactive (XEP-0352).
+    pub(super) held: Option<Box<HeldBack>>,
     mail: Vec<Item>,
     /// Without stream management: what is in `output` and somebody waits to hear of, each with the count of bytes at its end. The
     /// kernel's taking them is all there is to hear.
@@ -82,17 +87,23 @@ pub(super) enum Close {
 impl Session {
     /// A session that was just bound or resumed.
     pub(super) fn begin(node: Arc<Node>, ready: Ready) -> Box<Self> {
-        let Ready { transport, framer, input, output, seat, sm, alive } = ready;
+        let Ready { transport, framer, lang, input, output, seat, sm, alive } = ready;
         let alive = Some(alive.unwrap_or_else(|| Alive::new(&node, &seat)));
+        if sm.is_some() {
+            seat.set_inactive(false); // A client that resumes is active until it says otherwise (XEP-0352 §3).
+        }
+        let held = seat.inactive().then(|| held_back(&node));
         Box::new(Self {
             node,
             seat,
             transport,
             framer,
+            lang,
             input,
             output,
             sm,
             alive,
+            held,
             mail: Vec::new(),
             unwritten: VecDeque::new(),
             written: 0,
@@ -251,6 +262,10 @@ impl Session {
     /// One stanza of the client's. It counts as handled (XEP-0198 `h`) when this is over; a message, when its receipt is dropped by whoever
     /// has it then.
     async fn stanza(&mut self, stanza: Option<Stanza>) -> Option<Close> {
+        // Whoever is awake to send can receive.
+        if self.held.is_some() && !self.flush_held() {
+            return Some(Close::Error(StreamError::resource_constraint()));
+        }
         let is_message = stanza.as_ref().is_some_and(|stanza| stanza.kind() == Kind::Message);
         if is_message && self.node.archive.queue.is_full() {
             // Archives cannot keep up: what more this client says waits in its connection.
@@ -312,6 +327,7 @@ impl Session {
         for item in mail.drain(..) {
             match item {
                 Item::Stanza(delivery) => {
+                    let Some(delivery) = self.offer(delivery) else { continue };
                     stanzas += 1;
                     if !self.write(delivery) {
                         close = Some(Close::Error(StreamError::resource_constraint()));
@@ -334,6 +350,7 @@ impl Session {
         }
         if close.is_none()
             && let Some(reply) = resume
+            && self.flush_held()
             && let Some(sm) = self.sm.take_if(|sm| sm.id.is_some())
         {
             close = sm::handover(self, sm, reply);
@@ -348,6 +365,78 @@ impl Session {
             self.output.put(xmpp::sm::REQUEST);
         }
         close
+    }
+
+    /// What is to be written now; `None`: the client is inactive, and it waits.
+    fn offer(&mut self, delivery: Delivery) -> Option<Delivery> {
+        let Some(held) = self.held.as_mut() else { return Some(delivery) };
+        match held.offer(delivery, self.node.wall_ms()) {
+            Offered::Held => None,
+            Offered::Instead(former) => {
+                // Nobody has to have it any more.
+                router::kept(&self.node, &self.seat, std::iter::once(former));
+                None
+            }
+            Offered::Flush(delivery) => {
+                self.flush_held(); // If there is no room for it there is none for what follows.
+                Some(delivery)
+            }
+        }
+    }
+
+    /// Writes what was held back from an inactive client, with the time it came. False when stream management has no room.
+    pub(super) fn flush_held(&mut self) -> bool {
+        let Some(held) = self.held.as_mut() else { return true };
+        let held = held.take();
+        let mut fits = true;
+        let any = !held.is_empty();
+        for super::csi::Held { mut delivery, since_ms, .. } in held {
+            if delivery.stanza.kind() != Kind::Iq {
+                delivery.stanza = router::delayed(&self.node, &delivery.stanza, since_ms);
+            }
+            fits &= self.write(delivery);
+        }
+        if any
+            && let Some(sm) = self.sm.as_mut()
+            && sm.wants_answer()
+        {
+            self.output.put(xmpp::sm::REQUEST);
+        }
+        fits
+    }
+
+    /// The connection is gone: what was held back is what the client never got, behind what it may have.
+    pub(super) fn keep_held(&mut self) -> bool {
+        let Some(held) = self.held.take() else { return true };
+        let mut fits = true;
+        for super::csi::Held { delivery, .. } in held.into_held() {
+            match self.sm.as_mut() {
+                Some(sm) => fits &= sm.keep(delivery),
+                None => self.unwritten.push_back((u64::MAX, delivery)),
+            }
+        }
+        fits
+    }
+
+    /// `<active/>` and `<inactive/>`: never answered (XEP-0352 §4).
+    pub(super) fn client_state(&mut self, element: &Element) -> Result<(), StreamError> {
+        match element.name() {
+            _ if element.ns() != ns::CSI => Err(StreamError::unsupported_stanza_type()),
+            "active" => {
+                let fits = self.flush_held();
+                self.held = None;
+                self.seat.set_inactive(false);
+                if fits { Ok(()) } else { Err(StreamError::resource_constraint()) }
+            }
+            "inactive" => {
+                if self.held.is_none() {
+                    self.held = Some(held_back(&self.node));
+                }
+                self.seat.set_inactive(true);
+                Ok(())
+            }
+            _ => Err(StreamError::unsupported_stanza_type()),
+        }
     }
 
     /// False when stream management has no room: the stanza is kept for what comes after this session.
@@ -379,12 +468,17 @@ impl Session {
 
     /// Says why and closes our stream.
     pub(super) fn farewell(&mut self, close: &Close) {
+        if let (Close::Clean | Close::Error(_), Some(sm)) = (close, self.sm.as_ref()) {
+            // The last word on what was handled: there is no resumption after this (XEP-0198 §7).
+            self.output.put(&Nonza::Answer { h: sm.handled.handled() }.to_bytes());
+        }
         match close {
             Close::Clean => self.output.put(Framing::Stream.close()),
-            Close::Error(error) => {
-                self.output.put(&Framing::Stream.error(error)); // The closing tag is part of it.
-            }
-            Close::Lost | Close::TakenOver => {}
+            // The closing tag is part of it.
+            Close::Error(error) => self.output.put(&Framing::Stream.error(error)),
+            // XEP-0198 §5: the older stream, should anybody still listen.
+            Close::TakenOver => self.output.put(&Framing::Stream.error(&StreamError::conflict())),
+            Close::Lost => {}
         }
     }
 
@@ -404,6 +498,12 @@ impl Session {
 
     /// When a hibernating session ends.
     pub(super) fn resume_deadline(&self) -> Instant {
-        Instant::now() + self.node.config.limits.sm_timeout
+        let timeout = self.sm.as_ref().map_or(Duration::ZERO, |sm| sm.timeout);
+        Instant::now() + timeout
     }
+}
+
+fn held_back(node: &Node) -> Box<HeldBack> {
+    let limits = &node.config.limits;
+    Box::new(HeldBack::new(limits.inactive_held_max, limits.inactive_held_bytes_max))
 }

@@ -46,9 +46,10 @@ impl Client {
         framer.scan(OPEN).expect("a stream");
         let (sm, alive) = resumed.unzip();
         let input = Buffer::new();
-        let ready =
-            negotiate::Ready { transport, framer, input, output, seat: seat.clone(), sm, alive };
+        let (kept, lang) = (seat.clone(), None);
+        let ready = negotiate::Ready { transport, framer, lang, input, output, seat, sm, alive };
         let session = task::Session::begin(house.node.clone(), ready);
+        let seat = kept;
         Client { seat, line, task: tokio::spawn(session.run()), got: String::new() }
     }
 
@@ -123,6 +124,9 @@ impl Client {
 fn message(to: &str, id: &str) -> String {
     format!("<message to='{to}' type='chat' id='{id}'><body>x</body></message>")
 }
+
+mod csi;
+mod resume;
 
 const ROMEO: &str = "romeo@chat.example";
 

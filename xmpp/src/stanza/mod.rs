@@ -52,11 +52,17 @@ pub struct StanzaReject {
 
 impl Stanza {
     /// Takes an element that the framer found, as sent by `from`. One copy: the bytes stay as they are but for `from`,
-    /// which is stamped, `to`, which is prepared, and the declaration of the content namespace, which is dropped.
+    /// which is stamped, `to`, which is prepared, the declaration of the content namespace, which is dropped, and the language
+    /// of the stream, which a stanza that names none inherits (RFC 6120 §8.1.5).
     ///
     /// # Errors
     /// `jid-malformed` for a bad `to`; `bad-request` if the element is no stanza.
-    pub fn receive(piece: &[u8], head: &Head, from: &Jid) -> Result<Stanza, StanzaReject> {
+    pub fn receive(
+        piece: &[u8],
+        head: &Head,
+        from: &Jid,
+        lang: Option<&str>,
+    ) -> Result<Stanza, StanzaReject> {
         if head.kind == Kind::Other {
             return Err(StanzaReject { error: Box::new(StanzaError::bad_request()), reply: None });
         }
@@ -66,7 +72,7 @@ impl Stanza {
             Err(_) => return Err(reject(piece, head, from, StanzaError::jid_malformed())),
         };
         if !head.portable {
-            return import(piece, head, from, to)
+            return import(piece, head, from, to, lang)
                 .map_err(|_| reject(piece, head, from, StanzaError::policy_violation()));
         }
         let rewrite_to = match (&to, head.to) {
@@ -75,7 +81,8 @@ impl Stanza {
             }
             _ => None,
         };
-        let edit = Edit { from: Some(Some(from.as_str())), to: rewrite_to, drop_xmlns: true };
+        let from_text = Some(Some(from.as_str()));
+        let edit = Edit { from: from_text, to: rewrite_to, lang, drop_xmlns: true };
         let (bytes, head) = splice::start_tag(piece, head, &edit);
         Ok(Stanza(Arc::new(Inner {
             bytes: Bytes::from(bytes),
@@ -159,9 +166,7 @@ impl Stanza {
     /// The language of its text; what is no language tag (RFC 5646 §2.1) counts as absent.
     #[must_use]
     pub fn lang(&self) -> Option<Cow<'_, str>> {
-        let is_tag_byte = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
-        let lang = self.value(self.0.head.lang)?;
-        (matches!(lang.len(), 1..=64) && lang.bytes().all(is_tag_byte)).then_some(lang)
+        self.value(self.0.head.lang).filter(|lang| is_language(lang))
     }
 
     fn value(&self, span: Option<Span>) -> Option<Cow<'_, str>> {
@@ -311,7 +316,13 @@ impl Stanza {
 }
 
 /// A stanza that leans on the stream it came on is taken apart and written anew.
-fn import(piece: &[u8], head: &Head, from: &Jid, to: Option<Jid>) -> Result<Stanza, StreamError> {
+fn import(
+    piece: &[u8],
+    head: &Head,
+    from: &Jid,
+    to: Option<Jid>,
+    lang: Option<&str>,
+) -> Result<Stanza, StreamError> {
     let client = Scope::client();
     let scope = head.scope.as_deref().unwrap_or(&client);
     let mut element = parse::element(piece, scope)?;
@@ -322,7 +333,17 @@ fn import(piece: &[u8], head: &Head, from: &Jid, to: Option<Jid>) -> Result<Stan
     if let Some(to) = &to {
         element.set_attr("to", to.as_str());
     }
+    if let (Some(lang), None) = (lang, head.lang) {
+        element.set_attr("xml:lang", lang);
+    }
     Stanza::parse(Bytes::from(element.to_bytes()))
+}
+
+/// Whether it is made like a language tag (RFC 5646 §2.1).
+#[must_use]
+pub fn is_language(tag: &str) -> bool {
+    let is_tag_byte = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    matches!(tag.len(), 1..=64) && tag.bytes().all(is_tag_byte)
 }
 
 fn reject(piece: &[u8], head: &Head, from: &Jid, error: StanzaError) -> StanzaReject {

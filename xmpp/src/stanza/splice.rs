@@ -9,6 +9,8 @@ use crate::xml::write;
 pub(super) struct Edit<'a> {
     pub(super) from: Option<Option<&'a str>>,
     pub(super) to: Option<Option<&'a str>>,
+    /// The language to write if there is none.
+    pub(super) lang: Option<&'a str>,
     /// The declaration of the content namespace goes, and what referred to it is `NsRef::Content`.
     pub(super) drop_xmlns: bool,
 }
@@ -48,7 +50,11 @@ pub(super) fn start_tag(piece: &[u8], old: &Head, edit: &Edit<'_>) -> (Vec<u8>, 
         value.flatten().map_or(0, |v| v.len() + name.len() + 4)
     };
     let removed: usize = cuts.iter().map(|(from, to)| to - from).sum();
-    let length = piece.len() - removed + added("from", edit.from) + added("to", edit.to);
+    let lang = edit.lang.filter(|_| old.lang.is_none()).map(Some);
+    let length = piece.len() - removed
+        + added("from", edit.from)
+        + added("to", edit.to)
+        + added("xml:lang", lang);
     let mut out = Vec::with_capacity(length);
     let mut done = 0;
     for &(from, to) in cuts.iter() {
@@ -63,6 +69,7 @@ pub(super) fn start_tag(piece: &[u8], old: &Head, edit: &Edit<'_>) -> (Vec<u8>, 
         Some(Span::new(value_start(&out), out.len() - 1))
     };
     let (to, from) = (append("to", edit.to), append("from", edit.from));
+    let lang = append("xml:lang", lang);
     let attrs_end = out.len();
     out.extend_from_slice(&piece[end..]);
 
@@ -96,7 +103,7 @@ pub(super) fn start_tag(piece: &[u8], old: &Head, edit: &Edit<'_>) -> (Vec<u8>, 
         to: if edit.to.is_some() { to } else { old.to.map(moved) },
         from: if edit.from.is_some() { from } else { old.from.map(moved) },
         id: old.id.map(moved),
-        lang: old.lang.map(moved),
+        lang: lang.or(old.lang.map(moved)),
         type_value: old.type_value.map(moved),
         xmlns: if edit.drop_xmlns { None } else { old.xmlns.map(moved) },
         attrs_start: old.attrs_start,

@@ -192,7 +192,9 @@ fn messages(node: &Node, own: &BareJid, given: &[String]) -> Done<Vec<Vec<u8>>> 
             return Err(invalid("offline messages are messages"));
         }
         // What has no stamp was held back at least until now.
-        Ok(delayed(node, &message, now).bytes().to_vec())
+        let is_stamped = message.has_child("delay", ns::DELAY);
+        let message = if is_stamped { message } else { delayed(node, &message, now) };
+        Ok(message.bytes().to_vec())
     };
     given.iter().map(message).collect()
 }

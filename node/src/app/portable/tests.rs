@@ -49,8 +49,8 @@ fn romeo(messages: usize, bytes: usize) -> UserExport {
         ],
         vcard: Some("<vCard xmlns='vcard-temp'><FN>Romeo</FN></vCard>".to_owned()),
         private: vec![
-            "<prefs xmlns='urn:a'>x</prefs>".to_owned(),
             "<storage xmlns='storage:bookmarks'/>".to_owned(),
+            "<prefs xmlns='urn:a'>x</prefs>".to_owned(),
         ],
         offline: (0..messages).map(|number| message(number, bytes)).collect(),
         ..UserExport::default()
@@ -196,9 +196,9 @@ async fn accounts_of_others_come_in_and_leave_as_they_came() {
          <offline-messages><message xmlns='jabber:client' from='juliet@old.example/b' to='romeo@old.example' type='chat'>\
          <body>hi</body><delay xmlns='urn:xmpp:delay' from='old.example' stamp='2026-07-21T00:32:29Z'/></message></offline-messages>\
          <vCard xmlns='vcard-temp'><FN>Romeo</FN></vCard>\
-         <query xmlns='jabber:iq:roster'><item ask='subscribe' subscription='none' jid='rosaline@old.example'/>\
-         <item subscription='both' jid='juliet@old.example' name='Juliet'><group>Capulets</group></item></query>\
-         <presence xmlns='jabber:client' from='paris@verona.example' to='romeo@old.example' type='subscribe'/>\
+         <query xmlns='jabber:iq:roster'><item subscription='both' jid='juliet@old.example' name='Juliet'><group>Capulets</group></item>\
+         <item ask='subscribe' subscription='none' jid='rosaline@old.example'/></query>\
+         <presence xmlns='jabber:client' type='subscribe' from='paris@verona.example' to='romeo@old.example'/>\
          <query xmlns='jabber:iq:private'><storage xmlns='storage:bookmarks'><conference jid='a@rooms.old.example'/></storage></query>\
          </user></host></server-data>"
     );

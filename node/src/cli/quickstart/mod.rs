@@ -77,6 +77,9 @@ pub(super) struct Args {
     /// key beside it in a file that ends in .key
     #[arg(long, value_name = "FILE")]
     pub(super) ca: Option<PathBuf>,
+    /// Whether people's messages are archived (XEP-0313)
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, value_name = "true|false")]
+    pub(super) archive: bool,
     /// How many accounts user0, user1 … there are
     #[arg(long, default_value_t = 100, value_name = "N")]
     pub(super) users: u32,
@@ -230,6 +233,8 @@ fn endpoints(args: &Args, plan: &Plan) -> String {
     let table = columns(&["node", "STARTTLS", "TLS", "servers, links", "HTTP"], &rows);
     let regional: Vec<String> =
         plan.regions.iter().map(|region| format!("{region}.{}", plan.domain)).collect();
+    let proxies: Vec<String> =
+        plan.nodes.iter().map(|node| format!("127.0.0.1:{}", node.ports.proxy)).collect();
     let users = match args.users {
         0 => String::new(),
         1 => ", user0 (pw0)".to_owned(),
@@ -242,11 +247,14 @@ domain      {domain} in every region; {regional}
 accounts    alice, bob, carol, dave, admin (wonderland){users}
 authority   {dir}/ca.pem
 WAN, nodes  http://127.0.0.1:{control}: GET /wan, PUT /wan/{{from}}/{{to}}, POST /nodes/{{node}}/kill, …
+upload      upload.{domain}: files under /upload of each HTTP port
+bytestreams proxy.{domain}: {proxy}
 files       {dir}/NODE.toml, NODE.log, NODE.pid
 ",
         domain = plan.domain,
         regional = regional.join(", "),
         dir = args.dir.display(),
         control = plan.control_port(),
+        proxy = proxies.join(", "),
     )
 }

@@ -22,8 +22,12 @@ pub(super) struct Plan {
     pub(super) regions: Vec<String>,
     pub(super) domain: String,
     pub(super) port_base: u16,
+    /// What the slots of uploads are signed with.
+    upload_key: String,
     /// By region, then by number.
     pub(super) nodes: Vec<NodePlan>,
+    /// Whether messages are archived.
+    pub(super) archive: bool,
 }
 
 /// One node.
@@ -46,6 +50,7 @@ pub(super) struct Ports {
     pub(super) s2s: u16,
     pub(super) components: u16,
     pub(super) http: u16,
+    pub(super) proxy: u16,
 }
 
 /// The ports of node `j` of region `i`, or none when they would be above 65535.
@@ -57,6 +62,7 @@ pub(super) fn ports(base: u16, i: u16, j: u16) -> Option<Ports> {
         s2s: from.checked_add(269)?,
         components: from.checked_add(347)?,
         http: from.checked_add(280)?,
+        proxy: from.checked_add(265)?,
     })
 }
 
@@ -75,7 +81,7 @@ impl Plan {
             if regions[..at].contains(region) {
                 return Err(miette::miette!("--regions: {region} is named twice"));
             }
-            if ["rooms", "pubsub", "upload", "anon"].contains(&region.as_str()) {
+            if ["rooms", "pubsub", "upload", "proxy", "anon"].contains(&region.as_str()) {
                 let domain = &args.domain;
                 return Err(miette::miette!("--regions: {region}.{domain} is a service already"));
             }
@@ -114,8 +120,23 @@ impl Plan {
             regions: regions.clone(),
             domain: args.domain.clone(),
             port_base: args.port_base,
+            upload_key: random_key()?,
             nodes,
+            archive: args.archive,
         })
+    }
+
+    /// Where the other regions' files are.
+    fn upload_regions(&self, own: &str) -> String {
+        let mut text = String::new();
+        for other in self.nodes.iter().filter(|other| other.region != *own && other.index == 0) {
+            let _ = write!(
+                text,
+                "\n[[upload.regions]]\nregion = \"{}\"\nurl = \"http://127.0.0.1:{}\"\n",
+                other.region, other.ports.http
+            );
+        }
+        text
     }
 
     /// Where the emulator and the processes are steered.
@@ -133,6 +154,7 @@ impl Plan {
                 (ports.c2s_tls, "TLS"),
                 (ports.s2s, "servers and links"),
                 (ports.http, "HTTP"),
+                (ports.proxy, "bytestreams"),
             ];
             all.extend(uses.map(|(port, what)| (port, format!("{}, {what}", node.name))));
         }
@@ -166,7 +188,9 @@ impl Plan {
         let domain = &self.domain;
         let mut names = vec![domain.clone(), format!("*.{domain}")];
         names.extend(self.regions.iter().map(|region| format!("{region}.{domain}")));
-        names.extend(["rooms", "pubsub", "upload", "anon"].map(|name| format!("{name}.{domain}")));
+        names.extend(
+            ["rooms", "pubsub", "upload", "proxy", "anon"].map(|name| format!("{name}.{domain}")),
+        );
         names
     }
 
@@ -207,6 +231,7 @@ anon = "anon.{domain}"
 rooms = "rooms.{domain}"
 pubsub = "pubsub.{domain}"
 upload = "upload.{domain}"
+proxy = "proxy.{domain}"
 
 [c2s]
 listen = ["127.0.0.1:{c2s}"]
@@ -221,6 +246,27 @@ listen = ["127.0.0.1:{s2s}"]
 
 [http]
 listen = ["127.0.0.1:{http}"]
+
+[upload]
+# The same in all of them, made anew at every start: slots are good for minutes only.
+key = "{upload_key}"
+{upload_regions}
+[proxy]
+listen = ["127.0.0.1:{proxy}"]
+
+# What clients are told of STUN and TURN: an example, nothing listens there.
+[[external_services]]
+type = "stun"
+host = "127.0.0.1"
+port = 3478
+transport = "udp"
+
+[[external_services]]
+type = "turn"
+host = "127.0.0.1"
+port = 3478
+transport = "udp"
+secret = "wonderland"
 
 [admin]
 accounts = ["admin@{domain}"]
@@ -240,6 +286,9 @@ voter = {voter}
 {place}# How long a stanza waits for a region that cannot be reached.
 hold = "1m"
 
+[archive]
+enabled = {archive}
+
 [invitations]
 accounts = "users"
 
@@ -252,10 +301,14 @@ password_length_min = 1
 # All clients of a quickstart come from one address.
 unauthenticated_per_address_max = 20000
 "#,
+            archive = self.archive,
             c2s = ports.c2s,
             c2s_tls = ports.c2s_tls,
             s2s = ports.s2s,
             http = ports.http,
+            proxy = ports.proxy,
+            upload_key = self.upload_key,
+            upload_regions = self.upload_regions(region),
             place = place.unwrap_or_default(),
         );
         for peer in self.nodes.iter().filter(|peer| peer.name != *name) {
@@ -309,6 +362,13 @@ fn refuse_what_comes_later(args: &Args) -> miette::Result<()> {
     Ok(())
 }
 
+fn random_key() -> miette::Result<String> {
+    use base64::Engine as _;
+    let mut bytes = [0; 24];
+    getrandom::fill(&mut bytes).map_err(|cause| miette::miette!("no random numbers: {cause}"))?;
+    Ok(base64::engine::general_purpose::STANDARD.encode(bytes))
+}
+
 /// Where the regions of the examples are.
 fn place(region: &str) -> Option<(f64, f64)> {
     Some(match region {
@@ -343,14 +403,15 @@ mod tests {
 
     #[test]
     fn ports_follow_the_formula() {
-        let check = |i, j, expected: [u16; 5]| {
+        let check = |i, j, expected: [u16; 6]| {
             let ports = ports(5000, i, j).unwrap();
-            let found = [ports.c2s, ports.c2s_tls, ports.s2s, ports.components, ports.http];
+            let Ports { c2s, c2s_tls, s2s, components, http, proxy } = ports;
+            let found = [c2s, c2s_tls, s2s, components, http, proxy];
             assert_eq!(found, expected);
         };
-        check(0, 0, [5222, 5223, 5269, 5347, 5280]);
-        check(1, 0, [6222, 6223, 6269, 6347, 6280]);
-        check(2, 4, [7262, 7263, 7309, 7387, 7320]);
+        check(0, 0, [5222, 5223, 5269, 5347, 5280, 5265]);
+        check(1, 0, [6222, 6223, 6269, 6347, 6280, 6265]);
+        check(2, 4, [7262, 7263, 7309, 7387, 7320, 7305]);
         assert_eq!(ports(65_000, 1, 0), None);
         assert_eq!(plan("--port-base 7000").unwrap().control_port(), 7900);
     }
@@ -359,8 +420,8 @@ mod tests {
     fn no_two_listeners_of_a_plan_share_a_port() {
         let mut seen = std::collections::BTreeSet::from([5900]);
         for (i, j) in (0..3).flat_map(|i| (0..NODES_MAX).map(move |j| (i, j))) {
-            let ports = ports(5000, i, j).unwrap();
-            for port in [ports.c2s, ports.c2s_tls, ports.s2s, ports.components, ports.http] {
+            let Ports { c2s, c2s_tls, s2s, components, http, proxy } = ports(5000, i, j).unwrap();
+            for port in [c2s, c2s_tls, s2s, components, http, proxy] {
                 assert!(seen.insert(port), "{port}");
             }
         }

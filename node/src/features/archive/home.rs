@@ -19,6 +19,8 @@ use xmpp::xml::element::Element;
 use super::item::{ARCHIVE, Item, PLACES, Uid, mark};
 use super::prefs::{PREFS, Prefs};
 use crate::app::Late;
+use crate::features::blocking::record::PRIVACY;
+use crate::features::blocking::{self, Traffic};
 use crate::features::roster::record::{Contact, ROSTER};
 use crate::homes::accounts::{self, ACCOUNTS};
 use crate::homes::{self, HomeError, HomeOp, Tx};
@@ -81,6 +83,8 @@ pub struct Bounds {
 #[derive(Clone, Copy, Debug, Default)]
 struct Account {
     exists: bool,
+    /// It may keep people away (XEP-0191).
+    is_guarded: bool,
     last: u64,
     items: u64,
     /// When the oldest was received; `None`: to be looked for.
@@ -168,7 +172,7 @@ async fn file(
 ) -> Result<Answer, HomeError> {
     let mut known = match all.get(account.as_str()) {
         // Whether it exists may have changed in the same transaction.
-        Some(known) if !tx.is_touched(ACCOUNTS) => known,
+        Some(known) if !tx.is_touched(ACCOUNTS) && !tx.is_touched(PRIVACY) => known,
         _ => look(tx).await?,
     };
     if !known.exists {
@@ -176,6 +180,9 @@ async fn file(
         return Ok(Answer::NoAccount);
     }
     for Filing { item, if_contact, again, retracts } in filings {
+        if known.is_guarded && !item.sent && is_kept_away(tx, account, &item.with).await? {
+            continue; // XEP-0313 §6.1: what was refused is not in the archive of who refused it.
+        }
         if if_contact && !is_contact(tx, &item.with).await? {
             continue;
         }
@@ -203,10 +210,16 @@ async fn look(tx: &Tx) -> Result<Account, HomeError> {
     let items = tx.archive_len(ARCHIVE).await?;
     Ok(Account {
         exists: accounts::exists(tx).await?,
+        is_guarded: blocking::has_default(tx).await?,
         last: newest.first().map_or(0, |(id, _)| *id),
         items,
         oldest_ms: None,
     })
+}
+
+async fn is_kept_away(tx: &Tx, account: &BareJid, with: &str) -> Result<bool, HomeError> {
+    let Ok(with) = Jid::parse(with) else { return Ok(false) };
+    blocking::is_blocked(tx, account, &with, Traffic::Message).await
 }
 
 async fn is_contact(tx: &Tx, with: &str) -> Result<bool, HomeError> {

@@ -37,6 +37,7 @@ use self::queue::Queue;
 use self::store::should_store;
 use crate::app::Node;
 use crate::feature::{Action, Ctx, Disco, Feature, Flow, Interests, Iq, Target};
+use crate::features::blocking::record::PRIVACY;
 use crate::homes::HomeError;
 use crate::homes::accounts::ACCOUNTS;
 use crate::session::Seat;
@@ -115,7 +116,7 @@ impl Feature for ArchiveFeature {
             iq: &[ns::MAM],
             outbound_message: true,
             inbound_message: true,
-            changes: &[ARCHIVE, PREFS, ACCOUNTS],
+            changes: &[ARCHIVE, PREFS, ACCOUNTS, PRIVACY],
             ..Interests::default()
         }
     }

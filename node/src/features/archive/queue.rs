@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use xmpp::jid::BareJid;
 
 use super::home::{Answer, Filing, OP, Request};
@@ -27,6 +27,8 @@ const PART_BYTES: usize = 256 << 10;
 const BUSY_RETRY: Duration = Duration::from_millis(5);
 /// Before a home that cannot be reached is asked again.
 const RETRY: Duration = Duration::from_millis(500);
+/// Filings gather so long, of all accounts together: one commit for many costs a fraction of many.
+const GATHER_MS: u64 = 20;
 /// What a filing counts for besides its stanza.
 const FILING_BYTES: usize = 200;
 
@@ -155,17 +157,22 @@ impl Queue {
         Some(fits.map(|waiting| waiting.filing.clone()).collect())
     }
 
-    /// The first `count` of a line are safe. Where they stand in the outbox.
-    fn done(&self, account: &BareJid, count: usize) -> Vec<u64> {
+    /// The first `count` of a line are safe. Where they stand in the outbox, and whether the line is over.
+    fn done(&self, account: &BareJid, count: usize) -> (Vec<u64>, bool) {
         let mut lines = self.lines.lock();
-        let Some(line) = lines.get_mut(account) else { return Vec::new() };
+        let Some(line) = lines.get_mut(account) else { return (Vec::new(), true) };
         let done: Vec<Waiting> = line.waiting.drain(..count).collect();
         let bytes = done.iter().map(|waiting| weight(&waiting.filing)).sum();
         line.bytes -= bytes;
         self.unstick(line, bytes);
+        let is_over = line.waiting.is_empty();
+        if is_over {
+            lines.remove(account);
+        }
         drop(lines);
         self.take(bytes);
-        done.iter().filter_map(|waiting| waiting.stored).collect() // And the receipts are dropped.
+        let stored = done.iter().filter_map(|waiting| waiting.stored).collect();
+        (stored, is_over) // And the receipts are dropped.
     }
 
     /// The home answers again; `less` have left the line meanwhile.
@@ -268,22 +275,30 @@ pub async fn load(node: &Arc<Node>) -> Result<(), StorageError> {
 /// Files what waits for an account, until nothing does.
 async fn work(node: Arc<Node>, account: BareJid) {
     let queue = &node.archive.queue;
-    let mut since = None;
-    while let Some(part) = queue.part(&account) {
+    loop {
+        let wait = GATHER_MS - node.now_ms() % GATHER_MS;
+        tokio::time::sleep(Duration::from_millis(wait)).await;
+        let Some(part) = queue.part(&account) else { return };
         let count = part.len();
         let request = Request::File(part);
-        match node.homes.exchange::<_, Answer>(&account, OP, &request).await {
+        let asked = node.homes.exchange::<_, Answer>(&account, OP, &request);
+        let mut asked = std::pin::pin!(asked);
+        let answer = loop {
+            // Who waits for it to be safe does not wait longer than that.
+            match timeout(node.config.geo.outbox_after, &mut asked).await {
+                Ok(answer) => break answer,
+                Err(_) => store(&node, &account).await,
+            }
+        };
+        match answer {
             Err(error @ (HomeError::Unreachable | HomeError::NotHome { .. } | HomeError::Busy)) => {
-                let began = *since.get_or_insert_with(Instant::now);
                 if matches!(error, HomeError::Busy) {
                     // It was not even begun.
                     tokio::time::sleep(BUSY_RETRY).await;
                 } else {
                     queue.is_stuck(&account, count);
-                    tokio::time::sleep(RETRY).await;
-                }
-                if began.elapsed() >= node.config.geo.outbox_after {
                     store(&node, &account).await;
+                    tokio::time::sleep(RETRY).await;
                 }
                 continue;
             }
@@ -303,14 +318,16 @@ async fn work(node: Arc<Node>, account: BareJid) {
                 tracing::error!(%account, count, "messages were refused by the archive");
             }
         }
-        since = None;
-        let stored = queue.done(&account, count);
+        let (stored, is_over) = queue.done(&account, count);
         if !stored.is_empty() {
             // Should it stay there, it is filed again after a restart, and known.
             let gone = node.storage.outbox_write(&outbox(&node), Vec::new(), stored).await;
             if let Err(error) = gone {
                 tracing::warn!(%error, "what was archived stays in the outbox");
             }
+        }
+        if is_over {
+            return;
         }
     }
 }
@@ -348,5 +365,99 @@ pub async fn flush(node: &Arc<Node>) {
     let accounts: Vec<BareJid> = node.archive.queue.lines.lock().keys().cloned().collect();
     for account in accounts {
         store(node, &account).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::features::archive::item::{Item, Uid};
+
+    const STANZA: usize = 100 - FILING_BYTES % 100;
+
+    fn account(name: &str) -> BareJid {
+        BareJid::parse(&format!("{name}@chat.example")).expect("a JID")
+    }
+
+    fn waiting(order: u64) -> Waiting {
+        let (with, stanza) = ("romeo@chat.example".to_owned(), vec![b'x'; STANZA]);
+        let item = Item { uid: Uid { order, node: 1 }, at_ms: 0, with, sent: true, stanza };
+        let filing = Filing { item, if_contact: false, again: false, retracts: false };
+        Waiting { filing, receipt: None, stored: None }
+    }
+
+    fn size() -> usize {
+        weight(&waiting(0).filing)
+    }
+
+    #[test]
+    fn a_line_is_worked_on_once_and_goes_when_it_is_empty() {
+        let (queue, juliet) = (Queue::new(1 << 20), account("juliet"));
+        assert!(queue.push(&juliet, waiting(1)));
+        assert!(!queue.push(&juliet, waiting(2)));
+        assert_eq!(queue.part(&juliet).map(|part| part.len()), Some(2));
+        assert!(!queue.push(&juliet, waiting(3)));
+        assert_eq!(queue.done(&juliet, 2), (Vec::new(), false));
+        assert_eq!(queue.part(&juliet).map(|part| part[0].item.uid.order), Some(3));
+        assert_eq!(queue.done(&juliet, 1), (Vec::new(), true));
+        assert_eq!((queue.depth(), queue.is_settled(&juliet)), (0, true));
+        assert!(queue.push(&juliet, waiting(4)));
+    }
+
+    #[test]
+    fn who_sends_waits_for_homes_that_answer_and_not_for_those_that_do_not() {
+        let (queue, juliet, nurse) = (Queue::new(40 * size()), account("juliet"), account("nurse"));
+        queue.push(&juliet, waiting(0));
+        queue.is_stuck(&juliet, 1);
+        for order in 1..=20 {
+            assert!(!queue.refuses(&juliet), "{order}");
+            queue.push(&juliet, waiting(order));
+        }
+        // Half of the bound waits for a home that cannot be reached: nothing more for that one, and nobody else notices.
+        assert!(queue.refuses(&juliet) && !queue.refuses(&nurse) && !queue.is_full());
+        for order in 0..=20 {
+            assert!(!queue.is_full(), "{order}");
+            queue.push(&nurse, waiting(order));
+        }
+        assert!(queue.is_full());
+        assert_eq!(queue.done(&nurse, 21), (Vec::new(), true));
+        assert!(!queue.is_full());
+        // The home answers again.
+        assert_eq!(queue.done(&juliet, 1), (Vec::new(), false));
+        assert!(!queue.refuses(&juliet));
+        assert_eq!(queue.done(&juliet, 20), (Vec::new(), true));
+        assert_eq!((queue.depth(), queue.stuck_bytes.load(Ordering::Acquire)), (0, 0));
+    }
+
+    #[test]
+    fn what_a_home_may_have_done_is_asked_for_as_such() {
+        let (queue, juliet) = (Queue::new(1 << 20), account("juliet"));
+        queue.push(&juliet, waiting(1));
+        let asked = queue.part(&juliet).expect("a part");
+        queue.push(&juliet, waiting(2));
+        queue.is_stuck(&juliet, asked.len());
+        let again = queue.part(&juliet).expect("a part");
+        assert_eq!(again.iter().map(|filing| filing.again).collect::<Vec<_>>(), [true, false]);
+    }
+
+    #[test]
+    fn what_waits_is_written_down_once_and_removed_when_it_is_filed() {
+        let (queue, juliet) = (Queue::new(1 << 20), account("juliet"));
+        queue.push(&juliet, waiting(1));
+        queue.push(&juliet, waiting(2));
+        let mut next = 10;
+        let mut place = || {
+            next += 1;
+            next
+        };
+        let rows = queue.to_store(&juliet, &mut place);
+        assert_eq!(rows.iter().map(|(place, _)| *place).collect::<Vec<_>>(), [11, 12]);
+        queue.push(&juliet, waiting(3));
+        assert_eq!(queue.to_store(&juliet, &mut place).len(), 1);
+        // The disk took the first two only.
+        queue.stored(&juliet, &[11, 12], true);
+        queue.stored(&juliet, &[13], false);
+        assert_eq!(queue.to_store(&juliet, &mut place).len(), 1);
+        assert_eq!(queue.done(&juliet, 3), (vec![11, 12, 14], true));
     }
 }

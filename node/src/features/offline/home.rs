@@ -4,8 +4,10 @@
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use xmpp::jid::BareJid;
+use xmpp::stanza::Stanza;
 
 use crate::app::{Late, Node};
+use crate::features::blocking::{self, Traffic};
 use crate::homes::{self, HomeError, HomeOp, Tx, accounts};
 use crate::storage::Page;
 
@@ -62,6 +64,8 @@ pub enum Answer {
     Filed,
     /// The account is connected somewhere: nothing was kept but these, which had been before.
     Elsewhere(Vec<u64>),
+    /// Kept, and committed, but for these: the account's default privacy list denies them.
+    Denied(Vec<u64>),
     /// No such account.
     NoAccount,
     /// The account's bound is reached: nothing was kept.
@@ -120,6 +124,10 @@ async fn decide(
             if connected {
                 return Ok(Answer::Elsewhere(again.into_iter().map(|(order, _)| order).collect()));
             }
+            let (denied, stanzas) = judge(tx, account, stanzas).await?;
+            if stanzas.is_empty() {
+                return Ok(Answer::Denied(denied));
+            }
             let kept = tx.archive(OFFLINE, Page::after(None, max as usize)).await?.len();
             if kept + stanzas.len() > max as usize {
                 return Ok(Answer::Full);
@@ -134,7 +142,7 @@ async fn decide(
             let old = filed.len().saturating_sub(FILED_MAX.max(batch));
             let filed = postcard::to_stdvec(&filed[old..]).expect("numbers always serialise");
             tx.put(FILED, &from, filed);
-            Ok(Answer::Filed)
+            Ok(if denied.is_empty() { Answer::Filed } else { Answer::Denied(denied) })
         }
         Request::Which { node: from, orders } => {
             let filed = filed_by(tx, &from).await?;
@@ -149,6 +157,30 @@ async fn decide(
             Ok(Answer::Filed)
         }
     }
+}
+
+/// Orders of those that the account's default privacy list denies, for nobody is there to have another one (XEP-0016 §2.2 rule 2), and the rest.
+async fn judge(
+    tx: &Tx,
+    account: &BareJid,
+    stanzas: Vec<(u64, Vec<u8>)>,
+) -> Result<(Vec<u64>, Vec<(u64, Vec<u8>)>), HomeError> {
+    let mut denied = Vec::new();
+    if !blocking::has_default(tx).await? {
+        return Ok((denied, stanzas));
+    }
+    let mut kept = Vec::new();
+    for (order, bytes) in stanzas {
+        let stanza = Stanza::parse(bytes.clone().into()).ok();
+        let from = stanza.as_ref().and_then(Stanza::from);
+        match from {
+            Some(from) if blocking::is_blocked(tx, account, from, Traffic::Message).await? => {
+                denied.push(order);
+            }
+            _ => kept.push((order, bytes)),
+        }
+    }
+    Ok((denied, kept))
 }
 
 /// The last id given, whatever became of it: ids grow although a clock goes back or the home moves.

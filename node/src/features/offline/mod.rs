@@ -132,6 +132,13 @@ async fn file_part(node: &Arc<Node>, account: &BareJid, batch: Vec<Routed>) -> F
                 batch.into_iter().partition(|routed| filed.contains(&routed.order));
             Filed { kept, elsewhere, ..Filed::default() }
         }
+        // As if nobody were there who could be written to (XEP-0191 §5.3).
+        Ok(Answer::Denied(denied)) => {
+            let (refused, kept): (Vec<_>, Vec<_>) =
+                batch.into_iter().partition(|routed| denied.contains(&routed.order));
+            let error = |routed| (routed, StanzaError::service_unavailable());
+            Filed { kept, refused: refused.into_iter().map(error).collect(), ..Filed::default() }
+        }
         Ok(Answer::NoAccount) => all(StanzaError::service_unavailable(), batch),
         // XEP-0160 §2: like an account without offline storage.
         Ok(Answer::Full) => all(StanzaError::service_unavailable(), batch),

@@ -1,20 +1,24 @@
 //! RFC 6121 §4, presence: initial presence, broadcast, probes, directed presence, unavailable; and the way of subscription stanzas
-//! (`relation`). A broadcast goes to local contacts at once and as one frame to every other live region. The row is changed before
+//! (`relation`). A client may ask for somebody's presence too (`probe`). A broadcast goes to local contacts at once and as one frame to every other live region. The row is changed before
 //! the broadcast leaves, so a contact that comes up elsewhere either gets the broadcast or finds the row and probes.
 //! Left out: presence to other domains (federation has its own issue).
 
+mod probe;
 pub mod relation;
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
 
+use global_distrib::Row;
+use replication::Hlc;
 use xmpp::jid::{BareJid, Jid};
 use xmpp::stanza::error::StanzaError;
 use xmpp::stanza::{Kind, Stanza, Type};
 
 use crate::app::Node;
 use crate::feature::{Action, Ctx, Feature, Flow, Interests, SessionEvent};
+use crate::features::blocking;
 use crate::features::roster::record::Roster;
 use crate::geo::presence::Presence;
 use crate::session::Seat;
@@ -70,7 +74,7 @@ impl Feature for PresenceFeature {
                 ctx.actions.push(Action::Route(stanza.clone()));
                 Flow::Done
             }
-            // §4.3: clients do not probe.
+            (Type::Probe, Some(to)) => probe::ask(ctx, &seat, stanza, to),
             (Type::Probe | Type::Error, _) => Flow::Done,
             _ => refuse(ctx, stanza, &StanzaError::bad_request()),
         }
@@ -107,6 +111,7 @@ fn available(ctx: &mut Ctx<'_>, seat: &Arc<Seat>, stanza: &Stanza) -> Flow {
         Ok(priority) => priority,
         Err(error) => return refuse(ctx, stanza, &error),
     };
+    let unseen = seat.invisible();
     let initial = !seat.set_presence(Some(stanza.clone()));
     // Nothing is ever filed for a guest.
     let hand_out = seat.set_priority(priority) && ctx.node.domains.has_accounts(seat.bare.domain());
@@ -116,6 +121,10 @@ fn available(ctx: &mut Ctx<'_>, seat: &Arc<Seat>, stanza: &Stanza) -> Flow {
     }
     let hand_out = hand_out.then(|| Action::HandOut(seat.clone()));
     ctx.node.announce(seat, priority, true);
+    if unseen {
+        ctx.actions.extend(hand_out);
+        return Flow::Done;
+    }
     if let Some(roster) = ctx.node.rosters.cached(&seat.bare) {
         told(&mut ctx.actions, seat, &roster, stanza.clone(), initial);
         ctx.actions.extend(hand_out);
@@ -147,6 +156,7 @@ fn told(
     initial: bool,
 ) {
     let mut to: Vec<BareJid> = roster.subscribers().cloned().collect();
+    blocking::hide(seat, &mut to);
     to.push(seat.bare.clone());
     let presence = Presence { stanza, generation: seat.generation, node: None, withdrawn: false };
     actions.push(Action::Multicast { presence, to });
@@ -158,6 +168,7 @@ fn told(
         for contact in roster.contacts.values() {
             let request =
                 contact.request.as_ref().and_then(|bytes| Stanza::parse(bytes.clone().into()).ok());
+            let request = request.filter(|request| !blocking::refuses(seat, request));
             actions.extend(request.map(Action::Reply));
         }
     }
@@ -166,30 +177,66 @@ fn told(
 /// §4.5: by its own word, or because it is gone.
 fn unavailable(ctx: &mut Ctx<'_>, seat: &Arc<Seat>, stanza: Option<Stanza>) {
     let own_word = stanza.is_some();
-    let was_available = seat.set_presence(None);
+    let was_there = seat.available();
+    let was_shown = seat.set_presence(None);
     seat.set_priority(-1);
-    let stanza = stanza
-        .unwrap_or_else(|| Stanza::presence(None, Some(seat.address()), Type::Unavailable).build());
-    for to in seat.take_directed() {
-        ctx.actions.push(Action::Route(stanza.with_to(&to)));
-    }
-    if !was_available {
-        return;
-    }
-    if own_word {
+    if own_word && was_there {
         ctx.node.announce(seat, 0, false);
     }
-    let presence = Presence { stanza, generation: seat.generation, node: None, withdrawn: false };
-    let (node, account) = (ctx.node.clone(), seat.bare.clone());
-    match node.rosters.cached(&account) {
-        Some(roster) => tell_gone(&node, &mut ctx.actions, &account, &roster, presence),
+    let stanza = stanza.unwrap_or_else(|| no_more(seat));
+    farewell(ctx, seat, stanza, was_shown.then_some(seat.generation));
+}
+
+/// XEP-0186 §3.1: everybody who sees it hears that it is gone; to messages and to the presence of others it stays available.
+pub fn vanish(ctx: &mut Ctx<'_>, seat: &Arc<Seat>) {
+    let was_there = seat.available();
+    let was_shown = seat.hide();
+    if !was_there {
+        let hand_out = seat.set_priority(0);
+        if hand_out {
+            seat.begin_catching_up();
+        }
+        ctx.node.announce(seat, 0, true);
+        ctx.actions.extend(hand_out.then(|| Action::HandOut(seat.clone())));
+    }
+    if was_shown {
+        // Its row says that it is there, so this is of no session.
+        farewell(ctx, seat, no_more(seat), Some(Presence::ALWAYS));
+    }
+}
+
+/// XEP-0186 §3.2: as before initial presence. Whom it wrote to meanwhile is remembered.
+pub fn appear(ctx: &mut Ctx<'_>, seat: &Arc<Seat>) {
+    if seat.unhide() {
+        seat.set_priority(-1);
+        ctx.node.announce(seat, 0, false);
+    }
+}
+
+fn no_more(seat: &Seat) -> Stanza {
+    Stanza::presence(None, Some(seat.address()), Type::Unavailable).build()
+}
+
+/// Those it wrote to hear of it, and its subscribers if they saw it (`shown`: of which generation). Who must not see it does not (XEP-0191).
+fn farewell(ctx: &mut Ctx<'_>, seat: &Arc<Seat>, stanza: Stanza, shown: Option<Hlc>) {
+    let mut directed = seat.take_directed();
+    directed.retain(|to| !blocking::hides(seat, to));
+    let Some(generation) = shown else {
+        ctx.actions.extend(directed.iter().map(|to| Action::Route(stanza.with_to(to))));
+        return;
+    };
+    let presence = Presence { stanza, generation, node: None, withdrawn: false };
+    let (node, seat) = (ctx.node.clone(), seat.clone());
+    match node.rosters.cached(&seat.bare) {
+        Some(roster) => {
+            tell_gone(&node, &mut ctx.actions, &seat, &roster, presence, directed);
+        }
         None => {
             tokio::spawn(async move {
-                if let Ok(roster) = node.rosters.load(&node, &account).await {
-                    let mut actions = Vec::new();
-                    tell_gone(&node, &mut actions, &account, &roster, presence);
-                    crate::router::perform(&node, None, actions);
-                }
+                let roster = node.rosters.load(&node, &seat.bare).await.unwrap_or_default();
+                let mut actions = Vec::new();
+                tell_gone(&node, &mut actions, &seat, &roster, presence, directed);
+                crate::router::perform(&node, None, actions);
             });
         }
     }
@@ -198,13 +245,30 @@ fn unavailable(ctx: &mut Ctx<'_>, seat: &Arc<Seat>, stanza: Option<Stanza>) {
 fn tell_gone(
     node: &Node,
     actions: &mut Vec<Action>,
-    account: &BareJid,
+    seat: &Seat,
     roster: &Roster,
     presence: Presence,
+    directed: Vec<Jid>,
 ) {
+    for to in directed.iter().filter(|to| !hears(node, &seat.bare, roster, to)) {
+        actions.push(Action::Route(presence.stanza.with_to(to)));
+    }
     // Behind the roster: who is not in it any more, and may see this session, is here.
-    let mut to = node.geo.partings.of(account.as_str());
+    let mut to = node.geo.partings.of(seat.bare.as_str());
     to.extend(roster.subscribers().cloned());
-    to.push(account.clone());
+    blocking::hide(seat, &mut to);
+    to.push(seat.bare.clone());
     actions.push(Action::Multicast { presence, to });
+}
+
+/// §4.6.3: whether a target of directed presence hears of the end by the broadcast, and needs no word of its own.
+fn hears(node: &Node, account: &BareJid, roster: &Roster, to: &Jid) -> bool {
+    let bare = to.bare();
+    if bare != *account && !roster.has_subscriber(&bare) {
+        return false;
+    }
+    let there = |rows: &[Row<Arc<Seat>>]| {
+        rows.iter().any(|row| row.available && row.full.as_str() == to.as_str())
+    };
+    to.is_bare() || node.directory.read(bare.as_str(), there).unwrap_or(false)
 }

@@ -12,6 +12,7 @@ use xmpp::stanza::{Stanza, Type};
 
 use crate::app::Node;
 use crate::feature::{Action, Ctx};
+use crate::features::blocking;
 use crate::features::roster;
 use crate::features::roster::home::{Answer, Request};
 use crate::features::roster::record::{Contact, Effect, ROSTER};
@@ -117,8 +118,9 @@ pub fn deliver<'a>(
 
 /// The contact was granted this account's presence: our sessions of it tell the contact (§3.1.5).
 pub fn granted(ctx: &mut Ctx<'_>, account: &BareJid, contact: &BareJid) {
+    let to = Jid::from(contact);
     for seat in seats_of(ctx.node, account.as_str()) {
-        if seat.available() {
+        if seat.available() && !blocking::hides(&seat, &to) {
             ctx.actions.push(Action::Grant { seat, to: contact.clone() });
         }
     }
@@ -195,8 +197,9 @@ pub fn ended(node: &Node, account: &BareJid) {
 
 /// And no longer (§3.2.2, §3.3.3).
 pub fn withdrawn(ctx: &mut Ctx<'_>, account: &BareJid, contact: &BareJid) {
+    let to = Jid::from(contact);
     for seat in seats_of(ctx.node, account.as_str()) {
-        if seat.available() {
+        if seat.is_shown() && !blocking::hides(&seat, &to) {
             let stanza = Stanza::presence(None, Some(seat.address()), Type::Unavailable).build();
             // It is still there; to this contact it is not.
             let presence =

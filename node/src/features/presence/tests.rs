@@ -140,7 +140,7 @@ async fn directed_presence_goes_to_one_and_is_taken_back_at_the_end() {
 }
 
 #[tokio::test]
-async fn what_is_no_presence_is_refused_and_probes_of_clients_go_nowhere() {
+async fn what_is_no_presence_is_refused_and_what_means_nothing_goes_nowhere() {
     let house = verona().await;
     let seat = house.bound("romeo/orchard");
     for refused in [
@@ -154,12 +154,84 @@ async fn what_is_no_presence_is_refused_and_probes_of_clients_go_nowhere() {
     }
     assert!(!seat.available());
     for ignored in [
-        "<presence type='probe' to='juliet@chat.example'/>",
+        "<presence type='probe'/>",
         "<presence type='error'/>",
         "<presence type='subscribe' to='romeo@chat.example'/>",
     ] {
         assert!(says(&house, &seat, ignored).await.is_empty(), "{ignored}");
     }
+}
+
+#[tokio::test]
+async fn a_contact_hears_of_the_end_once_though_it_got_directed_presence() {
+    let house = verona().await;
+    let seat = house.bound("romeo/orchard");
+    let _juliet = house.available("juliet/balcony", 0).await;
+    says(&house, &seat, "<presence/>").await;
+    for to in
+        ["juliet", "juliet@chat.example/balcony", "juliet@chat.example/gone", "romeo", "paris"]
+    {
+        let to = if to.contains('@') { to.to_owned() } else { format!("{to}@chat.example") };
+        says(&house, &seat, &format!("<presence to='{to}'/>")).await;
+    }
+    // §4.6.3: Paris does not see Romeo's presence otherwise, and a resource that is not available gets no broadcast.
+    let done = says(&house, &seat, "<presence type='unavailable'/>").await;
+    let [gone, paris, told] = done.as_slice() else { panic!("{done:#?}") };
+    assert!(gone.contains("juliet@chat.example/gone") && paris.contains("to='paris@"), "{done:#?}");
+    assert!(told.starts_with("tell juliet nurse romeo"), "{told}");
+}
+
+#[tokio::test]
+async fn who_has_gone_or_refused_gets_no_word_of_the_end() {
+    let house = verona().await;
+    let seat = house.bound("romeo/orchard");
+    let who = ["paris@chat.example/x", "hall@rooms.example/r", "friar@chat.example"];
+    for to in who {
+        says(&house, &seat, &format!("<presence to='{to}'/>")).await;
+    }
+    for from in [
+        "<presence type='unavailable' from='paris@chat.example/x'/>",
+        "<presence type='error' from='hall@rooms.example/r'/>",
+        // Another resource of the friar's may be there.
+        "<presence type='unavailable' from='friar@chat.example/cell'/>",
+    ] {
+        crate::router::perform::to_seat(&house.node, &seat, stanza(from));
+    }
+    let done = says(&house, &seat, "<presence type='unavailable'/>").await;
+    let [friar] = done.as_slice() else { panic!("{done:#?}") };
+    assert!(friar.contains("to='friar@chat.example'"), "{friar}");
+}
+
+#[tokio::test]
+async fn a_client_that_probes_gets_what_a_server_would() {
+    let house = verona().await;
+    let seat = house.bound("romeo/orchard");
+    let probe = async |to: &str| {
+        says(&house, &seat, &format!("<presence type='probe' to='{to}'/>")).await.join(", ")
+    };
+    let is = |done: String, type_: &str, from: &str| {
+        let (type_, from) = (format!("type='{type_}'"), format!("from='{from}'"));
+        assert!(
+            done.starts_with("reply") && done.contains(&type_) && done.contains(&from),
+            "{done}"
+        );
+    };
+    // §4.3.2: nobody there; not allowed to know; no such account.
+    is(probe("paris@chat.example").await, "unavailable", "paris@chat.example");
+    is(probe("romeo@chat.example").await, "unavailable", "romeo@chat.example");
+    for unknown in ["nurse@chat.example", "tybalt@chat.example", "nobody@chat.example"] {
+        is(probe(unknown).await, "unsubscribed", unknown);
+    }
+    let _paris = house.available("paris/street", 0).await;
+    assert_eq!(probe("paris@chat.example").await, "ask paris");
+    assert_eq!(probe("paris@chat.example/street").await, "ask paris");
+    let gone = "paris@chat.example/gone";
+    is(probe(gone).await, "unavailable", gone);
+    // Who was asked and has not answered says nothing.
+    says(&house, &seat, "<presence type='subscribe' to='nurse@chat.example'/>").await;
+    assert_eq!(probe("nurse@chat.example").await, "");
+    // Not ours to answer.
+    assert!(probe("friar@elsewhere.example").await.starts_with("route"));
 }
 
 #[tokio::test]

@@ -3,11 +3,12 @@
 
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
-use xmpp::jid::BareJid;
+use xmpp::jid::{BareJid, Jid};
 
 use super::cache::version;
 use super::record::{Contact, ROSTER, VERSION};
 use super::subscription::{self, Kind, State};
+use crate::features::blocking::{self, Traffic};
 use crate::features::invitations;
 use crate::homes::{self, HomeError, HomeOp, Tx, accounts};
 
@@ -93,7 +94,15 @@ impl HomeOp for RosterHome {
         account: &'a BareJid,
         request: &'a [u8],
     ) -> BoxFuture<'a, Result<Vec<u8>, HomeError>> {
-        homes::answer(OP, request, |request| decide(tx, account, request))
+        homes::answer(OP, request, async move |request| {
+            // XEP-0016 §2.2 rule 4, §2.13: before the rules for subscriptions, and without a word.
+            if let Request::In { contact, .. } = &request
+                && blocking::is_blocked(tx, account, &Jid::from(contact), Traffic::Other).await?
+            {
+                return Ok(Answer::Subscription { pass: false, auto_reply: false });
+            }
+            decide(tx, account, request).await
+        })
     }
 }
 

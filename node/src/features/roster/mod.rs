@@ -14,6 +14,7 @@ mod tests;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use config::Limits;
 use replication::durable_log::Change;
 use xmpp::jid::{BareJid, Jid};
 use xmpp::ns;
@@ -29,11 +30,6 @@ use crate::feature::{Action, Ctx, Disco, Feature, Flow, Interests, Iq, Target};
 use crate::features::presence::relation::{self, Parting};
 use crate::geo::light;
 use crate::homes::HomeError;
-
-/// Longest name or group, in bytes; beyond it `not-acceptable` (§2.3.3).
-const TEXT_BYTES_MAX: usize = 1_023;
-/// Groups an item may have.
-const GROUPS_MAX: usize = 64;
 
 /// See the room.
 pub struct RosterFeature;
@@ -74,7 +70,7 @@ impl Feature for RosterFeature {
                 vec![Action::Roster { seat, version, answer }]
             }));
         }
-        match parse_set(&iq.stanza.element(), &seat.bare, node.config.limits.roster_items_max) {
+        match parse_set(&iq.stanza.element(), &seat.bare, &node.config.limits) {
             Ok(change) => {
                 Flow::Later(Box::pin(async move { set(&node, &seat.bare, &request, change).await }))
             }
@@ -184,7 +180,7 @@ async fn get(node: &Arc<Node>, account: &BareJid, request: &Stanza) -> (Option<u
 }
 
 /// §2.3.3: exactly one item, of a shape we can keep.
-fn parse_set(iq: &Element, own: &BareJid, items_max: usize) -> Result<Request, StanzaError> {
+fn parse_set(iq: &Element, own: &BareJid, limits: &Limits) -> Result<Request, StanzaError> {
     let query = iq.child("query", ns::ROSTER).ok_or_else(StanzaError::bad_request)?;
     let mut items = query.children();
     let (Some(item), None) = (items.next(), items.next()) else {
@@ -205,17 +201,18 @@ fn parse_set(iq: &Element, own: &BareJid, items_max: usize) -> Result<Request, S
     let mut groups = BTreeSet::new();
     for group in item.children().filter(|child| child.is("group", ns::ROSTER)) {
         let text = group.text();
-        if text.is_empty() || text.len() > TEXT_BYTES_MAX {
+        if text.is_empty() || text.len() > limits.roster_name_bytes_max {
             return Err(StanzaError::not_acceptable());
         }
         if !groups.insert(text) {
             return Err(StanzaError::bad_request());
         }
     }
-    if groups.len() > GROUPS_MAX || name.as_ref().is_some_and(|name| name.len() > TEXT_BYTES_MAX) {
+    let is_long = |name: &String| name.len() > limits.roster_name_bytes_max;
+    if groups.len() > limits.roster_groups_max || name.as_ref().is_some_and(is_long) {
         return Err(StanzaError::not_acceptable());
     }
-    let items_max = u32::try_from(items_max).unwrap_or(u32::MAX);
+    let items_max = u32::try_from(limits.roster_items_max).unwrap_or(u32::MAX);
     Ok(Request::Set { contact, name, groups: groups.into_iter().collect(), items_max })
 }
 

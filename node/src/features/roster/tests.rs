@@ -6,7 +6,7 @@ use xmpp::stanza::error::Condition;
 use super::*;
 use crate::features::tests::iq;
 use crate::router::perform;
-use crate::testing::{House, all, bare, mail, stanza};
+use crate::testing::{House, all, bare, limits, mail, stanza};
 
 const ITEM: &str = "jid='juliet@chat.example'";
 
@@ -15,13 +15,15 @@ fn parse(items: &str) -> Result<Request, Condition> {
     let text = format!("<iq type='set' id='1'>{query}</iq>");
     let set = Stanza::parse(Bytes::from(text)).expect("an iq");
     let own = BareJid::parse("romeo@chat.example").expect("a JID");
-    parse_set(&set.element(), &own, 100).map_err(|error| error.condition)
+    parse_set(&set.element(), &own, &limits()).map_err(|error| error.condition)
 }
 
 #[test]
 fn a_set_that_cannot_be_kept_is_refused() {
-    let long = "x".repeat(TEXT_BYTES_MAX + 1);
-    let many: String = (0..=GROUPS_MAX).map(|n| format!("<group>{n}</group>")).collect();
+    let limits = limits();
+    let long = "x".repeat(limits.roster_name_bytes_max + 1);
+    let many: String =
+        (0..=limits.roster_groups_max).map(|n| format!("<group>{n}</group>")).collect();
     for (number, items, expected) in [
         ("B-160", format!("<item {ITEM}/><item jid='nurse@chat.example'/>"), Condition::BadRequest),
         ("B-160", String::new(), Condition::BadRequest),

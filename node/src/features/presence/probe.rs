@@ -1,0 +1,58 @@
+//! RFC 6121 §4.3: a client asks for the presence of somebody. Servers probe for their users; a client that does so itself gets the same
+//! answer: the presence of each available resource if its roster says that it may see it, `unsubscribed` if not. Whether the account exists
+//! is not told.
+
+use std::sync::Arc;
+
+use global_distrib::Row;
+use xmpp::jid::{BareJid, Jid};
+use xmpp::stanza::{Stanza, Type};
+
+use crate::app::Node;
+use crate::feature::{Action, Ctx, Flow};
+use crate::session::Seat;
+
+/// A probe of a local client. What it asks of other domains is routed as it is.
+pub(super) fn ask(ctx: &mut Ctx<'_>, seat: &Arc<Seat>, stanza: &Stanza, to: &Jid) -> Flow {
+    if !ctx.node.domains.has_accounts(to.domain()) || to.local().is_none() {
+        ctx.actions.push(Action::Route(stanza.clone()));
+        return Flow::Done;
+    }
+    let (node, seat, to) = (ctx.node.clone(), seat.clone(), to.clone());
+    Flow::Later(Box::pin(async move { answer(&node, &seat, &to).await }))
+}
+
+async fn answer(node: &Arc<Node>, seat: &Arc<Seat>, to: &Jid) -> Vec<Action> {
+    let contact = to.bare();
+    let of = |type_| Action::Reply(Stanza::presence(Some(seat.address()), Some(to), type_).build());
+    let state = match node.rosters.load(node, &seat.bare).await {
+        Ok(roster) => {
+            roster.contacts.get(&contact).map(|contact| contact.state).unwrap_or_default()
+        }
+        Err(error) => {
+            tracing::error!(%error, "a roster cannot be read");
+            return Vec::new();
+        }
+    };
+    if contact != seat.bare && !state.to {
+        // Who has been asked and has not answered yet says nothing.
+        return if state.pending_out { Vec::new() } else { vec![of(Type::Unsubscribed)] };
+    }
+    if is_there(node, seat, &contact, to.resource()) {
+        vec![Action::Probe { from: seat.full.clone(), to: vec![contact] }]
+    } else {
+        vec![of(Type::Unavailable)]
+    }
+}
+
+/// Whether somebody of the account is available besides the one who asks; of those here it is known whether they show it.
+fn is_there(node: &Node, asker: &Seat, account: &BareJid, resource: Option<&str>) -> bool {
+    let shows = |row: &Row<Arc<Seat>>| {
+        row.available
+            && row.lit
+            && row.full != asker.full
+            && resource.is_none_or(|resource| row.full.resource() == resource)
+            && row.here().is_none_or(|seat| seat.is_shown())
+    };
+    node.directory.read(account.as_str(), |rows| rows.iter().any(shows)).unwrap_or(false)
+}

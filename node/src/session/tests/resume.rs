@@ -1,0 +1,75 @@
+//! The edges of XEP-0198 over a wire: what may be wished for, what the client is told at the end, when it comes too late, and when it is
+//! asked twice.
+
+use super::*;
+
+#[tokio::test]
+async fn who_comes_too_late_is_told_how_much_was_handled() {
+    let (house, mut juliet) = verona_with("[limits]\nsm_timeout = '1s'\n").await;
+    let (mut one, id) = Client::enabled(&house, "romeo/one").await;
+    one.sends(&message("juliet@chat.example/balcony", "m1")).await;
+    juliet.reads("id='m1'").await;
+    house.until("it is handled", || house.node.ledger.depth().0 == 0).await;
+    one.cut().await.expect("ends");
+    for (account, expected) in [("romeo", Some(2)), ("juliet", None)] {
+        match Client::resume(&house, account, &id, 0).await {
+            Err(Refused::NotFound { h }) => assert_eq!(h, expected, "{account}"),
+            _ => panic!("resumed"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_may_want_a_shorter_time_and_not_a_longer_one() {
+    let (house, _juliet) = verona_with("[limits]\nsm_timeout = '60s'\n").await;
+    for (wish, granted) in [("", "60"), ("max='30'", "30"), ("max='600'", "60")] {
+        let mut one = Client::new(&house, "romeo/one");
+        one.sends(&format!("<enable xmlns='urn:xmpp:sm:3' resume='true' {wish}/>")).await;
+        let enabled = one.reads("/>").await;
+        assert!(enabled.contains(&format!("max='{granted}'")), "{wish}: {enabled}");
+    }
+}
+
+#[tokio::test]
+async fn the_last_word_says_what_was_handled() {
+    let (house, _juliet) = verona().await;
+    let mut one = Client::managed(&house, "romeo/one", RESUMABLE).await;
+    one.sends("<presence><show>away</show></presence></stream:stream>").await;
+    let rest = one.rest().await;
+    let at = |what: &str| rest.find(what).unwrap_or_else(|| panic!("{what} in {rest}"));
+    assert!(at("<a xmlns='urn:xmpp:sm:3' h='2'/>") < at("</stream:stream>"), "{rest}");
+}
+
+#[tokio::test]
+async fn the_older_stream_of_a_resumed_session_hears_of_a_conflict() {
+    let (house, _juliet) = verona().await;
+    let (one, id) = Client::enabled(&house, "romeo/one").await;
+    let two = Client::resume(&house, "romeo", &id, 1).await.unwrap_or_else(|_| panic!("resumed"));
+    let rest = one.rest().await;
+    assert!(rest.contains("<conflict"), "{rest}");
+    assert!(two.seat.available());
+}
+
+#[tokio::test]
+async fn what_is_out_of_place_fails_and_the_stream_goes_on() {
+    let (house, _juliet) = verona().await;
+    let mut one = Client::new(&house, "romeo/one");
+    let unexpected = "<unexpected-request";
+    for early in ["<r xmlns='urn:xmpp:sm:3'/>", "<a xmlns='urn:xmpp:sm:3' h='0'/>"] {
+        one.sends(early).await;
+        assert!(one.reads("</failed>").await.contains(unexpected), "{early}");
+    }
+    one.sends("<enable xmlns='urn:xmpp:sm:3' max='soon'/>").await;
+    assert!(one.reads("</failed>").await.contains("<bad-request"));
+    one.sends(ACKS).await;
+    let enabled = one.reads("/>").await;
+    assert!(!enabled.contains(" id=") && !enabled.contains("max="), "{enabled}");
+    for late in [ACKS, RESUMABLE, "<resume xmlns='urn:xmpp:sm:3' previd='x' h='0'/>"] {
+        one.sends(late).await;
+        assert!(one.reads("</failed>").await.contains(unexpected), "{late}");
+    }
+    one.sends("<iq type='get' id='q1'><ping xmlns='urn:xmpp:ping'/></iq>").await;
+    one.reads("id='q1'").await;
+    one.sends("<r xmlns='urn:xmpp:sm:3'/>").await;
+    one.reads("h='1'").await;
+}
