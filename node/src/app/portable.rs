@@ -4,6 +4,7 @@
 //! administrator connects. What comes in is in `import`. Deliberately absent: XML documents.
 
 mod import;
+mod privacy;
 #[cfg(test)]
 mod tests;
 
@@ -46,6 +47,7 @@ pub(super) async fn offline(node: &Node, account: &BareJid, after: u64) -> Done<
 
 async fn read(node: &Node, jid: &BareJid, mut after: After, user: &mut UserExport) -> Done<()> {
     let mut bytes = 0;
+    let mut lists = Vec::new();
     loop {
         let (account, contacts, kept, messages, next) =
             match ask(node, jid, &Request::Read(after)).await? {
@@ -77,6 +79,7 @@ async fn read(node: &Node, jid: &BareJid, mut after: After, user: &mut UserExpor
             match keep {
                 Keep::Vcard => user.vcard = Some(text(value)?),
                 Keep::Private(_) => user.private.push(text(value)?),
+                Keep::Privacy(key) => lists.push((key, value)),
             }
         }
         for (_, message) in messages {
@@ -86,12 +89,15 @@ async fn read(node: &Node, jid: &BareJid, mut after: After, user: &mut UserExpor
         match next {
             Some(After::Message(id)) if bytes >= ANSWER_BYTES_MAX => {
                 user.more = Some(id);
-                return Ok(());
+                break;
             }
             Some(next) => after = next,
-            None => return Ok(()),
+            None => break,
         }
     }
+    let lists = privacy::element(&lists)?;
+    user.privacy = lists.map(|query| text(query.to_bytes())).transpose()?;
+    Ok(())
 }
 
 fn credentials(keys: &ScramKeys) -> ScramCredentials {

@@ -12,6 +12,7 @@ use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use xmpp::jid::BareJid;
 
+use crate::features::blocking::record::PRIVACY;
 use crate::features::offline::home::OFFLINE;
 use crate::features::private::home::PRIVATE;
 use crate::features::roster::record::{Contact, ROSTER, VERSION};
@@ -63,6 +64,8 @@ pub enum Keep {
     Vcard,
     /// An element of its private XML, by key.
     Private(String),
+    /// A row of its privacy lists, by key.
+    Privacy(String),
 }
 
 impl Keep {
@@ -71,6 +74,7 @@ impl Keep {
         match self {
             Keep::Vcard => (VCARD, ""),
             Keep::Private(key) => (PRIVATE, key),
+            Keep::Privacy(key) => (PRIVACY, key),
         }
     }
 }
@@ -219,7 +223,9 @@ async fn all_kept(tx: &Tx) -> Result<Vec<(Keep, Vec<u8>)>, HomeError> {
     let card = tx.get(VCARD, "").await?.map(|card| (Keep::Vcard, card));
     let private =
         tx.map(PRIVATE).await?.into_iter().map(|(key, value)| (Keep::Private(key), value));
-    Ok(card.into_iter().chain(private).collect())
+    let privacy =
+        tx.map(PRIVACY).await?.into_iter().map(|(key, value)| (Keep::Privacy(key), value));
+    Ok(card.into_iter().chain(private).chain(privacy).collect())
 }
 
 async fn write(tx: &mut Tx, part: Part) -> Result<Answer, HomeError> {
@@ -234,7 +240,7 @@ async fn write(tx: &mut Tx, part: Part) -> Result<Answer, HomeError> {
     match &open {
         None if exists => return Ok(Answer::Exists),
         _ if part.number == 0 => {
-            for store in [ROSTER, VCARD, PRIVATE] {
+            for store in [ROSTER, VCARD, PRIVATE, PRIVACY] {
                 tx.clear(store);
             }
             tx.trim(OFFLINE, MESSAGES_MAX);

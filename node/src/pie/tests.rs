@@ -84,6 +84,10 @@ fn juliet() -> UserExport {
                 .to_owned(),
             "<prefs xmlns='urn:x'/>".to_owned(),
         ],
+        privacy: Some(
+            "<query xmlns='jabber:iq:privacy'><list name='a'><item type='jid' value='tybalt@capulet.example' action='deny' order='1'/></list></query>"
+                .to_owned(),
+        ),
         offline: vec![
             "<message to='juliet@capulet.example/balcony' from='romeo@montague.example/orchard' type='chat'>\
              <body>Neither, fair saint &amp; so on.\n</body>\
@@ -181,7 +185,9 @@ fn documents_of_ejabberd_are_understood() {
          <user name='juliet' password='scram:{SHA1},{SHA1},c2FsdA==,10000'>\
          <offline-messages><message xmlns='jabber:client' from='romeo@montague.example/o' to='juliet@capulet.example' type='chat'>\
          <body>hi</body><delay xmlns='urn:xmpp:delay' stamp='2026-07-21T00:32:29Z'/></message></offline-messages>\
-         <vCard xmlns='vcard-temp'/><query xmlns='jabber:iq:privacy'/>\
+         <vCard xmlns='vcard-temp'/><query xmlns='jabber:iq:privacy'><default name='a'/>\
+         <list name='a'><item action='deny' order='1' type='jid' value='tybalt@capulet.example'><message/></item></list></query>\
+         <query xmlns='urn:unknown'/>\
          <query xmlns='jabber:iq:roster'><item subscription='to' jid='romeo@montague.example' name=''>\
          <group>A</group><group>A</group></item></query>\
          <presence from='paris@verona.example' to='juliet@capulet.example' xmlns='jabber:client' type='subscribe'>\
@@ -199,9 +205,12 @@ fn documents_of_ejabberd_are_understood() {
     assert!(users[0].offline[0].contains("<body>hi</body>"), "{:?}", users[0].offline);
     let request = "<presence from='paris@verona.example' to='juliet@capulet.example' type='subscribe'><status>I am Paris</status></presence>";
     assert_eq!(users[0].requests, [request]);
+    let lists = "<query xmlns='jabber:iq:privacy'><default name='a'/><list name='a'>\
+        <item action='deny' order='1' type='jid' value='tybalt@capulet.example'><message/></item></list></query>";
+    assert_eq!(users[0].privacy.as_deref(), Some(lists));
     assert_eq!(users[1].password.as_deref(), Some("s3crEt"));
     assert_eq!(users[2].password, None);
-    assert_eq!(unknown, ["1 <query xmlns='jabber:iq:privacy'/>"]);
+    assert_eq!(unknown, ["1 <query xmlns='urn:unknown'/>"]);
 }
 
 /// As the first `mod_storage_xep0227` wrote an account of `mod_auth_internal_hashed`.
@@ -258,6 +267,7 @@ fn a_host_may_have_another_name_here() {
     assert_eq!(contacts, expected);
     assert!(user.requests[0].contains("from='tybalt@new.example'"), "{:?}", user.requests);
     assert!(user.offline[0].contains("to='juliet@new.example/balcony'"), "{:?}", user.offline);
+    assert!(user.privacy.as_ref().is_some_and(|lists| lists.contains("'tybalt@new.example'")));
     assert!(Hosts::parse(&["a@b=c".to_owned()]).is_err());
 }
 

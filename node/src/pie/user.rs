@@ -240,6 +240,22 @@ pub(super) fn private(user: &mut UserExport, query: &Element, unknown: &mut Unkn
     Ok(())
 }
 
+/// Privacy lists, as ejabberd writes them. An empty query says nothing.
+pub(super) fn privacy(user: &mut UserExport, mut query: Element, hosts: &Hosts) -> Result<()> {
+    if user.privacy.is_some() {
+        return Err("privacy lists stand here twice".to_owned());
+    }
+    for list in query.children_mut() {
+        for item in list.children_mut().filter(|item| item.attr("type") == Some("jid")) {
+            readdress(item, "value", hosts)?;
+        }
+    }
+    if query.children().next().is_some() {
+        user.privacy = Some(text_of(&query)?);
+    }
+    Ok(())
+}
+
 fn text_of(element: &Element) -> Result<String> {
     String::from_utf8(element.to_bytes()).map_err(|error| error.to_string())
 }

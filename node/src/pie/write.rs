@@ -68,6 +68,9 @@ impl<W: Write> Writer<W> {
             let all: Vec<Element> = all.collect::<Result<_, _>>().map_err(invalid)?;
             self.element(&Element::new("query", ns::PRIVATE).with_children(all))?;
         }
+        if let Some(lists) = &user.privacy {
+            self.element(&Element::parse(lists.as_bytes()).map_err(invalid)?)?;
+        }
         self.messages(&user.offline)
     }
 

@@ -11,7 +11,7 @@ use xmpp::sasl::{Hash, Password, ScramKeys, Secret};
 use xmpp::stanza::{Kind, Stanza, Type};
 use xmpp::xml::element::Element;
 
-use super::{Done, ask};
+use super::{Done, ask, privacy};
 use crate::admin::{Refusal, ScramCredentials, UserExport};
 use crate::app::Node;
 use crate::app::operator::unusable;
@@ -234,6 +234,10 @@ fn kept(node: &Node, user: &UserExport) -> Done<Vec<(Keep, Vec<u8>)>> {
     let bytes = private.iter().map(|(key, value)| key.len() + value.len()).sum();
     within("private XML", bytes, "private_bytes_max", limits.private_bytes_max)?;
     kept.extend(private.into_iter().map(|(key, value)| (Keep::Private(key), value)));
+    if let Some(text) = &user.privacy {
+        let rows = privacy::rows(&element(text)?, limits)?;
+        kept.extend(rows.into_iter().map(|(key, value)| (Keep::Privacy(key), value)));
+    }
     Ok(kept)
 }
 

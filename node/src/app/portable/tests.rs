@@ -52,6 +52,11 @@ fn romeo(messages: usize, bytes: usize) -> UserExport {
             "<storage xmlns='storage:bookmarks'/>".to_owned(),
             "<prefs xmlns='urn:a'>x</prefs>".to_owned(),
         ],
+        privacy: Some(
+            "<query xmlns='jabber:iq:privacy'><default name='a'/><list name='a'>\
+             <item type='jid' value='tybalt@chat.example' action='deny' order='1'/></list></query>"
+                .to_owned(),
+        ),
         offline: (0..messages).map(|number| message(number, bytes)).collect(),
         ..UserExport::default()
     }
@@ -81,6 +86,7 @@ async fn what_is_exported_comes_back_equal_in_one_entry_or_many() {
             (given.created, &given.roster, &given.requests, &given.offline)
         );
         assert_eq!((&first.vcard, &first.private), (&given.vcard, &given.private));
+        assert_eq!(first.privacy, given.privacy);
         desk.user_remove("romeo@chat.example").await.expect("removed");
         let before = house.node.homes.log_head();
         desk.user_import(first.clone()).await.expect("imported");
