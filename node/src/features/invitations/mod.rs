@@ -9,6 +9,7 @@
 
 mod commands;
 pub mod home;
+pub mod page;
 pub mod record;
 #[cfg(test)]
 mod tests;
@@ -189,6 +190,18 @@ pub async fn issue(node: &Node, wish: Wish) -> Result<Issued, StanzaError> {
     let page = node.config.invitations.landing_url.as_ref();
     let landing_url = page.map(|url| url.replace("{token}", token.expose()));
     Ok(Issued { token, invitation, uri, landing_url })
+}
+
+/// What a client opens: about the account that is to be made, about the inviter, or about the server.
+fn uri(token: &Token, invitation: &Invitation, account: Option<BareJid>) -> String {
+    match account {
+        Some(account) => token.register_uri(&account),
+        None if invitation.contact => token.roster_uri(invitation.register),
+        None => {
+            let domain = BareJid::parse(token.owner().domain());
+            token.register_uri(&domain.expect("the domain of an address is an address"))
+        }
+    }
 }
 
 /// The invitation, while it is good.
