@@ -27,8 +27,8 @@ use xmpp::stream::error::StreamError;
 use xmpp::stream::features::limits;
 use xmpp::stream::negotiate::{Inline, Offer, TlsPolicy};
 
-pub use self::operator::operator;
 pub use self::build::{Parts, asks_for_certificates, assemble, start_links};
+pub use self::operator::operator;
 pub use self::run::{RunError, drain, housekeeping, run};
 pub use self::wires::Late;
 pub use self::world::{Chance, World};

@@ -16,10 +16,8 @@ use s2s::tls::Fingerprint;
 use super::{Node, World};
 use crate::feature::Ctx;
 use crate::features::{
-    admin, archive, blocking, clients, invitations, last, offline, private, roster, upload, vcard,
-};
-
-    archive, blocking, invitations, offline, private, push, roster, upload, vcard,
+    admin, archive, blocking, clients, invitations, last, offline, private, push, roster, upload,
+    vcard,
 };
 use crate::geo::Geo;
 use crate::geo::calls::CallError;

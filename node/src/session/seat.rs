@@ -2,10 +2,8 @@
 //! The session task owns everything else. A row of the session table points here.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicI8, AtomicU8, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI8, AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use global_distrib::NodeIx;
 use parking_lot::Mutex;

@@ -22,8 +22,7 @@ use super::end::Alive;
 use super::task::{Close, Session};
 use super::{Control, Delivery, Handled, Item, Seat};
 use crate::app::Node;
-use crate::features::archive;
-use crate::features::push;
+use crate::features::{archive, push};
 use crate::transport::Buffer;
 use crate::{outbox, router};
 
