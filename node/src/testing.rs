@@ -49,9 +49,6 @@ auth_deadline = '5s'
 heartbeat = '10ms'
 election_min = '50ms'
 election_max = '100ms'
-[c2s]
-certificate = 'unused'
-key = 'unused'
 ";
 
 /// The bounds of a node that is told nothing else.
