@@ -70,7 +70,8 @@ async fn main() -> ExitCode {
                     })
                 })
             });
-            let all = tests.chain(tls::tests(house)).chain(sm::tests(house));
+            let all =
+                tests.chain(tls::tests(house)).chain(roster::tests(house)).chain(sm::tests(house));
             let tests = all.map(|test| Test { name: format!("bad_input::{}", test.name), ..test });
             let tests: Vec<Test<'_>> = tests.collect();
             run(&mut outcome, &choice, tests, TOGETHER, LONGEST_SECONDS).await;

@@ -1,7 +1,19 @@
-//! F, the roster: RFC 6121 §2.
+//! F, the roster and who is blocked: RFC 6121 §2, XEP-0191.
 
-use crate::row::Row;
+use crate::expect;
+use crate::row::{Row, judge};
 use crate::state::At::Bound;
+use crate::state::House;
+use crate::wire::Road;
+use pangaea_tests::client::Result;
+use pangaea_tests::harness::Test;
+
+/// Whom the bystander has blocked: an account that no row uses.
+pub(crate) const BLOCKED: u32 = 70;
+/// Who has blocked the bystander: another one.
+const BLOCKER: u32 = 71;
+const BLOCK: &str =
+    "<iq type='set' id='k'><block xmlns='urn:xmpp:blocking'><item jid='${friend}'/></block></iq>";
 
 fn set(inside: &str) -> String {
     format!("<iq type='set' id='x'><query xmlns='jabber:iq:roster'>{inside}</query></iq>")
@@ -86,4 +98,64 @@ pub(crate) fn rows() -> Vec<Row> {
         );
     }
     rows
+}
+
+pub(crate) fn tests<'a>(house: &'a House<'a>) -> Vec<Test<'a>> {
+    let refused = &["ST not-acceptable/cancel blocked"][..];
+    let unavailable = &["ST service-unavailable/cancel"][..];
+    // By the blocked, and to the blocked.
+    let all = [
+        ("<message id='x' to='${friend}'><body>x</body></message>", unavailable, refused),
+        (
+            "<message id='x' type='chat' to='${friend/full}'><body>x</body></message>",
+            unavailable,
+            refused,
+        ),
+        (
+            "<iq id='x' type='get' to='${friend}'><ping xmlns='urn:xmpp:ping'/></iq>",
+            unavailable,
+            refused,
+        ),
+        (
+            "<iq id='x' type='get' to='${friend/full}'><ping xmlns='urn:xmpp:ping'/></iq>",
+            unavailable,
+            refused,
+        ),
+        ("<presence id='x' to='${friend}'/>", &[""], refused),
+        ("<presence id='x' type='subscribe' to='${friend}'/>", &[""], refused),
+        ("<presence type='probe' to='${friend}'/>", &["", "presence unsubscribed"], &[]),
+    ];
+    let mut tests = Vec::new();
+    for road in Road::ALL.iter().copied() {
+        for (at, (stanza, blocked, blocker)) in all.into_iter().enumerate() {
+            let name = format!("{}::B-173 by the blocked {at}", road.name());
+            tests.push(Test::new(name, move || says(house, road, BLOCKED, "", stanza, blocked)));
+            if !blocker.is_empty() {
+                let name = format!("{}::B-172 to the blocked {at}", road.name());
+                let run = move || says(house, road, BLOCKER, BLOCK, stanza, blocker);
+                tests.push(Test::new(name, run));
+            }
+        }
+    }
+    tests
+}
+
+async fn says(
+    house: &House<'_>,
+    road: Road,
+    number: u32,
+    first: &str,
+    stanza: &str,
+    expected: &[&str],
+) -> Result<()> {
+    let (user, password) = (format!("user{number}"), format!("pw{number}"));
+    let mut guest = house.guest_as(&user, &password, 0, road, Bound).await?;
+    if !first.is_empty() {
+        guest.wire.send(house.fill(first, &guest).as_bytes()).await;
+        let answer = guest.element().await?;
+        expect(answer.attr("type") == Some("result"), || answer.to_string())?;
+    }
+    let text = house.fill(stanza, &guest);
+    guest.wire.send(text.as_bytes()).await;
+    judge(house, &mut guest, Bound, &text, expected).await
 }

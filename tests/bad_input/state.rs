@@ -1,5 +1,6 @@
 //! How far a client has come before the bad bytes, and who else is there. Called by `row` and by the tests that are no rows.
 
+use crate::roster::BLOCKED;
 use crate::wire::{Bytes, Heard, Road, Wire, usual};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use pangaea_tests::client::{Client, Endpoint, Result, Security};
@@ -51,7 +52,14 @@ impl<'a> House<'a> {
         let mut friend = platform.user(FRIEND, 0, "friend")?;
         friend.connect().await?;
         friend.send("<presence/>").await?;
-        friend.ping().await?;
+        let block = format!(
+            "<block xmlns='urn:xmpp:blocking'><item jid='user{BLOCKED}@{}'/></block>",
+            friend.endpoint.domain
+        );
+        let answer = friend.iq("set", None, &block).await?;
+        if answer.attr("type") != Some("result") {
+            return Err(format!("the bystander cannot block: {answer}"));
+        }
         let friend_full = friend.full();
         Ok(Self { platform, friend: Mutex::new(Some(friend)), friend_full, next: Mutex::new(0) })
     }
