@@ -158,9 +158,8 @@ impl Features {
 
     /// Elements for `<stream:features/>` before sign-in.
     pub fn stream_features_before_auth(&self) -> Vec<u8> {
-        let of =
-            |feature: &Box<dyn Feature>| feature.stream_features_before_auth().as_bytes().to_vec();
-        self.list.iter().flat_map(of).collect()
+        let all = self.list.iter().map(|feature| feature.stream_features_before_auth());
+        all.collect::<String>().into_bytes()
     }
 
     /// An IQ get or set, to those who answer its payload's namespace.
