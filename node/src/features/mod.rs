@@ -55,7 +55,7 @@ fn list(config: &Config) -> Vec<Box<dyn Feature>> {
         Box::new(csi::ClientState),
         Box::new(offline::OfflineFeature),
         Box::new(bind::Bind),
-        Box::new(vcard::VcardFeature),
+        Box::new(vcard::VcardFeature::default()),
         Box::new(private::PrivateFeature),
         Box::new(ping::Ping),
         Box::new(version::Version),
