@@ -338,6 +338,7 @@ pub(super) async fn homes(
         Box::new(push::home::PushHome(late.clone())),
         Box::new(invitations::home::InvitationsHome),
         Box::new(archive::home::ArchiveHome(late.clone())),
+        Box::new(homes::look::LookHome),
         Box::new(admin::home::EndHome),
         Box::new(last::home::LastHome),
         Box::new(upload::home::UploadHome),

@@ -60,7 +60,7 @@ fn list(config: &Config) -> Vec<Box<dyn Feature>> {
         Box::new(csi::ClientState),
         Box::new(offline::OfflineFeature),
         Box::new(bind::Bind),
-        Box::new(vcard::VcardFeature),
+        Box::new(vcard::VcardFeature::default()),
         Box::new(private::PrivateFeature),
         Box::new(ping::Ping),
         Box::new(push::Push),
@@ -173,9 +173,8 @@ impl Features {
 
     /// Elements for `<stream:features/>` before sign-in.
     pub fn stream_features_before_auth(&self) -> Vec<u8> {
-        let of =
-            |feature: &Box<dyn Feature>| feature.stream_features_before_auth().as_bytes().to_vec();
-        self.list.iter().flat_map(of).collect()
+        let all = self.list.iter().map(|feature| feature.stream_features_before_auth());
+        all.collect::<String>().into_bytes()
     }
 
     /// What may be asked for along with a bind (XEP-0386), as it is advertised.

@@ -14,6 +14,7 @@ mod ask;
 mod copies;
 mod former;
 pub mod hand_over;
+pub mod look;
 mod overlay;
 mod seams;
 mod ship;

@@ -28,24 +28,6 @@ impl Left {
     }
 }
 
-/// What may be asked.
-#[derive(Debug, Serialize, Deserialize)]
-pub enum Request {
-    /// Keep this, unless a later one is known.
-    Left(Left),
-    /// What is known.
-    Read,
-}
-
-/// What came of it.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Answer {
-    /// Committed, or not needed.
-    Done,
-    /// This is.
-    Known(Option<Left>),
-}
-
 /// The operation.
 pub struct LastHome;
 
@@ -60,21 +42,16 @@ impl HomeOp for LastHome {
         _: &'a BareJid,
         request: &'a [u8],
     ) -> BoxFuture<'a, Result<Vec<u8>, HomeError>> {
-        homes::answer(OP, request, |request| decide(tx, request))
+        homes::answer(OP, request, |left| decide(tx, left))
     }
 }
 
-pub(super) async fn decide(tx: &mut Tx, request: Request) -> Result<Answer, HomeError> {
+/// Keeps it, unless a later one is known. The account may be gone: its sessions end because of that.
+pub(super) async fn decide(tx: &mut Tx, left: Left) -> Result<(), HomeError> {
     let known = tx.get(LAST, "").await?.as_deref().and_then(Left::decode);
-    match request {
-        Request::Read => Ok(Answer::Known(known)),
-        Request::Left(left) => {
-            let newer = known.is_none_or(|known| known.at_ms <= left.at_ms);
-            // The account may be gone: its sessions end because of that.
-            if newer && accounts::exists(tx).await? {
-                tx.put(LAST, "", postcard::to_stdvec(&left).expect("a plain value"));
-            }
-            Ok(Answer::Done)
-        }
+    let newer = known.is_none_or(|known| known.at_ms <= left.at_ms);
+    if newer && accounts::exists(tx).await? {
+        tx.put(LAST, "", postcard::to_stdvec(&left).expect("a plain value"));
     }
+    Ok(())
 }

@@ -22,11 +22,12 @@ use xmpp::stanza::error::StanzaError;
 use xmpp::stanza::{Kind, Stanza, Type};
 use xmpp::xml::element::Element;
 
-use self::home::{Answer, LAST, Left, OP, Request};
+use self::home::{LAST, Left, OP};
 use crate::app::Node;
 use crate::feature::{Action, Ctx, Disco, Feature, Flow, Interests, Iq, SessionEvent, Target};
 use crate::features::roster;
 use crate::homes::accounts::Account;
+use crate::homes::look::look;
 use crate::session::Seat;
 use crate::storage::StorageError;
 
@@ -135,8 +136,7 @@ fn is_kept(node: &Node, account: &BareJid) -> bool {
 async fn tell(node: Arc<Node>, waiting: Arc<Mutex<HashMap<BareJid, Left>>>, account: BareJid) {
     loop {
         let Some(left) = waiting.lock().get(&account).cloned() else { return };
-        let request = Request::Left(left.clone());
-        if let Err(error) = node.homes.exchange::<_, Answer>(&account, OP, &request).await {
+        if let Err(error) = node.homes.exchange::<_, ()>(&account, OP, &left).await {
             tracing::debug!(%account, %error, "its last activity is not kept");
         }
         let mut waiting = waiting.lock();
@@ -173,14 +173,12 @@ fn query(seconds: u64, status: Option<&str>) -> Element {
     }
 }
 
-/// When an account was last there, as its home knows it; as it is known here if that cannot be reached.
+/// When an account was last there, as its home knows it; as it is known here if that does not answer.
 ///
 /// # Errors
-/// The local replica cannot be read either.
+/// The local replica cannot be read.
 pub async fn left(node: &Arc<Node>, account: &BareJid) -> Result<Option<Left>, StorageError> {
-    if let Ok(Answer::Known(left)) = node.homes.exchange(account, OP, &Request::Read).await {
-        return Ok(left);
-    }
+    look(&node.homes, account).await;
     Ok(node.storage.get(LAST, account.as_str(), "").await?.as_deref().and_then(Left::decode))
 }
 

@@ -1,5 +1,6 @@
 //! XEP-0049 Private XML Storage, version 1.2: elements a client keeps for itself and its fellows of the same account, such as the bookmarks
-//! of XEP-0048. Each is found again by its name and namespace. Kept at the account's home, read from the local replica.
+//! of XEP-0048. Each is found again by its name and namespace. Kept at the account's home, read from the local replica when
+//! that has what the home had.
 //!
 //! As deployed servers do, an element without anything in it takes what was there away, and what is not there is answered with the
 //! element that was asked for. Reserved namespaces are taken like others (refusing them is optional, and clients use some); what has no
@@ -20,6 +21,7 @@ use xmpp::xml::element::{Element, Node as Content};
 use self::home::{Answer, OP, PRIVATE, Request};
 use crate::app::Node;
 use crate::feature::{Action, Ctx, Disco, Feature, Flow, Interests, Iq, Target};
+use crate::homes::look::look;
 
 /// See the room.
 pub struct PrivateFeature;
@@ -49,6 +51,8 @@ impl Feature for PrivateFeature {
         let (node, request) = (ctx.node.clone(), iq.stanza.clone());
         match wish(&iq.stanza) {
             Ok(Wish::Get(asked)) => Flow::Later(Box::pin(async move {
+                // What another device of the user was told is kept is found here.
+                look(&node.homes, &account).await;
                 let found = read(&node, &account, asked).await;
                 let query = found
                     .map(|element| Some(Element::new("query", ns::PRIVATE).with_child(element)));

@@ -2,6 +2,9 @@
 //! nobody but the owner changes it. An account that has none, and one that is not there, are answered alike, with an empty card, as
 //! Prosody and ejabberd do: names cannot be tried out here. The server has a card of its own (§3.3).
 //!
+//! Read from the local replica. Where the home is elsewhere it is looked at first, so that a card is not older than what its reader has
+//! heard of it; the session does not wait for that.
+//!
 //! What clients make of it in presence (XEP-0153) passes as they send it.
 //! Left out: search, conversion to and from PEP (XEP-0398).
 
@@ -11,18 +14,32 @@ mod tests;
 
 use std::sync::Arc;
 
+use tokio::sync::Semaphore;
 use xmpp::jid::BareJid;
 use xmpp::ns;
-use xmpp::stanza::Type;
 use xmpp::stanza::error::StanzaError;
+use xmpp::stanza::{Stanza, Type};
 use xmpp::xml::element::Element;
 
 use self::home::{Answer, OP, Request, VCARD};
 use crate::app::Node;
 use crate::feature::{Action, Ctx, Disco, Feature, Flow, Interests, Iq, Target};
+use crate::homes::look::look;
+use crate::router;
+
+/// Cards that homes elsewhere are asked for at the same time; beyond it the local replica answers alone.
+const LOOKS_MAX: usize = 64;
 
 /// See the room.
-pub struct VcardFeature;
+pub struct VcardFeature {
+    looks: Arc<Semaphore>,
+}
+
+impl Default for VcardFeature {
+    fn default() -> Self {
+        Self { looks: Arc::new(Semaphore::new(LOOKS_MAX)) }
+    }
+}
 
 impl Feature for VcardFeature {
     fn name(&self) -> &'static str {
@@ -52,16 +69,33 @@ impl Feature for VcardFeature {
                 ctx.actions.extend(Action::answer(&request, Ok(Some(servers_own()))));
                 Flow::Done
             }
-            Wish::Read(account) => Flow::Later(Box::pin(async move {
-                let card = read(&node, &account).await.map(Some);
-                Action::answer(&request, card).into_iter().collect()
-            })),
+            Wish::Read(account) if node.homes.is_home(account.as_str()) => {
+                Flow::Later(Box::pin(answer(node, account, request)))
+            }
+            Wish::Read(account) => match self.looks.clone().try_acquire_owned() {
+                Ok(permit) => {
+                    let seat = ctx.seat.cloned();
+                    tokio::spawn(async move {
+                        look(&node.homes, &account).await;
+                        drop(permit);
+                        let actions = answer(node.clone(), account, request).await;
+                        router::perform(&node, seat.as_ref(), actions);
+                    });
+                    Flow::Done
+                }
+                Err(_) => Flow::Later(Box::pin(answer(node, account, request))),
+            },
             Wish::Write(account, card) => Flow::Later(Box::pin(async move {
                 let done = write(&node, &account, card).await.map(|()| None);
                 Action::answer(&request, done).into_iter().collect()
             })),
         }
     }
+}
+
+async fn answer(node: Arc<Node>, account: BareJid, request: Stanza) -> Vec<Action> {
+    let card = read(&node, &account).await.map(Some);
+    Action::answer(&request, card).into_iter().collect()
 }
 
 /// What is asked.
