@@ -43,6 +43,7 @@ upload = 'upload.chat.example'
 [c2s]
 certificate = 'unused'
 key = 'unused'
+auth_deadline = '5s'
 [metadata]
 heartbeat = '10ms'
 election_min = '50ms'

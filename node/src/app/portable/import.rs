@@ -9,16 +9,20 @@ use xmpp::jid::{BareJid, Jid};
 use xmpp::ns;
 use xmpp::sasl::{Hash, Password, ScramKeys, Secret};
 use xmpp::stanza::{Kind, Stanza, Type};
+use xmpp::xml::element::Element;
 
 use super::{Done, ask};
 use crate::admin::{Refusal, ScramCredentials, UserExport};
 use crate::app::Node;
 use crate::app::operator::unusable;
+use crate::features::private;
 use crate::features::roster::record::Contact;
 use crate::features::roster::subscription::State;
 use crate::homes::accounts::Account;
 use crate::pie::MECHANISMS;
-use crate::pie::home::{Answer, MESSAGES_MAX, PART_BYTES_MAX, Part, ROW_BYTES_MAX, Request};
+use crate::pie::home::{
+    Answer, Kept, MESSAGES_MAX, PART_BYTES_MAX, Part, ROW_BYTES_MAX, Request, Shelf,
+};
 use crate::router::delayed;
 
 /// PBKDF2 rounds of imported keys: each sign-in with PLAIN computes as many.
@@ -38,9 +42,17 @@ pub(in crate::app) async fn import(node: &Node, jid: &BareJid, user: UserExport)
     within("contacts", contacts.len(), "roster_items_max", limits.roster_items_max)?;
     within("messages", user.offline.len(), "offline_messages_max", limits.offline_messages_max)?;
     let messages = messages(node, jid, &user.offline)?;
+    let kept = kept(&user)?;
+    let size = |shelf| {
+        let of = kept.iter().filter(move |(other, ..)| *other == shelf);
+        of.map(|(_, key, element)| key.len() + element.len()).sum()
+    };
+    let (card, private) = (size(Shelf::Vcard), size(Shelf::Private));
+    within("bytes of a vCard", card, "vcard_bytes_max", limits.vcard_bytes_max)?;
+    within("bytes of private data", private, "private_bytes_max", limits.private_bytes_max)?;
     let account = account(node, &user).await?;
     let import = getrandom::u64().map_err(|error| Refusal::failed(error.to_string()))?;
-    for part in parts(import, &account, contacts, messages)? {
+    for part in parts(import, &account, kept, contacts, messages)? {
         let number = part.number;
         let answer = ask(node, jid, &Request::Write(Box::new(part))).await;
         let answer = answer.map_err(|mut refusal| {
@@ -136,6 +148,31 @@ fn keys(hash: Hash, given: &ScramCredentials) -> Done<ScramKeys> {
     })
 }
 
+/// The user's own XML, each element where it is found again.
+fn kept(user: &UserExport) -> Done<Vec<Kept>> {
+    let element = |text: &String| {
+        Element::parse(text.as_bytes())
+            .map_err(|error| invalid(format!("an element that cannot be read: {error}")))
+    };
+    let mut kept = Vec::new();
+    if let Some(text) = &user.vcard {
+        let card = element(text)?;
+        if !card.is("vCard", ns::VCARD) {
+            return Err(invalid("a vCard is <vCard xmlns='vcard-temp'/>"));
+        }
+        kept.push((Shelf::Vcard, String::new(), card.to_bytes()));
+    }
+    for text in &user.private {
+        let element = element(text)?;
+        if matches!(element.ns(), "" | ns::PRIVATE | ns::CLIENT) {
+            return Err(invalid("a private element has a namespace of its own"));
+        }
+        let key = private::key(element.name(), element.ns());
+        kept.push((Shelf::Private, key, element.to_bytes()));
+    }
+    Ok(kept)
+}
+
 /// The roster and those who only ask, as one.
 fn contacts(own: &BareJid, user: &UserExport) -> Done<BTreeMap<BareJid, Contact>> {
     let mut contacts = BTreeMap::new();
@@ -210,6 +247,7 @@ fn messages(node: &Node, own: &BareJid, given: &[String]) -> Done<Vec<Vec<u8>>> 
 fn parts(
     import: u64,
     account: &Account,
+    kept: Vec<Kept>,
     contacts: BTreeMap<BareJid, Contact>,
     messages: Vec<Vec<u8>>,
 ) -> Done<Vec<Part>> {
@@ -218,6 +256,7 @@ fn parts(
         number,
         last: false,
         account: account.clone(),
+        kept: Vec::new(),
         contacts: Vec::new(),
         messages: Vec::new(),
     };
@@ -234,6 +273,10 @@ fn parts(
         bytes += row + ROW_BYTES_MORE;
         Ok(parts.len() - 1)
     };
+    for own in kept {
+        let place = room(&mut parts, own.1.len() + own.2.len(), "an element")?;
+        parts[place].kept.push(own);
+    }
     for (jid, contact) in contacts {
         let place = room(&mut parts, jid.as_str().len() + contact.encode().len(), "a contact")?;
         parts[place].contacts.push((jid, contact));
