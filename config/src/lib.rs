@@ -29,6 +29,7 @@ pub use section::auth::{
     Ldap, LdapSecurity, PasswordFormat, Program, Sql,
 };
 pub use section::c2s::{C2s, CertificateFor};
+pub use section::clients::Clients;
 pub use section::contact::Contact;
 pub use section::domains::Domains;
 pub use section::external_services::ExternalService;
@@ -58,6 +59,8 @@ pub struct Config {
     pub domains: Domains,
     /// Client connections.
     pub c2s: C2s,
+    /// What is kept of the clients people sign in with.
+    pub clients: Clients,
     /// Server connections, links among them.
     pub s2s: S2s,
     /// Timers and bounds of the links to the other nodes.
@@ -131,6 +134,7 @@ impl Config {
             node: section::node::read(&root.section("node")),
             domains: section::domains::read(&root.section("domains")),
             c2s: section::c2s::read(&root.section("c2s")),
+            clients: section::clients::read(&root.section("clients")),
             s2s: section::s2s::read(&root.section("s2s")),
             link: section::link::read(&root.section("link")),
             peers: section::link::read_peers(&root),

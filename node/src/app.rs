@@ -24,7 +24,7 @@ use xmpp::jid::{BareJid, Jid};
 use xmpp::sasl::{Mechanism, Secret};
 use xmpp::stanza::error::StanzaError;
 use xmpp::stream::error::StreamError;
-use xmpp::stream::negotiate::{Offer, TlsPolicy};
+use xmpp::stream::negotiate::{Inline, Offer, TlsPolicy};
 
 pub use self::build::{Parts, asks_for_certificates, assemble, start_links};
 pub use self::run::{RunError, drain, housekeeping, run};
@@ -136,6 +136,10 @@ impl Offers {
             features_after_auth: features.stream_features(),
             fake_secret,
             fake_iterations: crate::homes::accounts::ITERATIONS,
+            sasl2: Some(Inline {
+                bind: features.inline().into_iter().chain([xmpp::ns::SM]).collect(),
+                fast: config.clients.tokens,
+            }),
             failures_max: config.c2s.auth_attempts_max,
         };
         let plain = config.c2s.allow_plain_without_tls;

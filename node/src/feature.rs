@@ -226,6 +226,17 @@ pub trait Feature: Send + Sync {
         ""
     }
 
+    /// What a client may ask for along with a bind (XEP-0386 §3.1): namespaces, as they are advertised.
+    fn inline(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// A client has bound by Bind 2 and asked for this, an element of one of those namespaces; its seat is in `ctx`, and nothing has
+    /// reached it yet. What `<bound/>` says of it.
+    fn bound(&self, _ctx: &mut Ctx<'_>, _request: &Element) -> Option<Element> {
+        None
+    }
+
     /// Elements for `<stream:features/>` before sign-in, as XML.
     fn stream_features_before_auth(&self) -> &str {
         ""

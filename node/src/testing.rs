@@ -100,6 +100,7 @@ impl House {
         let record = Account {
             scram_sha1: keys(Hash::Sha1),
             scram_sha256: keys(Hash::Sha256),
+            scram_sha512: keys(Hash::Sha512),
             created: 0,
             disabled: false,
         };

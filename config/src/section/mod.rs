@@ -4,6 +4,7 @@ pub(crate) mod admin;
 pub(crate) mod archive;
 pub(crate) mod auth;
 pub(crate) mod c2s;
+pub(crate) mod clients;
 pub(crate) mod contact;
 pub(crate) mod domains;
 pub(crate) mod external_services;

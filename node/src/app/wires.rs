@@ -15,7 +15,9 @@ use s2s::tls::Fingerprint;
 
 use super::{Node, World};
 use crate::feature::Ctx;
-use crate::features::{archive, blocking, invitations, offline, private, roster, upload, vcard};
+use crate::features::{
+    archive, blocking, clients, invitations, offline, private, roster, upload, vcard,
+};
 use crate::geo::Geo;
 use crate::geo::calls::CallError;
 use crate::geo::frame::{self, Call};
@@ -306,6 +308,7 @@ pub(super) async fn homes(
         Box::new(AccountHome {
             stores: vec![
                 ACCOUNTS,
+                clients::record::CLIENTS,
                 roster::record::ROSTER,
                 roster::record::VERSION,
                 offline::home::OFFLINE,
@@ -326,6 +329,7 @@ pub(super) async fn homes(
         }),
         Box::new(blocking::home::PrivacyHome(late.clone())),
         Box::new(blocking::report::ReportsHome),
+        Box::new(clients::home::ClientsHome),
         Box::new(roster::home::RosterHome),
         Box::new(offline::home::OfflineHome(late.clone())),
         Box::new(invitations::home::InvitationsHome),

@@ -20,7 +20,7 @@ use xmpp::sasl::{Credentials, Hash, Mechanism, Password, Verdict};
 use super::cache::Recent;
 use super::certificate::Certificates;
 use super::internal::{Internal, Keys, NoKeys};
-use super::{Abilities, Authenticator, Backend, Said};
+use super::{Abilities, About, Authenticator, Backend, Said};
 
 /// Where an account's record is made.
 pub trait Accounts: Send + Sync {
@@ -177,6 +177,22 @@ impl Source {
 }
 
 impl Authenticator for Chain {
+    /// The records of this server say who is suspended; which hashes an account has keys of, only if nobody else may have some.
+    fn about(&self, account: &BareJid) -> BoxFuture<'static, About> {
+        let (inner, account) = (self.inner.clone(), account.clone());
+        async move {
+            match inner.internal.about(&account).await {
+                About::Known { disabled, .. }
+                    if !matches!(inner.links.order.as_slice(), [Source::Internal]) =>
+                {
+                    About::Known { hashes: None, disabled }
+                }
+                about => about,
+            }
+        }
+        .boxed()
+    }
+
     fn scram(&self, account: &BareJid, hash: Hash) -> BoxFuture<'static, Credentials> {
         let (inner, account) = (self.inner.clone(), account.clone());
         async move { inner.scram(&account, hash).await }.boxed()

@@ -1,7 +1,7 @@
 //! Auth: who may say that a password, a token or a certificate is right.
 //!
-//! Called by the session, between the steps of `xmpp::sasl`: `LookUp` → [`Authenticator::scram`], `CheckPlain` →
-//! [`Authenticator::plain`], `CheckToken` → [`Authenticator::token`], `Admit` → [`Authenticator::admit`]; and
+//! Called by the session, between the steps of `xmpp::sasl`: `About` → [`Authenticator::about`], `LookUp` → [`Authenticator::scram`],
+//! `CheckPlain` → [`Authenticator::plain`], `CheckToken` → [`Authenticator::token`], `Admit` → [`Authenticator::admit`]; and
 //! [`throttle::Throttle`] around them all. [`chain::Chain`] answers: it asks the [`Backend`]s of the configuration in their order, and
 //! the first that knows the account decides. One file a backend; [`internal`] has the account records of this server.
 //!
@@ -26,15 +26,34 @@ use std::path::Path;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use xmpp::jid::BareJid;
-use xmpp::sasl::{Credentials, Hash, Password, Verdict};
+use xmpp::sasl::{Credentials, Hash, Hashes, Password, Verdict};
 
 pub use chain::Chain;
 pub use internal::Internal;
 pub use stored::Stored;
 pub use throttle::Throttle;
 
+/// What is known of an account before anybody has proved anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum About {
+    /// There is no such account.
+    Unknown,
+    /// There is.
+    Known {
+        /// The hashes there are SCRAM keys of; `None`: cannot be said.
+        hashes: Option<Hashes>,
+        /// Suspended: may not sign in, not even with a token.
+        disabled: bool,
+    },
+    /// We could not find out.
+    Unavailable,
+}
+
 /// Answers what a SASL exchange asks.
 pub trait Authenticator: Send + Sync {
+    /// What is known of that account. Dropping the future is safe.
+    fn about(&self, account: &BareJid) -> BoxFuture<'static, About>;
+
     /// The keys of that account for that hash. Dropping the future is safe.
     fn scram(&self, account: &BareJid, hash: Hash) -> BoxFuture<'static, Credentials>;
 

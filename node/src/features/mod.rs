@@ -5,6 +5,7 @@ pub mod archive;
 pub mod bind;
 pub mod blocking;
 pub mod carbons;
+pub mod clients;
 pub mod csi;
 pub mod disco;
 pub mod external_services;
@@ -30,6 +31,7 @@ use config::Config;
 use replication::durable_log::Change;
 use xmpp::payload::caps::Caps;
 use xmpp::stanza::{Kind, Stanza};
+use xmpp::xml::element::Element;
 
 use self::adhoc::command::Command;
 use crate::feature::{Ctx, Disco, Feature, Flow, Iq, SessionEvent};
@@ -46,6 +48,7 @@ fn list(config: &Config) -> Vec<Box<dyn Feature>> {
         Box::new(presence::PresenceFeature),
         Box::new(invisible::Invisible),
         Box::new(carbons::Carbons),
+        Box::new(clients::Clients),
         Box::new(csi::ClientState),
         Box::new(offline::OfflineFeature),
         Box::new(bind::Bind),
@@ -152,6 +155,17 @@ impl Features {
         let of =
             |feature: &Box<dyn Feature>| feature.stream_features_before_auth().as_bytes().to_vec();
         self.list.iter().flat_map(of).collect()
+    }
+
+    /// What may be asked for along with a bind (XEP-0386), as it is advertised.
+    pub fn inline(&self) -> Vec<&'static str> {
+        self.list.iter().flat_map(|feature| feature.inline()).copied().collect()
+    }
+
+    /// One thing that was asked for along with a bind, to whoever it is; the seat is in `ctx`.
+    pub fn bound(&self, ctx: &mut Ctx<'_>, request: &Element) -> Option<Element> {
+        let mut all = self.list.iter();
+        all.find(|feature| feature.inline().contains(&request.ns()))?.bound(ctx, request)
     }
 
     /// An IQ get or set, to those who answer its payload's namespace.

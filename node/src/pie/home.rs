@@ -225,6 +225,7 @@ mod tests {
         Account {
             scram_sha1: keys(Hash::Sha1),
             scram_sha256: keys(Hash::Sha256),
+            scram_sha512: keys(Hash::Sha512),
             created: 7,
             disabled: false,
         }

@@ -17,8 +17,8 @@ use super::{Hosts, Unknown};
 use crate::admin::{RosterItem, ScramCredentials, Subscription, UserExport};
 
 /// Mechanisms whose secrets an account has.
-pub(crate) const MECHANISMS: [(&str, Hash); 2] =
-    [("SCRAM-SHA-1", Hash::Sha1), ("SCRAM-SHA-256", Hash::Sha256)];
+pub(crate) const MECHANISMS: [(&str, Hash); 3] =
+    [("SCRAM-SHA-1", Hash::Sha1), ("SCRAM-SHA-256", Hash::Sha256), ("SCRAM-SHA-512", Hash::Sha512)];
 
 type Result<T> = std::result::Result<T, String>;
 

@@ -1,8 +1,8 @@
 //! Room: what the rest of the node may know of a local session: its address, its mailbox, its last presence, three flags.
 //! The session task owns everything else. A row of the session table points here.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI8, AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use global_distrib::NodeIx;
 use parking_lot::Mutex;
@@ -45,6 +45,8 @@ pub struct Seat {
     /// What it has to write.
     pub mailbox: Mailbox<Item>,
     flags: AtomicU8,
+    /// Its client's key (see `features::clients`), and whether it was bound by Bind 2.
+    client: OnceLock<(Box<str>, bool)>,
     priority: AtomicI8,
     presence: Mutex<Shown>,
     roster: Mutex<Watch>,
@@ -196,6 +198,7 @@ impl Seat {
             generation,
             mailbox,
             flags: AtomicU8::new(0),
+            client: OnceLock::new(),
             priority: AtomicI8::new(-1),
             presence: Mutex::default(),
             roster: Mutex::default(),
@@ -331,6 +334,16 @@ impl Seat {
 
     fn has(&self, bit: u8) -> bool {
         self.flags.load(Ordering::Acquire) & bit != 0
+    }
+
+    /// Which client it is, if that has said so (XEP-0388), and whether it was bound by Bind 2.
+    pub fn client(&self) -> Option<(&str, bool)> {
+        self.client.get().map(|(key, inline)| (key.as_ref(), *inline))
+    }
+
+    /// Says which client it is; once.
+    pub fn set_client(&self, key: &str, inline: bool) {
+        let _ = self.client.set((key.into(), inline)); // A session that goes on is the same client's.
     }
 
     /// XEP-0280 is on.

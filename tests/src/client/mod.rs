@@ -23,6 +23,8 @@ use tokio::time::timeout_at;
 const BIND: &str = "urn:ietf:params:xml:ns:xmpp-bind";
 const REGISTER: &str = "jabber:iq:register";
 const SM: &str = "urn:xmpp:sm:3";
+const SASL2: &str = "urn:xmpp:sasl:2";
+const BIND2: &str = "urn:xmpp:bind:0";
 
 /// What went wrong, in words.
 pub type Result<T> = std::result::Result<T, String>;
@@ -81,6 +83,14 @@ struct Sm {
     unacked: VecDeque<(u32, String)>,
 }
 
+impl Sm {
+    fn of(enabled: &Element) -> Self {
+        let can_resume = matches!(enabled.attr("resume"), Some("true" | "1"));
+        let id = enabled.attr("id").filter(|_| can_resume).map(Into::into);
+        Self { id, sent: 0, unacked: VecDeque::new() }
+    }
+}
+
 /// One session of one user.
 pub struct Client {
     /// The name it has in a play, for messages to people.
@@ -91,6 +101,8 @@ pub struct Client {
     pub user: String,
     /// Its password.
     pub password: String,
+    /// The hash of the SCRAM mechanism it insists on.
+    pub hash: Option<crate::scram::Hash>,
     /// Signs in with ANONYMOUS, and is called what the server says.
     pub is_guest: bool,
     /// The resource it asks for.
@@ -122,6 +134,7 @@ impl Client {
             endpoint,
             user: user.into(),
             password: password.into(),
+            hash: None,
             is_guest: false,
             resource: resource.map(Into::into),
             jid: None,
@@ -186,6 +199,25 @@ impl Client {
         Ok(())
     }
 
+    /// Opens a stream, saying from whom, and no more: the features are there to be received, and what is sent raw goes to the server as it
+    /// is. When it tells of success in SASL2 (XEP-0388) with a resource bound, the client is what it would be after
+    /// [`Self::connect`].
+    ///
+    /// # Errors
+    /// When there is no stream.
+    pub async fn open_named_stream(&mut self) -> Result<()> {
+        let from = self.bare();
+        let start =
+            Negotiation::start_as(&self.endpoint, &self.name, &self.transcript, Some(&from));
+        let (stream, features) = start.await?;
+        self.jid = None;
+        self.sm = None;
+        self.counters = Counters::new();
+        self.run(stream);
+        self.waiting = VecDeque::from([features]);
+        Ok(())
+    }
+
     /// Opens a stream and stays a stranger.
     ///
     /// # Errors
@@ -231,13 +263,27 @@ impl Client {
         Ok(())
     }
 
+    /// What it has counted of what the server has sent, for a resumption.
+    pub fn handled(&self) -> u32 {
+        self.counters.handled.load(Ordering::Acquire)
+    }
+
+    fn succeeded(&mut self, success: &Element) {
+        let jid = success.child("authorization-identifier", SASL2).map(Element::text);
+        self.jid = jid.filter(|jid| jid.contains('/')).or(self.jid.take());
+        let bound = success.child("bound", BIND2);
+        if let Some(enabled) = bound.and_then(|bound| bound.child("enabled", SM)) {
+            self.sm = Some(Sm::of(enabled));
+        }
+    }
+
     async fn authenticated(&mut self) -> Result<(Negotiation, Element)> {
         let (mut stream, features) =
             Negotiation::start(&self.endpoint, &self.name, &self.transcript).await?;
         if self.is_guest {
             stream.authenticate_as_guest(&features).await?;
         } else {
-            stream.authenticate(&features, &self.user, &self.password).await?;
+            stream.authenticate(&features, &self.user, &self.password, self.hash).await?;
         }
         let features = stream.open(&self.endpoint.domain).await?;
         Ok((stream, features))
@@ -324,7 +370,12 @@ impl Client {
         let incoming = &mut self.session()?.incoming;
         match timeout_at(deadline, incoming.recv()).await {
             Err(_) => Err(format!("{name} waited and nothing came")),
-            Ok(Some(Incoming::Element(element))) => Ok(element),
+            Ok(Some(Incoming::Element(element))) => {
+                if element.is("success", SASL2) {
+                    self.succeeded(&element);
+                }
+                Ok(element)
+            }
             Ok(Some(Incoming::Ended { cleanly, why })) => {
                 self.ended = Some((cleanly, why.clone()));
                 Err(format!("{name}'s stream has ended: {why}"))
@@ -413,11 +464,7 @@ impl Client {
         if !answer.is("enabled", SM) {
             return Err(format!("stream management refused: {answer}"));
         }
-        let id = answer
-            .attr("id")
-            .filter(|_| matches!(answer.attr("resume"), Some("true" | "1")))
-            .map(Into::into);
-        self.sm = Some(Sm { id, sent: 0, unacked: VecDeque::new() });
+        self.sm = Some(Sm::of(&answer));
         Ok(())
     }
 

@@ -65,7 +65,7 @@ pub(in crate::app) async fn import(node: &Node, jid: &BareJid, user: UserExport)
 
 async fn account(node: &Node, user: &UserExport) -> Done<Account> {
     let created = user.created.unwrap_or_else(|| node.wall_ms());
-    let mut given = [None, None];
+    let mut given = [None, None, None];
     for scram in &user.scram {
         let known = MECHANISMS.iter().position(|(name, _)| *name == scram.mechanism);
         let place = known.ok_or_else(|| invalid(format!("{} is not known", scram.mechanism)))?;
@@ -73,22 +73,32 @@ async fn account(node: &Node, user: &UserExport) -> Done<Account> {
             return Err(invalid(format!("{} stands there twice", scram.mechanism)));
         }
     }
-    let [sha1, sha256] = match (&user.password, given) {
-        (_, [Some(sha1), Some(sha256)]) => [sha1, sha256],
-        (Some(password), [sha1, sha256]) => {
+    let [sha1, sha256, sha512] = match (&user.password, given) {
+        (_, [Some(sha1), Some(sha256), Some(sha512)]) => [sha1, sha256, sha512],
+        (Some(password), [sha1, sha256, sha512]) => {
             let made =
                 node.authenticator.derive(Password::new(password)).await.map_err(unusable)?;
-            [sha1.unwrap_or(made.sha1), sha256.unwrap_or(made.sha256)]
+            [
+                sha1.unwrap_or(made.sha1),
+                sha256.unwrap_or(made.sha256),
+                sha512.unwrap_or(made.sha512),
+            ]
         }
-        (None, [None, None]) => {
-            return Err(invalid(
-                "no password, and no credentials for SCRAM-SHA-1 or SCRAM-SHA-256: nobody could sign in",
-            ));
+        (None, [None, None, None]) => {
+            return Err(invalid("no password, and no credentials for SCRAM: nobody could sign in"));
         }
-        (None, [sha1, sha256]) => [(sha1, Hash::Sha1), (sha256, Hash::Sha256)]
-            .map(|(keys, hash)| keys.unwrap_or_else(|| Account::no_keys(hash))),
+        (None, [sha1, sha256, sha512]) => {
+            [(sha1, Hash::Sha1), (sha256, Hash::Sha256), (sha512, Hash::Sha512)]
+                .map(|(keys, hash)| keys.unwrap_or_else(|| Account::no_keys(hash)))
+        }
     };
-    Ok(Account { scram_sha1: sha1, scram_sha256: sha256, created, disabled: user.disabled })
+    Ok(Account {
+        scram_sha1: sha1,
+        scram_sha256: sha256,
+        scram_sha512: sha512,
+        created,
+        disabled: user.disabled,
+    })
 }
 
 fn invalid(text: impl Into<String>) -> Refusal {

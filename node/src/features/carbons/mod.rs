@@ -15,6 +15,7 @@ use xmpp::ns;
 use xmpp::payload::carbons::Direction;
 use xmpp::stanza::error::StanzaError;
 use xmpp::stanza::{Kind, Stanza, Type};
+use xmpp::xml::element::Element;
 
 use crate::feature::{Action, Ctx, Disco, Feature, Flow, Interests, Iq, Target};
 use crate::session::Seat;
@@ -48,6 +49,20 @@ impl Feature for Carbons {
         // §3: clients ask the server; later ones ask their account.
         disco.server.extend([ns::CARBONS, ns::CARBONS_RULES]);
         disco.account.extend([ns::CARBONS, ns::CARBONS_RULES]);
+    }
+
+    fn inline(&self) -> &'static [&'static str] {
+        &[ns::CARBONS]
+    }
+
+    /// XEP-0386 §3.2: no answer is necessary.
+    fn bound(&self, ctx: &mut Ctx<'_>, request: &Element) -> Option<Element> {
+        if let Some(seat) = ctx.seat
+            && request.name() == "enable"
+        {
+            seat.set_carbons(true);
+        }
+        None
     }
 
     fn iq(&self, ctx: &mut Ctx<'_>, iq: &Iq) -> Flow {
