@@ -39,6 +39,11 @@ fn uploads(config: &Config, document: &Document<'_>) {
     if on && config.http.listen.is_empty() {
         document.refuse("domains.upload", "an address in http.listen with it", "none");
     }
+    let first = config.http.listen.first().filter(|address| address.ip().is_unspecified());
+    if let (true, None, Some(first)) = (on, &config.upload.url, first) {
+        let expected = "the address at which clients reach http.listen, which says no host";
+        document.refuse("upload.url", expected, format!("nothing, and {first}"));
+    }
     if on && config.upload.key.is_none() && !config.peers.is_empty() {
         document.refuse("upload.key", "a key, the same in every node", "none");
     }

@@ -42,6 +42,7 @@ pub use section::log::{Log, LogFormat};
 pub use section::metadata::Metadata;
 pub use section::node::Node;
 pub use section::proxy::Proxy;
+pub use section::push::Push;
 pub use section::registration::Registration;
 pub use section::reports::Reports;
 pub use section::s2s::S2s;
@@ -87,6 +88,8 @@ pub struct Config {
     pub metadata: Metadata,
     /// What happens when regions lose sight of each other.
     pub geo: Geo,
+    /// Pushes to app servers.
+    pub push: Push,
     /// Invitations.
     pub invitations: Invitations,
     /// Message archives.
@@ -148,6 +151,7 @@ impl Config {
             external_services: section::external_services::read(&root),
             metadata: section::metadata::read(&root.section("metadata")),
             geo: section::geo::read(&root.section("geo")),
+            push: section::push::read(&root.section("push")),
             invitations: section::invitations::read(&root.section("invitations")),
             archive: section::archive::read(&root.section("archive")),
             registration: section::registration::read(&root.section("registration")),

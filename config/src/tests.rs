@@ -137,6 +137,33 @@ fn every_mistake_is_told_with_its_line_its_key_and_what_was_expected() {
     check_added("[metadata]\nheartbeat = \"3s\"", 12, "metadata.election_min", "twice", "4s");
     check_added("[link]\nsilent_after = \"1s\"", 13, "link.silent_after", "twice", "1s");
     check_added("[registration]\nenabled = 1", 13, "registration.enabled", "true or false", "1");
+    check_added("[upload]\nurl = \"ftp://a.b\"", 13, "upload.url", "https://", "ftp://a.b");
+    check_added("[upload]\nurl = \"http://a.b/\"", 13, "upload.url", "without a slash", "a.b/");
+    check_added("[upload]\nkey = \"short\"", 13, "upload.key", "16 characters", "shorter");
+    check_added("[upload]\nstore = \"s3\"", 13, "upload.store", "access_key", "none");
+    check_added("[upload]\nfile_bytes_max = \"2GiB\"", 13, "upload.file_bytes_max", "at most", "");
+    check_added(
+        "[[external_services]]\ntype = \"turn\"\nhost = \"a\"\nsecret = \"s\"\npassword = \"p\"",
+        16,
+        "external_services[0].password",
+        "either",
+        "both",
+    );
+    check_added(
+        "[[external_services]]\ntype = \"turn\"\nhost = \"a\"\ntransport = \"sctp\"",
+        15,
+        "external_services[0].transport",
+        "\"udp\" or",
+        "another",
+    );
+    let with_upload = GOOD.replace("[c2s]", "upload = \"files.chat.example\"\n[c2s]");
+    let wild = format!("{with_upload}[http]\nlisten = \"0.0.0.0:5280\"");
+    check(&wild, 1, "upload.url", "at which clients reach", "0.0.0.0:5280");
+    let nowhere = format!("{with_upload}[http]\nlisten = []");
+    check(&nowhere, 9, "domains.upload", "http.listen", "none");
+    let again = GOOD.replace("[c2s]", "proxy = \"proxy.chat.example\"\n[c2s]");
+    let again = format!("{again}[proxy]\nlisten = \"0.0.0.0:5222\"");
+    check(&again, 14, "proxy.listen", "nothing else", "c2s.listen");
     check_added("peers = 5", 12, "c2s.peers", "auth_deadline", "`peers`");
 }
 

@@ -40,6 +40,11 @@ data_dir = 'data'
 global = 'chat.example'
 regional = 'eu.chat.example'
 upload = 'upload.chat.example'
+proxy = 'proxy.chat.example'
+[c2s]
+certificate = 'unused'
+key = 'unused'
+auth_deadline = '5s'
 [metadata]
 heartbeat = '10ms'
 election_min = '50ms'

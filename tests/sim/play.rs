@@ -773,7 +773,7 @@ impl Play {
             if parked > 0 {
                 return Some(format!("{name} holds {parked} stanzas in gates"));
             }
-            if node.filing() > 0 {
+            if node.filing() > 0 || node.archive.queue.depth() > 0 {
                 return Some(format!("{name} is filing"));
             }
             let peers = node.geo.all_peers();

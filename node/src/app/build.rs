@@ -29,6 +29,7 @@ use crate::auth::stored::AtHome;
 use crate::auth::{Chain, Internal, Stored, Throttle, sources};
 use crate::features::Features;
 use crate::features::archive::{self, Archive};
+use crate::features::push::cache::Pushes;
 use crate::features::roster::cache::Rosters;
 use crate::geo::Geo;
 use crate::geo::user::User;
@@ -144,6 +145,7 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
         homes,
         storage,
         rosters: Rosters::default(),
+        pushes: Pushes::new(config.push.remembered_max, world.number()),
         features,
         services,
         archive: Archive::new(&config.archive, &name),

@@ -4,6 +4,7 @@
 //! administrator connects. What comes in is in `import`. Deliberately absent: XML documents.
 
 mod import;
+mod privacy;
 #[cfg(test)]
 mod tests;
 
@@ -19,7 +20,7 @@ use super::operator::refused;
 use crate::admin::{OfflinePage, Refusal, RosterItem, ScramCredentials, Subscription, UserExport};
 use crate::features::roster::record::Contact;
 use crate::pie::MECHANISMS;
-use crate::pie::home::{After, Answer, OP, Request};
+use crate::pie::home::{After, Answer, Keep, OP, Request};
 
 /// Bytes of messages in one answer, about. More are asked for apart.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
@@ -46,11 +47,12 @@ pub(super) async fn offline(node: &Node, account: &BareJid, after: u64) -> Done<
 
 async fn read(node: &Node, jid: &BareJid, mut after: After, user: &mut UserExport) -> Done<()> {
     let mut bytes = 0;
+    let mut lists = Vec::new();
     loop {
-        let (account, contacts, messages, next) =
+        let (account, contacts, kept, messages, next) =
             match ask(node, jid, &Request::Read(after)).await? {
-                Answer::Page { account, contacts, messages, next } => {
-                    (account, contacts, messages, next)
+                Answer::Page { account, contacts, kept, messages, next } => {
+                    (account, contacts, kept, messages, next)
                 }
                 Answer::NoAccount => {
                     return Err(Refusal::not_found(format!("there is no account {jid}")));
@@ -73,6 +75,13 @@ async fn read(node: &Node, jid: &BareJid, mut after: After, user: &mut UserExpor
                 user.roster.push(item(contact, record));
             }
         }
+        for (keep, value) in kept {
+            match keep {
+                Keep::Vcard => user.vcard = Some(text(value)?),
+                Keep::Private(_) => user.private.push(text(value)?),
+                Keep::Privacy(key) => lists.push((key, value)),
+            }
+        }
         for (_, message) in messages {
             bytes += message.len();
             user.offline.push(text(message)?);
@@ -80,12 +89,15 @@ async fn read(node: &Node, jid: &BareJid, mut after: After, user: &mut UserExpor
         match next {
             Some(After::Message(id)) if bytes >= ANSWER_BYTES_MAX => {
                 user.more = Some(id);
-                return Ok(());
+                break;
             }
             Some(next) => after = next,
-            None => return Ok(()),
+            None => break,
         }
     }
+    let lists = privacy::element(&lists)?;
+    user.privacy = lists.map(|query| text(query.to_bytes())).transpose()?;
+    Ok(())
 }
 
 fn credentials(keys: &ScramKeys) -> ScramCredentials {

@@ -121,6 +121,7 @@ pub async fn run(config: Config, mut stop: watch::Receiver<bool>) -> Result<(), 
     let desk = Arc::new(Desk::new(node.clone()));
     let router = crate::http::router(desk, node.metrics.clone(), &node.config.admin.accounts);
     let paths = node.services.all().filter_map(|service| service.http(&node));
+    let paths = paths.chain([crate::features::invitations::page::router(&node)]);
     let router = paths.fold(router, axum::Router::merge);
     let (http_stop, http_stopped) = watch::channel(false);
     let connections_max = node.config.limits.http_connections_max;

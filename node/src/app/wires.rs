@@ -16,7 +16,8 @@ use s2s::tls::Fingerprint;
 use super::{Node, World};
 use crate::feature::Ctx;
 use crate::features::{
-    archive, blocking, clients, invitations, offline, private, roster, upload, vcard,
+    admin, archive, blocking, clients, invitations, last, offline, private, push, roster, upload,
+    vcard,
 };
 use crate::geo::Geo;
 use crate::geo::calls::CallError;
@@ -313,11 +314,13 @@ pub(super) async fn homes(
                 roster::record::VERSION,
                 offline::home::OFFLINE,
                 offline::home::FILED,
+                push::record::PUSH,
                 invitations::record::INVITATIONS,
                 invitations::record::RESERVED,
                 archive::item::ARCHIVE,
                 archive::item::PLACES,
                 archive::prefs::PREFS,
+                last::home::LAST,
                 upload::home::UPLOAD,
                 blocking::record::PRIVACY,
                 blocking::record::ACTIVE,
@@ -332,8 +335,11 @@ pub(super) async fn homes(
         Box::new(clients::home::ClientsHome),
         Box::new(roster::home::RosterHome),
         Box::new(offline::home::OfflineHome(late.clone())),
+        Box::new(push::home::PushHome(late.clone())),
         Box::new(invitations::home::InvitationsHome),
         Box::new(archive::home::ArchiveHome(late.clone())),
+        Box::new(admin::home::EndHome),
+        Box::new(last::home::LastHome),
         Box::new(upload::home::UploadHome),
         Box::new(pie::home::PieHome),
         Box::new(private::home::PrivateHome),

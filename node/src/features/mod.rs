@@ -1,9 +1,11 @@
 //! The list of features, in the order in which a stanza meets them, and who wants to see what. One line a feature.
 
 pub mod adhoc;
+pub mod admin;
 pub mod archive;
 pub mod bind;
 pub mod blocking;
+pub mod bytestreams;
 pub mod carbons;
 pub mod clients;
 pub mod csi;
@@ -11,12 +13,16 @@ pub mod disco;
 pub mod external_services;
 pub mod invisible;
 pub mod invitations;
+pub mod last;
+pub mod limits;
 pub mod offline;
 pub mod ping;
 pub mod presence;
 pub mod private;
+pub mod push;
 pub mod register;
 pub mod roster;
+pub mod sic;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod time;
@@ -42,6 +48,8 @@ use crate::session::Seat;
 fn list(config: &Config) -> Vec<Box<dyn Feature>> {
     let mut list: Vec<Box<dyn Feature>> = vec![
         Box::new(roster::RosterFeature),
+        // Before presence, which makes a session that goes unavailable.
+        Box::new(last::LastFeature::default()),
         // Behind the roster, which it looks at when that changes.
         Box::new(blocking::Blocking),
         Box::new(blocking::privacy::Privacy),
@@ -55,10 +63,14 @@ fn list(config: &Config) -> Vec<Box<dyn Feature>> {
         Box::new(vcard::VcardFeature),
         Box::new(private::PrivateFeature),
         Box::new(ping::Ping),
+        Box::new(push::Push),
         Box::new(version::Version),
         Box::new(time::Time),
+        Box::new(sic::Sic),
+        Box::new(limits::StreamLimits::new(&config.limits)),
         Box::new(external_services::ExternalServices),
         Box::new(register::Register::default()),
+        Box::new(admin::AdminFeature),
         Box::new(adhoc::AdHoc::new(config)),
         Box::new(invitations::InvitationsFeature::new(config)),
         // Behind those that answer for nodes of their own.
@@ -78,6 +90,12 @@ pub fn services(config: &config::Config) -> Vec<(String, Box<dyn Service>)> {
     if let Some(host) = &domains.upload {
         list.push((host.clone(), Box::new(upload::Upload::new(config))));
     }
+    if let Some(host) = &domains.proxy {
+        list.push((
+            host.clone(),
+            Box::new(bytestreams::Bytestreams::new(host, config.proxy.clone())),
+        ));
+    }
     list
 }
 
@@ -85,6 +103,7 @@ pub fn services(config: &config::Config) -> Vec<(String, Box<dyn Service>)> {
 pub struct Features {
     list: Vec<Box<dyn Feature>>,
     iq: HashMap<&'static str, Vec<usize>>,
+    answers: Vec<usize>,
     outbound_message: Vec<usize>,
     outbound_presence: Vec<usize>,
     inbound_message: Vec<usize>,
@@ -109,6 +128,7 @@ impl Features {
         let mut features = Self {
             list: Vec::new(),
             iq: HashMap::new(),
+            answers: Vec::new(),
             outbound_message: Vec::new(),
             outbound_presence: Vec::new(),
             inbound_message: Vec::new(),
@@ -121,6 +141,7 @@ impl Features {
         for (at, feature) in list.iter().enumerate() {
             let wants = feature.interests();
             for (index, wanted) in [
+                (&mut features.answers, wants.answers),
                 (&mut features.outbound_message, wants.outbound_message),
                 (&mut features.outbound_presence, wants.outbound_presence),
                 (&mut features.inbound_message, wants.inbound_message),
@@ -188,6 +209,13 @@ impl Features {
     pub fn inbound(&self, ctx: &mut Ctx<'_>, stanza: &Stanza, at: &[Arc<Seat>]) {
         for feature in &self.inbound_message {
             self.list[*feature].inbound(ctx, stanza, at);
+        }
+    }
+
+    /// An IQ result or error to an account or to the server.
+    pub fn answer(&self, ctx: &mut Ctx<'_>, iq: &Iq) {
+        for feature in &self.answers {
+            self.list[*feature].answer(ctx, iq);
         }
     }
 

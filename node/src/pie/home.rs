@@ -12,8 +12,11 @@ use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use xmpp::jid::BareJid;
 
+use crate::features::blocking::record::PRIVACY;
 use crate::features::offline::home::OFFLINE;
+use crate::features::private::home::PRIVATE;
 use crate::features::roster::record::{Contact, ROSTER, VERSION};
+use crate::features::vcard::home::VCARD;
 use crate::homes::accounts::{ACCOUNTS, Account};
 use crate::homes::{self, HomeError, HomeOp, Tx};
 use crate::storage::Page;
@@ -48,8 +51,32 @@ pub enum After {
     Nothing,
     /// After this contact.
     Contact(String),
-    /// After the contacts, and this message.
+    /// After the contacts, what is kept besides, and this message.
     Message(u64),
+    /// After the contacts, and this of what is kept besides.
+    Kept(Keep),
+}
+
+/// What an account keeps besides, in the order of an export.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Keep {
+    /// Its vCard.
+    Vcard,
+    /// An element of its private XML, by key.
+    Private(String),
+    /// A row of its privacy lists, by key.
+    Privacy(String),
+}
+
+impl Keep {
+    /// Store and key.
+    fn place(&self) -> (&'static str, &str) {
+        match self {
+            Keep::Vcard => (VCARD, ""),
+            Keep::Private(key) => (PRIVATE, key),
+            Keep::Privacy(key) => (PRIVACY, key),
+        }
+    }
 }
 
 /// A part of an import.
@@ -65,6 +92,8 @@ pub struct Part {
     pub account: Account,
     /// Contacts.
     pub contacts: Vec<(BareJid, Contact)>,
+    /// What it keeps besides.
+    pub kept: Vec<(Keep, Vec<u8>)>,
     /// Messages with their ids, at most [`MESSAGES_MAX`].
     pub messages: Vec<(u64, Vec<u8>)>,
 }
@@ -78,7 +107,9 @@ pub enum Answer {
         account: Box<Account>,
         /// Contacts, in order.
         contacts: Vec<(String, Contact)>,
-        /// Messages, after the last contact only.
+        /// What is kept besides, after the last contact only.
+        kept: Vec<(Keep, Vec<u8>)>,
+        /// Messages, after all of that only.
         messages: Vec<(u64, Vec<u8>)>,
         /// There is more.
         next: Option<After>,
@@ -132,20 +163,17 @@ async fn read(tx: &Tx, after: After) -> Result<Answer, HomeError> {
         return Ok(Answer::Unfinished);
     }
     let account = Box::new(Account::decode(&account)?);
-    let (mut contacts, mut messages, mut bytes) = (Vec::new(), Vec::new(), 0);
-    let page = |contacts, messages, next| Answer::Page { account, contacts, messages, next };
-    let mut upto = match &after {
-        After::Message(id) => Some(*id),
-        After::Nothing | After::Contact(_) => None,
-    };
-    if upto.is_none() {
+    let (mut contacts, mut kept, mut messages, mut bytes) = (Vec::new(), Vec::new(), Vec::new(), 0);
+    let page =
+        |contacts, kept, messages, next| Answer::Page { account, contacts, kept, messages, next };
+    if matches!(&after, After::Nothing | After::Contact(_)) {
         for (jid, value) in tx.map(ROSTER).await? {
             if matches!(&after, After::Contact(last) if jid <= *last) {
                 continue;
             }
             if bytes > PART_BYTES_MAX {
                 let last = contacts.last().map(|(jid, _): &(String, _)| jid.clone());
-                return Ok(page(contacts, messages, last.map(After::Contact)));
+                return Ok(page(contacts, kept, messages, last.map(After::Contact)));
             }
             let Some(contact) = Contact::decode(&value) else {
                 return Err(HomeError::Storage(format!("the contact {jid} cannot be read")));
@@ -155,21 +183,49 @@ async fn read(tx: &Tx, after: After) -> Result<Answer, HomeError> {
             contacts.push((jid, Contact { deliver: None, ..contact }));
         }
     }
+    if !matches!(&after, After::Message(_)) {
+        for (keep, value) in all_kept(tx).await? {
+            if matches!(&after, After::Kept(last) if keep <= *last) {
+                continue;
+            }
+            if bytes > PART_BYTES_MAX {
+                let last = kept.last().map(|(keep, _): &(Keep, _)| After::Kept(keep.clone()));
+                let contact = contacts.last().map(|(jid, _)| After::Contact(jid.clone()));
+                return Ok(page(contacts, kept, messages, last.or(contact)));
+            }
+            bytes += value.len() + 64;
+            kept.push((keep, value));
+        }
+    }
+    let mut upto = match after {
+        After::Message(id) => Some(id),
+        _ => None,
+    };
     loop {
         let items = tx.archive(OFFLINE, Page::after(upto, READ_MAX)).await?;
         let end = items.len() < READ_MAX;
         for (id, value) in items {
             if bytes > PART_BYTES_MAX {
-                return Ok(page(contacts, messages, Some(After::Message(upto.unwrap_or(0)))));
+                return Ok(page(contacts, kept, messages, Some(After::Message(upto.unwrap_or(0)))));
             }
             bytes += value.len() + 16;
             upto = Some(id);
             messages.push((id, value));
         }
         if end {
-            return Ok(page(contacts, messages, None));
+            return Ok(page(contacts, kept, messages, None));
         }
     }
+}
+
+/// What is kept besides, in order.
+async fn all_kept(tx: &Tx) -> Result<Vec<(Keep, Vec<u8>)>, HomeError> {
+    let card = tx.get(VCARD, "").await?.map(|card| (Keep::Vcard, card));
+    let private =
+        tx.map(PRIVATE).await?.into_iter().map(|(key, value)| (Keep::Private(key), value));
+    let privacy =
+        tx.map(PRIVACY).await?.into_iter().map(|(key, value)| (Keep::Privacy(key), value));
+    Ok(card.into_iter().chain(private).chain(privacy).collect())
 }
 
 async fn write(tx: &mut Tx, part: Part) -> Result<Answer, HomeError> {
@@ -184,7 +240,9 @@ async fn write(tx: &mut Tx, part: Part) -> Result<Answer, HomeError> {
     match &open {
         None if exists => return Ok(Answer::Exists),
         _ if part.number == 0 => {
-            tx.clear(ROSTER);
+            for store in [ROSTER, VCARD, PRIVATE, PRIVACY] {
+                tx.clear(store);
+            }
             tx.trim(OFFLINE, MESSAGES_MAX);
         }
         // A part that has come already writes the same rows again.
@@ -197,6 +255,10 @@ async fn write(tx: &mut Tx, part: Part) -> Result<Answer, HomeError> {
     tx.put(VERSION, "", tx.at().0.to_le_bytes().to_vec());
     for (jid, contact) in part.contacts {
         tx.put(ROSTER, jid.as_str(), contact.encode());
+    }
+    for (keep, value) in part.kept {
+        let (store, key) = keep.place();
+        tx.put(store, key, value);
     }
     for (id, message) in part.messages {
         debug_assert!((1..=MESSAGES_MAX).contains(&id), "an imported message has a low id");
@@ -241,6 +303,7 @@ mod tests {
             last,
             account: account(),
             contacts: vec![(jid, contact)],
+            kept: vec![(Keep::Private(format!("{{urn:x}}k{number}")), b"<k/>".to_vec())],
             messages: vec![message],
         }
     }
@@ -315,22 +378,29 @@ mod tests {
         last.contacts = (10..40)
             .map(|n| (BareJid::parse(&format!("c{n}@chat.example")).expect("a JID"), named(n)))
             .collect();
+        last.kept = (10..30)
+            .map(|n| (Keep::Private(format!("{{urn:x}}k{n}")), vec![b'k'; 50_000]))
+            .chain([(Keep::Vcard, vec![b'v'; 100_000])])
+            .collect();
         last.messages = (2..80).map(|id| (id, vec![b'm'; 30_000])).collect();
         write(&mut tx, last).await.expect("decided");
-        let (mut contacts, mut ids, mut pages, mut after) =
-            (0, Vec::new(), 0, Some(After::Nothing));
+        let (mut contacts, mut keeps, mut ids, mut pages, mut after) =
+            (0, Vec::new(), Vec::new(), 0, Some(After::Nothing));
         while let Some(from) = after {
             let answer = read(&tx, from).await.expect("read");
             let size = postcard::to_stdvec(&answer).expect("serialises").len();
             assert!(size < PART_BYTES_MAX + ROW_BYTES_MAX, "{size}");
-            let Answer::Page { contacts: more, messages, next, .. } = answer else {
+            let Answer::Page { contacts: more, kept, messages, next, .. } = answer else {
                 panic!("{answer:?}")
             };
             contacts += more.len();
+            keeps.extend(kept.into_iter().map(|(keep, _)| keep));
             ids.extend(messages.into_iter().map(|(id, _)| id));
             (pages, after) = (pages + 1, next);
         }
         assert_eq!((contacts, ids), (31, (1..80).collect::<Vec<u64>>()));
+        assert_eq!((keeps.len(), &keeps[0]), (22, &Keep::Vcard));
+        assert!(keeps.is_sorted());
         assert!(pages > 5, "{pages}");
     }
 }

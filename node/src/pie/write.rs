@@ -60,6 +60,17 @@ impl<W: Write> Writer<W> {
         for request in &user.requests {
             self.element(&Element::parse(request.as_bytes()).map_err(invalid)?)?;
         }
+        if let Some(card) = &user.vcard {
+            self.element(&Element::parse(card.as_bytes()).map_err(invalid)?)?;
+        }
+        if !user.private.is_empty() {
+            let all = user.private.iter().map(|text| Element::parse(text.as_bytes()));
+            let all: Vec<Element> = all.collect::<Result<_, _>>().map_err(invalid)?;
+            self.element(&Element::new("query", ns::PRIVATE).with_children(all))?;
+        }
+        if let Some(lists) = &user.privacy {
+            self.element(&Element::parse(lists.as_bytes()).map_err(invalid)?)?;
+        }
         self.messages(&user.offline)
     }
 

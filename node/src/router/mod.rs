@@ -173,7 +173,7 @@ fn over(node: &Node, routed: &Routed) {
     }
 }
 
-/// Nobody who is there may have it, by the addressee's privacy lists: its sender has one error, as if nobody were there (XEP-0191 §5.3). A room
+/// Nobody who is there may have it, by the addressee's privacy lists: its sender has one error, as if nobody were there (XEP-0191 §3.3). A room
 /// that is blocked gets none, for it would take it for the occupant's end.
 pub fn denied(node: &Arc<Node>, routed: &Routed) {
     if routed.stanza.type_() == Type::Groupchat {

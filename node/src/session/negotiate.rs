@@ -111,6 +111,7 @@ pub(super) async fn run(node: &Arc<Node>, accepted: Accepted, direct: bool) -> O
     let Talk { transport, mut framer, lang, input, output, .. } = talk;
     match end {
         End::Ready(seat, sm, alive) => {
+            seat.set_peer(peer);
             framer.set_limits(Limits {
                 element_bytes: node.config.limits.stanza_bytes_max as u32,
                 ..Limits::STANZA

@@ -22,6 +22,7 @@ use super::end::Alive;
 use super::task::{Close, Session};
 use super::{Control, Delivery, Handled, Item, Seat};
 use crate::app::Node;
+use crate::features::{archive, push};
 use crate::transport::Buffer;
 use crate::{outbox, router};
 
@@ -189,7 +190,9 @@ pub(super) async fn resume(
     // `<resumed/>` tells how much was handled, and the client sends the rest again: so what it has sent must be safe before.
     let safe_by = Instant::now() + SAFE_DEADLINE;
     while handover.sm.handled.open() > 0 && Instant::now() < safe_by {
-        if !outbox::flush(node, safe_by).await {
+        let written = outbox::flush(node, safe_by).await;
+        archive::queue::flush(node).await;
+        if !written || handover.sm.handled.open() > 0 {
             sleep(SAFE_RETRY).await;
         }
     }
@@ -309,6 +312,7 @@ pub(super) async fn hibernate(
 ) -> Option<Handover> {
     node.metrics.hibernating.inc();
     let seat = session.seat.clone();
+    push::asleep(node, &seat, session.sm.out.unacked());
     let mut mail = Vec::new();
     let outcome = loop {
         let drained =
@@ -320,7 +324,10 @@ pub(super) async fn hibernate(
         let mut taken = None;
         for item in mail.drain(..) {
             match item {
-                Item::Stanza(delivery) => over |= !session.sm.keep(delivery),
+                Item::Stanza(delivery) => {
+                    push::missed(node, &seat, &delivery);
+                    over |= !session.sm.keep(delivery);
+                }
                 Item::Control(Control::Resume(reply)) => taken = Some(reply),
                 Item::Control(Control::Close(_)) => over = true,
                 Item::Control(Control::Tick | Control::Handled { .. }) => {}

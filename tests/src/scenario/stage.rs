@@ -128,13 +128,17 @@ impl Stage {
                 endpoint.domain = format!("anon.{}", endpoint.domain);
                 self.names.insert("guests".into(), endpoint.domain.clone());
             }
-            let mut client = Client::new(
-                &role.name,
-                endpoint,
-                &user,
-                &format!("secret of {user}"),
-                Some(&role.resource),
-            );
+            let mut client = match role.is_admin {
+                // One account for all plays, and they are performed at the same time.
+                true => Client::new(&role.name, endpoint, "admin", "wonderland", Some(&user)),
+                false => Client::new(
+                    &role.name,
+                    endpoint,
+                    &user,
+                    &format!("secret of {user}"),
+                    Some(&role.resource),
+                ),
+            };
             client.transcript = self.transcript.clone();
             if let Some(mechanism) = &role.mechanism {
                 let known = [Hash::Sha1, Hash::Sha256, Hash::Sha512];
@@ -142,7 +146,8 @@ impl Stage {
                 client.hash = Some(found.ok_or(format!("nobody knows {mechanism}"))?);
             }
             client.is_guest = role.is_guest;
-            if role.account_of.is_none() && !role.is_guest && !role.stranger {
+            let own = !role.is_guest && !role.is_admin && !role.stranger;
+            if role.account_of.is_none() && own {
                 client.register().await?;
             }
             self.names.insert(role.name.clone(), client.bare());

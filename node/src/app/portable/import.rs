@@ -9,16 +9,18 @@ use xmpp::jid::{BareJid, Jid};
 use xmpp::ns;
 use xmpp::sasl::{Hash, Password, ScramKeys, Secret};
 use xmpp::stanza::{Kind, Stanza, Type};
+use xmpp::xml::element::Element;
 
-use super::{Done, ask};
+use super::{Done, ask, privacy};
 use crate::admin::{Refusal, ScramCredentials, UserExport};
 use crate::app::Node;
 use crate::app::operator::unusable;
+use crate::features::private;
 use crate::features::roster::record::Contact;
 use crate::features::roster::subscription::State;
 use crate::homes::accounts::Account;
 use crate::pie::MECHANISMS;
-use crate::pie::home::{Answer, MESSAGES_MAX, PART_BYTES_MAX, Part, ROW_BYTES_MAX, Request};
+use crate::pie::home::{Answer, Keep, MESSAGES_MAX, PART_BYTES_MAX, Part, ROW_BYTES_MAX, Request};
 use crate::router::delayed;
 
 /// PBKDF2 rounds of imported keys: each sign-in with PLAIN computes as many.
@@ -38,9 +40,10 @@ pub(in crate::app) async fn import(node: &Node, jid: &BareJid, user: UserExport)
     within("contacts", contacts.len(), "roster_items_max", limits.roster_items_max)?;
     within("messages", user.offline.len(), "offline_messages_max", limits.offline_messages_max)?;
     let messages = messages(node, jid, &user.offline)?;
+    let kept = kept(node, &user)?;
     let account = account(node, &user).await?;
     let import = getrandom::u64().map_err(|error| Refusal::failed(error.to_string()))?;
-    for part in parts(import, &account, contacts, messages)? {
+    for part in parts(import, &account, contacts, kept, messages)? {
         let number = part.number;
         let answer = ask(node, jid, &Request::Write(Box::new(part))).await;
         let answer = answer.map_err(|mut refusal| {
@@ -206,11 +209,54 @@ fn messages(node: &Node, own: &BareJid, given: &[String]) -> Done<Vec<Vec<u8>>> 
     given.iter().map(message).collect()
 }
 
+/// What is kept besides, within the bounds of those who could have stored it here.
+fn kept(node: &Node, user: &UserExport) -> Done<Vec<(Keep, Vec<u8>)>> {
+    let limits = &node.config.limits;
+    let within = |what: &str, bytes: usize, name: &str, most: usize| match bytes > most {
+        true => Err(invalid(format!("{what} of {bytes} bytes: limits.{name} is {most}"))),
+        false => Ok(()),
+    };
+    let element = |text: &String| {
+        Element::parse(text.as_bytes())
+            .map_err(|error| invalid(format!("an element that cannot be read: {error}")))
+    };
+    let mut kept = Vec::new();
+    if let Some(text) = &user.vcard {
+        let card = element(text)?;
+        if !card.is("vCard", ns::VCARD) {
+            return Err(invalid("the vCard is something else"));
+        }
+        let card = card.to_bytes();
+        within("a vCard", card.len(), "vcard_bytes_max", limits.vcard_bytes_max)?;
+        kept.push((Keep::Vcard, card));
+    }
+    let mut private = BTreeMap::new();
+    for text in &user.private {
+        let one = element(text)?;
+        if matches!(one.ns(), "" | ns::CLIENT | ns::PRIVATE) {
+            return Err(invalid("private XML without a namespace of its own"));
+        }
+        let key = private::key(one.name(), one.ns());
+        if private.insert(key.clone(), one.to_bytes()).is_some() {
+            return Err(invalid(format!("private XML {key} stands there twice")));
+        }
+    }
+    let bytes = private.iter().map(|(key, value)| key.len() + value.len()).sum();
+    within("private XML", bytes, "private_bytes_max", limits.private_bytes_max)?;
+    kept.extend(private.into_iter().map(|(key, value)| (Keep::Private(key), value)));
+    if let Some(text) = &user.privacy {
+        let rows = privacy::rows(&element(text)?, limits)?;
+        kept.extend(rows.into_iter().map(|(key, value)| (Keep::Privacy(key), value)));
+    }
+    Ok(kept)
+}
+
 /// Cut so that each part fits into one entry.
 fn parts(
     import: u64,
     account: &Account,
     contacts: BTreeMap<BareJid, Contact>,
+    kept: Vec<(Keep, Vec<u8>)>,
     messages: Vec<Vec<u8>>,
 ) -> Done<Vec<Part>> {
     let empty = |number| Part {
@@ -219,6 +265,7 @@ fn parts(
         last: false,
         account: account.clone(),
         contacts: Vec::new(),
+        kept: Vec::new(),
         messages: Vec::new(),
     };
     let mut parts = vec![empty(0)];
@@ -237,6 +284,10 @@ fn parts(
     for (jid, contact) in contacts {
         let place = room(&mut parts, jid.as_str().len() + contact.encode().len(), "a contact")?;
         parts[place].contacts.push((jid, contact));
+    }
+    for (keep, value) in kept {
+        let place = room(&mut parts, value.len(), "what is kept")?;
+        parts[place].kept.push((keep, value));
     }
     for (id, message) in (1..=MESSAGES_MAX).zip(messages) {
         let place = room(&mut parts, message.len(), "a message")?;

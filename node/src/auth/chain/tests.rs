@@ -272,7 +272,8 @@ fn what_is_offered_follows_from_what_the_backends_can_do() {
         all.iter().map(|mechanism| mechanism.name()).collect::<Vec<_>>().join(" ")
     };
     let none = Abilities::default();
-    let scram = "SCRAM-SHA-512-PLUS SCRAM-SHA-256-PLUS SCRAM-SHA-1-PLUS SCRAM-SHA-512 SCRAM-SHA-256 SCRAM-SHA-1";
+    let scram = "SCRAM-SHA-512-PLUS SCRAM-SHA-256-PLUS SCRAM-SHA-1-PLUS \
+                 SCRAM-SHA-512 SCRAM-SHA-256 SCRAM-SHA-1";
     assert_eq!(names(&[], false), format!("{scram} PLAIN"));
     assert_eq!(names(&[], true), format!("EXTERNAL {scram} PLAIN"));
     // One that only checks passwords: SCRAM would fail for its users.

@@ -67,7 +67,9 @@ pub struct Archive {
 impl Archive {
     /// As configured; `name` is the node's.
     pub fn new(config: &config::Archive, name: &str) -> Self {
-        let age_max_ms = u64::try_from(config.age_max.as_millis()).unwrap_or(u64::MAX);
+        let age_max_ms = config
+            .age_max
+            .map_or(u64::MAX, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
         Self {
             queue: Queue::new(config.pending_bytes_max),
             prefs: AllPrefs::new(Rest::from(config.default)),

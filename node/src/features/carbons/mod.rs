@@ -111,8 +111,8 @@ impl Feature for Carbons {
     }
 }
 
-/// What went to the account is copied for those of its resources that take no messages (a negative priority, not available), if they want
-/// copies (§6: "that did not receive it"). Asked by the road, which has seen that there is one.
+/// What went to the account is copied for those of its resources that it passed over (a lower priority, a negative one, not available), if they
+/// want copies (§6: "that did not receive it"). Asked by the road, which has seen that there is one.
 pub fn for_the_others(message: &Stanza) -> Option<Action> {
     let account = message.to()?.bare();
     should_copy(message, Direction::Received).is_copy().then(|| Action::Copy {
