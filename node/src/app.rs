@@ -27,6 +27,7 @@ use xmpp::stream::error::StreamError;
 use xmpp::stream::negotiate::{Offer, TlsPolicy};
 
 pub use self::build::{Parts, assemble, start_links};
+pub use self::operator::operator;
 pub use self::run::{RunError, drain, housekeeping, run};
 pub use self::wires::Late;
 pub use self::world::{Chance, World};

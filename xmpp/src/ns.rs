@@ -128,6 +128,10 @@ pub const PIE_OLD: &str = "http://www.xmpp.org/extensions/xep-0227.html#ns";
 pub const PIE_SCRAM: &str = "urn:xmpp:pie:0#scram";
 /// XInclude, by which such a document is split into files (XEP-0227 §5).
 pub const XINCLUDE: &str = "http://www.w3.org/2001/XInclude";
+/// Server IP check (XEP-0279).
+pub const SIC: &str = "urn:xmpp:sic:1";
+/// Server IP check, before it told the port (XEP-0279 0.1).
+pub const SIC_0: &str = "urn:xmpp:sic:0";
 /// BOSH (XEP-0124).
 pub const HTTP_BIND: &str = "http://jabber.org/protocol/httpbind";
 /// XMPP over BOSH (XEP-0206).

@@ -29,10 +29,10 @@ pub struct UserExport {
     /// Requests to be subscribed that have no answer: `<presence type='subscribe' from='…'/>`, as text.
     #[serde(default)]
     pub requests: Vec<String>,
-    /// The vCard (XEP-0054), as text.
+    /// The vCard: `<vCard xmlns='vcard-temp'/>`, as text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vcard: Option<String>,
-    /// Elements of private XML storage (XEP-0049), as text.
+    /// Elements in private storage (XEP-0049), each as text.
     #[serde(default)]
     pub private: Vec<String>,
     /// Privacy lists (XEP-0016), the block list (XEP-0191) among them: a `<query/>`, as text.
@@ -152,9 +152,6 @@ impl std::fmt::Debug for UserExport {
             .field("scram", &self.scram)
             .field("roster", &self.roster)
             .field("requests", &self.requests)
-            .field("vcard", &self.vcard.as_ref().map(String::len))
-            .field("private", &self.private.len())
-            .field("privacy", &self.privacy)
             .field("offline", &self.offline)
             .field("more", &self.more)
             .finish_non_exhaustive()

@@ -15,7 +15,9 @@ use s2s::tls::Fingerprint;
 
 use super::{Node, World};
 use crate::feature::Ctx;
-use crate::features::{archive, blocking, invitations, offline, private, roster, upload, vcard};
+use crate::features::{
+    admin, archive, blocking, invitations, last, offline, private, roster, upload, vcard,
+};
 use crate::geo::Geo;
 use crate::geo::calls::CallError;
 use crate::geo::frame::{self, Call};
@@ -315,6 +317,7 @@ pub(super) async fn homes(
                 archive::item::ARCHIVE,
                 archive::item::PLACES,
                 archive::prefs::PREFS,
+                last::home::LAST,
                 upload::home::UPLOAD,
                 blocking::record::PRIVACY,
                 blocking::record::ACTIVE,
@@ -330,6 +333,8 @@ pub(super) async fn homes(
         Box::new(offline::home::OfflineHome(late.clone())),
         Box::new(invitations::home::InvitationsHome),
         Box::new(archive::home::ArchiveHome(late.clone())),
+        Box::new(admin::home::EndHome),
+        Box::new(last::home::LastHome),
         Box::new(upload::home::UploadHome),
         Box::new(pie::home::PieHome),
         Box::new(private::home::PrivateHome),

@@ -1,6 +1,7 @@
 //! The list of features, in the order in which a stanza meets them, and who wants to see what. One line a feature.
 
 pub mod adhoc;
+pub mod admin;
 pub mod archive;
 pub mod bind;
 pub mod blocking;
@@ -10,12 +11,15 @@ pub mod disco;
 pub mod external_services;
 pub mod invisible;
 pub mod invitations;
+pub mod last;
+pub mod limits;
 pub mod offline;
 pub mod ping;
 pub mod presence;
 pub mod private;
 pub mod register;
 pub mod roster;
+pub mod sic;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod time;
@@ -40,6 +44,8 @@ use crate::session::Seat;
 fn list(config: &Config) -> Vec<Box<dyn Feature>> {
     let mut list: Vec<Box<dyn Feature>> = vec![
         Box::new(roster::RosterFeature),
+        // Before presence, which makes a session that goes unavailable.
+        Box::new(last::LastFeature::default()),
         // Behind the roster, which it looks at when that changes.
         Box::new(blocking::Blocking),
         Box::new(blocking::privacy::Privacy),
@@ -54,8 +60,11 @@ fn list(config: &Config) -> Vec<Box<dyn Feature>> {
         Box::new(ping::Ping),
         Box::new(version::Version),
         Box::new(time::Time),
+        Box::new(sic::Sic),
+        Box::new(limits::StreamLimits::new(&config.limits)),
         Box::new(external_services::ExternalServices),
         Box::new(register::Register::default()),
+        Box::new(admin::AdminFeature),
         Box::new(adhoc::AdHoc::new(config)),
         Box::new(invitations::InvitationsFeature::new(config)),
         // Behind those that answer for nodes of their own.

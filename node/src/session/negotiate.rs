@@ -101,6 +101,7 @@ pub(super) async fn run(node: &Arc<Node>, accepted: Accepted, direct: bool) -> O
     let Talk { transport, mut framer, lang, input, output, .. } = talk;
     match end {
         End::Ready(seat, resumed) => {
+            seat.set_peer(peer);
             let (sm, alive) = resumed.unzip();
             framer.set_limits(Limits {
                 element_bytes: node.config.limits.stanza_bytes_max as u32,

@@ -1,6 +1,7 @@
 //! Room: what the rest of the node may know of a local session: its address, its mailbox, its last presence, three flags.
 //! The session task owns everything else. A row of the session table points here.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI8, AtomicU8, Ordering};
 
@@ -56,6 +57,7 @@ pub struct Seat {
     newer: Mutex<Option<Box<Newer>>>,
     /// The last archived message it was handed.
     archived: Mutex<Option<Uid>>,
+    peer: Mutex<Option<SocketAddr>>,
     /// The privacy list in effect (XEP-0016, XEP-0191). Looked at only if the flag says that there is one.
     guard: Mutex<Option<Arc<Guard>>>,
 }
@@ -203,8 +205,19 @@ impl Seat {
             handed: Mutex::new(0),
             newer: Mutex::default(),
             archived: Mutex::default(),
+            peer: Mutex::default(),
             guard: Mutex::default(),
         }
+    }
+
+    /// Where its client is, as far as is known.
+    pub fn peer(&self) -> Option<SocketAddr> {
+        *self.peer.lock()
+    }
+
+    /// Its client connects from there, or from there now.
+    pub fn set_peer(&self, peer: SocketAddr) {
+        *self.peer.lock() = Some(peer);
     }
 
     /// Its full JID, as what stanzas carry.

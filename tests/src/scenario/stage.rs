@@ -126,16 +126,21 @@ impl Stage {
                 endpoint.domain = format!("anon.{}", endpoint.domain);
                 self.names.insert("guests".into(), endpoint.domain.clone());
             }
-            let mut client = Client::new(
-                &role.name,
-                endpoint,
-                &user,
-                &format!("secret of {user}"),
-                Some(&role.resource),
-            );
+            let mut client = match role.is_admin {
+                // One account for all plays, and they are performed at the same time.
+                true => Client::new(&role.name, endpoint, "admin", "wonderland", Some(&user)),
+                false => Client::new(
+                    &role.name,
+                    endpoint,
+                    &user,
+                    &format!("secret of {user}"),
+                    Some(&role.resource),
+                ),
+            };
             client.transcript = self.transcript.clone();
             client.is_guest = role.is_guest;
-            if role.account_of.is_none() && !role.is_guest && !role.stranger {
+            let own = !role.is_guest && !role.is_admin && !role.stranger;
+            if role.account_of.is_none() && own {
                 client.register().await?;
             }
             self.names.insert(role.name.clone(), client.bare());

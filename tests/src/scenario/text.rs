@@ -20,6 +20,8 @@ pub struct Role {
     pub stranger: bool,
     /// Has no account: a guest, on the domain of guests.
     pub is_guest: bool,
+    /// Is the platform's administrator, with a resource nobody else has.
+    pub is_admin: bool,
 }
 
 /// What happens in one step. XML is kept as text: names in it are filled in during the performance.
@@ -170,6 +172,7 @@ fn role(name: &str, block: &str) -> Result<Role> {
         beside: None,
         stranger: false,
         is_guest: false,
+        is_admin: false,
     };
     for line in block.lines().filter(|l| !l.is_empty()) {
         match line.split_once(':').map(|(k, v)| (k.trim(), v.trim())) {
@@ -178,6 +181,7 @@ fn role(name: &str, block: &str) -> Result<Role> {
             Some(("beside", v)) => role.beside = Some(v.into()),
             Some(("account", "none")) => role.stranger = true,
             Some(("guest", "yes")) => role.is_guest = true,
+            Some(("admin", "yes")) => role.is_admin = true,
             _ => return Err(format!("a client has no {line:?}")),
         }
     }

@@ -49,8 +49,8 @@ fn romeo(messages: usize, bytes: usize) -> UserExport {
         ],
         vcard: Some("<vCard xmlns='vcard-temp'><FN>Romeo</FN></vCard>".to_owned()),
         private: vec![
+            "<exodus xmlns='exodus:prefs'><a/></exodus>".to_owned(),
             "<storage xmlns='storage:bookmarks'/>".to_owned(),
-            "<prefs xmlns='urn:a'>x</prefs>".to_owned(),
         ],
         privacy: Some(
             "<query xmlns='jabber:iq:privacy'><default name='a'/><list name='a'>\
