@@ -33,6 +33,10 @@ pub struct UserExport {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vcard: Option<String>,
     /// Elements of private XML storage (XEP-0049), as text.
+    /// The vCard: `<vCard xmlns='vcard-temp'/>`, as text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vcard: Option<String>,
+    /// Elements in private storage (XEP-0049), each as text.
     #[serde(default)]
     pub private: Vec<String>,
     /// Privacy lists (XEP-0016), the block list (XEP-0191) among them: a `<query/>`, as text.
@@ -152,9 +156,6 @@ impl std::fmt::Debug for UserExport {
             .field("scram", &self.scram)
             .field("roster", &self.roster)
             .field("requests", &self.requests)
-            .field("vcard", &self.vcard.as_ref().map(String::len))
-            .field("private", &self.private.len())
-            .field("privacy", &self.privacy)
             .field("offline", &self.offline)
             .field("more", &self.more)
             .finish_non_exhaustive()

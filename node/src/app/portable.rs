@@ -21,6 +21,7 @@ use crate::admin::{OfflinePage, Refusal, RosterItem, ScramCredentials, Subscript
 use crate::features::roster::record::Contact;
 use crate::pie::MECHANISMS;
 use crate::pie::home::{After, Answer, Keep, OP, Request};
+use crate::pie::home::{After, Answer, OP, Request, Shelf};
 
 /// Bytes of messages in one answer, about. More are asked for apart.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
@@ -49,10 +50,21 @@ async fn read(node: &Node, jid: &BareJid, mut after: After, user: &mut UserExpor
     let mut bytes = 0;
     let mut lists = Vec::new();
     loop {
-        let (account, contacts, kept, messages, next) =
+        let (account, contacts, messages, next) =
             match ask(node, jid, &Request::Read(after)).await? {
                 Answer::Page { account, contacts, kept, messages, next } => {
                     (account, contacts, kept, messages, next)
+                }
+
+                Answer::Page { account, kept, contacts, messages, next } => {
+                    for (shelf, key, element) in kept {
+                        match shelf {
+                            Shelf::Vcard => user.vcard = Some(text(element)?),
+                            Shelf::Private => user.private.push(text(element)?),
+                            Shelf::Privacy => lists.push((key, element)),
+                        }
+                    }
+                    (account, contacts, messages, next)
                 }
                 Answer::NoAccount => {
                     return Err(Refusal::not_found(format!("there is no account {jid}")));
@@ -73,13 +85,6 @@ async fn read(node: &Node, jid: &BareJid, mut after: After, user: &mut UserExpor
             }
             if record.listed {
                 user.roster.push(item(contact, record));
-            }
-        }
-        for (keep, value) in kept {
-            match keep {
-                Keep::Vcard => user.vcard = Some(text(value)?),
-                Keep::Private(_) => user.private.push(text(value)?),
-                Keep::Privacy(key) => lists.push((key, value)),
             }
         }
         for (_, message) in messages {

@@ -51,33 +51,36 @@ pub enum After {
     Nothing,
     /// After this contact.
     Contact(String),
-    /// After the contacts, what is kept besides, and this message.
+    /// After the contacts, and this message.
     Message(u64),
-    /// After the contacts, and this of what is kept besides.
-    Kept(Keep),
 }
 
-/// What an account keeps besides, in the order of an export.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum Keep {
-    /// Its vCard.
+/// Where a user's own XML is kept, by key, as it was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Shelf {
+    /// The vCard (XEP-0054); its key is `""`.
     Vcard,
-    /// An element of its private XML, by key.
-    Private(String),
-    /// A row of its privacy lists, by key.
-    Privacy(String),
+    /// Private elements (XEP-0049).
+    Private,
+    /// Privacy lists (XEP-0016): not XML, but rows of `features::blocking`.
+    Privacy,
 }
 
-impl Keep {
-    /// Store and key.
-    fn place(&self) -> (&'static str, &str) {
+impl Shelf {
+    /// In the order in which they are read.
+    pub const ALL: [Shelf; 3] = [Shelf::Vcard, Shelf::Private, Shelf::Privacy];
+
+    fn store(self) -> &'static str {
         match self {
-            Keep::Vcard => (VCARD, ""),
-            Keep::Private(key) => (PRIVATE, key),
-            Keep::Privacy(key) => (PRIVACY, key),
+            Shelf::Vcard => VCARD,
+            Shelf::Private => PRIVATE,
+            Shelf::Privacy => PRIVACY,
         }
     }
 }
+
+/// What is kept there: an element.
+pub type Kept = (Shelf, String, Vec<u8>);
 
 /// A part of an import.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -92,8 +95,6 @@ pub struct Part {
     pub account: Account,
     /// Contacts.
     pub contacts: Vec<(BareJid, Contact)>,
-    /// What it keeps besides.
-    pub kept: Vec<(Keep, Vec<u8>)>,
     /// Messages with their ids, at most [`MESSAGES_MAX`].
     pub messages: Vec<(u64, Vec<u8>)>,
 }
@@ -107,9 +108,7 @@ pub enum Answer {
         account: Box<Account>,
         /// Contacts, in order.
         contacts: Vec<(String, Contact)>,
-        /// What is kept besides, after the last contact only.
-        kept: Vec<(Keep, Vec<u8>)>,
-        /// Messages, after all of that only.
+        /// Messages, after the last contact only.
         messages: Vec<(u64, Vec<u8>)>,
         /// There is more.
         next: Option<After>,
@@ -167,6 +166,30 @@ async fn read(tx: &Tx, after: After) -> Result<Answer, HomeError> {
     let page =
         |contacts, kept, messages, next| Answer::Page { account, contacts, kept, messages, next };
     if matches!(&after, After::Nothing | After::Contact(_)) {
+    let (mut kept, mut contacts, mut messages, mut bytes) = (Vec::new(), Vec::new(), Vec::new(), 0);
+    let page =
+        |kept, contacts, messages, next| Answer::Page { account, kept, contacts, messages, next };
+    if matches!(after, After::Nothing | After::Kept(..)) {
+        for shelf in Shelf::ALL {
+            for (key, value) in tx.map(shelf.store()).await? {
+                if matches!(&after, After::Kept(last, at) if (shelf, &key) <= (*last, at)) {
+                    continue;
+                }
+                if bytes > PART_BYTES_MAX {
+                    let last = kept.last().map(|(shelf, key, _): &Kept| (*shelf, key.clone()));
+                    let next = last.map(|(shelf, key)| After::Kept(shelf, key));
+                    return Ok(page(kept, contacts, messages, next));
+                }
+                bytes += key.len() + value.len() + 16;
+                kept.push((shelf, key, value));
+            }
+        }
+    }
+    let mut upto = match &after {
+        After::Message(id) => Some(*id),
+        After::Nothing | After::Kept(..) | After::Contact(_) => None,
+    };
+    if upto.is_none() {
         for (jid, value) in tx.map(ROSTER).await? {
             if matches!(&after, After::Contact(last) if jid <= *last) {
                 continue;
@@ -174,6 +197,10 @@ async fn read(tx: &Tx, after: After) -> Result<Answer, HomeError> {
             if bytes > PART_BYTES_MAX {
                 let last = contacts.last().map(|(jid, _): &(String, _)| jid.clone());
                 return Ok(page(contacts, kept, messages, last.map(After::Contact)));
+            }
+
+                let next = After::Contact(last.unwrap_or_default());
+                return Ok(page(kept, contacts, messages, Some(next)));
             }
             let Some(contact) = Contact::decode(&value) else {
                 return Err(HomeError::Storage(format!("the contact {jid} cannot be read")));
@@ -183,30 +210,15 @@ async fn read(tx: &Tx, after: After) -> Result<Answer, HomeError> {
             contacts.push((jid, Contact { deliver: None, ..contact }));
         }
     }
-    if !matches!(&after, After::Message(_)) {
-        for (keep, value) in all_kept(tx).await? {
-            if matches!(&after, After::Kept(last) if keep <= *last) {
-                continue;
-            }
-            if bytes > PART_BYTES_MAX {
-                let last = kept.last().map(|(keep, _): &(Keep, _)| After::Kept(keep.clone()));
-                let contact = contacts.last().map(|(jid, _)| After::Contact(jid.clone()));
-                return Ok(page(contacts, kept, messages, last.or(contact)));
-            }
-            bytes += value.len() + 64;
-            kept.push((keep, value));
-        }
-    }
-    let mut upto = match after {
-        After::Message(id) => Some(id),
-        _ => None,
-    };
     loop {
         let items = tx.archive(OFFLINE, Page::after(upto, READ_MAX)).await?;
         let end = items.len() < READ_MAX;
         for (id, value) in items {
             if bytes > PART_BYTES_MAX {
                 return Ok(page(contacts, kept, messages, Some(After::Message(upto.unwrap_or(0)))));
+            }
+
+                return Ok(page(kept, contacts, messages, Some(After::Message(upto.unwrap_or(0)))));
             }
             bytes += value.len() + 16;
             upto = Some(id);
@@ -215,17 +227,10 @@ async fn read(tx: &Tx, after: After) -> Result<Answer, HomeError> {
         if end {
             return Ok(page(contacts, kept, messages, None));
         }
-    }
-}
 
-/// What is kept besides, in order.
-async fn all_kept(tx: &Tx) -> Result<Vec<(Keep, Vec<u8>)>, HomeError> {
-    let card = tx.get(VCARD, "").await?.map(|card| (Keep::Vcard, card));
-    let private =
-        tx.map(PRIVATE).await?.into_iter().map(|(key, value)| (Keep::Private(key), value));
-    let privacy =
-        tx.map(PRIVACY).await?.into_iter().map(|(key, value)| (Keep::Privacy(key), value));
-    Ok(card.into_iter().chain(private).chain(privacy).collect())
+            return Ok(page(kept, contacts, messages, None));
+        }
+    }
 }
 
 async fn write(tx: &mut Tx, part: Part) -> Result<Answer, HomeError> {
@@ -243,6 +248,8 @@ async fn write(tx: &mut Tx, part: Part) -> Result<Answer, HomeError> {
             for store in [ROSTER, VCARD, PRIVATE, PRIVACY] {
                 tx.clear(store);
             }
+            Shelf::ALL.into_iter().for_each(|shelf| tx.clear(shelf.store()));
+            tx.clear(ROSTER);
             tx.trim(OFFLINE, MESSAGES_MAX);
         }
         // A part that has come already writes the same rows again.
@@ -255,10 +262,6 @@ async fn write(tx: &mut Tx, part: Part) -> Result<Answer, HomeError> {
     tx.put(VERSION, "", tx.at().0.to_le_bytes().to_vec());
     for (jid, contact) in part.contacts {
         tx.put(ROSTER, jid.as_str(), contact.encode());
-    }
-    for (keep, value) in part.kept {
-        let (store, key) = keep.place();
-        tx.put(store, key, value);
     }
     for (id, message) in part.messages {
         debug_assert!((1..=MESSAGES_MAX).contains(&id), "an imported message has a low id");
@@ -303,7 +306,6 @@ mod tests {
             last,
             account: account(),
             contacts: vec![(jid, contact)],
-            kept: vec![(Keep::Private(format!("{{urn:x}}k{number}")), b"<k/>".to_vec())],
             messages: vec![message],
         }
     }
@@ -386,21 +388,28 @@ mod tests {
         write(&mut tx, last).await.expect("decided");
         let (mut contacts, mut keeps, mut ids, mut pages, mut after) =
             (0, Vec::new(), Vec::new(), 0, Some(After::Nothing));
+        last.kept = (10..40).map(|n| (Shelf::Private, n.to_string(), vec![b'p'; 30_000])).collect();
+        last.kept.push((Shelf::Vcard, String::new(), vec![b'v'; 100_000]));
+        last.messages = (2..80).map(|id| (id, vec![b'm'; 30_000])).collect();
+        write(&mut tx, last).await.expect("decided");
+        let (mut kept, mut contacts, mut ids, mut pages, mut after) =
+            (0, 0, Vec::new(), 0, Some(After::Nothing));
         while let Some(from) = after {
             let answer = read(&tx, from).await.expect("read");
             let size = postcard::to_stdvec(&answer).expect("serialises").len();
             assert!(size < PART_BYTES_MAX + ROW_BYTES_MAX, "{size}");
             let Answer::Page { contacts: more, kept, messages, next, .. } = answer else {
+            let Answer::Page { kept: own, contacts: more, messages, next, .. } = answer else {
                 panic!("{answer:?}")
             };
             contacts += more.len();
-            keeps.extend(kept.into_iter().map(|(keep, _)| keep));
             ids.extend(messages.into_iter().map(|(id, _)| id));
             (pages, after) = (pages + 1, next);
         }
         assert_eq!((contacts, ids), (31, (1..80).collect::<Vec<u64>>()));
         assert_eq!((keeps.len(), &keeps[0]), (22, &Keep::Vcard));
         assert!(keeps.is_sorted());
+        assert_eq!((kept, contacts, ids), (32, 31, (1..80).collect::<Vec<u64>>()));
         assert!(pages > 5, "{pages}");
     }
 }

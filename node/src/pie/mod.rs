@@ -10,6 +10,7 @@
 //! disabled, is in `<account xmlns='urn:pangaea:export:0' created='…' disabled='true'/>`.
 //!
 //! Left out: PEP, archives. They are passed over, and counted.
+//! Left out: archives, and what this server does not keep (PEP). It is passed over, and counted.
 
 pub mod home;
 mod part;

@@ -83,6 +83,8 @@ fn juliet() -> UserExport {
             "<storage xmlns='storage:bookmarks'><conference jid='a@b' autojoin='1'><nick>J</nick></conference></storage>"
                 .to_owned(),
             "<prefs xmlns='urn:x'/>".to_owned(),
+            "<storage xmlns='storage:bookmarks'><conference jid='r@c.example'/></storage>".to_owned(),
+            "<exodus xmlns='exodus:prefs'>x</exodus>".to_owned(),
         ],
         privacy: Some(
             "<query xmlns='jabber:iq:privacy'><list name='a'><item type='jid' value='tybalt@capulet.example' action='deny' order='1'/></list></query>"
@@ -141,6 +143,7 @@ fn a_document_of_prosody_is_understood() {
          <iter-count>10000</iter-count><salt>c2FsdA==</salt></scram-credentials>\
          <vCard xmlns='vcard-temp'><FN>Juliet</FN></vCard>\
          <query xmlns='jabber:iq:private'><storage xmlns='storage:bookmarks'/></query>\
+         <query xmlns='jabber:iq:private'><a xmlns='b'/><lost/></query>\
          <pubsub xmlns='http://jabber.org/protocol/pubsub'><items node='n'><item id='1'><x xmlns='y'/></item></items></pubsub>\
          <archive xmlns='urn:xmpp:pie:0#mam'><result xmlns='urn:xmpp:mam:2' id='1'/></archive>\
          </user></host></server-data>"
@@ -159,8 +162,6 @@ fn a_document_of_prosody_is_understood() {
     ];
     assert_eq!(roster, expected);
     assert_eq!(user.roster[0].groups, ["Friends"]);
-    assert_eq!(user.vcard.as_deref(), Some("<vCard xmlns='vcard-temp'><FN>Juliet</FN></vCard>"));
-    assert_eq!(user.private, ["<storage xmlns='storage:bookmarks'/>"]);
     let expected = [
         "1 <archive xmlns='urn:xmpp:pie:0#mam'/>",
         "1 <pubsub xmlns='http://jabber.org/protocol/pubsub'/>",
@@ -210,6 +211,7 @@ fn documents_of_ejabberd_are_understood() {
     assert_eq!(users[0].privacy.as_deref(), Some(lists));
     assert_eq!(users[1].password.as_deref(), Some("s3crEt"));
     assert_eq!(users[2].password, None);
+    assert_eq!(users[0].vcard, None, "an empty one is none");
     assert_eq!(unknown, ["1 <query xmlns='urn:unknown'/>"]);
 }
 
@@ -242,6 +244,7 @@ fn secrets_of_ejabberd_are_of_several_hashes() {
         (format!("sha,{SHA1},{SHA1},c2FsdA==,10000"), Some(scram("SCRAM-SHA-1", SHA1))),
         (format!("sha256,{SHA256},{SHA256},c2FsdA==,10000"), Some(scram("SCRAM-SHA-256", SHA256))),
         (format!("sha256,{SHA1},{SHA1},c2FsdA==,10000"), None),
+        (format!("sha512,{SHA1},{SHA1},c2FsdA==,10000"), None),
         (format!("md5,{SHA1},{SHA1},c2FsdA==,10000"), None),
     ] {
         let document = format!(

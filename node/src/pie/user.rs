@@ -163,6 +163,51 @@ fn item(element: &Element, hosts: &Hosts, unknown: &mut Unknown) -> Result<Roste
     Ok(item)
 }
 
+/// The vCard (§4.7). Servers that know of none write an empty one.
+pub(super) fn vcard(user: &mut UserExport, card: &Element) -> Result<()> {
+    if card.children().next().is_none() {
+        return Ok(());
+    }
+    match user.vcard.replace(text(card)?) {
+        None => Ok(()),
+        Some(_) => Err("two vCards".to_owned()),
+    }
+}
+
+/// Private storage (§4.8).
+pub(super) fn private(user: &mut UserExport, query: &Element, unknown: &mut Unknown) -> Result<()> {
+    for child in query.children() {
+        match child.ns() {
+            // It could not be found again: it has no namespace of its own.
+            "" | ns::PRIVATE | ns::PIE | ns::PIE_OLD => {
+                unknown.note_element("query", child.name(), child.ns());
+            }
+            _ => user.private.push(text(child)?),
+        }
+    }
+    Ok(())
+}
+
+/// Privacy lists, as ejabberd writes them. An empty query says nothing.
+pub(super) fn privacy(user: &mut UserExport, mut query: Element, hosts: &Hosts) -> Result<()> {
+    if user.privacy.is_some() {
+        return Err("privacy lists stand here twice".to_owned());
+    }
+    for list in query.children_mut() {
+        for item in list.children_mut().filter(|item| item.attr("type") == Some("jid")) {
+            readdress(item, "value", hosts)?;
+        }
+    }
+    if query.children().next().is_some() {
+        user.privacy = Some(text(&query)?);
+    }
+    Ok(())
+}
+
+fn text(element: &Element) -> Result<String> {
+    String::from_utf8(element.to_bytes()).map_err(|error| error.to_string())
+}
+
 /// A pending request (§4.9), as Prosody (which forgets the namespace) and others write it.
 pub(super) fn request(user: &mut UserExport, mut presence: Element, hosts: &Hosts) -> Result<()> {
     readdress(&mut presence, "from", hosts)?;
@@ -214,50 +259,6 @@ fn readdress(element: &mut Element, attr: &str, hosts: &Hosts) -> Result<()> {
 fn address(text: &str, hosts: &Hosts) -> Result<Jid> {
     let jid = Jid::parse(text).map_err(|error| format!("{text:?}: {error}"))?;
     hosts.jid(&jid).ok_or_else(|| format!("{text:?} has no address here"))
-}
-
-/// The vCard (§4.7). One without anything in it is none.
-pub(super) fn vcard(user: &mut UserExport, card: &Element) -> Result<()> {
-    if user.vcard.is_some() {
-        return Err("a vCard stands here twice".to_owned());
-    }
-    if card.children().next().is_some() {
-        user.vcard = Some(text_of(card)?);
-    }
-    Ok(())
-}
-
-/// Private XML (§4.6). What has no namespace of its own could never be asked for.
-pub(super) fn private(user: &mut UserExport, query: &Element, unknown: &mut Unknown) -> Result<()> {
-    for child in query.children() {
-        match child.ns() {
-            "" | ns::PRIVATE | ns::CLIENT => {
-                unknown.note_element("query", child.name(), child.ns());
-            }
-            _ => user.private.push(text_of(child)?),
-        }
-    }
-    Ok(())
-}
-
-/// Privacy lists, as ejabberd writes them. An empty query says nothing.
-pub(super) fn privacy(user: &mut UserExport, mut query: Element, hosts: &Hosts) -> Result<()> {
-    if user.privacy.is_some() {
-        return Err("privacy lists stand here twice".to_owned());
-    }
-    for list in query.children_mut() {
-        for item in list.children_mut().filter(|item| item.attr("type") == Some("jid")) {
-            readdress(item, "value", hosts)?;
-        }
-    }
-    if query.children().next().is_some() {
-        user.privacy = Some(text_of(&query)?);
-    }
-    Ok(())
-}
-
-fn text_of(element: &Element) -> Result<String> {
-    String::from_utf8(element.to_bytes()).map_err(|error| error.to_string())
 }
 
 /// A property of an account that old versions of Prosody write as an attribute of their own namespace, of `mod_auth_internal_hashed`: what

@@ -68,6 +68,11 @@ impl<W: Write> Writer<W> {
             let all: Vec<Element> = all.collect::<Result<_, _>>().map_err(invalid)?;
             self.element(&Element::new("query", ns::PRIVATE).with_children(all))?;
         }
+
+            let kept = user.private.iter().map(|text| Element::parse(text.as_bytes()));
+            let kept = kept.collect::<Result<Vec<_>, _>>().map_err(invalid)?;
+            self.element(&Element::new("query", ns::PRIVATE).with_children(kept))?;
+        }
         if let Some(lists) = &user.privacy {
             self.element(&Element::parse(lists.as_bytes()).map_err(invalid)?)?;
         }

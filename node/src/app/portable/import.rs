@@ -21,6 +21,9 @@ use crate::features::roster::subscription::State;
 use crate::homes::accounts::Account;
 use crate::pie::MECHANISMS;
 use crate::pie::home::{Answer, Keep, MESSAGES_MAX, PART_BYTES_MAX, Part, ROW_BYTES_MAX, Request};
+use crate::pie::home::{
+    Answer, Kept, MESSAGES_MAX, PART_BYTES_MAX, Part, ROW_BYTES_MAX, Request, Shelf,
+};
 use crate::router::delayed;
 
 /// PBKDF2 rounds of imported keys: each sign-in with PLAIN computes as many.
@@ -44,6 +47,17 @@ pub(in crate::app) async fn import(node: &Node, jid: &BareJid, user: UserExport)
     let account = account(node, &user).await?;
     let import = getrandom::u64().map_err(|error| Refusal::failed(error.to_string()))?;
     for part in parts(import, &account, contacts, kept, messages)? {
+    let kept = kept(&user, limits)?;
+    let size = |shelf| {
+        let of = kept.iter().filter(move |(other, ..)| *other == shelf);
+        of.map(|(_, key, element)| key.len() + element.len()).sum()
+    };
+    let (card, private) = (size(Shelf::Vcard), size(Shelf::Private));
+    within("bytes of a vCard", card, "vcard_bytes_max", limits.vcard_bytes_max)?;
+    within("bytes of private data", private, "private_bytes_max", limits.private_bytes_max)?;
+    let account = account(node, &user).await?;
+    let import = getrandom::u64().map_err(|error| Refusal::failed(error.to_string()))?;
+    for part in parts(import, &account, kept, contacts, messages)? {
         let number = part.number;
         let answer = ask(node, jid, &Request::Write(Box::new(part))).await;
         let answer = answer.map_err(|mut refusal| {
@@ -139,6 +153,35 @@ fn keys(hash: Hash, given: &ScramCredentials) -> Done<ScramKeys> {
     })
 }
 
+/// The user's own XML, each element where it is found again.
+fn kept(user: &UserExport, limits: &config::Limits) -> Done<Vec<Kept>> {
+    let element = |text: &String| {
+        Element::parse(text.as_bytes())
+            .map_err(|error| invalid(format!("an element that cannot be read: {error}")))
+    };
+    let mut kept = Vec::new();
+    if let Some(text) = &user.vcard {
+        let card = element(text)?;
+        if !card.is("vCard", ns::VCARD) {
+            return Err(invalid("a vCard is <vCard xmlns='vcard-temp'/>"));
+        }
+        kept.push((Shelf::Vcard, String::new(), card.to_bytes()));
+    }
+    for text in &user.private {
+        let element = element(text)?;
+        if matches!(element.ns(), "" | ns::PRIVATE | ns::CLIENT) {
+            return Err(invalid("a private element has a namespace of its own"));
+        }
+        let key = private::key(element.name(), element.ns());
+        kept.push((Shelf::Private, key, element.to_bytes()));
+    }
+    if let Some(text) = &user.privacy {
+        let rows = privacy::rows(&element(text)?, limits)?;
+        kept.extend(rows.into_iter().map(|(key, row)| (Shelf::Privacy, key, row)));
+    }
+    Ok(kept)
+}
+
 /// The roster and those who only ask, as one.
 fn contacts(own: &BareJid, user: &UserExport) -> Done<BTreeMap<BareJid, Contact>> {
     let mut contacts = BTreeMap::new();
@@ -209,54 +252,11 @@ fn messages(node: &Node, own: &BareJid, given: &[String]) -> Done<Vec<Vec<u8>>> 
     given.iter().map(message).collect()
 }
 
-/// What is kept besides, within the bounds of those who could have stored it here.
-fn kept(node: &Node, user: &UserExport) -> Done<Vec<(Keep, Vec<u8>)>> {
-    let limits = &node.config.limits;
-    let within = |what: &str, bytes: usize, name: &str, most: usize| match bytes > most {
-        true => Err(invalid(format!("{what} of {bytes} bytes: limits.{name} is {most}"))),
-        false => Ok(()),
-    };
-    let element = |text: &String| {
-        Element::parse(text.as_bytes())
-            .map_err(|error| invalid(format!("an element that cannot be read: {error}")))
-    };
-    let mut kept = Vec::new();
-    if let Some(text) = &user.vcard {
-        let card = element(text)?;
-        if !card.is("vCard", ns::VCARD) {
-            return Err(invalid("the vCard is something else"));
-        }
-        let card = card.to_bytes();
-        within("a vCard", card.len(), "vcard_bytes_max", limits.vcard_bytes_max)?;
-        kept.push((Keep::Vcard, card));
-    }
-    let mut private = BTreeMap::new();
-    for text in &user.private {
-        let one = element(text)?;
-        if matches!(one.ns(), "" | ns::CLIENT | ns::PRIVATE) {
-            return Err(invalid("private XML without a namespace of its own"));
-        }
-        let key = private::key(one.name(), one.ns());
-        if private.insert(key.clone(), one.to_bytes()).is_some() {
-            return Err(invalid(format!("private XML {key} stands there twice")));
-        }
-    }
-    let bytes = private.iter().map(|(key, value)| key.len() + value.len()).sum();
-    within("private XML", bytes, "private_bytes_max", limits.private_bytes_max)?;
-    kept.extend(private.into_iter().map(|(key, value)| (Keep::Private(key), value)));
-    if let Some(text) = &user.privacy {
-        let rows = privacy::rows(&element(text)?, limits)?;
-        kept.extend(rows.into_iter().map(|(key, value)| (Keep::Privacy(key), value)));
-    }
-    Ok(kept)
-}
-
 /// Cut so that each part fits into one entry.
 fn parts(
     import: u64,
     account: &Account,
     contacts: BTreeMap<BareJid, Contact>,
-    kept: Vec<(Keep, Vec<u8>)>,
     messages: Vec<Vec<u8>>,
 ) -> Done<Vec<Part>> {
     let empty = |number| Part {
@@ -265,7 +265,6 @@ fn parts(
         last: false,
         account: account.clone(),
         contacts: Vec::new(),
-        kept: Vec::new(),
         messages: Vec::new(),
     };
     let mut parts = vec![empty(0)];
@@ -284,10 +283,6 @@ fn parts(
     for (jid, contact) in contacts {
         let place = room(&mut parts, jid.as_str().len() + contact.encode().len(), "a contact")?;
         parts[place].contacts.push((jid, contact));
-    }
-    for (keep, value) in kept {
-        let place = room(&mut parts, value.len(), "what is kept")?;
-        parts[place].kept.push((keep, value));
     }
     for (id, message) in (1..=MESSAGES_MAX).zip(messages) {
         let place = room(&mut parts, message.len(), "a message")?;

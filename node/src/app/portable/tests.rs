@@ -51,6 +51,8 @@ fn romeo(messages: usize, bytes: usize) -> UserExport {
         private: vec![
             "<storage xmlns='storage:bookmarks'/>".to_owned(),
             "<prefs xmlns='urn:a'>x</prefs>".to_owned(),
+            "<exodus xmlns='exodus:prefs'><a/></exodus>".to_owned(),
+            "<storage xmlns='storage:bookmarks'/>".to_owned(),
         ],
         privacy: Some(
             "<query xmlns='jabber:iq:privacy'><default name='a'/><list name='a'>\

@@ -266,6 +266,8 @@ mod tests {
         let users = format!(
             "<user name='a' password='p'><archive xmlns='urn:x'/></user>\n\
              <user name='b'>{scram}<archive xmlns='urn:x'/></user>\n<user/>"
+            "<user name='a' password='p'><pubsub xmlns='p'/></user>\n\
+             <user name='b'>{scram}<pubsub xmlns='p'/></user>\n<user/>"
         );
         let text = format!(
             "<server-data xmlns='urn:xmpp:pie:0'><host jid='old'>\n{users}</host></server-data>"
@@ -278,6 +280,7 @@ mod tests {
         for expected in [
             "users.xml, line 4: \"\" is no name of a user\n",
             "passed over: 2 × <archive xmlns='urn:x'/>\n",
+            "passed over: 2 × <pubsub xmlns='p'/>\n",
             "b@chat.example: SCRAM-SHA-1 only",
         ] {
             assert!(err.contains(expected), "{expected} in {err}");
