@@ -128,10 +128,16 @@ pub const PIE_OLD: &str = "http://www.xmpp.org/extensions/xep-0227.html#ns";
 pub const PIE_SCRAM: &str = "urn:xmpp:pie:0#scram";
 /// XInclude, by which such a document is split into files (XEP-0227 §5).
 pub const XINCLUDE: &str = "http://www.w3.org/2001/XInclude";
+/// Server IP check (XEP-0279).
+pub const SIC: &str = "urn:xmpp:sic:1";
+/// Server IP check, before it told the port (XEP-0279 0.1).
+pub const SIC_0: &str = "urn:xmpp:sic:0";
 /// BOSH (XEP-0124).
 pub const HTTP_BIND: &str = "http://jabber.org/protocol/httpbind";
 /// XMPP over BOSH (XEP-0206).
 pub const XBOSH: &str = "urn:xmpp:xbosh";
+/// SOCKS5 bytestreams (XEP-0065).
+pub const BYTESTREAMS: &str = "http://jabber.org/protocol/bytestreams";
 /// Message carbons (XEP-0280).
 pub const CARBONS: &str = "urn:xmpp:carbons:2";
 /// Message carbons: what is copied (XEP-0280).
@@ -188,6 +194,12 @@ pub const SASL_CHANNEL_BINDING: &str = "urn:xmpp:sasl-cb:0";
 pub const IBR_TOKEN: &str = "urn:xmpp:ibr-token:0";
 /// Fast authentication streamlining tokens (XEP-0484).
 pub const FAST: &str = "urn:xmpp:fast:0";
+/// SASL upgrade tasks (XEP-0480).
+pub const SASL_UPGRADE: &str = "urn:xmpp:sasl:upgrade:0";
+/// SASL upgrade tasks for SCRAM (XEP-0480).
+pub const SCRAM_UPGRADE: &str = "urn:xmpp:scram-upgrade:0";
+/// Client access management (XEP-0494).
+pub const CLIENT_ACCESS: &str = "urn:xmpp:cam:0";
 /// Stream limits advertisement (XEP-0478).
 pub const STREAM_LIMITS: &str = "urn:xmpp:stream-limits:0";
 /// Message reactions (XEP-0444).

@@ -158,7 +158,7 @@ pub(crate) fn read(table: &Table<'_>) -> Limits {
         privacy_lists_max: count("privacy_lists_max", 20),
         privacy_items_max: count("privacy_items_max", 1_000),
         offline_messages_max: count("offline_messages_max", 1_000),
-        vcard_bytes_max: between("vcard_bytes_max", 192 * KIB, 512 * KIB),
+        vcard_bytes_max: between("vcard_bytes_max", 192 * KIB, 320 * KIB),
         private_bytes_max: between("private_bytes_max", 512 * KIB, 4 * MIB),
         command_sessions_max: count("command_sessions_max", 1_000),
         command_timeout: table.between(

@@ -29,6 +29,12 @@ pub struct UserExport {
     /// Requests to be subscribed that have no answer: `<presence type='subscribe' from='…'/>`, as text.
     #[serde(default)]
     pub requests: Vec<String>,
+    /// The vCard: `<vCard xmlns='vcard-temp'/>`, as text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vcard: Option<String>,
+    /// Elements in private storage (XEP-0049), each as text.
+    #[serde(default)]
+    pub private: Vec<String>,
     /// Messages that wait, the oldest first: `<message/>`, as text, in `jabber:client` unless it says otherwise.
     #[serde(default)]
     pub offline: Vec<String>,

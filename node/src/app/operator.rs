@@ -28,6 +28,11 @@ use crate::router::perform;
 /// How long a change of metadata may take.
 const PROPOSE_WITHIN: Duration = Duration::from_secs(10);
 
+/// What an operator may ask of this node, for features that ask on an administrator's behalf.
+pub fn operator(node: &Arc<Node>) -> impl Operator + use<> {
+    Desk::new(node.clone())
+}
+
 /// See the room.
 pub(super) struct Desk {
     node: Arc<Node>,

@@ -19,7 +19,7 @@ use super::operator::refused;
 use crate::admin::{OfflinePage, Refusal, RosterItem, ScramCredentials, Subscription, UserExport};
 use crate::features::roster::record::Contact;
 use crate::pie::MECHANISMS;
-use crate::pie::home::{After, Answer, OP, Request};
+use crate::pie::home::{After, Answer, OP, Request, Shelf};
 
 /// Bytes of messages in one answer, about. More are asked for apart.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
@@ -49,7 +49,13 @@ async fn read(node: &Node, jid: &BareJid, mut after: After, user: &mut UserExpor
     loop {
         let (account, contacts, messages, next) =
             match ask(node, jid, &Request::Read(after)).await? {
-                Answer::Page { account, contacts, messages, next } => {
+                Answer::Page { account, kept, contacts, messages, next } => {
+                    for (shelf, _, element) in kept {
+                        match shelf {
+                            Shelf::Vcard => user.vcard = Some(text(element)?),
+                            Shelf::Private => user.private.push(text(element)?),
+                        }
+                    }
                     (account, contacts, messages, next)
                 }
                 Answer::NoAccount => {

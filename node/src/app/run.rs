@@ -48,6 +48,9 @@ pub enum RunError {
     /// Raft's files cannot be opened.
     #[error("{0}")]
     Metadata(#[from] replication::Error),
+    /// A backend of users' passwords, tokens or certificates cannot be used.
+    #[error("{0}")]
+    Auth(String),
     /// The links cannot be made.
     #[error("links: {0}")]
     Links(String),

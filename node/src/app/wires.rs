@@ -15,7 +15,12 @@ use s2s::tls::Fingerprint;
 
 use super::{Node, World};
 use crate::feature::Ctx;
-use crate::features::{archive, blocking, invitations, offline, private, roster, upload, vcard};
+use crate::features::{
+    admin, archive, blocking, clients, invitations, last, offline, private, roster, upload, vcard,
+};
+
+    archive, blocking, invitations, offline, private, push, roster, upload, vcard,
+};
 use crate::geo::Geo;
 use crate::geo::calls::CallError;
 use crate::geo::frame::{self, Call};
@@ -306,15 +311,18 @@ pub(super) async fn homes(
         Box::new(AccountHome {
             stores: vec![
                 ACCOUNTS,
+                clients::record::CLIENTS,
                 roster::record::ROSTER,
                 roster::record::VERSION,
                 offline::home::OFFLINE,
                 offline::home::FILED,
+                push::record::PUSH,
                 invitations::record::INVITATIONS,
                 invitations::record::RESERVED,
                 archive::item::ARCHIVE,
                 archive::item::PLACES,
                 archive::prefs::PREFS,
+                last::home::LAST,
                 upload::home::UPLOAD,
                 blocking::record::PRIVACY,
                 blocking::record::ACTIVE,
@@ -326,10 +334,14 @@ pub(super) async fn homes(
         }),
         Box::new(blocking::home::PrivacyHome(late.clone())),
         Box::new(blocking::report::ReportsHome),
+        Box::new(clients::home::ClientsHome),
         Box::new(roster::home::RosterHome),
         Box::new(offline::home::OfflineHome(late.clone())),
+        Box::new(push::home::PushHome(late.clone())),
         Box::new(invitations::home::InvitationsHome),
         Box::new(archive::home::ArchiveHome(late.clone())),
+        Box::new(admin::home::EndHome),
+        Box::new(last::home::LastHome),
         Box::new(upload::home::UploadHome),
         Box::new(pie::home::PieHome),
         Box::new(private::home::PrivateHome),

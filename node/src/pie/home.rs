@@ -13,7 +13,9 @@ use serde::{Deserialize, Serialize};
 use xmpp::jid::BareJid;
 
 use crate::features::offline::home::OFFLINE;
+use crate::features::private::home::PRIVATE;
 use crate::features::roster::record::{Contact, ROSTER, VERSION};
+use crate::features::vcard::home::VCARD;
 use crate::homes::accounts::{ACCOUNTS, Account};
 use crate::homes::{self, HomeError, HomeOp, Tx};
 use crate::storage::Page;
@@ -46,11 +48,37 @@ pub enum Request {
 pub enum After {
     /// At the beginning.
     Nothing,
-    /// After this contact.
+    /// After this of what is kept as it was sent.
+    Kept(Shelf, String),
+    /// After all that, and this contact.
     Contact(String),
     /// After the contacts, and this message.
     Message(u64),
 }
+
+/// Where a user's own XML is kept, by key, as it was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Shelf {
+    /// The vCard (XEP-0054); its key is `""`.
+    Vcard,
+    /// Private elements (XEP-0049).
+    Private,
+}
+
+impl Shelf {
+    /// In the order in which they are read.
+    pub const ALL: [Shelf; 2] = [Shelf::Vcard, Shelf::Private];
+
+    fn store(self) -> &'static str {
+        match self {
+            Shelf::Vcard => VCARD,
+            Shelf::Private => PRIVATE,
+        }
+    }
+}
+
+/// What is kept there: an element.
+pub type Kept = (Shelf, String, Vec<u8>);
 
 /// A part of an import.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -63,6 +91,8 @@ pub struct Part {
     pub last: bool,
     /// The account, as it shall be.
     pub account: Account,
+    /// What is kept as it was sent.
+    pub kept: Vec<Kept>,
     /// Contacts.
     pub contacts: Vec<(BareJid, Contact)>,
     /// Messages with their ids, at most [`MESSAGES_MAX`].
@@ -76,7 +106,9 @@ pub enum Answer {
     Page {
         /// The account.
         account: Box<Account>,
-        /// Contacts, in order.
+        /// What is kept as it was sent, in order.
+        kept: Vec<Kept>,
+        /// Contacts, in order, after the last of that only.
         contacts: Vec<(String, Contact)>,
         /// Messages, after the last contact only.
         messages: Vec<(u64, Vec<u8>)>,
@@ -132,11 +164,28 @@ async fn read(tx: &Tx, after: After) -> Result<Answer, HomeError> {
         return Ok(Answer::Unfinished);
     }
     let account = Box::new(Account::decode(&account)?);
-    let (mut contacts, mut messages, mut bytes) = (Vec::new(), Vec::new(), 0);
-    let page = |contacts, messages, next| Answer::Page { account, contacts, messages, next };
+    let (mut kept, mut contacts, mut messages, mut bytes) = (Vec::new(), Vec::new(), Vec::new(), 0);
+    let page =
+        |kept, contacts, messages, next| Answer::Page { account, kept, contacts, messages, next };
+    if matches!(after, After::Nothing | After::Kept(..)) {
+        for shelf in Shelf::ALL {
+            for (key, value) in tx.map(shelf.store()).await? {
+                if matches!(&after, After::Kept(last, at) if (shelf, &key) <= (*last, at)) {
+                    continue;
+                }
+                if bytes > PART_BYTES_MAX {
+                    let last = kept.last().map(|(shelf, key, _): &Kept| (*shelf, key.clone()));
+                    let next = last.map(|(shelf, key)| After::Kept(shelf, key));
+                    return Ok(page(kept, contacts, messages, next));
+                }
+                bytes += key.len() + value.len() + 16;
+                kept.push((shelf, key, value));
+            }
+        }
+    }
     let mut upto = match &after {
         After::Message(id) => Some(*id),
-        After::Nothing | After::Contact(_) => None,
+        After::Nothing | After::Kept(..) | After::Contact(_) => None,
     };
     if upto.is_none() {
         for (jid, value) in tx.map(ROSTER).await? {
@@ -145,7 +194,8 @@ async fn read(tx: &Tx, after: After) -> Result<Answer, HomeError> {
             }
             if bytes > PART_BYTES_MAX {
                 let last = contacts.last().map(|(jid, _): &(String, _)| jid.clone());
-                return Ok(page(contacts, messages, last.map(After::Contact)));
+                let next = After::Contact(last.unwrap_or_default());
+                return Ok(page(kept, contacts, messages, Some(next)));
             }
             let Some(contact) = Contact::decode(&value) else {
                 return Err(HomeError::Storage(format!("the contact {jid} cannot be read")));
@@ -160,14 +210,14 @@ async fn read(tx: &Tx, after: After) -> Result<Answer, HomeError> {
         let end = items.len() < READ_MAX;
         for (id, value) in items {
             if bytes > PART_BYTES_MAX {
-                return Ok(page(contacts, messages, Some(After::Message(upto.unwrap_or(0)))));
+                return Ok(page(kept, contacts, messages, Some(After::Message(upto.unwrap_or(0)))));
             }
             bytes += value.len() + 16;
             upto = Some(id);
             messages.push((id, value));
         }
         if end {
-            return Ok(page(contacts, messages, None));
+            return Ok(page(kept, contacts, messages, None));
         }
     }
 }
@@ -184,6 +234,7 @@ async fn write(tx: &mut Tx, part: Part) -> Result<Answer, HomeError> {
     match &open {
         None if exists => return Ok(Answer::Exists),
         _ if part.number == 0 => {
+            Shelf::ALL.into_iter().for_each(|shelf| tx.clear(shelf.store()));
             tx.clear(ROSTER);
             tx.trim(OFFLINE, MESSAGES_MAX);
         }
@@ -195,6 +246,9 @@ async fn write(tx: &mut Tx, part: Part) -> Result<Answer, HomeError> {
     tx.put(ACCOUNTS, "", account.encode());
     // Later than every version of an account of this name that was removed: clients may remember those.
     tx.put(VERSION, "", tx.at().0.to_le_bytes().to_vec());
+    for (shelf, key, element) in part.kept {
+        tx.put(shelf.store(), key, element);
+    }
     for (jid, contact) in part.contacts {
         tx.put(ROSTER, jid.as_str(), contact.encode());
     }
@@ -225,6 +279,7 @@ mod tests {
         Account {
             scram_sha1: keys(Hash::Sha1),
             scram_sha256: keys(Hash::Sha256),
+            scram_sha512: keys(Hash::Sha512),
             created: 7,
             disabled: false,
         }
@@ -239,6 +294,7 @@ mod tests {
             number,
             last,
             account: account(),
+            kept: vec![(Shelf::Private, number.to_string(), vec![b'p'; 1000])],
             contacts: vec![(jid, contact)],
             messages: vec![message],
         }
@@ -314,22 +370,25 @@ mod tests {
         last.contacts = (10..40)
             .map(|n| (BareJid::parse(&format!("c{n}@chat.example")).expect("a JID"), named(n)))
             .collect();
+        last.kept = (10..40).map(|n| (Shelf::Private, n.to_string(), vec![b'p'; 30_000])).collect();
+        last.kept.push((Shelf::Vcard, String::new(), vec![b'v'; 100_000]));
         last.messages = (2..80).map(|id| (id, vec![b'm'; 30_000])).collect();
         write(&mut tx, last).await.expect("decided");
-        let (mut contacts, mut ids, mut pages, mut after) =
-            (0, Vec::new(), 0, Some(After::Nothing));
+        let (mut kept, mut contacts, mut ids, mut pages, mut after) =
+            (0, 0, Vec::new(), 0, Some(After::Nothing));
         while let Some(from) = after {
             let answer = read(&tx, from).await.expect("read");
             let size = postcard::to_stdvec(&answer).expect("serialises").len();
             assert!(size < PART_BYTES_MAX + ROW_BYTES_MAX, "{size}");
-            let Answer::Page { contacts: more, messages, next, .. } = answer else {
+            let Answer::Page { kept: own, contacts: more, messages, next, .. } = answer else {
                 panic!("{answer:?}")
             };
+            kept += own.len();
             contacts += more.len();
             ids.extend(messages.into_iter().map(|(id, _)| id));
             (pages, after) = (pages + 1, next);
         }
-        assert_eq!((contacts, ids), (31, (1..80).collect::<Vec<u64>>()));
+        assert_eq!((kept, contacts, ids), (32, 31, (1..80).collect::<Vec<u64>>()));
         assert!(pages > 5, "{pages}");
     }
 }

@@ -8,7 +8,7 @@
 //! that include each other (XInclude, §5). What the XEP has no place for, when an account was made and whether it is
 //! disabled, is in `<account xmlns='urn:pangaea:export:0' created='…' disabled='true'/>`.
 //!
-//! Left out: what this server does not keep (vCards, private data, privacy lists, PEP, archives). It is passed over, and
+//! Left out: privacy lists, archives, and what this server does not keep (PEP). It is passed over, and
 //! counted.
 
 pub mod home;

@@ -46,6 +46,16 @@ impl Part<'_> {
                 let read = user::roster(self.user, &element, self.hosts, self.unknown);
                 self.at(tag, read)
             }
+            ("vCard", ns::VCARD) => {
+                let element = self.element(tag)?;
+                let read = user::vcard(self.user, &element);
+                self.at(tag, read)
+            }
+            ("query", ns::PRIVATE) => {
+                let element = self.element(tag)?;
+                let read = user::private(self.user, &element, self.unknown);
+                self.at(tag, read)
+            }
             ("presence", ns)
                 if (ours || ns == ns::CLIENT) && tag.attr("type") == Some("subscribe") =>
             {

@@ -78,6 +78,11 @@ fn juliet() -> UserExport {
              <status xml:lang='de'>Bitte</status><nick xmlns='http://jabber.org/protocol/nick'>T</nick></presence>"
                 .to_owned(),
         ],
+        vcard: Some("<vCard xmlns='vcard-temp'><FN>Juliet &amp; co</FN></vCard>".to_owned()),
+        private: vec![
+            "<storage xmlns='storage:bookmarks'><conference jid='r@c.example'/></storage>".to_owned(),
+            "<exodus xmlns='exodus:prefs'>x</exodus>".to_owned(),
+        ],
         offline: vec![
             "<message to='juliet@capulet.example/balcony' from='romeo@montague.example/orchard' type='chat'>\
              <body>Neither, fair saint &amp; so on.\n</body>\
@@ -130,6 +135,7 @@ fn a_document_of_prosody_is_understood() {
          <server-key>{SHA1}</server-key><stored-key>{SHA1}</stored-key>\
          <iter-count>10000</iter-count><salt>c2FsdA==</salt></scram-credentials>\
          <vCard xmlns='vcard-temp'><FN>Juliet</FN></vCard>\
+         <query xmlns='jabber:iq:private'><a xmlns='b'/><lost/></query>\
          <pubsub xmlns='http://jabber.org/protocol/pubsub'><items node='n'><item id='1'><x xmlns='y'/></item></items></pubsub>\
          <archive xmlns='urn:xmpp:pie:0#mam'><result xmlns='urn:xmpp:mam:2' id='1'/></archive>\
          </user></host></server-data>"
@@ -140,6 +146,8 @@ fn a_document_of_prosody_is_understood() {
     let request =
         "<presence type='subscribe' from='paris@verona.example' to='juliet@capulet.example'/>";
     assert_eq!(user.requests, [request]);
+    assert_eq!(user.vcard.as_deref(), Some("<vCard xmlns='vcard-temp'><FN>Juliet</FN></vCard>"));
+    assert_eq!(user.private, ["<a xmlns='b'/>"]);
     let roster: Vec<_> =
         user.roster.iter().map(|item| (&*item.jid, item.subscription, item.ask)).collect();
     let expected = [
@@ -150,8 +158,8 @@ fn a_document_of_prosody_is_understood() {
     assert_eq!(user.roster[0].groups, ["Friends"]);
     let expected = [
         "1 <archive xmlns='urn:xmpp:pie:0#mam'/>",
+        "1 <lost xmlns='jabber:iq:private'/> in <query/>",
         "1 <pubsub xmlns='http://jabber.org/protocol/pubsub'/>",
-        "1 <vCard xmlns='vcard-temp'/>",
         "1 the attribute {http://prosody.im/protocol/extended-xep0227}created of <user/>",
     ];
     assert_eq!(unknown, expected);
@@ -193,7 +201,8 @@ fn documents_of_ejabberd_are_understood() {
     assert_eq!(users[0].requests, [request]);
     assert_eq!(users[1].password.as_deref(), Some("s3crEt"));
     assert_eq!(users[2].password, None);
-    assert_eq!(unknown, ["1 <query xmlns='jabber:iq:privacy'/>", "1 <vCard xmlns='vcard-temp'/>"]);
+    assert_eq!(users[0].vcard, None, "an empty one is none");
+    assert_eq!(unknown, ["1 <query xmlns='jabber:iq:privacy'/>"]);
 }
 
 #[test]

@@ -17,8 +17,8 @@ use super::{Hosts, Unknown};
 use crate::admin::{RosterItem, ScramCredentials, Subscription, UserExport};
 
 /// Mechanisms whose secrets an account has.
-pub(crate) const MECHANISMS: [(&str, Hash); 2] =
-    [("SCRAM-SHA-1", Hash::Sha1), ("SCRAM-SHA-256", Hash::Sha256)];
+pub(crate) const MECHANISMS: [(&str, Hash); 3] =
+    [("SCRAM-SHA-1", Hash::Sha1), ("SCRAM-SHA-256", Hash::Sha256), ("SCRAM-SHA-512", Hash::Sha512)];
 
 type Result<T> = std::result::Result<T, String>;
 
@@ -153,6 +153,35 @@ fn item(element: &Element, hosts: &Hosts, unknown: &mut Unknown) -> Result<Roste
         }
     }
     Ok(item)
+}
+
+/// The vCard (§4.7). Servers that know of none write an empty one.
+pub(super) fn vcard(user: &mut UserExport, card: &Element) -> Result<()> {
+    if card.children().next().is_none() {
+        return Ok(());
+    }
+    match user.vcard.replace(text(card)?) {
+        None => Ok(()),
+        Some(_) => Err("two vCards".to_owned()),
+    }
+}
+
+/// Private storage (§4.8).
+pub(super) fn private(user: &mut UserExport, query: &Element, unknown: &mut Unknown) -> Result<()> {
+    for child in query.children() {
+        match child.ns() {
+            // It could not be found again: it has no namespace of its own.
+            "" | ns::PRIVATE | ns::PIE | ns::PIE_OLD => {
+                unknown.note_element("query", child.name(), child.ns());
+            }
+            _ => user.private.push(text(child)?),
+        }
+    }
+    Ok(())
+}
+
+fn text(element: &Element) -> Result<String> {
+    String::from_utf8(element.to_bytes()).map_err(|error| error.to_string())
 }
 
 /// A pending request (§4.9), as Prosody (which forgets the namespace) and others write it.

@@ -60,6 +60,14 @@ impl<W: Write> Writer<W> {
         for request in &user.requests {
             self.element(&Element::parse(request.as_bytes()).map_err(invalid)?)?;
         }
+        if let Some(card) = &user.vcard {
+            self.element(&Element::parse(card.as_bytes()).map_err(invalid)?)?;
+        }
+        if !user.private.is_empty() {
+            let kept = user.private.iter().map(|text| Element::parse(text.as_bytes()));
+            let kept = kept.collect::<Result<Vec<_>, _>>().map_err(invalid)?;
+            self.element(&Element::new("query", ns::PRIVATE).with_children(kept))?;
+        }
         self.messages(&user.offline)
     }
 

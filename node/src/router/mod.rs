@@ -70,8 +70,16 @@ pub fn route_from(node: &Arc<Node>, stanza: Stanza, receipt: Option<Receipt>) {
         // Answered, and so handled: the receipt is dropped behind the answer.
         Destination::Service(at) => service::take(node, at, &stanza),
         Destination::Server | Destination::NoService => undeliverable(node, &stanza),
+        // XEP-0175 §3: whoever is not known here is not sent elsewhere.
+        Destination::Foreign if is_guest(node, &stanza) => {
+            bounce(node, &stanza, &StanzaError::not_allowed());
+        }
         Destination::Foreign => bounce(node, &stanza, &StanzaError::remote_server_not_found()),
     }
+}
+
+fn is_guest(node: &Node, stanza: &Stanza) -> bool {
+    stanza.from().is_some_and(|from| node.domains.has_guests(from.domain()))
 }
 
 fn to_account(node: &Arc<Node>, account: &BareJid, stanza: Stanza, receipt: Option<Receipt>) {

@@ -8,9 +8,11 @@ use xmpp::payload::carbons;
 use xmpp::stanza::{Kind, Stanza};
 use xmpp::stream::error::StreamError;
 
+use super::account;
 use crate::app::Node;
 use crate::feature::Action;
 use crate::features::blocking;
+use crate::features::push;
 use crate::geo::presence::{Presence, local_presence};
 use crate::session::{Control, Delivery, Item, Seat};
 
@@ -47,6 +49,9 @@ pub fn perform(
             Action::Probe { from, to } => node.geo.probe_presence(node, &from, to),
             Action::Copy { account, except, sent, forwarded } => {
                 node.geo.carbon(node, &account, except.as_ref(), sent, &forwarded)
+            }
+            Action::Call { account, entered: (via, order), message } => {
+                push::delivered(node, &account, via, order, &message);
             }
             Action::Close(error) => close = Some(error),
         }
@@ -111,10 +116,17 @@ pub fn local_carbons(
     sent: bool,
     forwarded: &Stanza,
 ) {
+    let refused = |seat: &Arc<Seat>| blocking::refuses(seat, forwarded);
+    // Who got the original, as the road has chosen.
+    let best = || node.directory.read(account.as_str(), |rows| account::best(rows, refused));
+    let best = if except.is_none() { best().flatten().map(|(_, priority)| priority) } else { None };
     for seat in seats_of(node, account.as_str()) {
         let has_it = match except {
             Some(except) => seat.full == *except,
-            None => seat.takes_messages() || forwarded.from() == Some(seat.address()),
+            None => {
+                (seat.takes_messages() && Some(seat.priority()) == best)
+                    || forwarded.from() == Some(seat.address())
+            }
         };
         let is_refused = !sent && blocking::refuses(&seat, forwarded);
         if seat.carbons() && !has_it && !is_refused {

@@ -1,8 +1,11 @@
 //! Room: what the rest of the node may know of a local session: its address, its mailbox, its last presence, three flags.
 //! The session task owns everything else. A row of the session table points here.
 
-use std::sync::Arc;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicI8, AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI8, AtomicU8, Ordering};
 
 use global_distrib::NodeIx;
 use parking_lot::Mutex;
@@ -25,6 +28,8 @@ const INACTIVE: u8 = 8;
 const PRIVACY: u8 = 32;
 /// There is a guard.
 const GUARDED: u8 = 16;
+/// Older messages are being handed out.
+const CATCHING_UP: u8 = 64;
 const INVISIBLE: u8 = 128;
 
 /// Bound on newer messages that wait while older ones are handed out; beyond it they are refused like by a full mailbox.
@@ -45,7 +50,12 @@ pub struct Seat {
     /// What it has to write.
     pub mailbox: Mailbox<Item>,
     flags: AtomicU8,
+    /// Its client's key (see `features::clients`), and whether it was bound by Bind 2.
+    client: OnceLock<(Box<str>, bool)>,
+    /// Devices of its account are registered for pushes.
+    pushes: AtomicBool,
     priority: AtomicI8,
+    took_at: AtomicI8,
     presence: Mutex<Shown>,
     roster: Mutex<Watch>,
     /// The id of the last filed message it was handed.
@@ -56,6 +66,7 @@ pub struct Seat {
     newer: Mutex<Option<Box<Newer>>>,
     /// The last archived message it was handed.
     archived: Mutex<Option<Uid>>,
+    peer: Mutex<Option<SocketAddr>>,
     /// The privacy list in effect (XEP-0016, XEP-0191). Looked at only if the flag says that there is one.
     guard: Mutex<Option<Arc<Guard>>>,
 }
@@ -67,6 +78,24 @@ struct Newer {
     running: u32,
     waiting: Vec<Delivery>,
     bytes: usize,
+}
+
+impl Newer {
+    /// False: there is no room.
+    fn wait(&mut self, delivery: Delivery) -> bool {
+        let bytes = delivery.stanza.bytes().len();
+        if self.bytes + bytes > NEWER_BYTES_MAX {
+            return false;
+        }
+        self.bytes += bytes;
+        self.waiting.push(delivery);
+        true
+    }
+
+    /// Whether something of that sender waits.
+    fn has_of(&self, from: Option<&Jid>) -> bool {
+        self.waiting.iter().rev().any(|waiting| waiting.stanza.from() == from)
+    }
 }
 
 /// What it has been told of its account's roster (RFC 6121 §2.1.6).
@@ -196,15 +225,29 @@ impl Seat {
             generation,
             mailbox,
             flags: AtomicU8::new(0),
+            client: OnceLock::new(),
+            pushes: AtomicBool::new(false),
             priority: AtomicI8::new(-1),
+            took_at: AtomicI8::new(0),
             presence: Mutex::default(),
             roster: Mutex::default(),
             read: Mutex::default(),
             handed: Mutex::new(0),
             newer: Mutex::default(),
             archived: Mutex::default(),
+            peer: Mutex::default(),
             guard: Mutex::default(),
         }
+    }
+
+    /// Where its client is, as far as is known.
+    pub fn peer(&self) -> Option<SocketAddr> {
+        *self.peer.lock()
+    }
+
+    /// Its client connects from there, or from there now.
+    pub fn set_peer(&self, peer: SocketAddr) {
+        *self.peer.lock() = Some(peer);
     }
 
     /// Its full JID, as what stanzas carry.
@@ -222,20 +265,15 @@ impl Seat {
     }
 
     /// Takes a stanza for the client; false when there is no room, or the session is over. A message waits while older ones are being
-    /// handed out; an error does not: it is an answer to this session, and nobody else's if the session hides meanwhile.
+    /// handed out, and whatever else its sender sends waits behind it (RFC 6120 §10.1); an error does not: it is an answer to this session,
+    /// and nobody else's if the session hides meanwhile.
     pub fn take(&self, delivery: Delivery) -> bool {
         let waits =
             delivery.stanza.kind() == Kind::Message && delivery.stanza.type_() != Type::Error;
         if waits {
             let mut newer = self.newer.lock();
             if let Some(newer) = newer.as_mut() {
-                let bytes = delivery.stanza.bytes().len();
-                if newer.bytes + bytes > NEWER_BYTES_MAX {
-                    return false;
-                }
-                newer.bytes += bytes;
-                newer.waiting.push(delivery);
-                return true;
+                return newer.wait(delivery);
             }
             // Under the lock, so that the end of the catching up comes before or after, never between.
             return self.mailbox.push(Item::Stanza(delivery)).is_ok();
@@ -243,12 +281,21 @@ impl Seat {
         if delivery.stanza.kind() == Kind::Presence {
             self.hears_of_end(&delivery.stanza);
         }
+        if self.has(CATCHING_UP)
+            && delivery.stanza.type_() != Type::Error
+            && let Some(newer) = self.newer.lock().as_mut()
+            && newer.has_of(delivery.stanza.from())
+        {
+            return newer.wait(delivery);
+        }
         self.mailbox.push(Item::Stanza(delivery)).is_ok()
     }
 
     /// From now on newer messages wait.
     pub fn begin_catching_up(&self) {
-        self.newer.lock().get_or_insert_default().running += 1;
+        let mut newer = self.newer.lock();
+        newer.get_or_insert_default().running += 1;
+        self.set(CATCHING_UP, true);
     }
 
     /// An older message, ahead of those that wait; its order is its id at the home.
@@ -276,16 +323,30 @@ impl Seat {
         Some(*self.handed.lock()).filter(|id| *id > 0)
     }
 
-    /// It takes no messages any more: what waits behind older ones is given back.
+    /// It takes no messages any more: those that wait behind older ones are given back, and what is for this session alone goes on.
     pub fn take_newer(&self) -> Vec<Delivery> {
         let mut newer = self.newer.lock();
-        newer
-            .as_mut()
-            .map(|newer| {
-                newer.bytes = 0;
-                std::mem::take(&mut newer.waiting)
-            })
-            .unwrap_or_default()
+        let Some(newer) = newer.as_mut() else { return Vec::new() };
+        newer.bytes = 0;
+        let waiting = std::mem::take(&mut newer.waiting);
+        self.go_on(waiting, false)
+    }
+
+    /// Into the mailbox, in order. What finds no room is given back, with the messages behind it; all messages, unless they may go on.
+    fn go_on(&self, waiting: Vec<Delivery>, messages: bool) -> Vec<Delivery> {
+        let mut back: Vec<Delivery> = Vec::new();
+        let mut held = !messages;
+        for delivery in waiting {
+            if held && delivery.stanza.kind() == Kind::Message {
+                back.push(delivery);
+            } else if let Err(refused) = self.mailbox.push(Item::Stanza(delivery))
+                && let Item::Stanza(delivery) = refused.into_item()
+            {
+                held = true;
+                back.push(delivery);
+            }
+        }
+        back
     }
 
     /// What waited goes on, in order; what finds no room any more is given back. All of it, if what is older was not handed out (`whole`).
@@ -298,16 +359,8 @@ impl Seat {
             }
         }
         let waiting = newer.take().map(|newer| newer.waiting).unwrap_or_default();
-        let mut back = Vec::new();
-        for delivery in waiting {
-            if !whole || !back.is_empty() {
-                back.push(delivery);
-            } else if let Err(refused) = self.mailbox.push(Item::Stanza(delivery))
-                && let Item::Stanza(delivery) = refused.into_item()
-            {
-                back.push(delivery);
-            }
-        }
+        let back = self.go_on(waiting, whole);
+        self.set(CATCHING_UP, false);
         back
     }
 
@@ -333,6 +386,16 @@ impl Seat {
         self.flags.load(Ordering::Acquire) & bit != 0
     }
 
+    /// Which client it is, if that has said so (XEP-0388), and whether it was bound by Bind 2.
+    pub fn client(&self) -> Option<(&str, bool)> {
+        self.client.get().map(|(key, inline)| (key.as_ref(), *inline))
+    }
+
+    /// Says which client it is; once.
+    pub fn set_client(&self, key: &str, inline: bool) {
+        let _ = self.client.set((key.into(), inline)); // A session that goes on is the same client's.
+    }
+
     /// XEP-0280 is on.
     pub fn carbons(&self) -> bool {
         self.has(CARBONS)
@@ -356,6 +419,16 @@ impl Seat {
     /// Its client has said that nobody looks at it (XEP-0352).
     pub fn inactive(&self) -> bool {
         self.has(INACTIVE)
+    }
+
+    /// Its account has devices that are registered for pushes (XEP-0357).
+    pub fn pushes(&self) -> bool {
+        self.pushes.load(Ordering::Acquire)
+    }
+
+    /// It has some, or none.
+    pub fn set_pushes(&self, any: bool) {
+        self.pushes.store(any, Ordering::Release);
     }
 
     /// What its client says of that. Before the session begins (Bind 2) this is all there is to do; later it is the session's.
@@ -463,6 +536,16 @@ impl Seat {
         self.available() && self.priority.load(Ordering::Acquire) >= 0
     }
 
+    /// Its priority; -1 while it is not available.
+    pub fn priority(&self) -> i8 {
+        self.priority.load(Ordering::Acquire)
+    }
+
+    /// The last priority at which it took messages of its account; 0 before it has taken any.
+    pub fn took_at(&self) -> i8 {
+        self.took_at.load(Ordering::Acquire)
+    }
+
     /// XEP-0186 is on: nobody is shown its presence.
     pub fn invisible(&self) -> bool {
         self.has(INVISIBLE)
@@ -517,6 +600,9 @@ impl Seat {
     /// New priority; -1 stands for "not available". Returns whether messages to the account now reach it and did not before.
     pub fn set_priority(&self, priority: i8) -> bool {
         let before = self.priority.swap(priority, Ordering::AcqRel);
+        if priority >= 0 {
+            self.took_at.store(priority, Ordering::Release);
+        }
         before < 0 && priority >= 0
     }
 

@@ -106,10 +106,11 @@ fn iq(ctx: &mut Ctx<'_>, stanza: Stanza) -> Flow {
             }
         },
     };
-    if !request {
-        return Flow::Done; // An answer to a question of ours (a roster push, a ping): nothing waits for it.
-    }
     let iq = Iq { stanza, target };
+    if !request {
+        ctx.node.features.answer(ctx, &iq); // To a question of ours (a roster push, a ping).
+        return Flow::Done;
+    }
     if let Target::Account { account, own: false } = &iq.target {
         let (node, seat, account) = (ctx.node.clone(), ctx.seat.cloned(), account.clone());
         return Flow::Later(Box::pin(async move { of_another(&node, seat, &account, iq).await }));

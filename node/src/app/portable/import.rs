@@ -9,16 +9,20 @@ use xmpp::jid::{BareJid, Jid};
 use xmpp::ns;
 use xmpp::sasl::{Hash, Password, ScramKeys, Secret};
 use xmpp::stanza::{Kind, Stanza, Type};
+use xmpp::xml::element::Element;
 
 use super::{Done, ask};
 use crate::admin::{Refusal, ScramCredentials, UserExport};
 use crate::app::Node;
 use crate::app::operator::unusable;
+use crate::features::private;
 use crate::features::roster::record::Contact;
 use crate::features::roster::subscription::State;
 use crate::homes::accounts::Account;
 use crate::pie::MECHANISMS;
-use crate::pie::home::{Answer, MESSAGES_MAX, PART_BYTES_MAX, Part, ROW_BYTES_MAX, Request};
+use crate::pie::home::{
+    Answer, Kept, MESSAGES_MAX, PART_BYTES_MAX, Part, ROW_BYTES_MAX, Request, Shelf,
+};
 use crate::router::delayed;
 
 /// PBKDF2 rounds of imported keys: each sign-in with PLAIN computes as many.
@@ -38,9 +42,17 @@ pub(in crate::app) async fn import(node: &Node, jid: &BareJid, user: UserExport)
     within("contacts", contacts.len(), "roster_items_max", limits.roster_items_max)?;
     within("messages", user.offline.len(), "offline_messages_max", limits.offline_messages_max)?;
     let messages = messages(node, jid, &user.offline)?;
+    let kept = kept(&user)?;
+    let size = |shelf| {
+        let of = kept.iter().filter(move |(other, ..)| *other == shelf);
+        of.map(|(_, key, element)| key.len() + element.len()).sum()
+    };
+    let (card, private) = (size(Shelf::Vcard), size(Shelf::Private));
+    within("bytes of a vCard", card, "vcard_bytes_max", limits.vcard_bytes_max)?;
+    within("bytes of private data", private, "private_bytes_max", limits.private_bytes_max)?;
     let account = account(node, &user).await?;
     let import = getrandom::u64().map_err(|error| Refusal::failed(error.to_string()))?;
-    for part in parts(import, &account, contacts, messages)? {
+    for part in parts(import, &account, kept, contacts, messages)? {
         let number = part.number;
         let answer = ask(node, jid, &Request::Write(Box::new(part))).await;
         let answer = answer.map_err(|mut refusal| {
@@ -65,7 +77,7 @@ pub(in crate::app) async fn import(node: &Node, jid: &BareJid, user: UserExport)
 
 async fn account(node: &Node, user: &UserExport) -> Done<Account> {
     let created = user.created.unwrap_or_else(|| node.wall_ms());
-    let mut given = [None, None];
+    let mut given = [None, None, None];
     for scram in &user.scram {
         let known = MECHANISMS.iter().position(|(name, _)| *name == scram.mechanism);
         let place = known.ok_or_else(|| invalid(format!("{} is not known", scram.mechanism)))?;
@@ -73,22 +85,32 @@ async fn account(node: &Node, user: &UserExport) -> Done<Account> {
             return Err(invalid(format!("{} stands there twice", scram.mechanism)));
         }
     }
-    let [sha1, sha256] = match (&user.password, given) {
-        (_, [Some(sha1), Some(sha256)]) => [sha1, sha256],
-        (Some(password), [sha1, sha256]) => {
+    let [sha1, sha256, sha512] = match (&user.password, given) {
+        (_, [Some(sha1), Some(sha256), Some(sha512)]) => [sha1, sha256, sha512],
+        (Some(password), [sha1, sha256, sha512]) => {
             let made =
                 node.authenticator.derive(Password::new(password)).await.map_err(unusable)?;
-            [sha1.unwrap_or(made.sha1), sha256.unwrap_or(made.sha256)]
+            [
+                sha1.unwrap_or(made.sha1),
+                sha256.unwrap_or(made.sha256),
+                sha512.unwrap_or(made.sha512),
+            ]
         }
-        (None, [None, None]) => {
-            return Err(invalid(
-                "no password, and no credentials for SCRAM-SHA-1 or SCRAM-SHA-256: nobody could sign in",
-            ));
+        (None, [None, None, None]) => {
+            return Err(invalid("no password, and no credentials for SCRAM: nobody could sign in"));
         }
-        (None, [sha1, sha256]) => [(sha1, Hash::Sha1), (sha256, Hash::Sha256)]
-            .map(|(keys, hash)| keys.unwrap_or_else(|| Account::no_keys(hash))),
+        (None, [sha1, sha256, sha512]) => {
+            [(sha1, Hash::Sha1), (sha256, Hash::Sha256), (sha512, Hash::Sha512)]
+                .map(|(keys, hash)| keys.unwrap_or_else(|| Account::no_keys(hash)))
+        }
     };
-    Ok(Account { scram_sha1: sha1, scram_sha256: sha256, created, disabled: user.disabled })
+    Ok(Account {
+        scram_sha1: sha1,
+        scram_sha256: sha256,
+        scram_sha512: sha512,
+        created,
+        disabled: user.disabled,
+    })
 }
 
 fn invalid(text: impl Into<String>) -> Refusal {
@@ -124,6 +146,31 @@ fn keys(hash: Hash, given: &ScramCredentials) -> Done<ScramKeys> {
         stored_key: key(&given.stored_key)?,
         server_key: key(&given.server_key)?,
     })
+}
+
+/// The user's own XML, each element where it is found again.
+fn kept(user: &UserExport) -> Done<Vec<Kept>> {
+    let element = |text: &String| {
+        Element::parse(text.as_bytes())
+            .map_err(|error| invalid(format!("an element that cannot be read: {error}")))
+    };
+    let mut kept = Vec::new();
+    if let Some(text) = &user.vcard {
+        let card = element(text)?;
+        if !card.is("vCard", ns::VCARD) {
+            return Err(invalid("a vCard is <vCard xmlns='vcard-temp'/>"));
+        }
+        kept.push((Shelf::Vcard, String::new(), card.to_bytes()));
+    }
+    for text in &user.private {
+        let element = element(text)?;
+        if matches!(element.ns(), "" | ns::PRIVATE | ns::CLIENT) {
+            return Err(invalid("a private element has a namespace of its own"));
+        }
+        let key = private::key(element.name(), element.ns());
+        kept.push((Shelf::Private, key, element.to_bytes()));
+    }
+    Ok(kept)
 }
 
 /// The roster and those who only ask, as one.
@@ -200,6 +247,7 @@ fn messages(node: &Node, own: &BareJid, given: &[String]) -> Done<Vec<Vec<u8>>> 
 fn parts(
     import: u64,
     account: &Account,
+    kept: Vec<Kept>,
     contacts: BTreeMap<BareJid, Contact>,
     messages: Vec<Vec<u8>>,
 ) -> Done<Vec<Part>> {
@@ -208,6 +256,7 @@ fn parts(
         number,
         last: false,
         account: account.clone(),
+        kept: Vec::new(),
         contacts: Vec::new(),
         messages: Vec::new(),
     };
@@ -224,6 +273,10 @@ fn parts(
         bytes += row + ROW_BYTES_MORE;
         Ok(parts.len() - 1)
     };
+    for own in kept {
+        let place = room(&mut parts, own.1.len() + own.2.len(), "an element")?;
+        parts[place].kept.push(own);
+    }
     for (jid, contact) in contacts {
         let place = room(&mut parts, jid.as_str().len() + contact.encode().len(), "a contact")?;
         parts[place].contacts.push((jid, contact));

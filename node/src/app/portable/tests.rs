@@ -47,6 +47,11 @@ fn romeo(messages: usize, bytes: usize) -> UserExport {
                 .to_owned(),
             "<presence from='rosaline@chat.example' to='romeo@chat.example' type='subscribe'/>".to_owned(),
         ],
+        vcard: Some("<vCard xmlns='vcard-temp'><FN>Romeo</FN></vCard>".to_owned()),
+        private: vec![
+            "<exodus xmlns='exodus:prefs'><a/></exodus>".to_owned(),
+            "<storage xmlns='storage:bookmarks'/>".to_owned(),
+        ],
         offline: (0..messages).map(|number| message(number, bytes)).collect(),
         ..UserExport::default()
     }
@@ -70,11 +75,12 @@ async fn what_is_exported_comes_back_equal_in_one_entry_or_many() {
         let given = romeo(messages, bytes);
         desk.user_import(given.clone()).await.expect("imported");
         let first = exported(&desk, "romeo@chat.example").await;
-        assert_eq!((first.password.as_ref(), first.scram.len()), (None, 2));
+        assert_eq!((first.password.as_ref(), first.scram.len()), (None, 3));
         assert_eq!(
             (first.created, &first.roster, &first.requests, &first.offline),
             (given.created, &given.roster, &given.requests, &given.offline)
         );
+        assert_eq!((&first.vcard, &first.private), (&given.vcard, &given.private));
         desk.user_remove("romeo@chat.example").await.expect("removed");
         let before = house.node.homes.log_head();
         desk.user_import(first.clone()).await.expect("imported");

@@ -264,8 +264,8 @@ mod tests {
             <server-key>D+CSWLOshSulAsxiupA+qs2/fTE=</server-key>\
             <stored-key>6dlGYMOdZcOPutkcNY8U2g7vK9Y=</stored-key></scram-credentials>";
         let users = format!(
-            "<user name='a' password='p'><vCard xmlns='vcard-temp'/></user>\n\
-             <user name='b'>{scram}<vCard xmlns='vcard-temp'/></user>\n<user/>"
+            "<user name='a' password='p'><pubsub xmlns='p'/></user>\n\
+             <user name='b'>{scram}<pubsub xmlns='p'/></user>\n<user/>"
         );
         let text = format!(
             "<server-data xmlns='urn:xmpp:pie:0'><host jid='old'>\n{users}</host></server-data>"
@@ -277,7 +277,7 @@ mod tests {
         assert!(port.operator.users.lock().contains_key("b@chat.example"));
         for expected in [
             "users.xml, line 4: \"\" is no name of a user\n",
-            "passed over: 2 × <vCard xmlns='vcard-temp'/>\n",
+            "passed over: 2 × <pubsub xmlns='p'/>\n",
             "b@chat.example: SCRAM-SHA-1 only",
         ] {
             assert!(err.contains(expected), "{expected} in {err}");

@@ -179,6 +179,9 @@ async fn file(
         all.forget(account.as_str());
         return Ok(Answer::NoAccount);
     }
+    // A clock that is years ahead must not empty an archive: the home's and the other node's have to agree.
+    let newest_ms = filings.iter().map(|filing| filing.item.at_ms).max().unwrap_or(0);
+    let now_ms = tx.at().millis().min(newest_ms);
     for Filing { item, if_contact, again, retracts } in filings {
         if known.is_guarded && !item.sent && is_kept_away(tx, account, &item.with).await? {
             continue; // XEP-0313 §6.1: what was refused is not in the archive of who refused it.
@@ -194,12 +197,14 @@ async fn file(
             bury(tx, &item).await?;
         }
         known.last = tx.at().0.max(known.last + 1);
+        if known.items == 0 {
+            known.oldest_ms = Some(item.at_ms);
+        }
         known.items += 1;
-        known.oldest_ms.get_or_insert(item.at_ms);
         tx.append(ARCHIVE, known.last, item.encode());
         tx.put(PLACES, uid, known.last.to_be_bytes().to_vec());
     }
-    trim(tx, &mut known, bounds).await?;
+    trim(tx, &mut known, bounds, now_ms).await?;
     all.set(account.as_str(), known);
     Ok(Answer::Done)
 }
@@ -229,8 +234,12 @@ async fn is_contact(tx: &Tx, with: &str) -> Result<bool, HomeError> {
 }
 
 /// Takes away what is beyond the bounds, oldest first.
-async fn trim(tx: &mut Tx, known: &mut Account, bounds: Bounds) -> Result<(), HomeError> {
-    let now_ms = tx.at().millis();
+async fn trim(
+    tx: &mut Tx,
+    known: &mut Account,
+    bounds: Bounds,
+    now_ms: u64,
+) -> Result<(), HomeError> {
     let most = bounds.items_max;
     let beyond = if known.items > most + most / 100 {
         usize::try_from(known.items - most).unwrap_or(TRIM_MAX).min(TRIM_MAX)
@@ -239,7 +248,7 @@ async fn trim(tx: &mut Tx, known: &mut Account, bounds: Bounds) -> Result<(), Ho
     };
     let is_old = |at_ms: u64| at_ms.saturating_add(bounds.age_max_ms) < now_ms;
     // What the oldest is, is not known after a start.
-    let look = known.oldest_ms.is_none_or(is_old);
+    let look = bounds.age_max_ms < u64::MAX && known.oldest_ms.is_none_or(is_old);
     if beyond == 0 && !look {
         return Ok(());
     }
@@ -386,6 +395,25 @@ mod tests {
         assert!(kept[0].contains("'m3'"));
         let places = tx.map(PLACES).await.expect("memory");
         assert_eq!(places.len(), 100);
+    }
+
+    #[tokio::test]
+    async fn what_is_too_old_goes_when_both_clocks_say_so() {
+        let (mut tx, known) = (tx(), Known::default());
+        let bounds = Bounds { age_max_ms: 10, ..BOUNDS };
+        let batch = |orders: &[u64]| Request::File(orders.iter().map(|n| filing(*n, "")).collect());
+        let kept = async |tx: &mut Tx, orders: &[u64]| {
+            let done = decide(tx, &juliet(), batch(orders), &known, bounds).await;
+            assert_eq!(done, Ok(Answer::Done));
+            let _ = tx.changed();
+            texts(tx).await.len()
+        };
+        assert_eq!(kept(&mut tx, &[1, 5]).await, 2);
+        // The home's clock stands at zero: nothing is old.
+        assert_eq!(kept(&mut tx, &[100]).await, 3);
+        let mut tx = tx.at_ms(1_000);
+        assert_eq!(kept(&mut tx, &[14]).await, 3);
+        assert_eq!(kept(&mut tx, &[200]).await, 1);
     }
 
     #[tokio::test]

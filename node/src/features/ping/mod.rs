@@ -40,5 +40,6 @@ impl Feature for Ping {
 /// §4.2 for the server; an account answers nobody but its owner, for its silence must not tell whether it exists.
 fn answer(iq: &Iq) -> Option<Stanza> {
     let ours = matches!(iq.target, Target::Server | Target::Account { own: true, .. });
-    (ours && iq.stanza.type_() == Type::Get).then(|| Stanza::iq_result(&iq.stanza, None))
+    let asked = iq.stanza.first_child() == Some(("ping", ns::PING));
+    (ours && asked && iq.stanza.type_() == Type::Get).then(|| Stanza::iq_result(&iq.stanza, None))
 }

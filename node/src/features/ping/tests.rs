@@ -21,4 +21,5 @@ fn the_server_and_the_own_account_answer_and_other_accounts_are_silent() {
         }
     }
     assert!(answer(&iq("set", "example.org", "<ping xmlns='urn:xmpp:ping'/>")).is_none());
+    assert!(answer(&iq("get", "example.org", "<pong xmlns='urn:xmpp:ping'/>")).is_none());
 }

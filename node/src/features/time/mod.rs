@@ -39,7 +39,8 @@ impl Feature for Time {
 }
 
 fn answer(iq: &Iq, now_ms: u64) -> Option<Stanza> {
-    if iq.target != Target::Server || iq.stanza.type_() != Type::Get {
+    let asked = iq.stanza.first_child() == Some(("time", ns::TIME));
+    if iq.target != Target::Server || iq.stanza.type_() != Type::Get || !asked {
         return None;
     }
     let time = Element::new("time", ns::TIME)

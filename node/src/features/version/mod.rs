@@ -38,7 +38,8 @@ impl Feature for Version {
 }
 
 fn answer(iq: &Iq) -> Option<Stanza> {
-    if iq.target != Target::Server || iq.stanza.type_() != Type::Get {
+    let asked = iq.stanza.first_child() == Some(("query", ns::VERSION));
+    if iq.target != Target::Server || iq.stanza.type_() != Type::Get || !asked {
         return None;
     }
     let text = |name: &str, text: &str| Element::new(name, ns::VERSION).with_text(text);

@@ -14,4 +14,5 @@ fn the_server_says_its_name_and_version_and_an_account_does_not() {
     assert!(!query.has_child("os", ns::VERSION));
     assert!(answer(&iq("get", "romeo@example.org", asked)).is_none());
     assert!(answer(&iq("set", "example.org", asked)).is_none());
+    assert!(answer(&iq("get", "example.org", "<version xmlns='jabber:iq:version'/>")).is_none());
 }

@@ -1,0 +1,193 @@
+//! XEP-0012 Last Activity, version 1.2: how long the server is up, and when a user was last there, with his last words. That is kept at the
+//! account's home whenever one of its sessions stops to be available, so it does not matter which region it was in; whoever asks may
+//! see the account's presence (§6), and the home is asked, for the answer to fit what its contacts have seen. What is for a full JID is
+//! passed to the client (§5). An account that never was there counts from when it was made.
+//!
+//! One write an account is on its way at most: of what happens meanwhile the last is kept. Bound: [`WAITING_MAX`] accounts; what
+//! comes beyond (a region whose clients all leave while a home cannot be reached) is not kept.
+//! Left out: nothing.
+
+pub mod home;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use xmpp::jid::BareJid;
+use xmpp::ns;
+use xmpp::stanza::error::StanzaError;
+use xmpp::stanza::{Kind, Stanza, Type};
+use xmpp::xml::element::Element;
+
+use self::home::{Answer, LAST, Left, OP, Request};
+use crate::app::Node;
+use crate::feature::{Action, Ctx, Disco, Feature, Flow, Interests, Iq, SessionEvent, Target};
+use crate::features::roster;
+use crate::homes::accounts::Account;
+use crate::session::Seat;
+use crate::storage::StorageError;
+
+/// Accounts whose last activity is on its way to their homes.
+const WAITING_MAX: usize = 100_000;
+/// Of the last words, in bytes; the rest is cut off.
+const STATUS_BYTES_MAX: usize = 1_023;
+
+/// See the room.
+#[derive(Default)]
+pub struct LastFeature {
+    /// What their homes are being told, or will be next.
+    waiting: Arc<Mutex<HashMap<BareJid, Left>>>,
+}
+
+impl Feature for LastFeature {
+    fn name(&self) -> &'static str {
+        "last"
+    }
+
+    fn interests(&self) -> Interests {
+        let iq = &[ns::LAST_ACTIVITY];
+        Interests { iq, outbound_presence: true, session: true, ..Interests::default() }
+    }
+
+    fn disco(&self, disco: &mut Disco) {
+        disco.server.push(ns::LAST_ACTIVITY);
+        disco.account.push(ns::LAST_ACTIVITY);
+    }
+
+    fn iq(&self, ctx: &mut Ctx<'_>, iq: &Iq) -> Flow {
+        if iq.stanza.type_() != Type::Get {
+            return Flow::Next;
+        }
+        match &iq.target {
+            Target::Server => {
+                let up = query(ctx.node.now_ms() / 1000, None);
+                ctx.actions.extend(Action::answer(&iq.stanza, Ok(Some(up))));
+                Flow::Done
+            }
+            Target::Account { account, .. } => {
+                let (node, account, asked) = (ctx.node.clone(), account.clone(), iq.stanza.clone());
+                Flow::Later(Box::pin(async move {
+                    let answer = if roster::shows_presence(&node, &account, &asked).await {
+                        of_account(&node, &account).await.map(Some)
+                    } else {
+                        Err(StanzaError::forbidden()) // §6; an account that is not there says the same.
+                    };
+                    Action::answer(&asked, answer).into_iter().collect()
+                }))
+            }
+        }
+    }
+
+    fn outbound(&self, ctx: &mut Ctx<'_>, stanza: &mut Stanza) -> Flow {
+        let goes = stanza.kind() == Kind::Presence && stanza.type_() == Type::Unavailable;
+        if goes
+            && stanza.to().is_none()
+            && let Some(seat) = ctx.seat
+        {
+            let status = stanza.child("status", ns::CLIENT).map(|status| status.text());
+            self.left(ctx.node, seat, status.unwrap_or_default());
+        }
+        Flow::Next
+    }
+
+    fn session(&self, ctx: &mut Ctx<'_>, event: SessionEvent) -> Flow {
+        if event == SessionEvent::Gone
+            && let Some(seat) = ctx.seat
+        {
+            self.left(ctx.node, seat, String::new());
+        }
+        Flow::Next
+    }
+}
+
+impl LastFeature {
+    /// A session is not available any more, which it was until now: this feature stands before presence in the list.
+    fn left(&self, node: &Arc<Node>, seat: &Arc<Seat>, mut status: String) {
+        if !seat.available() || !is_kept(node, &seat.bare) {
+            return;
+        }
+        let cut = (0..=STATUS_BYTES_MAX).rev().find(|at| status.is_char_boundary(*at));
+        status.truncate(cut.unwrap_or(0));
+        let left = Left { at_ms: node.wall_ms(), login_ms: seat.generation.millis(), status };
+        let mut waiting = self.waiting.lock();
+        let full = waiting.len() >= WAITING_MAX;
+        match waiting.entry(seat.bare.clone()) {
+            // Whoever is at it looks once more.
+            Entry::Occupied(mut entry) => drop(entry.insert(left)),
+            Entry::Vacant(_) if full => {}
+            Entry::Vacant(entry) => {
+                entry.insert(left);
+                tokio::spawn(tell(node.clone(), self.waiting.clone(), seat.bare.clone()));
+            }
+        }
+    }
+}
+
+/// Guests are not kept.
+fn is_kept(node: &Node, account: &BareJid) -> bool {
+    account.domain() == node.domains.global
+}
+
+/// Tells the home, until it knows the last. A home that cannot be reached is not waited for.
+async fn tell(node: Arc<Node>, waiting: Arc<Mutex<HashMap<BareJid, Left>>>, account: BareJid) {
+    loop {
+        let Some(left) = waiting.lock().get(&account).cloned() else { return };
+        let request = Request::Left(left.clone());
+        if let Err(error) = node.homes.exchange::<_, Answer>(&account, OP, &request).await {
+            tracing::debug!(%account, %error, "its last activity is not kept");
+        }
+        let mut waiting = waiting.lock();
+        if waiting.get(&account) == Some(&left) {
+            waiting.remove(&account);
+            return;
+        }
+    }
+}
+
+/// §4: who is there is there now.
+async fn of_account(node: &Arc<Node>, account: &BareJid) -> Result<Element, StanzaError> {
+    let there = node.directory.read(account.as_str(), |rows| rows.iter().any(|row| row.available));
+    if there.unwrap_or(false) {
+        return Ok(query(0, None));
+    }
+    let failed = |error: StorageError| {
+        tracing::error!(%account, %error, "its last activity cannot be read");
+        StanzaError::internal_server_error()
+    };
+    let ago = |at_ms: u64| node.wall_ms().saturating_sub(at_ms) / 1000;
+    if let Some(left) = left(node, account).await.map_err(failed)? {
+        return Ok(query(ago(left.at_ms), Some(&left.status)));
+    }
+    let made = Account::load(node.storage.as_ref(), account).await.map_err(failed)?;
+    Ok(query(made.map_or(0, |account| ago(account.created)), None))
+}
+
+fn query(seconds: u64, status: Option<&str>) -> Element {
+    let query = Element::new("query", ns::LAST_ACTIVITY).with_attr("seconds", &seconds.to_string());
+    match status {
+        Some(status) if !status.is_empty() => query.with_text(status),
+        _ => query,
+    }
+}
+
+/// When an account was last there, as its home knows it; as it is known here if that cannot be reached.
+///
+/// # Errors
+/// The local replica cannot be read either.
+pub async fn left(node: &Arc<Node>, account: &BareJid) -> Result<Option<Left>, StorageError> {
+    if let Ok(Answer::Known(left)) = node.homes.exchange(account, OP, &Request::Read).await {
+        return Ok(left);
+    }
+    Ok(node.storage.get(LAST, account.as_str(), "").await?.as_deref().and_then(Left::decode))
+}
+
+/// When the newest of its sessions that are connected was bound, in milliseconds since the epoch.
+pub fn login_ms(node: &Node, account: &BareJid) -> Option<u64> {
+    let newest = |rows: &[global_distrib::Row<Arc<Seat>>]| {
+        rows.iter().map(|row| row.generation.millis()).max()
+    };
+    node.directory.read(account.as_str(), newest).flatten()
+}
