@@ -43,7 +43,7 @@ pub fn perform(
                     Presence { stanza, generation: Presence::ALWAYS, node: None, withdrawn: false };
                 local_presence(node, account.as_str(), &presence)
             }
-            Action::Multicast { presence, to } => node.geo.multicast(node, &presence, &to),
+            Action::Multicast { presence, to } => multicast(node, seat, &presence, to),
             Action::HandOut(seat) => crate::features::offline::hand_out(node, &seat),
             Action::Grant { seat, to } => node.geo.grant(node, &seat, &to),
             Action::Probe { from, to } => node.geo.probe_presence(node, &from, to),
@@ -57,6 +57,22 @@ pub fn perform(
         }
     }
     close
+}
+
+/// What the session itself shows goes to those who may see it at this moment (XEP-0191 §3.3).
+fn multicast(
+    node: &Arc<Node>,
+    seat: Option<&Arc<Seat>>,
+    presence: &Presence,
+    mut to: Vec<BareJid>,
+) {
+    match seat.filter(|seat| seat.generation == presence.generation) {
+        Some(seat) => seat.show(|| {
+            blocking::hide(seat, &mut to);
+            node.geo.multicast(node, presence, &to);
+        }),
+        None => node.geo.multicast(node, presence, &to),
+    }
 }
 
 /// Into one local mailbox. A full one refuses: an IQ or message is then bounced to its sender, presence is counted and dropped

@@ -441,8 +441,9 @@ impl Seat {
         if self.has(GUARDED) { self.guard.lock().clone() } else { None }
     }
 
-    /// Another list is in effect, or none. Returns the one before.
+    /// Another list is in effect, or none. Returns the one before. Not while it shows itself: who may not see it any more is told after.
     pub fn set_guard(&self, guard: Option<Arc<Guard>>) -> Option<Arc<Guard>> {
+        let _shown = self.presence.lock();
         let mut held = self.guard.lock();
         self.set(GUARDED, guard.is_some());
         std::mem::replace(&mut *held, guard)
@@ -564,9 +565,9 @@ impl Seat {
         was
     }
 
-    /// Whether it shows any presence.
+    /// Whether it shows any presence. Takes no lock: rows are read where it is asked, and what is shown goes out where rows are read.
     pub fn is_shown(&self) -> bool {
-        self.presence.lock().last.is_some()
+        self.available() && !self.invisible()
     }
 
     /// Its last presence, if available.
@@ -580,6 +581,12 @@ impl Seat {
         if let Some(stanza) = shown.last.clone() {
             tell(Presence { stanza, generation: self.generation, node: None, withdrawn: false });
         }
+    }
+
+    /// It shows itself: a list that comes into effect comes before that or after it, never between the look at the list and the word.
+    pub fn show(&self, tell: impl FnOnce()) {
+        let _shown = self.presence.lock();
+        tell();
     }
 
     /// New presence (`None`: unavailable), which an invisible one keeps to itself. Returns whether it showed any before.
