@@ -29,10 +29,6 @@ pub struct UserExport {
     /// Requests to be subscribed that have no answer: `<presence type='subscribe' from='…'/>`, as text.
     #[serde(default)]
     pub requests: Vec<String>,
-    /// The vCard (XEP-0054), as text.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub vcard: Option<String>,
-    /// Elements of private XML storage (XEP-0049), as text.
     /// The vCard: `<vCard xmlns='vcard-temp'/>`, as text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vcard: Option<String>,

@@ -20,7 +20,6 @@ use super::operator::refused;
 use crate::admin::{OfflinePage, Refusal, RosterItem, ScramCredentials, Subscription, UserExport};
 use crate::features::roster::record::Contact;
 use crate::pie::MECHANISMS;
-use crate::pie::home::{After, Answer, Keep, OP, Request};
 use crate::pie::home::{After, Answer, OP, Request, Shelf};
 
 /// Bytes of messages in one answer, about. More are asked for apart.
@@ -52,10 +51,6 @@ async fn read(node: &Node, jid: &BareJid, mut after: After, user: &mut UserExpor
     loop {
         let (account, contacts, messages, next) =
             match ask(node, jid, &Request::Read(after)).await? {
-                Answer::Page { account, contacts, kept, messages, next } => {
-                    (account, contacts, kept, messages, next)
-                }
-
                 Answer::Page { account, kept, contacts, messages, next } => {
                     for (shelf, key, element) in kept {
                         match shelf {

@@ -19,9 +19,6 @@ use crate::features::{
     admin, archive, blocking, clients, invitations, last, offline, private, push, roster, upload,
     vcard,
 };
-
-    admin, archive, blocking, clients, invitations, last, offline, private, roster, upload, vcard,
-};
 use crate::geo::Geo;
 use crate::geo::calls::CallError;
 use crate::geo::frame::{self, Call};

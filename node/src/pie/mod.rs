@@ -9,7 +9,6 @@
 //! that include each other (XInclude, §5). What the XEP has no place for, when an account was made and whether it is
 //! disabled, is in `<account xmlns='urn:pangaea:export:0' created='…' disabled='true'/>`.
 //!
-//! Left out: PEP, archives. They are passed over, and counted.
 //! Left out: archives, and what this server does not keep (PEP). It is passed over, and counted.
 
 pub mod home;

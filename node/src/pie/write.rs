@@ -64,11 +64,6 @@ impl<W: Write> Writer<W> {
             self.element(&Element::parse(card.as_bytes()).map_err(invalid)?)?;
         }
         if !user.private.is_empty() {
-            let all = user.private.iter().map(|text| Element::parse(text.as_bytes()));
-            let all: Vec<Element> = all.collect::<Result<_, _>>().map_err(invalid)?;
-            self.element(&Element::new("query", ns::PRIVATE).with_children(all))?;
-        }
-
             let kept = user.private.iter().map(|text| Element::parse(text.as_bytes()));
             let kept = kept.collect::<Result<Vec<_>, _>>().map_err(invalid)?;
             self.element(&Element::new("query", ns::PRIVATE).with_children(kept))?;

@@ -3,7 +3,6 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicI8, AtomicU8, Ordering};
-use std::sync::atomic::{AtomicI8, AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use global_distrib::NodeIx;

@@ -20,7 +20,6 @@ use crate::features::roster::record::Contact;
 use crate::features::roster::subscription::State;
 use crate::homes::accounts::Account;
 use crate::pie::MECHANISMS;
-use crate::pie::home::{Answer, Keep, MESSAGES_MAX, PART_BYTES_MAX, Part, ROW_BYTES_MAX, Request};
 use crate::pie::home::{
     Answer, Kept, MESSAGES_MAX, PART_BYTES_MAX, Part, ROW_BYTES_MAX, Request, Shelf,
 };
@@ -43,10 +42,6 @@ pub(in crate::app) async fn import(node: &Node, jid: &BareJid, user: UserExport)
     within("contacts", contacts.len(), "roster_items_max", limits.roster_items_max)?;
     within("messages", user.offline.len(), "offline_messages_max", limits.offline_messages_max)?;
     let messages = messages(node, jid, &user.offline)?;
-    let kept = kept(node, &user)?;
-    let account = account(node, &user).await?;
-    let import = getrandom::u64().map_err(|error| Refusal::failed(error.to_string()))?;
-    for part in parts(import, &account, contacts, kept, messages)? {
     let kept = kept(&user, limits)?;
     let size = |shelf| {
         let of = kept.iter().filter(move |(other, ..)| *other == shelf);
@@ -256,6 +251,7 @@ fn messages(node: &Node, own: &BareJid, given: &[String]) -> Done<Vec<Vec<u8>>> 
 fn parts(
     import: u64,
     account: &Account,
+    kept: Vec<Kept>,
     contacts: BTreeMap<BareJid, Contact>,
     messages: Vec<Vec<u8>>,
 ) -> Done<Vec<Part>> {
@@ -264,6 +260,7 @@ fn parts(
         number,
         last: false,
         account: account.clone(),
+        kept: Vec::new(),
         contacts: Vec::new(),
         messages: Vec::new(),
     };
@@ -280,6 +277,10 @@ fn parts(
         bytes += row + ROW_BYTES_MORE;
         Ok(parts.len() - 1)
     };
+    for own in kept {
+        let place = room(&mut parts, own.1.len() + own.2.len(), "an element")?;
+        parts[place].kept.push(own);
+    }
     for (jid, contact) in contacts {
         let place = room(&mut parts, jid.as_str().len() + contact.encode().len(), "a contact")?;
         parts[place].contacts.push((jid, contact));

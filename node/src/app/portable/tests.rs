@@ -49,8 +49,6 @@ fn romeo(messages: usize, bytes: usize) -> UserExport {
         ],
         vcard: Some("<vCard xmlns='vcard-temp'><FN>Romeo</FN></vCard>".to_owned()),
         private: vec![
-            "<storage xmlns='storage:bookmarks'/>".to_owned(),
-            "<prefs xmlns='urn:a'>x</prefs>".to_owned(),
             "<exodus xmlns='exodus:prefs'><a/></exodus>".to_owned(),
             "<storage xmlns='storage:bookmarks'/>".to_owned(),
         ],

@@ -264,8 +264,6 @@ mod tests {
             <server-key>D+CSWLOshSulAsxiupA+qs2/fTE=</server-key>\
             <stored-key>6dlGYMOdZcOPutkcNY8U2g7vK9Y=</stored-key></scram-credentials>";
         let users = format!(
-            "<user name='a' password='p'><archive xmlns='urn:x'/></user>\n\
-             <user name='b'>{scram}<archive xmlns='urn:x'/></user>\n<user/>"
             "<user name='a' password='p'><pubsub xmlns='p'/></user>\n\
              <user name='b'>{scram}<pubsub xmlns='p'/></user>\n<user/>"
         );
@@ -279,7 +277,6 @@ mod tests {
         assert!(port.operator.users.lock().contains_key("b@chat.example"));
         for expected in [
             "users.xml, line 4: \"\" is no name of a user\n",
-            "passed over: 2 × <archive xmlns='urn:x'/>\n",
             "passed over: 2 × <pubsub xmlns='p'/>\n",
             "b@chat.example: SCRAM-SHA-1 only",
         ] {

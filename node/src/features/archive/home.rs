@@ -17,7 +17,7 @@ use xmpp::stanza::Stanza;
 use xmpp::xml::element::Element;
 
 use super::item::{ARCHIVE, Item, PLACES, Uid, mark};
-use super::prefs::{PREFS, Prefs};
+use super::prefs::{Keep, PREFS, Prefs};
 use crate::app::Late;
 use crate::features::blocking::record::PRIVACY;
 use crate::features::blocking::{self, Traffic};
@@ -85,6 +85,8 @@ struct Account {
     exists: bool,
     /// It may keep people away (XEP-0191).
     is_guarded: bool,
+    /// It has said what it wants archived.
+    has_prefs: bool,
     last: u64,
     items: u64,
     /// When the oldest was received; `None`: to be looked for.
@@ -172,13 +174,18 @@ async fn file(
 ) -> Result<Answer, HomeError> {
     let mut known = match all.get(account.as_str()) {
         // Whether it exists may have changed in the same transaction.
-        Some(known) if !tx.is_touched(ACCOUNTS) && !tx.is_touched(PRIVACY) => known,
+        Some(known) if ![ACCOUNTS, PRIVACY, PREFS].iter().any(|store| tx.is_touched(store)) => {
+            known
+        }
         _ => look(tx).await?,
     };
     if !known.exists {
         all.forget(account.as_str());
         return Ok(Answer::NoAccount);
     }
+    // The node where a message entered may not have heard yet what the account wants.
+    let prefs = if known.has_prefs { tx.get(PREFS, "").await? } else { None };
+    let prefs = prefs.and_then(|bytes| postcard::from_bytes::<Prefs>(&bytes).ok());
     // A clock that is years ahead must not empty an archive: the home's and the other node's have to agree.
     let newest_ms = filings.iter().map(|filing| filing.item.at_ms).max().unwrap_or(0);
     let now_ms = tx.at().millis().min(newest_ms);
@@ -186,6 +193,12 @@ async fn file(
         if known.is_guarded && !item.sent && is_kept_away(tx, account, &item.with).await? {
             continue; // XEP-0313 §6.1: what was refused is not in the archive of who refused it.
         }
+        let if_contact = match prefs.as_ref().map(|prefs| keep(prefs, &item.with)) {
+            None => if_contact,
+            Some(Keep::Yes) => false,
+            Some(Keep::IfContact) => true,
+            Some(Keep::No) => continue,
+        };
         if if_contact && !is_contact(tx, &item.with).await? {
             continue;
         }
@@ -216,10 +229,15 @@ async fn look(tx: &Tx) -> Result<Account, HomeError> {
     Ok(Account {
         exists: accounts::exists(tx).await?,
         is_guarded: blocking::has_default(tx).await?,
+        has_prefs: tx.get(PREFS, "").await?.is_some(),
         last: newest.first().map_or(0, |(id, _)| *id),
         items,
         oldest_ms: None,
     })
+}
+
+fn keep(prefs: &Prefs, with: &str) -> Keep {
+    Jid::parse(with).map_or(Keep::No, |with| prefs.keep(&with))
 }
 
 async fn is_kept_away(tx: &Tx, account: &BareJid, with: &str) -> Result<bool, HomeError> {

@@ -267,8 +267,12 @@ impl Feature for ArchiveFeature {
         match change {
             Change::Put { store, owner, value, .. } if store.as_str() == PREFS => {
                 archive.prefs.set(owner, postcard::from_bytes(value).ok());
+                archive.known.forget(owner);
             }
-            _ if change.store().as_str() == PREFS => archive.prefs.set(change.owner(), None),
+            _ if change.store().as_str() == PREFS => {
+                archive.prefs.set(change.owner(), None);
+                archive.known.forget(change.owner());
+            }
             // Our own writing, or another home's: then we are not one, and remember nothing.
             Change::Append { .. } if !snapshot && ctx.node.homes.is_home(change.owner()) => {}
             _ => archive.known.forget(change.owner()),
