@@ -41,14 +41,14 @@ global = 'chat.example'
 regional = 'eu.chat.example'
 upload = 'upload.chat.example'
 proxy = 'proxy.chat.example'
-[c2s]
-certificate = 'unused'
-key = 'unused'
-auth_deadline = '5s'
 [metadata]
 heartbeat = '10ms'
 election_min = '50ms'
 election_max = '100ms'
+[c2s]
+certificate = 'unused'
+key = 'unused'
+auth_deadline = '5s'
 ";
 
 /// The bounds of a node that is told nothing else.
