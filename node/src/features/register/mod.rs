@@ -6,6 +6,7 @@
 //! Left out: fields besides name and password (§12), CAPTCHAs, registration with gateways and services (§3.1.2), asking for the old password
 //! or more before a change or removal (§3.2, §3.3: the session has proved who it is).
 
+mod names;
 mod password;
 mod payload;
 mod removal;

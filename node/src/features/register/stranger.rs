@@ -12,7 +12,7 @@ use xmpp::stream::error::StreamError;
 use xmpp::xml::element::Element;
 
 use super::payload::{self, Asked};
-use super::{derive, password, refused};
+use super::{derive, names, password, refused};
 use crate::app::Node;
 use crate::features::invitations::home::{Answer, OP, Request};
 use crate::features::invitations::record::Invitation;
@@ -143,7 +143,7 @@ impl Stranger {
         }
         let token = self.invitation.clone();
         if token.is_none() {
-            free(&account, rules)?;
+            names::free(&account, rules)?;
             // Counted before it is known whether the name is free: else names could be tried at leisure.
             let max = rules.per_address_per_10min;
             if !node.throttle.may_register(from, max, node.now_ms()) {
@@ -199,7 +199,7 @@ impl Stranger {
             Some(name) if account.local() == Some(name) => Ok(()),
             Some(name) => Err(StanzaError::not_acceptable()
                 .with_text(&format!("The invitation is for the name {name}."))),
-            None => free(account, rules),
+            None => names::free(account, rules),
         };
         if let Err(error) = fits {
             invitations::give_back(node, token, invitation).await;
@@ -207,15 +207,6 @@ impl Stranger {
         }
         Ok(invitation)
     }
-}
-
-/// Names that the operator keeps.
-fn free(account: &BareJid, rules: &config::Registration) -> Result<(), StanzaError> {
-    let reserved = rules.reserved.iter().any(|name| account.local() == Some(name));
-    if reserved {
-        return Err(StanzaError::not_acceptable().with_text("This name is reserved."));
-    }
-    Ok(())
 }
 
 /// §3.1: a host that registers nobody.
