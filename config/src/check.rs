@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use crate::table::Document;
-use crate::{Config, Durability};
+use crate::{AuthBackend, Config, Durability};
 
 /// Fills in the defaults that one section takes from another.
 pub(crate) fn complete(config: &mut Config) {
@@ -29,6 +29,7 @@ pub(crate) fn whole(config: &Config, document: &Document<'_>) {
     every_listener_once(config, document);
     certificate_with_key(config, document);
     admins_at_home(config, document);
+    names_are_taken_elsewhere(config, document);
     peers(config, document);
     uploads(config, document);
 }
@@ -37,6 +38,11 @@ fn uploads(config: &Config, document: &Document<'_>) {
     let on = config.domains.upload.is_some();
     if on && config.http.listen.is_empty() {
         document.refuse("domains.upload", "an address in http.listen with it", "none");
+    }
+    let first = config.http.listen.first().filter(|address| address.ip().is_unspecified());
+    if let (true, None, Some(first)) = (on, &config.upload.url, first) {
+        let expected = "the address at which clients reach http.listen, which says no host";
+        document.refuse("upload.url", expected, format!("nothing, and {first}"));
     }
     if on && config.upload.key.is_none() && !config.peers.is_empty() {
         document.refuse("upload.key", "a key, the same in every node", "none");
@@ -98,6 +104,18 @@ fn admins_at_home(config: &Config, document: &Document<'_>) {
                 format!("{account:?}"),
             );
         }
+    }
+}
+
+/// Whoever registers a name first would have it, also when it is somebody's in another backend.
+fn names_are_taken_elsewhere(config: &Config, document: &Document<'_>) {
+    let elsewhere = config.auth.backends.iter().any(|backend| *backend != AuthBackend::Internal);
+    if config.registration.enabled && elsewhere {
+        document.refuse(
+            "registration.enabled",
+            "false, where [[auth.backends]] has others than \"internal\"",
+            "true",
+        );
     }
 }
 

@@ -24,7 +24,12 @@ use std::path::Path;
 pub use error::{ConfigError, Problem};
 pub use section::admin::Admin;
 pub use section::archive::{Archive, ArchiveDefault};
+pub use section::auth::{
+    Auth, AuthBackend, Bounds, Certificate, CertificateName, HttpCall, Jwt, JwtAlgorithm, JwtKey,
+    Ldap, LdapSecurity, PasswordFormat, Program, Sql,
+};
 pub use section::c2s::{C2s, CertificateFor};
+pub use section::clients::Clients;
 pub use section::contact::Contact;
 pub use section::domains::Domains;
 pub use section::external_services::ExternalService;
@@ -37,6 +42,7 @@ pub use section::log::{Log, LogFormat};
 pub use section::metadata::Metadata;
 pub use section::node::Node;
 pub use section::proxy::Proxy;
+pub use section::push::Push;
 pub use section::registration::Registration;
 pub use section::reports::Reports;
 pub use section::s2s::S2s;
@@ -54,6 +60,8 @@ pub struct Config {
     pub domains: Domains,
     /// Client connections.
     pub c2s: C2s,
+    /// What is kept of the clients people sign in with.
+    pub clients: Clients,
     /// Server connections, links among them.
     pub s2s: S2s,
     /// Timers and bounds of the links to the other nodes.
@@ -64,6 +72,8 @@ pub struct Config {
     pub http: Http,
     /// Who may use the admin API.
     pub admin: Admin,
+    /// Where users' passwords, tokens and certificates are checked.
+    pub auth: Auth,
     /// Whom to write to about it.
     pub contact: Contact,
     /// The database.
@@ -78,6 +88,8 @@ pub struct Config {
     pub metadata: Metadata,
     /// What happens when regions lose sight of each other.
     pub geo: Geo,
+    /// Pushes to app servers.
+    pub push: Push,
     /// Invitations.
     pub invitations: Invitations,
     /// Message archives.
@@ -125,11 +137,13 @@ impl Config {
             node: section::node::read(&root.section("node")),
             domains: section::domains::read(&root.section("domains")),
             c2s: section::c2s::read(&root.section("c2s")),
+            clients: section::clients::read(&root.section("clients")),
             s2s: section::s2s::read(&root.section("s2s")),
             link: section::link::read(&root.section("link")),
             peers: section::link::read_peers(&root),
             http: section::http::read(&root.section("http")),
             admin: section::admin::read(&root.section("admin")),
+            auth: section::auth::read(&root.section("auth")),
             contact: section::contact::read(&root.section("contact")),
             storage: section::storage::read(&root.section("storage")),
             upload: section::upload::read(&root.section("upload")),
@@ -137,6 +151,7 @@ impl Config {
             external_services: section::external_services::read(&root),
             metadata: section::metadata::read(&root.section("metadata")),
             geo: section::geo::read(&root.section("geo")),
+            push: section::push::read(&root.section("push")),
             invitations: section::invitations::read(&root.section("invitations")),
             archive: section::archive::read(&root.section("archive")),
             registration: section::registration::read(&root.section("registration")),

@@ -8,6 +8,7 @@ use crate::{Config, ConfigError};
 
 const ONE: &str = include_str!("../examples/one-node.toml");
 const THREE: &str = include_str!("../examples/three-regions.toml");
+const AUTHENTICATION: &str = include_str!("../examples/authentication.toml");
 
 /// Enough to be a configuration; the cases below add their mistakes.
 const GOOD: &str = r#"
@@ -136,7 +137,66 @@ fn every_mistake_is_told_with_its_line_its_key_and_what_was_expected() {
     check_added("[metadata]\nheartbeat = \"3s\"", 12, "metadata.election_min", "twice", "4s");
     check_added("[link]\nsilent_after = \"1s\"", 13, "link.silent_after", "twice", "1s");
     check_added("[registration]\nenabled = 1", 13, "registration.enabled", "true or false", "1");
+    check_added("[upload]\nurl = \"ftp://a.b\"", 13, "upload.url", "https://", "ftp://a.b");
+    check_added("[upload]\nurl = \"http://a.b/\"", 13, "upload.url", "without a slash", "a.b/");
+    check_added("[upload]\nkey = \"short\"", 13, "upload.key", "16 characters", "shorter");
+    check_added("[upload]\nstore = \"s3\"", 13, "upload.store", "access_key", "none");
+    check_added("[upload]\nfile_bytes_max = \"2GiB\"", 13, "upload.file_bytes_max", "at most", "");
+    check_added(
+        "[[external_services]]\ntype = \"turn\"\nhost = \"a\"\nsecret = \"s\"\npassword = \"p\"",
+        16,
+        "external_services[0].password",
+        "either",
+        "both",
+    );
+    check_added(
+        "[[external_services]]\ntype = \"turn\"\nhost = \"a\"\ntransport = \"sctp\"",
+        15,
+        "external_services[0].transport",
+        "\"udp\" or",
+        "another",
+    );
+    let with_upload = GOOD.replace("[c2s]", "upload = \"files.chat.example\"\n[c2s]");
+    let wild = format!("{with_upload}[http]\nlisten = \"0.0.0.0:5280\"");
+    check(&wild, 1, "upload.url", "at which clients reach", "0.0.0.0:5280");
+    let nowhere = format!("{with_upload}[http]\nlisten = []");
+    check(&nowhere, 9, "domains.upload", "http.listen", "none");
+    let again = GOOD.replace("[c2s]", "proxy = \"proxy.chat.example\"\n[c2s]");
+    let again = format!("{again}[proxy]\nlisten = \"0.0.0.0:5222\"");
+    check(&again, 14, "proxy.listen", "nothing else", "c2s.listen");
     check_added("peers = 5", 12, "c2s.peers", "auth_deadline", "`peers`");
+}
+
+#[test]
+fn a_backend_is_told_what_is_wrong_with_it() {
+    let backend = |kind: &str, more: &str| format!("[[auth.backends]]\nkind = \"{kind}\"\n{more}");
+    check_added(&backend("kerberos", ""), 13, "auth.backends[0].kind", "\"ldap\"", "kerberos");
+    let check = |kind: &str, more: &str, line, key: &str, expected: &str| {
+        let key = format!("auth.backends[0].{key}");
+        check_added(&backend(kind, more), line, &key, expected, "");
+    };
+    check("ldap", "url = \"ldap:h\"", 14, "url", "the URL of a directory");
+    check("ldap", "url = \"ldaps://h\"", 12, "authorities", "certificates");
+    check("ldap", "url = \"ldap://h\"\nbind_dn = \"cn=x\"", 15, "bind_dn", "both");
+    check("ldap", "url = \"ldap://h\"\nfilter = \"(uid=me)\"", 15, "filter", "{user}");
+    let sql = "url = \"sqlite:/f\"\nformat = \"plain\"\n";
+    check("sql", &format!("{sql}query = \"SELECT 1\""), 16, "query", "{user}");
+    check("sql", &format!("{sql}query = \"{{user}}\"\ntimeout = \"0s\""), 17, "timeout", "100ms");
+    check("jwt", "", 12, "keys", "at least one");
+    check("http", "url = \"https://h/\"", 14, "url", "http://");
+    check("program", "command = []", 14, "command", "a program");
+    let twice = format!("{}{}", backend("internal", ""), backend("internal", ""));
+    check_added(&twice, 12, "auth.backends", "at most", "two");
+    let registering = format!("[registration]\nenabled = true\n{}", backend("jwt", ""));
+    let key = "[[auth.backends.keys]]\nalgorithm = \"HS256\"\nfile = \"f\"\n";
+    let registering = format!("{registering}{key}");
+    check_added(&registering, 13, "registration.enabled", "\"internal\"", "true");
+    let config = read(&format!("{GOOD}{}", backend("certificate", "authorities = \"a.pem\"")));
+    let crate::AuthBackend::Certificate(certificate) = &config.auth.backends[0] else {
+        panic!("{:?}", config.auth)
+    };
+    assert_eq!(certificate.authorities, Path::new("/etc/pangaea/a.pem"));
+    assert_eq!(read(GOOD).auth.backends, [crate::AuthBackend::Internal]);
 }
 
 #[test]
@@ -247,13 +307,20 @@ fn the_examples_name_every_key() {
             assert!(named.contains(&key), "{name}.toml does not name {key}");
         }
     }
+    let (_, asked) = Config::parse_with_keys(AUTHENTICATION, "authentication", Path::new("/etc"))
+        .unwrap_or_else(|error| panic!("{:?}", miette::Report::new(error)));
+    let named = keys_named(AUTHENTICATION);
+    for key in asked.iter().map(|key| without_place(key)).filter(|key| key.starts_with("auth.")) {
+        assert!(named.contains(&key), "authentication.toml does not name {key}");
+    }
+    assert!(named.contains("auth.backends.keys.algorithm"));
     assert!(keys_named(ONE).contains("limits.sm_queue_max"));
     assert!(keys_named(THREE).contains("peers.fingerprint"));
 }
 
 #[test]
 fn commented_out_keys_show_the_defaults() {
-    for text in [ONE, THREE] {
+    for text in [ONE, THREE, AUTHENTICATION] {
         let open: String = text
             .lines()
             .map(|line| match line.strip_prefix('#') {

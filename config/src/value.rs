@@ -124,6 +124,30 @@ impl FromToml for SocketAddr {
 }
 
 /// A list takes one value alone as a list of one.
+/// A value that is one of a few words.
+pub(crate) trait Words: Copy + 'static {
+    /// Each with its word; the first is the stand-in.
+    const WORDS: &'static [(&'static str, Self)];
+}
+
+/// Reads a word.
+#[derive(Clone, Copy)]
+pub(crate) struct OneOf<T>(pub(crate) T);
+
+impl<T: Words> FromToml for OneOf<T> {
+    fn expected() -> String {
+        let words: Vec<String> = T::WORDS.iter().map(|(word, _)| format!("{word:?}")).collect();
+        format!("one of {}", words.join(", "))
+    }
+    fn from_toml(value: &DeValue<'_>) -> Result<Self, String> {
+        let found = value.as_str().and_then(|text| T::WORDS.iter().find(|(word, _)| *word == text));
+        found.map(|(_, value)| OneOf(*value)).ok_or_else(|| describe(value))
+    }
+    fn stand_in() -> Self {
+        OneOf(T::WORDS[0].1)
+    }
+}
+
 impl<T: FromToml> FromToml for Vec<T> {
     fn expected() -> String {
         format!("{}, or a list of such", T::expected())

@@ -24,9 +24,10 @@ use xmpp::jid::{BareJid, Jid};
 use xmpp::sasl::{Mechanism, Secret};
 use xmpp::stanza::error::StanzaError;
 use xmpp::stream::error::StreamError;
-use xmpp::stream::negotiate::{Offer, TlsPolicy};
+use xmpp::stream::features::limits;
+use xmpp::stream::negotiate::{Inline, Offer, TlsPolicy};
 
-pub use self::build::{Parts, assemble, start_links};
+pub use self::build::{Parts, asks_for_certificates, assemble, start_links};
 pub use self::operator::operator;
 pub use self::run::{RunError, drain, housekeeping, run};
 pub use self::wires::Late;
@@ -34,6 +35,7 @@ pub use self::world::{Chance, World};
 use crate::auth::{Chain, Throttle};
 use crate::features::Features;
 use crate::features::archive::Archive;
+use crate::features::push::cache::Pushes;
 use crate::features::roster::cache::Rosters;
 use crate::geo::Geo;
 use crate::homes::Homes;
@@ -67,6 +69,8 @@ pub struct Node {
     pub storage: Arc<dyn Storage>,
     /// Rosters of the accounts connected here.
     pub rosters: Rosters,
+    /// Devices that are pushed to.
+    pub pushes: Pushes,
     /// The XEPs.
     pub features: Features,
     /// Those with a domain of their own.
@@ -122,6 +126,17 @@ impl Offers {
         let mut domains = vec![config.domains.global.clone()];
         domains.extend(config.domains.anon.clone());
         let guests = config.domains.anon.clone().map(|name| (name, vec![Mechanism::Anonymous]));
+        let with_limits = |mut features: Vec<u8>, bytes_max: usize| {
+            features.extend(limits(bytes_max));
+            features
+        };
+        let (before, after) = (
+            with_limits(
+                features.stream_features_before_auth(),
+                config.limits.stanza_bytes_max_before_auth,
+            ),
+            with_limits(features.stream_features(), config.limits.stanza_bytes_max),
+        );
         let offer = Offer {
             domains,
             tls: TlsPolicy::Required,
@@ -133,10 +148,14 @@ impl Offers {
                 || config.invitations.accounts != config::Inviters::Nobody,
             stream_management: true,
             roster_versioning: false, // Said by the roster feature.
-            features_before_auth: features.stream_features_before_auth(),
-            features_after_auth: features.stream_features(),
+            features_before_auth: before,
+            features_after_auth: after,
             fake_secret,
             fake_iterations: crate::homes::accounts::ITERATIONS,
+            sasl2: Some(Inline {
+                bind: features.inline().into_iter().chain([xmpp::ns::SM]).collect(),
+                fast: config.clients.tokens,
+            }),
             failures_max: config.c2s.auth_attempts_max,
         };
         let plain = config.c2s.allow_plain_without_tls;

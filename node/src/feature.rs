@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
+use global_distrib::NodeIx;
 use replication::durable_log::Change;
 use xmpp::jid::{BareJid, FullJid};
 use xmpp::payload::data_form::Form;
@@ -85,6 +86,15 @@ pub enum Action {
         /// The original.
         forwarded: Stanza,
     },
+    /// A message was put into mailboxes of an account that has devices registered: those that are away are told (XEP-0357).
+    Call {
+        /// Whose devices.
+        account: BareJid,
+        /// The node where it entered, if that is another, and its order there.
+        entered: (Option<NodeIx>, u64),
+        /// It.
+        message: Stanza,
+    },
     /// End the session whose stanza is being handled.
     Close(StreamError),
 }
@@ -124,6 +134,8 @@ impl std::fmt::Debug for Flow {
 pub struct Interests {
     /// Namespaces of the first child of an IQ get or set it answers.
     pub iq: &'static [&'static str],
+    /// IQ results and errors to an account or to the server.
+    pub answers: bool,
     /// Messages sent by local users.
     pub outbound_message: bool,
     /// Presence sent by local users.
@@ -226,6 +238,17 @@ pub trait Feature: Send + Sync {
         ""
     }
 
+    /// What a client may ask for along with a bind (XEP-0386 §3.1): namespaces, as they are advertised.
+    fn inline(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// A client has bound by Bind 2 and asked for this, an element of one of those namespaces; its seat is in `ctx`, and nothing has
+    /// reached it yet. What `<bound/>` says of it.
+    fn bound(&self, _ctx: &mut Ctx<'_>, _request: &Element) -> Option<Element> {
+        None
+    }
+
     /// Elements for `<stream:features/>` before sign-in, as XML.
     fn stream_features_before_auth(&self) -> &str {
         ""
@@ -240,6 +263,9 @@ pub trait Feature: Send + Sync {
     fn iq(&self, _ctx: &mut Ctx<'_>, _iq: &Iq) -> Flow {
         Flow::Next
     }
+
+    /// An IQ result or error to an account or to the server: the answer to a request of ours, or nobody's.
+    fn answer(&self, _ctx: &mut Ctx<'_>, _iq: &Iq) {}
 
     /// A local user sends a message or presence.
     fn outbound(&self, _ctx: &mut Ctx<'_>, _stanza: &mut Stanza) -> Flow {

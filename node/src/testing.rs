@@ -17,7 +17,7 @@ use xmpp::jid::{BareJid, FullJid};
 use xmpp::sasl::{Hash, ScramKeys, Secret};
 use xmpp::stanza::Stanza;
 
-use crate::app::{Node, Parts, World, assemble};
+use crate::app::{Node, Parts, World, asks_for_certificates, assemble};
 use crate::certs::Authority;
 use crate::feature::{Action, Ctx, Flow};
 use crate::features::roster::home::Request;
@@ -40,13 +40,15 @@ data_dir = 'data'
 global = 'chat.example'
 regional = 'eu.chat.example'
 upload = 'upload.chat.example'
-[c2s]
-certificate = 'unused'
-key = 'unused'
+proxy = 'proxy.chat.example'
 [metadata]
 heartbeat = '10ms'
 election_min = '50ms'
 election_max = '100ms'
+[c2s]
+certificate = 'unused'
+key = 'unused'
+auth_deadline = '5s'
 ";
 
 /// The bounds of a node that is told nothing else.
@@ -58,6 +60,8 @@ pub(crate) fn limits() -> config::Limits {
 /// A node, and the directory its metadata lives in.
 pub(crate) struct House {
     pub(crate) node: Arc<Node>,
+    /// Who has issued its certificate, PEM.
+    pub(crate) authority: String,
     _dir: TempDir,
 }
 
@@ -67,19 +71,20 @@ impl House {
         House::with("").await
     }
 
-    /// The same; `more` is configuration.
+    /// The same; `more` is configuration, to begin with in `[c2s]`.
     pub(crate) async fn with(more: &str) -> House {
         let dir = tempfile::tempdir().expect("a directory");
         let config = config::Config::parse(&format!("{CONFIG}{more}"), "test.toml", dir.path())
             .unwrap_or_else(|error| panic!("{error:?}"));
-        let leaf = Authority::new("test").and_then(|all| all.issue(&["chat.example".to_owned()]));
-        let leaf = leaf.expect("a certificate");
+        let authority = Authority::new("test").expect("an authority");
+        let leaf = authority.issue(&["chat.example".to_owned()]).expect("a certificate");
         let pair = Pair::from_pem(leaf.chain.as_bytes(), leaf.key.as_bytes()).expect("a pair");
+        let ask_clients = asks_for_certificates(&config);
         let parts = Parts {
             config,
             incarnation: 1,
             fingerprint: String::new(),
-            tls: TlsAcceptor::new(vec![pair], false).expect("TLS"),
+            tls: TlsAcceptor::new(vec![pair], ask_clients).expect("TLS"),
             storage: Arc::new(Memory::default()),
             agreement: None,
             world: World::real(),
@@ -89,7 +94,7 @@ impl House {
         let founded = tokio::time::timeout(SOON, version.wait_for(|version| *version > 0));
         founded.await.expect("founded in time").expect("founded");
         node.homes.metadata_changed();
-        House { node, _dir: dir }
+        House { node, authority: authority.certificate().to_owned(), _dir: dir }
     }
 
     /// Makes accounts nobody can sign in to, and says their JIDs.
@@ -97,6 +102,7 @@ impl House {
         let record = Account {
             scram_sha1: keys(Hash::Sha1),
             scram_sha256: keys(Hash::Sha256),
+            scram_sha512: keys(Hash::Sha512),
             created: 0,
             disabled: false,
         };

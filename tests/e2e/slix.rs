@@ -8,13 +8,15 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Programs that break nothing.
-pub(crate) const NAMES: [&str; 6] = [
+pub(crate) const NAMES: [&str; 8] = [
     "messages_in_order",
     "roster_and_subscription",
     "presence",
     "carbons",
     "offline",
     "resumption",
+    "bytestream",
+    "upload",
 ];
 /// Programs that reset lines or kill nodes.
 pub(crate) const BREAKING: [&str; 3] = ["bridge_reset", "region_killed", "chaos"];

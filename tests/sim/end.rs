@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::FutureExt as _;
+use node::features::archive::item::{ARCHIVE, Item};
 use node::features::roster::record::{Contact, ROSTER, VERSION};
 use node::features::roster::subscription::State;
 use node::storage::{Page, Storage as _};
@@ -92,7 +93,12 @@ pub struct End {
     pub shown_to: BTreeMap<(usize, usize), Shown>,
     /// By user: the roster at each host, home first.
     pub rosters: Vec<Vec<(String, Roster)>>,
+    /// By user: the archive at each host, home first, if there are archives.
+    pub archives: Option<Vec<Vec<(String, Archived)>>>,
 }
+
+/// An archive in one place, in order: whether its owner sent the message, and which it is.
+pub type Archived = Vec<(bool, usize)>;
 
 impl End {
     /// Looks.
@@ -100,6 +106,7 @@ impl End {
         let hosts: Vec<String> = play.hosts.iter().map(|host| host.name.clone()).collect();
         let mut stored = BTreeSet::new();
         let mut rosters = Vec::new();
+        let mut archives = Vec::new();
         let mut states: BTreeMap<(usize, usize), State> = BTreeMap::new();
         for user in 0..play.plan.users {
             let owner = account(user);
@@ -124,6 +131,10 @@ impl End {
                 all.push((hosts[ix].clone(), roster(play, ix, &owner)));
             }
             rosters.push(all);
+            let others = (0..hosts.len()).filter(|ix| *ix != home);
+            let places = std::iter::once(home).chain(others);
+            archives
+                .push(places.map(|ix| (hosts[ix].clone(), archive(play, ix, &owner))).collect());
             let map = play.hosts[home].disk.memory.map(ROSTER, &owner).now_or_never();
             for (jid, bytes) in map.and_then(Result::ok).unwrap_or_default() {
                 let other =
@@ -184,6 +195,7 @@ impl End {
             calm: play.plan.profile == Profile::Calm,
             faultless: matches!(play.plan.profile, Profile::Calm | Profile::Moves),
             rosters,
+            archives: play.plan.archive.then_some(archives),
         }
     }
 }
@@ -215,6 +227,14 @@ fn number(bytes: &[u8]) -> Option<usize> {
     let text = std::str::from_utf8(bytes).ok()?;
     let body = text.split("<body>").nth(1)?.split('<').next()?;
     body.parse().ok()
+}
+
+fn archive(play: &Play, host: usize, owner: &str) -> Archived {
+    let memory = &play.hosts[host].disk.memory;
+    let items = memory.archive(ARCHIVE, owner, Page::after(None, usize::MAX)).now_or_never();
+    let items = items.and_then(Result::ok).unwrap_or_default();
+    let items = items.iter().filter_map(|(_, bytes)| Item::decode(bytes));
+    items.filter_map(|item| Some((item.sent, number(&item.stanza)?))).collect()
 }
 
 fn roster(play: &Play, host: usize, owner: &str) -> Roster {

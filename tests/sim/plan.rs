@@ -148,6 +148,8 @@ pub struct Plan {
     pub limits: &'static str,
     /// What is acknowledged is in two regions (`geo.durability`).
     pub two_regions: bool,
+    /// What is said is archived.
+    pub archive: bool,
 }
 
 impl Plan {
@@ -233,6 +235,7 @@ impl Plan {
             deeds,
             faults,
             two_regions,
+            archive: Chance::part(seed, "archive", 0).percent(40),
             limits: if small {
                 "stanza_bytes_max = '16KiB'\nmailbox_bytes_max = '64KiB'\nparked_stanzas_per_address_max = 20\nsm_queue_max = 250\noffline_messages_max = 200"
             } else {
@@ -272,13 +275,14 @@ silent_after = '4s'
 handshake_deadline = '5s'
 redial_max = '2s'
 [archive]
-enabled = false
+enabled = {archive}
 [limits]
 sm_timeout = '15s'
 {}
 ",
             host + 1,
             self.limits,
+            archive = self.archive,
             durability = if self.two_regions { "two-regions" } else { "one-region" },
             down_after = if self.profile == Profile::Falls { "6s" } else { "1h" },
         );

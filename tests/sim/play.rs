@@ -773,7 +773,7 @@ impl Play {
             if parked > 0 {
                 return Some(format!("{name} holds {parked} stanzas in gates"));
             }
-            if node.filing() > 0 {
+            if node.filing() > 0 || node.archive.queue.depth() > 0 {
                 return Some(format!("{name} is filing"));
             }
             let peers = node.geo.all_peers();
@@ -873,6 +873,7 @@ fn genesis(users: usize) -> Vec<(Place, Vec<u8>)> {
     let record = Account {
         scram_sha1: keys(Hash::Sha1),
         scram_sha256: keys(Hash::Sha256),
+        scram_sha512: keys(Hash::Sha512),
         created: 0,
         disabled: false,
     };

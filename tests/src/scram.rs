@@ -13,6 +13,8 @@ pub enum Hash {
     Sha1,
     /// SCRAM-SHA-256.
     Sha256,
+    /// SCRAM-SHA-512.
+    Sha512,
 }
 
 impl Hash {
@@ -21,6 +23,7 @@ impl Hash {
         match self {
             Self::Sha1 => "SCRAM-SHA-1",
             Self::Sha256 => "SCRAM-SHA-256",
+            Self::Sha512 => "SCRAM-SHA-512",
         }
     }
 
@@ -37,6 +40,12 @@ impl Hash {
                 mac.update(data);
                 mac.finalize().into_bytes().to_vec()
             }
+            Self::Sha512 => {
+                let mut mac =
+                    Hmac::<sha2::Sha512>::new_from_slice(key).expect("HMAC takes any key");
+                mac.update(data);
+                mac.finalize().into_bytes().to_vec()
+            }
         }
     }
 
@@ -44,6 +53,7 @@ impl Hash {
         match self {
             Self::Sha1 => sha1::Sha1::digest(data).to_vec(),
             Self::Sha256 => sha2::Sha256::digest(data).to_vec(),
+            Self::Sha512 => sha2::Sha512::digest(data).to_vec(),
         }
     }
 
@@ -55,8 +65,19 @@ impl Hash {
             Self::Sha256 => {
                 pbkdf2::pbkdf2_hmac_array::<sha2::Sha256, 32>(password, salt, rounds).to_vec()
             }
+            Self::Sha512 => {
+                pbkdf2::pbkdf2_hmac_array::<sha2::Sha512, 64>(password, salt, rounds).to_vec()
+            }
         }
     }
+}
+
+/// The initial response of HT-SHA-256-NONE (draft-schmaus-kitten-sasl-ht-09), in base64.
+pub fn token_proof(username: &str, token: &str) -> String {
+    let mut message = username.as_bytes().to_vec();
+    message.push(0);
+    message.extend(Hash::Sha256.hmac(token.as_bytes(), b"Initiator"));
+    BASE64_STANDARD.encode(message)
 }
 
 /// One exchange, from the client's side.

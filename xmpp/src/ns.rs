@@ -136,6 +136,8 @@ pub const SIC_0: &str = "urn:xmpp:sic:0";
 pub const HTTP_BIND: &str = "http://jabber.org/protocol/httpbind";
 /// XMPP over BOSH (XEP-0206).
 pub const XBOSH: &str = "urn:xmpp:xbosh";
+/// SOCKS5 bytestreams (XEP-0065).
+pub const BYTESTREAMS: &str = "http://jabber.org/protocol/bytestreams";
 /// Message carbons (XEP-0280).
 pub const CARBONS: &str = "urn:xmpp:carbons:2";
 /// Message carbons: what is copied (XEP-0280).
@@ -192,6 +194,12 @@ pub const SASL_CHANNEL_BINDING: &str = "urn:xmpp:sasl-cb:0";
 pub const IBR_TOKEN: &str = "urn:xmpp:ibr-token:0";
 /// Fast authentication streamlining tokens (XEP-0484).
 pub const FAST: &str = "urn:xmpp:fast:0";
+/// SASL upgrade tasks (XEP-0480).
+pub const SASL_UPGRADE: &str = "urn:xmpp:sasl:upgrade:0";
+/// SASL upgrade tasks for SCRAM (XEP-0480).
+pub const SCRAM_UPGRADE: &str = "urn:xmpp:scram-upgrade:0";
+/// Client access management (XEP-0494).
+pub const CLIENT_ACCESS: &str = "urn:xmpp:cam:0";
 /// Stream limits advertisement (XEP-0478).
 pub const STREAM_LIMITS: &str = "urn:xmpp:stream-limits:0";
 /// Message reactions (XEP-0444).

@@ -336,6 +336,12 @@ impl Nonza {
         }
     }
 
+    /// The same, to stand inside another element.
+    #[must_use]
+    pub fn element(&self) -> Element {
+        Element::parse(&self.to_bytes()).expect("what we write is well-formed")
+    }
+
     /// The bytes to send.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {

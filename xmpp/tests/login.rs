@@ -8,12 +8,12 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use proptest::prelude::*;
 use xmpp::sasl::scram::{Client, ClientBinding};
 use xmpp::sasl::{
-    ChannelBindings, Credentials, Hash, Mechanism, Password, ScramKeys, Secret, Verdict,
+    ChannelBindings, Credentials, Hash, Mechanism, Password, ScramKeys, Secret, Tokens, Verdict,
 };
 use xmpp::stanza::error::StanzaError;
 use xmpp::stream::header::{Framing, Opening, StreamHeader};
 use xmpp::stream::negotiate::{
-    Dial, Initiating, InitiatingInput, InitiatingOutput, Input, Offer, Output, PeerInput,
+    Dial, Initiating, InitiatingInput, InitiatingOutput, Inline, Input, Offer, Output, PeerInput,
     PeerOffer, PeerOutput, Receiving, ReceivingPeer, Tls, TlsPolicy,
 };
 use xmpp::xml::framer::{Framer, Limits, Scan};
@@ -80,6 +80,7 @@ fn offer() -> Offer {
         features_after_auth: Vec::new(),
         fake_secret: Secret::new(vec![1; 32]),
         fake_iterations: 4096,
+        sasl2: Some(Inline { bind: vec![ns::CARBONS], fast: true }),
         failures_max: xmpp::stream::negotiate::FAILURES_MAX,
     }
 }
@@ -121,6 +122,19 @@ fn serve(machine: &mut Receiving, input: Input, end: &mut End) -> (Vec<u8>, Vec<
                 }
                 Output::Resume { .. } => inputs.push(Input::BindRefused(StanzaError::conflict())),
                 Output::Register(_) => done.push("register"),
+                Output::About(_) => inputs.push(Input::About(None)),
+                Output::LookUpTokens { .. } => inputs.push(Input::Tokens(Tokens::Found(vec![]))),
+                Output::Upgrade { .. } => inputs.push(Input::Upgraded),
+                Output::SignIn(_) => inputs.push(Input::SignedIn(Ok(None))),
+                Output::ResumeInline { .. } => inputs.push(Input::ResumeRefused {
+                    condition: xmpp::Condition::ItemNotFound,
+                    h: None,
+                }),
+                Output::BindInline { account, resource, .. } => {
+                    let jid = account.with_resource(&resource).expect("prepared");
+                    inputs.push(Input::BoundInline(jid, vec![]));
+                    done.push("bind");
+                }
                 Output::Fail(error) => {
                     bytes.extend(Framing::Stream.error(&error));
                     done.push("fail");

@@ -42,8 +42,9 @@ pub struct Archive {
     pub default: ArchiveDefault,
     /// Messages kept for one account. Beyond: the oldest go, a hundredth of them at once.
     pub messages_max: usize,
-    /// How long a message is kept. Beyond: it goes when its account's archive is next written to.
-    pub age_max: Duration,
+    /// How long a message is kept; `None`: as long as there is room. Beyond: it goes when its account's archive is next written to, if the clocks
+    /// of its home and of the node where that message enters both say so.
+    pub age_max: Option<Duration>,
     /// Messages in one answer. Beyond: the answer says that there are more.
     pub page_max: usize,
     /// Bytes of messages on their way into archives from this node. Beyond: nothing more is read from those who send; to an account whose home
@@ -61,13 +62,7 @@ pub(crate) fn read(table: &Table<'_>) -> Archive {
         enabled: table.value("enabled", true),
         default: table.value("default", ArchiveDefault::Always),
         messages_max: count("messages_max", 100_000),
-        age_max: table.between(
-            "age_max",
-            Duration::from_secs(5 * 365 * 86_400),
-            Duration::from_secs(3_600),
-            Duration::from_secs(100 * 365 * 86_400),
-            "a duration from \"1h\" to \"36500d\"",
-        ),
+        age_max: table.optional("age_max"),
         page_max: count("page_max", 250),
         pending_bytes_max: table
             .between(

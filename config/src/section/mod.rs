@@ -2,7 +2,9 @@
 
 pub(crate) mod admin;
 pub(crate) mod archive;
+pub(crate) mod auth;
 pub(crate) mod c2s;
+pub(crate) mod clients;
 pub(crate) mod contact;
 pub(crate) mod domains;
 pub(crate) mod external_services;
@@ -15,6 +17,7 @@ pub(crate) mod log;
 pub(crate) mod metadata;
 pub(crate) mod node;
 pub(crate) mod proxy;
+pub(crate) mod push;
 pub(crate) mod registration;
 pub(crate) mod reports;
 pub(crate) mod s2s;

@@ -15,6 +15,8 @@ pub struct Proxy {
     pub host: Option<String>,
     /// Connections of this node. Beyond: a new one is closed at once.
     pub connections_max: usize,
+    /// Connections of one IP address that are not activated. Beyond: the same.
+    pub waiting_per_address_max: usize,
     /// Bytestreams of one account at one time, of this node. Beyond: `resource-constraint`.
     pub streams_per_account_max: usize,
     /// From connecting to being activated. Beyond: closed.
@@ -44,6 +46,7 @@ pub(crate) fn read(table: &Table<'_>) -> Proxy {
         listen: table.value("listen", vec![SocketAddr::from(([0, 0, 0, 0], 7777))]),
         host: table.optional("host"),
         connections_max: count("connections_max", 2_000),
+        waiting_per_address_max: count("waiting_per_address_max", 100),
         streams_per_account_max: count("streams_per_account_max", 16),
         activate_within: time("activate_within", 60),
         silent_after: time("silent_after", 300),

@@ -159,7 +159,7 @@ pub(crate) fn read(table: &Table<'_>) -> Upload {
             "a duration from \"1s\" to \"1h\"",
         ),
         bytes_per_s_min: size("bytes_per_s_min", 4 << 10),
-        transfers_max: count("transfers_max", 256),
+        transfers_max: count("transfers_max", 2_000),
         ca: table.path("ca", Some("/etc/ssl/certs/ca-certificates.crt".into())),
         regions: table
             .sections("regions")

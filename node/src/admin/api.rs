@@ -56,6 +56,7 @@ pub fn router(operator: Arc<dyn Operator>, accounts: &[String]) -> Router {
         .route("/admin/sessions", get(sessions).delete(kick))
         .route("/admin/homes/{account}", get(home_of))
         .route("/admin/homes/move", post(home_move))
+        .route("/admin/reports", get(reports))
         .route("/admin/users", get(users).post(user_add))
         .route("/admin/users/import", post(user_import))
         .route("/admin/users/{account}", delete(user_remove))
@@ -83,7 +84,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
     info(title = "Pangaea admin API", description = "What `pangaea ctl` and `pangaea user` speak."),
     paths(
         status, regions, region_state, nodes, metadata, links, sessions, kick, home_of, home_move,
-        users, user_add, user_import, user_remove, user_passwd, user_export, user_offline,
+        reports, users, user_add, user_import, user_remove, user_passwd, user_export, user_offline,
         invite, invitations, invitation_revoke
     ),
     components(schemas(Refusal, Ready)),
@@ -288,6 +289,24 @@ async fn home_of(State(admin): State<Admin>, Path(account): Path<String>) -> Rep
     responses((status = 200, body = HomeInfo), (status = 503, body = Refusal)))]
 async fn home_move(State(admin): State<Admin>, Body(asked): Body<MoveHome>) -> Reply<HomeInfo> {
     reply(admin.operator.home_move(asked.what, &asked.to)).await
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct ReportsAsked {
+    /// At most so many; 100 if not said.
+    limit: Option<usize>,
+}
+
+/// What users reported of others when they blocked them, the newest first.
+#[utoipa::path(get, path = "/admin/reports", params(ReportsAsked),
+    responses((status = 200, body = [ReportInfo])))]
+async fn reports(
+    State(admin): State<Admin>,
+    Asked(asked): Asked<ReportsAsked>,
+) -> Reply<Vec<ReportInfo>> {
+    reply(admin.operator.reports(asked.limit.unwrap_or(PAGE).min(PAGE_MAX))).await
 }
 
 #[derive(Deserialize, IntoParams)]

@@ -35,6 +35,9 @@ pub struct UserExport {
     /// Elements in private storage (XEP-0049), each as text.
     #[serde(default)]
     pub private: Vec<String>,
+    /// Privacy lists (XEP-0016), the block list (XEP-0191) among them: a `<query/>`, as text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub privacy: Option<String>,
     /// Messages that wait, the oldest first: `<message/>`, as text, in `jabber:client` unless it says otherwise.
     #[serde(default)]
     pub offline: Vec<String>,

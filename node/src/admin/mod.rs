@@ -53,6 +53,8 @@ pub trait Operator: Send + Sync + 'static {
     fn home_of<'a>(&'a self, account: &'a str) -> Answer<'a, HomeInfo>;
     /// Moves the home of a shard, or of one account, to another region.
     fn home_move<'a>(&'a self, what: HomeTarget, to: &'a str) -> Answer<'a, HomeInfo>;
+    /// What users reported of others, the newest first, at most `limit`.
+    fn reports(&self, limit: usize) -> Answer<'_, Vec<ReportInfo>>;
     /// Accounts in order of name, those after `after`, at most `limit`.
     fn users<'a>(&'a self, after: Option<&'a str>, limit: usize) -> Answer<'a, Vec<String>>;
     /// Makes an account. Refused if it is there.

@@ -229,6 +229,36 @@ pub struct SessionInfo {
     pub hibernating: bool,
 }
 
+/// What a user reported of an address when blocking it (XEP-0377).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ReportInfo {
+    /// When, as in XEP-0082.
+    pub at: String,
+    /// The account that reports.
+    pub by: String,
+    /// The address it is about.
+    pub jid: String,
+    /// Why: `urn:xmpp:reporting:spam`, for one.
+    pub reason: String,
+    /// In the user's own words.
+    pub text: Option<String>,
+    /// Messages that are meant.
+    pub stanzas: Vec<ReportedStanza>,
+    /// Whether the user agrees that the domain it is about is told.
+    pub report_origin: bool,
+    /// Whether the user agrees that others are told.
+    pub third_party: bool,
+}
+
+/// A message that a report names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ReportedStanza {
+    /// Whose id it is.
+    pub by: String,
+    /// The id.
+    pub id: String,
+}
+
 /// Where a home is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct HomeInfo {

@@ -116,6 +116,19 @@ impl Operator for Fake {
     fn home_move<'a>(&'a self, what: HomeTarget, to: &'a str) -> Answer<'a, HomeInfo> {
         self.done(format!("move {what:?} to {to}"), home("x"))
     }
+    fn reports(&self, limit: usize) -> Answer<'_, Vec<ReportInfo>> {
+        let report = ReportInfo {
+            at: "2026-11-28T01:00:00Z".to_owned(),
+            by: "alice@chat.example".to_owned(),
+            jid: "mallory@example.net".to_owned(),
+            reason: "urn:xmpp:reporting:spam".to_owned(),
+            text: None,
+            stanzas: Vec::new(),
+            report_origin: false,
+            third_party: false,
+        };
+        self.done(format!("reports {limit}"), vec![report])
+    }
     fn users<'a>(&'a self, after: Option<&'a str>, limit: usize) -> Answer<'a, Vec<String>> {
         let all = ["alice@chat.example", "bob@chat.example"].map(str::to_owned);
         let left = all.into_iter().filter(|name| after.is_none_or(|after| name.as_str() > after));
@@ -243,6 +256,7 @@ async fn every_path_reaches_the_operator() {
             r#"{"what":{"account":"a@b"},"to":"us"}"#,
             r#"move Account("a@b") to us"#,
         ),
+        ("GET", "/admin/reports?limit=7", "", "reports 7"),
         ("GET", "/admin/users?after=a@b", "", r#"users Some("a@b")"#),
         ("POST", "/admin/users", r#"{"account":"a@b","password":"p"}"#, "add a@b p"),
         ("PUT", "/admin/users/a@b/password", r#"{"password":"q"}"#, "passwd a@b q"),
@@ -285,7 +299,7 @@ async fn the_description_names_every_path_and_is_open_to_all() {
     assert_eq!(reply.status, 200);
     let description: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
     let paths = description["paths"].as_object().unwrap();
-    assert_eq!(paths.len(), 17, "{:?}", paths.keys());
+    assert_eq!(paths.len(), 18, "{:?}", paths.keys());
     assert!(paths["/admin/regions/{name}/state"]["put"].is_object());
     assert_eq!(description["components"]["securitySchemes"]["password"]["scheme"], "basic");
 }

@@ -26,9 +26,10 @@ use super::wires::{self, Late, RaftWire};
 use super::world::{World, wall_ms};
 use super::{Node, Offers};
 use crate::auth::stored::AtHome;
-use crate::auth::{Chain, Internal, Stored, Throttle, chain};
+use crate::auth::{Chain, Internal, Stored, Throttle, sources};
 use crate::features::Features;
 use crate::features::archive::{self, Archive};
+use crate::features::push::cache::Pushes;
 use crate::features::roster::cache::Rosters;
 use crate::geo::Geo;
 use crate::geo::user::User;
@@ -113,7 +114,9 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
     let internal =
         Internal::new(Arc::new(Stored(storage.clone())), crate::homes::accounts::ITERATIONS);
     let accounts = AtHome { homes: homes.clone(), wall_ms: world.wall.clone() };
-    let authenticator = Chain::new(internal, Arc::new(accounts), chain::Links::default());
+    let links = sources::links(&config.auth, &config.domains.global, &world.wall);
+    let links = links.map_err(RunError::Auth)?;
+    let authenticator = Chain::new(internal, Arc::new(accounts), links);
     let fake_secret = Secret::new(world.random::<32>().to_vec());
     let offers = Offers::new(&config, &features, authenticator.mechanisms(), fake_secret);
     let regions = config.regions();
@@ -142,6 +145,7 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
         homes,
         storage,
         rosters: Rosters::default(),
+        pushes: Pushes::new(config.push.remembered_max, world.number()),
         features,
         services,
         archive: Archive::new(&config.archive, &name),
@@ -254,7 +258,15 @@ fn client_tls(config: &Config) -> Result<TlsAcceptor, RunError> {
     for more in &config.c2s.certificates {
         pairs.push(pair(&more.certificate, &more.key)?);
     }
-    TlsAcceptor::new(pairs, false).map_err(|error| RunError::Links(error.to_string()))
+    TlsAcceptor::new(pairs, asks_for_certificates(config))
+        .map_err(|error| RunError::Links(error.to_string()))
+}
+
+/// Whether clients are asked for a certificate: where one may prove an account.
+pub fn asks_for_certificates(config: &Config) -> bool {
+    let is_one =
+        |backend: &config::AuthBackend| matches!(backend, config::AuthBackend::Certificate(_));
+    config.auth.backends.iter().any(is_one)
 }
 
 async fn metadata(

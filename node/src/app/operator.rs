@@ -15,10 +15,11 @@ use super::{Node, inviting, portable};
 use crate::admin::{
     Answer, HomeInfo, HomeTarget, InvitationInfo, IssuedInvitation, LinkInfo, MetadataInfo,
     NewInvitation, NodeInfo, OfflinePage, Operator, Ready, Refusal, RegionInfo, RegionState,
-    SessionInfo, Status, UserExport,
+    ReportInfo, ReportedStanza, SessionInfo, Status, UserExport,
 };
 use crate::auth::Authenticator;
 use crate::auth::internal::NoKeys;
+use crate::features::blocking::report;
 use crate::features::register;
 use crate::homes::accounts::{self, ACCOUNTS, Account};
 use crate::homes::{HomeError, Moved};
@@ -373,6 +374,28 @@ impl Operator for Desk {
                     self.home_info(Some(&account), shard_of(account.as_str()))
                 }
             }
+        })
+    }
+
+    fn reports(&self, limit: usize) -> Answer<'_, Vec<ReportInfo>> {
+        Box::pin(async move {
+            let found = report::newest(&self.node, limit).await;
+            let info = |kept: report::Kept| {
+                let (at, report) = (kept.at(), kept.report);
+                let ids = report.stanzas.into_iter().map(|(by, id)| ReportedStanza { by, id });
+                ReportInfo {
+                    at,
+                    by: kept.by.to_string(),
+                    jid: report.jid.to_string(),
+                    reason: report.reason,
+                    text: report.text,
+                    stanzas: ids.collect(),
+                    report_origin: report.report_origin,
+                    third_party: report.third_party,
+                }
+            };
+            let found = found.map_err(|error| Refusal::failed(error.to_string()))?;
+            Ok(found.into_iter().map(info).collect())
         })
     }
 

@@ -4,6 +4,7 @@
 //! administrator connects. What comes in is in `import`. Deliberately absent: XML documents.
 
 mod import;
+mod privacy;
 #[cfg(test)]
 mod tests;
 
@@ -46,14 +47,16 @@ pub(super) async fn offline(node: &Node, account: &BareJid, after: u64) -> Done<
 
 async fn read(node: &Node, jid: &BareJid, mut after: After, user: &mut UserExport) -> Done<()> {
     let mut bytes = 0;
+    let mut lists = Vec::new();
     loop {
         let (account, contacts, messages, next) =
             match ask(node, jid, &Request::Read(after)).await? {
                 Answer::Page { account, kept, contacts, messages, next } => {
-                    for (shelf, _, element) in kept {
+                    for (shelf, key, element) in kept {
                         match shelf {
                             Shelf::Vcard => user.vcard = Some(text(element)?),
                             Shelf::Private => user.private.push(text(element)?),
+                            Shelf::Privacy => lists.push((key, element)),
                         }
                     }
                     (account, contacts, messages, next)
@@ -86,12 +89,15 @@ async fn read(node: &Node, jid: &BareJid, mut after: After, user: &mut UserExpor
         match next {
             Some(After::Message(id)) if bytes >= ANSWER_BYTES_MAX => {
                 user.more = Some(id);
-                return Ok(());
+                break;
             }
             Some(next) => after = next,
-            None => return Ok(()),
+            None => break,
         }
     }
+    let lists = privacy::element(&lists)?;
+    user.privacy = lists.map(|query| text(query.to_bytes())).transpose()?;
+    Ok(())
 }
 
 fn credentials(keys: &ScramKeys) -> ScramCredentials {

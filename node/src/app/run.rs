@@ -48,6 +48,9 @@ pub enum RunError {
     /// Raft's files cannot be opened.
     #[error("{0}")]
     Metadata(#[from] replication::Error),
+    /// A backend of users' passwords, tokens or certificates cannot be used.
+    #[error("{0}")]
+    Auth(String),
     /// The links cannot be made.
     #[error("links: {0}")]
     Links(String),
@@ -118,6 +121,7 @@ pub async fn run(config: Config, mut stop: watch::Receiver<bool>) -> Result<(), 
     let desk = Arc::new(Desk::new(node.clone()));
     let router = crate::http::router(desk, node.metrics.clone(), &node.config.admin.accounts);
     let paths = node.services.all().filter_map(|service| service.http(&node));
+    let paths = paths.chain([crate::features::invitations::page::router(&node)]);
     let router = paths.fold(router, axum::Router::merge);
     let (http_stop, http_stopped) = watch::channel(false);
     let connections_max = node.config.limits.http_connections_max;

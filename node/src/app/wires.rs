@@ -16,7 +16,8 @@ use s2s::tls::Fingerprint;
 use super::{Node, World};
 use crate::feature::Ctx;
 use crate::features::{
-    admin, archive, blocking, invitations, last, offline, private, roster, upload, vcard,
+    admin, archive, blocking, clients, invitations, last, offline, private, push, roster, upload,
+    vcard,
 };
 use crate::geo::Geo;
 use crate::geo::calls::CallError;
@@ -308,10 +309,12 @@ pub(super) async fn homes(
         Box::new(AccountHome {
             stores: vec![
                 ACCOUNTS,
+                clients::record::CLIENTS,
                 roster::record::ROSTER,
                 roster::record::VERSION,
                 offline::home::OFFLINE,
                 offline::home::FILED,
+                push::record::PUSH,
                 invitations::record::INVITATIONS,
                 invitations::record::RESERVED,
                 archive::item::ARCHIVE,
@@ -329,8 +332,10 @@ pub(super) async fn homes(
         }),
         Box::new(blocking::home::PrivacyHome(late.clone())),
         Box::new(blocking::report::ReportsHome),
+        Box::new(clients::home::ClientsHome),
         Box::new(roster::home::RosterHome),
         Box::new(offline::home::OfflineHome(late.clone())),
+        Box::new(push::home::PushHome(late.clone())),
         Box::new(invitations::home::InvitationsHome),
         Box::new(archive::home::ArchiveHome(late.clone())),
         Box::new(homes::look::LookHome),

@@ -18,8 +18,9 @@ use xmpp::jid::BareJid;
 use xmpp::sasl::{Credentials, Hash, Mechanism, Password, Verdict};
 
 use super::cache::Recent;
+use super::certificate::Certificates;
 use super::internal::{Internal, Keys, NoKeys};
-use super::{Abilities, Authenticator, Backend, Said};
+use super::{Abilities, About, Authenticator, Backend, Said};
 
 /// Where an account's record is made.
 pub trait Accounts: Send + Sync {
@@ -43,8 +44,8 @@ pub enum Source {
 pub struct Links {
     /// In this order.
     pub order: Vec<Source>,
-    /// Whether a certificate of a client may prove an account.
-    pub certificates: bool,
+    /// Who judges certificates of clients, if they may prove accounts.
+    pub certificates: Option<Certificates>,
     /// Whether accounts are made that a backend knows and their home does not.
     pub make_accounts: bool,
     /// How long a password that was right is taken for right without asking again; zero: not at all.
@@ -57,7 +58,7 @@ impl Default for Links {
     fn default() -> Self {
         Self {
             order: vec![Source::Internal],
-            certificates: false,
+            certificates: None,
             make_accounts: true,
             remember: Duration::ZERO,
             remembered_max: 2,
@@ -97,13 +98,37 @@ impl Chain {
         let hashes: Vec<Hash> = hashes.collect();
         let scram = |plus| hashes.iter().map(move |&hash| Mechanism::Scram { hash, plus });
         let mut all = Vec::new();
-        all.extend(links.certificates.then_some(Mechanism::External));
+        all.extend(links.certificates.as_ref().map(|_| Mechanism::External));
         all.extend(scram(true));
         all.extend(scram(false));
         all.extend(abilities.iter().any(|can| can.tokens).then_some(Mechanism::OauthBearer));
         let plain = abilities.iter().any(|can| can.passwords || can.tokens_as_passwords);
         all.extend(plain.then_some(Mechanism::Plain));
         all
+    }
+
+    /// The accounts that a client's certificate proves, leaf first; their bare JIDs.
+    pub fn proved(&self, chain: &[Vec<u8>]) -> Vec<String> {
+        let certificates = self.inner.links.certificates.as_ref();
+        certificates.map(|all| all.proved(chain)).unwrap_or_default()
+    }
+
+    /// Whether the account's password is one of this server's (as far as it can be read), so that it can be changed here.
+    pub async fn keeps_password(&self, account: &BareJid) -> bool {
+        !matches!(self.inner.internal.has_keys(account).await, Ok(Some(false)))
+    }
+
+    /// Whether another backend has such an account, so that nobody may make it here; `None`: that cannot be found out now.
+    pub async fn is_taken(&self, account: &BareJid) -> Option<bool> {
+        for source in &self.inner.links.order {
+            let Source::Other(backend) = source else { continue };
+            match backend.knows(account).await {
+                Said::Unknown => {}
+                Said::Down => return None,
+                _ => return Some(true),
+            }
+        }
+        Some(false)
     }
 
     /// See [`Internal::derive`].
@@ -129,6 +154,11 @@ impl std::fmt::Debug for Chain {
 }
 
 impl Source {
+    /// That backend.
+    pub fn other(backend: impl Backend + 'static) -> Self {
+        Source::Other(Arc::new(backend))
+    }
+
     fn name(&self) -> &'static str {
         match self {
             Source::Internal => "internal",
@@ -147,6 +177,22 @@ impl Source {
 }
 
 impl Authenticator for Chain {
+    /// The records of this server say who is suspended; which hashes an account has keys of, only if nobody else may have some.
+    fn about(&self, account: &BareJid) -> BoxFuture<'static, About> {
+        let (inner, account) = (self.inner.clone(), account.clone());
+        async move {
+            match inner.internal.about(&account).await {
+                About::Known { disabled, .. }
+                    if !matches!(inner.links.order.as_slice(), [Source::Internal]) =>
+                {
+                    About::Known { hashes: None, disabled }
+                }
+                about => about,
+            }
+        }
+        .boxed()
+    }
+
     fn scram(&self, account: &BareJid, hash: Hash) -> BoxFuture<'static, Credentials> {
         let (inner, account) = (self.inner.clone(), account.clone());
         async move { inner.scram(&account, hash).await }.boxed()

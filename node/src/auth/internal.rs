@@ -16,8 +16,8 @@ use tokio::sync::Semaphore;
 use xmpp::jid::BareJid;
 use xmpp::sasl::{BadPassword, Credentials, Hash, Password, SALT_BYTES, ScramKeys, Secret};
 
-use super::Said;
 use super::cache::Recent;
+use super::{About, Said};
 
 /// Accounts whose records are kept. About 400 bytes each.
 pub const CACHED_ACCOUNTS_MAX: usize = 32_768;
@@ -46,10 +46,12 @@ pub struct Keys {
     pub sha1: ScramKeys,
     /// For SCRAM-SHA-256.
     pub sha256: ScramKeys,
+    /// For SCRAM-SHA-512.
+    pub sha512: ScramKeys,
 }
 
 impl Keys {
-    /// Derives them, with random salts. Slow (two derivations): not for a reactor thread; [`Internal::derive`] is.
+    /// Derives them, with random salts. Slow (three derivations): not for a reactor thread; [`Internal::derive`] is.
     ///
     /// # Errors
     /// The password cannot be prepared.
@@ -59,7 +61,11 @@ impl Keys {
             getrandom::fill(&mut salt).expect("the operating system has random numbers");
             ScramKeys::derive(hash, password.expose(), &salt, iterations)
         };
-        Ok(Self { sha1: derive(Hash::Sha1)?, sha256: derive(Hash::Sha256)? })
+        Ok(Self {
+            sha1: derive(Hash::Sha1)?,
+            sha256: derive(Hash::Sha256)?,
+            sha512: derive(Hash::Sha512)?,
+        })
     }
 }
 
@@ -107,8 +113,8 @@ struct Cache {
 }
 
 impl Internal {
-    /// Of which it has keys: every account that has a password here.
-    pub const HASHES: &'static [Hash] = &[Hash::Sha256, Hash::Sha1];
+    /// Of which it has keys: every account that has got a password here since there were those of SHA-512.
+    pub const HASHES: &'static [Hash] = &[Hash::Sha512, Hash::Sha256, Hash::Sha1];
 
     /// `iterations`: what new accounts get; also the time an answer about no account takes.
     pub fn new(records: Arc<dyn Records>, iterations: u32) -> Self {
@@ -227,6 +233,18 @@ impl Drop for Place {
 }
 
 impl Internal {
+    /// What is known of that account.
+    pub async fn about(&self, account: &BareJid) -> About {
+        match self.inner.record(account).await {
+            Err(()) => About::Unavailable,
+            Ok(None) => About::Unknown,
+            Ok(Some(record)) => About::Known {
+                hashes: Some(record.keys.iter().map(|keys| keys.hash).collect()),
+                disabled: record.disabled,
+            },
+        }
+    }
+
     /// The account's keys of that hash. Dropping the future is safe.
     pub async fn scram(&self, account: &BareJid, hash: Hash) -> Credentials {
         let Ok(record) = self.inner.record(account).await else { return Credentials::Unavailable };
@@ -266,6 +284,14 @@ impl Internal {
     /// The records cannot be read, and the log says why.
     pub async fn standing(&self, account: &BareJid) -> Result<Option<bool>, ()> {
         Ok(self.inner.record(account).await?.map(|record| !record.disabled))
+    }
+
+    /// Whether the account has a password here; `None`: it has no record.
+    ///
+    /// # Errors
+    /// The records cannot be read, and the log says why.
+    pub async fn has_keys(&self, account: &BareJid) -> Result<Option<bool>, ()> {
+        Ok(self.inner.record(account).await?.map(|record| !record.keys.is_empty()))
     }
 
     async fn verify(&self, keys: ScramKeys, password: Password) -> Option<bool> {

@@ -1,30 +1,59 @@
 //! Auth: who may say that a password, a token or a certificate is right.
 //!
-//! Called by the session, between the steps of `xmpp::sasl`: `LookUp` → [`Authenticator::scram`], `CheckPlain` →
-//! [`Authenticator::plain`], `CheckToken` → [`Authenticator::token`], `Admit` → [`Authenticator::admit`]; and
+//! Called by the session, between the steps of `xmpp::sasl`: `About` → [`Authenticator::about`], `LookUp` → [`Authenticator::scram`],
+//! `CheckPlain` → [`Authenticator::plain`], `CheckToken` → [`Authenticator::token`], `Admit` → [`Authenticator::admit`]; and
 //! [`throttle::Throttle`] around them all. [`chain::Chain`] answers: it asks the [`Backend`]s of the configuration in their order, and
 //! the first that knows the account decides. One file a backend; [`internal`] has the account records of this server.
 //!
 //! Deliberately absent: the mechanisms themselves (`xmpp::sasl`), ANONYMOUS (which needs no secret), registration.
 
 mod cache;
+pub mod certificate;
 pub mod chain;
+mod gate;
+pub mod http;
 pub mod internal;
+pub mod jwt;
+pub mod ldap;
+pub mod program;
+pub mod sources;
+pub mod sql;
 pub mod stored;
 pub mod throttle;
+
+use std::path::Path;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use xmpp::jid::BareJid;
-use xmpp::sasl::{Credentials, Hash, Password, Verdict};
+use xmpp::sasl::{Credentials, Hash, Hashes, Password, Verdict};
 
 pub use chain::Chain;
 pub use internal::Internal;
 pub use stored::Stored;
 pub use throttle::Throttle;
 
+/// What is known of an account before anybody has proved anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum About {
+    /// There is no such account.
+    Unknown,
+    /// There is.
+    Known {
+        /// The hashes there are SCRAM keys of; `None`: cannot be said.
+        hashes: Option<Hashes>,
+        /// Suspended: may not sign in, not even with a token.
+        disabled: bool,
+    },
+    /// We could not find out.
+    Unavailable,
+}
+
 /// Answers what a SASL exchange asks.
 pub trait Authenticator: Send + Sync {
+    /// What is known of that account. Dropping the future is safe.
+    fn about(&self, account: &BareJid) -> BoxFuture<'static, About>;
+
     /// The keys of that account for that hash. Dropping the future is safe.
     fn scram(&self, account: &BareJid, hash: Hash) -> BoxFuture<'static, Credentials>;
 
@@ -83,6 +112,12 @@ pub trait Backend: Send + Sync {
         std::future::ready(Said::Unknown).boxed()
     }
 
+    /// Whether it has such an account, so that nobody else may take the name: `Right` or `Unknown`, or `Down`. A backend that finds out only
+    /// when somebody signs in says `Unknown`.
+    fn knows(&self, _account: &BareJid) -> BoxFuture<'static, Said> {
+        std::future::ready(Said::Unknown).boxed()
+    }
+
     /// The account's keys of that hash; `Unknown`: ask the next.
     fn keys(&self, _account: &BareJid, _hash: Hash) -> BoxFuture<'static, Credentials> {
         std::future::ready(Credentials::Unknown).boxed()
@@ -92,4 +127,20 @@ pub trait Backend: Send + Sync {
     fn token(&self, _token: Password) -> BoxFuture<'static, Result<BareJid, Said>> {
         std::future::ready(Err(Said::Unknown)).boxed()
     }
+}
+
+/// The account that somebody else names: a bare JID of that domain, or a localpart.
+fn account_named(name: &str, domain: &str) -> Option<BareJid> {
+    let account = match name.contains('@') {
+        true => BareJid::parse(name),
+        false => BareJid::parse(&format!("{name}@{domain}")),
+    };
+    account.ok().filter(|account| account.local().is_some() && account.domain() == domain)
+}
+
+/// A secret that stands in a file of its own, without the end of its line.
+fn secret_of(file: &Path) -> Result<String, String> {
+    let text = std::fs::read_to_string(file);
+    let text = text.map_err(|error| format!("{}: {error}", file.display()))?;
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }

@@ -60,6 +60,7 @@ impl Keys {
         Account {
             scram_sha1: self.sha1,
             scram_sha256: self.sha256,
+            scram_sha512: self.sha512,
             created: created_ms,
             disabled: false,
         }
@@ -97,7 +98,7 @@ mod tests {
         storage.commit_home(vec![entry]).await.expect("commits");
         let auth = Internal::new(Arc::new(Stored(storage)), 16);
         assert_eq!(auth.password(&juliet, &Password::new("wonderland")).await, Said::Right);
-        for hash in [Hash::Sha1, Hash::Sha256] {
+        for hash in [Hash::Sha1, Hash::Sha256, Hash::Sha512] {
             let found = auth.scram(&juliet, hash).await;
             assert!(matches!(found, Credentials::Keys(keys) if keys.hash == hash));
         }

@@ -1,6 +1,7 @@
 //! Auth: how fast passwords may be guessed. Asked by the session before every attempt, told of every outcome.
 //!
-//! Failures are counted by source address (an IPv6 /64 is one) and by account. A few are free; after that each doubles the time until
+//! Failures are counted by source address (an IPv6 /64 is one; not this machine's own, from which a proxy or an operator connects,
+//! and which stands for nobody) and by account. A few are free; after that each doubles the time until
 //! the next attempt is looked at. An attempt that comes too early is answered `temporary-auth-failure` (RFC 6120 §6.5.9) without
 //! being checked, so a guesser gains nothing by hurrying. The account's back-off is mild and short: it slows a guesser with many
 //! addresses, and must not let anybody lock another one out.
@@ -94,8 +95,9 @@ impl Tally {
 
     /// How long to wait before an attempt from there, for that account if it is known already, is looked at.
     pub fn wait(&mut self, from: IpAddr, account: Option<&str>, now: Duration) -> Duration {
-        let address =
-            self.addresses.get(&source_of(from)).map(|failures| ADDRESS.wait(*failures, now));
+        let address = counted(from)
+            .and_then(|from| self.addresses.get(&from))
+            .map(|failures| ADDRESS.wait(*failures, now));
         let account = account
             .and_then(|account| self.accounts.get(account))
             .map(|failures| ACCOUNT.wait(*failures, now));
@@ -105,10 +107,11 @@ impl Tally {
     /// An attempt has failed.
     pub fn failed(&mut self, from: IpAddr, account: Option<&str>, now: Duration) {
         let none = Failures { count: 0, last: now };
-        let from = source_of(from);
-        let mut failures = self.addresses.get(&from).map_or(none, |failures| *failures);
-        ADDRESS.count(&mut failures, now);
-        self.addresses.insert(from, failures);
+        if let Some(from) = counted(from) {
+            let mut failures = self.addresses.get(&from).map_or(none, |failures| *failures);
+            ADDRESS.count(&mut failures, now);
+            self.addresses.insert(from, failures);
+        }
         if let Some(account) = account {
             let mut failures = self.accounts.get(account).map_or(none, |failures| *failures);
             ACCOUNT.count(&mut failures, now);
@@ -121,6 +124,11 @@ impl Tally {
     pub fn succeeded(&mut self, account: &str) {
         self.accounts.remove(account);
     }
+}
+
+/// What failures from there are counted under.
+fn counted(from: IpAddr) -> Option<IpAddr> {
+    Some(source_of(from)).filter(|_| !from.to_canonical().is_loopback())
 }
 
 /// The tally of a node. `now_ms` is the node's monotonic time, in milliseconds.
@@ -247,6 +255,19 @@ mod tests {
         assert_eq!(tally.wait(from, None, T0 + Duration::from_secs(59)), Duration::from_secs(1));
         assert_eq!(tally.wait(from, None, T0 + Duration::from_secs(60)), Duration::ZERO);
         assert_eq!(tally.wait(ip("192.0.2.2"), None, T0), Duration::ZERO);
+    }
+
+    #[test]
+    fn whoever_fails_on_this_machine_keeps_nobody_else_out() {
+        let mut tally = Tally::new(100);
+        for from in ["127.0.0.1", "::1", "::ffff:127.0.0.1"].map(ip) {
+            for _ in 0..100 {
+                tally.failed(from, Some("juliet@example.org"), T0);
+            }
+            assert_eq!(tally.wait(from, Some("romeo@example.org"), T0), Duration::ZERO);
+        }
+        let wait = tally.wait(ip("127.0.0.1"), Some("juliet@example.org"), T0);
+        assert_eq!(wait, ACCOUNT.longest, "the account is slowed all the same");
     }
 
     #[test]

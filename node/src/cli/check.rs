@@ -1,12 +1,13 @@
 //! `pangaea check`: is this configuration right? Says `ok` and what the node would do, or all that is wrong.
 //!
-//! Calls `config` alone, and looks whether the certificates are there; starts and changes nothing.
+//! Calls `config`, and looks whether the certificates and what the backends of `auth` need are there; starts and changes nothing.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use config::Config;
 
+use crate::auth::sources;
 use crate::certs;
 
 #[derive(clap::Args)]
@@ -48,6 +49,8 @@ fn summary(config: &Config) -> String {
     line("", format!("TLS      {}", listed(&config.c2s.listen_tls)));
     line("servers", listed(&config.s2s.listen));
     line("http", listed(&config.http.listen));
+    let kinds: Vec<&str> = config.auth.backends.iter().map(config::AuthBackend::kind).collect();
+    line("sign-in", kinds.join(", then "));
     let peers: Vec<String> = config
         .peers
         .iter()
@@ -92,6 +95,7 @@ fn notes(config: &Config) -> Vec<String> {
             notes.push(format!("{section}.key: {cause}"));
         }
     }
+    notes.extend(sources::notes(&config.auth, &config.domains.global));
     notes
 }
 
@@ -115,5 +119,13 @@ mod tests {
         let text = text.replace("\nadvertise = ", "\n#advertise = ");
         let config = Config::parse(&text, "example", Path::new("/nowhere")).unwrap();
         assert!(notes(&config)[0].starts_with("s2s.advertise"), "{:?}", notes(&config));
+        let text = include_str!("../../../config/examples/authentication.toml");
+        let config = Config::parse(text, "example", Path::new("/nowhere")).unwrap();
+        let summary = super::summary(&config);
+        assert!(summary.contains("internal, then sql, then ldap, then ldap, then jwt, then http"));
+        let missing: Vec<String> =
+            notes(&config).into_iter().filter(|note| note.starts_with("auth.")).collect();
+        assert_eq!(missing.len(), 4, "{missing:?}");
+        assert!(missing[0].starts_with("auth.backends[2] (ldap): /nowhere/directory-ca.pem"));
     }
 }

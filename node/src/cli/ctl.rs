@@ -54,6 +54,12 @@ enum Command {
         /// user@domain/resource, or user@domain
         jid: String,
     },
+    /// What users reported of others when they blocked them, the newest first
+    Reports {
+        /// At most so many
+        #[arg(long, default_value_t = 100)]
+        limit: usize,
+    },
     /// Change the state of a region
     Region {
         /// What shall become of it
@@ -160,6 +166,10 @@ async fn order(remote: &Remote, command: Command, json: bool) -> miette::Result<
             let path = format!("/admin/sessions?jid={}", escape(&jid));
             let kicked: Kicked = remote.ask("DELETE", &path, None::<()>).await?;
             show(kicked, json, |kicked| format!("{} sessions ended\n", kicked.sessions))
+        }
+        Command::Reports { limit } => {
+            let path = format!("/admin/reports?limit={limit}");
+            show(remote.get(&path).await?, json, |r: &Vec<ReportInfo>| reports(r))
         }
         Command::Region { state, name } => {
             let state = match state {
@@ -390,6 +400,22 @@ fn sessions(sessions: &[SessionInfo]) -> String {
     columns(&["session", "node", "priority", "is"], &rows)
 }
 
+fn reports(reports: &[ReportInfo]) -> String {
+    let rows: Vec<Vec<String>> = reports
+        .iter()
+        .map(|report| {
+            vec![
+                report.at.clone(),
+                report.by.clone(),
+                report.jid.clone(),
+                report.reason.clone(),
+                report.text.as_deref().unwrap_or("-").replace(char::is_control, " "),
+            ]
+        })
+        .collect();
+    columns(&["at", "by", "about", "reason", "text"], &rows)
+}
+
 fn home(home: &HomeInfo) -> String {
     pairs(&[
         ("account", or_dash(home.account.as_ref())),
@@ -439,6 +465,7 @@ mod tests {
         check("sessions", "sessions None 100", "session  node").await;
         check("sessions a@b --limit 3", r#"sessions Some("a@b") 3"#, "session").await;
         check("kick a@b/phone", "kick a@b/phone", "2 sessions ended").await;
+        check("reports --limit 7", "reports 7", "alice@chat.example  mallory@example.net").await;
         check("region drain us", "region us draining", "us is draining").await;
         check("home show a@b", "home of a@b", "home             eu\n").await;
         check("home move 17 --to us", "move Shard(17) to us", "epoch").await;

@@ -5,7 +5,9 @@ pub mod admin;
 pub mod archive;
 pub mod bind;
 pub mod blocking;
+pub mod bytestreams;
 pub mod carbons;
+pub mod clients;
 pub mod csi;
 pub mod disco;
 pub mod external_services;
@@ -17,6 +19,7 @@ pub mod offline;
 pub mod ping;
 pub mod presence;
 pub mod private;
+pub mod push;
 pub mod register;
 pub mod roster;
 pub mod sic;
@@ -34,6 +37,7 @@ use config::Config;
 use replication::durable_log::Change;
 use xmpp::payload::caps::Caps;
 use xmpp::stanza::{Kind, Stanza};
+use xmpp::xml::element::Element;
 
 use self::adhoc::command::Command;
 use crate::feature::{Ctx, Disco, Feature, Flow, Iq, SessionEvent};
@@ -52,12 +56,14 @@ fn list(config: &Config) -> Vec<Box<dyn Feature>> {
         Box::new(presence::PresenceFeature),
         Box::new(invisible::Invisible),
         Box::new(carbons::Carbons),
+        Box::new(clients::Clients),
         Box::new(csi::ClientState),
         Box::new(offline::OfflineFeature),
         Box::new(bind::Bind),
         Box::new(vcard::VcardFeature::default()),
         Box::new(private::PrivateFeature),
         Box::new(ping::Ping),
+        Box::new(push::Push),
         Box::new(version::Version),
         Box::new(time::Time),
         Box::new(sic::Sic),
@@ -84,6 +90,12 @@ pub fn services(config: &config::Config) -> Vec<(String, Box<dyn Service>)> {
     if let Some(host) = &domains.upload {
         list.push((host.clone(), Box::new(upload::Upload::new(config))));
     }
+    if let Some(host) = &domains.proxy {
+        list.push((
+            host.clone(),
+            Box::new(bytestreams::Bytestreams::new(host, config.proxy.clone())),
+        ));
+    }
     list
 }
 
@@ -91,6 +103,7 @@ pub fn services(config: &config::Config) -> Vec<(String, Box<dyn Service>)> {
 pub struct Features {
     list: Vec<Box<dyn Feature>>,
     iq: HashMap<&'static str, Vec<usize>>,
+    answers: Vec<usize>,
     outbound_message: Vec<usize>,
     outbound_presence: Vec<usize>,
     inbound_message: Vec<usize>,
@@ -115,6 +128,7 @@ impl Features {
         let mut features = Self {
             list: Vec::new(),
             iq: HashMap::new(),
+            answers: Vec::new(),
             outbound_message: Vec::new(),
             outbound_presence: Vec::new(),
             inbound_message: Vec::new(),
@@ -127,6 +141,7 @@ impl Features {
         for (at, feature) in list.iter().enumerate() {
             let wants = feature.interests();
             for (index, wanted) in [
+                (&mut features.answers, wants.answers),
                 (&mut features.outbound_message, wants.outbound_message),
                 (&mut features.outbound_presence, wants.outbound_presence),
                 (&mut features.inbound_message, wants.inbound_message),
@@ -162,6 +177,17 @@ impl Features {
         all.collect::<String>().into_bytes()
     }
 
+    /// What may be asked for along with a bind (XEP-0386), as it is advertised.
+    pub fn inline(&self) -> Vec<&'static str> {
+        self.list.iter().flat_map(|feature| feature.inline()).copied().collect()
+    }
+
+    /// One thing that was asked for along with a bind, to whoever it is; the seat is in `ctx`.
+    pub fn bound(&self, ctx: &mut Ctx<'_>, request: &Element) -> Option<Element> {
+        let mut all = self.list.iter();
+        all.find(|feature| feature.inline().contains(&request.ns()))?.bound(ctx, request)
+    }
+
     /// An IQ get or set, to those who answer its payload's namespace.
     pub fn iq(&self, ctx: &mut Ctx<'_>, iq: &Iq) -> Flow {
         let Some((_, namespace)) = iq.stanza.first_child() else { return Flow::Next };
@@ -182,6 +208,13 @@ impl Features {
     pub fn inbound(&self, ctx: &mut Ctx<'_>, stanza: &Stanza, at: &[Arc<Seat>]) {
         for feature in &self.inbound_message {
             self.list[*feature].inbound(ctx, stanza, at);
+        }
+    }
+
+    /// An IQ result or error to an account or to the server.
+    pub fn answer(&self, ctx: &mut Ctx<'_>, iq: &Iq) {
+        for feature in &self.answers {
+            self.list[*feature].answer(ctx, iq);
         }
     }
 

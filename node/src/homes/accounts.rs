@@ -12,6 +12,7 @@ use xmpp::BareJid;
 use xmpp::sasl::{Hash, Password, ScramKeys, Secret};
 
 use super::{HomeError, HomeOp, Homes, META_GENESIS, Tx};
+use crate::features::clients;
 use crate::storage::sqlite::{Sqlite, SqliteConfig, failed_write};
 use crate::storage::{Storage, StorageError};
 
@@ -32,6 +33,18 @@ pub struct Account {
     pub created: u64,
     /// Exists, receives, but may not log in.
     pub disabled: bool,
+    /// For SCRAM-SHA-512. Accounts made before there was such a thing have none, until another password is set or their client
+    /// brings it (XEP-0480).
+    pub scram_sha512: ScramKeys,
+}
+
+/// What was stored before [`Account::scram_sha512`]: all of it that comes before.
+#[derive(Deserialize)]
+struct Older {
+    scram_sha1: ScramKeys,
+    scram_sha256: ScramKeys,
+    created: u64,
+    disabled: bool,
 }
 
 impl Account {
@@ -42,7 +55,14 @@ impl Account {
 
     /// Reads the stored form.
     pub fn decode(bytes: &[u8]) -> Result<Account, StorageError> {
-        postcard::from_bytes(bytes).map_err(|_| StorageError::Damaged("an account".to_owned()))
+        if let Ok(account) = postcard::from_bytes(bytes) {
+            return Ok(account);
+        }
+        let older = postcard::from_bytes(bytes);
+        let Older { scram_sha1, scram_sha256, created, disabled } =
+            older.map_err(|_| StorageError::Damaged("an account".to_owned()))?;
+        let scram_sha512 = Account::no_keys(Hash::Sha512);
+        Ok(Account { scram_sha1, scram_sha256, created, disabled, scram_sha512 })
     }
 
     /// In place of keys that are not known: no proof fits them (RFC 5802 §3: a StoredKey is as long as its hash).
@@ -59,14 +79,29 @@ impl Account {
 
     /// One whose password is kept elsewhere. `created`: milliseconds since the Unix epoch.
     pub fn without_keys(created: u64) -> Account {
-        let (scram_sha1, scram_sha256) = (Self::no_keys(Hash::Sha1), Self::no_keys(Hash::Sha256));
-        Account { scram_sha1, scram_sha256, created, disabled: false }
+        let [scram_sha1, scram_sha256, scram_sha512] =
+            [Hash::Sha1, Hash::Sha256, Hash::Sha512].map(Self::no_keys);
+        Account { scram_sha1, scram_sha256, created, disabled: false, scram_sha512 }
     }
 
-    /// The keys that are known, the stronger ones first.
+    /// The keys that are known; first those PLAIN is verified with where it costs the same: SHA-512 is the slowest.
     pub fn keys(&self) -> impl Iterator<Item = &ScramKeys> {
         let known = |keys: &&ScramKeys| !keys.stored_key.expose().is_empty();
-        [&self.scram_sha256, &self.scram_sha1].into_iter().filter(known)
+        [&self.scram_sha256, &self.scram_sha1, &self.scram_sha512].into_iter().filter(known)
+    }
+
+    /// Takes keys of a hash it has none of; says whether it had none.
+    fn complete(&mut self, keys: ScramKeys) -> bool {
+        let place = match keys.hash {
+            Hash::Sha1 => &mut self.scram_sha1,
+            Hash::Sha256 => &mut self.scram_sha256,
+            Hash::Sha512 => &mut self.scram_sha512,
+        };
+        let missing = place.stored_key.expose().is_empty();
+        if missing {
+            *place = keys;
+        }
+        missing
     }
 
     /// Reads an account from the local replica.
@@ -90,6 +125,7 @@ pub async fn derive(password: Password, created: u64) -> Result<Account, HomeErr
         Ok(Account {
             scram_sha1: keys(Hash::Sha1).map_err(|error| failed(&error))?,
             scram_sha256: keys(Hash::Sha256).map_err(|error| failed(&error))?,
+            scram_sha512: keys(Hash::Sha512).map_err(|error| failed(&error))?,
             created,
             disabled: false,
         })
@@ -111,6 +147,15 @@ pub async fn set_keys(
     record: &Account,
 ) -> Result<bool, HomeError> {
     done(homes.request(account, OP, request(&Request::SetKeys(record.clone()))).await?)
+}
+
+/// Gives the account keys of a hash it has none of (XEP-0480). False if it has some, or there is no such account.
+pub async fn add_keys(
+    homes: &Homes,
+    account: &BareJid,
+    keys: ScramKeys,
+) -> Result<bool, HomeError> {
+    done(homes.request(account, OP, request(&Request::AddKeys(keys))).await?)
 }
 
 /// Lets it log in, or not. False if there is no such account.
@@ -141,6 +186,7 @@ enum Request {
     SetKeys(Account),
     SetDisabled(bool),
     Remove,
+    AddKeys(ScramKeys),
 }
 
 fn request(request: &Request) -> Vec<u8> {
@@ -179,6 +225,9 @@ impl HomeOp for AccountHome {
                 Some(bytes) => Some(Account::decode(&bytes)?),
                 None => None,
             };
+            if old.is_some() && matches!(request, Request::SetKeys(_)) {
+                clients::home::password_changed(tx).await?;
+            }
             Ok(vec![u8::from(self.decide(tx, old, request))])
         }
         .boxed()
@@ -193,6 +242,12 @@ impl AccountHome {
                 Account { created: old.created, disabled: old.disabled, ..keys }
             }
             (Request::SetDisabled(disabled), Some(old)) => Account { disabled, ..old },
+            (Request::AddKeys(keys), Some(mut old)) => {
+                if !old.complete(keys) {
+                    return false;
+                }
+                old
+            }
             (Request::Remove, Some(_)) => {
                 // The entry itself is the tombstone: replicas apply it in its place, whatever they had.
                 for store in self.stores.iter().filter(|store| **store != ACCOUNTS) {
@@ -270,8 +325,29 @@ mod tests {
         let (done, stored, _) = run(Request::SetKeys(second.clone())).await;
         let stored = stored.unwrap();
         assert!(done && stored.disabled && stored.scram_sha1.salt == second.scram_sha1.salt);
+        let keys = |hash| ScramKeys { hash, ..second.scram_sha512.clone() };
+        assert!(!run(Request::AddKeys(keys(Hash::Sha512))).await.0, "there are some");
+        let old = Account { scram_sha512: Account::no_keys(Hash::Sha512), ..second.clone() };
+        assert!(run(Request::SetKeys(old)).await.0);
+        let (done, stored, _) = run(Request::AddKeys(keys(Hash::Sha512))).await;
+        assert!(done && stored.unwrap().keys().count() == 3);
         assert!(matches!(run(Request::Remove).await, (true, None, 1)));
+        assert!(!run(Request::AddKeys(keys(Hash::Sha512))).await.0);
         assert!(!run(Request::Remove).await.0);
+    }
+
+    #[tokio::test]
+    async fn an_account_of_before_sha_512_is_read() {
+        let new = account("pw").await;
+        let older = (&new.scram_sha1, &new.scram_sha256, 7_u64, true);
+        let read = Account::decode(&postcard::to_stdvec(&older).unwrap()).unwrap();
+        assert!(read.disabled && read.created == 7);
+        assert_eq!(
+            read.keys().map(|keys| keys.hash).collect::<Vec<_>>(),
+            [Hash::Sha256, Hash::Sha1]
+        );
+        assert_eq!(Account::decode(&new.encode()).unwrap().keys().count(), 3);
+        assert!(Account::decode(&new.encode()[..40]).is_err());
     }
 
     #[tokio::test]

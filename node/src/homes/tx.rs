@@ -177,6 +177,12 @@ impl Tx {
         tx
     }
 
+    /// The same, later.
+    pub(crate) fn at_ms(mut self, ms: u64) -> Tx {
+        self.at = Hlc::new(ms, 0);
+        self
+    }
+
     /// What the operation has changed; the next one sees it.
     pub(crate) fn changed(&mut self) -> Vec<Change> {
         self.keep()

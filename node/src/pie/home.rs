@@ -12,6 +12,7 @@ use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use xmpp::jid::BareJid;
 
+use crate::features::blocking::record::PRIVACY;
 use crate::features::offline::home::OFFLINE;
 use crate::features::private::home::PRIVATE;
 use crate::features::roster::record::{Contact, ROSTER, VERSION};
@@ -63,16 +64,19 @@ pub enum Shelf {
     Vcard,
     /// Private elements (XEP-0049).
     Private,
+    /// Privacy lists (XEP-0016): not XML, but rows of `features::blocking`.
+    Privacy,
 }
 
 impl Shelf {
     /// In the order in which they are read.
-    pub const ALL: [Shelf; 2] = [Shelf::Vcard, Shelf::Private];
+    pub const ALL: [Shelf; 3] = [Shelf::Vcard, Shelf::Private, Shelf::Privacy];
 
     fn store(self) -> &'static str {
         match self {
             Shelf::Vcard => VCARD,
             Shelf::Private => PRIVATE,
+            Shelf::Privacy => PRIVACY,
         }
     }
 }
@@ -279,6 +283,7 @@ mod tests {
         Account {
             scram_sha1: keys(Hash::Sha1),
             scram_sha256: keys(Hash::Sha256),
+            scram_sha512: keys(Hash::Sha512),
             created: 7,
             disabled: false,
         }

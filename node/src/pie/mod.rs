@@ -4,12 +4,12 @@
 //! user has), both as a stream: never more than one user is in memory. `home` is what an account's home does for it. Called
 //! by `cli::user` and `app::portable`. The values are those of `admin`.
 //!
-//! Read, not written: a `password`, in clear or as ejabberd writes SCRAM (`scram:…`); the namespace of the drafts; files
+//! Read, not written: a `password`, in clear or as ejabberd writes SCRAM (`scram:…`); SCRAM as old versions of Prosody write it, as
+//! attributes of their own namespace; the namespace of the drafts; files
 //! that include each other (XInclude, §5). What the XEP has no place for, when an account was made and whether it is
 //! disabled, is in `<account xmlns='urn:pangaea:export:0' created='…' disabled='true'/>`.
 //!
-//! Left out: privacy lists, archives, and what this server does not keep (PEP). It is passed over, and
-//! counted.
+//! Left out: archives, and what this server does not keep (PEP). It is passed over, and counted.
 
 pub mod home;
 mod part;

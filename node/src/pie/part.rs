@@ -56,6 +56,11 @@ impl Part<'_> {
                 let read = user::private(self.user, &element, self.unknown);
                 self.at(tag, read)
             }
+            ("query", ns::PRIVACY) => {
+                let element = self.element(tag)?;
+                let read = user::privacy(self.user, element, self.hosts);
+                self.at(tag, read)
+            }
             ("presence", ns)
                 if (ours || ns == ns::CLIENT) && tag.attr("type") == Some("subscribe") =>
             {

@@ -16,6 +16,9 @@ use super::source::{Piece, Source, Tag};
 use super::{FILES_OPEN_MAX, Hosts, UNKNOWN_MAX, USER_BYTES_MAX, Wrong, user};
 use crate::admin::UserExport;
 
+/// Attributes that Prosody makes of what XEP-0227 has no place for.
+const PROSODY: &str = "http://prosody.im/protocol/extended-xep0227";
+
 /// A user of the document.
 #[derive(Debug)]
 pub struct User {
@@ -195,6 +198,7 @@ impl Reader {
         let mut at = source.wrong_at(tag.line, format!("{name}@{host}"));
         let mut user = UserExport::default();
         let mut fault = None;
+        let mut properties = user::Properties::default();
         match BareJid::new(Some(name), host)
             .ok()
             .filter(|jid| !name.is_empty() && jid.local().is_some())
@@ -214,6 +218,7 @@ impl Reader {
                 // How ejabberd once said that there is SCRAM in `password`.
                 ("", "password-format") => {}
                 ("", name) => self.unknown.note(&format!("the attribute {name} of <user/>")),
+                (PROSODY, name) if user::property(&mut properties, name, value) => {}
                 (ns, name) => {
                     self.unknown.note(&format!("the attribute {{{ns}}}{name} of <user/>"))
                 }
@@ -241,6 +246,11 @@ impl Reader {
                     }
                 }
             }
+        }
+        if fault.is_none()
+            && let Err(what) = properties.finish(&mut user)
+        {
+            fault = Some(Wrong { what, ..at.clone() });
         }
         Ok(User { at, read: fault.map_or(Ok(user), Err) })
     }

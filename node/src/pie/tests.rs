@@ -83,6 +83,10 @@ fn juliet() -> UserExport {
             "<storage xmlns='storage:bookmarks'><conference jid='r@c.example'/></storage>".to_owned(),
             "<exodus xmlns='exodus:prefs'>x</exodus>".to_owned(),
         ],
+        privacy: Some(
+            "<query xmlns='jabber:iq:privacy'><list name='a'><item type='jid' value='tybalt@capulet.example' action='deny' order='1'/></list></query>"
+                .to_owned(),
+        ),
         offline: vec![
             "<message to='juliet@capulet.example/balcony' from='romeo@montague.example/orchard' type='chat'>\
              <body>Neither, fair saint &amp; so on.\n</body>\
@@ -181,7 +185,9 @@ fn documents_of_ejabberd_are_understood() {
          <user name='juliet' password='scram:{SHA1},{SHA1},c2FsdA==,10000'>\
          <offline-messages><message xmlns='jabber:client' from='romeo@montague.example/o' to='juliet@capulet.example' type='chat'>\
          <body>hi</body><delay xmlns='urn:xmpp:delay' stamp='2026-07-21T00:32:29Z'/></message></offline-messages>\
-         <vCard xmlns='vcard-temp'/><query xmlns='jabber:iq:privacy'/>\
+         <vCard xmlns='vcard-temp'/><query xmlns='jabber:iq:privacy'><default name='a'/>\
+         <list name='a'><item action='deny' order='1' type='jid' value='tybalt@capulet.example'><message/></item></list></query>\
+         <query xmlns='urn:unknown'/>\
          <query xmlns='jabber:iq:roster'><item subscription='to' jid='romeo@montague.example' name=''>\
          <group>A</group><group>A</group></item></query>\
          <presence from='paris@verona.example' to='juliet@capulet.example' xmlns='jabber:client' type='subscribe'>\
@@ -199,10 +205,54 @@ fn documents_of_ejabberd_are_understood() {
     assert!(users[0].offline[0].contains("<body>hi</body>"), "{:?}", users[0].offline);
     let request = "<presence from='paris@verona.example' to='juliet@capulet.example' type='subscribe'><status>I am Paris</status></presence>";
     assert_eq!(users[0].requests, [request]);
+    let lists = "<query xmlns='jabber:iq:privacy'><default name='a'/><list name='a'>\
+        <item action='deny' order='1' type='jid' value='tybalt@capulet.example'><message/></item></list></query>";
+    assert_eq!(users[0].privacy.as_deref(), Some(lists));
     assert_eq!(users[1].password.as_deref(), Some("s3crEt"));
     assert_eq!(users[2].password, None);
     assert_eq!(users[0].vcard, None, "an empty one is none");
-    assert_eq!(unknown, ["1 <query xmlns='jabber:iq:privacy'/>"]);
+    assert_eq!(unknown, ["1 <query xmlns='urn:unknown'/>"]);
+}
+
+/// As the first `mod_storage_xep0227` wrote an account of `mod_auth_internal_hashed`.
+#[test]
+fn properties_of_prosody_are_credentials() {
+    let document = |attrs: &str| {
+        format!(
+            "<server-data xmlns='urn:xmpp:pie:0'><host jid='h'>\
+             <user name='juliet' xmlns:p='http://prosody.im/protocol/extended-xep0227' {attrs}/></host></server-data>"
+        )
+    };
+    let key = "0102030405060708090a0b0c0d0e0f1011121314";
+    let keys = format!("p:server_key='{key}' p:stored_key='{key}' p:salt='salt'");
+    let (user, unknown) = one(&document(&format!("{keys} p:iteration_count='10000'")));
+    assert_eq!(user.scram, [scram("SCRAM-SHA-1", SHA1)]);
+    assert_eq!(unknown, [""; 0]);
+    assert!(one(&document(&keys)).0.scram.is_empty());
+    for count in ["x", "0", "-1"] {
+        let text = document(&format!("{keys} p:iteration_count='{count}'"));
+        let (users, _) = read(reader(&text)).unwrap();
+        assert!(users[0].as_ref().is_err_and(|wrong| wrong.contains("no iteration count")));
+    }
+}
+
+#[test]
+fn secrets_of_ejabberd_are_of_several_hashes() {
+    for (text, expected) in [
+        (format!("{SHA1},{SHA1},c2FsdA==,10000"), Some(scram("SCRAM-SHA-1", SHA1))),
+        (format!("sha,{SHA1},{SHA1},c2FsdA==,10000"), Some(scram("SCRAM-SHA-1", SHA1))),
+        (format!("sha256,{SHA256},{SHA256},c2FsdA==,10000"), Some(scram("SCRAM-SHA-256", SHA256))),
+        (format!("sha256,{SHA1},{SHA1},c2FsdA==,10000"), None),
+        (format!("sha512,{SHA1},{SHA1},c2FsdA==,10000"), None),
+        (format!("md5,{SHA1},{SHA1},c2FsdA==,10000"), None),
+    ] {
+        let document = format!(
+            "<server-data xmlns='urn:xmpp:pie:0'><host jid='h'><user name='a' password='scram:{text}'/></host></server-data>"
+        );
+        let (user, _) = one(&document);
+        assert_eq!(user.scram, Vec::from_iter(expected.clone()), "{text}");
+        assert_eq!(user.password.is_some(), expected.is_none(), "{text}");
+    }
 }
 
 #[test]
@@ -219,6 +269,7 @@ fn a_host_may_have_another_name_here() {
     assert_eq!(contacts, expected);
     assert!(user.requests[0].contains("from='tybalt@new.example'"), "{:?}", user.requests);
     assert!(user.offline[0].contains("to='juliet@new.example/balcony'"), "{:?}", user.offline);
+    assert!(user.privacy.as_ref().is_some_and(|lists| lists.contains("'tybalt@new.example'")));
     assert!(Hosts::parse(&["a@b=c".to_owned()]).is_err());
 }
 

@@ -17,8 +17,8 @@ use super::{Hosts, Unknown};
 use crate::admin::{RosterItem, ScramCredentials, Subscription, UserExport};
 
 /// Mechanisms whose secrets an account has.
-pub(crate) const MECHANISMS: [(&str, Hash); 2] =
-    [("SCRAM-SHA-1", Hash::Sha1), ("SCRAM-SHA-256", Hash::Sha256)];
+pub(crate) const MECHANISMS: [(&str, Hash); 3] =
+    [("SCRAM-SHA-1", Hash::Sha1), ("SCRAM-SHA-256", Hash::Sha256), ("SCRAM-SHA-512", Hash::Sha512)];
 
 type Result<T> = std::result::Result<T, String>;
 
@@ -31,17 +31,25 @@ pub(super) fn password(user: &mut UserExport, value: &str) {
     }
 }
 
-/// `stored key,server key,salt,iterations`; `None` if it is anything else, hence a password that only looks like it.
+/// `stored key,server key,salt,iterations`, since it knows more hashes with `sha256,` or `sha512,` before all but SHA-1's; `None` if it is
+/// anything else, hence a password that only looks like it.
 fn ejabberd(text: &str) -> Option<ScramCredentials> {
+    let (hash, text) = match text.split_once(',') {
+        Some(("sha", rest)) => (Hash::Sha1, rest),
+        Some(("sha256", rest)) => (Hash::Sha256, rest),
+        Some(("sha512", rest)) => (Hash::Sha512, rest),
+        _ => (Hash::Sha1, text),
+    };
     let mut fields = text.split(',');
     let [stored, server, salt, count] = std::array::from_fn(|_| fields.next().unwrap_or_default());
     if fields.next().is_some() {
         return None;
     }
-    let key = |text| bytes_of(text, "").ok().filter(|key| key.len() == Hash::Sha1.digest_bytes());
+    let key = |text| bytes_of(text, "").ok().filter(|key| key.len() == hash.digest_bytes());
     (key(stored).is_some() && key(server).is_some()).then_some(())?;
+    let (mechanism, _) = MECHANISMS.iter().find(|(_, known)| *known == hash)?;
     Some(ScramCredentials {
-        mechanism: MECHANISMS[0].0.to_owned(),
+        mechanism: (*mechanism).to_owned(),
         iterations: count.parse().ok()?,
         salt: BASE64.encode(bytes_of(salt, "").ok()?),
         server_key: server.to_owned(),
@@ -180,6 +188,22 @@ pub(super) fn private(user: &mut UserExport, query: &Element, unknown: &mut Unkn
     Ok(())
 }
 
+/// Privacy lists, as ejabberd writes them. An empty query says nothing.
+pub(super) fn privacy(user: &mut UserExport, mut query: Element, hosts: &Hosts) -> Result<()> {
+    if user.privacy.is_some() {
+        return Err("privacy lists stand here twice".to_owned());
+    }
+    for list in query.children_mut() {
+        for item in list.children_mut().filter(|item| item.attr("type") == Some("jid")) {
+            readdress(item, "value", hosts)?;
+        }
+    }
+    if query.children().next().is_some() {
+        user.privacy = Some(text(&query)?);
+    }
+    Ok(())
+}
+
 fn text(element: &Element) -> Result<String> {
     String::from_utf8(element.to_bytes()).map_err(|error| error.to_string())
 }
@@ -235,6 +259,69 @@ fn readdress(element: &mut Element, attr: &str, hosts: &Hosts) -> Result<()> {
 fn address(text: &str, hosts: &Hosts) -> Result<Jid> {
     let jid = Jid::parse(text).map_err(|error| format!("{text:?}: {error}"))?;
     hosts.jid(&jid).ok_or_else(|| format!("{text:?} has no address here"))
+}
+
+/// A property of an account that old versions of Prosody write as an attribute of their own namespace, of `mod_auth_internal_hashed`: what
+/// SCRAM-SHA-1 needs, the keys in hexadecimal and the salt as it is. `false`: it is none.
+pub(super) fn property(found: &mut Properties, name: &str, value: &str) -> bool {
+    let slot = match name {
+        "iteration_count" => &mut found.iteration_count,
+        "salt" => &mut found.salt,
+        "server_key" => &mut found.server_key,
+        "stored_key" => &mut found.stored_key,
+        // When it was last changed; nothing here.
+        "updated" => return true,
+        _ => return false,
+    };
+    *slot = Some(value.to_owned());
+    true
+}
+
+/// See [`property`].
+#[derive(Default)]
+pub(super) struct Properties {
+    iteration_count: Option<String>,
+    salt: Option<String>,
+    server_key: Option<String>,
+    stored_key: Option<String>,
+}
+
+impl Properties {
+    /// The credentials they make; nothing if there are none.
+    pub(super) fn finish(self, user: &mut UserExport) -> Result<()> {
+        let Self { iteration_count, salt, server_key, stored_key } = self;
+        let (Some(count), Some(salt), Some(server_key), Some(stored_key)) =
+            (iteration_count, salt, server_key, stored_key)
+        else {
+            return Ok(());
+        };
+        let name = MECHANISMS[0].0;
+        if user.scram.iter().any(|known| known.mechanism == name) {
+            return Ok(());
+        }
+        let key = |text: &str| {
+            let bytes = unhex(text).filter(|key| key.len() == Hash::Sha1.digest_bytes());
+            bytes.map(|key| BASE64.encode(key)).ok_or_else(|| format!("{text:?} is no key"))
+        };
+        // A number of Lua.
+        let iterations = count.trim().split('.').next().and_then(|count| count.parse().ok());
+        user.scram.push(ScramCredentials {
+            mechanism: name.to_owned(),
+            iterations: iterations
+                .filter(|count| *count > 0)
+                .ok_or_else(|| format!("{count:?} is no iteration count"))?,
+            salt: BASE64.encode(salt),
+            server_key: key(&server_key)?,
+            stored_key: key(&stored_key)?,
+        });
+        Ok(())
+    }
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let is_hex = text.len().is_multiple_of(2) && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let byte = |at: usize| u8::from_str_radix(&text[at..at + 2], 16).ok();
+    is_hex.then(|| (0..text.len()).step_by(2).map(byte).collect()).flatten()
 }
 
 /// Our own element.

@@ -68,6 +68,9 @@ impl<W: Write> Writer<W> {
             let kept = kept.collect::<Result<Vec<_>, _>>().map_err(invalid)?;
             self.element(&Element::new("query", ns::PRIVATE).with_children(kept))?;
         }
+        if let Some(lists) = &user.privacy {
+            self.element(&Element::parse(lists.as_bytes()).map_err(invalid)?)?;
+        }
         self.messages(&user.offline)
     }
 

@@ -24,17 +24,15 @@ pub fn choose<H: Clone>(
     match (stanza.kind(), stanza.type_(), resource) {
         // §8.5.2.1.1, and §8.5.3.2.1: what was for a resource that is gone is for the others if it is chat, and for nobody else if not.
         (Kind::Message, Type::Normal, None) | (Kind::Message, Type::Chat, _) => {
-            let takers = || rows.iter().filter(|row| row.available && row.priority >= 0);
-            if takers().next().is_none() {
+            if !rows.iter().any(takes) {
                 return Choice::Nobody { file: storable(stanza) };
             }
-            let lit = takers().filter(willing).any(|row| row.lit);
-            send(takers().filter(willing).filter(|row| row.lit || !lit))
+            let best = best(rows, &refused);
+            send(rows.iter().filter(willing).filter(|row| takes(row) && Some(rank(row)) == best))
         }
         // §8.5.2.1.1: to all non-negative resources.
         (Kind::Message, Type::Headline, None) => {
-            let mut takers =
-                rows.iter().filter(|row| row.available && row.priority >= 0).peekable();
+            let mut takers = rows.iter().filter(|row| takes(row)).peekable();
             match takers.peek() {
                 Some(_) => send(takers.filter(willing)),
                 None => Choice::Nobody { file: false },
@@ -45,11 +43,29 @@ pub fn choose<H: Clone>(
     }
 }
 
-/// Whether a message to the account goes by a resource of it that takes none: that one may want a carbon copy (XEP-0280 §6).
+/// Whether it takes messages of the account (§8.5.2.1.1: a negative priority takes none).
+fn takes<H>(row: &Row<H>) -> bool {
+    row.available && row.priority >= 0
+}
+
+/// How much a message should go there: dark ones come last, then the priority says it.
+fn rank<H>(row: &Row<H>) -> (bool, i8) {
+    (row.lit, row.priority)
+}
+
+/// The rank of those that get a message to the account: §8.5.2.1.1 leaves open which of several, and it is those of the highest priority,
+/// as in other servers; the others get carbon copies if they want them.
+pub fn best<H>(rows: &[Row<H>], refused: impl Fn(&H) -> bool) -> Option<(bool, i8)> {
+    let willing = rows.iter().filter(|row| takes(row) && !row.here().is_some_and(&refused));
+    willing.map(rank).max()
+}
+
+/// Whether a message to the account goes by a resource of it that gets none: that one may want a carbon copy (XEP-0280 §6).
 pub fn passes_over<H: Clone>(stanza: &Stanza, rows: &[Row<H>]) -> bool {
     let resource = stanza.to().and_then(Jid::resource);
+    let first = rows.first().map(rank);
     stanza.kind() == Kind::Message
-        && !rows.iter().all(|row| row.available && row.priority >= 0)
+        && !rows.iter().all(|row| takes(row) && Some(rank(row)) == first)
         && resource.is_none_or(|resource| rows.iter().all(|row| row.full.resource() != resource))
 }
 
@@ -134,25 +150,28 @@ mod tests {
     fn every_stanza_goes_where_rfc_6121_8_5_says() {
         const ONE: &str = "a:0";
         const MANY: &str = "a:5 b:0 c:-1 d:x";
+        const EQUAL: &str = "a:3 b:3 c:2";
         const NEGATIVE: &str = "a:-1 b:-128 d:x";
         const DARK: &str = "a:5? b:0 c:1";
         const ALL_DARK: &str = "a:5? b:0?";
         const NONE: &str = "";
         // Section, kind, type, resource of the addressee, who is connected, what follows.
         let table = [
-            // To the bare JID, somebody takes messages. §8.5.2.1.1 leaves open whether one or all of several; it is all.
+            // To the bare JID, somebody takes messages. §8.5.2.1.1 leaves open who of several; it is all of the highest priority.
             ("8.5.2.1.1", "message", "", "", ONE, "a"),
-            ("8.5.2.1.1", "message", "", "", MANY, "a b"),
-            ("8.5.2.1.1", "message", "normal", "", MANY, "a b"),
+            ("8.5.2.1.1", "message", "", "", MANY, "a"),
+            ("8.5.2.1.1", "message", "", "", EQUAL, "a b"),
+            ("8.5.2.1.1", "message", "normal", "", MANY, "a"),
             ("8.5.2.1.1", "message", "chat", "", ONE, "a"),
-            ("8.5.2.1.1", "message", "chat", "", MANY, "a b"),
+            ("8.5.2.1.1", "message", "chat", "", MANY, "a"),
+            ("8.5.2.1.1", "message", "chat", "", EQUAL, "a b"),
             ("8.5.2.1.1", "message", "headline", "", MANY, "a b"),
             ("8.5.2.1.1", "message", "groupchat", "", MANY, "refused"),
             ("8.5.2.1.1", "message", "error", "", MANY, "nobody"),
-            ("8.5.2.1.1", "message", "unheard-of", "", MANY, "a b"), // §5.2.2: as normal.
+            ("8.5.2.1.1", "message", "unheard-of", "", MANY, "a"), // §5.2.2: as normal.
             // Dark: blueprint §7, a resource elsewhere is preferred; if there is none, the message waits in the link.
-            ("8.5.2.1.1", "message", "chat", "", DARK, "b c"),
-            ("8.5.2.1.1", "message", "normal", "", ALL_DARK, "a b"),
+            ("8.5.2.1.1", "message", "chat", "", DARK, "c"),
+            ("8.5.2.1.1", "message", "normal", "", ALL_DARK, "a"),
             ("8.5.2.1.1", "message", "headline", "", DARK, "a b c"),
             // Nobody takes messages: negative priorities do not count.
             ("8.5.2.2.1", "message", "", "", NONE, "filed"),
@@ -184,8 +203,8 @@ mod tests {
             ("8.5.3.2.1", "message", "groupchat", "/z", MANY, "nobody"),
             ("8.5.3.2.1", "message", "headline", "/z", MANY, "nobody"),
             ("8.5.3.2.1", "message", "error", "/z", MANY, "nobody"),
-            ("8.5.3.2.1", "message", "chat", "/z", MANY, "a b"),
-            ("8.5.3.2.1", "message", "chat", "/z", DARK, "b c"),
+            ("8.5.3.2.1", "message", "chat", "/z", MANY, "a"),
+            ("8.5.3.2.1", "message", "chat", "/z", DARK, "c"),
             ("8.5.3.2.1", "message", "chat", "/z", NEGATIVE, "filed"),
             ("8.5.3.2.1", "message", "chat", "/z", NONE, "filed"),
             ("8.5.3.2.2", "presence", "", "/z", MANY, "nobody"),
@@ -230,7 +249,9 @@ mod tests {
     #[test]
     fn a_message_to_the_account_passes_over_who_takes_none() {
         for (to, connected, expected) in [
-            ("", "a:5 b:0", false),
+            ("", "a:5 b:5", false),
+            ("", "a:5 b:0", true),
+            ("", "a:5 b:5?", true),
             ("", "a:5 b:-1", true),
             ("", "a:5 b:x", true),
             ("/b", "a:5 b:-1", false),

@@ -70,8 +70,16 @@ pub fn route_from(node: &Arc<Node>, stanza: Stanza, receipt: Option<Receipt>) {
         // Answered, and so handled: the receipt is dropped behind the answer.
         Destination::Service(at) => service::take(node, at, &stanza),
         Destination::Server | Destination::NoService => undeliverable(node, &stanza),
+        // XEP-0175 §3: whoever is not known here is not sent elsewhere.
+        Destination::Foreign if is_guest(node, &stanza) => {
+            bounce(node, &stanza, &StanzaError::not_allowed());
+        }
         Destination::Foreign => bounce(node, &stanza, &StanzaError::remote_server_not_found()),
     }
+}
+
+fn is_guest(node: &Node, stanza: &Stanza) -> bool {
+    stanza.from().is_some_and(|from| node.domains.has_guests(from.domain()))
 }
 
 fn to_account(node: &Arc<Node>, account: &BareJid, stanza: Stanza, receipt: Option<Receipt>) {
@@ -165,7 +173,7 @@ fn over(node: &Node, routed: &Routed) {
     }
 }
 
-/// Nobody who is there may have it, by the addressee's privacy lists: its sender has one error, as if nobody were there (XEP-0191 §5.3). A room
+/// Nobody who is there may have it, by the addressee's privacy lists: its sender has one error, as if nobody were there (XEP-0191 §3.3). A room
 /// that is blocked gets none, for it would take it for the occupant's end.
 pub fn denied(node: &Arc<Node>, routed: &Routed) {
     if routed.stanza.type_() == Type::Groupchat {

@@ -8,9 +8,11 @@ use xmpp::payload::carbons;
 use xmpp::stanza::{Kind, Stanza};
 use xmpp::stream::error::StreamError;
 
+use super::account;
 use crate::app::Node;
 use crate::feature::Action;
 use crate::features::blocking;
+use crate::features::push;
 use crate::geo::presence::{Presence, local_presence};
 use crate::session::{Control, Delivery, Item, Seat};
 
@@ -41,17 +43,36 @@ pub fn perform(
                     Presence { stanza, generation: Presence::ALWAYS, node: None, withdrawn: false };
                 local_presence(node, account.as_str(), &presence)
             }
-            Action::Multicast { presence, to } => node.geo.multicast(node, &presence, &to),
+            Action::Multicast { presence, to } => multicast(node, seat, &presence, to),
             Action::HandOut(seat) => crate::features::offline::hand_out(node, &seat),
             Action::Grant { seat, to } => node.geo.grant(node, &seat, &to),
             Action::Probe { from, to } => node.geo.probe_presence(node, &from, to),
             Action::Copy { account, except, sent, forwarded } => {
                 node.geo.carbon(node, &account, except.as_ref(), sent, &forwarded)
             }
+            Action::Call { account, entered: (via, order), message } => {
+                push::delivered(node, &account, via, order, &message);
+            }
             Action::Close(error) => close = Some(error),
         }
     }
     close
+}
+
+/// What the session itself shows goes to those who may see it at this moment (XEP-0191 §3.3).
+fn multicast(
+    node: &Arc<Node>,
+    seat: Option<&Arc<Seat>>,
+    presence: &Presence,
+    mut to: Vec<BareJid>,
+) {
+    match seat.filter(|seat| seat.generation == presence.generation) {
+        Some(seat) => seat.show(|| {
+            blocking::hide(seat, &mut to);
+            node.geo.multicast(node, presence, &to);
+        }),
+        None => node.geo.multicast(node, presence, &to),
+    }
 }
 
 /// Into one local mailbox. A full one refuses: an IQ or message is then bounced to its sender, presence is counted and dropped
@@ -95,10 +116,17 @@ pub fn local_carbons(
     sent: bool,
     forwarded: &Stanza,
 ) {
+    let refused = |seat: &Arc<Seat>| blocking::refuses(seat, forwarded);
+    // Who got the original, as the road has chosen.
+    let best = || node.directory.read(account.as_str(), |rows| account::best(rows, refused));
+    let best = if except.is_none() { best().flatten().map(|(_, priority)| priority) } else { None };
     for seat in seats_of(node, account.as_str()) {
         let has_it = match except {
             Some(except) => seat.full == *except,
-            None => seat.takes_messages() || forwarded.from() == Some(seat.address()),
+            None => {
+                (seat.takes_messages() && Some(seat.priority()) == best)
+                    || forwarded.from() == Some(seat.address())
+            }
         };
         let is_refused = !sent && blocking::refuses(&seat, forwarded);
         if seat.carbons() && !has_it && !is_refused {

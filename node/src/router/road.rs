@@ -16,6 +16,7 @@ use crate::app::Node;
 use crate::feature::{Action, Ctx};
 use crate::features::blocking;
 use crate::features::carbons::{self, without_private};
+use crate::features::push;
 use crate::geo::frame::{self, StanzaHead};
 use crate::session::{Delivery, Owed, Seat};
 
@@ -46,6 +47,7 @@ impl<'a> Road<'a> {
     pub fn deliver(&self, mut delivery: Delivery, here: &[Arc<Seat>]) -> usize {
         let sole = delivery.sole && here.len() == 1;
         let stanza = delivery.stanza.clone();
+        let entered = (delivery.via, delivery.order);
         if stanza.has_child("private", ns::CARBONS) {
             // XEP-0280 §9: for the servers, not for the client.
             delivery.stanza = without_private(&stanza);
@@ -63,6 +65,12 @@ impl<'a> Road<'a> {
             let mut ctx = Ctx::new(self.node, None);
             self.node.features.inbound(&mut ctx, &stanza, here);
             self.after.borrow_mut().append(&mut ctx.actions);
+            if let Some(seat) = here.iter().find(|seat| seat.pushes())
+                && push::is_news(&seat.bare, &stanza)
+            {
+                let account = seat.bare.clone();
+                self.after.borrow_mut().push(Action::Call { account, entered, message: stanza });
+            }
         }
         taken
     }

@@ -191,6 +191,9 @@ pub fn no_room(node: &Arc<Node>, seat: &Arc<Seat>, back: Vec<Delivery>) {
     let mut left = Left { alone: !others(node, seat), ..Left::default() };
     left.all(node, back.into_iter(), seat);
     router::put_back(node, &seat.bare, std::mem::take(&mut left.again));
+    for stanza in left.unanswered {
+        router::undeliverable(node, &stanza);
+    }
 }
 
 /// What a session leaves behind, by what becomes of it.
@@ -314,10 +317,12 @@ fn copies(node: &Arc<Node>, seat: &Seat, copies: Vec<Stanza>) {
     router::put_back(node, &seat.bare, again);
 }
 
-/// Whether another resource takes messages of the account.
+/// Whether another resource takes messages of the account, at the priority of this one at least: a copy that came here came there too.
 fn others(node: &Node, seat: &Seat) -> bool {
     let takes = |row: &Row<Arc<Seat>>| {
-        row.available && row.priority >= 0 && row.here().is_none_or(|here| **here != *seat)
+        row.available
+            && row.priority >= seat.took_at()
+            && row.here().is_none_or(|here| **here != *seat)
     };
     node.directory.read(seat.bare.as_str(), |rows| rows.iter().any(takes)).unwrap_or(false)
 }

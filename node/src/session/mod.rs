@@ -13,6 +13,8 @@ mod negotiate;
 mod pace;
 mod receipt;
 mod seat;
+#[cfg(test)]
+mod sign_in_tests;
 mod sm;
 mod stanza;
 mod task;

@@ -7,21 +7,28 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 use xmpp::jid::BareJid;
-use xmpp::sasl::{ChannelBindings, Credentials, Mechanism, Verdict};
+use xmpp::ns;
+use xmpp::sasl::{ChannelBindings, Credentials, Mechanism, Tokens, Verdict};
 use xmpp::sm::Nonza;
 use xmpp::stanza::error::Condition;
 use xmpp::stanza::is_language;
 use xmpp::stream::error::StreamError;
 use xmpp::stream::header::Framing;
 use xmpp::stream::negotiate::{Input, Output, Receiving, Tls};
+use xmpp::xml::element::Element;
 use xmpp::xml::framer::{Framer, Limits, Scan};
 
 use super::end::Alive;
-use super::sm::{Handover, resume};
+use super::sm::{Handover, Refused, enable_inline, resume};
 use super::{Seat, sm::Sm};
 use crate::app::Node;
-use crate::auth::Authenticator;
+use crate::auth::{About, Authenticator};
+use crate::feature::Ctx;
+use crate::features::archive;
+use crate::features::clients::sign_in::{self, SignedClient};
 use crate::features::register::Stranger;
+use crate::homes::accounts;
+use crate::router;
 use crate::transport::tcp::{Accepted, Admission};
 use crate::transport::{Buffer, Transport};
 
@@ -39,7 +46,7 @@ pub(super) struct Ready {
     pub output: Buffer,
     /// Its place in the node.
     pub seat: Arc<Seat>,
-    /// Stream management, if it resumed.
+    /// Stream management, if it resumed, or enabled it while binding.
     pub sm: Option<Box<Sm>>,
     /// Its promise to end, if it resumed.
     pub alive: Option<Alive>,
@@ -59,10 +66,12 @@ struct Talk<'a> {
     attempt: Option<Option<BareJid>>,
     /// What it does about an account of its own.
     stranger: Stranger,
+    /// What is signed in, if it has said so.
+    client: Option<SignedClient>,
 }
 
 enum End {
-    Ready(Arc<Seat>, Option<(Box<Sm>, Alive)>),
+    Ready(Arc<Seat>, Option<Box<Sm>>, Option<Alive>),
     Closed,
 }
 
@@ -71,7 +80,7 @@ pub(super) async fn run(node: &Arc<Node>, accepted: Accepted, direct: bool) -> O
     let Accepted { transport, peer, admission } = accepted;
     let deadline = Instant::now() + node.config.c2s.auth_deadline;
     let transport = if direct { transport.direct_tls(&node.tls).await.ok()? } else { transport };
-    let tls = tls_of(&transport);
+    let tls = tls_of(node, &transport);
     let seed = node.random::<32>();
     let offer = node.offer(peer.ip().is_loopback());
     let limits = Limits {
@@ -89,6 +98,7 @@ pub(super) async fn run(node: &Arc<Node>, accepted: Accepted, direct: bool) -> O
         machine: Receiving::new(offer, Framing::Stream, tls, seed),
         admission: Some(admission),
         attempt: None,
+        client: None,
         stranger: Stranger::default(),
     };
     let end = match tokio::time::timeout_at(deadline, talk.until_bound()).await {
@@ -100,9 +110,8 @@ pub(super) async fn run(node: &Arc<Node>, accepted: Accepted, direct: bool) -> O
     talk.attempt_over();
     let Talk { transport, mut framer, lang, input, output, .. } = talk;
     match end {
-        End::Ready(seat, resumed) => {
+        End::Ready(seat, sm, alive) => {
             seat.set_peer(peer);
-            let (sm, alive) = resumed.unzip();
             framer.set_limits(Limits {
                 element_bytes: node.config.limits.stanza_bytes_max as u32,
                 ..Limits::STANZA
@@ -119,10 +128,17 @@ pub(super) async fn run(node: &Arc<Node>, accepted: Accepted, direct: bool) -> O
     }
 }
 
-fn tls_of(transport: &Transport) -> Option<Tls> {
+fn not_resumed(refusal: Refused) -> Input {
+    match refusal {
+        Refused::NotFound { h } => Input::ResumeRefused { condition: Condition::ItemNotFound, h },
+        Refused::Broken(error) => Input::Broken(error),
+    }
+}
+
+fn tls_of(node: &Node, transport: &Transport) -> Option<Tls> {
     let info = transport.tls_info()?;
     let bindings = ChannelBindings { exporter: info.exporter, server_end_point: info.end_point };
-    Some(Tls { bindings, identities: Vec::new() })
+    Some(Tls { bindings, identities: node.authenticator.proved(&info.client_certificates) })
 }
 
 impl Talk<'_> {
@@ -182,6 +198,41 @@ impl Talk<'_> {
                     Some(tls) => Input::TlsReady(tls),
                     None => return Some(End::Closed),
                 },
+                Output::About(account) => {
+                    Input::About(match self.node.authenticator.about(&account).await {
+                        About::Known { hashes, .. } => hashes,
+                        About::Unknown | About::Unavailable => None,
+                    })
+                }
+                Output::LookUpTokens { account, client } => {
+                    Input::Tokens(match self.must_wait(&account) {
+                        false => sign_in::tokens(self.node, &account, &client).await,
+                        true => Tokens::Unavailable,
+                    })
+                }
+                Output::Upgrade { account, keys } => {
+                    if let Err(error) = accounts::add_keys(&self.node.homes, &account, keys).await {
+                        tracing::debug!(%account, %error, "keys its client has brought are not kept");
+                    }
+                    Input::Upgraded
+                }
+                Output::SignIn(asked) => {
+                    let (signed_in, client) = sign_in::sign_in(self.node, &asked).await;
+                    self.client = client;
+                    Input::SignedIn(signed_in)
+                }
+                Output::BindInline { account, resource, features } => {
+                    match self.node.bind(&account, Some(&resource)) {
+                        Ok(seat) => {
+                            let (sm, mut said) = self.enable(&seat, &features);
+                            said.extend(archive::bound(self.node, &seat).await);
+                            self.finish(Input::BoundInline(seat.full.clone(), said));
+                            self.begin(&seat, true);
+                            return Some(End::Ready(seat, sm, None));
+                        }
+                        Err(error) => Input::BindRefused(error),
+                    }
+                }
                 Output::LookUp { account, hash } => {
                     Input::Credentials(match self.must_wait(&account) {
                         false => self.node.authenticator.scram(&account, hash).await,
@@ -211,12 +262,9 @@ impl Talk<'_> {
                 Output::Bind { account, resource, .. } => {
                     match self.node.bind(&account, resource.as_deref()) {
                         Ok(seat) => {
-                            for output in self.machine.handle(Input::Bound(seat.full.clone())) {
-                                if let Output::Send(bytes) = output {
-                                    self.output.put(&bytes);
-                                }
-                            }
-                            return Some(End::Ready(seat, None));
+                            self.finish(Input::Bound(seat.full.clone()));
+                            self.begin(&seat, false);
+                            return Some(End::Ready(seat, None, None));
                         }
                         Err(error) => Input::BindRefused(error),
                     }
@@ -226,15 +274,19 @@ impl Talk<'_> {
                         Ok(Handover { seat, sm, alive }) => {
                             let handled = sm.handled.handled();
                             self.output.put(&Nonza::Resumed { previd, h: handled }.to_bytes());
-                            sm.resend(&mut self.output);
-                            return Some(End::Ready(seat, Some((sm, alive))));
+                            return Some(self.resumed(seat, sm, alive));
                         }
-                        Err(refusal) => match refusal {
-                            super::sm::Refused::NotFound { h } => {
-                                Input::ResumeRefused { condition: Condition::ItemNotFound, h }
-                            }
-                            super::sm::Refused::Broken(error) => Input::Broken(error),
-                        },
+                        Err(refusal) => not_resumed(refusal),
+                    }
+                }
+                Output::ResumeInline { account, previd, h } => {
+                    match resume(self.node, &account, &previd, h).await {
+                        Ok(Handover { seat, sm, alive }) => {
+                            let (jid, h) = (seat.full.clone(), sm.handled.handled());
+                            self.finish(Input::ResumedInline { jid, previd, h });
+                            return Some(self.resumed(seat, sm, alive));
+                        }
+                        Err(refusal) => not_resumed(refusal),
                     }
                 }
                 Output::Register(iq) => {
@@ -260,6 +312,42 @@ impl Talk<'_> {
             }
         }
         None
+    }
+
+    /// The machine's last word.
+    fn finish(&mut self, input: Input) {
+        for output in self.machine.handle(input) {
+            if let Output::Send(bytes) = output {
+                self.output.put(&bytes);
+            }
+        }
+    }
+
+    /// What a client asked for along with its bind, and what it is told of that.
+    fn enable(&self, seat: &Arc<Seat>, wanted: &[Element]) -> (Option<Box<Sm>>, Vec<Element>) {
+        let mut ctx = Ctx::new(self.node, Some(seat));
+        let (mut sm, mut said) = (None, Vec::new());
+        for request in wanted {
+            if request.ns() == ns::SM {
+                said.push(enable_inline(self.node, seat, &mut sm, request));
+            } else {
+                said.extend(self.node.features.bound(&mut ctx, request));
+            }
+        }
+        router::perform(self.node, Some(seat), ctx.actions);
+        (sm, said)
+    }
+
+    fn begin(&mut self, seat: &Arc<Seat>, inline: bool) {
+        if let Some(client) = self.client.take() {
+            sign_in::begin(self.node, seat, client, inline);
+        }
+    }
+
+    fn resumed(&mut self, seat: Arc<Seat>, sm: Box<Sm>, alive: Alive) -> End {
+        sm.resend(&mut self.output);
+        self.begin(&seat, false);
+        End::Ready(seat, Some(sm), Some(alive))
     }
 
     fn authenticated(&mut self, account: &BareJid, mechanism: Mechanism) {
@@ -312,7 +400,7 @@ impl Talk<'_> {
         transport.write(&mut self.output).await.ok()?;
         let transport = transport.start_tls(&self.node.tls).await.ok()?;
         self.framer.restart();
-        let tls = tls_of(&transport);
+        let tls = tls_of(self.node, &transport);
         self.transport = Some(transport);
         tls
     }

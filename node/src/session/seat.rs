@@ -2,8 +2,8 @@
 //! The session task owns everything else. A row of the session table points here.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI8, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI8, AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use global_distrib::NodeIx;
 use parking_lot::Mutex;
@@ -26,6 +26,8 @@ const INACTIVE: u8 = 8;
 const PRIVACY: u8 = 32;
 /// There is a guard.
 const GUARDED: u8 = 16;
+/// Older messages are being handed out.
+const CATCHING_UP: u8 = 64;
 const INVISIBLE: u8 = 128;
 
 /// Bound on newer messages that wait while older ones are handed out; beyond it they are refused like by a full mailbox.
@@ -46,7 +48,12 @@ pub struct Seat {
     /// What it has to write.
     pub mailbox: Mailbox<Item>,
     flags: AtomicU8,
+    /// Its client's key (see `features::clients`), and whether it was bound by Bind 2.
+    client: OnceLock<(Box<str>, bool)>,
+    /// Devices of its account are registered for pushes.
+    pushes: AtomicBool,
     priority: AtomicI8,
+    took_at: AtomicI8,
     presence: Mutex<Shown>,
     roster: Mutex<Watch>,
     /// The id of the last filed message it was handed.
@@ -69,6 +76,24 @@ struct Newer {
     running: u32,
     waiting: Vec<Delivery>,
     bytes: usize,
+}
+
+impl Newer {
+    /// False: there is no room.
+    fn wait(&mut self, delivery: Delivery) -> bool {
+        let bytes = delivery.stanza.bytes().len();
+        if self.bytes + bytes > NEWER_BYTES_MAX {
+            return false;
+        }
+        self.bytes += bytes;
+        self.waiting.push(delivery);
+        true
+    }
+
+    /// Whether something of that sender waits.
+    fn has_of(&self, from: Option<&Jid>) -> bool {
+        self.waiting.iter().rev().any(|waiting| waiting.stanza.from() == from)
+    }
 }
 
 /// What it has been told of its account's roster (RFC 6121 §2.1.6).
@@ -198,7 +223,10 @@ impl Seat {
             generation,
             mailbox,
             flags: AtomicU8::new(0),
+            client: OnceLock::new(),
+            pushes: AtomicBool::new(false),
             priority: AtomicI8::new(-1),
+            took_at: AtomicI8::new(0),
             presence: Mutex::default(),
             roster: Mutex::default(),
             read: Mutex::default(),
@@ -235,20 +263,15 @@ impl Seat {
     }
 
     /// Takes a stanza for the client; false when there is no room, or the session is over. A message waits while older ones are being
-    /// handed out; an error does not: it is an answer to this session, and nobody else's if the session hides meanwhile.
+    /// handed out, and whatever else its sender sends waits behind it (RFC 6120 §10.1); an error does not: it is an answer to this session,
+    /// and nobody else's if the session hides meanwhile.
     pub fn take(&self, delivery: Delivery) -> bool {
         let waits =
             delivery.stanza.kind() == Kind::Message && delivery.stanza.type_() != Type::Error;
         if waits {
             let mut newer = self.newer.lock();
             if let Some(newer) = newer.as_mut() {
-                let bytes = delivery.stanza.bytes().len();
-                if newer.bytes + bytes > NEWER_BYTES_MAX {
-                    return false;
-                }
-                newer.bytes += bytes;
-                newer.waiting.push(delivery);
-                return true;
+                return newer.wait(delivery);
             }
             // Under the lock, so that the end of the catching up comes before or after, never between.
             return self.mailbox.push(Item::Stanza(delivery)).is_ok();
@@ -256,12 +279,21 @@ impl Seat {
         if delivery.stanza.kind() == Kind::Presence {
             self.hears_of_end(&delivery.stanza);
         }
+        if self.has(CATCHING_UP)
+            && delivery.stanza.type_() != Type::Error
+            && let Some(newer) = self.newer.lock().as_mut()
+            && newer.has_of(delivery.stanza.from())
+        {
+            return newer.wait(delivery);
+        }
         self.mailbox.push(Item::Stanza(delivery)).is_ok()
     }
 
     /// From now on newer messages wait.
     pub fn begin_catching_up(&self) {
-        self.newer.lock().get_or_insert_default().running += 1;
+        let mut newer = self.newer.lock();
+        newer.get_or_insert_default().running += 1;
+        self.set(CATCHING_UP, true);
     }
 
     /// An older message, ahead of those that wait; its order is its id at the home.
@@ -289,16 +321,30 @@ impl Seat {
         Some(*self.handed.lock()).filter(|id| *id > 0)
     }
 
-    /// It takes no messages any more: what waits behind older ones is given back.
+    /// It takes no messages any more: those that wait behind older ones are given back, and what is for this session alone goes on.
     pub fn take_newer(&self) -> Vec<Delivery> {
         let mut newer = self.newer.lock();
-        newer
-            .as_mut()
-            .map(|newer| {
-                newer.bytes = 0;
-                std::mem::take(&mut newer.waiting)
-            })
-            .unwrap_or_default()
+        let Some(newer) = newer.as_mut() else { return Vec::new() };
+        newer.bytes = 0;
+        let waiting = std::mem::take(&mut newer.waiting);
+        self.go_on(waiting, false)
+    }
+
+    /// Into the mailbox, in order. What finds no room is given back, with the messages behind it; all messages, unless they may go on.
+    fn go_on(&self, waiting: Vec<Delivery>, messages: bool) -> Vec<Delivery> {
+        let mut back: Vec<Delivery> = Vec::new();
+        let mut held = !messages;
+        for delivery in waiting {
+            if held && delivery.stanza.kind() == Kind::Message {
+                back.push(delivery);
+            } else if let Err(refused) = self.mailbox.push(Item::Stanza(delivery))
+                && let Item::Stanza(delivery) = refused.into_item()
+            {
+                held = true;
+                back.push(delivery);
+            }
+        }
+        back
     }
 
     /// What waited goes on, in order; what finds no room any more is given back. All of it, if what is older was not handed out (`whole`).
@@ -311,16 +357,8 @@ impl Seat {
             }
         }
         let waiting = newer.take().map(|newer| newer.waiting).unwrap_or_default();
-        let mut back = Vec::new();
-        for delivery in waiting {
-            if !whole || !back.is_empty() {
-                back.push(delivery);
-            } else if let Err(refused) = self.mailbox.push(Item::Stanza(delivery))
-                && let Item::Stanza(delivery) = refused.into_item()
-            {
-                back.push(delivery);
-            }
-        }
+        let back = self.go_on(waiting, whole);
+        self.set(CATCHING_UP, false);
         back
     }
 
@@ -344,6 +382,16 @@ impl Seat {
 
     fn has(&self, bit: u8) -> bool {
         self.flags.load(Ordering::Acquire) & bit != 0
+    }
+
+    /// Which client it is, if that has said so (XEP-0388), and whether it was bound by Bind 2.
+    pub fn client(&self) -> Option<(&str, bool)> {
+        self.client.get().map(|(key, inline)| (key.as_ref(), *inline))
+    }
+
+    /// Says which client it is; once.
+    pub fn set_client(&self, key: &str, inline: bool) {
+        let _ = self.client.set((key.into(), inline)); // A session that goes on is the same client's.
     }
 
     /// XEP-0280 is on.
@@ -371,6 +419,16 @@ impl Seat {
         self.has(INACTIVE)
     }
 
+    /// Its account has devices that are registered for pushes (XEP-0357).
+    pub fn pushes(&self) -> bool {
+        self.pushes.load(Ordering::Acquire)
+    }
+
+    /// It has some, or none.
+    pub fn set_pushes(&self, any: bool) {
+        self.pushes.store(any, Ordering::Release);
+    }
+
     /// What its client says of that. Before the session begins (Bind 2) this is all there is to do; later it is the session's.
     pub fn set_inactive(&self, inactive: bool) {
         self.set(INACTIVE, inactive);
@@ -382,14 +440,15 @@ impl Seat {
         if self.has(GUARDED) { self.guard.lock().clone() } else { None }
     }
 
-    /// Another list is in effect, or none. Returns the one before.
+    /// Another list is in effect, or none. Returns the one before. Not while it shows itself: who may not see it any more is told after.
     pub fn set_guard(&self, guard: Option<Arc<Guard>>) -> Option<Arc<Guard>> {
+        let _shown = self.presence.lock();
         let mut held = self.guard.lock();
         self.set(GUARDED, guard.is_some());
         std::mem::replace(&mut *held, guard)
     }
 
-    /// It asked for its block list: changes are pushed to it (XEP-0191 §5.3).
+    /// It asked for its block list: changes are pushed to it (XEP-0191 §3.3).
     pub fn follows_blocklist(&self) -> bool {
         self.has(BLOCKLIST)
     }
@@ -475,6 +534,16 @@ impl Seat {
         self.available() && self.priority.load(Ordering::Acquire) >= 0
     }
 
+    /// Its priority; -1 while it is not available.
+    pub fn priority(&self) -> i8 {
+        self.priority.load(Ordering::Acquire)
+    }
+
+    /// The last priority at which it took messages of its account; 0 before it has taken any.
+    pub fn took_at(&self) -> i8 {
+        self.took_at.load(Ordering::Acquire)
+    }
+
     /// XEP-0186 is on: nobody is shown its presence.
     pub fn invisible(&self) -> bool {
         self.has(INVISIBLE)
@@ -495,9 +564,9 @@ impl Seat {
         was
     }
 
-    /// Whether it shows any presence.
+    /// Whether it shows any presence. Takes no lock: rows are read where it is asked, and what is shown goes out where rows are read.
     pub fn is_shown(&self) -> bool {
-        self.presence.lock().last.is_some()
+        self.available() && !self.invisible()
     }
 
     /// Its last presence, if available.
@@ -513,6 +582,12 @@ impl Seat {
         }
     }
 
+    /// It shows itself: a list that comes into effect comes before that or after it, never between the look at the list and the word.
+    pub fn show(&self, tell: impl FnOnce()) {
+        let _shown = self.presence.lock();
+        tell();
+    }
+
     /// New presence (`None`: unavailable), which an invisible one keeps to itself. Returns whether it showed any before.
     pub fn set_presence(&self, presence: Option<Stanza>) -> bool {
         self.set(AVAILABLE, presence.is_some());
@@ -523,6 +598,9 @@ impl Seat {
     /// New priority; -1 stands for "not available". Returns whether messages to the account now reach it and did not before.
     pub fn set_priority(&self, priority: i8) -> bool {
         let before = self.priority.swap(priority, Ordering::AcqRel);
+        if priority >= 0 {
+            self.took_at.store(priority, Ordering::Release);
+        }
         before < 0 && priority >= 0
     }
 

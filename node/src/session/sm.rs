@@ -22,6 +22,7 @@ use super::end::Alive;
 use super::task::{Close, Session};
 use super::{Control, Delivery, Handled, Item, Seat};
 use crate::app::Node;
+use crate::features::{archive, push};
 use crate::transport::Buffer;
 use crate::{outbox, router};
 
@@ -189,7 +190,9 @@ pub(super) async fn resume(
     // `<resumed/>` tells how much was handled, and the client sends the rest again: so what it has sent must be safe before.
     let safe_by = Instant::now() + SAFE_DEADLINE;
     while handover.sm.handled.open() > 0 && Instant::now() < safe_by {
-        if !outbox::flush(node, safe_by).await {
+        let written = outbox::flush(node, safe_by).await;
+        archive::queue::flush(node).await;
+        if !written || handover.sm.handled.open() > 0 {
             sleep(SAFE_RETRY).await;
         }
     }
@@ -197,6 +200,40 @@ pub(super) async fn resume(
     handover.sm.asked_at = None;
     node.metrics.resumed.inc();
     Ok(handover)
+}
+
+/// Stream management for a session that has none, and what its client is told.
+fn enable(node: &Arc<Node>, seat: &Arc<Seat>, resume: bool, max: Option<u32>) -> (Box<Sm>, Nonza) {
+    let limits = &node.config.limits;
+    // The client may want less, not more.
+    let wish = max.map_or(Duration::MAX, |max| Duration::from_secs(max.into()));
+    let timeout = limits.sm_timeout.min(wish);
+    let id = resume.then(|| node.token());
+    if let Some(id) = &id {
+        node.resumable.add(id.clone(), seat.clone());
+    }
+    let max = id.as_ref().map(|_| u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX));
+    let enabled = Nonza::Enabled { id: id.clone(), max, location: None };
+    (Box::new(Sm::new(seat, id, timeout, limits)), enabled)
+}
+
+/// The same while it is being bound (XEP-0386 §3.2): every request of XEP-0198 in there gets its answer, and one is enough.
+pub(super) fn enable_inline(
+    node: &Arc<Node>,
+    seat: &Arc<Seat>,
+    sm: &mut Option<Box<Sm>>,
+    request: &Element,
+) -> Element {
+    let failed = |condition| Nonza::Failed { condition, h: None }.element();
+    match Nonza::parse(request) {
+        Some(Ok(Nonza::Enable { resume, max })) if sm.is_none() => {
+            let (made, enabled) = enable(node, seat, resume, max);
+            *sm = Some(made);
+            enabled.element()
+        }
+        Some(Err(Malformed::Failed(condition))) => failed(condition),
+        _ => failed(Condition::UnexpectedRequest),
+    }
 }
 
 /// The old task's part of [`resume`]. If the new connection is gone already, the session goes on as it was.
@@ -228,17 +265,9 @@ impl Session {
         match nonza {
             Nonza::Enable { .. } if self.sm.is_some() => self.failed(Condition::UnexpectedRequest),
             Nonza::Enable { resume, max } => {
-                let limits = &self.node.config.limits;
-                // The client may want less, not more.
-                let wish = max.map_or(Duration::MAX, |max| Duration::from_secs(max.into()));
-                let timeout = limits.sm_timeout.min(wish);
-                let id = resume.then(|| self.node.token());
-                if let Some(id) = &id {
-                    self.node.resumable.add(id.clone(), self.seat.clone());
-                }
-                let max = id.as_ref().map(|_| u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX));
-                self.output.put(&Nonza::Enabled { id: id.clone(), max, location: None }.to_bytes());
-                self.sm = Some(Box::new(Sm::new(&self.seat, id, timeout, limits)));
+                let (sm, enabled) = enable(&self.node, &self.seat, resume, max);
+                self.output.put(&enabled.to_bytes());
+                self.sm = Some(sm);
                 Ok(())
             }
             // Only before bind (XEP-0198 §5).
@@ -283,6 +312,7 @@ pub(super) async fn hibernate(
 ) -> Option<Handover> {
     node.metrics.hibernating.inc();
     let seat = session.seat.clone();
+    push::asleep(node, &seat, session.sm.out.unacked());
     let mut mail = Vec::new();
     let outcome = loop {
         let drained =
@@ -294,7 +324,10 @@ pub(super) async fn hibernate(
         let mut taken = None;
         for item in mail.drain(..) {
             match item {
-                Item::Stanza(delivery) => over |= !session.sm.keep(delivery),
+                Item::Stanza(delivery) => {
+                    push::missed(node, &seat, &delivery);
+                    over |= !session.sm.keep(delivery);
+                }
                 Item::Control(Control::Resume(reply)) => taken = Some(reply),
                 Item::Control(Control::Close(_)) => over = true,
                 Item::Control(Control::Tick | Control::Handled { .. }) => {}

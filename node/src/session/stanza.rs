@@ -106,10 +106,11 @@ fn iq(ctx: &mut Ctx<'_>, stanza: Stanza) -> Flow {
             }
         },
     };
-    if !request {
-        return Flow::Done; // An answer to a question of ours (a roster push, a ping): nothing waits for it.
-    }
     let iq = Iq { stanza, target };
+    if !request {
+        ctx.node.features.answer(ctx, &iq); // To a question of ours (a roster push, a ping).
+        return Flow::Done;
+    }
     if let Target::Account { account, own: false } = &iq.target {
         let (node, seat, account) = (ctx.node.clone(), ctx.seat.cloned(), account.clone());
         return Flow::Later(Box::pin(async move { of_another(&node, seat, &account, iq).await }));
@@ -124,7 +125,7 @@ fn answered(ctx: &mut Ctx<'_>, iq: &Iq) -> Flow {
     }
 }
 
-/// A request that somebody else's account is to answer, unless it has blocked the sender (XEP-0191 §5.3).
+/// A request that somebody else's account is to answer, unless it has blocked the sender (XEP-0191 §3.3).
 async fn of_another(
     node: &Arc<Node>,
     seat: Option<Arc<Seat>>,

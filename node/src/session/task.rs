@@ -49,6 +49,8 @@ pub(super) struct Session {
     pub(super) output: Buffer,
     pub(super) sm: Option<Box<Sm>>,
     pub(super) alive: Option<Alive>,
+    /// It goes on from another connection.
+    is_resumed: bool,
     /// While the client is inactive (XEP-0352).
     pub(super) held: Option<Box<HeldBack>>,
     mail: Vec<Item>,
@@ -88,8 +90,9 @@ impl Session {
     /// A session that was just bound or resumed.
     pub(super) fn begin(node: Arc<Node>, ready: Ready) -> Box<Self> {
         let Ready { transport, framer, lang, input, output, seat, sm, alive } = ready;
+        let is_resumed = alive.is_some();
         let alive = Some(alive.unwrap_or_else(|| Alive::new(&node, &seat)));
-        if sm.is_some() {
+        if is_resumed {
             seat.set_inactive(false); // A client that resumes is active until it says otherwise (XEP-0352 §3).
         }
         let held = seat.inactive().then(|| held_back(&node));
@@ -103,6 +106,7 @@ impl Session {
             output,
             sm,
             alive,
+            is_resumed,
             held,
             mail: Vec::new(),
             unwritten: VecDeque::new(),
@@ -114,8 +118,7 @@ impl Session {
 
     /// Until the session is over, hibernation included.
     pub(super) async fn run(mut self: Box<Self>) {
-        let resumed = self.sm.is_some();
-        let event = if resumed { SessionEvent::Resumed } else { SessionEvent::Bound };
+        let event = if self.is_resumed { SessionEvent::Resumed } else { SessionEvent::Bound };
         let mut close = self.tell(event).await;
         // What came in one segment with the bind.
         if close.is_none() {

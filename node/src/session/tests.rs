@@ -12,6 +12,7 @@ use crate::features::offline::home::OFFLINE;
 use crate::storage::Page;
 use crate::testing::{House, Wire, bare, jid};
 use crate::transport::Buffer;
+use crate::transport::tcp::{Accepted, Gate, GateLimits};
 use std::time::Duration;
 
 const OPEN: &[u8] = b"<stream:stream xmlns='jabber:client' \
@@ -428,6 +429,33 @@ async fn an_account_has_so_many_sessions_and_no_more() {
     assert!(nonsense.is_err());
 }
 
+#[tokio::test]
+async fn who_does_not_get_to_the_bind_in_time_is_told_so() {
+    // B-059; B-058: a tag that never ends is no different.
+    let house = House::new().await;
+    let open = std::str::from_utf8(OPEN).expect("text");
+    for begun in ["", open, "<stream:stream xmlns='jabber:client'"] {
+        let (transport, mut line) = Wire::pair();
+        let peer = transport.peer_addr().expect("an address");
+        let admission = Gate::new(GateLimits::default()).admit(peer.ip()).expect("let in");
+        let accepted = Accepted { transport, peer, admission };
+        line.write_all(begun.as_bytes()).await.expect("sent");
+        tokio::time::pause();
+        let node = house.node.clone();
+        let task = tokio::spawn(async move { serve(node, accepted, false).await });
+        let mut said = String::new();
+        let read = line.read_to_string(&mut said).await;
+        tokio::time::resume();
+        read.expect("read");
+        task.await.expect("the session ends");
+        assert!(said.contains("<stream:stream"), "{said}");
+        assert!(
+            said.contains("<connection-timeout") && said.ends_with("</stream:stream>"),
+            "{said}"
+        );
+    }
+}
+
 fn pings(count: usize, prefix: &str) -> String {
     let ping = |n| format!("<iq type='get' id='{prefix}{n}'><ping xmlns='urn:xmpp:ping'/></iq>");
     (0..count).map(ping).collect()
@@ -465,5 +493,20 @@ async fn who_sends_presence_or_changes_its_roster_too_fast_is_closed_where_that_
         romeo.sends(&stanza.repeat(3)).await;
         let said = romeo.rest().await;
         assert!(said.contains("<policy-violation") && said.contains("<too-many-stanzas"), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_is_told_how_much_it_may_say_at_once() {
+    // XEP-0478: before the sign-in, and after it.
+    let house = House::with("[limits]\nstanza_bytes_max = '20000B'\n").await;
+    let offer = house.node.offer(true);
+    for (features, bytes) in [
+        (&offer.features_before_auth, "<max-bytes>16384</max-bytes>"),
+        (&offer.features_after_auth, "<max-bytes>20000</max-bytes>"),
+    ] {
+        let features = String::from_utf8_lossy(features);
+        assert!(features.contains("<limits xmlns='urn:xmpp:stream-limits:0'>"), "{features}");
+        assert!(features.contains(bytes), "{features}");
     }
 }

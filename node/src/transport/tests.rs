@@ -146,7 +146,7 @@ async fn check_tls(version: &'static rustls::SupportedProtocolVersion, tls13: bo
         .export_keying_material([0_u8; 32], b"EXPORTER-Channel-Binding", Some(&[]))
         .expect("exports");
     assert_eq!(info.exporter, Some(theirs));
-    assert_eq!((info.tls13, info.alpn, info.client_certificate), (tls13, None, None));
+    assert_eq!((info.tls13, info.alpn, info.client_certificates), (tls13, None, Vec::new()));
     assert_eq!(info.server_name.as_deref(), Some("chat.example"));
     // rcgen signs with ECDSA and SHA-256.
     use sha2::Digest;
@@ -287,8 +287,8 @@ async fn a_client_certificate_is_handed_up_unjudged() {
             .expect("a key");
     let (server, client) = shake(&acceptor(&[&authority]), config, "chat.example", false).await;
     client.expect("connects");
-    let shown = server.expect("accepts").tls_info().expect("TLS").client_certificate;
-    assert_eq!(shown.expect("shown"), user.der.to_vec());
+    let shown = server.expect("accepts").tls_info().expect("TLS").client_certificates;
+    assert_eq!(shown, [user.der.to_vec()]);
 }
 
 #[tokio::test]

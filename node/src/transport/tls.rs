@@ -68,8 +68,8 @@ pub struct TlsInfo {
     pub end_point: Option<Vec<u8>>,
     /// The application protocol agreed on, `xmpp-client` or none.
     pub alpn: Option<Vec<u8>>,
-    /// The client's certificate (DER), proved to be its own but not judged.
-    pub client_certificate: Option<Vec<u8>>,
+    /// The client's certificate and those it sent along (DER), the first proved to be its own but not judged. Empty: it has none.
+    pub client_certificates: Vec<Vec<u8>>,
     /// The server name the client asked for.
     pub server_name: Option<String>,
 }
@@ -431,11 +431,11 @@ impl TlsStream {
             tls13: self.tls.protocol_version() == Some(rustls::ProtocolVersion::TLSv1_3),
             end_point: self.end_point.as_ref().map(|hash| hash.to_vec()),
             alpn: self.tls.alpn_protocol().map(<[u8]>::to_vec),
-            client_certificate: self
+            client_certificates: self
                 .tls
                 .peer_certificates()
-                .and_then(|chain| chain.first())
-                .map(|leaf| leaf.to_vec()),
+                .map(|chain| chain.iter().map(|one| one.to_vec()).collect())
+                .unwrap_or_default(),
             server_name: self.tls.server_name().map(str::to_owned),
         }
     }

@@ -2,6 +2,7 @@
 
 pub mod accounts_linearizable;
 pub mod acknowledged_is_durable;
+pub mod archived;
 pub mod bounded;
 pub mod duplicates_bounded;
 pub mod handed_out;
@@ -38,6 +39,7 @@ pub const ALL: &[Promise] = &[
     Promise { name: "tables_converge", check: tables_converge::check },
     Promise { name: "presence_converges", check: presence_converges::check },
     Promise { name: "accounts_linearizable", check: accounts_linearizable::check },
+    Promise { name: "archived", check: archived::check },
     Promise { name: "bounded", check: bounded::check },
     Promise { name: "heals_alone", check: heals_alone::check },
 ];

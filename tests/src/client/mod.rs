@@ -7,6 +7,7 @@
 
 mod negotiation;
 mod reading;
+mod strangers;
 
 use crate::xml::{Element, Piece, escape};
 pub use negotiation::{Endpoint, Security, trust};
@@ -23,6 +24,8 @@ use tokio::time::timeout_at;
 const BIND: &str = "urn:ietf:params:xml:ns:xmpp-bind";
 const REGISTER: &str = "jabber:iq:register";
 const SM: &str = "urn:xmpp:sm:3";
+const SASL2: &str = "urn:xmpp:sasl:2";
+const BIND2: &str = "urn:xmpp:bind:0";
 
 /// What went wrong, in words.
 pub type Result<T> = std::result::Result<T, String>;
@@ -81,6 +84,14 @@ struct Sm {
     unacked: VecDeque<(u32, String)>,
 }
 
+impl Sm {
+    fn of(enabled: &Element) -> Self {
+        let can_resume = matches!(enabled.attr("resume"), Some("true" | "1"));
+        let id = enabled.attr("id").filter(|_| can_resume).map(Into::into);
+        Self { id, sent: 0, unacked: VecDeque::new() }
+    }
+}
+
 /// One session of one user.
 pub struct Client {
     /// The name it has in a play, for messages to people.
@@ -91,6 +102,8 @@ pub struct Client {
     pub user: String,
     /// Its password.
     pub password: String,
+    /// The hash of the SCRAM mechanism it insists on.
+    pub hash: Option<crate::scram::Hash>,
     /// Signs in with ANONYMOUS, and is called what the server says.
     pub is_guest: bool,
     /// The resource it asks for.
@@ -122,6 +135,7 @@ impl Client {
             endpoint,
             user: user.into(),
             password: password.into(),
+            hash: None,
             is_guest: false,
             resource: resource.map(Into::into),
             jid: None,
@@ -186,19 +200,6 @@ impl Client {
         Ok(())
     }
 
-    /// Opens a stream and stays a stranger.
-    ///
-    /// # Errors
-    /// When there is no stream.
-    pub async fn open_stream(&mut self) -> Result<()> {
-        let (stream, _) = Negotiation::start(&self.endpoint, &self.name, &self.transcript).await?;
-        self.sm = None;
-        self.waiting.clear();
-        self.counters = Counters::new();
-        self.run(stream);
-        Ok(())
-    }
-
     /// Logs in and binds.
     ///
     /// # Errors
@@ -237,7 +238,7 @@ impl Client {
         if self.is_guest {
             stream.authenticate_as_guest(&features).await?;
         } else {
-            stream.authenticate(&features, &self.user, &self.password).await?;
+            stream.authenticate(&features, &self.user, &self.password, self.hash).await?;
         }
         let features = stream.open(&self.endpoint.domain).await?;
         Ok((stream, features))
@@ -324,7 +325,12 @@ impl Client {
         let incoming = &mut self.session()?.incoming;
         match timeout_at(deadline, incoming.recv()).await {
             Err(_) => Err(format!("{name} waited and nothing came")),
-            Ok(Some(Incoming::Element(element))) => Ok(element),
+            Ok(Some(Incoming::Element(element))) => {
+                if element.is("success", SASL2) {
+                    self.succeeded(&element);
+                }
+                Ok(element)
+            }
             Ok(Some(Incoming::Ended { cleanly, why })) => {
                 self.ended = Some((cleanly, why.clone()));
                 Err(format!("{name}'s stream has ended: {why}"))
@@ -413,11 +419,7 @@ impl Client {
         if !answer.is("enabled", SM) {
             return Err(format!("stream management refused: {answer}"));
         }
-        let id = answer
-            .attr("id")
-            .filter(|_| matches!(answer.attr("resume"), Some("true" | "1")))
-            .map(Into::into);
-        self.sm = Some(Sm { id, sent: 0, unacked: VecDeque::new() });
+        self.sm = Some(Sm::of(&answer));
         Ok(())
     }
 

@@ -81,6 +81,16 @@ impl Negotiation {
         who: &str,
         transcript: &Transcript,
     ) -> Result<(Self, Element)> {
+        Self::start_as(endpoint, who, transcript, None).await
+    }
+
+    /// As [`Self::start`], saying `from` whom (RFC 6120 §4.7.1), which is for protected streams.
+    pub(super) async fn start_as(
+        endpoint: &Endpoint,
+        who: &str,
+        transcript: &Transcript,
+        from: Option<&str>,
+    ) -> Result<(Self, Element)> {
         let deadline = tokio::time::Instant::now() + patience();
         let tcp = timeout_at(deadline, TcpStream::connect(("127.0.0.1", endpoint.port)))
             .await
@@ -109,7 +119,7 @@ impl Negotiation {
                 this.tls(config, &endpoint.domain).await?;
             }
         }
-        let features = this.open(&endpoint.domain).await?;
+        let features = this.open_as(&endpoint.domain, from).await?;
         Ok((this, features))
     }
 
@@ -126,10 +136,15 @@ impl Negotiation {
 
     /// Opens (or restarts) the stream and waits for the features.
     pub(super) async fn open(&mut self, domain: &str) -> Result<Element> {
+        self.open_as(domain, None).await
+    }
+
+    async fn open_as(&mut self, domain: &str, from: Option<&str>) -> Result<Element> {
+        let from = from.map(|from| format!(" from='{}'", escape(from))).unwrap_or_default();
         self.reader = StreamReader::new();
         self.pieces.clear();
         self.send(&format!(
-            "<?xml version='1.0'?><stream:stream xmlns='{CLIENT}' xmlns:stream='{STREAM}' to='{}' version='1.0' \
+            "<?xml version='1.0'?><stream:stream xmlns='{CLIENT}' xmlns:stream='{STREAM}' to='{}'{from} version='1.0' \
              xml:lang='en'>",
             escape(domain)
         ))
@@ -214,12 +229,16 @@ impl Negotiation {
         features: &Element,
         user: &str,
         password: &str,
+        hash: Option<Hash>,
     ) -> Result<()> {
         let mechanisms =
             features.child("mechanisms", SASL).ok_or(format!("no mechanisms in {features}"))?;
         let offered: Vec<String> = mechanisms.children().map(Element::text).collect();
-        let hash = [Hash::Sha256, Hash::Sha1]
+        let usual = [Hash::Sha256, Hash::Sha1];
+        let hash = usual
             .into_iter()
+            .filter(|_| hash.is_none())
+            .chain(hash)
             .find(|h| offered.iter().any(|o| o == h.mechanism()))
             .ok_or(format!("no SCRAM among {offered:?}"))?;
         let mut scram = Scram::new(hash, user, password);

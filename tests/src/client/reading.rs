@@ -1,7 +1,7 @@
 //! The task that reads a bound stream, and what it counts for XEP-0198. Started by [`super::Client`].
 
 use super::negotiation::Io;
-use super::{SM, Transcript, describe};
+use super::{BIND2, SASL2, SM, Transcript, describe};
 use crate::xml::{Element, Piece, StreamReader};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -101,7 +101,8 @@ impl Reading {
             }
             return;
         }
-        if element.is("enabled", SM) {
+        let bound = element.child("bound", BIND2).filter(|_| element.is("success", SASL2));
+        if element.is("enabled", SM) || bound.is_some_and(|b| b.child("enabled", SM).is_some()) {
             self.counters.on.store(true, Ordering::Release);
         }
         let counts = counting && element.is_stanza();

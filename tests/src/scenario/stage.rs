@@ -7,7 +7,9 @@
 use super::pattern::{Names, fill, fits};
 use super::text::{Act, Play, Step};
 use crate::client::{Client, Endpoint, Result, Transcript, patience};
+use crate::scram::{Hash, token_proof};
 use crate::xml::Element;
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -138,6 +140,11 @@ impl Stage {
                 ),
             };
             client.transcript = self.transcript.clone();
+            if let Some(mechanism) = &role.mechanism {
+                let known = [Hash::Sha1, Hash::Sha256, Hash::Sha512];
+                let found = known.into_iter().find(|hash| hash.mechanism() == mechanism);
+                client.hash = Some(found.ok_or(format!("nobody knows {mechanism}"))?);
+            }
             client.is_guest = role.is_guest;
             let own = !role.is_guest && !role.is_admin && !role.stranger;
             if role.account_of.is_none() && own {
@@ -146,6 +153,8 @@ impl Stage {
             self.names.insert(role.name.clone(), client.bare());
             self.names.insert(format!("{}/full", role.name), client.full());
             self.names.insert(format!("{}/user", role.name), client.user.clone());
+            let plain = BASE64_STANDARD.encode(format!("\0{}\0{}", client.user, client.password));
+            self.names.insert(format!("{}/plain", role.name), plain);
             self.names.insert(format!("{}/password", role.name), client.password.clone());
             self.clients.insert(role.name.clone(), client);
         }
@@ -176,7 +185,68 @@ impl Stage {
         Ok(())
     }
 
+    /// Opens a stream, when the region there knows of the account.
+    async fn open(&mut self, who: &str) -> Result<()> {
+        let client = self.client(who);
+        let mut before = Client::new(
+            &format!("{who} (before that)"),
+            client.endpoint.clone(),
+            &client.user,
+            &client.password,
+            None,
+        );
+        before.transcript = client.transcript.clone();
+        let deadline = Instant::now() + Duration::from_secs(3);
+        loop {
+            match before.connect().await {
+                Err(e) if e.contains("not-authorized") && Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+                result => break result?,
+            }
+        }
+        before.disconnect().await?;
+        self.client(who).open_named_stream().await
+    }
+
+    /// Opens a stream and sends what signs it in; again while the region there has not heard of what it is to know.
+    async fn sign_in(&mut self, who: &str, text: &str) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(3);
+        loop {
+            self.client(who).open_named_stream().await?;
+            let client = self.client(who);
+            client.receive().await?;
+            client.send_raw(text).await?;
+            let answer = client.receive().await?;
+            if answer.name != "failure" || Instant::now() > deadline {
+                let full = client.full();
+                client.put_back(answer);
+                self.names.insert(format!("{who}/full"), full);
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// What changes during a play: what a client has counted, and the proofs of the tokens that were kept (`${=token…}`).
+    fn renew(&mut self) {
+        let tokens: Vec<(String, String)> = self
+            .names
+            .iter()
+            .filter(|(name, _)| name.starts_with("token"))
+            .map(|(name, token)| (name.clone(), token.clone()))
+            .collect();
+        for (role, client) in &self.clients {
+            self.names.insert(format!("{role}/handled"), client.handled().to_string());
+            for (name, token) in &tokens {
+                let proof = token_proof(&client.user, token);
+                self.names.insert(format!("{role}/proof of {name}"), proof);
+            }
+        }
+    }
+
     async fn take(&mut self, step: &Step) -> Result<()> {
+        self.renew();
         let who = step.who.as_str();
         match &step.act {
             Act::OpensStream => self.client(who).open_stream().await,
@@ -194,6 +264,11 @@ impl Stage {
                     })
                     .await
                     .map(|_| ())
+            }
+            Act::OpensNamedStream => self.open(who).await,
+            Act::SignsIn(text) => {
+                let text = fill(text, &self.names);
+                self.sign_in(who, &text).await
             }
             Act::AsksForRoster => {
                 let client = self.client(who);

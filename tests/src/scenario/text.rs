@@ -16,6 +16,8 @@ pub struct Role {
     pub account_of: Option<String>,
     /// Always connects where that other role connects.
     pub beside: Option<String>,
+    /// Insists on this SCRAM mechanism.
+    pub mechanism: Option<String>,
     /// Begins without an account.
     pub stranger: bool,
     /// Has no account: a guest, on the domain of guests.
@@ -41,6 +43,10 @@ pub enum Act {
     UsesPassword(String),
     /// Must not get in.
     FailsToConnect,
+    /// Opens a stream in the name of its account, and has its features to receive.
+    OpensNamedStream,
+    /// Opens a stream, passes over its features, sends this as it is; receives what follows when it is success in SASL2.
+    SignsIn(String),
     /// Sends stanzas.
     Sends(String),
     /// Writes text as it is.
@@ -170,6 +176,7 @@ fn role(name: &str, block: &str) -> Result<Role> {
         resource: name.to_lowercase(),
         account_of: None,
         beside: None,
+        mechanism: None,
         stranger: false,
         is_guest: false,
         is_admin: false,
@@ -179,6 +186,7 @@ fn role(name: &str, block: &str) -> Result<Role> {
             Some(("resource", v)) => role.resource = v.into(),
             Some(("account of", v)) => role.account_of = Some(v.into()),
             Some(("beside", v)) => role.beside = Some(v.into()),
+            Some(("mechanism", v)) => role.mechanism = Some(v.into()),
             Some(("account", "none")) => role.stranger = true,
             Some(("guest", "yes")) => role.is_guest = true,
             Some(("admin", "yes")) => role.is_admin = true,
@@ -189,11 +197,12 @@ fn role(name: &str, block: &str) -> Result<Role> {
 }
 
 fn step(line: usize, text: &str, block: String) -> Result<Step> {
-    const PLAIN: [(&str, Act); 16] = [
+    const PLAIN: [(&str, Act); 17] = [
         ("opens a stream", Act::OpensStream),
         ("is known to everybody", Act::IsKnown),
         ("asks for the roster", Act::AsksForRoster),
         ("connects", Act::Connects),
+        ("opens a stream of its own", Act::OpensNamedStream),
         ("comes online", Act::ComesOnline),
         ("fails to connect", Act::FailsToConnect),
         ("receives nothing", Act::ReceivesNothing),
@@ -226,6 +235,7 @@ fn step(line: usize, text: &str, block: String) -> Result<Step> {
     let act = match (what, has_block) {
         ("sends", true) => Act::Sends(block),
         ("sends raw", true) => Act::SendsRaw(block),
+        ("signs in with", true) => Act::SignsIn(block),
         ("receives", true) => Act::Receives(block),
         ("receives in any order", true) => Act::ReceivesUnordered(block),
         ("uses the password", true) => Act::UsesPassword(block),

@@ -109,8 +109,13 @@ pub fn is_worth_a_call(stanza: &Stanza) -> bool {
         && !stanza.has_child("sent", ns::CARBONS)
         && !matches!(stanza.type_(), Type::Error | Type::Headline)
         && of(stanza) == Importance::Important
-        // A room's subject alone.
-        && !(stanza.type_() == Type::Groupchat && !stanza.has_child("body", ns::CLIENT))
+        && !is_subject_of_a_room(stanza)
+}
+
+fn is_subject_of_a_room(stanza: &Stanza) -> bool {
+    stanza.type_() == Type::Groupchat
+        && stanza.has_child("subject", ns::CLIENT)
+        && !stanza.has_child("body", ns::CLIENT)
 }
 
 #[cfg(test)]

@@ -71,7 +71,7 @@ impl Hash {
     }
 
     /// `Hi(password, salt, iterations)`: PBKDF2 with one block. Costs `iterations` HMACs.
-    pub(crate) fn salted(self, password: &[u8], salt: &[u8], iterations: u32) -> Vec<u8> {
+    pub fn salted(self, password: &[u8], salt: &[u8], iterations: u32) -> Vec<u8> {
         let mut salted = vec![0; self.digest_bytes()];
         let done = match self {
             Hash::Sha1 => pbkdf2::pbkdf2::<Hmac<Sha1>>(password, salt, iterations, &mut salted),
@@ -80,6 +80,23 @@ impl Hash {
         };
         done.expect("HMAC takes a key of any length");
         salted
+    }
+}
+
+/// Some hash functions: those an account has keys for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hashes(u8);
+
+impl Hashes {
+    /// Is it one of them?
+    pub fn contains(self, hash: Hash) -> bool {
+        self.0 & (1 << hash as u8) != 0
+    }
+}
+
+impl FromIterator<Hash> for Hashes {
+    fn from_iter<T: IntoIterator<Item = Hash>>(hashes: T) -> Hashes {
+        Hashes(hashes.into_iter().fold(0, |all, hash| all | 1 << hash as u8))
     }
 }
 
@@ -215,14 +232,19 @@ impl ScramKeys {
         let iterations = iterations.max(1);
         let password = saslprep(password)?;
         let salted = hash.salted(password.as_bytes(), salt, iterations);
-        let client_key = hash.hmac(&salted, &[b"Client Key"]);
-        Ok(ScramKeys {
+        Ok(ScramKeys::of_salted(hash, &salted, salt, iterations))
+    }
+
+    /// The keys of a password somebody else has salted: `salted` is RFC 5802's SaltedPassword, as long as a digest of `hash`.
+    pub fn of_salted(hash: Hash, salted: &[u8], salt: &[u8], iterations: u32) -> ScramKeys {
+        let client_key = hash.hmac(salted, &[b"Client Key"]);
+        ScramKeys {
             hash,
             salt: salt.to_vec(),
             iterations,
             stored_key: Secret(hash.digest(&client_key)),
-            server_key: Secret(hash.hmac(&salted, &[b"Server Key"])),
-        })
+            server_key: Secret(hash.hmac(salted, &[b"Server Key"])),
+        }
     }
 
     /// Is this the password? For PLAIN; as slow as [`ScramKeys::derive`]. A password that cannot be prepared is a wrong one.

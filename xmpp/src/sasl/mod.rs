@@ -1,23 +1,30 @@
 //! SASL (RFC 4422) as XMPP uses it: mechanisms, failures, and one authentication exchange as a value.
 //!
-//! `stream::negotiate` wraps it in the elements of RFC 6120 §6 (and SASL2 can wrap it in those of XEP-0388 later): nothing
+//! `stream::negotiate` wraps it in the elements of RFC 6120 §6 or of XEP-0388 (SASL2): nothing
 //! here knows XML or base64 around a message. One mechanism a file; [`Exchange`] is the receiving side of any of them.
 //! What it needs from the world (stored keys, the verdict on a PLAIN password) it asks for with a [`Step`] and is told by a
 //! call. Deliberately absent: randomness (nonces are handed in), attempts counting and deadlines (the stream's business).
 
 pub mod anonymous;
+pub mod downgrade;
 pub mod external;
+mod failure;
 pub mod keys;
 pub mod oauthbearer;
 pub mod plain;
 pub mod scram;
+pub mod token;
 
 use std::fmt;
 
 use crate::jid::BareJid;
+pub use downgrade::Offered;
+pub use failure::Failure;
 pub use keys::{
-    BadPassword, Hash, ITERATIONS_DEFAULT, Password, SALT_BYTES, ScramKeys, Secret, saslprep,
+    BadPassword, Hash, Hashes, ITERATIONS_DEFAULT, Password, SALT_BYTES, ScramKeys, Secret,
+    saslprep,
 };
+pub use token::{TokenBinding, Tokens};
 
 /// A mechanism we know. What is offered on a stream is the caller's list, thinned by what the stream allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -37,11 +44,13 @@ pub enum Mechanism {
     OauthBearer,
     /// RFC 4505.
     Anonymous,
+    /// HT-SHA-256-*, by a token (XEP-0484): never in the list of the others.
+    Token(TokenBinding),
 }
 
 impl Mechanism {
     /// Every mechanism, the one to prefer first.
-    pub const ALL: [Mechanism; 10] = [
+    pub const ALL: [Mechanism; 14] = [
         Mechanism::External,
         Mechanism::Scram { hash: Hash::Sha512, plus: true },
         Mechanism::Scram { hash: Hash::Sha256, plus: true },
@@ -52,6 +61,10 @@ impl Mechanism {
         Mechanism::OauthBearer,
         Mechanism::Plain,
         Mechanism::Anonymous,
+        Mechanism::Token(TokenBinding::Exporter),
+        Mechanism::Token(TokenBinding::EndPoint),
+        Mechanism::Token(TokenBinding::Unique),
+        Mechanism::Token(TokenBinding::None),
     ];
 
     /// The name in the IANA registry.
@@ -67,6 +80,10 @@ impl Mechanism {
             Mechanism::External => "EXTERNAL",
             Mechanism::OauthBearer => "OAUTHBEARER",
             Mechanism::Anonymous => "ANONYMOUS",
+            Mechanism::Token(TokenBinding::None) => "HT-SHA-256-NONE",
+            Mechanism::Token(TokenBinding::Unique) => "HT-SHA-256-UNIQ",
+            Mechanism::Token(TokenBinding::EndPoint) => "HT-SHA-256-ENDP",
+            Mechanism::Token(TokenBinding::Exporter) => "HT-SHA-256-EXPR",
         }
     }
 
@@ -82,77 +99,6 @@ impl Mechanism {
 }
 
 impl fmt::Display for Mechanism {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// Why authentication failed (RFC 6120 §6.5).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Failure {
-    /// The client gave up.
-    Aborted,
-    /// The account is suspended.
-    AccountDisabled,
-    /// The credentials were good once.
-    CredentialsExpired,
-    /// Not without TLS.
-    EncryptionRequired,
-    /// Not base64.
-    IncorrectEncoding,
-    /// The client may not act as whom it wants to act.
-    InvalidAuthzid,
-    /// Unknown or not offered.
-    InvalidMechanism,
-    /// The message breaks the mechanism's grammar.
-    MalformedRequest,
-    /// The mechanism is weaker than policy allows.
-    MechanismTooWeak,
-    /// Wrong, for a reason we keep to ourselves.
-    NotAuthorized,
-    /// Our own trouble; clients must not forget a saved password.
-    TemporaryAuthFailure,
-}
-
-impl Failure {
-    const ALL: [Failure; 11] = [
-        Failure::Aborted,
-        Failure::AccountDisabled,
-        Failure::CredentialsExpired,
-        Failure::EncryptionRequired,
-        Failure::IncorrectEncoding,
-        Failure::InvalidAuthzid,
-        Failure::InvalidMechanism,
-        Failure::MalformedRequest,
-        Failure::MechanismTooWeak,
-        Failure::NotAuthorized,
-        Failure::TemporaryAuthFailure,
-    ];
-
-    /// The element name of the condition.
-    pub fn name(self) -> &'static str {
-        match self {
-            Failure::Aborted => "aborted",
-            Failure::AccountDisabled => "account-disabled",
-            Failure::CredentialsExpired => "credentials-expired",
-            Failure::EncryptionRequired => "encryption-required",
-            Failure::IncorrectEncoding => "incorrect-encoding",
-            Failure::InvalidAuthzid => "invalid-authzid",
-            Failure::InvalidMechanism => "invalid-mechanism",
-            Failure::MalformedRequest => "malformed-request",
-            Failure::MechanismTooWeak => "mechanism-too-weak",
-            Failure::NotAuthorized => "not-authorized",
-            Failure::TemporaryAuthFailure => "temporary-auth-failure",
-        }
-    }
-
-    /// The condition of that element name.
-    pub fn parse(name: &str) -> Option<Failure> {
-        Failure::ALL.into_iter().find(|failure| failure.name() == name)
-    }
-}
-
-impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
@@ -241,6 +187,11 @@ pub enum Step {
         /// As it was typed: SASLprep is `ScramKeys::verify`'s.
         password: Password,
     },
+    /// Fetch the client's tokens and call [`Exchange::tokens`].
+    LookUpTokens {
+        /// Whose.
+        account: BareJid,
+    },
     /// Find out whose token that is and call [`Exchange::token_checked`].
     CheckToken {
         /// Who the client says it is, if it says so.
@@ -259,6 +210,8 @@ pub enum Step {
         account: BareJid,
         /// Additional data with success: the server's signature in SCRAM.
         data: Option<Vec<u8>>,
+        /// Which token proved it.
+        token: Option<u64>,
     },
     /// It is not.
     Fail(Failure),
@@ -283,6 +236,8 @@ pub struct Terms {
     pub identities: Vec<String>,
     /// The localpart an anonymous user gets: random, fresh.
     pub anonymous: String,
+    /// What was advertised on this stream (XEP-0474); `None`: SCRAM does not tell.
+    pub offered: Option<Offered>,
 }
 
 /// One authentication exchange, receiving side.
@@ -301,6 +256,8 @@ enum State {
     Scram(Box<scram::Server>),
     /// The caller is checking the password, or whether a certificate's owner may sign in.
     Plain(BareJid),
+    /// The caller is fetching the client's tokens.
+    Fast(token::Server),
     /// The caller is checking the token of whom the client says it is.
     Token(Option<BareJid>),
     /// The client has been told why, and says that it has understood (RFC 7628 §3.2.3).
@@ -345,7 +302,9 @@ impl Exchange {
             }
             (State::Scram(server), _) => {
                 let step = match server.finish(message) {
-                    Ok((account, signature)) => Step::Success { account, data: Some(signature) },
+                    Ok((account, signature)) => {
+                        Step::Success { account, data: Some(signature), token: None }
+                    }
                     Err(failure) => Step::Fail(failure),
                 };
                 self.state = State::Over;
@@ -383,11 +342,23 @@ impl Exchange {
             (State::Start, Mechanism::Anonymous) => {
                 self.state = State::Over;
                 match anonymous::check(message, &self.terms.anonymous, &self.terms.domain) {
-                    Ok(account) => Step::Success { account, data: None },
+                    Ok(account) => Step::Success { account, data: None, token: None },
                     Err(failure) => Step::Fail(failure),
                 }
             }
-            (State::Plain(_) | State::Token(_) | State::Over, _) => {
+            (State::Start, Mechanism::Token(binding)) => {
+                let channel = binding.kind().and_then(|kind| self.terms.bindings.data(kind));
+                match token::Server::begin(binding, message, channel, &self.terms.domain) {
+                    Ok((server, Some(account))) => {
+                        self.state = State::Fast(server);
+                        Step::LookUpTokens { account }
+                    }
+                    // A name that no account can have.
+                    Ok((_, None)) => self.over(Failure::NotAuthorized),
+                    Err(failure) => self.over(failure),
+                }
+            }
+            (State::Plain(_) | State::Fast(_) | State::Token(_) | State::Over, _) => {
                 self.over(Failure::MalformedRequest)
             }
         }
@@ -407,10 +378,25 @@ impl Exchange {
     /// The answer to [`Step::CheckPlain`] and [`Step::Admit`].
     pub fn plain_checked(&mut self, verdict: Verdict) -> Step {
         match (std::mem::replace(&mut self.state, State::Over), verdict) {
-            (State::Plain(account), Verdict::Right) => Step::Success { account, data: None },
+            (State::Plain(account), Verdict::Right) => {
+                Step::Success { account, data: None, token: None }
+            }
             (State::Plain(_), Verdict::Disabled) => Step::Fail(Failure::AccountDisabled),
             (State::Plain(_), Verdict::Expired) => Step::Fail(Failure::CredentialsExpired),
             (State::Plain(_), Verdict::Wrong) => Step::Fail(Failure::NotAuthorized),
+            _ => Step::Fail(Failure::TemporaryAuthFailure),
+        }
+    }
+
+    /// The answer to [`Step::LookUpTokens`].
+    pub fn tokens(&mut self, tokens: Tokens) -> Step {
+        match std::mem::replace(&mut self.state, State::Over) {
+            State::Fast(server) => match server.finish(tokens) {
+                Ok((account, token, answer)) => {
+                    Step::Success { account, data: Some(answer), token: Some(token) }
+                }
+                Err(failure) => Step::Fail(failure),
+            },
             _ => Step::Fail(Failure::TemporaryAuthFailure),
         }
     }
@@ -425,7 +411,7 @@ impl Exchange {
                 Step::Fail(Failure::InvalidAuthzid)
             }
             Ok(account) if account.domain() == self.terms.domain => {
-                Step::Success { account, data: None }
+                Step::Success { account, data: None, token: None }
             }
             Ok(_) | Err(Verdict::Wrong | Verdict::Right) => {
                 self.state = State::Refused(Failure::NotAuthorized);
@@ -478,6 +464,7 @@ pub(crate) mod tests {
             fake_iterations: 4096,
             identities: Vec::new(),
             anonymous: "guest-1".into(),
+            offered: None,
         }
     }
 
@@ -549,7 +536,9 @@ pub(crate) mod tests {
         let jid = |text: &str| BareJid::parse(text).expect("a JID");
         let owner = jid("juliet@capulet.example");
         let step = token(Mechanism::OauthBearer).token_checked(Ok(owner.clone()));
-        assert!(matches!(step, Step::Success { account, data: None } if account == owner));
+        assert!(
+            matches!(step, Step::Success { account, data: None, token: None } if account == owner)
+        );
         let step = token(Mechanism::OauthBearer).token_checked(Ok(jid("nurse@capulet.example")));
         assert!(matches!(step, Step::Fail(Failure::InvalidAuthzid)));
     }

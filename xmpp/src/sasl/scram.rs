@@ -125,8 +125,12 @@ impl Server {
             return Err(Failure::TemporaryAuthFailure);
         }
         self.nonce = format!("{}{}", self.client_nonce, terms.nonce);
-        let challenge =
+        let mut challenge =
             format!("r={},s={},i={}", self.nonce, BASE64.encode(&keys.salt), keys.iterations);
+        if let Some(offered) = &terms.offered {
+            challenge.push_str(",h="); // XEP-0474
+            challenge.push_str(&offered.hash(self.hash));
+        }
         self.signed.push(',');
         self.signed.push_str(&challenge);
         self.keys = Some(keys);

@@ -105,7 +105,7 @@ fn run(
         step = exchange.message(Some(response.as_bytes()));
     }
     match step {
-        Step::Success { account, data } => {
+        Step::Success { account, data, .. } => {
             assert_eq!(account.as_str(), "juliet@capulet.example");
             client
                 .success(&data.expect("SCRAM signs its success"))

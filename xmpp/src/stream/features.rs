@@ -118,6 +118,13 @@ impl Writer {
     }
 }
 
+/// The largest element we take on a stream in this state, in bytes (XEP-0478 §3).
+#[must_use]
+pub fn limits(bytes_max: usize) -> Vec<u8> {
+    let max = Element::new("max-bytes", ns::STREAM_LIMITS).with_text(&bytes_max.to_string());
+    Element::new("limits", ns::STREAM_LIMITS).with_child(max).to_bytes()
+}
+
 /// Whether it is a `<stream:features/>`.
 #[must_use]
 pub fn is_features(element: &Element) -> bool {
@@ -163,11 +170,15 @@ mod tests {
             .stream_management()
             .roster_versioning()
             .raw(b"<c xmlns='urn:c'/>")
+            .raw(&limits(10_000))
             .finish();
         let features = Element::parse(&bytes).expect("well-formed");
         assert!(is_features(&features) && offers_starttls(&features));
         assert_eq!(mechanisms(&features), ["SCRAM-SHA-256-PLUS", "PLAIN"]);
         assert_eq!(channel_bindings(&features), ["tls-exporter"]);
+        let limits = features.child("limits", ns::STREAM_LIMITS).expect("limits");
+        let max = limits.child("max-bytes", ns::STREAM_LIMITS).map(Element::text);
+        assert_eq!(max.as_deref(), Some("10000"));
         assert!(features.has_child("c", "urn:c") && features.has_child("session", ns::SESSION));
     }
 

@@ -11,7 +11,7 @@ use xmpp::sasl::{Hash, Password, ScramKeys, Secret};
 use xmpp::stanza::{Kind, Stanza, Type};
 use xmpp::xml::element::Element;
 
-use super::{Done, ask};
+use super::{Done, ask, privacy};
 use crate::admin::{Refusal, ScramCredentials, UserExport};
 use crate::app::Node;
 use crate::app::operator::unusable;
@@ -42,7 +42,7 @@ pub(in crate::app) async fn import(node: &Node, jid: &BareJid, user: UserExport)
     within("contacts", contacts.len(), "roster_items_max", limits.roster_items_max)?;
     within("messages", user.offline.len(), "offline_messages_max", limits.offline_messages_max)?;
     let messages = messages(node, jid, &user.offline)?;
-    let kept = kept(&user)?;
+    let kept = kept(&user, limits)?;
     let size = |shelf| {
         let of = kept.iter().filter(move |(other, ..)| *other == shelf);
         of.map(|(_, key, element)| key.len() + element.len()).sum()
@@ -77,7 +77,7 @@ pub(in crate::app) async fn import(node: &Node, jid: &BareJid, user: UserExport)
 
 async fn account(node: &Node, user: &UserExport) -> Done<Account> {
     let created = user.created.unwrap_or_else(|| node.wall_ms());
-    let mut given = [None, None];
+    let mut given = [None, None, None];
     for scram in &user.scram {
         let known = MECHANISMS.iter().position(|(name, _)| *name == scram.mechanism);
         let place = known.ok_or_else(|| invalid(format!("{} is not known", scram.mechanism)))?;
@@ -85,22 +85,32 @@ async fn account(node: &Node, user: &UserExport) -> Done<Account> {
             return Err(invalid(format!("{} stands there twice", scram.mechanism)));
         }
     }
-    let [sha1, sha256] = match (&user.password, given) {
-        (_, [Some(sha1), Some(sha256)]) => [sha1, sha256],
-        (Some(password), [sha1, sha256]) => {
+    let [sha1, sha256, sha512] = match (&user.password, given) {
+        (_, [Some(sha1), Some(sha256), Some(sha512)]) => [sha1, sha256, sha512],
+        (Some(password), [sha1, sha256, sha512]) => {
             let made =
                 node.authenticator.derive(Password::new(password)).await.map_err(unusable)?;
-            [sha1.unwrap_or(made.sha1), sha256.unwrap_or(made.sha256)]
+            [
+                sha1.unwrap_or(made.sha1),
+                sha256.unwrap_or(made.sha256),
+                sha512.unwrap_or(made.sha512),
+            ]
         }
-        (None, [None, None]) => {
-            return Err(invalid(
-                "no password, and no credentials for SCRAM-SHA-1 or SCRAM-SHA-256: nobody could sign in",
-            ));
+        (None, [None, None, None]) => {
+            return Err(invalid("no password, and no credentials for SCRAM: nobody could sign in"));
         }
-        (None, [sha1, sha256]) => [(sha1, Hash::Sha1), (sha256, Hash::Sha256)]
-            .map(|(keys, hash)| keys.unwrap_or_else(|| Account::no_keys(hash))),
+        (None, [sha1, sha256, sha512]) => {
+            [(sha1, Hash::Sha1), (sha256, Hash::Sha256), (sha512, Hash::Sha512)]
+                .map(|(keys, hash)| keys.unwrap_or_else(|| Account::no_keys(hash)))
+        }
     };
-    Ok(Account { scram_sha1: sha1, scram_sha256: sha256, created, disabled: user.disabled })
+    Ok(Account {
+        scram_sha1: sha1,
+        scram_sha256: sha256,
+        scram_sha512: sha512,
+        created,
+        disabled: user.disabled,
+    })
 }
 
 fn invalid(text: impl Into<String>) -> Refusal {
@@ -139,7 +149,7 @@ fn keys(hash: Hash, given: &ScramCredentials) -> Done<ScramKeys> {
 }
 
 /// The user's own XML, each element where it is found again.
-fn kept(user: &UserExport) -> Done<Vec<Kept>> {
+fn kept(user: &UserExport, limits: &config::Limits) -> Done<Vec<Kept>> {
     let element = |text: &String| {
         Element::parse(text.as_bytes())
             .map_err(|error| invalid(format!("an element that cannot be read: {error}")))
@@ -159,6 +169,10 @@ fn kept(user: &UserExport) -> Done<Vec<Kept>> {
         }
         let key = private::key(element.name(), element.ns());
         kept.push((Shelf::Private, key, element.to_bytes()));
+    }
+    if let Some(text) = &user.privacy {
+        let rows = privacy::rows(&element(text)?, limits)?;
+        kept.extend(rows.into_iter().map(|(key, row)| (Shelf::Privacy, key, row)));
     }
     Ok(kept)
 }

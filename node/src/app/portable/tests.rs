@@ -52,6 +52,11 @@ fn romeo(messages: usize, bytes: usize) -> UserExport {
             "<exodus xmlns='exodus:prefs'><a/></exodus>".to_owned(),
             "<storage xmlns='storage:bookmarks'/>".to_owned(),
         ],
+        privacy: Some(
+            "<query xmlns='jabber:iq:privacy'><default name='a'/><list name='a'>\
+             <item type='jid' value='tybalt@chat.example' action='deny' order='1'/></list></query>"
+                .to_owned(),
+        ),
         offline: (0..messages).map(|number| message(number, bytes)).collect(),
         ..UserExport::default()
     }
@@ -75,12 +80,13 @@ async fn what_is_exported_comes_back_equal_in_one_entry_or_many() {
         let given = romeo(messages, bytes);
         desk.user_import(given.clone()).await.expect("imported");
         let first = exported(&desk, "romeo@chat.example").await;
-        assert_eq!((first.password.as_ref(), first.scram.len()), (None, 2));
+        assert_eq!((first.password.as_ref(), first.scram.len()), (None, 3));
         assert_eq!(
             (first.created, &first.roster, &first.requests, &first.offline),
             (given.created, &given.roster, &given.requests, &given.offline)
         );
         assert_eq!((&first.vcard, &first.private), (&given.vcard, &given.private));
+        assert_eq!(first.privacy, given.privacy);
         desk.user_remove("romeo@chat.example").await.expect("removed");
         let before = house.node.homes.log_head();
         desk.user_import(first.clone()).await.expect("imported");
@@ -180,4 +186,62 @@ async fn what_cannot_be_kept_is_refused_and_leaves_nothing() {
     assert_eq!(refusal.kind, RefusalKind::Conflict, "{refusal:?}");
     let refusal = desk.user_export("nobody@chat.example").await.expect_err("it is not there");
     assert_eq!(refusal.kind, RefusalKind::NotFound, "{refusal:?}");
+}
+
+/// The way of an account: out of another server's document, in here, out as a document of ours, and in again where it is the same.
+#[tokio::test]
+async fn accounts_of_others_come_in_and_leave_as_they_came() {
+    use std::io::Cursor;
+
+    use crate::pie::{Hosts, Reader, Writer};
+
+    let sha1 = "AQIDBAUGBwgJCgsMDQ4PEBESExQ=";
+    let ejabberd = format!(
+        "<?xml version='1.0' encoding='UTF-8'?><server-data xmlns='urn:xmpp:pie:0' xmlns:xi='http://www.w3.org/2001/XInclude'>\
+         <host jid='old.example'><user name='romeo' password='scram:{sha1},{sha1},c2FsdA==,4096'>\
+         <offline-messages><message xmlns='jabber:client' from='juliet@old.example/b' to='romeo@old.example' type='chat'>\
+         <body>hi</body><delay xmlns='urn:xmpp:delay' from='old.example' stamp='2026-07-21T00:32:29Z'/></message></offline-messages>\
+         <vCard xmlns='vcard-temp'><FN>Romeo</FN></vCard>\
+         <query xmlns='jabber:iq:roster'><item subscription='both' jid='juliet@old.example' name='Juliet'><group>Capulets</group></item>\
+         <item ask='subscribe' subscription='none' jid='rosaline@old.example'/></query>\
+         <presence xmlns='jabber:client' type='subscribe' from='paris@verona.example' to='romeo@old.example'/>\
+         <query xmlns='jabber:iq:private'><storage xmlns='storage:bookmarks'><conference jid='a@rooms.old.example'/></storage></query>\
+         </user></host></server-data>"
+    );
+    let key = "0102030405060708090a0b0c0d0e0f1011121314";
+    let prosody = format!(
+        "<server-data xmlns='urn:xmpp:pie:0'><host jid='old.example'>\
+         <user xmlns:p='http://prosody.im/protocol/extended-xep0227' name='romeo' p:iteration_count='4096' p:salt='salt' \
+         p:server_key='{key}' p:stored_key='{key}'>\
+         <query xmlns='jabber:iq:roster' version='9'><item jid='juliet@old.example' subscription='both' name='Juliet'><group>Capulets</group></item>\
+         <item jid='rosaline@old.example' subscription='none' ask='subscribe'/></query>\
+         <presence type='subscribe' from='paris@verona.example'/>\
+         <vCard xmlns='vcard-temp'><FN>Romeo</FN></vCard>\
+         <query xmlns='jabber:iq:private'><storage xmlns='storage:bookmarks'><conference jid='a@rooms.old.example'/></storage></query>\
+         </user></host></server-data>"
+    );
+    let house = House::new().await;
+    let desk = desk(&house);
+    let read = |text: String, hosts: &[String]| {
+        let hosts = Hosts::parse(hosts).expect("hosts");
+        let mut reader = Reader::new("d.xml", Box::new(Cursor::new(text.into_bytes())), hosts);
+        reader.next_user().expect("a document").expect("a user").read.expect("a good user")
+    };
+    let mut left = Vec::new();
+    for text in [ejabberd, prosody] {
+        let given = read(text, &["old.example=chat.example".to_owned()]);
+        desk.user_import(given.clone()).await.expect("imported");
+        let user = exported(&desk, "romeo@chat.example").await;
+        assert_eq!((&user.scram, &user.roster), (&given.scram, &given.roster));
+        assert_eq!((&user.requests, &user.offline), (&given.requests, &given.offline));
+        assert_eq!((&user.vcard, &user.private), (&given.vcard, &given.private));
+        let mut writer = Writer::begin(Vec::new()).expect("written");
+        writer.user(&user).expect("written");
+        writer.user_end().expect("written");
+        let ours = String::from_utf8(writer.end().expect("written")).expect("text");
+        assert_eq!(read(ours, &[]), user);
+        desk.user_remove("romeo@chat.example").await.expect("removed");
+        left.push(UserExport { created: None, offline: Vec::new(), ..user });
+    }
+    assert_eq!(left[0], left[1], "two servers' words for one account");
 }

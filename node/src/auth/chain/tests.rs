@@ -86,6 +86,15 @@ impl Backend for Words {
         std::future::ready(said).boxed()
     }
 
+    fn knows(&self, account: &BareJid) -> BoxFuture<'static, Said> {
+        let said = match self.about(account) {
+            None => Said::Unknown,
+            Some(("down", true)) => Said::Down,
+            Some(_) => Said::Right,
+        };
+        std::future::ready(said).boxed()
+    }
+
     fn keys(&self, account: &BareJid, hash: Hash) -> BoxFuture<'static, Credentials> {
         let found = match self.about(account) {
             None => Credentials::Unknown,
@@ -205,6 +214,14 @@ async fn an_account_known_elsewhere_is_made_when_it_first_signs_in() {
 }
 
 #[tokio::test]
+async fn a_name_that_another_backend_has_is_taken() {
+    let chain = chain(&home(), vec![backend("romeo=one paris!down")], Links::default());
+    assert_eq!(chain.is_taken(&jid("romeo")).await, Some(true));
+    assert_eq!(chain.is_taken(&jid("benvolio")).await, Some(false));
+    assert_eq!(chain.is_taken(&jid("paris")).await, None);
+}
+
+#[tokio::test]
 async fn a_token_is_asked_about_until_somebody_knows_it() {
     let chain = chain(&home(), vec![backend("romeo=one"), backend("tybalt=two")], Links::default());
     let token = async |token: &str| chain.token(Password::new(token)).await;
@@ -239,17 +256,24 @@ async fn a_success_is_remembered_for_a_while_and_a_failure_is_not() {
 
 #[test]
 fn what_is_offered_follows_from_what_the_backends_can_do() {
-    let names = |abilities: &[Abilities], certificates| {
+    let names = |abilities: &[Abilities], certificates: bool| {
         let others = abilities.iter().map(|&abilities| {
             let asked = AtomicUsize::new(0);
             Arc::new(Words { words: "", abilities, asked })
         });
-        let links = Links { certificates, ..Links::default() };
+        let dir = tempfile::tempdir().expect("a directory");
+        let authorities = dir.path().join("ca.pem");
+        let authority = crate::certs::Authority::new("test").expect("made");
+        std::fs::write(&authorities, authority.certificate()).expect("written");
+        let settings = config::Certificate { authorities, names: Vec::new() };
+        let all = Certificates::new(&settings, "example.org", Arc::new(|| 0)).expect("usable");
+        let links = Links { certificates: certificates.then_some(all), ..Links::default() };
         let all = chain(&home(), others.collect(), links).mechanisms();
         all.iter().map(|mechanism| mechanism.name()).collect::<Vec<_>>().join(" ")
     };
     let none = Abilities::default();
-    let scram = "SCRAM-SHA-256-PLUS SCRAM-SHA-1-PLUS SCRAM-SHA-256 SCRAM-SHA-1";
+    let scram = "SCRAM-SHA-512-PLUS SCRAM-SHA-256-PLUS SCRAM-SHA-1-PLUS \
+                 SCRAM-SHA-512 SCRAM-SHA-256 SCRAM-SHA-1";
     assert_eq!(names(&[], false), format!("{scram} PLAIN"));
     assert_eq!(names(&[], true), format!("EXTERNAL {scram} PLAIN"));
     // One that only checks passwords: SCRAM would fail for its users.

@@ -72,6 +72,7 @@ fn account(name: &str, password: &str) -> miette::Result<(BareJid, Account)> {
     let account = Account {
         scram_sha1: keys(Hash::Sha1)?,
         scram_sha256: keys(Hash::Sha256)?,
+        scram_sha512: keys(Hash::Sha512)?,
         created: u64::try_from(created).unwrap_or(u64::MAX),
         disabled: false,
     };

@@ -17,7 +17,7 @@ use xmpp::stanza::Stanza;
 use xmpp::xml::element::Element;
 
 use super::item::{ARCHIVE, Item, PLACES, Uid, mark};
-use super::prefs::{PREFS, Prefs};
+use super::prefs::{Keep, PREFS, Prefs};
 use crate::app::Late;
 use crate::features::blocking::record::PRIVACY;
 use crate::features::blocking::{self, Traffic};
@@ -85,6 +85,8 @@ struct Account {
     exists: bool,
     /// It may keep people away (XEP-0191).
     is_guarded: bool,
+    /// It has said what it wants archived.
+    has_prefs: bool,
     last: u64,
     items: u64,
     /// When the oldest was received; `None`: to be looked for.
@@ -172,17 +174,31 @@ async fn file(
 ) -> Result<Answer, HomeError> {
     let mut known = match all.get(account.as_str()) {
         // Whether it exists may have changed in the same transaction.
-        Some(known) if !tx.is_touched(ACCOUNTS) && !tx.is_touched(PRIVACY) => known,
+        Some(known) if ![ACCOUNTS, PRIVACY, PREFS].iter().any(|store| tx.is_touched(store)) => {
+            known
+        }
         _ => look(tx).await?,
     };
     if !known.exists {
         all.forget(account.as_str());
         return Ok(Answer::NoAccount);
     }
+    // The node where a message entered may not have heard yet what the account wants.
+    let prefs = if known.has_prefs { tx.get(PREFS, "").await? } else { None };
+    let prefs = prefs.and_then(|bytes| postcard::from_bytes::<Prefs>(&bytes).ok());
+    // A clock that is years ahead must not empty an archive: the home's and the other node's have to agree.
+    let newest_ms = filings.iter().map(|filing| filing.item.at_ms).max().unwrap_or(0);
+    let now_ms = tx.at().millis().min(newest_ms);
     for Filing { item, if_contact, again, retracts } in filings {
         if known.is_guarded && !item.sent && is_kept_away(tx, account, &item.with).await? {
             continue; // XEP-0313 §6.1: what was refused is not in the archive of who refused it.
         }
+        let if_contact = match prefs.as_ref().map(|prefs| keep(prefs, &item.with)) {
+            None => if_contact,
+            Some(Keep::Yes) => false,
+            Some(Keep::IfContact) => true,
+            Some(Keep::No) => continue,
+        };
         if if_contact && !is_contact(tx, &item.with).await? {
             continue;
         }
@@ -194,12 +210,14 @@ async fn file(
             bury(tx, &item).await?;
         }
         known.last = tx.at().0.max(known.last + 1);
+        if known.items == 0 {
+            known.oldest_ms = Some(item.at_ms);
+        }
         known.items += 1;
-        known.oldest_ms.get_or_insert(item.at_ms);
         tx.append(ARCHIVE, known.last, item.encode());
         tx.put(PLACES, uid, known.last.to_be_bytes().to_vec());
     }
-    trim(tx, &mut known, bounds).await?;
+    trim(tx, &mut known, bounds, now_ms).await?;
     all.set(account.as_str(), known);
     Ok(Answer::Done)
 }
@@ -211,10 +229,15 @@ async fn look(tx: &Tx) -> Result<Account, HomeError> {
     Ok(Account {
         exists: accounts::exists(tx).await?,
         is_guarded: blocking::has_default(tx).await?,
+        has_prefs: tx.get(PREFS, "").await?.is_some(),
         last: newest.first().map_or(0, |(id, _)| *id),
         items,
         oldest_ms: None,
     })
+}
+
+fn keep(prefs: &Prefs, with: &str) -> Keep {
+    Jid::parse(with).map_or(Keep::No, |with| prefs.keep(&with))
 }
 
 async fn is_kept_away(tx: &Tx, account: &BareJid, with: &str) -> Result<bool, HomeError> {
@@ -229,8 +252,12 @@ async fn is_contact(tx: &Tx, with: &str) -> Result<bool, HomeError> {
 }
 
 /// Takes away what is beyond the bounds, oldest first.
-async fn trim(tx: &mut Tx, known: &mut Account, bounds: Bounds) -> Result<(), HomeError> {
-    let now_ms = tx.at().millis();
+async fn trim(
+    tx: &mut Tx,
+    known: &mut Account,
+    bounds: Bounds,
+    now_ms: u64,
+) -> Result<(), HomeError> {
     let most = bounds.items_max;
     let beyond = if known.items > most + most / 100 {
         usize::try_from(known.items - most).unwrap_or(TRIM_MAX).min(TRIM_MAX)
@@ -239,7 +266,7 @@ async fn trim(tx: &mut Tx, known: &mut Account, bounds: Bounds) -> Result<(), Ho
     };
     let is_old = |at_ms: u64| at_ms.saturating_add(bounds.age_max_ms) < now_ms;
     // What the oldest is, is not known after a start.
-    let look = known.oldest_ms.is_none_or(is_old);
+    let look = bounds.age_max_ms < u64::MAX && known.oldest_ms.is_none_or(is_old);
     if beyond == 0 && !look {
         return Ok(());
     }
@@ -386,6 +413,25 @@ mod tests {
         assert!(kept[0].contains("'m3'"));
         let places = tx.map(PLACES).await.expect("memory");
         assert_eq!(places.len(), 100);
+    }
+
+    #[tokio::test]
+    async fn what_is_too_old_goes_when_both_clocks_say_so() {
+        let (mut tx, known) = (tx(), Known::default());
+        let bounds = Bounds { age_max_ms: 10, ..BOUNDS };
+        let batch = |orders: &[u64]| Request::File(orders.iter().map(|n| filing(*n, "")).collect());
+        let kept = async |tx: &mut Tx, orders: &[u64]| {
+            let done = decide(tx, &juliet(), batch(orders), &known, bounds).await;
+            assert_eq!(done, Ok(Answer::Done));
+            let _ = tx.changed();
+            texts(tx).await.len()
+        };
+        assert_eq!(kept(&mut tx, &[1, 5]).await, 2);
+        // The home's clock stands at zero: nothing is old.
+        assert_eq!(kept(&mut tx, &[100]).await, 3);
+        let mut tx = tx.at_ms(1_000);
+        assert_eq!(kept(&mut tx, &[14]).await, 3);
+        assert_eq!(kept(&mut tx, &[200]).await, 1);
     }
 
     #[tokio::test]

@@ -67,7 +67,9 @@ pub struct Archive {
 impl Archive {
     /// As configured; `name` is the node's.
     pub fn new(config: &config::Archive, name: &str) -> Self {
-        let age_max_ms = u64::try_from(config.age_max.as_millis()).unwrap_or(u64::MAX);
+        let age_max_ms = config
+            .age_max
+            .map_or(u64::MAX, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
         Self {
             queue: Queue::new(config.pending_bytes_max),
             prefs: AllPrefs::new(Rest::from(config.default)),
@@ -265,8 +267,12 @@ impl Feature for ArchiveFeature {
         match change {
             Change::Put { store, owner, value, .. } if store.as_str() == PREFS => {
                 archive.prefs.set(owner, postcard::from_bytes(value).ok());
+                archive.known.forget(owner);
             }
-            _ if change.store().as_str() == PREFS => archive.prefs.set(change.owner(), None),
+            _ if change.store().as_str() == PREFS => {
+                archive.prefs.set(change.owner(), None);
+                archive.known.forget(change.owner());
+            }
             // Our own writing, or another home's: then we are not one, and remember nothing.
             Change::Append { .. } if !snapshot && ctx.node.homes.is_home(change.owner()) => {}
             _ => archive.known.forget(change.owner()),
@@ -364,11 +370,24 @@ fn fin(found: &Found, stable: bool) -> Element {
 
 async fn metadata(node: &Arc<Node>, seat: &Arc<Seat>, request: &Stanza) -> Vec<Action> {
     caught_up(node, seat).await;
+    match ends(node, seat).await {
+        Some(metadata) => vec![Action::Reply(Stanza::iq_result(request, Some(metadata)))],
+        None => reply(request, &StanzaError::internal_server_error()),
+    }
+}
+
+/// What a client is told when it binds (XEP-0386 §3.2): how far the archive goes by then.
+pub async fn bound(node: &Arc<Node>, seat: &Arc<Seat>) -> Option<Element> {
+    if node.config.archive.enabled { ends(node, seat).await } else { None }
+}
+
+/// `<metadata/>`; `None`: the archive cannot be read, and the log says why.
+async fn ends(node: &Arc<Node>, seat: &Arc<Seat>) -> Option<Element> {
     let ends = match query::ends(node.storage.as_ref(), &seat.bare).await {
         Ok(ends) => ends,
         Err(error) => {
             tracing::error!(account = %seat.bare, %error, "an archive cannot be read");
-            return reply(request, &StanzaError::internal_server_error());
+            return None;
         }
     };
     let mut metadata = Element::new("metadata", ns::MAM);
@@ -380,7 +399,7 @@ async fn metadata(node: &Arc<Node>, seat: &Arc<Seat>, request: &Stanza) -> Vec<A
             metadata.push_child(end);
         }
     }
-    vec![Action::Reply(Stanza::iq_result(request, Some(metadata)))]
+    Some(metadata)
 }
 
 async fn prefer(node: &Arc<Node>, seat: &Arc<Seat>, request: &Stanza, prefs: Prefs) -> Vec<Action> {

@@ -1,7 +1,7 @@
 //! The list that is in effect for a session, and what follows from it: what the session is kept from, what it may not send, who may not see it.
 //! It hangs on the [`Seat`], and is absent for those who block nobody: then every question here is one look at the seat's flags.
 //! Called by the router and `geo` for what arrives, by `session` for what a client sends, by the presence feature for who is told.
-//! XEP-0016 §2.2 (rules 1 to 4, 9), §2.10 to §2.13; XEP-0191 §5.3, §5.4.
+//! XEP-0016 §2.2 (rules 1 to 4, 9), §2.10 to §2.13; XEP-0191 §3.3, §3.4.
 
 use std::sync::Arc;
 
@@ -85,7 +85,7 @@ pub fn hide(seat: &Seat, from: &mut Vec<BareJid>) {
     }
 }
 
-/// What becomes of a stanza that a client sends to somebody its list denies (XEP-0191 §5.3): `None`, if it does not.
+/// What becomes of a stanza that a client sends to somebody its list denies (XEP-0191 §3.3): `None`, if it does not.
 pub fn outbound(ctx: &mut Ctx<'_>, stanza: &Stanza) -> Option<Flow> {
     let seat = ctx.seat?;
     let guard = seat.guard()?;
@@ -192,15 +192,16 @@ pub fn default_is(ctx: &mut Ctx<'_>, seat: &Arc<Seat>, list: Option<&List>) {
     if guard.as_ref().map(|guard| guard.rules.list()) == list {
         return;
     }
-    let made = list.map(|list| Arc::new(Guard::new(ctx.node, &seat.bare, None, list.clone())));
-    put(&mut ctx.actions, ctx.node, seat, made);
+    match list {
+        Some(list) => renew(ctx, seat, None, list.clone()),
+        None => put(&mut ctx.actions, ctx.node, seat, None),
+    }
 }
 
 /// A list is another: for every session that has chosen it.
 pub fn list_is(ctx: &mut Ctx<'_>, seat: &Arc<Seat>, name: &str, list: &List) {
     if seat.guard().is_some_and(|guard| guard.active.as_deref() == Some(name)) {
-        let made = Guard::new(ctx.node, &seat.bare, Some(name.to_owned()), list.clone());
-        put(&mut ctx.actions, ctx.node, seat, Some(Arc::new(made)));
+        renew(ctx, seat, Some(name.to_owned()), list.clone());
     }
 }
 
@@ -209,9 +210,29 @@ pub fn roster_is(ctx: &mut Ctx<'_>, seat: &Arc<Seat>) {
     if let Some(guard) = seat.guard()
         && guard.rules.list().asks_roster()
     {
-        let (active, list) = (guard.active.clone(), guard.rules.list().clone());
-        let made = Guard::new(ctx.node, &seat.bare, active, list);
-        put(&mut ctx.actions, ctx.node, seat, Some(Arc::new(made)));
+        renew(ctx, seat, guard.active.clone(), guard.rules.list().clone());
+    }
+}
+
+/// With the roster that is at hand; if there is none, once more when there is.
+fn renew(ctx: &mut Ctx<'_>, seat: &Arc<Seat>, active: Option<String>, list: List) {
+    let made = Guard::new(ctx.node, &seat.bare, active, list);
+    let waits = made.roster.is_none() && made.rules.list().asks_roster();
+    put(&mut ctx.actions, ctx.node, seat, Some(Arc::new(made)));
+    if waits {
+        let (node, seat) = (ctx.node.clone(), seat.clone());
+        tokio::spawn(async move {
+            if let Err(error) = node.rosters.load(&node, &seat.bare).await {
+                tracing::error!(%error, account = %seat.bare, "a roster cannot be read");
+                return;
+            }
+            let Some(guard) = seat.guard() else { return };
+            let (active, list) = (guard.active.clone(), guard.rules.list().clone());
+            let made = Guard::new(&node, &seat.bare, active, list);
+            let mut actions = Vec::new();
+            put(&mut actions, &node, &seat, Some(Arc::new(made)));
+            crate::router::perform(&node, None, actions);
+        });
     }
 }
 
@@ -259,12 +280,12 @@ fn put(actions: &mut Vec<Action>, node: &Node, seat: &Arc<Seat>, new: Option<Arc
         if denies(&new, &to, Traffic::PresenceOut).is_some() {
             seat.undirect(&to);
             // Who watches is told below.
-            if !hidden_from.contains(&to.bare()) {
+            if !seat.is_shown() || !hidden_from.contains(&to.bare()) {
                 actions.push(Action::Route(unavailable().with_to(&to)));
             }
         }
     }
-    if !hidden_from.is_empty() {
+    if seat.is_shown() && !hidden_from.is_empty() {
         let generation = Presence::ALWAYS;
         let presence = Presence { stanza: unavailable(), generation, node: None, withdrawn: false };
         actions.push(Action::Multicast { presence, to: hidden_from });
@@ -274,7 +295,7 @@ fn put(actions: &mut Vec<Action>, node: &Node, seat: &Arc<Seat>, new: Option<Arc
     }
 }
 
-/// XEP-0016 §2.9, note: a contact that is not heard any more is shown unavailable.
+/// XEP-0016 §2.10, note: a contact that is not heard any more is shown unavailable.
 fn leave(actions: &mut Vec<Action>, node: &Node, seat: &Arc<Seat>, contact: &BareJid) {
     let shown = node.directory.read(contact.as_str(), |rows| {
         let shown = rows.iter().filter(|row| row.available && row.lit);

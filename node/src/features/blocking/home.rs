@@ -1,4 +1,4 @@
-//! Where an account's privacy lists are changed, block list included: one store, one writer (XEP-0191 §3). Runs only in the region that is the
+//! Where an account's privacy lists are changed, block list included: one store, one writer (XEP-0191 §5). Runs only in the region that is the
 //! account's home; everyone else sends a [`Request`] there. The home knows the account's sessions everywhere, and so which list is in use.
 
 use futures_util::future::BoxFuture;
@@ -41,11 +41,11 @@ pub struct Limits {
 /// See [`Request`].
 #[derive(Debug, Serialize, Deserialize)]
 pub enum What {
-    /// XEP-0191 §5.3.
+    /// XEP-0191 §3.3.
     Block(Vec<Jid>),
-    /// XEP-0191 §5.4.
+    /// XEP-0191 §3.4.
     Unblock(Vec<Jid>),
-    /// XEP-0191 §5.5.
+    /// XEP-0191 §3.5.
     UnblockAll,
     /// XEP-0016 §2.6, §2.7: the whole list.
     Set(Named),

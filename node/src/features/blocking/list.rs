@@ -1,7 +1,7 @@
-//! The rules of a privacy list, and what they say of a stanza. Pure. XEP-0016 §2.1 and §2.2, XEP-0191 §3 (which JIDs match).
+//! The rules of a privacy list, and what they say of a stanza. Pure. XEP-0016 §2.1 and §2.2, XEP-0191 §6 (which JIDs match).
 //! Called by `guard` for sessions, by `record` for homes and replicas.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
@@ -136,7 +136,7 @@ pub struct Item {
 }
 
 impl Item {
-    /// A blocked address as XEP-0191 §3 maps it.
+    /// A blocked address as XEP-0191 §5 maps it.
     pub fn blocked(jid: Jid) -> Self {
         Item { order: 0, allow: false, kinds: Kinds::default(), whom: Whom::Jid(jid) }
     }
@@ -169,20 +169,18 @@ impl List {
         &self.items
     }
 
-    /// The block list in it (XEP-0191 §3).
+    /// The block list in it (XEP-0191 §5).
     pub fn blocked(&self) -> impl Iterator<Item = &Jid> {
         self.items.iter().filter_map(Item::as_blocked)
     }
 
-    /// The same with these blocked, ahead of everything else (XEP-0191 §3), and those not blocked any more. Everything is numbered anew.
+    /// The same with these blocked, ahead of everything else (XEP-0191 §5), and those not blocked any more. Everything is numbered anew.
     pub fn with_blocked(&self, more: &[Jid], fewer: &[Jid]) -> Self {
+        let fewer: HashSet<&Jid> = fewer.iter().collect();
+        let mut known = HashSet::new();
         let kept = self.blocked().filter(|jid| !fewer.contains(jid));
-        let mut blocked: Vec<Jid> = kept.cloned().collect();
-        for jid in more {
-            if !blocked.contains(jid) {
-                blocked.push(jid.clone());
-            }
-        }
+        let once = kept.chain(more).filter(|jid| known.insert(*jid));
+        let blocked: Vec<Jid> = once.cloned().collect();
         let others = self.items.iter().filter(|item| item.as_blocked().is_none()).cloned();
         let all = blocked.into_iter().map(Item::blocked).chain(others);
         let items = (1..).zip(all).map(|(order, item)| Item { order, ..item }).collect();

@@ -36,7 +36,7 @@ use self::record::{Head, PRIVACY, decode, name};
 pub use self::record::{has_default, is_blocked, is_blocked_here};
 use crate::app::Node;
 use crate::feature::{Action, Ctx, Disco, Feature, Flow, Interests, Iq, SessionEvent, Target};
-use crate::features::roster::record::ROSTER;
+use crate::features::roster::record::{ROSTER, VERSION};
 use crate::router::perform::seats_of;
 use crate::session::Seat;
 
@@ -52,7 +52,7 @@ impl Feature for Blocking {
         Interests {
             iq: &[ns::BLOCKING],
             session: true,
-            changes: &[PRIVACY, ROSTER],
+            changes: &[PRIVACY, ROSTER, VERSION],
             ..Interests::default()
         }
     }
@@ -116,8 +116,12 @@ impl Feature for Blocking {
         if seats.is_empty() {
             return Flow::Next;
         }
-        if change.store().as_str() == ROSTER {
-            seats.iter().for_each(|seat| guard::roster_is(ctx, seat));
+        let store = change.store();
+        if store.as_str() != PRIVACY {
+            // What is copied as a whole ends with its version.
+            if store.as_str() == if snapshot { VERSION } else { ROSTER } {
+                seats.iter().for_each(|seat| guard::roster_is(ctx, seat));
+            }
             return Flow::Next;
         }
         let changed = match change {
@@ -184,7 +188,7 @@ fn error_of(request: &Stanza, error: &StanzaError) -> Stanza {
     request.error_reply(error).expect("a get or set may be answered")
 }
 
-/// §5.2.
+/// §3.2.
 async fn get(node: &Node, account: &BareJid, request: &Stanza) -> Stanza {
     match Head::read(&*node.storage, account).await {
         Ok(head) => {
@@ -198,7 +202,7 @@ async fn get(node: &Node, account: &BareJid, request: &Stanza) -> Stanza {
     }
 }
 
-/// §5.3 to §5.5. What follows for presence, and the pushes, are effects of the committed change, in every region.
+/// §3.3 to §3.5. What follows for presence, and the pushes, are effects of the committed change, in every region.
 async fn set(
     node: &Arc<Node>,
     seat: &Arc<Seat>,
@@ -206,6 +210,12 @@ async fn set(
     command: Command,
 ) -> Vec<Action> {
     let (what, reports) = match command {
+        // More than there may be: nobody has to be asked.
+        Command::Block(jids, _) | Command::Unblock(jids)
+            if jids.len() > node.config.limits.privacy_items_max =>
+        {
+            return vec![Action::Reply(error_of(request, &StanzaError::resource_constraint()))];
+        }
         Command::Block(jids, reports) => (What::Block(jids), reports),
         Command::Unblock(jids) => (What::Unblock(jids), Vec::new()),
         Command::UnblockAll => (What::UnblockAll, Vec::new()),

@@ -1,5 +1,7 @@
-//! What clients say of lists, and what they are told, as values: XEP-0191 §5, XEP-0016 §2.3 to §2.8, XEP-0377 §4. Pure.
+//! What clients say of lists, and what they are told, as values: XEP-0191 §3, XEP-0016 §2.3 to §2.8, XEP-0377 §4. Pure.
 //! Called by `mod` (XEP-0191) and `privacy` (XEP-0016).
+
+use std::collections::HashSet;
 
 use xmpp::jid::{BareJid, Jid};
 use xmpp::ns;
@@ -17,11 +19,11 @@ const NAME_BYTES_MAX: usize = 1023;
 /// What a client asks by XEP-0191.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Command {
-    /// §5.3, with what is reported of whom.
+    /// §3.3, with what is reported of whom.
     Block(Vec<Jid>, Vec<Report>),
-    /// §5.4.
+    /// §3.4.
     Unblock(Vec<Jid>),
-    /// §5.5.
+    /// §3.5.
     UnblockAll,
 }
 
@@ -30,14 +32,15 @@ pub enum Command {
 /// # Errors
 /// `bad-request`: nobody is named, or an item without an address; `jid-malformed`.
 pub fn command(payload: &Element) -> Result<Command, StanzaError> {
-    let mut jids: Vec<Jid> = Vec::new();
+    let mut known = HashSet::new();
+    let mut jids = Vec::new();
     let mut reports = Vec::new();
     for item in payload.children().filter(|child| child.is("item", ns::BLOCKING)) {
         let jid = item.attr("jid").ok_or_else(StanzaError::bad_request)?;
         let jid = Jid::parse(jid).map_err(|_| StanzaError::jid_malformed())?;
         // XEP-0377 §6: whatever is wrong with a report, the address is blocked as if there were none.
         reports.extend(item.child("report", ns::REPORTING).and_then(|one| Report::read(&jid, one)));
-        if !jids.contains(&jid) {
+        if known.insert(jid.clone()) {
             jids.push(jid);
         }
     }

@@ -108,6 +108,10 @@ async fn set(node: &Arc<Node>, seat: &Arc<Seat>, request: &Stanza, what: Set) ->
         Set::Active(None) if seat.guard().is_none_or(|guard| guard.active.is_none()) => Ok(()),
         Set::Active(name) => ask(node, seat, active(name)).await,
         Set::Default(name) => ask(node, seat, What::Default(name.clone())).await,
+        // More than there may be: nobody has to be asked.
+        Set::List(named) if named.list.items().len() > node.config.limits.privacy_items_max => {
+            Err(StanzaError::resource_constraint())
+        }
         Set::List(named) => ask(node, seat, What::Set(named.clone())).await,
         Set::Remove(name) => ask(node, seat, What::Remove(name.clone())).await,
     };

@@ -54,11 +54,11 @@ pub struct Note {
     pub list: Option<String>,
     /// It was changed by XEP-0191: a client that never spoke of privacy lists need not hear of them.
     pub by_blocking: bool,
-    /// Blocked (XEP-0191 §5.3).
+    /// Blocked (XEP-0191 §3.3).
     pub blocked: Vec<Jid>,
-    /// Not blocked any more (§5.4).
+    /// Not blocked any more (§3.4).
     pub unblocked: Vec<Jid>,
-    /// Nobody is blocked any more (§5.5).
+    /// Nobody is blocked any more (§3.5).
     pub unblocked_all: bool,
 }
 

@@ -216,7 +216,8 @@ async fn a_blocked_contact_sees_nobody_until_it_is_unblocked() {
     house.watches("juliet", "romeo").await;
     let romeo = house.available("romeo/orchard", 0).await;
     let juliet = house.available("juliet/balcony", 0).await;
-    (mail(&romeo), mail(&juliet));
+    mail(&romeo);
+    mail(&juliet);
     blocks(&house, &juliet, "romeo").await;
     let heard = mail(&romeo);
     assert_eq!(heard.len(), 1, "{heard:?}");
@@ -230,7 +231,8 @@ async fn a_blocked_contact_sees_nobody_until_it_is_unblocked() {
     assert!(own.iter().chain(&other).count() == 2, "{own:?} {other:?}");
     let garden = house.available("romeo/garden", 0).await;
     assert!(!mail(&garden).iter().any(|text| text.contains("juliet")));
-    (mail(&romeo), mail(&juliet));
+    mail(&romeo);
+    mail(&juliet);
     asks(&house, &juliet, "set", "<unblock xmlns='urn:xmpp:blocking'/>").await;
     house.until("romeo sees her", || romeo.mailbox.depth().items > 0).await;
     assert!(mail(&romeo)[0].contains("<show>away</show>"));

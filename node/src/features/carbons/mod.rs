@@ -15,6 +15,7 @@ use xmpp::ns;
 use xmpp::payload::carbons::Direction;
 use xmpp::stanza::error::StanzaError;
 use xmpp::stanza::{Kind, Stanza, Type};
+use xmpp::xml::element::Element;
 
 use crate::feature::{Action, Ctx, Disco, Feature, Flow, Interests, Iq, Target};
 use crate::session::Seat;
@@ -48,6 +49,20 @@ impl Feature for Carbons {
         // §3: clients ask the server; later ones ask their account.
         disco.server.extend([ns::CARBONS, ns::CARBONS_RULES]);
         disco.account.extend([ns::CARBONS, ns::CARBONS_RULES]);
+    }
+
+    fn inline(&self) -> &'static [&'static str] {
+        &[ns::CARBONS]
+    }
+
+    /// XEP-0386 §3.2: no answer is necessary.
+    fn bound(&self, ctx: &mut Ctx<'_>, request: &Element) -> Option<Element> {
+        if let Some(seat) = ctx.seat
+            && request.name() == "enable"
+        {
+            seat.set_carbons(true);
+        }
+        None
     }
 
     fn iq(&self, ctx: &mut Ctx<'_>, iq: &Iq) -> Flow {
@@ -96,8 +111,8 @@ impl Feature for Carbons {
     }
 }
 
-/// What went to the account is copied for those of its resources that take no messages (a negative priority, not available), if they want
-/// copies (§6: "that did not receive it"). Asked by the road, which has seen that there is one.
+/// What went to the account is copied for those of its resources that it passed over (a lower priority, a negative one, not available), if they
+/// want copies (§6: "that did not receive it"). Asked by the road, which has seen that there is one.
 pub fn for_the_others(message: &Stanza) -> Option<Action> {
     let account = message.to()?.bare();
     should_copy(message, Direction::Received).is_copy().then(|| Action::Copy {

@@ -3,7 +3,10 @@
 //! sends, and when it says that it is active, all that waits is sent, each stanza with the time it came (XEP-0203). A client that resumes
 //! its stream is active. Bind 2 begins a session inactive with [`Seat::set_inactive`](crate::session::Seat::set_inactive).
 
-use crate::feature::Feature;
+use xmpp::ns;
+use xmpp::xml::element::Element;
+
+use crate::feature::{Ctx, Feature};
 
 /// See the room.
 pub struct ClientState;
@@ -11,6 +14,18 @@ pub struct ClientState;
 impl Feature for ClientState {
     fn name(&self) -> &'static str {
         "csi"
+    }
+
+    fn inline(&self) -> &'static [&'static str] {
+        &[ns::CSI]
+    }
+
+    /// XEP-0386 §3.2: the session begins in that state.
+    fn bound(&self, ctx: &mut Ctx<'_>, request: &Element) -> Option<Element> {
+        if let Some(seat) = ctx.seat {
+            seat.set_inactive(request.name() == "inactive");
+        }
+        None
     }
 
     fn stream_features(&self) -> &'static str {

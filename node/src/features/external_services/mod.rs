@@ -44,7 +44,7 @@ impl Feature for ExternalServices {
             return Flow::Next;
         }
         let node = ctx.node;
-        let ours = |account: &BareJid| node.domains.has_accounts(account.domain());
+        let ours = |account: &BareJid| node.domains.has_users(account.domain());
         let account = iq.stanza.from().map(xmpp::jid::Jid::bare).filter(ours);
         let known = Known {
             services: &node.config.external_services,

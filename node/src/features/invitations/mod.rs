@@ -7,7 +7,9 @@
 //!
 //! Left out: tokens that only one given address may use (XEP-0379 §6.2), a display name in the URI.
 
+mod commands;
 pub mod home;
+pub mod page;
 pub mod record;
 #[cfg(test)]
 mod tests;
@@ -27,6 +29,7 @@ use self::record::{Invitation, Reserved};
 use self::token::Token;
 use crate::app::Node;
 use crate::feature::{Action, Feature};
+use crate::features::adhoc::command::{Command, Who};
 use crate::features::presence::relation;
 use crate::features::roster::subscription::Kind;
 use crate::homes::HomeError;
@@ -36,17 +39,21 @@ use crate::router::perform;
 pub struct InvitationsFeature {
     /// For strangers (XEP-0445 §3).
     stream_feature: String,
+    /// Whether users may invite contacts.
+    contacts: bool,
+    /// Whose invitations make accounts.
+    accounts: Inviters,
 }
 
 impl InvitationsFeature {
     /// As the configuration wants it.
     pub fn new(config: &config::Config) -> Self {
-        let accepted = config.invitations.accounts != Inviters::Nobody;
-        let stream_feature = match accepted {
-            true => format!("<register xmlns='{}'/>", ns::IBR_TOKEN),
-            false => String::new(),
+        let config::Invitations { contacts, accounts, .. } = config.invitations;
+        let stream_feature = match accounts {
+            Inviters::Nobody => String::new(),
+            _ => format!("<register xmlns='{}'/>", ns::IBR_TOKEN),
         };
-        Self { stream_feature }
+        Self { stream_feature, contacts, accounts }
     }
 }
 
@@ -57,6 +64,22 @@ impl Feature for InvitationsFeature {
 
     fn stream_features_before_auth(&self) -> &str {
         &self.stream_feature
+    }
+
+    fn commands(&self) -> Vec<Arc<dyn Command>> {
+        let mut commands: Vec<Arc<dyn Command>> = Vec::new();
+        if self.contacts {
+            commands.push(Arc::new(commands::InviteContact));
+        }
+        let who = match self.accounts {
+            Inviters::Nobody | Inviters::Operator => None,
+            Inviters::Admins => Some(Who::Administrators),
+            Inviters::Users => Some(Who::Users),
+        };
+        if let Some(who) = who {
+            commands.push(Arc::new(commands::CreateAccount { who }));
+        }
+        commands
     }
 }
 
@@ -167,6 +190,18 @@ pub async fn issue(node: &Node, wish: Wish) -> Result<Issued, StanzaError> {
     let page = node.config.invitations.landing_url.as_ref();
     let landing_url = page.map(|url| url.replace("{token}", token.expose()));
     Ok(Issued { token, invitation, uri, landing_url })
+}
+
+/// What a client opens: about the account that is to be made, about the inviter, or about the server.
+fn uri(token: &Token, invitation: &Invitation, account: Option<BareJid>) -> String {
+    match account {
+        Some(account) => token.register_uri(&account),
+        None if invitation.contact => token.roster_uri(invitation.register),
+        None => {
+            let domain = BareJid::parse(token.owner().domain());
+            token.register_uri(&domain.expect("the domain of an address is an address"))
+        }
+    }
 }
 
 /// The invitation, while it is good.

@@ -173,3 +173,27 @@ async fn friends_are_made_by_their_own_approvals() {
         assert!(state.to && state.from && !state.approved && !state.pending_out, "{state:?}");
     }
 }
+
+#[tokio::test]
+async fn the_page_about_an_invitation_shows_its_uri_and_nothing_of_others() {
+    let house = House::new().await;
+    let [romeo] = house.accounts(["romeo"]).await;
+    let page = async |token: &str| {
+        let response = page::page(&house.node, token).await;
+        let (parts, body) = response.into_parts();
+        let body = axum::body::to_bytes(body, 1 << 20).await.expect("a body");
+        let policy = parts.headers["content-security-policy"].to_str().expect("text").to_owned();
+        assert!(policy.starts_with("default-src 'none'"));
+        (parts.status.as_u16(), String::from_utf8(body.to_vec()).expect("text"))
+    };
+    let issued = issue(&house.node, wish(&romeo)).await.expect("made");
+    let (status, text) = page(issued.token.expose()).await;
+    assert_eq!(status, 200);
+    assert!(text.contains(&format!("href='{}'", issued.uri.replace('&', "&amp;"))), "{text}");
+    assert!(text.contains("<strong>romeo@chat.example</strong>"), "{text}");
+    // To look at it uses nothing up.
+    assert!(take(&house.node, &issued.token).await.expect("asked").is_some());
+    for token in [issued.token.expose(), "", "x", &"a".repeat(100_000)] {
+        assert_eq!(page(token).await.0, 404);
+    }
+}

@@ -1,6 +1,8 @@
 //! Offline messages at the account's home. Store `offline`: an archive, owner the account, id the home's hybrid time, or the next after the
 //! last one given if that is greater.
 
+use std::sync::Arc;
+
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use xmpp::jid::BareJid;
@@ -8,6 +10,7 @@ use xmpp::stanza::Stanza;
 
 use crate::app::{Late, Node};
 use crate::features::blocking::{self, Traffic};
+use crate::features::push;
 use crate::homes::{self, HomeError, HomeOp, Tx, accounts};
 use crate::storage::Page;
 
@@ -98,7 +101,7 @@ impl HomeOp for OfflineHome {
 }
 
 async fn decide(
-    node: &Node,
+    node: &Arc<Node>,
     tx: &mut Tx,
     account: &BareJid,
     request: Request,
@@ -132,6 +135,7 @@ async fn decide(
             if kept + stanzas.len() > max as usize {
                 return Ok(Answer::Full);
             }
+            push::home::filed(node, tx, account, &from, &stanzas).await?;
             let mut id = last_id(tx).await?;
             for (order, stanza) in stanzas {
                 filed.push(order);

@@ -132,7 +132,7 @@ async fn file_part(node: &Arc<Node>, account: &BareJid, batch: Vec<Routed>) -> F
                 batch.into_iter().partition(|routed| filed.contains(&routed.order));
             Filed { kept, elsewhere, ..Filed::default() }
         }
-        // As if nobody were there who could be written to (XEP-0191 §5.3).
+        // As if nobody were there who could be written to (XEP-0191 §3.3).
         Ok(Answer::Denied(denied)) => {
             let (refused, kept): (Vec<_>, Vec<_>) =
                 batch.into_iter().partition(|routed| denied.contains(&routed.order));

@@ -171,3 +171,35 @@ async fn much_mail_for_somebody_who_is_away_is_filed_in_parts() {
     }
     assert_eq!(ids, (1..=40).map(|n| n.to_string()).collect::<Vec<_>>());
 }
+
+#[tokio::test]
+async fn nothing_overtakes_a_message_of_its_sender_that_waits() {
+    // RFC 6120 §10.1.
+    let house = House::new().await;
+    house.accounts(["romeo"]).await;
+    let seat = house.bound("romeo/orchard");
+    let say = |text: &str| assert!(seat.take(Delivery::light(stanza(text))), "{text}");
+    for whole in [true, false] {
+        seat.begin_catching_up();
+        say("<message from='juliet@x/b' id='1'/>");
+        say("<presence from='juliet@x/b' id='2'/>");
+        say("<iq from='juliet@x/b' type='get' id='3'/>");
+        say("<message from='juliet@x/b' type='error' id='4'/>");
+        say("<presence from='nurse@x/b' id='5'/>");
+        let ids = |texts: Vec<String>| {
+            let id = |text: &String| text.split("id='").nth(1).and_then(|rest| rest.chars().next());
+            texts.iter().filter_map(id).collect::<String>()
+        };
+        assert_eq!(ids(mail(&seat)), "45");
+        let back = seat.end_catching_up(whole);
+        assert_eq!(back.len(), usize::from(!whole));
+        assert_eq!(ids(mail(&seat)), if whole { "123" } else { "23" });
+    }
+    // When it hides, only messages go elsewhere.
+    seat.begin_catching_up();
+    say("<message from='juliet@x/b' id='1'/>");
+    say("<presence from='juliet@x/b' id='2'/>");
+    assert_eq!(seat.take_newer().len(), 1);
+    assert_eq!(mail(&seat).len(), 1);
+    assert!(seat.end_catching_up(true).is_empty());
+}

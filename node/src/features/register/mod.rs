@@ -149,6 +149,10 @@ async fn change_password(
     account: &BareJid,
     password: Password,
 ) -> Result<(), StanzaError> {
+    if !node.authenticator.keeps_password(account).await {
+        // It is somewhere else, and nothing would know the new one there.
+        return Err(StanzaError::not_allowed());
+    }
     let record = derive(node, password).await?;
     found(accounts::set_keys(&node.homes, account, &record).await.map_err(refused)?)
 }

@@ -136,6 +136,11 @@ impl Stranger {
         let rules = &node.config.registration;
         let account = payload::account_of(username, domain)?;
         password::acceptable(&password, rules)?;
+        match node.authenticator.is_taken(&account).await {
+            Some(false) => {}
+            Some(true) => return Err(StanzaError::conflict().with_text("This name is taken.")),
+            None => return Err(StanzaError::resource_constraint()),
+        }
         let token = self.invitation.clone();
         if token.is_none() {
             free(&account, rules)?;

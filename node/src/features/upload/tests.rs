@@ -81,6 +81,18 @@ impl Place {
         self.asks(attributes).await.expect("a slot")
     }
 
+    /// Brings a part of a file, and then nothing.
+    async fn begins(&self, slot: &Slot, part: &str) -> tokio::net::TcpStream {
+        let at = &self.url["http://".len()..];
+        let mut stream = tokio::net::TcpStream::connect(at).await.expect("it listens");
+        let (path, key) = (&slot.put[self.url.len()..], &slot.authorization);
+        let head = format!("PUT {path} HTTP/1.1\r\nHost: x\r\nAuthorization: {key}\r\n");
+        let whole = format!("{head}Content-Length: 6\r\n\r\n{part}");
+        tokio::io::AsyncWriteExt::write_all(&mut stream, whole.as_bytes()).await.expect("written");
+        self.house.until("it is on its way", || self.on_disk() == [0, 0, 1]).await;
+        stream
+    }
+
     /// Files, their owners, and what is on its way.
     fn on_disk(&self) -> [usize; 3] {
         fn count(dir: &std::path::Path) -> usize {
@@ -206,18 +218,26 @@ async fn what_is_not_as_the_slot_says_leaves_nothing() {
 async fn a_file_that_is_cut_leaves_nothing_and_may_come_again() {
     let place = Place::new("").await;
     let slot = place.slot(SIX).await;
-    let mut cut = tokio::net::TcpStream::connect(&place.url["http://".len()..]).await.expect("up");
-    let path = &slot.put[place.url.len()..];
-    let head = format!(
-        "PUT {path} HTTP/1.1\r\nHost: x\r\nAuthorization: {}\r\nContent-Length: 6\r\n\r\ntot",
-        slot.authorization
-    );
-    tokio::io::AsyncWriteExt::write_all(&mut cut, head.as_bytes()).await.expect("written");
-    place.house.until("it is on its way", || place.on_disk() == [0, 0, 1]).await;
+    let cut = place.begins(&slot, "tot").await;
     assert_eq!(slot.bring("tototo", "text/plain").await, StatusCode::CONFLICT);
     drop(cut);
     place.house.until("it is given up", || place.on_disk() == [0, 0, 0]).await;
     assert_eq!(slot.bring("tototo", "text/plain").await, StatusCode::CREATED);
+}
+
+#[tokio::test]
+async fn only_so_many_files_are_on_their_way() {
+    let place = Place::new("transfers_max = 1").await;
+    let slots = [place.slot(SIX).await, place.slot(SIX).await];
+    let cut = place.begins(&slots[0], "tot").await;
+    let put =
+        request::Builder::new().method("PUT").header("authorization", &slots[1].authorization);
+    let answer = send(&slots[1].put, put, "tototo").await;
+    assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(answer.headers().contains_key("retry-after"));
+    drop(cut);
+    place.house.until("it is given up", || place.on_disk() == [0, 0, 0]).await;
+    assert_eq!(slots[1].bring("tototo", "text/plain").await, StatusCode::CREATED);
 }
 
 #[tokio::test]

@@ -318,3 +318,47 @@ async fn receive(
     }
     if count == size { Ok(()) } else { Err(no(StatusCode::BAD_REQUEST, "the file was cut\n")) }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use tokio::time::sleep;
+
+    use super::super::store;
+    use super::*;
+
+    struct Nowhere;
+
+    impl Sink for Nowhere {
+        fn write(&mut self, _bytes: Bytes) -> store::Answer<'_, ()> {
+            Box::pin(async { Ok(()) })
+        }
+
+        fn finish(self: Box<Self>) -> store::Answer<'static, ()> {
+            Box::pin(async { Ok(()) })
+        }
+    }
+
+    /// A byte in so many seconds, for ever.
+    fn drops(every: u64) -> Body {
+        Body::from_stream(stream::repeat(()).then(move |()| async move {
+            sleep(Duration::from_secs(every)).await;
+            Ok::<_, std::io::Error>("x")
+        }))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_comes_in_time_or_not_at_all() {
+        let within = |seconds| Instant::now() + Duration::from_secs(seconds);
+        let status = |done: Result<(), No>| done.map_err(|(status, _, _)| status);
+        let silent = receive(drops(61), &mut Nowhere, 10, within(1_000)).await;
+        assert_eq!(status(silent), Err(StatusCode::REQUEST_TIMEOUT));
+        let slow = receive(drops(59), &mut Nowhere, 10, within(300)).await;
+        assert_eq!(status(slow), Err(StatusCode::REQUEST_TIMEOUT));
+        let long = receive(drops(1), &mut Nowhere, 10, within(300)).await;
+        assert_eq!(status(long), Err(StatusCode::PAYLOAD_TOO_LARGE));
+        let short = receive(Body::from("xx"), &mut Nowhere, 10, within(300)).await;
+        assert_eq!(status(short), Err(StatusCode::BAD_REQUEST));
+        assert_eq!(status(receive(Body::from("xx"), &mut Nowhere, 2, within(1)).await), Ok(()));
+    }
+}

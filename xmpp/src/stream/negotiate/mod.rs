@@ -13,16 +13,26 @@
 //! it. A password for an account that does not exist should cost as much as one that does: verify it against
 //! [`ScramKeys::fake`](crate::sasl::ScramKeys::fake), then say [`Verdict::Wrong`].
 //!
-//! Deliberately absent: SASL2 and Bind 2 (they will be another machine over the same [`Exchange`]), dialback (the
-//! seam: a peer whose certificate proves nothing still gets features, see [`ReceivingPeer`]), any clock.
+//! SASL2 (XEP-0388) and what goes along in it is `inline`; its elements are `sasl2`.
+//!
+//! Deliberately absent: dialback (the seam: a peer whose certificate proves nothing still gets features, see
+//! [`ReceivingPeer`]), any clock.
 
 mod initiating;
+mod inline;
+mod offer;
 mod peer;
 mod receiving;
+pub mod sasl2;
+mod turns;
 
 pub use initiating::{Dial, DialError, Initiating, InitiatingInput, InitiatingOutput};
+pub use inline::{Inline, SignIn, SignedIn, Used};
+pub use offer::{Offer, Tls, TlsPolicy};
 pub use peer::{PeerInput, PeerOffer, PeerOutput, ReceivingPeer};
-pub use receiving::{Input, Offer, Output, Receiving, Tls, TlsPolicy};
+pub use receiving::Receiving;
+use sasl2::Profile;
+pub use turns::{Input, Output};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD as BASE64, URL_SAFE_NO_PAD};
@@ -30,7 +40,8 @@ use base64::engine::general_purpose::{STANDARD as BASE64, URL_SAFE_NO_PAD};
 use crate::jid::{BareJid, FullJid};
 use crate::ns;
 use crate::sasl::{
-    Credentials, Exchange, Failure, Hash, Mechanism, Password, Secret, Step, Verdict,
+    Credentials, Exchange, Failure, Hash, Mechanism, Password, Secret, Step,
+    Tokens as SignInTokens, Verdict,
 };
 use crate::stanza::error::StanzaError;
 use crate::stream::error::StreamError;
@@ -86,9 +97,14 @@ impl Tokens {
         URL_SAFE_NO_PAD.encode(&self.block()[..18])
     }
 
-    /// A localpart: 20 hexadecimal digits, 80 bits.
+    /// A localpart: a random UUID, as XEP-0175 §3 recommends (RFC 4122 §4.4).
     fn localpart(&mut self) -> String {
-        self.block()[..10].iter().map(|byte| format!("{byte:02x}")).collect()
+        let mut bytes = self.block();
+        bytes[6] = bytes[6] & 0x0f | 0x40;
+        bytes[8] = bytes[8] & 0x3f | 0x80;
+        let hex = |part: &[u8]| part.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let parts = [&bytes[..4], &bytes[4..6], &bytes[6..8], &bytes[8..10], &bytes[10..16]];
+        parts.map(hex).join("-")
     }
 }
 
@@ -115,10 +131,12 @@ fn check_header(header: &StreamHeader, content_ns: Option<&str>) -> Result<(), S
     }
 }
 
-/// The receiving side of SASL in the elements of RFC 6120 §6.4: one running exchange and a count of failures.
+/// The receiving side of SASL in the elements of RFC 6120 §6.4 or XEP-0388: one running exchange and a count of failures.
 #[derive(Debug)]
 struct Auth {
     exchange: Option<Exchange>,
+    /// Whose elements the exchange, or the last one, is in.
+    profile: Profile,
     failures: u8,
     failures_max: u8,
 }
@@ -128,16 +146,17 @@ enum Reply {
     Send(Vec<u8>),
     LookUp { account: BareJid, hash: Hash },
     CheckPlain { account: BareJid, password: Password },
+    LookUpTokens { account: BareJid },
     CheckToken { claimed: Option<BareJid>, token: Password },
     Admit { account: BareJid },
-    Success { account: BareJid, mechanism: Mechanism, bytes: Vec<u8> },
+    Success { account: BareJid, mechanism: Mechanism, data: Option<Vec<u8>>, token: Option<u64> },
     Fail(StreamError),
 }
 
 impl Auth {
     /// Nothing has begun, nothing has failed.
     fn new(failures_max: u8) -> Auth {
-        Auth { exchange: None, failures: 0, failures_max }
+        Auth { exchange: None, profile: Profile::Sasl, failures: 0, failures_max }
     }
 
     /// `<auth/>`, `<response/>` or `<abort/>`. `begin` decides whether a mechanism may be used and makes its exchange.
@@ -148,35 +167,56 @@ impl Auth {
     ) -> Reply {
         match (element.name(), self.exchange.take()) {
             ("auth", None) => {
-                let mechanism = element.attr("mechanism").unwrap_or_default();
-                let mut exchange = match begin(mechanism) {
-                    Ok(exchange) => exchange,
-                    Err(failure) => return self.fail(failure),
-                };
+                let exchange = begin(element.attr("mechanism").unwrap_or_default());
                 // No text at all: no initial response. "=": an empty one (RFC 6120 §6.4.2).
                 let text = element.text();
                 let message = match text.as_str() {
-                    "" => None,
-                    text => match decode(text) {
-                        Some(message) => Some(message),
-                        None => return self.fail(Failure::IncorrectEncoding),
-                    },
+                    "" => Ok(None),
+                    text => decode(text).map(Some).ok_or(Failure::IncorrectEncoding),
                 };
+                self.begin(Profile::Sasl, exchange, message)
+            }
+            ("response", Some(exchange)) => self.response(exchange, decode(&element.text())),
+            ("abort", Some(_)) => self.fail(Failure::Aborted),
+            // Also a second `<auth/>` while the first is running: both are off (B-101).
+            ("auth" | "response" | "abort", _) => {
+                self.profile = Profile::Sasl;
+                self.fail(Failure::MalformedRequest)
+            }
+            _ => Reply::Fail(StreamError::unsupported_stanza_type()),
+        }
+    }
+
+    /// An exchange begins, if the mechanism may be used and the initial response could be decoded.
+    fn begin(
+        &mut self,
+        profile: Profile,
+        exchange: Result<Exchange, Failure>,
+        message: Result<Option<Vec<u8>>, Failure>,
+    ) -> Reply {
+        self.profile = profile;
+        match exchange.and_then(|exchange| Ok((exchange, message?))) {
+            Ok((mut exchange, message)) => {
                 let step = exchange.message(message.as_deref());
                 self.step(exchange, step)
             }
-            ("response", Some(mut exchange)) => {
-                let Some(message) = decode(&element.text()) else {
-                    return self.fail(Failure::IncorrectEncoding);
-                };
-                let step = exchange.message(Some(&message));
-                self.step(exchange, step)
-            }
-            ("abort", Some(_)) => self.fail(Failure::Aborted),
-            // Also a second `<auth/>` while the first is running: both are off (B-101).
-            ("auth" | "response" | "abort", _) => self.fail(Failure::MalformedRequest),
-            _ => Reply::Fail(StreamError::unsupported_stanza_type()),
+            Err(failure) => self.fail(failure),
         }
+    }
+
+    /// The client's answer to a challenge; `None`: not base64.
+    fn response(&mut self, mut exchange: Exchange, message: Option<Vec<u8>>) -> Reply {
+        let Some(message) = message else { return self.fail(Failure::IncorrectEncoding) };
+        let step = exchange.message(Some(&message));
+        self.step(exchange, step)
+    }
+
+    fn tokens(&mut self, tokens: SignInTokens) -> Reply {
+        let Some(mut exchange) = self.exchange.take() else {
+            return self.fail(Failure::TemporaryAuthFailure);
+        };
+        let step = exchange.tokens(tokens);
+        self.step(exchange, step)
     }
 
     fn credentials(&mut self, credentials: Credentials) -> Reply {
@@ -208,7 +248,7 @@ impl Auth {
         match step {
             Step::Challenge(data) => {
                 self.exchange = Some(exchange);
-                Reply::Send(sasl("challenge", &BASE64.encode(data)))
+                Reply::Send(self.profile.challenge(&data))
             }
             Step::LookUp { account, hash } => {
                 self.exchange = Some(exchange);
@@ -218,6 +258,10 @@ impl Auth {
                 self.exchange = Some(exchange);
                 Reply::CheckPlain { account, password }
             }
+            Step::LookUpTokens { account } => {
+                self.exchange = Some(exchange);
+                Reply::LookUpTokens { account }
+            }
             Step::CheckToken { claimed, token } => {
                 self.exchange = Some(exchange);
                 Reply::CheckToken { claimed, token }
@@ -226,9 +270,8 @@ impl Auth {
                 self.exchange = Some(exchange);
                 Reply::Admit { account }
             }
-            Step::Success { account, data } => {
-                let data = data.map(|data| BASE64.encode(data)).unwrap_or_default();
-                Reply::Success { account, mechanism, bytes: sasl("success", &data) }
+            Step::Success { account, data, token } => {
+                Reply::Success { account, mechanism, data, token }
             }
             Step::Fail(failure) => self.fail(failure),
         }
@@ -237,7 +280,7 @@ impl Auth {
     fn fail(&mut self, failure: Failure) -> Reply {
         self.exchange = None;
         match self.count_failure() {
-            Ok(()) => Reply::Send(failure_bytes(failure)),
+            Ok(()) => Reply::Send(self.profile.failure(failure)),
             Err(error) => Reply::Fail(error),
         }
     }
@@ -262,6 +305,11 @@ fn encode(data: &[u8]) -> String {
     if data.is_empty() { "=".to_owned() } else { BASE64.encode(data) }
 }
 
+/// `<success/>` (RFC 6120 §6.4.6).
+fn success(data: Option<&[u8]>) -> Vec<u8> {
+    sasl("success", &data.map(|data| BASE64.encode(data)).unwrap_or_default())
+}
+
 fn sasl(name: &str, text: &str) -> Vec<u8> {
     let mut out = Vec::with_capacity(96 + text.len());
     out.push(b'<');
@@ -279,14 +327,15 @@ fn sasl(name: &str, text: &str) -> Vec<u8> {
     out
 }
 
-fn failure_bytes(failure: Failure) -> Vec<u8> {
-    let inside = Element::new(failure.name(), ns::SASL);
-    Element::new("failure", ns::SASL).with_child(inside).to_bytes()
+fn failure(ns: &str, condition: Failure) -> Element {
+    Element::new("failure", ns).with_child(Element::new(condition.name(), ns::SASL))
 }
 
 const PROCEED: &[u8] = b"<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>";
 const STARTTLS: &[u8] = b"<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>";
 
+#[cfg(test)]
+mod inline_tests;
 #[cfg(test)]
 mod peer_tests;
 #[cfg(test)]

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use super::{Auth, FAILURES_MAX, PROCEED, Reply, Tokens, check_header, domain_of};
+use super::{Auth, FAILURES_MAX, PROCEED, Reply, Tokens, check_header, domain_of, success};
 use crate::ns;
 use crate::sasl::{ChannelBindings, Exchange, Failure, Mechanism, Secret, Terms, Verdict};
 use crate::stream::error::StreamError;
@@ -282,12 +282,12 @@ impl ReceivingPeer {
     fn reply(&mut self, out: &mut Vec<PeerOutput>, reply: Reply) -> Result<(), StreamError> {
         match reply {
             Reply::Send(bytes) => out.push(PeerOutput::Send(bytes)),
-            Reply::Success { bytes, .. } => {
+            Reply::Success { data, .. } => {
                 self.is_authenticated = true;
                 self.expect_header();
                 let name = |name: &Option<String>| name.clone().expect("known since the header");
                 let (from, to) = (name(&self.from), name(&self.to));
-                out.push(PeerOutput::Send(bytes));
+                out.push(PeerOutput::Send(success(data.as_deref())));
                 out.push(PeerOutput::Authenticated { from, to });
                 out.push(PeerOutput::Restart);
             }
@@ -297,7 +297,10 @@ impl ReceivingPeer {
                 let reply = self.auth.plain_checked(Verdict::Right);
                 return self.reply(out, reply);
             }
-            Reply::LookUp { .. } | Reply::CheckPlain { .. } | Reply::CheckToken { .. } => {
+            Reply::LookUp { .. }
+            | Reply::CheckPlain { .. }
+            | Reply::CheckToken { .. }
+            | Reply::LookUpTokens { .. } => {
                 unreachable!("EXTERNAL asks for neither keys, passwords nor tokens")
             }
         }
@@ -316,5 +319,6 @@ fn external_terms(identities: Vec<String>) -> Terms {
         fake_iterations: 1,
         identities,
         anonymous: String::new(),
+        offered: None,
     }
 }

@@ -5,13 +5,15 @@
 
 use std::sync::Arc;
 
-use super::{Auth, PROCEED, Reply, Tokens, bind_error, bind_result, check_header, domain_of};
-use crate::jid::{BareJid, FullJid};
-use crate::ns;
-use crate::sasl::{
-    ChannelBindings, Credentials, Exchange, Failure, Hash, Mechanism, Password, Secret, Terms,
-    Verdict,
+use super::inline::Course;
+use super::sasl2::Profile;
+use super::{
+    Auth, Input, Offer, Output, PROCEED, Reply, Tls, TlsPolicy, Tokens, bind_error, bind_result,
+    check_header, domain_of, success,
 };
+use crate::jid::BareJid;
+use crate::ns;
+use crate::sasl::{Exchange, Failure, Hashes, Mechanism, Offered, Terms};
 use crate::sm::{Malformed, Nonza};
 use crate::stanza::error::{Condition, StanzaError};
 use crate::stream::error::StreamError;
@@ -19,169 +21,8 @@ use crate::stream::features::Writer;
 use crate::stream::header::{Framing, Opening, StreamHeader};
 use crate::xml::element::Element;
 
-/// Whether clear-text streams may, or must, be upgraded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TlsPolicy {
-    /// There is no STARTTLS here.
-    Absent,
-    /// Offered.
-    Optional,
-    /// Nothing else is offered before it.
-    Required,
-}
-
-/// What a listener offers; shared by its connections.
-#[derive(Clone, Debug)]
-pub struct Offer {
-    /// Domains served here, prepared; at least one. The first speaks when the client named none of them.
-    pub domains: Vec<String>,
-    /// About STARTTLS. Irrelevant where TLS is active from the start.
-    pub tls: TlsPolicy,
-    /// Mechanisms, the preferred first. -PLUS ones are only offered where the channel can be bound to, EXTERNAL where the
-    /// certificate proves an address, PLAIN where there is TLS.
-    pub mechanisms: Vec<Mechanism>,
-    /// Domains that have these mechanisms instead, and no in-band registration: guests' (XEP-0175).
-    pub apart: Vec<(String, Vec<Mechanism>)>,
-    /// Offer PLAIN without TLS all the same.
-    pub plain_without_tls: bool,
-    /// Advertise in-band registration before authentication (XEP-0077). Who asks without that is handed out too, to be refused.
-    pub register: bool,
-    /// Offer stream management (XEP-0198).
-    pub stream_management: bool,
-    /// Offer roster versioning (RFC 6121 §2.6).
-    pub roster_versioning: bool,
-    /// More feature elements before authentication, as bytes that declare their own namespaces.
-    pub features_before_auth: Vec<u8>,
-    /// The same after authentication.
-    pub features_after_auth: Vec<u8>,
-    /// See [`Terms::fake_secret`].
-    pub fake_secret: Secret,
-    /// See [`Terms::fake_iterations`].
-    pub fake_iterations: u32,
-    /// Failed attempts to sign in or bind that a stream survives, at most 254; the next one closes it with `policy-violation`.
-    pub failures_max: u8,
-}
-
-impl Offer {
-    /// The mechanisms of a domain, and whether one may register there.
-    fn of(&self, domain: Option<&str>) -> (&[Mechanism], bool) {
-        let apart = self.apart.iter().find(|(name, _)| Some(name.as_str()) == domain);
-        match apart {
-            Some((_, mechanisms)) => (mechanisms, false),
-            None => (&self.mechanisms, self.register),
-        }
-    }
-}
-
-/// What TLS tells about the connection.
-#[derive(Clone, Debug, Default)]
-pub struct Tls {
-    /// For -PLUS.
-    pub bindings: ChannelBindings,
-    /// Bare JIDs a verified client certificate proves (XEP-0178 §2), for EXTERNAL.
-    pub identities: Vec<String>,
-}
-
-/// What happened.
-#[derive(Debug)]
-pub enum Input {
-    /// The framer saw a stream header.
-    Open(Box<StreamHeader>),
-    /// The framer saw an element. Not while [`Receiving::is_waiting`].
-    Element(Element),
-    /// The TLS handshake that [`Output::StartTls`] asked for is done.
-    TlsReady(Tls),
-    /// Answers [`Output::LookUp`].
-    Credentials(Credentials),
-    /// Answers [`Output::CheckPlain`] and [`Output::Admit`].
-    PlainChecked(Verdict),
-    /// Answers [`Output::CheckToken`]: whose it is, or what is the matter with it.
-    TokenChecked(Result<BareJid, Verdict>),
-    /// Answers [`Output::Bind`]: the resource is bound. Sends the result; the machine is over.
-    Bound(FullJid),
-    /// Answers [`Output::Bind`]: it is not, and the client may try again.
-    BindRefused(StanzaError),
-    /// Answers [`Output::Resume`]: no such session; the client may bind instead.
-    ResumeRefused {
-        /// `item-not-found`, as a rule.
-        condition: Condition,
-        /// How many stanzas that session had handled, if it is still known.
-        h: Option<u32>,
-    },
-    /// The framer, a deadline or the shutdown says: this stream ends. Our header goes first if it has to.
-    Broken(StreamError),
-}
-
-/// What to do about it, in order.
-#[derive(Debug)]
-pub enum Output {
-    /// Write these bytes: one or more whole top-level elements. On WebSocket exactly one, so: one frame.
-    Send(Vec<u8>),
-    /// Flush, refuse buffered bytes (see the module), do the handshake, start the framer anew, feed [`Input::TlsReady`].
-    StartTls,
-    /// Start the framer anew: a stream header comes next.
-    Restart,
-    /// Fetch SCRAM keys, feed [`Input::Credentials`].
-    LookUp {
-        /// Whose.
-        account: BareJid,
-        /// Made with which hash.
-        hash: Hash,
-    },
-    /// Check a password (not on the reactor), feed [`Input::PlainChecked`].
-    CheckPlain {
-        /// Whose.
-        account: BareJid,
-        /// As it was typed.
-        password: Password,
-    },
-    /// Find out whose token that is, feed [`Input::TokenChecked`].
-    CheckToken {
-        /// Who the client says it is, if it says so.
-        claimed: Option<BareJid>,
-        /// The token.
-        token: Password,
-    },
-    /// The client's certificate proves this account. Find out whether it may sign in, feed [`Input::PlainChecked`].
-    Admit {
-        /// The account.
-        account: BareJid,
-    },
-    /// The client is who it says. For logs and limits; the stream goes on by itself.
-    Authenticated {
-        /// The account.
-        account: BareJid,
-        /// How.
-        mechanism: Mechanism,
-    },
-    /// Bind a resource, feed [`Input::Bound`] or [`Input::BindRefused`] (or drop the machine and send
-    /// [`bind_result`](super::bind_result) oneself).
-    Bind {
-        /// The request's id.
-        iq_id: String,
-        /// The account.
-        account: BareJid,
-        /// The resource the client wishes, prepared; `None`: make one.
-        resource: Option<String>,
-    },
-    /// Resume a session; on success drop the machine and send [`Nonza::Resumed`], else feed [`Input::ResumeRefused`].
-    Resume {
-        /// The account: the session must be its own.
-        account: BareJid,
-        /// The session's id.
-        previd: String,
-        /// What the client has handled of it.
-        h: u32,
-    },
-    /// An in-band registration request (XEP-0077), or a token that allows one (XEP-0445). The caller answers it itself, and bounds how
-    /// many; the stream stays as it is.
-    Register(Element),
-    /// Send the error and the end of the stream ([`Framing::error`], [`Framing::close`]), then close the connection.
-    Fail(StreamError),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+pub(super) enum State {
     /// A stream header comes next.
     Header,
     /// Features are sent; authentication is to come.
@@ -203,16 +44,22 @@ enum State {
 /// The machine.
 #[derive(Debug)]
 pub struct Receiving {
-    offer: Arc<Offer>,
+    pub(super) offer: Arc<Offer>,
     framing: Framing,
-    tokens: Tokens,
-    state: State,
-    tls: Option<Tls>,
+    pub(super) tokens: Tokens,
+    pub(super) state: State,
+    pub(super) tls: Option<Tls>,
     /// The domain of the current stream; of the first one, after a restart.
     domain: Option<String>,
+    /// Who the client says it will be.
+    pub(super) from: Option<BareJid>,
+    /// Of which hashes they have keys.
+    pub(super) known: Option<Hashes>,
     is_header_sent: bool,
-    auth: Auth,
-    account: Option<BareJid>,
+    pub(super) auth: Auth,
+    /// An attempt in SASL2, until its `<success/>`.
+    pub(super) course: Option<Box<Course>>,
+    pub(super) account: Option<BareJid>,
     iq_id: Option<String>,
 }
 
@@ -234,8 +81,11 @@ impl Receiving {
             state: State::Header,
             tls,
             domain: None,
+            from: None,
+            known: None,
             is_header_sent: false,
             auth,
+            course: None,
             account: None,
             iq_id: None,
         })
@@ -278,6 +128,29 @@ impl Receiving {
                 self.tls = Some(tls);
                 self.expect_header();
             }
+            (Input::About(known), State::Asked) => {
+                self.known = known;
+                self.state = State::Open;
+                out.push(Output::Send(self.features_before_auth()));
+            }
+            (Input::Tokens(tokens), State::Asked) => {
+                let reply = self.auth.tokens(tokens);
+                self.reply(&mut out, reply);
+            }
+            (Input::Upgraded, State::Asked) => self.upgraded(&mut out),
+            (Input::SignedIn(signed_in), State::Asked) => self.signed_in(&mut out, signed_in),
+            (Input::ResumedInline { jid, previd, h }, State::Resuming) => {
+                self.resumed_inline(&mut out, &jid, previd, h);
+            }
+            (Input::BoundInline(jid, features), State::Binding) => {
+                self.bound_inline(&mut out, &jid, features);
+            }
+            (Input::BindRefused(error), State::Binding) if self.is_in_sasl2() => {
+                self.not_bound_inline(&mut out, &error);
+            }
+            (Input::ResumeRefused { condition, h }, State::Resuming) if self.is_in_sasl2() => {
+                self.not_resumed_inline(&mut out, condition, h);
+            }
             (Input::Credentials(credentials), State::Asked) => {
                 let reply = self.auth.credentials(credentials);
                 self.reply(&mut out, reply);
@@ -312,7 +185,7 @@ impl Receiving {
         self.is_header_sent = false;
     }
 
-    fn fail(&mut self, out: &mut Vec<Output>, error: StreamError) {
+    pub(super) fn fail(&mut self, out: &mut Vec<Output>, error: StreamError) {
         self.send_header(out, None);
         out.push(Output::Fail(error));
         self.state = State::Over;
@@ -343,10 +216,21 @@ impl Receiving {
         }
         if self.account.is_some() {
             self.state = State::Authenticated;
-            out.push(Output::Send(self.features_after_auth()));
-        } else {
-            self.state = State::Open;
-            out.push(Output::Send(self.features_before_auth()));
+            out.push(Output::Send(self.features_after_auth(true)));
+            return;
+        }
+        self.from = from
+            .filter(|from| from.local().is_some() && Some(from.domain()) == self.domain.as_deref());
+        let scram = |mechanism: &Mechanism| matches!(mechanism, Mechanism::Scram { .. });
+        match &self.from {
+            Some(from) if self.offered().iter().any(scram) => {
+                self.state = State::Asked;
+                out.push(Output::About(from.clone()));
+            }
+            _ => {
+                self.state = State::Open;
+                out.push(Output::Send(self.features_before_auth()));
+            }
         }
     }
 
@@ -372,12 +256,12 @@ impl Receiving {
         Ok(())
     }
 
-    fn is_tls_missing(&self) -> bool {
+    pub(super) fn is_tls_missing(&self) -> bool {
         self.tls.is_none() && self.offer.tls == TlsPolicy::Required
     }
 
     /// May this mechanism be used on the stream as it is? If not, with what failure.
-    fn allows(&self, mechanism: Mechanism) -> Result<(), Failure> {
+    pub(super) fn allows(&self, mechanism: Mechanism) -> Result<(), Failure> {
         if self.is_tls_missing() {
             return Err(Failure::EncryptionRequired);
         }
@@ -386,7 +270,13 @@ impl Receiving {
         }
         let tls = self.tls.as_ref();
         let is_possible = match mechanism {
+            Mechanism::Scram { hash, .. }
+                if self.known.is_some_and(|known| !known.contains(hash)) =>
+            {
+                false
+            }
             Mechanism::Scram { plus: true, .. } => tls.is_some_and(|tls| !tls.bindings.is_empty()),
+            Mechanism::Token(_) => false, // See `offered_tokens`.
             Mechanism::External => !self.identities().is_empty(),
             Mechanism::Plain | Mechanism::OauthBearer
                 if tls.is_none() && !self.offer.plain_without_tls =>
@@ -409,7 +299,7 @@ impl Receiving {
     }
 
     /// Those of the stream's domain.
-    fn mechanisms(&self) -> &[Mechanism] {
+    pub(super) fn mechanisms(&self) -> &[Mechanism] {
         self.offer.of(self.domain.as_deref()).0
     }
 
@@ -425,6 +315,12 @@ impl Receiving {
             .collect()
     }
 
+    /// What XEP-0440 advertises along with these.
+    fn offered_bindings(&self, offered: &[Mechanism]) -> impl Iterator<Item = &'static str> + '_ {
+        let is_some = offered.iter().any(|offered| offered.is_plus());
+        self.tls.as_ref().filter(|_| is_some).into_iter().flat_map(|tls| tls.bindings.types())
+    }
+
     fn features_before_auth(&self) -> Vec<u8> {
         let offer = &self.offer;
         let mut features = Writer::new(self.framing);
@@ -436,19 +332,21 @@ impl Receiving {
         }
         let offered = self.offered();
         features = features.mechanisms(&offered);
-        if let Some(tls) =
-            self.tls.as_ref().filter(|_| offered.iter().any(|offered| offered.is_plus()))
-        {
-            features = features.channel_bindings(tls.bindings.types());
-        }
+        features = features
+            .raw(&self.sasl2_feature(&offered))
+            .channel_bindings(self.offered_bindings(&offered));
         if self.may_register() {
             features = features.register();
         }
         features.raw(&offer.features_before_auth).finish()
     }
 
-    fn features_after_auth(&self) -> Vec<u8> {
-        let mut features = Writer::new(self.framing).bind();
+    /// `bind`: nothing is bound yet.
+    pub(super) fn features_after_auth(&self, bind: bool) -> Vec<u8> {
+        let mut features = Writer::new(self.framing);
+        if bind {
+            features = features.bind();
+        }
         if self.offer.stream_management {
             features = features.stream_management();
         }
@@ -460,6 +358,12 @@ impl Receiving {
 
     fn before_auth(&mut self, out: &mut Vec<Output>, element: Element) {
         match (element.ns(), element.name()) {
+            (ns::SASL2, _) if !self.is_in_sasl1() => self.sasl2(out, &element),
+            (ns::SASL2, _) => self.fail(out, StreamError::policy_violation()),
+            // XEP-0388 §2.5.
+            (namespace, _) if self.is_in_sasl2() && namespace != ns::CLIENT => {
+                self.fail(out, StreamError::policy_violation())
+            }
             (ns::TLS, "starttls") => {
                 let is_offered = self.tls.is_none() && self.offer.tls != TlsPolicy::Absent;
                 if !is_offered || self.auth.exchange.is_some() {
@@ -485,8 +389,13 @@ impl Receiving {
         }
     }
 
+    fn is_in_sasl1(&self) -> bool {
+        self.auth.exchange.is_some() && self.auth.profile == Profile::Sasl
+    }
+
     fn is_registration(&self, iq: &Element) -> bool {
-        let is_free = !self.is_tls_missing() && self.auth.exchange.is_none();
+        let is_idle = self.auth.exchange.is_none() && !self.is_in_sasl2();
+        let is_free = !self.is_tls_missing() && is_idle;
         is_free
             && matches!(iq.attr("type"), Some("get" | "set"))
             && (iq.has_child("query", ns::REGISTER) || iq.has_child("preauth", ns::PARS))
@@ -508,13 +417,15 @@ impl Receiving {
         self.reply(out, reply);
     }
 
-    fn terms(&mut self) -> Terms {
+    pub(super) fn terms(&mut self) -> Terms {
         let tls = self.tls.clone().unwrap_or_default();
+        let offered = self.offered();
         Terms {
             domain: self.domain.clone().expect("the stream is open"),
             nonce: self.tokens.token(),
             bindings: tls.bindings,
-            plus_offered: self.offered().iter().any(|offered| offered.is_plus()),
+            plus_offered: offered.iter().any(|offered| offered.is_plus()),
+            offered: Some(Offered::ours(&offered, self.offered_bindings(&offered))),
             fake_secret: self.offer.fake_secret.clone(),
             fake_iterations: self.offer.fake_iterations,
             identities: self.identities(),
@@ -522,10 +433,20 @@ impl Receiving {
         }
     }
 
-    fn reply(&mut self, out: &mut Vec<Output>, reply: Reply) {
+    pub(super) fn reply(&mut self, out: &mut Vec<Output>, reply: Reply) {
         self.state = State::Open;
         match reply {
-            Reply::Send(bytes) => out.push(Output::Send(bytes)),
+            Reply::Send(bytes) => {
+                if self.auth.exchange.is_none() {
+                    self.end_course(); // It was a failure.
+                }
+                out.push(Output::Send(bytes));
+            }
+            Reply::LookUpTokens { account } => {
+                let client = self.client().unwrap_or_default();
+                self.state = State::Asked;
+                out.push(Output::LookUpTokens { account, client });
+            }
             Reply::LookUp { account, hash } => {
                 self.state = State::Asked;
                 out.push(Output::LookUp { account, hash });
@@ -542,10 +463,15 @@ impl Receiving {
                 self.state = State::Asked;
                 out.push(Output::Admit { account });
             }
-            Reply::Success { account, mechanism, bytes } => {
+            Reply::Success { account, mechanism, data, token }
+                if self.auth.profile == Profile::Sasl2 =>
+            {
+                self.proved(out, account, mechanism, data, token);
+            }
+            Reply::Success { account, mechanism, data, .. } => {
                 self.account = Some(account.clone());
                 self.expect_header();
-                out.push(Output::Send(bytes));
+                out.push(Output::Send(success(data.as_deref())));
                 out.push(Output::Authenticated { account, mechanism });
                 out.push(Output::Restart);
             }
@@ -571,7 +497,8 @@ impl Receiving {
             (ns::CLIENT, "iq" | "message" | "presence") | (ns::SM, _) => {
                 self.fail(out, StreamError::not_authorized());
             }
-            (ns::SASL | ns::TLS, _) => self.fail(out, StreamError::policy_violation()),
+            // B-106.
+            (ns::SASL | ns::SASL2 | ns::TLS, _) => self.fail(out, StreamError::policy_violation()),
             _ => self.fail(out, StreamError::unsupported_stanza_type()),
         }
     }

@@ -7,15 +7,15 @@ use super::super::features::{channel_bindings, is_features, mechanisms};
 use super::super::negotiate::FAILURES_MAX;
 use super::*;
 use crate::sasl::scram::{Client, ClientBinding, ClientError};
-use crate::sasl::{ChannelBindings, Password, ScramKeys};
+use crate::sasl::{ChannelBindings, Hashes, Password, ScramKeys};
 use crate::stanza::error::Condition;
 use crate::stream::header::Framing;
 
 use rows::{BIND, PLAIN, REGISTER, STARTTLS_XML};
 
-const DOMAIN: &str = "capulet.example";
+pub(super) const DOMAIN: &str = "capulet.example";
 
-fn offer() -> Offer {
+pub(super) fn offer() -> Offer {
     let scram = |hash| [true, false].map(|plus| Mechanism::Scram { hash, plus });
     let mut mechanisms = scram(Hash::Sha256).to_vec();
     mechanisms.extend(scram(Hash::Sha1));
@@ -33,6 +33,7 @@ fn offer() -> Offer {
         features_after_auth: b"<after xmlns='urn:x'/>".to_vec(),
         fake_secret: Secret::new(vec![1; 32]),
         fake_iterations: 4096,
+        sasl2: None,
         failures_max: FAILURES_MAX,
     }
 }
@@ -52,12 +53,12 @@ fn a_stream_survives_as_many_failures_as_the_offer_says() {
     }
 }
 
-fn tls() -> Tls {
+pub(super) fn tls() -> Tls {
     let bindings = ChannelBindings { exporter: Some([5; 32]), server_end_point: Some(vec![6; 32]) };
     Tls { bindings, identities: Vec::new() }
 }
 
-fn header(to: &str) -> StreamHeader {
+pub(super) fn header(to: &str) -> StreamHeader {
     StreamHeader {
         to: Some(to.into()),
         version: Some((1, 0)),
@@ -66,29 +67,34 @@ fn header(to: &str) -> StreamHeader {
     }
 }
 
-fn open(to: &str) -> Input {
+pub(super) fn open(to: &str) -> Input {
     Input::Open(Box::new(header(to)))
 }
 
-fn element(xml: &str) -> Element {
+pub(super) fn element(xml: &str) -> Element {
     let declared = format!("<stream:features xmlns:stream='{}'>", ns::STREAM);
     Element::parse(xml.replace("<stream:features>", &declared).as_bytes()).expect(xml)
 }
 
 /// The machine, and what its caller does about the outputs that are not for the client.
-struct Server {
-    machine: Box<Receiving>,
+pub(super) struct Server {
+    pub(super) machine: Box<Receiving>,
     tls: Tls,
-    credentials: Credentials,
-    verdict: Verdict,
+    pub(super) credentials: Credentials,
+    pub(super) verdict: Verdict,
+    pub(super) known: Option<Hashes>,
+    pub(super) tokens: Vec<crate::sasl::token::Token>,
+    pub(super) signed_in: SignedIn,
+    /// Those an upgrade has brought.
+    pub(super) keys: Option<ScramKeys>,
     /// What the client reads.
-    wire: Vec<String>,
+    pub(super) wire: Vec<String>,
     /// Everything else, by name.
-    done: Vec<String>,
+    pub(super) done: Vec<String>,
 }
 
 impl Server {
-    fn new(offer: Offer, tls_active: bool) -> Server {
+    pub(super) fn new(offer: Offer, tls_active: bool) -> Server {
         let machine =
             Receiving::new(Arc::new(offer), Framing::Stream, tls_active.then(tls), [9; 32]);
         Server {
@@ -96,12 +102,16 @@ impl Server {
             tls: tls(),
             credentials: Credentials::Unknown,
             verdict: Verdict::Right,
+            known: None,
+            tokens: Vec::new(),
+            signed_in: Ok(None),
+            keys: None,
             wire: Vec::new(),
             done: Vec::new(),
         }
     }
 
-    fn feed(&mut self, input: Input) {
+    pub(super) fn feed(&mut self, input: Input) {
         for output in self.machine.handle(input) {
             match output {
                 Output::Send(bytes) => self.wire.push(String::from_utf8(bytes).expect("text")),
@@ -126,6 +136,29 @@ impl Server {
                     self.done.push(format!("resume {account} {previd} {h}"))
                 }
                 Output::Register(_) => self.done.push("register".into()),
+                Output::About(_) => self.feed(Input::About(self.known)),
+                Output::LookUpTokens { account, client } => {
+                    self.done.push(format!("tokens of {account} {client}"));
+                    self.feed(Input::Tokens(SignInTokens::Found(self.tokens.clone())));
+                }
+                Output::Upgrade { account, keys } => {
+                    self.done.push(format!("{account} {:?}", keys.hash));
+                    self.keys = Some(keys);
+                    self.feed(Input::Upgraded);
+                }
+                Output::SignIn(sign_in) => {
+                    let id = sign_in.agent.id.as_deref().expect("an id");
+                    let (account, token) = (&sign_in.account, sign_in.request_token);
+                    self.done.push(format!("{account} with {id} {:?} {token:?}", sign_in.used));
+                    self.feed(Input::SignedIn(self.signed_in.clone()));
+                }
+                Output::ResumeInline { account, previd, h } => {
+                    self.done.push(format!("resume {account} {previd} {h}"))
+                }
+                Output::BindInline { account, resource, features } => {
+                    let names: Vec<_> = features.iter().map(Element::ns).collect();
+                    self.done.push(format!("bind {account}/{resource} {names:?}"));
+                }
                 Output::Authenticated { account, mechanism } => {
                     self.done.push(format!("{account} by {mechanism}"))
                 }
@@ -138,16 +171,16 @@ impl Server {
         }
     }
 
-    fn feed_xml(&mut self, xml: &str) {
+    pub(super) fn feed_xml(&mut self, xml: &str) {
         self.feed(Input::Element(element(xml)));
     }
 
-    fn last(&self) -> Element {
+    pub(super) fn last(&self) -> Element {
         element(self.wire.last().expect("something was sent"))
     }
 
     /// In the words of bad-inputs.md.
-    fn outcome(&self) -> String {
+    pub(super) fn outcome(&self) -> String {
         let last = self.wire.last().expect("something was sent");
         if last.starts_with("SE ") || last.starts_with("<?xml") {
             return last.clone();
@@ -158,7 +191,7 @@ impl Server {
             found.map(|child| child.name().to_owned()).unwrap_or_default()
         };
         match (last.ns(), last.name()) {
-            (ns::SASL, "failure") => format!("SASL {}", condition(ns::SASL)),
+            (ns::SASL | ns::SASL2, "failure") => format!("SASL {}", condition(ns::SASL)),
             (ns::SM, "failed") => format!("SM {}", condition(ns::STANZAS)),
             (ns::CLIENT, "iq") if last.attr("type") == Some("error") => {
                 let error = StanzaError::parse(last.child("error", ns::CLIENT).expect("an error"));
@@ -496,7 +529,8 @@ fn a_guest_gets_a_name_of_our_choosing() {
     server.feed(open(DOMAIN));
     server.feed_xml(&auth("ANONYMOUS", b""));
     let account = server.machine.account().expect("is authenticated").clone();
-    assert_eq!((account.local().map(str::len), account.domain()), (Some(20), DOMAIN));
+    assert_eq!((account.local().map(str::len), account.domain()), (Some(36), DOMAIN));
+    assert_eq!(account.local().and_then(|name| name.chars().nth(14)), Some('4'));
 }
 
 #[test]
