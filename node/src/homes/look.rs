@@ -36,11 +36,9 @@ impl HomeOp for LookHome {
     }
 }
 
-/// Reads that follow see what the home had committed by now, if it answers in time.
+/// Reads that follow see what the home had been asked to do before, if it answers in time. Also where the home is here: what it was asked
+/// may not be committed yet.
 pub async fn look(homes: &Homes, account: &BareJid) {
-    if homes.is_home(account.as_str()) {
-        return; // What is committed is here.
-    }
     match timeout(WITHIN, homes.request(account, OP, Vec::new())).await {
         Ok(Ok(_)) => {}
         Ok(Err(error)) => tracing::debug!(%account, %error, "its home cannot be asked"),
