@@ -40,7 +40,7 @@ pub(super) fn main(args: Args) -> miette::Result<()> {
         .map_err(|cause| miette::miette!("the runtime does not start: {cause}"))?;
     let done = runtime.block_on(async {
         let stop = stop_signal(args.watch_stdin)?;
-        until_stopped(config, stop).await
+        Box::pin(until_stopped(config, stop)).await
     });
     // What still runs (a blocking read, a timer) does not hold the process up.
     runtime.shutdown_background();
@@ -67,7 +67,7 @@ async fn until_stopped(config: Config, mut stop: watch::Receiver<bool>) -> miett
 
 /// The node itself. The one line that joins the commands to the server.
 async fn serve(config: Config, stop: watch::Receiver<bool>) -> miette::Result<()> {
-    crate::app::run(config, stop).await.map_err(|cause| miette::miette!("{cause}"))
+    Box::pin(crate::app::run(config, stop)).await.map_err(|cause| miette::miette!("{cause}"))
 }
 
 /// True once SIGINT or SIGTERM came, or standard input ended if that is watched. A second signal ends the process.

@@ -1,6 +1,8 @@
 //! Room: what the rest of the node may know of a local session: its address, its mailbox, its last presence, three flags.
 //! The session task owns everything else. A row of the session table points here.
 
+mod watch;
+
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicI8, AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -12,6 +14,7 @@ use xmpp::jid::{BareJid, FullJid, Jid};
 use xmpp::stanza::{Kind, Stanza, Type};
 use xmpp::stream::error::StreamError;
 
+use self::watch::Watch;
 use super::mailbox::{Class, Mailbox, Refused, Weight};
 use crate::features::archive::item::Uid;
 use crate::features::blocking::guard::Guard;
@@ -94,18 +97,6 @@ impl Newer {
     fn has_of(&self, from: Option<&Jid>) -> bool {
         self.waiting.iter().rev().any(|waiting| waiting.stanza.from() == from)
     }
-}
-
-/// What it has been told of its account's roster (RFC 6121 §2.1.6).
-#[derive(Debug, Default)]
-struct Watch {
-    /// It asked for the roster once.
-    interested: bool,
-    /// Answers that are being made: pushes wait for them, for an answer may be older or newer than a push.
-    asking: u32,
-    /// The version of the last whole roster it got.
-    whole: u64,
-    waiting: Vec<(u64, Stanza)>,
 }
 
 #[derive(Debug, Default)]
@@ -485,43 +476,6 @@ impl Seat {
     pub fn told_read(&self, upto: u64) {
         let mut read = self.read.lock();
         *read = read.filter(|known| *known > upto);
-    }
-
-    /// It asks for its roster (RFC 6121 §2.1.6). To be followed by [`Seat::answer_roster`].
-    pub fn ask_roster(&self) {
-        let mut roster = self.roster.lock();
-        roster.interested = true;
-        roster.asking += 1;
-    }
-
-    /// The roster it asked for, whole, at a version (`None`: an error), and behind it the pushes that are newer: no version goes back.
-    pub fn answer_roster(&self, version: Option<u64>, answer: Stanza, deliver: impl Fn(Stanza)) {
-        let mut roster = self.roster.lock();
-        roster.asking = roster.asking.saturating_sub(1);
-        roster.whole = roster.whole.max(version.unwrap_or(0));
-        deliver(answer);
-        if roster.asking == 0 {
-            let whole = roster.whole;
-            let newer = std::mem::take(&mut roster.waiting).into_iter();
-            newer.filter(|(version, _)| *version > whole).for_each(|(_, push)| deliver(push));
-        }
-    }
-
-    /// A change of its account's roster, which made it that version: for those who asked for the roster, unless they have it with the whole.
-    pub fn push_roster(
-        &self,
-        version: u64,
-        push: impl FnOnce() -> Stanza,
-        deliver: impl Fn(Stanza),
-    ) {
-        let mut roster = self.roster.lock();
-        if !roster.interested || version <= roster.whole {
-            return;
-        }
-        match roster.asking {
-            0 => deliver(push()),
-            _ => roster.waiting.push((version, push())),
-        }
     }
 
     /// It has sent initial presence and not withdrawn it, or takes messages unseen.

@@ -1,0 +1,57 @@
+//! Room: what a session has been told of its account's roster, so that no version goes back at its client (RFC 6121 §2.1.6, §2.6). Called by the
+//! roster's answers and pushes.
+
+use xmpp::stanza::Stanza;
+
+use super::Seat;
+
+/// What it has been told of its account's roster (RFC 6121 §2.1.6).
+#[derive(Debug, Default)]
+pub(super) struct Watch {
+    /// It asked for the roster once.
+    interested: bool,
+    /// Answers that are being made: pushes wait for them, for an answer may be older or newer than a push.
+    asking: u32,
+    /// The version of the last whole roster it got.
+    whole: u64,
+    waiting: Vec<(u64, Stanza)>,
+}
+
+impl Seat {
+    /// It asks for its roster (RFC 6121 §2.1.6). To be followed by [`Seat::answer_roster`].
+    pub fn ask_roster(&self) {
+        let mut roster = self.roster.lock();
+        roster.interested = true;
+        roster.asking += 1;
+    }
+
+    /// The roster it asked for, whole, at a version (`None`: an error), and behind it the pushes that are newer: no version goes back.
+    pub fn answer_roster(&self, version: Option<u64>, answer: Stanza, deliver: impl Fn(Stanza)) {
+        let mut roster = self.roster.lock();
+        roster.asking = roster.asking.saturating_sub(1);
+        roster.whole = roster.whole.max(version.unwrap_or(0));
+        deliver(answer);
+        if roster.asking == 0 {
+            let whole = roster.whole;
+            let newer = std::mem::take(&mut roster.waiting).into_iter();
+            newer.filter(|(version, _)| *version > whole).for_each(|(_, push)| deliver(push));
+        }
+    }
+
+    /// A change of its account's roster, which made it that version: for those who asked for the roster, unless they have it with the whole.
+    pub fn push_roster(
+        &self,
+        version: u64,
+        push: impl FnOnce() -> Stanza,
+        deliver: impl Fn(Stanza),
+    ) {
+        let mut roster = self.roster.lock();
+        if !roster.interested || version <= roster.whole {
+            return;
+        }
+        match roster.asking {
+            0 => deliver(push()),
+            _ => roster.waiting.push((version, push())),
+        }
+    }
+}
