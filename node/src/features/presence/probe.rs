@@ -10,6 +10,7 @@ use xmpp::stanza::{Stanza, Type};
 
 use crate::app::Node;
 use crate::feature::{Action, Ctx, Flow};
+use crate::features::blocking::{self, Traffic};
 use crate::session::Seat;
 
 /// A probe of a local client. What it asks of other domains is routed as it is.
@@ -24,6 +25,16 @@ pub(super) fn ask(ctx: &mut Ctx<'_>, seat: &Arc<Seat>, stanza: &Stanza, to: &Jid
 
 async fn answer(node: &Arc<Node>, seat: &Arc<Seat>, to: &Jid) -> Vec<Action> {
     let contact = to.bare();
+    // XEP-0191 §3.3: who is blocked gets no answer, not even that nobody is there.
+    let traffic = Traffic::PresenceOut;
+    match blocking::is_blocked_here(&*node.storage, &contact, seat.address(), traffic).await {
+        Ok(false) => {}
+        Ok(true) => return Vec::new(),
+        Err(error) => {
+            tracing::error!(%error, "a privacy list cannot be read");
+            return Vec::new();
+        }
+    }
     let of = |type_| Action::Reply(Stanza::presence(Some(seat.address()), Some(to), type_).build());
     let state = match node.rosters.load(node, &seat.bare).await {
         Ok(roster) => {
