@@ -232,8 +232,11 @@ pub fn local_presence(node: &Arc<Node>, account: &str, presence: &Presence) {
 pub fn parted(node: &Arc<Node>, contact: &BareJid, account: &BareJid) {
     let told = node.geo.partings.end(account, contact);
     let shown = |rows: &[Row<Arc<Seat>>]| -> Vec<FullJid> {
-        let shown = rows.iter().filter(|row| row.available && row.lit);
-        let shown = shown.filter(|row| row.here().is_none_or(|seat| seat.is_shown()));
+        // Also one that was bound anew and has said nothing yet: what its predecessor showed may still be seen, and that one's end is known to be
+        // late.
+        let hides =
+            |row: &Row<Arc<Seat>>| row.available && row.here().is_some_and(|seat| !seat.is_shown());
+        let shown = rows.iter().filter(|row| row.lit && !hides(row));
         shown.map(|row| row.full.clone()).filter(|full| !told.contains(full.as_str())).collect()
     };
     for full in node.directory.read(account.as_str(), shown).unwrap_or_default() {

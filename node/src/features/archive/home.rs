@@ -30,6 +30,9 @@ use crate::storage::Page;
 pub const OP: &str = "archive";
 /// Accounts remembered; beyond it all are forgotten and asked for again.
 const KNOWN_MAX: usize = 50_000;
+/// So long after it began to remember an account a home looks whether it has what it is asked to file: a request is sent again, in the same words,
+/// when the home's former life, or the home before it, died between its commit and its answer. Longer than a request may take.
+const SURE_AFTER_MS: u64 = 60_000;
 /// Items that go at once.
 const TRIM_MAX: usize = 200;
 /// So far back the message is looked for that a retraction names, among those with the same party.
@@ -82,6 +85,8 @@ pub struct Bounds {
 /// What the home remembers of an account's archive.
 #[derive(Clone, Copy, Debug, Default)]
 struct Account {
+    /// Since when, in the node's monotonic time.
+    since_ms: u64,
     exists: bool,
     /// It may keep people away (XEP-0191).
     is_guarded: bool,
@@ -137,20 +142,30 @@ impl HomeOp for ArchiveHome {
         homes::answer(OP, request, move |request| async move {
             let node = self.0.get().ok_or(HomeError::Unreachable)?;
             let archive = &node.archive;
-            decide(tx, account, request, &archive.known, archive.bounds).await
+            let here =
+                Here { known: &archive.known, bounds: archive.bounds, now_ms: node.now_ms() };
+            decide(tx, account, request, here).await
         })
     }
+}
+
+/// What an operation finds at its home.
+#[derive(Clone, Copy)]
+struct Here<'a> {
+    known: &'a Known,
+    bounds: Bounds,
+    /// Monotonic.
+    now_ms: u64,
 }
 
 async fn decide(
     tx: &mut Tx,
     account: &BareJid,
     request: Request,
-    known: &Known,
-    bounds: Bounds,
+    here: Here<'_>,
 ) -> Result<Answer, HomeError> {
     match request {
-        Request::File(filings) => file(tx, account, filings, known, bounds).await,
+        Request::File(filings) => file(tx, account, filings, here).await,
         Request::Has(None) => Ok(Answer::Has(true)),
         Request::Has(Some(uid)) => {
             Ok(Answer::Has(tx.get(PLACES, &uid.to_string()).await?.is_some()))
@@ -169,15 +184,15 @@ async fn file(
     tx: &mut Tx,
     account: &BareJid,
     filings: Vec<Filing>,
-    all: &Known,
-    bounds: Bounds,
+    here: Here<'_>,
 ) -> Result<Answer, HomeError> {
+    let all = here.known;
     let mut known = match all.get(account.as_str()) {
         // Whether it exists may have changed in the same transaction.
         Some(known) if ![ACCOUNTS, PRIVACY, PREFS].iter().any(|store| tx.is_touched(store)) => {
             known
         }
-        _ => look(tx).await?,
+        _ => Account { since_ms: here.now_ms, ..look(tx).await? },
     };
     if !known.exists {
         all.forget(account.as_str());
@@ -203,7 +218,8 @@ async fn file(
             continue;
         }
         let uid = item.uid.to_string();
-        if again && tx.get(PLACES, &uid).await?.is_some() {
+        let is_sure = here.now_ms - known.since_ms >= SURE_AFTER_MS;
+        if (again || !is_sure) && tx.get(PLACES, &uid).await?.is_some() {
             continue;
         }
         if retracts {
@@ -217,7 +233,7 @@ async fn file(
         tx.append(ARCHIVE, known.last, item.encode());
         tx.put(PLACES, uid, known.last.to_be_bytes().to_vec());
     }
-    trim(tx, &mut known, bounds, now_ms).await?;
+    trim(tx, &mut known, here.bounds, now_ms).await?;
     all.set(account.as_str(), known);
     Ok(Answer::Done)
 }
@@ -227,6 +243,7 @@ async fn look(tx: &Tx) -> Result<Account, HomeError> {
     let newest = tx.archive(ARCHIVE, Page::before(None, 1)).await?;
     let items = tx.archive_len(ARCHIVE).await?;
     Ok(Account {
+        since_ms: 0,
         exists: accounts::exists(tx).await?,
         is_guarded: blocking::has_default(tx).await?,
         has_prefs: tx.get(PREFS, "").await?.is_some(),
@@ -343,6 +360,10 @@ mod tests {
 
     const BOUNDS: Bounds = Bounds { items_max: 100, age_max_ms: u64::MAX };
 
+    fn here(known: &Known, bounds: Bounds) -> Here<'_> {
+        Here { known, bounds, now_ms: 0 }
+    }
+
     fn juliet() -> BareJid {
         BareJid::parse("juliet@chat.example").expect("a JID")
     }
@@ -374,17 +395,21 @@ mod tests {
             let filings = orders.iter().map(|order| Filing { again, ..filing(*order, "") });
             Request::File(filings.collect())
         };
-        let done = decide(&mut tx, &juliet(), batch(&[1, 2], false), &known, BOUNDS).await;
+        let done = decide(&mut tx, &juliet(), batch(&[1, 2], false), here(&known, BOUNDS)).await;
         assert_eq!(done, Ok(Answer::Done));
         let _ = tx.changed();
-        let done = decide(&mut tx, &juliet(), batch(&[2, 3], true), &known, BOUNDS).await;
+        let done = decide(&mut tx, &juliet(), batch(&[2, 3], true), here(&known, BOUNDS)).await;
         assert_eq!(done, Ok(Answer::Done));
         let kept = texts(&tx).await;
         assert_eq!(kept.len(), 3);
         assert!(kept.iter().zip(1..).all(|(text, order)| text.contains(&format!("'m{order}'"))));
+        // In the same words, to a home that has just begun.
+        let done = decide(&mut tx, &juliet(), batch(&[3], false), here(&known, BOUNDS)).await;
+        assert_eq!(done, Ok(Answer::Done));
+        assert_eq!(texts(&tx).await.len(), 3);
         let has = |order| Request::Has(Some(Uid { order, node: 1 }));
         for (order, there) in [(1, true), (3, true), (4, false)] {
-            let answer = decide(&mut tx, &juliet(), has(order), &known, BOUNDS).await;
+            let answer = decide(&mut tx, &juliet(), has(order), here(&known, BOUNDS)).await;
             assert_eq!(answer, Ok(Answer::Has(there)));
         }
     }
@@ -393,12 +418,15 @@ mod tests {
     async fn an_account_that_goes_in_the_same_transaction_is_not_written_to() {
         let (mut tx, known) = (tx(), Known::default());
         let one = |order| Request::File(vec![filing(order, "")]);
-        assert_eq!(decide(&mut tx, &juliet(), one(1), &known, BOUNDS).await, Ok(Answer::Done));
+        assert_eq!(
+            decide(&mut tx, &juliet(), one(1), here(&known, BOUNDS)).await,
+            Ok(Answer::Done)
+        );
         let _ = tx.changed();
         tx.clear(ACCOUNTS);
         tx.clear(ARCHIVE);
         let _ = tx.changed();
-        let answer = decide(&mut tx, &juliet(), one(2), &known, BOUNDS).await;
+        let answer = decide(&mut tx, &juliet(), one(2), here(&known, BOUNDS)).await;
         assert_eq!(answer, Ok(Answer::NoAccount));
         assert!(tx.changed().is_empty());
     }
@@ -407,7 +435,7 @@ mod tests {
     async fn the_oldest_go_with_their_names_when_there_are_too_many() {
         let (mut tx, known) = (tx(), Known::default());
         let batch = Request::File((1..=102).map(|order| filing(order, "")).collect());
-        assert_eq!(decide(&mut tx, &juliet(), batch, &known, BOUNDS).await, Ok(Answer::Done));
+        assert_eq!(decide(&mut tx, &juliet(), batch, here(&known, BOUNDS)).await, Ok(Answer::Done));
         let kept = texts(&tx).await;
         assert_eq!(kept.len(), 100);
         assert!(kept[0].contains("'m3'"));
@@ -421,7 +449,7 @@ mod tests {
         let bounds = Bounds { age_max_ms: 10, ..BOUNDS };
         let batch = |orders: &[u64]| Request::File(orders.iter().map(|n| filing(*n, "")).collect());
         let kept = async |tx: &mut Tx, orders: &[u64]| {
-            let done = decide(tx, &juliet(), batch(orders), &known, bounds).await;
+            let done = decide(tx, &juliet(), batch(orders), here(&known, bounds)).await;
             assert_eq!(done, Ok(Answer::Done));
             let _ = tx.changed();
             texts(tx).await.len()
@@ -442,12 +470,12 @@ mod tests {
         let mut others = filing(2, retract);
         others.item.with = "tybalt@chat.example/x".into();
         let batch = vec![filing(1, said), others];
-        let done = decide(&mut tx, &juliet(), Request::File(batch), &known, BOUNDS).await;
+        let done = decide(&mut tx, &juliet(), Request::File(batch), here(&known, BOUNDS)).await;
         assert_eq!(done, Ok(Answer::Done));
         assert!(texts(&tx).await[0].contains("secret"), "only its author may");
         let _ = tx.changed();
         let batch = Request::File(vec![filing(3, retract)]);
-        assert_eq!(decide(&mut tx, &juliet(), batch, &known, BOUNDS).await, Ok(Answer::Done));
+        assert_eq!(decide(&mut tx, &juliet(), batch, here(&known, BOUNDS)).await, Ok(Answer::Done));
         let kept = texts(&tx).await;
         assert_eq!(kept.len(), 3);
         assert!(!kept[0].contains("secret"), "{}", kept[0]);
