@@ -33,7 +33,8 @@ enum Seen {
 
 impl End {
     fn new() -> End {
-        End { framer: Framer::stream(Limits::PRE_AUTH), buffer: Vec::new(), wire: VecDeque::new() }
+        // What a server offers has more children than it lets a stranger send.
+        End { framer: Framer::stream(Limits::STANZA), buffer: Vec::new(), wire: VecDeque::new() }
     }
 
     fn next(&mut self) -> Option<Result<Seen, StreamError>> {

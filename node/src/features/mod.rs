@@ -14,7 +14,6 @@ pub mod external_services;
 pub mod invisible;
 pub mod invitations;
 pub mod last;
-pub mod limits;
 pub mod offline;
 pub mod ping;
 pub mod presence;
@@ -67,7 +66,6 @@ fn list(config: &Config) -> Vec<Box<dyn Feature>> {
         Box::new(version::Version),
         Box::new(time::Time),
         Box::new(sic::Sic),
-        Box::new(limits::StreamLimits::new(&config.limits)),
         Box::new(external_services::ExternalServices),
         Box::new(register::Register::default()),
         Box::new(admin::AdminFeature),

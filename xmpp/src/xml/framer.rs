@@ -38,7 +38,7 @@ impl Limits {
     /// Before authentication.
     pub const PRE_AUTH: Limits = Limits {
         element_bytes: 8 << 10,
-        elements: 64,
+        elements: 32,
         depth: 8,
         attributes: 64,
         namespaces: 32,
