@@ -302,7 +302,8 @@ async fn work(node: Arc<Node>, account: BareJid) {
                 }
                 continue;
             }
-            Err(HomeError::Storage(error)) => {
+            // A home of an earlier version may be of this one soon.
+            Err(error @ (HomeError::Storage(_) | HomeError::Unknown(_))) => {
                 tracing::error!(%account, %error, "the archive was not written");
                 queue.is_stuck(&account, count);
                 tokio::time::sleep(RETRY).await;
@@ -312,9 +313,8 @@ async fn work(node: Arc<Node>, account: BareJid) {
                 node.metrics.archived.inc_by(count as u64);
             }
             Ok(Answer::NoAccount) => {}
-            // A version that does not know it, or one that is too big: it will not be taken the next time either.
-            Ok(Answer::Has(_))
-            | Err(HomeError::Refused(_) | HomeError::Unknown(_) | HomeError::Metadata(_)) => {
+            // It will not be taken the next time either.
+            Ok(Answer::Has(_)) | Err(HomeError::Refused(_) | HomeError::Metadata(_)) => {
                 tracing::error!(%account, count, "messages were refused by the archive");
             }
         }
