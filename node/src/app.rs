@@ -47,6 +47,7 @@ use crate::service::Services;
 use crate::session::mailbox::{Mailbox, MailboxLimits};
 use crate::session::{self, Resumable, Seat};
 use crate::storage::Storage;
+use crate::storage::holders::Holders;
 use crate::transport::TlsAcceptor;
 
 /// Everything a node is, shared by all its tasks.
@@ -69,6 +70,8 @@ pub struct Node {
     pub storage: Arc<dyn Storage>,
     /// Rosters of the accounts connected here.
     pub rosters: Rosters,
+    /// Who has privacy lists.
+    pub guarded: Holders,
     /// Devices that are pushed to.
     pub pushes: Pushes,
     /// The XEPs.

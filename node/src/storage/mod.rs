@@ -6,6 +6,7 @@
 //! it is finished when `suite.rs` passes. Deliberately absent: who may write what (that is `homes`), XML, transactions
 //! that a feature could hold open.
 
+pub mod holders;
 pub mod memory;
 pub mod sqlite;
 #[cfg(test)]
