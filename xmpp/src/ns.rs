@@ -152,6 +152,8 @@ pub const CORRECTION: &str = "urn:xmpp:message-correct:0";
 pub const MAM: &str = "urn:xmpp:mam:2";
 /// Message archive, extended (XEP-0313).
 pub const MAM_EXTENDED: &str = "urn:xmpp:mam:2#extended";
+/// Message archive, queries that say whether they want what was said in rooms (XEP-0313).
+pub const MAM_GROUPCHAT_FIELD: &str = "urn:xmpp:mam:2#groupchat-field";
 /// Archive, full-text search (XEP-0431).
 pub const FULLTEXT: &str = "urn:xmpp:fulltext:0";
 /// Message retraction (XEP-0424).

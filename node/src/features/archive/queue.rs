@@ -383,7 +383,7 @@ mod tests {
 
     fn waiting(order: u64) -> Waiting {
         let (with, stanza) = ("romeo@chat.example".to_owned(), vec![b'x'; STANZA]);
-        let item = Item { uid: Uid { order, node: 1 }, at_ms: 0, with, sent: true, stanza };
+        let item = Item { uid: Uid { order, salt: 1 }, at_ms: 0, with, sent: true, stanza };
         let filing = Filing { item, if_contact: false, again: false, retracts: false };
         Waiting { filing, receipt: None, stored: None }
     }
