@@ -167,9 +167,10 @@ impl Session {
                     return Poll::Ready(Event::Lost(error));
                 }
             }
-            // Who does not read is not read from either: answers to it would only pile up here.
+            // Who does not read is not read from either: answers to it would only pile up here. What ends the session or takes it to
+            // another connection is heard all the same.
             if output.len() >= OUTPUT_HIGH {
-                return Poll::Pending;
+                return seat.mailbox.poll_orders(cx, mail).map(|_| Event::Mail);
             }
             if seat.mailbox.poll_drain(cx, mail).is_ready() {
                 return Poll::Ready(Event::Mail);
