@@ -168,13 +168,19 @@ pub(super) async fn resume(
 ) -> Result<Handover, Refused> {
     let gone = || Refused::NotFound { h: node.resumable.handled_by_expired(previd, account) };
     let seat = node.resumable.find(previd, account).ok_or_else(gone)?;
-    let (reply, answer) = oneshot::channel();
+    let (reply, mut answer) = oneshot::channel();
     if seat.mailbox.push(Item::Control(Control::Resume(reply))).is_err() {
         return Err(Refused::NotFound { h: None });
     }
-    let Ok(Ok(mut handover)) = timeout(HANDOVER_DEADLINE, answer).await else {
-        return Err(Refused::NotFound { h: None });
+    let handed = match timeout(HANDOVER_DEADLINE, &mut answer).await {
+        Ok(handed) => handed.ok(),
+        Err(_) => {
+            // Either it is here already, or it can come no more and the old task keeps it.
+            answer.close();
+            answer.try_recv().ok()
+        }
     };
+    let Some(mut handover) = handed else { return Err(Refused::NotFound { h: None }) };
     let refused = match handover.sm.out.acked(h) {
         Ok(kept) => {
             router::kept(node, &seat, kept);
@@ -203,7 +209,12 @@ pub(super) async fn resume(
 }
 
 /// Stream management for a session that has none, and what its client is told.
-fn enable(node: &Arc<Node>, seat: &Arc<Seat>, resume: bool, max: Option<u32>) -> (Box<Sm>, Nonza) {
+pub(super) fn enable(
+    node: &Arc<Node>,
+    seat: &Arc<Seat>,
+    resume: bool,
+    max: Option<u32>,
+) -> (Box<Sm>, Nonza) {
     let limits = &node.config.limits;
     // The client may want less, not more.
     let wish = max.map_or(Duration::MAX, |max| Duration::from_secs(max.into()));
