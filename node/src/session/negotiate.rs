@@ -376,7 +376,7 @@ impl Talk<'_> {
 
     fn authenticated(&mut self, account: &BareJid, mechanism: Mechanism) {
         self.node.metrics.auth_ok.inc();
-        self.node.throttle.succeeded(account);
+        self.node.throttle.succeeded(self.peer.ip(), account);
         self.attempt = None;
         self.admission = None;
         self.framer.set_limits(Limits {
