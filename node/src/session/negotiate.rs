@@ -191,6 +191,10 @@ impl Talk<'_> {
                     let element = self.framer.element(&self.input.filled()[..bytes]);
                     self.input.consume(bytes);
                     match element {
+                        Ok(element) if StreamError::is_one(&element) => {
+                            self.output.put(Framing::Stream.close());
+                            return End::Closed;
+                        }
                         Ok(element) => Input::Element(element),
                         Err(error) => Input::Broken(error),
                     }

@@ -214,6 +214,7 @@ impl Session {
                     let element = self.framer.element(piece);
                     self.input.consume(bytes);
                     match element {
+                        Ok(element) if StreamError::is_one(&element) => return Some(Close::Clean),
                         Ok(element) => self.nonza(&element),
                         Err(error) => Err(error),
                     }
