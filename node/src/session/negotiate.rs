@@ -373,7 +373,7 @@ impl Talk<'_> {
     }
 
     fn resumed(&mut self, seat: Arc<Seat>, sm: Box<Sm>, alive: Alive) -> End {
-        sm.resend(&mut self.output);
+        sm.resend(self.node, &mut self.output);
         self.begin(&seat, false);
         End::Ready(seat, Some(sm), Some(alive))
     }

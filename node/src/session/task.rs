@@ -414,9 +414,9 @@ impl Session {
     pub(super) fn keep_held(&mut self) -> bool {
         let Some(held) = self.held.take() else { return true };
         let mut fits = true;
-        for super::csi::Held { delivery, .. } in held.into_held() {
+        for super::csi::Held { delivery, since_ms, .. } in held.into_held() {
             match self.sm.as_mut() {
-                Some(sm) => fits &= sm.keep(delivery),
+                Some(sm) => fits &= sm.keep(delivery, since_ms),
                 None => self.unwritten.push_back((u64::MAX, delivery)),
             }
         }
@@ -462,7 +462,7 @@ impl Session {
             }
             Some(sm) => {
                 let stanza = delivery.stanza.clone();
-                if !sm.keep(delivery) {
+                if !sm.keep(delivery, self.node.wall_ms()) {
                     return false;
                 }
                 self.output.put(stanza.bytes());

@@ -113,3 +113,24 @@ async fn a_client_that_does_not_read_makes_room_for_its_successor() {
     }
     assert!(one.rest().await.contains("<conflict"));
 }
+
+#[tokio::test]
+async fn what_is_sent_again_says_when_it_was_sent_first() {
+    let (house, mut juliet) = verona().await;
+    let (mut one, id) = Client::enabled(&house, "romeo/one").await;
+    juliet.sends(&message(ROMEO, "m1")).await;
+    let first = one.reads("</message>").await;
+    assert!(!first.contains("<delay"), "{first}");
+    let (seat, _gone) = (one.seat.clone(), one.cut());
+    juliet.sends(&message(ROMEO, "m2")).await;
+    settled(&mut juliet).await;
+    house.until("it has come", || seat.mailbox.depth().items == 0).await;
+    // Of its presence, m1 and m2 the client has the first.
+    let resumed = Client::resume(&house, "romeo", &id, 1).await;
+    let mut two = resumed.unwrap_or_else(|_| panic!("not resumed"));
+    for id in ["m1", "m2"] {
+        let again = two.reads("</message>").await;
+        assert!(again.contains(&format!("id='{id}'")), "{again}");
+        assert!(again.contains("<delay") && again.contains("from='chat.example'"), "{again}");
+    }
+}
