@@ -7,8 +7,10 @@ use tokio::process::Command;
 
 /// It pushes what changed to every available resource, one that did not ask for it too, and lists of blocked users also as
 /// privacy lists.
-pub(super) const HABITS: [(&str, &str); 2] = [
+pub(super) const HABITS: [(&str, &str); 4] = [
     ("jabber:iq:privacy", "<iq type='set'><query xmlns='jabber:iq:privacy'/></iq>"),
+    ("urn:xmpp:blocking", "<iq type='set'><block xmlns='urn:xmpp:blocking'/></iq>"),
+    ("urn:xmpp:blocking", "<iq type='set'><unblock xmlns='urn:xmpp:blocking'/></iq>"),
     ("jabber:iq:roster", "<iq type='set'><query xmlns='jabber:iq:roster'/></iq>"),
 ];
 
