@@ -29,6 +29,7 @@ use crate::auth::stored::AtHome;
 use crate::auth::{Chain, Internal, Stored, Throttle, sources};
 use crate::features::Features;
 use crate::features::archive::{self, Archive};
+use crate::features::blocking::record::PRIVACY;
 use crate::features::push::cache::Pushes;
 use crate::features::roster::cache::Rosters;
 use crate::geo::Geo;
@@ -40,6 +41,7 @@ use crate::router::{Domains, Ledger};
 use crate::service::Services;
 use crate::session::Resumable;
 use crate::storage::Storage;
+use crate::storage::holders::Holders;
 use crate::storage::sqlite::{Sqlite, SqliteConfig};
 use crate::transport::TlsAcceptor;
 use crate::transport::tls::Pair;
@@ -145,10 +147,11 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
         homes,
         storage,
         rosters: Rosters::default(),
+        guarded: Holders::new(PRIVACY),
         pushes: Pushes::new(config.push.remembered_max, world.number()),
         features,
         services,
-        archive: Archive::new(&config.archive, &name),
+        archive: Archive::new(&config.archive),
         ledger: Ledger::new(incarnation, config.limits.unsettled_bytes_max),
         recovery: Recovery::default(),
         second: Second::default(),
@@ -171,6 +174,8 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
     late.set(&node);
     outbox::load(&node).await?;
     archive::load(&node).await?;
+    node.guarded.load(&*node.storage).await?;
+    node.pushes.registered.load(&*node.storage).await?;
     Ok(node)
 }
 
