@@ -282,6 +282,15 @@ impl Seat {
         self.mailbox.push(Item::Stanza(delivery)).is_ok()
     }
 
+    /// As [`Self::take`], of what answers this session and is for no other (what it reads from an archive): that waits for nothing, as the
+    /// IQ result that ends it does not either.
+    pub fn take_answer(&self, delivery: Delivery) -> bool {
+        if delivery.stanza.kind() == Kind::Message {
+            return self.mailbox.push(Item::Stanza(delivery)).is_ok();
+        }
+        self.take(delivery)
+    }
+
     /// From now on newer messages wait.
     pub fn begin_catching_up(&self) {
         let mut newer = self.newer.lock();

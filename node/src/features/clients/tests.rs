@@ -267,6 +267,17 @@ async fn nobody_tells_the_home_twice_what_it_knows() {
     house.until("an order", || seat.mailbox.depth().items > 0).await;
     assert!(mail(&seat)[0].contains("Conflict"));
     assert_eq!(other.mailbox.depth().items, 0);
+    // The word of a session that was bound before comes late, from another region: it ends nobody and is not kept.
+    let late = Seen {
+        resource: Some("a".into()),
+        bound: seat.generation.0,
+        ..seen(&key(&bare("romeo"), "id-1"), 1)
+    };
+    let request = Request::Seen(Box::new(late));
+    let told = house.node.homes.exchange::<_, Answer>(&bare("romeo"), OP, &request).await;
+    assert!(matches!(told, Ok(Answer::Done)), "{told:?}");
+    assert_eq!(client(&house).await.expect("known").resource.as_deref(), Some("b"));
+    assert_eq!(other.mailbox.depth().items, 0);
 }
 
 async fn asks(house: &House, seat: &Arc<Seat>, type_: &str, payload: &str) -> String {

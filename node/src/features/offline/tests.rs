@@ -195,6 +195,13 @@ async fn nothing_overtakes_a_message_of_its_sender_that_waits() {
         assert_eq!(back.len(), usize::from(!whole));
         assert_eq!(ids(mail(&seat)), if whole { "123" } else { "23" });
     }
+    // What answers the session itself waits for nothing, and goes nowhere else.
+    seat.begin_catching_up();
+    let result = stanza("<message from='romeo@chat.example' to='romeo@chat.example/orchard'/>");
+    assert!(seat.take_answer(Delivery::light(result)));
+    assert!(seat.take_newer().is_empty());
+    assert_eq!(mail(&seat).len(), 1);
+    assert!(seat.end_catching_up(true).is_empty());
     // When it hides, only messages go elsewhere.
     seat.begin_catching_up();
     say("<message from='juliet@x/b' id='1'/>");
