@@ -59,7 +59,7 @@ impl Feature for LastFeature {
     }
 
     fn iq(&self, ctx: &mut Ctx<'_>, iq: &Iq) -> Flow {
-        if iq.stanza.type_() != Type::Get {
+        if iq.stanza.type_() != Type::Get || !iq.is("query") {
             return Flow::Next;
         }
         match &iq.target {
