@@ -102,6 +102,16 @@ impl Query {
         Ok(query)
     }
 
+    /// Whether everything is meant, of which `wanted` is a page.
+    fn is_all(&self) -> bool {
+        self.with.is_none()
+            && self.start_ms.is_none()
+            && self.end_ms.is_none()
+            && self.before_id.is_none()
+            && self.after_id.is_none()
+            && self.words.is_empty()
+    }
+
     /// Whether an item is one of those meant, as far as its place does not say.
     fn has(&self, item: &Item) -> bool {
         self.start_ms.is_none_or(|start| item.at_ms >= start)
@@ -152,7 +162,8 @@ pub struct Found {
     pub items: Vec<Item>,
     /// There are no more.
     pub complete: bool,
-    /// How many there are in all, where that is known.
+    /// How many there are in all, on whichever page (XEP-0059 §2.6). Not of the messages with one party, or of some time, that do not all fit on
+    /// the page: all of them would have to be read.
     pub count: Option<u64>,
 }
 
@@ -233,6 +244,8 @@ impl Reading<'_> {
         let mut found = self.page(page, max).await?;
         if found.complete && whole {
             found.count = Some(found.items.len() as u64);
+        } else if query.is_all() {
+            found.count = Some(self.storage.archive_len(ARCHIVE, self.owner).await?);
         }
         Ok(found)
     }
@@ -460,6 +473,27 @@ mod tests {
             let reading = Reading { storage: &storage, owner: JULIET, query: &query };
             let found = reading.run(250).await.expect("found");
             assert_eq!((found.count, found.items.len()), (Some(expected), 0), "{inner}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_page_says_how_many_there_are_where_that_costs_little() {
+        let storage = archive().await;
+        let rsm =
+            |inner: &str| format!("<set xmlns='http://jabber.org/protocol/rsm'>{inner}</set>");
+        for (inner, expected) in [
+            (rsm("<max>3</max>"), Some(10)),
+            (rsm("<max>3</max><before/>"), Some(10)),
+            (rsm(&format!("<max>3</max><after>{}</after>", uid(6))), Some(10)),
+            (rsm(&format!("<before>{}</before>", uid(3))), Some(10)),
+            (one("with", "nurse@chat.example"), Some(5)),
+            (one("with", "nurse@chat.example") + &rsm("<max>3</max>"), None),
+            (one("start", &date_time::format(5_000)) + &rsm("<max>3</max>"), None),
+        ] {
+            let query = query(&inner).expect("good");
+            let reading = Reading { storage: &storage, owner: JULIET, query: &query };
+            let found = reading.run(250).await.expect("found");
+            assert_eq!(found.count, expected, "{inner}");
         }
     }
 
