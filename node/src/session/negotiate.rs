@@ -372,8 +372,11 @@ impl Talk<'_> {
         }
     }
 
-    fn resumed(&mut self, seat: Arc<Seat>, sm: Box<Sm>, alive: Alive) -> End {
+    fn resumed(&mut self, seat: Arc<Seat>, mut sm: Box<Sm>, alive: Alive) -> End {
         sm.resend(self.node, &mut self.output);
+        if sm.wants_answer() {
+            self.output.put(xmpp::sm::REQUEST);
+        }
         self.begin(&seat, false);
         End::Ready(seat, Some(sm), Some(alive))
     }

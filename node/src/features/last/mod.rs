@@ -70,7 +70,7 @@ impl Feature for LastFeature {
             }
             return Flow::Next;
         }
-        if iq.stanza.type_() != Type::Get {
+        if iq.stanza.type_() != Type::Get || !iq.is("query") {
             return Flow::Next;
         }
         match &iq.target {

@@ -149,7 +149,15 @@ async fn decide(tx: &mut Tx, account: &BareJid, request: Request) -> Result<Answ
                 || record.state.from
                 || record.state.to
                 || record.state.approved;
-            commit(tx, &contact, known, record, None).await?;
+            let asks_again =
+                kind == Kind::Subscribe && known.as_ref().is_some_and(|was| was.state.pending_out);
+            if asks_again {
+                // Nothing has changed, and is pushed all the same: other servers do, and a client may wait for it.
+                let again = Contact { push: true, ..record.following(known.as_ref(), None) };
+                write(tx, &contact, &again).await?;
+            } else {
+                commit(tx, &contact, known, record, None).await?;
+            }
             Ok(Answer::Subscription { pass: verdict.pass, auto_reply: verdict.auto_reply })
         }
         Request::In { contact, kind, stanza, items_max } => {
@@ -369,14 +377,15 @@ mod tests {
     async fn asking_for_presence_and_being_answered() {
         let mut home = Desk::new();
         is(home.out("juliet", Kind::Subscribe).await, sent(true), "v1, juliet none ask push");
-        // §3.1.2: asked again it is sent again, but nothing has changed.
+        // §3.1.2: asked again it is sent again, and pushed again.
+        is(home.out("juliet", Kind::Subscribe).await, sent(true), "v2, juliet none ask push");
+        is(home.get("juliet", Kind::Subscribed).await, sent(true), "v3, juliet to push deliver");
         is(home.out("juliet", Kind::Subscribe).await, sent(true), "");
-        is(home.get("juliet", Kind::Subscribed).await, sent(true), "v2, juliet to push deliver");
         is(home.get("juliet", Kind::Subscribed).await, sent(false), "");
         is(
             home.get("juliet", Kind::Unsubscribed).await,
             sent(true),
-            "v3, juliet none push deliver",
+            "v4, juliet none push deliver",
         );
         is(home.get("juliet", Kind::Unsubscribed).await, sent(false), "");
     }
