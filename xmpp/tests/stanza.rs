@@ -353,3 +353,25 @@ proptest! {
         }
     }
 }
+
+/// A namespace that is written once, on the stream, would be written with every element that uses it.
+#[test]
+fn a_stanza_does_not_grow_without_bound_by_what_its_stream_declares() {
+    let on = |uri: &str, count: usize| {
+        let root = format!(
+            "<stream:stream xmlns='{}' xmlns:stream='{}' xmlns:x='{uri}'>",
+            ns::CLIENT,
+            ns::STREAM
+        );
+        let xml = format!("<message to='juliet@c.example'>{}</message>", "<x:a/>".repeat(count));
+        let mut framer = Framer::stream(Limits::STANZA);
+        assert!(matches!(framer.scan(root.as_bytes()), Ok(Scan::Open(..))));
+        let Ok(Scan::Element(_, head)) = framer.scan(xml.as_bytes()) else { panic!("{xml}") };
+        Stanza::receive(xml.as_bytes(), &head, &jid("romeo@m.example/o"), None)
+    };
+    let long = "u".repeat(1000);
+    check_sound(&on("urn:x", 4000).expect("it has grown a little"));
+    check_sound(&on(&long, 10).expect("it has grown a little"));
+    let rejected = on(&long, 4000).expect_err("four megabytes of a few thousand bytes");
+    assert_eq!(rejected.error.condition, Condition::PolicyViolation);
+}

@@ -400,7 +400,7 @@ mod tests {
     fn filing(order: u64, payload: &str) -> Filing {
         let with = "romeo@chat.example/x".to_owned();
         let stanza = format!("<message id='m{order}' type='chat'>{payload}</message>").into_bytes();
-        let item = Item { uid: Uid { order, node: 1 }, at_ms: order, with, sent: false, stanza };
+        let item = Item { uid: Uid { order, salt: 1 }, at_ms: order, with, sent: false, stanza };
         Filing { item, if_contact: false, again: false, retracts: payload.contains("<retract ") }
     }
 
@@ -429,7 +429,7 @@ mod tests {
         let done = decide(&mut tx, &juliet(), batch(&[3], false), here(&known, BOUNDS)).await;
         assert_eq!(done, Ok(Answer::Done));
         assert_eq!(texts(&tx).await.len(), 3);
-        let has = |order| Request::Has(Some(Uid { order, node: 1 }));
+        let has = |order| Request::Has(Some(Uid { order, salt: 1 }));
         for (order, there) in [(1, true), (3, true), (4, false)] {
             let answer = decide(&mut tx, &juliet(), has(order), here(&known, BOUNDS)).await;
             assert_eq!(answer, Ok(Answer::Has(there)));

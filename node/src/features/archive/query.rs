@@ -18,6 +18,25 @@ use crate::storage::{Page, Storage, StorageError};
 
 /// The field of XEP-0431.
 const FULLTEXT: &str = "{urn:xmpp:fulltext:0}fulltext";
+/// What it was called before that.
+const WITHTEXT: &str = "withtext";
+/// Whether what was said in rooms is wanted too (§4.1.4).
+const GROUPCHAT: &str = "include-groupchat";
+/// All that are known.
+const FIELDS: [&str; 10] = [
+    "FORM_TYPE",
+    "with",
+    "start",
+    "end",
+    "before-id",
+    "after-id",
+    "ids",
+    GROUPCHAT,
+    FULLTEXT,
+    WITHTEXT,
+];
+/// XEP-0004 §3.3.
+const BOOLEANS: [&str; 4] = ["true", "false", "1", "0"];
 /// Items of one page when the query does not say.
 const PAGE: usize = 50;
 /// Items read at once while looking for those that match.
@@ -79,26 +98,31 @@ impl Query {
             return Err(StanzaError::bad_request());
         }
         for field in &form.fields {
+            let Some(var) = field.var.as_deref() else { continue };
+            if !FIELDS.contains(&var) {
+                return Err(StanzaError::feature_not_implemented());
+            }
             let first = field.values.first().map(String::as_str);
             let Some(value) = first.filter(|value| !value.is_empty()) else { continue };
-            match field.var.as_deref() {
-                Some("FORM_TYPE") | None => {}
-                Some("with") => {
+            match var {
+                "with" => {
                     let with = Jid::parse(value).map_err(|_| StanzaError::jid_malformed())?;
                     query.with = Some(with);
                 }
-                Some("start") => query.start_ms = Some(time(value)?),
-                Some("end") => query.end_ms = Some(time(value)?),
-                Some("before-id") => query.before_id = Some(value.to_owned()),
-                Some("after-id") => query.after_id = Some(value.to_owned()),
-                Some("ids") if field.values.len() > IDS_MAX => {
+                "start" => query.start_ms = Some(time(value)?),
+                "end" => query.end_ms = Some(time(value)?),
+                "before-id" => query.before_id = Some(value.to_owned()),
+                "after-id" => query.after_id = Some(value.to_owned()),
+                "ids" if field.values.len() > IDS_MAX => {
                     return Err(StanzaError::resource_constraint());
                 }
-                Some("ids") => query.ids.clone_from(&field.values),
-                Some("withtext" | FULLTEXT) => {
+                "ids" => query.ids.clone_from(&field.values),
+                WITHTEXT | FULLTEXT => {
                     query.words = value.split_whitespace().map(str::to_lowercase).collect();
                 }
-                Some(_) => return Err(StanzaError::feature_not_implemented()),
+                // There is nothing that was said in rooms: with it or without is the same.
+                GROUPCHAT if !BOOLEANS.contains(&value) => return Err(StanzaError::bad_request()),
+                _ => {}
             }
         }
         Ok(query)
@@ -141,6 +165,7 @@ pub fn form() -> Element {
         .with_field(field("before-id", FieldKind::TextSingle))
         .with_field(field("after-id", FieldKind::TextSingle))
         .with_field(field("ids", FieldKind::ListMulti))
+        .with_field(field(GROUPCHAT, FieldKind::Boolean))
         .with_field(field(FULLTEXT, FieldKind::TextSingle));
     let mut element = form.element();
     // The list is open (§4.1.5, XEP-0122).
@@ -162,6 +187,8 @@ pub struct Found {
     pub complete: bool,
     /// How many there are in all, where that is known.
     pub count: Option<u64>,
+    /// How many of them stand before these, where that is known.
+    pub index: Option<u64>,
 }
 
 /// Why there is none.
@@ -239,14 +266,22 @@ impl Reading<'_> {
             ..all
         };
         if wanted.max == Some(0) {
-            return Ok(Found { count: Some(self.count(all).await?), ..Found::default() });
+            let count = self.count(all).await?;
+            return Ok(Found { complete: count == 0, count: Some(count), ..Found::default() });
         }
         let max = wanted.max.map_or(PAGE, |max| max as usize).min(page_max);
-        let whole = wanted.after.is_none() && !newest;
         let mut found = self.page(page, max).await?;
-        found.count = match found.complete && whole {
+        // From the first on: nothing was passed over, or it was all there is on the way back.
+        let from_first = wanted.after.is_none() && (!newest || found.complete);
+        let to_last = wanted.after.is_none() && newest && named_before.is_none();
+        found.count = match found.complete && from_first && named_before.is_none() {
             true => Some(found.items.len() as u64),
             false => self.count_few(all).await?,
+        };
+        found.index = match found.count {
+            _ if from_first => Some(0),
+            Some(count) if to_last => count.checked_sub(found.items.len() as u64),
+            _ => None,
         };
         Ok(found)
     }
@@ -286,7 +321,7 @@ impl Reading<'_> {
         if page.newest {
             items.reverse();
         }
-        Ok(Found { items, complete, count: None })
+        Ok(Found { items, complete, ..Found::default() })
     }
 
     /// How many match in all, if they are not many: what a page costs is not to grow with the archive.
@@ -338,7 +373,8 @@ impl Reading<'_> {
             items.extend(item.filter(|item| self.query.has(item)));
         }
         let complete = places.len() <= page_max;
-        Ok(Found { count: complete.then_some(items.len() as u64), items, complete })
+        let count = complete.then_some(items.len() as u64);
+        Ok(Found { count, items, complete, index: Some(0) })
     }
 
     async fn place(&self, id: &str) -> Result<u64, NotFound> {
@@ -394,6 +430,8 @@ mod tests {
             (one("start", "yesterday"), StanzaError::bad_request()),
             (one("end", "2010-13-01T00:00:00Z"), StanzaError::bad_request()),
             (one("colour", "red"), StanzaError::feature_not_implemented()),
+            (filled("<field var='colour'/>"), StanzaError::feature_not_implemented()),
+            (one("include-groupchat", "perhaps"), StanzaError::bad_request()),
             (rsm("<max>x</max>"), StanzaError::bad_request()),
             (rsm("<index>3</index>"), StanzaError::feature_not_implemented()),
             ("<x xmlns='jabber:x:data' type='submit'/>".to_owned(), StanzaError::bad_request()),
@@ -401,6 +439,7 @@ mod tests {
             assert_eq!(query(&inner), Err(expected), "{inner}");
         }
         assert_eq!(query("").expect("good").queryid.as_deref(), Some("f27"));
+        assert_eq!(query(&one("include-groupchat", "true")), query(""));
     }
 
     /// Ten messages, one a second, the even ones with romeo, the others with nurse.
@@ -409,7 +448,7 @@ mod tests {
         let mut changes = Vec::new();
         for n in 0..10u64 {
             let with = if n % 2 == 0 { "romeo@chat.example/x" } else { "nurse@chat.example" };
-            let uid = Uid { order: n, node: 0 };
+            let uid = Uid { order: n, salt: 0 };
             let stanza = format!("<message><body>Word {n}</body></message>").into_bytes();
             let at_ms = n * 1_000;
             let item = Item { uid, at_ms, with: with.to_owned(), sent: false, stanza };
@@ -425,7 +464,7 @@ mod tests {
     }
 
     fn uid(n: u64) -> String {
-        Uid { order: n, node: 0 }.to_string()
+        Uid { order: n, salt: 0 }.to_string()
     }
 
     #[tokio::test]
@@ -469,6 +508,28 @@ mod tests {
             let found = reading.run(250).await.expect("found");
             let orders: Vec<u64> = found.items.iter().map(|item| item.uid.order).collect();
             assert_eq!((&*orders, found.complete), (expected, complete), "{inner}");
+        }
+    }
+
+    #[tokio::test]
+    async fn where_a_page_begins_is_said_where_it_is_known() {
+        let storage = archive().await;
+        let rsm =
+            |inner: &str| format!("<set xmlns='http://jabber.org/protocol/rsm'>{inner}</set>");
+        let (all, first) = (Some(10), Some(0));
+        for (inner, index, count) in [
+            (String::new(), first, all),
+            (rsm("<max>3</max>"), first, all),
+            (rsm(&format!("<after>{}</after>", uid(2))), None, all),
+            (rsm("<max>3</max><before/>"), Some(7), all),
+            (rsm("<before/>"), first, all),
+            (rsm(&format!("<before>{}</before>", uid(3))), first, all),
+            (one("with", "nurse@chat.example"), first, Some(5)),
+        ] {
+            let query = query(&inner).expect("good");
+            let reading = Reading { storage: &storage, owner: JULIET, query: &query };
+            let found = reading.run(250).await.expect("found");
+            assert_eq!((found.index, found.count), (index, count), "{inner}");
         }
     }
 

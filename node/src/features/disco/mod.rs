@@ -92,7 +92,8 @@ impl Disco {
     pub fn account_info(&self, anonymous: bool) -> Info {
         let kind = if anonymous { "anonymous" } else { "registered" };
         let all = Info::default().with_identity("account", kind, None);
-        with(all, &self.account_identities, &self.account)
+        let kept = if anonymous { &[][..] } else { &self.account_kept };
+        with(all, &self.account_identities, &[&self.account, kept].concat())
     }
 
     /// The services under our domain (§4.1).
