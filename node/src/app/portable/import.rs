@@ -316,9 +316,9 @@ fn foreign(archived: &Archived) -> Uid {
         "" => Sha256::digest(format!("{} {}", archived.at, archived.message)),
         id => Sha256::digest(id),
     };
-    let (order, node) = (hash[..8].try_into(), hash[8..12].try_into());
-    let (order, node) = (order.expect("eight bytes"), node.expect("four bytes"));
-    Uid { order: u64::from_be_bytes(order), node: u32::from_be_bytes(node) }
+    let (order, salt) = (hash[..8].try_into(), hash[8..12].try_into());
+    let (order, salt) = (order.expect("eight bytes"), salt.expect("four bytes"));
+    Uid { order: u64::from_be_bytes(order), salt: u32::from_be_bytes(salt) }
 }
 
 /// Cut so that each part fits into one entry.
