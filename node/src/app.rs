@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use config::canary::{Canary, sings};
-use global_distrib::{Directory, Place, RouteEntry, Row};
+use global_distrib::{Directory, Place, RouteEntry, Row, Shows};
 use parking_lot::Mutex;
 use replication::metadata::Metadata;
 use replication::{Hlc, HybridClock};
@@ -249,6 +249,7 @@ impl Node {
             generation,
             priority: 0,
             available: false,
+            hidden: false,
             lit: true,
         };
         let bound = self.directory.bind(row, |_| true);
@@ -260,16 +261,18 @@ impl Node {
             return Err(StanzaError::conflict());
         }
         self.metrics.sessions.inc();
-        self.geo
-            .route
-            .append(self, RouteEntry::Bind { full, generation, priority: 0, available: false });
+        let hidden = false;
+        let bind = RouteEntry::Bind { full, generation, priority: 0, available: false, hidden };
+        self.geo.route.append(self, bind);
         Ok(seat)
     }
 
     /// New presence of a local session: in its row, and to every region. If it takes no messages any more, those that wait in it go elsewhere
     /// before others can know: so they go before what is sent after.
     pub fn announce(self: &Arc<Self>, seat: &Arc<Seat>, priority: i8, available: bool) {
-        let (known, _) = self.directory.update(&seat.full, seat.generation, priority, available);
+        let hidden = available && seat.invisible();
+        let shows = Shows { priority, available, hidden };
+        let (known, _) = self.directory.update(&seat.full, seat.generation, shows);
         if !available || priority < 0 {
             session::no_room(self, seat, seat.take_newer());
         }
@@ -279,6 +282,7 @@ impl Node {
                 generation: seat.generation,
                 priority,
                 available,
+                hidden,
             };
             self.geo.route.append(self, entry);
         }

@@ -210,6 +210,8 @@ pub struct Disco {
     pub server: Vec<&'static str>,
     /// Features of an account's bare JID.
     pub account: Vec<&'static str>,
+    /// Those that only an account has of which something is kept: no guest's.
+    pub account_kept: Vec<&'static str>,
     /// What the server is besides `server/im`.
     pub server_identities: Vec<Identity>,
     /// What an account is besides `account/registered`.

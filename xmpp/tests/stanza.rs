@@ -206,6 +206,23 @@ fn an_error_is_answered_with_nothing_and_all_else_turned_round() {
 }
 
 #[test]
+fn a_message_that_is_refused_brings_back_what_it_said() {
+    for (sent, children) in [
+        ("<body>hi</body><thread>t</thread>", "body thread error"),
+        ("<x xmlns='urn:x'><error/></x><body>a &lt; b</body>", "x body error"),
+        ("<error type='cancel'/><body>hi</body>", "body error"),
+        ("", "error"),
+    ] {
+        let text = format!("<message to='juliet@c.example/b' id='7' type='chat'>{sent}</message>");
+        let reply = receive(&text).error_reply(&StanzaError::service_unavailable()).unwrap();
+        check_sound(&reply);
+        let names: Vec<&str> = reply.children().map(|(name, _)| name).collect();
+        assert_eq!(names.join(" "), children, "{sent}");
+        assert_eq!(reply.type_(), Type::Error);
+    }
+}
+
+#[test]
 fn built_stanzas_are_canonical() {
     let presence = Stanza::presence(Some(&jid("a@b")), None, Type::Unavailable)
         .with_text_child("status", "<bye>\u{0}")

@@ -151,7 +151,7 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
         pushes: Pushes::new(config.push.remembered_max, world.number()),
         features,
         services,
-        archive: Archive::new(&config.archive, &name),
+        archive: Archive::new(&config.archive),
         ledger: Ledger::new(incarnation, config.limits.unsettled_bytes_max),
         recovery: Recovery::default(),
         second: Second::default(),

@@ -122,7 +122,10 @@ pub fn local_carbons(
     let best = if except.is_none() { best().flatten().map(|(_, priority)| priority) } else { None };
     for seat in seats_of(node, account.as_str()) {
         let has_it = match except {
-            Some(except) => seat.full == *except,
+            // One that its user's other device wrote to has the original.
+            Some(except) => {
+                seat.full == *except || (sent && forwarded.to() == Some(seat.address()))
+            }
             None => {
                 (seat.takes_messages() && Some(seat.priority()) == best)
                     || forwarded.from() == Some(seat.address())

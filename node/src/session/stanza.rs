@@ -4,6 +4,8 @@
 use std::sync::Arc;
 
 use xmpp::jid::{BareJid, Jid};
+use xmpp::ns;
+use xmpp::payload::delay;
 use xmpp::stanza::error::StanzaError;
 use xmpp::stanza::{Head, Kind, Stanza, Type};
 use xmpp::stream::error::StreamError;
@@ -51,6 +53,12 @@ pub(super) fn handle(ctx: &mut Ctx<'_>, mut stanza: Stanza) -> Flow {
     // The first rule there is (XEP-0016 §2.2 rule 4).
     if let Some(flow) = blocking::outbound(ctx, &stanza) {
         return flow;
+    }
+    if stanza.kind() != Kind::Iq && stanza.has_child("delay", ns::DELAY) {
+        // That we held it back is ours to say (XEP-0203).
+        let domains = &ctx.node.domains;
+        let ours = |from: &Jid| from.local().is_none() && domains.is_server(from.domain());
+        stanza = delay::without(&stanza, ours);
     }
     match stanza.kind() {
         Kind::Iq => iq(ctx, stanza),

@@ -305,14 +305,20 @@ impl Stanza {
     }
 
     /// The answer that says what went wrong: addresses swapped, id kept. `None` for an error or a result, which are
-    /// never answered (RFC 6120 §8.3.1).
+    /// never answered (RFC 6120 §8.3.1). A message brings back what it said, so that its sender sees what has not arrived (rule 3 there).
     #[must_use]
     pub fn error_reply(&self, error: &StanzaError) -> Option<Stanza> {
         if matches!(self.type_(), Type::Error | Type::Result) {
             return None;
         }
         let reply = Builder::new(self.kind(), Type::Error, self.to(), self.from());
-        Some(reply.id_opt(self.id().as_deref()).with_child(error.element()).build())
+        let mut reply = reply.id_opt(self.id().as_deref());
+        if self.kind() == Kind::Message {
+            let element = self.element();
+            let said = element.children().filter(|child| !child.is("error", ns::CLIENT));
+            reply = said.cloned().fold(reply, Builder::with_child);
+        }
+        Some(reply.with_child(error.element()).build())
     }
 }
 

@@ -43,7 +43,7 @@ impl Feature for Clients {
     }
 
     fn disco(&self, disco: &mut Disco) {
-        disco.account.push(ns::CLIENT_ACCESS);
+        disco.account_kept.push(ns::CLIENT_ACCESS);
     }
 
     fn iq(&self, ctx: &mut Ctx<'_>, iq: &Iq) -> Flow {

@@ -1,9 +1,10 @@
 //! XEP-0012 Last Activity, version 1.2: how long the server is up, and when a user was last there, with his last words. That is kept at the
-//! account's home whenever one of its sessions stops to be available, so it does not matter which region it was in; whoever asks may
+//! account's home whenever one of its sessions stops to show that it is available (one that is invisible has done so before), so it does not matter which region it was in; whoever asks may
 //! see the account's presence (§6), and the home is asked, for the answer to fit what its contacts have seen. What is for a full JID is
 //! passed to the client (§5). An account that never was there counts from when it was made.
 //!
-//! One write an account is on its way at most: of what happens meanwhile the last is kept. Bound: [`WAITING_MAX`] accounts; what
+//! One write an account is on its way at most: of what happens meanwhile the last is kept. When many leave, those of [`GATHER`] are told
+//! together, so that their homes commit them together. Bound: [`WAITING_MAX`] accounts; what
 //! comes beyond (a region whose clients all leave while a home cannot be reached) is not kept.
 //! Left out: nothing.
 
@@ -14,7 +15,9 @@ mod tests;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
+use std::time::Duration;
 
+use global_distrib::Row;
 use parking_lot::Mutex;
 use xmpp::jid::BareJid;
 use xmpp::ns;
@@ -33,14 +36,26 @@ use crate::storage::StorageError;
 
 /// Accounts whose last activity is on its way to their homes.
 const WAITING_MAX: usize = 100_000;
+/// How long those who leave are gathered, when somebody has just been told.
+const GATHER: Duration = Duration::from_millis(50);
 /// Of the last words, in bytes; the rest is cut off.
 const STATUS_BYTES_MAX: usize = 1_023;
 
 /// See the room.
 #[derive(Default)]
 pub struct LastFeature {
+    leaving: Arc<Mutex<Leaving>>,
+}
+
+/// Those who have left.
+#[derive(Default)]
+struct Leaving {
     /// What their homes are being told, or will be next.
-    waiting: Arc<Mutex<HashMap<BareJid, Left>>>,
+    waiting: HashMap<BareJid, Left>,
+    /// Whom nobody tells yet.
+    next: Vec<BareJid>,
+    /// Somebody will look at `next`.
+    gathering: bool,
 }
 
 impl Feature for LastFeature {
@@ -49,7 +64,7 @@ impl Feature for LastFeature {
     }
 
     fn interests(&self) -> Interests {
-        let iq = &[ns::LAST_ACTIVITY];
+        let iq = &[ns::LAST_ACTIVITY, ns::INVISIBLE, ns::INVISIBLE_0];
         Interests { iq, outbound_presence: true, session: true, ..Interests::default() }
     }
 
@@ -59,6 +74,16 @@ impl Feature for LastFeature {
     }
 
     fn iq(&self, ctx: &mut Ctx<'_>, iq: &Iq) -> Flow {
+        if let Some((word, ns::INVISIBLE | ns::INVISIBLE_0)) = iq.stanza.first_child() {
+            if let Some(seat) = ctx.seat
+                && word == "invisible"
+                && iq.stanza.type_() == Type::Set
+                && !matches!(iq.target, Target::Account { own: false, .. })
+            {
+                self.left(ctx.node, seat, String::new());
+            }
+            return Flow::Next;
+        }
         if iq.stanza.type_() != Type::Get {
             return Flow::Next;
         }
@@ -107,21 +132,24 @@ impl Feature for LastFeature {
 impl LastFeature {
     /// A session is not available any more, which it was until now: this feature stands before presence in the list.
     fn left(&self, node: &Arc<Node>, seat: &Arc<Seat>, mut status: String) {
-        if !seat.available() || !is_kept(node, &seat.bare) {
+        if !seat.is_shown() || !is_kept(node, &seat.bare) {
             return;
         }
         let cut = (0..=STATUS_BYTES_MAX).rev().find(|at| status.is_char_boundary(*at));
         status.truncate(cut.unwrap_or(0));
         let left = Left { at_ms: node.wall_ms(), login_ms: seat.generation.millis(), status };
-        let mut waiting = self.waiting.lock();
-        let full = waiting.len() >= WAITING_MAX;
-        match waiting.entry(seat.bare.clone()) {
+        let mut leaving = self.leaving.lock();
+        let full = leaving.waiting.len() >= WAITING_MAX;
+        match leaving.waiting.entry(seat.bare.clone()) {
             // Whoever is at it looks once more.
             Entry::Occupied(mut entry) => drop(entry.insert(left)),
             Entry::Vacant(_) if full => {}
             Entry::Vacant(entry) => {
                 entry.insert(left);
-                tokio::spawn(tell(node.clone(), self.waiting.clone(), seat.bare.clone()));
+                leaving.next.push(seat.bare.clone());
+                if !std::mem::replace(&mut leaving.gathering, true) {
+                    tokio::spawn(gather(node.clone(), self.leaving.clone()));
+                }
             }
         }
     }
@@ -132,14 +160,32 @@ fn is_kept(node: &Node, account: &BareJid) -> bool {
     account.domain() == node.domains.global
 }
 
-/// Tells the home, until it knows the last. A home that cannot be reached is not waited for.
-async fn tell(node: Arc<Node>, waiting: Arc<Mutex<HashMap<BareJid, Left>>>, account: BareJid) {
+/// Has the homes told, the first at once.
+async fn gather(node: Arc<Node>, leaving: Arc<Mutex<Leaving>>) {
     loop {
-        let Some(left) = waiting.lock().get(&account).cloned() else { return };
+        let next = {
+            let mut leaving = leaving.lock();
+            leaving.gathering = !leaving.next.is_empty();
+            std::mem::take(&mut leaving.next)
+        };
+        if next.is_empty() {
+            return;
+        }
+        for account in next {
+            tokio::spawn(tell(node.clone(), leaving.clone(), account));
+        }
+        tokio::time::sleep(GATHER).await;
+    }
+}
+
+/// Tells the home, until it knows the last. A home that cannot be reached is not waited for.
+async fn tell(node: Arc<Node>, leaving: Arc<Mutex<Leaving>>, account: BareJid) {
+    loop {
+        let Some(left) = leaving.lock().waiting.get(&account).cloned() else { return };
         if let Err(error) = node.homes.exchange::<_, ()>(&account, OP, &left).await {
             tracing::debug!(%account, %error, "its last activity is not kept");
         }
-        let mut waiting = waiting.lock();
+        let waiting = &mut leaving.lock().waiting;
         if waiting.get(&account) == Some(&left) {
             waiting.remove(&account);
             return;
@@ -149,7 +195,9 @@ async fn tell(node: Arc<Node>, waiting: Arc<Mutex<HashMap<BareJid, Left>>>, acco
 
 /// §4: who is there is there now.
 async fn of_account(node: &Arc<Node>, account: &BareJid) -> Result<Element, StanzaError> {
-    let there = node.directory.read(account.as_str(), |rows| rows.iter().any(|row| row.available));
+    // XEP-0186 §3.1.1: an invisible one is not there.
+    let shown = |row: &Row<Arc<Seat>>| row.available && !row.hidden;
+    let there = node.directory.read(account.as_str(), |rows| rows.iter().any(shown));
     if there.unwrap_or(false) {
         return Ok(query(0, None));
     }

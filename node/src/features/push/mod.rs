@@ -57,7 +57,7 @@ impl Feature for Push {
     }
 
     fn disco(&self, disco: &mut Disco) {
-        disco.account.push(ns::PUSH); // §4.1
+        disco.account_kept.push(ns::PUSH); // §4.1
     }
 
     fn iq(&self, ctx: &mut Ctx<'_>, iq: &Iq) -> Flow {
