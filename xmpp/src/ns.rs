@@ -124,6 +124,8 @@ pub const ERRORS: &str = "urn:xmpp:errors";
 pub const PIE: &str = "urn:xmpp:pie:0";
 /// Portable import and export, before it had a namespace of its own (XEP-0227 0.2).
 pub const PIE_OLD: &str = "http://www.xmpp.org/extensions/xep-0227.html#ns";
+/// Portable import and export: archives (XEP-0227).
+pub const PIE_MAM: &str = "urn:xmpp:pie:0#mam";
 /// Portable import and export: SCRAM credentials (XEP-0227).
 pub const PIE_SCRAM: &str = "urn:xmpp:pie:0#scram";
 /// XInclude, by which such a document is split into files (XEP-0227 §5).

@@ -69,7 +69,15 @@ pub trait Operator: Send + Sync + 'static {
     fn user_offline<'a>(&'a self, account: &'a str, after: u64) -> Answer<'a, OfflinePage>;
     /// Makes an account from what `user_export` gave, or another server. Refused if it is there. An import that failed
     /// on its way may be repeated.
-    fn user_import(&self, user: UserExport) -> Answer<'_, ()>;
+    fn user_import(&self, user: UserExport) -> Answer<'_, Imported>;
+    /// What is archived for an account, after a number that such an answer gave.
+    fn user_archive<'a>(&'a self, account: &'a str, after: Option<u64>) -> Answer<'a, ArchivePage>;
+    /// More of an import that is not at its end.
+    fn user_import_archive<'a>(
+        &'a self,
+        account: &'a str,
+        part: ArchivePart,
+    ) -> Answer<'a, Imported>;
     /// Makes an invitation.
     fn invite(&self, new: NewInvitation) -> Answer<'_, IssuedInvitation>;
     /// The invitations of an account, or of the operator, that are still good.

@@ -188,7 +188,9 @@ impl Weight for Item {
                 Kind::Presence => Class::Presence,
                 _ => Class::Iq,
             },
-            Item::Control(_) => Class::Control,
+            // A handed-over session takes its mailbox along; how much is handled is said behind the errors that belong to it.
+            Item::Control(Control::Close(_) | Control::Resume(_)) => Class::Order,
+            Item::Control(Control::Handled { .. } | Control::Tick) => Class::Control,
         }
     }
 }

@@ -22,8 +22,7 @@ impl Session {
     pub(super) fn stamped(&self, bytes: usize, head: &Head) -> Result<Option<Stanza>, StreamError> {
         let piece = &self.input.filled()[..bytes];
         if let Some(from) = head.from {
-            let claimed =
-                std::str::from_utf8(from.of(piece)).ok().and_then(|text| Jid::parse(text).ok());
+            let claimed = from.value(piece).and_then(|text| Jid::parse(&text).ok());
             let own = claimed.is_some_and(|jid| {
                 jid.as_str() == self.seat.full.as_str() || jid.as_str() == self.seat.bare.as_str()
             });

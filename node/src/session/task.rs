@@ -167,9 +167,10 @@ impl Session {
                     return Poll::Ready(Event::Lost(error));
                 }
             }
-            // Who does not read is not read from either: answers to it would only pile up here.
+            // Who does not read is not read from either: answers to it would only pile up here. What ends the session or takes it to
+            // another connection is heard all the same.
             if output.len() >= OUTPUT_HIGH {
-                return Poll::Pending;
+                return seat.mailbox.poll_orders(cx, mail).map(|_| Event::Mail);
             }
             if seat.mailbox.poll_drain(cx, mail).is_ready() {
                 return Poll::Ready(Event::Mail);
@@ -213,6 +214,7 @@ impl Session {
                     let element = self.framer.element(piece);
                     self.input.consume(bytes);
                     match element {
+                        Ok(element) if StreamError::is_one(&element) => return Some(Close::Clean),
                         Ok(element) => self.nonza(&element),
                         Err(error) => Err(error),
                     }
@@ -412,9 +414,9 @@ impl Session {
     pub(super) fn keep_held(&mut self) -> bool {
         let Some(held) = self.held.take() else { return true };
         let mut fits = true;
-        for super::csi::Held { delivery, .. } in held.into_held() {
+        for super::csi::Held { delivery, since_ms, .. } in held.into_held() {
             match self.sm.as_mut() {
-                Some(sm) => fits &= sm.keep(delivery),
+                Some(sm) => fits &= sm.keep(delivery, since_ms),
                 None => self.unwritten.push_back((u64::MAX, delivery)),
             }
         }
@@ -460,7 +462,7 @@ impl Session {
             }
             Some(sm) => {
                 let stanza = delivery.stanza.clone();
-                if !sm.keep(delivery) {
+                if !sm.keep(delivery, self.node.wall_ms()) {
                     return false;
                 }
                 self.output.put(stanza.bytes());

@@ -60,7 +60,8 @@ fn names(info: &Info) -> Vec<String> {
 #[test]
 fn the_server_says_what_it_is_and_what_it_has_each_once() {
     let info = info("example.org");
-    assert_eq!(info.features, [ns::DISCO_INFO, ns::DISCO_ITEMS, ns::CARBONS, ns::PING]);
+    let disco = [ns::CAPS, ns::DISCO_INFO, ns::DISCO_ITEMS];
+    assert_eq!(info.features, [&disco[..], &[ns::CARBONS, ns::PING]].concat());
     assert_eq!(names(&info), ["server/im", "pubsub/service"]);
     assert_eq!(info.forms.len(), 1);
     assert_eq!(info.forms[0].form_type(), Some(ns::SERVER_INFO));

@@ -9,9 +9,11 @@ use xmpp::jid::BareJid;
 use xmpp::stanza::Stanza;
 
 use crate::app::{Late, Node};
+use crate::features::blocking::record::{HEAD, PRIVACY};
 use crate::features::blocking::{self, Traffic};
 use crate::features::push;
-use crate::homes::{self, HomeError, HomeOp, Tx, accounts};
+use crate::homes::accounts::{self, ACCOUNTS};
+use crate::homes::{self, HomeError, HomeOp, Reading, Tx};
 use crate::storage::Page;
 
 /// Name of the operation.
@@ -85,6 +87,18 @@ pub struct OfflineHome(pub Late);
 impl HomeOp for OfflineHome {
     fn name(&self) -> &'static str {
         OP
+    }
+
+    fn reads(&self, _: &BareJid, request: &[u8]) -> Vec<Reading> {
+        match postcard::from_bytes(request) {
+            Ok(Request::File { node, .. }) => vec![
+                (ACCOUNTS, String::new()),
+                (FILED, node),
+                (PRIVACY, HEAD.to_owned()),
+                (FILED, LAST_ID.to_owned()),
+            ],
+            _ => Vec::new(),
+        }
     }
 
     fn run<'a>(

@@ -152,6 +152,10 @@ pub async fn filed(
     from: &str,
     stanzas: &[(u64, Vec<u8>)],
 ) -> Result<(), HomeError> {
+    // Whoever registers is known as soon as that is committed; in the same group as this, it is early enough for the next message.
+    if !node.pushes.registered.may_have(account.as_str()) {
+        return Ok(());
+    }
     let known = registrations(tx).await?;
     if known.is_empty() {
         return Ok(());

@@ -219,6 +219,7 @@ impl Receiving {
             out.push(Output::Send(self.features_after_auth(true)));
             return;
         }
+        self.known = None; // It was of whom an earlier header named.
         self.from = from
             .filter(|from| from.local().is_some() && Some(from.domain()) == self.domain.as_deref());
         let scram = |mechanism: &Mechanism| matches!(mechanism, Mechanism::Scram { .. });
