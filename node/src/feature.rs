@@ -173,6 +173,13 @@ pub struct Iq {
     pub target: Target,
 }
 
+impl Iq {
+    /// Whether its payload has that name: an element of a known namespace may be one that is nobody's.
+    pub fn is(&self, payload: &str) -> bool {
+        self.stanza.first_child().is_some_and(|(name, _)| name == payload)
+    }
+}
+
 /// What a feature is handed besides the stanza.
 pub struct Ctx<'a> {
     /// The node: storage, homes, configuration, directory.

@@ -235,7 +235,8 @@ async fn a_suspended_account_or_another_password_ends_tokens() {
     accounts::set_disabled(&house.node.homes, &romeo, false).await.expect("done");
     assert_eq!(exchange(&house, "id-1", &token).await, Ok(0));
     let account = Account::load(house.node.storage.as_ref(), &romeo).await.expect("read");
-    accounts::set_keys(&house.node.homes, &romeo, &account.expect("romeo")).await.expect("done");
+    let keys = account.expect("romeo");
+    accounts::set_keys(&house.node.homes, &romeo, &keys, None).await.expect("done");
     assert_eq!(exchange(&house, "id-1", &token).await, Err(Failure::CredentialsExpired));
     assert!(accounts::remove(&house.node.homes, &romeo).await.expect("removed"));
     assert_eq!(exchange(&house, "id-1", &token).await, Err(Failure::NotAuthorized));

@@ -54,7 +54,7 @@ impl Feature for DiscoFeature {
     }
 
     fn iq(&self, ctx: &mut Ctx<'_>, iq: &Iq) -> Flow {
-        if iq.stanza.type_() != Type::Get {
+        if iq.stanza.type_() != Type::Get || !iq.is("query") {
             return Flow::Next;
         }
         let anonymous = ctx.node.config.domains.anon.as_deref();

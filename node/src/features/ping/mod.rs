@@ -1,12 +1,18 @@
 //! XEP-0199 XMPP Ping, version 2.0.1. Clients ping the server, or their own account, to see whether the road is still there. For accounts of
 //! others the server answers too (RFC 6121 §8.5.2.1.3), as Prosody's and ejabberd's do; for one that does not exist it does not (§8.5.1).
+//! The same as a command (XEP-0050), which ejabberd and MongooseIM have under that name: the simplest there is, to try commands with.
 //! Left out: pings the server sends by itself (the session's deadlines use stream management's `<r/>` or white space instead).
 
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
 use xmpp::ns;
+use xmpp::payload::data_form::Form;
 use xmpp::stanza::error::StanzaError;
 use xmpp::stanza::{Stanza, Type};
 
 use crate::feature::{Action, Ctx, Disco, Feature, Flow, Interests, Iq, Target};
+use crate::features::adhoc::command::{Asked, Command, Done, Note, Who};
 use crate::homes::accounts::Account;
 
 #[cfg(test)]
@@ -37,6 +43,35 @@ impl Feature for Ping {
             }
             None => for_others(ctx, iq),
         }
+    }
+
+    fn commands(&self) -> Vec<Arc<dyn Command>> {
+        vec![Arc::new(PingCommand)]
+    }
+}
+
+/// `ping`: answered with a note.
+struct PingCommand;
+
+impl Command for PingCommand {
+    fn node(&self) -> &str {
+        "ping"
+    }
+
+    fn name(&self) -> &str {
+        "Ping"
+    }
+
+    fn who(&self) -> Who {
+        Who::Users
+    }
+
+    fn form(&self) -> Option<Form> {
+        None
+    }
+
+    fn run(&self, _: Asked) -> BoxFuture<'static, Result<Done, StanzaError>> {
+        Box::pin(async { Ok(Done::note(Note::Info, "Pong")) })
     }
 }
 
