@@ -1,5 +1,5 @@
 //! What ejabberd is told: every module for what the plays show. It runs under `erl` itself, without a node name: nothing of
-//! Erlang's distribution is started, and no other user is needed.
+//! Erlang's distribution is started, and no other user is needed. Channel binding is off: of TLS 1.3 version 23.01 knows none.
 
 use super::{DOMAIN, Site};
 use std::io::Result;
@@ -36,7 +36,7 @@ listen:
 auth_method: internal
 auth_password_format: scram
 auth_scram_hash: sha256
-disable_sasl_mechanisms: [X-OAUTH2]
+disable_sasl_mechanisms: [SCRAM-SHA-1-PLUS, SCRAM-SHA-256-PLUS, SCRAM-SHA-512-PLUS, X-OAUTH2]
 registration_timeout: infinity
 host_config:
   "anon.{DOMAIN}":

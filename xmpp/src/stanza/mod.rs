@@ -315,7 +315,10 @@ impl Stanza {
         let mut reply = reply.id_opt(self.id().as_deref());
         if self.kind() == Kind::Message {
             let element = self.element();
-            let said = element.children().filter(|child| !child.is("error", ns::CLIENT));
+            // Not the id of an archive that was meant for its receiver (XEP-0359).
+            let said = element.children().filter(|child| {
+                !child.is("error", ns::CLIENT) && !child.is("stanza-id", ns::STANZA_ID)
+            });
             reply = said.cloned().fold(reply, Builder::with_child);
         }
         Some(reply.with_child(error.element()).build())
