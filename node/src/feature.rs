@@ -28,7 +28,7 @@ pub enum Action {
     Reply(Stanza),
     /// Through the router, by its `to`, as a stanza of its `from`.
     Route(Stanza),
-    /// To one connected resource of this node, if it is still there.
+    /// To one connected resource of this node, if it is still there: an answer or a push, which does not wait behind older messages.
     ToSeat(Arc<Seat>, Stanza),
     /// To those local resources of an account that asked for its roster (RFC 6121 §2.1.6 interested resources). The stanza's `to`
     /// is set for each.

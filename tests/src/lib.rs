@@ -4,7 +4,7 @@
 //! (`rxml`), so a server that sends what it should not is caught by the first client that listens.
 //!
 //! * [`platform`] starts `pangaea quickstart`, knows its ports, steers its WAN, stops it;
-//! * [`prosody`] starts a mature server in its place, to prove the tests themselves;
+//! * [`reference`] starts a mature server in its place, to prove the tests themselves;
 //! * [`client`] is the test client; [`xml`] and [`scram`] are what it stands on;
 //! * [`scenario`] reads and plays `tests/scenarios/*.scn`;
 //! * [`harness`] runs named tests and prints what became of them;
@@ -15,7 +15,7 @@ pub mod harness;
 pub mod http;
 pub mod ledger;
 pub mod platform;
-pub mod prosody;
+pub mod reference;
 pub mod scenario;
 pub mod scram;
 pub mod xml;

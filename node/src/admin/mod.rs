@@ -59,7 +59,8 @@ pub trait Operator: Send + Sync + 'static {
     fn users<'a>(&'a self, after: Option<&'a str>, limit: usize) -> Answer<'a, Vec<String>>;
     /// Makes an account. Refused if it is there.
     fn user_add<'a>(&'a self, account: &'a str, password: &'a str) -> Answer<'a, ()>;
-    /// Sets the password of an account that is there. Its tokens end with the old one (XEP-0484); its sessions go on.
+    /// Sets the password of an account that is there. Its tokens end with the old one (XEP-0484), and its sessions,
+    /// unless `clients.password_ends_sessions` says otherwise.
     fn user_passwd<'a>(&'a self, account: &'a str, password: &'a str) -> Answer<'a, ()>;
     /// Removes an account with all its data, and ends its sessions.
     fn user_remove<'a>(&'a self, account: &'a str) -> Answer<'a, ()>;

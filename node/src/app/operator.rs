@@ -422,7 +422,10 @@ impl Operator for Desk {
         Box::pin(async move {
             let account = self.account(account)?;
             let record = self.keys(password).await?;
-            match accounts::set_keys(&self.node.homes, &account, &record).await.map_err(refused)? {
+            match accounts::set_keys(&self.node.homes, &account, &record, None)
+                .await
+                .map_err(refused)?
+            {
                 true => Ok(()),
                 false => Err(Refusal::not_found(format!("there is no account {account}"))),
             }

@@ -1,6 +1,6 @@
 //! Room: drives `xmpp::stream::negotiate::Receiving` for one client: feeds it what arrives, does what it says, until a resource is
-//! bound or a session resumed. One deadline for all the client does (`c2s.auth_deadline`); binding and resuming, once begun, are never cut
-//! off half-way, for then there is a session that somebody must have. Bytes that came in clear behind `<starttls/>` end the connection
+//! bound or a session resumed. One deadline for all the client does (`c2s.auth_deadline`); binding, resuming and registering, once begun, are
+//! never cut off half-way, for then there is a session that somebody must have, or an invitation that is used for something. Bytes that came in clear behind `<starttls/>` end the connection
 //! (S-026).
 
 use std::collections::VecDeque;
@@ -75,7 +75,7 @@ struct Talk<'a> {
 }
 
 enum End {
-    /// A place in the node is to be had next: [`Output::Bind`], [`Output::Resume`] or what they are inside SASL2.
+    /// A place in the node is to be had next: [`Output::Bind`], [`Output::Resume`], what they are inside SASL2, or [`Output::Register`].
     Place(Output),
     Ready(Arc<Seat>, Option<Box<Sm>>, Option<Alive>),
     Closed,
@@ -113,7 +113,7 @@ pub(super) async fn run(node: &Arc<Node>, accepted: Accepted, direct: bool) -> O
         next = match next {
             Ok(End::Place(output)) => match talk.place(output).await {
                 Ok(ready) => break ready,
-                Err(refused) => timeout_at(deadline, talk.until_placed(Some(refused))).await,
+                Err(refused) => timeout_at(deadline, talk.until_placed(refused)).await,
             },
             Ok(end) => break end,
             Err(_) => {
@@ -160,9 +160,8 @@ fn tls_of(node: &Node, transport: &Transport) -> Option<Tls> {
 impl Talk<'_> {
     /// `first`: what happened meanwhile.
     async fn until_placed(&mut self, first: Option<Input>) -> End {
-        if let Some(first) = first
-            && let Some(end) = self.act(first).await
-        {
+        self.todo.extend(first.map(|first| self.machine.handle(first)).unwrap_or_default());
+        if let Some(end) = self.go_on().await {
             return end;
         }
         loop {
@@ -210,6 +209,11 @@ impl Talk<'_> {
     /// Feeds one thing in and does all that follows, answers included.
     async fn act(&mut self, input: Input) -> Option<End> {
         self.todo.extend(self.machine.handle(input));
+        self.go_on().await
+    }
+
+    /// Does what is to be done.
+    async fn go_on(&mut self) -> Option<End> {
         while let Some(output) = self.todo.pop_front() {
             let answer = match output {
                 Output::Send(bytes) => {
@@ -276,17 +280,8 @@ impl Talk<'_> {
                 output @ (Output::Bind { .. }
                 | Output::BindInline { .. }
                 | Output::Resume { .. }
-                | Output::ResumeInline { .. }) => return Some(End::Place(output)),
-                Output::Register(iq) => {
-                    let domain = self.machine.domain().unwrap_or(&self.node.config.domains.global);
-                    match self.stranger.ask(self.node, self.peer.ip(), domain, &iq).await {
-                        Ok(reply) => {
-                            self.output.put(&reply.to_bytes());
-                            continue;
-                        }
-                        Err(error) => Input::Broken(error),
-                    }
-                }
+                | Output::ResumeInline { .. }
+                | Output::Register(_)) => return Some(End::Place(output)),
                 Output::Fail(error) => {
                     self.node.metrics.refused.inc();
                     self.output.put(&Framing::Stream.error(&error)); // The closing tag is part of it.
@@ -302,22 +297,22 @@ impl Talk<'_> {
         None
     }
 
-    /// Binds or resumes: not to be dropped before it is done.
+    /// Binds, resumes or registers: not to be dropped before it is done.
     ///
     /// # Errors
-    /// What the machine is to be told.
-    async fn place(&mut self, output: Output) -> Result<End, Input> {
+    /// It goes on; what the machine is to be told, if anything.
+    async fn place(&mut self, output: Output) -> Result<End, Option<Input>> {
         match output {
             Output::Bind { account, resource, .. } => {
                 let bound = self.node.bind(&account, resource.as_deref());
-                let seat = bound.map_err(Input::BindRefused)?;
+                let seat = bound.map_err(|error| Some(Input::BindRefused(error)))?;
                 self.finish(Input::Bound(seat.full.clone()));
                 self.begin(&seat, false);
                 Ok(End::Ready(seat, None, None))
             }
             Output::BindInline { account, resource, features } => {
                 let bound = self.node.bind(&account, Some(&resource));
-                let seat = bound.map_err(Input::BindRefused)?;
+                let seat = bound.map_err(|error| Some(Input::BindRefused(error)))?;
                 let (sm, mut said) = self.enable(&seat, &features);
                 said.extend(archive::bound(self.node, &seat).await);
                 self.finish(Input::BoundInline(seat.full.clone(), said));
@@ -326,17 +321,29 @@ impl Talk<'_> {
             }
             Output::Resume { account, previd, h } => {
                 let resumed = resume(self.node, &account, &previd, h).await;
-                let Handover { seat, sm, alive } = resumed.map_err(not_resumed)?;
+                let Handover { seat, sm, alive } =
+                    resumed.map_err(|refused| Some(not_resumed(refused)))?;
                 let handled = sm.handled.handled();
                 self.output.put(&Nonza::Resumed { previd, h: handled }.to_bytes());
                 Ok(self.resumed(seat, sm, alive))
             }
             Output::ResumeInline { account, previd, h } => {
                 let resumed = resume(self.node, &account, &previd, h).await;
-                let Handover { seat, sm, alive } = resumed.map_err(not_resumed)?;
+                let Handover { seat, sm, alive } =
+                    resumed.map_err(|refused| Some(not_resumed(refused)))?;
                 let (jid, h) = (seat.full.clone(), sm.handled.handled());
                 self.finish(Input::ResumedInline { jid, previd, h });
                 Ok(self.resumed(seat, sm, alive))
+            }
+            Output::Register(iq) => {
+                let domain = self.machine.domain().unwrap_or(&self.node.config.domains.global);
+                match self.stranger.ask(self.node, self.peer.ip(), domain, &iq).await {
+                    Ok(reply) => {
+                        self.output.put(&reply.to_bytes());
+                        Err(None)
+                    }
+                    Err(error) => Err(Some(Input::Broken(error))),
+                }
             }
             _ => unreachable!("only what `act` gives back as a place"),
         }

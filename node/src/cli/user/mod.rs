@@ -48,7 +48,7 @@ enum Command {
         /// Its password; by default the first line of standard input
         new_password: Option<String>,
     },
-    /// Set the password of an account, and end its sessions
+    /// Set the password of an account; its tokens end with the old one, and its sessions (clients.password_ends_sessions)
     Passwd {
         /// user@domain
         account: String,

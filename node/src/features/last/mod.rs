@@ -3,8 +3,7 @@
 //! see the account's presence (§6), and the home is asked, for the answer to fit what its contacts have seen. What is for a full JID is
 //! passed to the client (§5). An account that never was there counts from when it was made.
 //!
-//! One write an account is on its way at most: of what happens meanwhile the last is kept. When many leave, those of [`GATHER`] are told
-//! together, so that their homes commit them together. Bound: [`WAITING_MAX`] accounts; what
+//! One write an account is on its way at most: of what happens meanwhile the last is kept. Bound: [`WAITING_MAX`] accounts; what
 //! comes beyond (a region whose clients all leave while a home cannot be reached) is not kept.
 //! Left out: nothing.
 
@@ -15,7 +14,6 @@ mod tests;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
-use std::time::Duration;
 
 use global_distrib::Row;
 use parking_lot::Mutex;
@@ -36,26 +34,14 @@ use crate::storage::StorageError;
 
 /// Accounts whose last activity is on its way to their homes.
 const WAITING_MAX: usize = 100_000;
-/// How long those who leave are gathered, when somebody has just been told.
-const GATHER: Duration = Duration::from_millis(50);
 /// Of the last words, in bytes; the rest is cut off.
 const STATUS_BYTES_MAX: usize = 1_023;
 
 /// See the room.
 #[derive(Default)]
 pub struct LastFeature {
-    leaving: Arc<Mutex<Leaving>>,
-}
-
-/// Those who have left.
-#[derive(Default)]
-struct Leaving {
     /// What their homes are being told, or will be next.
-    waiting: HashMap<BareJid, Left>,
-    /// Whom nobody tells yet.
-    next: Vec<BareJid>,
-    /// Somebody will look at `next`.
-    gathering: bool,
+    waiting: Arc<Mutex<HashMap<BareJid, Left>>>,
 }
 
 impl Feature for LastFeature {
@@ -138,18 +124,15 @@ impl LastFeature {
         let cut = (0..=STATUS_BYTES_MAX).rev().find(|at| status.is_char_boundary(*at));
         status.truncate(cut.unwrap_or(0));
         let left = Left { at_ms: node.wall_ms(), login_ms: seat.generation.millis(), status };
-        let mut leaving = self.leaving.lock();
-        let full = leaving.waiting.len() >= WAITING_MAX;
-        match leaving.waiting.entry(seat.bare.clone()) {
+        let mut waiting = self.waiting.lock();
+        let full = waiting.len() >= WAITING_MAX;
+        match waiting.entry(seat.bare.clone()) {
             // Whoever is at it looks once more.
             Entry::Occupied(mut entry) => drop(entry.insert(left)),
             Entry::Vacant(_) if full => {}
             Entry::Vacant(entry) => {
                 entry.insert(left);
-                leaving.next.push(seat.bare.clone());
-                if !std::mem::replace(&mut leaving.gathering, true) {
-                    tokio::spawn(gather(node.clone(), self.leaving.clone()));
-                }
+                tokio::spawn(tell(node.clone(), self.waiting.clone(), seat.bare.clone()));
             }
         }
     }
@@ -160,32 +143,14 @@ fn is_kept(node: &Node, account: &BareJid) -> bool {
     account.domain() == node.domains.global
 }
 
-/// Has the homes told, the first at once.
-async fn gather(node: Arc<Node>, leaving: Arc<Mutex<Leaving>>) {
-    loop {
-        let next = {
-            let mut leaving = leaving.lock();
-            leaving.gathering = !leaving.next.is_empty();
-            std::mem::take(&mut leaving.next)
-        };
-        if next.is_empty() {
-            return;
-        }
-        for account in next {
-            tokio::spawn(tell(node.clone(), leaving.clone(), account));
-        }
-        tokio::time::sleep(GATHER).await;
-    }
-}
-
 /// Tells the home, until it knows the last. A home that cannot be reached is not waited for.
-async fn tell(node: Arc<Node>, leaving: Arc<Mutex<Leaving>>, account: BareJid) {
+async fn tell(node: Arc<Node>, waiting: Arc<Mutex<HashMap<BareJid, Left>>>, account: BareJid) {
     loop {
-        let Some(left) = leaving.lock().waiting.get(&account).cloned() else { return };
+        let Some(left) = waiting.lock().get(&account).cloned() else { return };
         if let Err(error) = node.homes.exchange::<_, ()>(&account, OP, &left).await {
             tracing::debug!(%account, %error, "its last activity is not kept");
         }
-        let waiting = &mut leaving.lock().waiting;
+        let mut waiting = waiting.lock();
         if waiting.get(&account) == Some(&left) {
             waiting.remove(&account);
             return;

@@ -42,7 +42,7 @@ async fn who_is_invisible_was_last_there_when_it_became_so() {
     let feature = LastFeature::default();
     let mut ctx = Ctx::new(&house.node, Some(&seat));
     let _ = feature.session(&mut ctx, SessionEvent::Gone);
-    assert!(feature.leaving.lock().waiting.is_empty());
+    assert!(feature.waiting.lock().is_empty());
 }
 
 #[tokio::test]
@@ -56,7 +56,7 @@ async fn becoming_invisible_is_remembered() {
     let iq = Iq { stanza: crate::testing::stanza(text), target };
     let mut ctx = Ctx::new(&house.node, Some(&seat));
     assert!(matches!(feature.iq(&mut ctx, &iq), Flow::Next), "it is another feature's");
-    assert_eq!(feature.leaving.lock().waiting.len(), 1);
+    assert_eq!(feature.waiting.lock().len(), 1);
 }
 
 #[test]

@@ -61,7 +61,7 @@ impl Feature for PresenceFeature {
                 Flow::Done
             }
             (Type::Available, Some(to)) => {
-                seat.direct(to.clone());
+                seat.direct(to.clone(), ctx.node.config.limits.directed_presence_max);
                 ctx.actions.push(Action::Route(stanza.clone()));
                 Flow::Done
             }
