@@ -98,7 +98,6 @@ pub(crate) fn rows() -> Vec<Row> {
     for payload in [
         "<ping xmlns='urn:xmpp:ping'/>",
         "<query xmlns='http://jabber.org/protocol/disco#info'/>",
-        "<query xmlns='http://jabber.org/protocol/disco#items'/>",
         "<query xmlns='jabber:iq:version'/>",
         "<time xmlns='urn:xmpp:time'/>",
     ] {
@@ -106,6 +105,12 @@ pub(crate) fn rows() -> Vec<Row> {
             let text = format!("<iq id='x' type='get' to='{to}'>{payload}</iq>");
             bound("B-146", "a question about a stranger", text, unavailable);
         }
+    }
+    for to in ["${friend}", "nobody-at-all@${domain}"] {
+        // XEP-0030 §8: here the same answer is that there is nothing.
+        let query = "<query xmlns='http://jabber.org/protocol/disco#items'/>";
+        let text = format!("<iq id='x' type='get' to='{to}'>{query}</iq>");
+        bound("B-146", "what a stranger has", text, &["result"]);
     }
     bound(
         "B-148",

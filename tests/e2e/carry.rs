@@ -146,11 +146,12 @@ async fn filed(platform: &Platform, account: &str, messages: usize) -> Result<St
     loop {
         let document = pangaea(platform, 0, &["export", account], "").await?;
         let count = document.matches("<message ").count();
-        if count == messages {
+        // Each of them is kept until somebody is there, and archived.
+        if count == 2 * messages {
             return Ok(document);
         }
         if Instant::now() > deadline {
-            return Err(format!("{count} messages are exported, not {messages}"));
+            return Err(format!("{count} messages are exported, not twice {messages}"));
         }
         tokio::time::sleep(AGAIN).await;
     }

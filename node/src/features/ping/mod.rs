@@ -1,5 +1,6 @@
-//! XEP-0199 XMPP Ping, version 2.0.1. Clients ping the server, or their own account, to see whether the road is still there. For accounts of
-//! others the server answers too (RFC 6121 §8.5.2.1.3), as Prosody's and ejabberd's do; for one that does not exist it does not (§8.5.1).
+//! XEP-0199 XMPP Ping, version 2.0.1. Clients ping the server, or their own account, to see whether the road is still there. For an
+//! account of others the server answers those who may see its presence (RFC 6121 §8.5.2.1.3); for everybody else it is as if it did not
+//! exist (§8.5.1).
 //! The same as a command (XEP-0050), which ejabberd and MongooseIM have under that name: the simplest there is, to try commands with.
 //! Left out: pings the server sends by itself (the session's deadlines use stream management's `<r/>` or white space instead).
 
@@ -13,7 +14,7 @@ use xmpp::stanza::{Stanza, Type};
 
 use crate::feature::{Action, Ctx, Disco, Feature, Flow, Interests, Iq, Target};
 use crate::features::adhoc::command::{Asked, Command, Done, Note, Who};
-use crate::homes::accounts::Account;
+use crate::features::roster;
 
 #[cfg(test)]
 mod tests;
@@ -85,7 +86,7 @@ fn is_ping(iq: &Iq) -> bool {
     iq.stanza.type_() == Type::Get && iq.stanza.first_child() == Some(("ping", ns::PING))
 }
 
-/// An account of somebody else, if it is one.
+/// An account of somebody else, if its presence is seen.
 fn for_others(ctx: &Ctx<'_>, iq: &Iq) -> Flow {
     let Target::Account { account, own: false } = &iq.target else { return Flow::Next };
     if !is_ping(iq) || !ctx.node.domains.has_accounts(account.domain()) {
@@ -93,13 +94,9 @@ fn for_others(ctx: &Ctx<'_>, iq: &Iq) -> Flow {
     }
     let (node, account, asked) = (ctx.node.clone(), account.clone(), iq.stanza.clone());
     Flow::Later(Box::pin(async move {
-        let answer = match Account::load(node.storage.as_ref(), &account).await {
-            Ok(Some(_)) => Ok(None),
-            Ok(None) => Err(StanzaError::service_unavailable()),
-            Err(error) => {
-                tracing::error!(%error, "an account cannot be read");
-                Err(StanzaError::internal_server_error())
-            }
+        let answer = match roster::shows_presence(&node, &account, &asked).await {
+            true => Ok(None),
+            false => Err(StanzaError::service_unavailable()),
         };
         Action::answer(&asked, answer).into_iter().collect()
     }))
