@@ -11,11 +11,10 @@ use std::time::Duration;
 
 use config::RateExceeded;
 use config::canary::{Canary, sings};
-use futures_util::future::BoxFuture;
 use tokio::time::{Instant, Sleep, timeout};
 use xmpp::ns;
 use xmpp::sm::Nonza;
-use xmpp::stanza::{Kind, Stanza, Type};
+use xmpp::stanza::{Kind, Stanza};
 use xmpp::stream::error::StreamError;
 use xmpp::stream::header::Framing;
 use xmpp::xml::element::Element;
@@ -28,7 +27,7 @@ use super::pace::{Pace, Sent};
 use super::sm::{self, Sm};
 use super::{Control, Delivery, Item, Owed, Seat, end};
 use crate::app::Node;
-use crate::feature::{Action, Ctx, Flow, SessionEvent};
+use crate::feature::{Ctx, Flow, SessionEvent};
 use crate::router;
 use crate::transport::{Buffer, Transport};
 
@@ -286,7 +285,6 @@ impl Session {
             _ => None,
         };
         if let Some(stanza) = stanza {
-            let is_set = stanza.kind() == Kind::Iq && stanza.type_() == Type::Set;
             let mut ctx = Ctx::new(&self.node, Some(&self.seat));
             ctx.receipt = receipt;
             let flow = super::stanza::handle(&mut ctx, stanza);
@@ -298,7 +296,7 @@ impl Session {
                 router::perform(&self.node, Some(&self.seat), actions)
             };
             if let Flow::Later(later) = flow {
-                let actions = if is_set { self.change(later).await } else { later.await };
+                let actions = later.await;
                 close = close.or(router::perform(&self.node, Some(&self.seat), actions));
             }
             if let Some(error) = close {
@@ -316,25 +314,7 @@ impl Session {
                 sm.handled.count();
             }
         }
-        if self.mail.is_empty() { None } else { self.mail().await }
-    }
-
-    /// A request for a change, which is answered before the client sees what the change brought about here (roster pushes and those of block
-    /// lists), and behind what was there before: some clients look for the answer first, for other servers give it first.
-    async fn change(&mut self, later: BoxFuture<'static, Vec<Action>>) -> Vec<Action> {
-        self.mail.append(&mut self.seat.mailbox.drain());
-        let mut actions = later.await;
-        let is_answer = |action: &Action| match action {
-            Action::Reply(stanza) => stanza.kind() == Kind::Iq,
-            _ => false,
-        };
-        if actions.first().is_some_and(is_answer)
-            && let Action::Reply(answer) = actions.remove(0)
-        {
-            self.mail.push(Item::Stanza(Delivery::light(answer)));
-            self.mail.append(&mut self.seat.mailbox.drain());
-        }
-        actions
+        None
     }
 
     /// Tells the features of an event of this session.
