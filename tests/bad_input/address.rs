@@ -96,9 +96,7 @@ pub(crate) fn rows() -> Vec<Row> {
         }
     }
     for payload in [
-        "<ping xmlns='urn:xmpp:ping'/>",
         "<query xmlns='http://jabber.org/protocol/disco#info'/>",
-        "<query xmlns='http://jabber.org/protocol/disco#items'/>",
         "<query xmlns='jabber:iq:version'/>",
         "<time xmlns='urn:xmpp:time'/>",
     ] {
@@ -106,6 +104,17 @@ pub(crate) fn rows() -> Vec<Row> {
             let text = format!("<iq id='x' type='get' to='{to}'>{payload}</iq>");
             bound("B-146", "a question about a stranger", text, unavailable);
         }
+    }
+    for to in ["${friend}", "nobody-at-all@${domain}"] {
+        let items = "<query xmlns='http://jabber.org/protocol/disco#items'/>";
+        let text = format!("<iq id='x' type='get' to='{to}'>{items}</iq>");
+        bound("B-146", "what a stranger has", text, &["result"]);
+    }
+    // Whether there is an account a message tells, too; nothing is told of its resources.
+    for (to, expected) in [("${friend}", &["result"][..]), ("nobody-at-all@${domain}", unavailable)]
+    {
+        let text = format!("<iq id='x' type='get' to='{to}'><ping xmlns='urn:xmpp:ping'/></iq>");
+        bound("B-146", "a ping to a stranger", text, expected);
     }
     bound(
         "B-148",
