@@ -89,6 +89,8 @@ pub struct Limits {
     /// How long a lost session can be resumed (XEP-0198). Beyond: it ends and what it had not acknowledged is routed
     /// again.
     pub sm_timeout: Duration,
+    /// Lost sessions of one account that wait on one node to be resumed. Beyond: the one that was lost first ends, as if its time were over.
+    pub sm_lost_per_account_max: usize,
     /// Sessions that nobody resumed in time and whose count of handled stanzas is remembered. Beyond: the oldest is forgotten, and its
     /// client is not told.
     pub sm_expired_max: usize,
@@ -182,6 +184,7 @@ pub(crate) fn read(table: &Table<'_>) -> Limits {
             Duration::from_secs(86_400),
             "a duration from \"1s\" to \"1d\"",
         ),
+        sm_lost_per_account_max: count("sm_lost_per_account_max", 16),
         sm_expired_max: count("sm_expired_max", 2_000),
         sm_queue_max: count("sm_queue_max", 5_000),
         inactive_held_max: count("inactive_held_max", 256),

@@ -1,10 +1,11 @@
 //! Room: what the rest of the node may know of a local session: its address, its mailbox, its last presence, three flags.
 //! The session task owns everything else. A row of the session table points here.
 
+mod newer;
 mod watch;
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicI8, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI8, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use global_distrib::NodeIx;
@@ -14,6 +15,7 @@ use xmpp::jid::{BareJid, FullJid, Jid};
 use xmpp::stanza::{Kind, Stanza, Type};
 use xmpp::stream::error::StreamError;
 
+use self::newer::Newer;
 use self::watch::Watch;
 use super::mailbox::{Class, Mailbox, Refused, Weight};
 use crate::features::archive::item::Uid;
@@ -33,9 +35,6 @@ const GUARDED: u8 = 16;
 const CATCHING_UP: u8 = 64;
 const INVISIBLE: u8 = 128;
 
-/// Bound on newer messages that wait while older ones are handed out; beyond it they are refused like by a full mailbox.
-const NEWER_BYTES_MAX: usize = 4 << 20;
-
 /// One local session, seen from outside.
 #[derive(Debug)]
 pub struct Seat {
@@ -53,6 +52,8 @@ pub struct Seat {
     client: OnceLock<(Box<str>, bool)>,
     /// Devices of its account are registered for pushes.
     pushes: AtomicBool,
+    /// See [`Seat::lost_ms`].
+    lost_ms: AtomicU64,
     priority: AtomicI8,
     took_at: AtomicI8,
     presence: Mutex<Shown>,
@@ -68,33 +69,6 @@ pub struct Seat {
     peer: Mutex<Option<SocketAddr>>,
     /// The privacy list in effect (XEP-0016, XEP-0191). Looked at only if the flag says that there is one.
     guard: Mutex<Option<Arc<Guard>>>,
-}
-
-/// Messages that wait until older ones have been handed out; bounded like the mailbox.
-#[derive(Debug, Default)]
-struct Newer {
-    /// How many hand-outs are under way: a client may become available, unavailable and available again before the first one is over.
-    running: u32,
-    waiting: Vec<Delivery>,
-    bytes: usize,
-}
-
-impl Newer {
-    /// False: there is no room.
-    fn wait(&mut self, delivery: Delivery) -> bool {
-        let bytes = delivery.stanza.bytes().len();
-        if self.bytes + bytes > NEWER_BYTES_MAX {
-            return false;
-        }
-        self.bytes += bytes;
-        self.waiting.push(delivery);
-        true
-    }
-
-    /// Whether something of that sender waits.
-    fn has_of(&self, from: Option<&Jid>) -> bool {
-        self.waiting.iter().rev().any(|waiting| waiting.stanza.from() == from)
-    }
 }
 
 #[derive(Debug, Default)]
@@ -216,6 +190,7 @@ impl Seat {
             flags: AtomicU8::new(0),
             client: OnceLock::new(),
             pushes: AtomicBool::new(false),
+            lost_ms: AtomicU64::new(0),
             priority: AtomicI8::new(-1),
             took_at: AtomicI8::new(0),
             presence: Mutex::default(),
@@ -427,6 +402,16 @@ impl Seat {
     /// It has some, or none.
     pub fn set_pushes(&self, any: bool) {
         self.pushes.store(any, Ordering::Release);
+    }
+
+    /// Since when it waits to be resumed (monotonic, ms); 0: it has a connection.
+    pub fn lost_ms(&self) -> u64 {
+        self.lost_ms.load(Ordering::Acquire)
+    }
+
+    /// Its connection is lost, or (0) it has another one.
+    pub fn set_lost_ms(&self, since_ms: u64) {
+        self.lost_ms.store(since_ms, Ordering::Release);
     }
 
     /// What its client says of that. Before the session begins (Bind 2) this is all there is to do; later it is the session's.

@@ -24,6 +24,7 @@ use super::task::{Close, Session};
 use super::{Control, Delivery, Handled, Item, Seat};
 use crate::app::Node;
 use crate::features::{archive, push};
+use crate::router::perform;
 use crate::transport::Buffer;
 use crate::{outbox, router};
 
@@ -222,6 +223,7 @@ pub(super) async fn resume(
             sleep(SAFE_RETRY).await;
         }
     }
+    seat.set_lost_ms(0);
     handover.sm.full = false;
     handover.sm.asked_at = None;
     node.metrics.resumed.inc();
@@ -335,6 +337,18 @@ impl Session {
     }
 }
 
+/// One more of its account waits to be resumed: a client that comes back as a new one each time must not leave any number behind.
+fn make_room(node: &Node, seat: &Seat) {
+    seat.set_lost_ms(node.now_ms().max(1));
+    let mut lost = perform::seats_of(node, seat.bare.as_str());
+    lost.retain(|other| other.lost_ms() > 0);
+    lost.sort_by_key(|other| (other.lost_ms(), other.generation));
+    let surplus = lost.len().saturating_sub(node.config.limits.sm_lost_per_account_max);
+    for first in &lost[..surplus] {
+        perform::close(first, StreamError::resource_constraint());
+    }
+}
+
 /// Without a connection, until the client is back or the time is over. `None`: another task has the session now.
 pub(super) async fn hibernate(
     node: &Arc<Node>,
@@ -343,6 +357,7 @@ pub(super) async fn hibernate(
 ) -> Option<Handover> {
     node.metrics.hibernating.inc();
     let seat = session.seat.clone();
+    make_room(node, &seat);
     push::asleep(node, &seat, session.sm.out.unacked().map(|sent| &sent.delivery));
     let mut mail = Vec::new();
     let outcome = loop {

@@ -134,3 +134,28 @@ async fn what_is_sent_again_says_when_it_was_sent_first() {
         assert!(again.contains("<delay") && again.contains("from='chat.example'"), "{again}");
     }
 }
+
+#[tokio::test]
+async fn of_many_lost_sessions_of_an_account_the_first_ends() {
+    let (house, mut juliet) = verona_with("[limits]\nsm_lost_per_account_max = 2\n").await;
+    let (mut ids, mut ends) = (Vec::new(), Vec::new());
+    for name in ["romeo/one", "romeo/two", "romeo/three"] {
+        let (one, id) = Client::enabled(&house, name).await;
+        let seat = one.seat.clone();
+        ids.push(id);
+        ends.push(one.cut());
+        house.until("it is lost", || seat.lost_ms() > 0).await;
+    }
+    ends.swap_remove(0).await.expect("the first ends");
+    juliet.sends(&message(ROMEO, "m1")).await;
+    match Client::resume(&house, "romeo", &ids[0], 0).await {
+        Err(Refused::NotFound { h }) => assert_eq!(h, Some(1), "its presence"),
+        _ => panic!("resumed"),
+    }
+    for id in &ids[1..] {
+        let two = Client::resume(&house, "romeo", id, 1).await;
+        let mut two = two.unwrap_or_else(|_| panic!("not resumed"));
+        two.reads("id='m1'").await;
+        assert_eq!(two.seat.lost_ms(), 0);
+    }
+}
