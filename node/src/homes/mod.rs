@@ -42,7 +42,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
-use xmpp::{Condition, Element, StanzaError};
+use xmpp::{BareJid, Condition, Element, StanzaError};
 
 use self::told::Told;
 use crate::storage::{Position, Storage, StorageError};
@@ -116,24 +116,50 @@ impl From<StorageError> for HomeError {
     }
 }
 
-/// The body of [`HomeOp::run`] where request and answer are plain values, the other end of [`Homes::exchange`].
-pub fn answer<'a, Q, A, F>(
-    op: &'static str,
-    request: &'a [u8],
-    decide: impl FnOnce(Q) -> F + Send + 'a,
-) -> BoxFuture<'a, Result<Vec<u8>, HomeError>>
-where
-    Q: DeserializeOwned + Send,
-    A: Serialize,
-    F: Future<Output = Result<A, HomeError>> + Send + 'a,
-{
-    async move {
-        let request: Q =
-            postcard::from_bytes(request).map_err(|_| HomeError::Unknown(op.to_owned()))?;
-        let answer = decide(request).await?;
-        Ok(postcard::to_stdvec(&answer).expect("a plain value"))
+/// What a feature's home says to a request, where request and answer are plain values: the other end of [`Homes::exchange`].
+pub trait Decision: Send + Sync + 'static {
+    /// [`HomeOp::name`].
+    const OP: &'static str;
+    /// What may be asked.
+    type Request: DeserializeOwned + Send;
+    /// What came of it.
+    type Answer: Serialize;
+    /// [`HomeOp::reads`].
+    fn reads(&self, _account: &BareJid, _request: &[u8]) -> Vec<Reading> {
+        Vec::new()
     }
-    .boxed()
+    /// [`HomeOp::run`].
+    fn decide(
+        &self,
+        tx: &mut Tx,
+        account: &BareJid,
+        request: Self::Request,
+    ) -> impl Future<Output = Result<Self::Answer, HomeError>> + Send;
+}
+
+impl<D: Decision> HomeOp for D {
+    fn name(&self) -> &'static str {
+        D::OP
+    }
+
+    fn reads(&self, account: &BareJid, request: &[u8]) -> Vec<Reading> {
+        Decision::reads(self, account, request)
+    }
+
+    fn run<'a>(
+        &'a self,
+        tx: &'a mut Tx,
+        account: &'a BareJid,
+        request: &'a [u8],
+    ) -> BoxFuture<'a, Result<Vec<u8>, HomeError>> {
+        async move {
+            let request = postcard::from_bytes(request);
+            let request = request.map_err(|_| HomeError::Unknown(D::OP.to_owned()))?;
+            let answer = self.decide(tx, account, request).await?;
+            Ok(postcard::to_stdvec(&answer).expect("a plain value"))
+        }
+        .boxed()
+    }
 }
 
 /// The numbers.

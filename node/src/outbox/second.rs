@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
@@ -18,7 +17,7 @@ use xmpp::jid::BareJid;
 use xmpp::stanza::Stanza;
 
 use crate::app::Node;
-use crate::homes::{self, HomeError, HomeOp, Tx};
+use crate::homes::{Decision, HomeError, Tx};
 use crate::router::ledger::{Due, ToStore};
 use crate::router::{self, Routed};
 
@@ -71,18 +70,18 @@ pub enum Request {
 /// The operation.
 pub struct SecondHome;
 
-impl HomeOp for SecondHome {
-    fn name(&self) -> &'static str {
-        OP
-    }
+impl Decision for SecondHome {
+    const OP: &'static str = OP;
+    type Request = Request;
+    type Answer = Vec<u64>;
 
-    fn run<'a>(
-        &'a self,
-        tx: &'a mut Tx,
-        _account: &'a BareJid,
-        request: &'a [u8],
-    ) -> BoxFuture<'a, Result<Vec<u8>, HomeError>> {
-        homes::answer(OP, request, move |request| decide(tx, request))
+    async fn decide(
+        &self,
+        tx: &mut Tx,
+        _: &BareJid,
+        request: Request,
+    ) -> Result<Vec<u64>, HomeError> {
+        decide(tx, request).await
     }
 }
 

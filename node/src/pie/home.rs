@@ -9,7 +9,6 @@
 //! stand before whatever is filed meanwhile, and a part that comes twice writes the same rows. An archive that is longer or older than this
 //! server keeps is cut by `features::archive` when it next files something. Deliberately absent: XML, limits.
 
-use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use xmpp::jid::BareJid;
 
@@ -21,7 +20,7 @@ use crate::features::private::home::PRIVATE;
 use crate::features::roster::record::{Contact, ROSTER, VERSION};
 use crate::features::vcard::home::VCARD;
 use crate::homes::accounts::{ACCOUNTS, Account};
-use crate::homes::{self, HomeError, HomeOp, Tx};
+use crate::homes::{Decision, HomeError, Tx};
 use crate::storage::Page;
 
 /// Name of the operation.
@@ -177,24 +176,22 @@ struct Open {
 /// The operation.
 pub struct PieHome;
 
-impl HomeOp for PieHome {
-    fn name(&self) -> &'static str {
-        OP
-    }
+impl Decision for PieHome {
+    const OP: &'static str = OP;
+    type Request = Request;
+    type Answer = Answer;
 
-    fn run<'a>(
-        &'a self,
-        tx: &'a mut Tx,
-        _: &'a BareJid,
-        request: &'a [u8],
-    ) -> BoxFuture<'a, Result<Vec<u8>, HomeError>> {
-        homes::answer(OP, request, |request| async move {
-            match request {
-                Request::Read(after) => read(tx, after).await,
-                Request::Archive(after) => archive(tx, after).await,
-                Request::Write(part) => write(tx, *part).await,
-            }
-        })
+    async fn decide(
+        &self,
+        tx: &mut Tx,
+        _: &BareJid,
+        request: Request,
+    ) -> Result<Answer, HomeError> {
+        match request {
+            Request::Read(after) => read(tx, after).await,
+            Request::Archive(after) => archive(tx, after).await,
+            Request::Write(part) => write(tx, *part).await,
+        }
     }
 }
 

@@ -2,11 +2,10 @@
 //! (`""`: all). Nothing stays there: what is put is deleted in the same entry of the log, and a region that was away so long that it
 //! needs a full copy has no sessions from before.
 
-use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use xmpp::jid::BareJid;
 
-use crate::homes::{self, HomeError, HomeOp, Tx, accounts};
+use crate::homes::{Decision, HomeError, Tx, accounts};
 
 /// Name of the operation.
 pub const OP: &str = "ended";
@@ -32,25 +31,23 @@ pub enum Answer {
 /// The operation.
 pub struct EndHome;
 
-impl HomeOp for EndHome {
-    fn name(&self) -> &'static str {
-        OP
-    }
+impl Decision for EndHome {
+    const OP: &'static str = OP;
+    type Request = Request;
+    type Answer = Answer;
 
-    fn run<'a>(
-        &'a self,
-        tx: &'a mut Tx,
-        _: &'a BareJid,
-        request: &'a [u8],
-    ) -> BoxFuture<'a, Result<Vec<u8>, HomeError>> {
-        homes::answer(OP, request, |request| async move {
-            if !accounts::exists(tx).await? {
-                return Ok(Answer::NoAccount);
-            }
-            let Request::End(resource) = request;
-            tx.put(ENDED, resource.as_str(), Vec::new());
-            tx.delete(ENDED, resource);
-            Ok(Answer::Done)
-        })
+    async fn decide(
+        &self,
+        tx: &mut Tx,
+        _: &BareJid,
+        request: Request,
+    ) -> Result<Answer, HomeError> {
+        if !accounts::exists(tx).await? {
+            return Ok(Answer::NoAccount);
+        }
+        let Request::End(resource) = request;
+        tx.put(ENDED, resource.as_str(), Vec::new());
+        tx.delete(ENDED, resource);
+        Ok(Answer::Done)
     }
 }

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use futures_util::future::{BoxFuture, try_join};
+use futures_util::future::try_join;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use xmpp::jid::{BareJid, Jid};
@@ -23,7 +23,7 @@ use crate::features::blocking::record::{HEAD, PRIVACY};
 use crate::features::blocking::{self, Traffic};
 use crate::features::roster::record::{Contact, ROSTER};
 use crate::homes::accounts::{self, ACCOUNTS};
-use crate::homes::{self, HomeError, HomeOp, Reading, Tx};
+use crate::homes::{Decision, HomeError, Reading, Tx};
 use crate::storage::Page;
 
 /// Name of the operation.
@@ -134,10 +134,10 @@ impl Known {
 /// The operation.
 pub struct ArchiveHome(pub Late);
 
-impl HomeOp for ArchiveHome {
-    fn name(&self) -> &'static str {
-        OP
-    }
+impl Decision for ArchiveHome {
+    const OP: &'static str = OP;
+    type Request = Request;
+    type Answer = Answer;
 
     fn reads(&self, account: &BareJid, request: &[u8]) -> Vec<Reading> {
         let Some(node) = self.0.get() else { return Vec::new() };
@@ -156,19 +156,16 @@ impl HomeOp for ArchiveHome {
         reads
     }
 
-    fn run<'a>(
-        &'a self,
-        tx: &'a mut Tx,
-        account: &'a BareJid,
-        request: &'a [u8],
-    ) -> BoxFuture<'a, Result<Vec<u8>, HomeError>> {
-        homes::answer(OP, request, move |request| async move {
-            let node = self.0.get().ok_or(HomeError::Unreachable)?;
-            let archive = &node.archive;
-            let here =
-                Here { known: &archive.known, bounds: archive.bounds, now_ms: node.now_ms() };
-            decide(tx, account, request, here).await
-        })
+    async fn decide(
+        &self,
+        tx: &mut Tx,
+        account: &BareJid,
+        request: Request,
+    ) -> Result<Answer, HomeError> {
+        let node = self.0.get().ok_or(HomeError::Unreachable)?;
+        let archive = &node.archive;
+        let here = Here { known: &archive.known, bounds: archive.bounds, now_ms: node.now_ms() };
+        decide(tx, account, request, here).await
     }
 }
 

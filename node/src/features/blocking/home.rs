@@ -1,7 +1,6 @@
 //! Where an account's privacy lists are changed, block list included: one store, one writer (XEP-0191 §5). Runs only in the region that is the
 //! account's home; everyone else sends a [`Request`] there. The home knows the account's sessions everywhere, and so which list is in use.
 
-use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use xmpp::jid::{BareJid, FullJid, Jid};
 
@@ -9,7 +8,7 @@ use super::list::{List, Whom};
 use super::record::{ACTIVE, Active, HEAD, Head, Named, Note, PRIVACY, decode, encode, key, name};
 use crate::app::{Late, Node};
 use crate::features::roster::record::{Contact, ROSTER};
-use crate::homes::{self, HomeError, HomeOp, Tx, accounts};
+use crate::homes::{Decision, HomeError, Tx, accounts};
 
 /// Name of the operation.
 pub const OP: &str = "privacy";
@@ -79,21 +78,19 @@ pub enum Answer {
 /// The operation. It sees the node for its session table.
 pub struct PrivacyHome(pub Late);
 
-impl HomeOp for PrivacyHome {
-    fn name(&self) -> &'static str {
-        OP
-    }
+impl Decision for PrivacyHome {
+    const OP: &'static str = OP;
+    type Request = Request;
+    type Answer = Answer;
 
-    fn run<'a>(
-        &'a self,
-        tx: &'a mut Tx,
-        account: &'a BareJid,
-        request: &'a [u8],
-    ) -> BoxFuture<'a, Result<Vec<u8>, HomeError>> {
-        homes::answer(OP, request, move |request| async move {
-            let node = self.0.get().ok_or(HomeError::Unreachable)?;
-            decide(tx, request, &sessions(&node, account)).await
-        })
+    async fn decide(
+        &self,
+        tx: &mut Tx,
+        account: &BareJid,
+        request: Request,
+    ) -> Result<Answer, HomeError> {
+        let node = self.0.get().ok_or(HomeError::Unreachable)?;
+        decide(tx, request, &sessions(&node, account)).await
     }
 }
 

@@ -6,7 +6,6 @@
 
 use std::sync::Arc;
 
-use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use xmpp::jid::{BareJid, Jid};
 use xmpp::ns;
@@ -17,7 +16,7 @@ use xmpp::xml::element::Element;
 use super::home::{Answer, What};
 use super::record::{decode, encode};
 use crate::app::Node;
-use crate::homes::{self, HomeError, HomeOp, Tx};
+use crate::homes::{Decision, HomeError, Tx};
 use crate::router;
 use crate::session::Seat;
 use crate::storage::{Page, StorageError};
@@ -105,7 +104,7 @@ fn cut(text: &str, bytes_max: usize) -> String {
 
 /// What is asked of the reports' home.
 #[derive(Debug, Serialize, Deserialize)]
-struct Request {
+pub struct Request {
     kept: Vec<Kept>,
     /// `reports.kept_max` of the asker.
     max: u32,
@@ -114,18 +113,13 @@ struct Request {
 /// The operation.
 pub struct ReportsHome;
 
-impl HomeOp for ReportsHome {
-    fn name(&self) -> &'static str {
-        OP
-    }
+impl Decision for ReportsHome {
+    const OP: &'static str = OP;
+    type Request = Request;
+    type Answer = ();
 
-    fn run<'a>(
-        &'a self,
-        tx: &'a mut Tx,
-        _: &'a BareJid,
-        request: &'a [u8],
-    ) -> BoxFuture<'a, Result<Vec<u8>, HomeError>> {
-        homes::answer(OP, request, |request| keep(tx, request))
+    async fn decide(&self, tx: &mut Tx, _: &BareJid, request: Request) -> Result<(), HomeError> {
+        keep(tx, request).await
     }
 }
 

@@ -1,14 +1,13 @@
 //! The home of an account's clients and tokens: the one writer of both, the replay counter of XEP-0484 among them. So a count that was
 //! used up in one region is used up in all, whatever their replicas know yet.
 
-use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use xmpp::jid::BareJid;
 use xmpp::sasl::TokenBinding;
 use xmpp::sasl::token::Verifier;
 
 use super::record::{CLIENTS, Client, Unused};
-use crate::homes::{self, HomeError, HomeOp, Tx, accounts};
+use crate::homes::{Decision, HomeError, Tx, accounts};
 
 /// Name of the operation.
 pub const OP: &str = "clients";
@@ -105,18 +104,18 @@ pub enum Answer {
 /// The operation.
 pub struct ClientsHome;
 
-impl HomeOp for ClientsHome {
-    fn name(&self) -> &'static str {
-        OP
-    }
+impl Decision for ClientsHome {
+    const OP: &'static str = OP;
+    type Request = Request;
+    type Answer = Answer;
 
-    fn run<'a>(
-        &'a self,
-        tx: &'a mut Tx,
-        _account: &'a BareJid,
-        request: &'a [u8],
-    ) -> BoxFuture<'a, Result<Vec<u8>, HomeError>> {
-        homes::answer(OP, request, |request| decide(tx, request))
+    async fn decide(
+        &self,
+        tx: &mut Tx,
+        _: &BareJid,
+        request: Request,
+    ) -> Result<Answer, HomeError> {
+        decide(tx, request).await
     }
 }
 

@@ -1,7 +1,6 @@
 //! Invitations at their homes. An invitation is one fact with one writer, the home of whoever invites: so it is counted right wherever it is
 //! brought. The name it reserves is another fact, of the home of the account that is to be.
 
-use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use xmpp::jid::BareJid;
 use xmpp::ns;
@@ -10,7 +9,7 @@ use xmpp::stanza::Stanza;
 use super::record::{INVITATIONS, Invitation, RESERVED, Reserved};
 use super::token::Token;
 use crate::homes::accounts::{self, ACCOUNTS, Account};
-use crate::homes::{self, HomeError, HomeOp, Tx};
+use crate::homes::{Decision, HomeError, Tx};
 
 /// Name of the operation.
 pub const OP: &str = "invitations";
@@ -93,18 +92,18 @@ pub enum Answer {
 /// The operation.
 pub struct InvitationsHome;
 
-impl HomeOp for InvitationsHome {
-    fn name(&self) -> &'static str {
-        OP
-    }
+impl Decision for InvitationsHome {
+    const OP: &'static str = OP;
+    type Request = Request;
+    type Answer = Answer;
 
-    fn run<'a>(
-        &'a self,
-        tx: &'a mut Tx,
-        owner: &'a BareJid,
-        request: &'a [u8],
-    ) -> BoxFuture<'a, Result<Vec<u8>, HomeError>> {
-        homes::answer(OP, request, move |request| decide(tx, owner, request))
+    async fn decide(
+        &self,
+        tx: &mut Tx,
+        owner: &BareJid,
+        request: Request,
+    ) -> Result<Answer, HomeError> {
+        decide(tx, owner, request).await
     }
 }
 

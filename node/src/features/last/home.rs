@@ -1,11 +1,10 @@
 //! Last activity at the account's home. Store `last`: one value, [`Left`].
 
-use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use xmpp::jid::BareJid;
 
 use crate::homes::accounts::{self, ACCOUNTS};
-use crate::homes::{self, HomeError, HomeOp, Reading, Tx};
+use crate::homes::{Decision, HomeError, Reading, Tx};
 
 /// Name of the operation.
 pub const OP: &str = "last";
@@ -32,22 +31,17 @@ impl Left {
 /// The operation.
 pub struct LastHome;
 
-impl HomeOp for LastHome {
-    fn name(&self) -> &'static str {
-        OP
-    }
+impl Decision for LastHome {
+    const OP: &'static str = OP;
+    type Request = Left;
+    type Answer = ();
 
     fn reads(&self, _: &BareJid, _: &[u8]) -> Vec<Reading> {
         vec![(LAST, String::new()), (ACCOUNTS, String::new())]
     }
 
-    fn run<'a>(
-        &'a self,
-        tx: &'a mut Tx,
-        _: &'a BareJid,
-        request: &'a [u8],
-    ) -> BoxFuture<'a, Result<Vec<u8>, HomeError>> {
-        homes::answer(OP, request, |left| decide(tx, left))
+    async fn decide(&self, tx: &mut Tx, _: &BareJid, request: Left) -> Result<(), HomeError> {
+        decide(tx, request).await
     }
 }
 

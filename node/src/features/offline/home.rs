@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use xmpp::jid::BareJid;
 use xmpp::stanza::Stanza;
@@ -13,7 +12,7 @@ use crate::features::blocking::record::{HEAD, PRIVACY};
 use crate::features::blocking::{self, Traffic};
 use crate::features::push;
 use crate::homes::accounts::{self, ACCOUNTS};
-use crate::homes::{self, HomeError, HomeOp, Reading, Tx};
+use crate::homes::{Decision, HomeError, Reading, Tx};
 use crate::storage::Page;
 
 /// Name of the operation.
@@ -84,10 +83,10 @@ pub enum Answer {
 /// The operation. It sees the node for its session table and clock.
 pub struct OfflineHome(pub Late);
 
-impl HomeOp for OfflineHome {
-    fn name(&self) -> &'static str {
-        OP
-    }
+impl Decision for OfflineHome {
+    const OP: &'static str = OP;
+    type Request = Request;
+    type Answer = Answer;
 
     fn reads(&self, _: &BareJid, request: &[u8]) -> Vec<Reading> {
         match postcard::from_bytes(request) {
@@ -101,16 +100,14 @@ impl HomeOp for OfflineHome {
         }
     }
 
-    fn run<'a>(
-        &'a self,
-        tx: &'a mut Tx,
-        account: &'a BareJid,
-        request: &'a [u8],
-    ) -> BoxFuture<'a, Result<Vec<u8>, HomeError>> {
-        homes::answer(OP, request, move |request| async move {
-            let node = self.0.get().ok_or(HomeError::Unreachable)?;
-            decide(&node, tx, account, request).await
-        })
+    async fn decide(
+        &self,
+        tx: &mut Tx,
+        account: &BareJid,
+        request: Request,
+    ) -> Result<Answer, HomeError> {
+        let node = self.0.get().ok_or(HomeError::Unreachable)?;
+        decide(&node, tx, account, request).await
     }
 }
 

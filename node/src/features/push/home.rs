@@ -8,7 +8,6 @@ use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use xmpp::jid::BareJid;
@@ -20,7 +19,7 @@ use super::payload::{Note, Says, publication};
 use super::record::{PUSH, Registration, key};
 use crate::app::{Late, Node};
 use crate::homes::accounts;
-use crate::homes::{self, HomeError, HomeOp, Tx};
+use crate::homes::{Decision, HomeError, Tx};
 use crate::router;
 
 /// Name of the operation.
@@ -67,21 +66,19 @@ pub enum Request {
 /// The operation. It sees the node, to route what it publishes.
 pub struct PushHome(pub Late);
 
-impl HomeOp for PushHome {
-    fn name(&self) -> &'static str {
-        OP
-    }
+impl Decision for PushHome {
+    const OP: &'static str = OP;
+    type Request = Request;
+    type Answer = ();
 
-    fn run<'a>(
-        &'a self,
-        tx: &'a mut Tx,
-        account: &'a BareJid,
-        request: &'a [u8],
-    ) -> BoxFuture<'a, Result<Vec<u8>, HomeError>> {
-        homes::answer(OP, request, move |request| async move {
-            let node = self.0.get().ok_or(HomeError::Unreachable)?;
-            decide(&node, tx, account, request).await
-        })
+    async fn decide(
+        &self,
+        tx: &mut Tx,
+        account: &BareJid,
+        request: Request,
+    ) -> Result<(), HomeError> {
+        let node = self.0.get().ok_or(HomeError::Unreachable)?;
+        decide(&node, tx, account, request).await
     }
 }
 

@@ -1,7 +1,6 @@
 //! The roster's home: where its changes are decided and committed, one after the other (RFC 6121 §2 and §3, appendix A through
 //! `subscription`). Runs only in the region that is the account's home; everyone else sends a [`Request`] there.
 
-use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use xmpp::jid::{BareJid, Jid};
 
@@ -10,7 +9,7 @@ use super::record::{Contact, ROSTER, VERSION};
 use super::subscription::{self, Kind, State};
 use crate::features::blocking::{self, Traffic};
 use crate::features::invitations;
-use crate::homes::{self, HomeError, HomeOp, Tx, accounts};
+use crate::homes::{Decision, HomeError, Tx, accounts};
 
 /// Name of the operation.
 pub const OP: &str = "roster";
@@ -83,26 +82,24 @@ pub enum Answer {
 /// The operation.
 pub struct RosterHome;
 
-impl HomeOp for RosterHome {
-    fn name(&self) -> &'static str {
-        OP
-    }
+impl Decision for RosterHome {
+    const OP: &'static str = OP;
+    type Request = Request;
+    type Answer = Answer;
 
-    fn run<'a>(
-        &'a self,
-        tx: &'a mut Tx,
-        account: &'a BareJid,
-        request: &'a [u8],
-    ) -> BoxFuture<'a, Result<Vec<u8>, HomeError>> {
-        homes::answer(OP, request, async move |request| {
-            // XEP-0016 §2.2 rule 4, §2.13: before the rules for subscriptions, and without a word.
-            if let Request::In { contact, .. } = &request
-                && blocking::is_blocked(tx, account, &Jid::from(contact), Traffic::Other).await?
-            {
-                return Ok(Answer::Subscription { pass: false, auto_reply: false });
-            }
-            decide(tx, account, request).await
-        })
+    async fn decide(
+        &self,
+        tx: &mut Tx,
+        account: &BareJid,
+        request: Request,
+    ) -> Result<Answer, HomeError> {
+        // XEP-0016 §2.2 rule 4, §2.13: before the rules for subscriptions, and without a word.
+        if let Request::In { contact, .. } = &request
+            && blocking::is_blocked(tx, account, &Jid::from(contact), Traffic::Other).await?
+        {
+            return Ok(Answer::Subscription { pass: false, auto_reply: false });
+        }
+        decide(tx, account, request).await
     }
 }
 

@@ -1,7 +1,8 @@
 //! RFC 6121 §2, the roster, with versions (§2.6). Changes are requests to the account's home (`home`); the roster push is an effect
 //! of *applying* the committed change, in every region alike, so each interested resource gets it exactly when its region has it.
 //! A guest has a roster too, while its session lasts (`guest`). `subscription` is appendix A, `cache` what is held in memory, `record` what is stored.
-//! Left out: interim pushes for an outdated `ver` (the full roster is sent instead, which §2.6.3 allows).
+//! Left out, on purpose: interim pushes for an outdated `ver`. The full roster is sent instead, which §2.6.3 allows, and which is what clients
+//! know from every other server.
 
 pub mod cache;
 pub mod guest;

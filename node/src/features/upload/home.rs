@@ -3,11 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use xmpp::jid::BareJid;
 
-use crate::homes::{self, HomeError, HomeOp, Tx, accounts};
+use crate::homes::{Decision, HomeError, Tx, accounts};
 
 /// Name of the operation.
 pub const OP: &str = "upload";
@@ -77,18 +76,18 @@ pub enum Answer {
 /// The operation.
 pub struct UploadHome;
 
-impl HomeOp for UploadHome {
-    fn name(&self) -> &'static str {
-        OP
-    }
+impl Decision for UploadHome {
+    const OP: &'static str = OP;
+    type Request = Request;
+    type Answer = Answer;
 
-    fn run<'a>(
-        &'a self,
-        tx: &'a mut Tx,
-        _account: &'a BareJid,
-        request: &'a [u8],
-    ) -> BoxFuture<'a, Result<Vec<u8>, HomeError>> {
-        homes::answer(OP, request, |request| decide(tx, request))
+    async fn decide(
+        &self,
+        tx: &mut Tx,
+        _: &BareJid,
+        request: Request,
+    ) -> Result<Answer, HomeError> {
+        decide(tx, request).await
     }
 }
 

@@ -1,10 +1,9 @@
 //! vCards at the account's home. Store `vcard`: one value, the element as it was sent.
 
-use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use xmpp::jid::BareJid;
 
-use crate::homes::{self, HomeError, HomeOp, Tx, accounts};
+use crate::homes::{Decision, HomeError, Tx, accounts};
 
 /// Name of the operation.
 pub const OP: &str = "vcard";
@@ -30,18 +29,18 @@ pub enum Answer {
 /// The operation.
 pub struct VcardHome;
 
-impl HomeOp for VcardHome {
-    fn name(&self) -> &'static str {
-        OP
-    }
+impl Decision for VcardHome {
+    const OP: &'static str = OP;
+    type Request = Request;
+    type Answer = Answer;
 
-    fn run<'a>(
-        &'a self,
-        tx: &'a mut Tx,
-        _: &'a BareJid,
-        request: &'a [u8],
-    ) -> BoxFuture<'a, Result<Vec<u8>, HomeError>> {
-        homes::answer(OP, request, |request| decide(tx, request))
+    async fn decide(
+        &self,
+        tx: &mut Tx,
+        _: &BareJid,
+        request: Request,
+    ) -> Result<Answer, HomeError> {
+        decide(tx, request).await
     }
 }
 
