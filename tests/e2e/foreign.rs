@@ -9,6 +9,7 @@ use pangaea_tests::client::{Endpoint, Result, Security, patience};
 use pangaea_tests::harness::Test;
 use pangaea_tests::ledger::{Ledger, body};
 use pangaea_tests::platform::Platform;
+use pangaea_tests::reference::Which;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -27,11 +28,16 @@ use tokio_xmpp::stanzastream::{Event, StanzaStream, StreamEvent};
 use tokio_xmpp::xmlstream::{PendingFeaturesRecv, StreamHeader, Timeouts, initiate_stream};
 
 pub(crate) fn steady(place: &Place) -> Vec<Test<'_>> {
+    let mut resumption =
+        Test::new("tokio_xmpp::resumption_after_cuts", || resumption_after_cuts(place));
+    // What was not acknowledged comes behind what was sent meanwhile there.
+    resumption.ignored = (Which::wanted() == Ok(Some(Which::Ejabberd)))
+        .then(|| "not on ejabberd: 23.01 does not keep the order over a resumption".to_owned());
     vec![
         Test::new("tokio_xmpp::messages_in_order", || messages_in_order(place)),
         Test::new("tokio_xmpp::offline_in_another_region", || offline_in_another_region(place)),
         Test::new("tokio_xmpp::subscription_and_presence", || subscription_and_presence(place)),
-        Test::new("tokio_xmpp::resumption_after_cuts", || resumption_after_cuts(place)),
+        resumption,
     ]
 }
 
