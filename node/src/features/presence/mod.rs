@@ -184,6 +184,10 @@ fn unavailable(ctx: &mut Ctx<'_>, seat: &Arc<Seat>, stanza: Option<Stanza>) {
         ctx.node.announce(seat, 0, false);
     }
     let stanza = stanza.unwrap_or_else(|| no_more(seat));
+    if own_word && was_shown {
+        // §4.5.2: "as well as to the resource that generated" it.
+        ctx.actions.push(Action::Reply(stanza.with_to(&Jid::from(&seat.bare))));
+    }
     farewell(ctx, seat, stanza, was_shown.then_some(seat.generation));
 }
 
