@@ -37,7 +37,8 @@ impl Storage {
 
 const CONNECTIONS: u32 = 8;
 const TIMEOUT: Duration = Duration::from_secs(5);
-const RETRY: Duration = Duration::from_secs(10);
+/// Shorter than who asks a home waits for its answer.
+const RETRY: Duration = Duration::from_secs(2);
 
 /// A database, by its URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +56,11 @@ pub enum Database {
 pub struct DatabaseUrl(String);
 
 impl DatabaseUrl {
+    /// A URL, whatever it says.
+    pub fn new(url: String) -> DatabaseUrl {
+        DatabaseUrl(url)
+    }
+
     /// All of it, to connect with.
     pub fn expose(&self) -> &str {
         &self.0
@@ -107,7 +113,7 @@ impl fmt::Display for Database {
 impl Database {
     /// What a URL names, if it names a database.
     pub fn parse(url: &str) -> Option<Database> {
-        let server = || Some(DatabaseUrl(url.to_owned()));
+        let server = || Some(DatabaseUrl::new(url.to_owned()));
         let (scheme, rest) = url.split_once(':')?;
         match scheme {
             "sqlite" => {

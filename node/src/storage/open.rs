@@ -12,8 +12,10 @@ use super::{Storage, StorageError, mysql, postgres};
 
 /// Before a server that is not there is asked again.
 const AGAIN: Duration = Duration::from_millis(500);
+/// How long: both may have been started at the same moment.
+const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Opens it and brings it to this version's tables. A server that does not answer is asked for `storage.retry`.
+/// Opens it and brings it to this version's tables. A server that is not there is waited for a little.
 ///
 /// # Errors
 /// [`StorageError::Open`].
@@ -34,23 +36,20 @@ pub async fn open(storage: &config::Storage) -> Result<Arc<dyn Storage>, Storage
         }
         Database::Postgres(url) => {
             let server = server(url);
-            patiently(storage, || postgres::open(server.clone())).await
+            patiently(|| postgres::open(server.clone())).await
         }
         Database::Mysql(url) => {
             let server = server(url);
-            patiently(storage, || mysql::open(server.clone())).await
+            patiently(|| mysql::open(server.clone())).await
         }
     }
 }
 
-async fn patiently<F>(
-    storage: &config::Storage,
-    open: impl Fn() -> F,
-) -> Result<Arc<dyn Storage>, StorageError>
+async fn patiently<F>(open: impl Fn() -> F) -> Result<Arc<dyn Storage>, StorageError>
 where
     F: Future<Output = Result<Box<dyn Storage>, StorageError>>,
 {
-    let until = Instant::now() + storage.retry;
+    let until = Instant::now() + PATIENCE;
     loop {
         match open().await {
             Ok(storage) => return Ok(Arc::from(storage)),

@@ -70,13 +70,14 @@ fn base(url: &str) -> Result<PgConnectOptions, Error> {
 
 fn options(config: &ServerConfig) -> Result<PgConnectOptions, Error> {
     let timeout = config.timeout.as_millis().to_string();
-    let sync = if config.sync { "on" } else { "off" };
+    // With it commits wait for what the server is configured to wait for.
+    let no_sync = (!config.sync).then_some(("synchronous_commit", "off"));
     // The server gives up what we have given up.
-    Ok(base(&config.url)?.options([
+    let times = [
         ("statement_timeout", timeout.as_str()),
         ("idle_in_transaction_session_timeout", timeout.as_str()),
-        ("synchronous_commit", sync),
-    ]))
+    ];
+    Ok(base(&config.url)?.options(times.into_iter().chain(no_sync)))
 }
 
 type Asked<'q> = Query<'q, Driver, PgArguments>;
@@ -185,6 +186,8 @@ const fn bulk_read(bulk: BulkRead) -> &'static str {
 impl driver::Driver for Postgres {
     type Db = Driver;
 
+    // It is among the options of the connection.
+    const GREETING: &'static [&'static str] = &[];
     const PUT_APPLIED: &'static str = "INSERT INTO applied (region, log, seq) VALUES (?, ?, ?) \
          ON CONFLICT (region) DO UPDATE SET log = EXCLUDED.log, seq = EXCLUDED.seq";
     const PUT_META: &'static str = "INSERT INTO meta (name, value) VALUES (?, ?) \

@@ -76,6 +76,8 @@ pub(crate) trait Driver: Send + Sync + 'static {
     /// Of sqlx.
     type Db: Database;
 
+    /// What each new connection is told first.
+    const GREETING: &'static [&'static str];
     /// Sets a region's position: region, log, seq.
     const PUT_APPLIED: &'static str;
     /// Sets a fact about the database: name, value.

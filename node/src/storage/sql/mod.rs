@@ -30,9 +30,11 @@ use sqlx::pool::PoolOptions;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Answer, LogPage, Page, Place, Position, Replace, Row, Storage, StorageError, from_sql, to_sql,
+    Answer, LogPage, Page, Place, Position, Replace, Row, Storage, StorageError, Trouble, from_sql,
+    to_sql,
 };
 use driver::{BulkRead, Column, Driver, RowOf, Value};
+use lent::Lent;
 use load::Read;
 use trouble::{Health, Tries};
 use write::{Failed, Reached, Write};
@@ -65,34 +67,43 @@ struct Inner<D: Driver> {
     writers: Pool<D::Db>,
     timeout: Duration,
     retry: Duration,
-    health: Health,
+    reading: Health,
+    writing: Health,
 }
 
-/// The settings of a pool of ours.
-pub(super) fn pool<Db: sqlx::Database>(connections: u32, timeout: Duration) -> PoolOptions<Db> {
-    PoolOptions::new()
+/// A pool, whose connections are made when they are needed.
+fn pool<D: Driver>(connections: u32, timeout: Duration, options: Options<D>) -> Pool<D::Db> {
+    PoolOptions::<D::Db>::new()
         .max_connections(connections)
         .idle_timeout(Duration::from_secs(300))
         .max_lifetime(None)
         .test_before_acquire(false)
         .acquire_timeout(timeout)
+        .after_connect(|conn, _| {
+            async move {
+                for sql in D::GREETING {
+                    D::simple(conn, sql).await?;
+                }
+                Ok(())
+            }
+            .boxed()
+        })
+        .connect_lazy_with(options)
 }
 
 impl<D: Driver> Server<D> {
-    /// Of a database that has its tables. Connections are made when they are needed.
+    /// Of a database that has its tables.
     pub(super) fn new(config: &ServerConfig, options: Options<D>) -> Server<D> {
         let connections = config.connections.max(2);
         let write = (connections / 3).max(1);
-        let lazy = |connections, options| {
-            pool::<D::Db>(connections, config.timeout).connect_lazy_with(options)
-        };
-        let readers = lazy(connections - write, options.clone());
+        let readers = pool::<D>(connections - write, config.timeout, options.clone());
         let inner = Arc::new(Inner {
             readers,
-            writers: lazy(write, options),
+            writers: pool::<D>(write, config.timeout, options),
             timeout: config.timeout,
             retry: config.retry,
-            health: Health::new(config.name.clone()),
+            reading: Health::new(config.name.clone(), "reading"),
+            writing: Health::new(config.name.clone(), "writing"),
         });
         let loads = usize::try_from((connections - write).div_ceil(2)).unwrap_or(1);
         let loader = load::start(inner.clone(), loads);
@@ -127,6 +138,16 @@ impl<D: Driver> Server<D> {
 pub(super) type Options<D> =
     <<<D as Driver>::Db as sqlx::Database>::Connection as sqlx::Connection>::Options;
 
+/// What became of one attempt.
+enum Turn<T> {
+    /// It was successful.
+    Done(T),
+    /// It may be, another time.
+    Failed(Trouble, String),
+    /// It was not made: somebody else is finding out how the server is.
+    Another,
+}
+
 impl<D: Driver> Inner<D> {
     async fn read(
         &self,
@@ -135,15 +156,10 @@ impl<D: Driver> Inner<D> {
     ) -> Result<Vec<RowOf<D>>, StorageError> {
         let mut tries = Tries::new(self.timeout);
         loop {
-            let read = async {
-                lent::Lent::<D>::of(&self.readers, self.timeout).await?.read(sql, values).await
-            };
-            match read.await {
-                Ok(rows) => {
-                    self.health.well();
-                    return Ok(rows);
-                }
-                Err(failed) => self.again::<D>(&mut tries, failed, failed_read).await?,
+            let read = async { self.reader().await?.read(sql, values).await };
+            match self.turn(&self.reading, read, failed_read).await? {
+                Turn::Done(rows) => return Ok(rows),
+                turn => pause(&self.reading, &mut tries, turn).await?,
             }
         }
     }
@@ -155,76 +171,66 @@ impl<D: Driver> Inner<D> {
     ) -> Result<Vec<(usize, Vec<Vec<u8>>)>, StorageError> {
         let mut tries = Tries::new(self.timeout);
         loop {
-            let read = async {
-                let mut lent = lent::Lent::<D>::of(&self.readers, self.timeout).await?;
-                lent.bulk_read(bulk, columns).await
-            };
-            match read.await {
-                Ok(found) => {
-                    self.health.well();
-                    return Ok(found);
-                }
-                Err(failed) => self.again::<D>(&mut tries, failed, failed_read).await?,
+            let read = async { self.reader().await?.bulk_read(bulk, columns).await };
+            match self.turn(&self.reading, read, failed_read).await? {
+                Turn::Done(found) => return Ok(found),
+                turn => pause(&self.reading, &mut tries, turn).await?,
             }
         }
     }
 
     async fn write(&self, write: &Write) -> Result<(), StorageError> {
         let mut tries = Tries::new(self.retry);
-        // Of all attempts so far.
         let mut reached = Reached::Nothing;
         loop {
-            let mut this = Reached::Nothing;
             let attempt = async {
-                let mut lent = lent::Lent::<D>::of(&self.writers, self.timeout).await?;
-                write.attempt(&mut lent, reached, &mut this).await
+                let mut lent = Lent::<D>::of(&self.writers, self.timeout).await?;
+                write.attempt(&mut lent, &mut reached).await
             };
-            match attempt.await {
-                Ok(()) => {
-                    self.health.well();
-                    return Ok(());
-                }
-                Err(failed) => {
-                    // The server has said no: then it is not there.
-                    let said = matches!(&failed, Failed::Sql(sqlx::Error::Database(_)));
-                    if this == Reached::Commit && !said {
-                        reached = Reached::Commit;
-                    }
+            match self.turn(&self.writing, attempt, failed_write).await? {
+                Turn::Done(()) => return Ok(()),
+                turn => {
                     if reached == Reached::Commit && write.must_be_known() {
                         tries.go_on();
                     }
-                    self.again::<D>(&mut tries, failed, failed_write).await?;
+                    pause(&self.writing, &mut tries, turn).await?;
                 }
             }
         }
     }
 
-    /// Waits before the next attempt, or says why there is none.
-    async fn again<E: Driver>(
+    async fn reader(&self) -> Result<Lent<D>, Failed> {
+        Lent::of(&self.readers, self.timeout).await
+    }
+
+    /// One attempt, if it is its turn.
+    async fn turn<T>(
         &self,
-        tries: &mut Tries,
-        failed: Failed,
+        health: &Health,
+        attempt: impl Future<Output = Result<T, Failed>>,
         never: fn(sqlx::Error) -> StorageError,
-    ) -> Result<(), StorageError> {
-        let (trouble, cause) = match failed {
-            Failed::Storage(error) => return Err(error),
-            Failed::Slow => (super::Trouble::Slow, format!("no answer in {:?}", self.timeout)),
-            Failed::Sql(sqlx::Error::PoolClosed) => return Err(StorageError::Closed),
-            Failed::Sql(error) => match E::trouble(&error) {
-                Some(trouble) => (trouble, error.to_string()),
-                None => return Err(never(error)),
+    ) -> Result<Turn<T>, StorageError> {
+        if !health.may_try(self.timeout) {
+            return Ok(Turn::Another);
+        }
+        match attempt.await {
+            Ok(done) => {
+                health.well();
+                Ok(Turn::Done(done))
+            }
+            Err(Failed::Storage(error)) => {
+                // The server is well enough to say so.
+                health.well();
+                Err(error)
+            }
+            Err(Failed::Slow) => {
+                Ok(Turn::Failed(Trouble::Slow, format!("no answer in {:?}", self.timeout)))
+            }
+            Err(Failed::Sql(sqlx::Error::PoolClosed)) => Err(StorageError::Closed),
+            Err(Failed::Sql(error)) => match D::trouble(&error) {
+                Some(trouble) => Ok(Turn::Failed(trouble, error.to_string())),
+                None => Err(never(error)),
             },
-        };
-        self.health.ill(trouble, &cause);
-        match tries.pause() {
-            Some(pause) => {
-                tokio::time::sleep(pause).await;
-                Ok(())
-            }
-            None => {
-                let name = self.health.name().to_owned();
-                Err(StorageError::Unavailable { name, trouble, cause })
-            }
         }
     }
 
@@ -300,6 +306,17 @@ impl<D: Driver> Inner<D> {
         }
         Ok(found)
     }
+}
+
+/// Before the next attempt; an error: there is none.
+async fn pause<T>(health: &Health, tries: &mut Tries, turn: Turn<T>) -> Result<(), StorageError> {
+    let pause = match turn {
+        Turn::Done(_) => return Ok(()),
+        Turn::Failed(trouble, cause) => health.failed(tries, trouble, cause)?,
+        Turn::Another => health.wait(tries)?,
+    };
+    tokio::time::sleep(pause).await;
+    Ok(())
 }
 
 /// A row of an id and a value.

@@ -46,7 +46,7 @@ pub(super) enum Write {
     Meta { name: String, value: Vec<u8> },
 }
 
-/// How far an attempt came.
+/// How far attempts came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reached {
     /// Nothing of it can be there.
@@ -67,19 +67,36 @@ impl Write {
         matches!(self, Write::Home { .. })
     }
 
-    /// One attempt. `before`: an earlier one may have been successful.
+    /// One attempt. `reached`: how far the earlier ones came, and then how far any of them did. If this one fails after `Reached::Commit` in doubt,
+    /// nothing can be said about what is there before another one has succeeded.
     pub(super) async fn attempt<D: Driver>(
         &self,
         lent: &mut Lent<D>,
-        before: Reached,
         reached: &mut Reached,
     ) -> Result<(), Failed> {
+        if !self.prepare(lent, *reached).await? {
+            // It has been done before, and nothing is left to do.
+            return lent.commit().await;
+        }
+        let before = std::mem::replace(reached, Reached::Commit);
+        let done = lent.commit().await;
+        if let Err(Failed::Sql(Error::Database(_))) = &done {
+            // The server has said no.
+            *reached = before;
+        }
+        done
+    }
+
+    /// All of the transaction but its end. False: it has been done before.
+    async fn prepare<D: Driver>(
+        &self,
+        lent: &mut Lent<D>,
+        before: Reached,
+    ) -> Result<bool, Failed> {
         lent.begin().await?;
         match self {
             Write::Home { entries, encoded } => {
-                if commit_home(lent, entries, encoded, before).await? == Found::Done {
-                    return lent.commit().await;
-                }
+                return commit_home(lent, entries, encoded, before).await;
             }
             Write::Apply { home, position, entries } => {
                 let set = [
@@ -112,30 +129,22 @@ impl Write {
                 lent.run(D::PUT_META, &[Value::Text(name), Value::Bytes(value)]).await?;
             }
         }
-        *reached = Reached::Commit;
-        lent.commit().await
+        Ok(true)
     }
 }
 
-#[derive(Debug, PartialEq, Eq)]
-enum Found {
-    /// It has been done before.
-    Done,
-    /// It is ready to be committed.
-    Ready,
-}
-
+/// False: it has been done before.
 async fn commit_home<D: Driver>(
     lent: &mut Lent<D>,
     entries: &[Entry],
     encoded: &[Vec<u8>],
     before: Reached,
-) -> Result<Found, Failed> {
+) -> Result<bool, Failed> {
     const HEAD: &str = "SELECT seq FROM log_head WHERE one = 1 FOR UPDATE";
     const ENTRY: &str = "SELECT entry FROM durable_log WHERE seq = ?";
     const SET_HEAD: &str = "UPDATE log_head SET seq = ? WHERE one = 1";
     let (Some(last), Some(last_encoded)) = (entries.last(), encoded.last()) else {
-        return Ok(Found::Ready);
+        return Ok(true);
     };
     let rows = lent.select(HEAD, &[]).await?;
     let head = rows.first().map_or(Ok(0), |row| D::int(row, 0)).map_err(Failed::Sql)?;
@@ -143,7 +152,7 @@ async fn commit_home<D: Driver>(
         let rows = lent.select(ENTRY, &[Value::Int(head)]).await?;
         let entry = rows.first().map_or(Ok(None), |row| D::bytes(row, 0)).map_err(Failed::Sql)?;
         if entry.as_ref() == Some(last_encoded) {
-            return Ok(Found::Done);
+            return Ok(false);
         }
     }
     check_order(head as u64, entries)?;
@@ -156,7 +165,7 @@ async fn commit_home<D: Driver>(
     ];
     lent.bulk(Bulk::PutLog, &columns).await?;
     lent.run(SET_HEAD, &[Value::Int(last.seq as i64)]).await?;
-    Ok(Found::Ready)
+    Ok(true)
 }
 
 async fn effect<D: Driver>(lent: &mut Lent<D>, effect: &Effect<'_>) -> Result<(), Failed> {

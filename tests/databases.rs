@@ -1,0 +1,356 @@
+//! PostgreSQL and MariaDB under the server: the storage suite, plays, and what becomes of messages when the database is away.
+//!
+//! Run by `tests/run`, or `cargo test -p pangaea-tests --test databases [WORD…]` when the server has been built. Needs Debian's `postgresql` and
+//! `mariadb-server-core`; each server runs on a port and in a directory of its own ([`pangaea_tests::database`]).
+
+use pangaea_tests::client::{Client, Result, patience};
+use pangaea_tests::database::{Kind, Server};
+use pangaea_tests::harness::{Choice, Outcome, Test, run};
+use pangaea_tests::ledger::{Ledger, body};
+use pangaea_tests::platform::{Door, Plan, Platform};
+use pangaea_tests::scenario::{Placement, Play, Theatre, perform};
+use pangaea_tests::xml::Element;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+
+const LONGEST_SECONDS: u64 = 300;
+
+/// What is stored in many ways: rosters, archives, offline messages, lists, accounts.
+const PLAYS: [&str; 16] = [
+    "archive_and_offline",
+    "archive_paging",
+    "archive_preferences",
+    "archive_query",
+    "archive_retraction",
+    "blocking_list_and_pushes",
+    "clients_list_and_revoke",
+    "fast_token",
+    "message_order_of_many",
+    "offline_messages",
+    "private_storage",
+    "push_offline",
+    "register_account",
+    "register_remove",
+    "roster_survives",
+    "subscription_handshake",
+];
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let choice = Choice::from_args();
+    let mut outcome = Outcome::default();
+    for (kind, name) in [(Kind::Postgres, "postgres"), (Kind::MariaDb, "mariadb")] {
+        // A word may choose tests, and so servers.
+        let names = ["suite", "play", "killed", "paused", "read_only"];
+        let wanted = |part: &&str| choice.wants(&format!("{name}::{part}"));
+        if choice.list {
+            names.iter().for_each(|part| println!("{name}::{part}: test"));
+            continue;
+        }
+        if !choice.wants(name) && !names.iter().any(|part| wanted(&part)) {
+            continue;
+        }
+        match Server::start(kind).await {
+            Ok(server) => all(&choice, &mut outcome, kind, name, server).await,
+            Err(e) => outcome.fail(&format!("{name}::starts"), &e),
+        }
+    }
+    if choice.list { ExitCode::SUCCESS } else { outcome.finish() }
+}
+
+async fn all(choice: &Choice, outcome: &mut Outcome, kind: Kind, name: &str, mut server: Server) {
+    let url = server.url();
+    let suite = Test::new(format!("{name}::suite"), || suite(kind, url.clone()));
+    run(outcome, choice, vec![suite], 1, 2 * LONGEST_SECONDS).await;
+    let plan = Plan {
+        regions: ["eu", "us"].map(Into::into).into(),
+        database: Some(format!("{url}/tests")),
+        ..Plan::default()
+    };
+    let platform = match Platform::start(plan).await {
+        Ok(platform) => platform,
+        Err(e) => return outcome.fail(&format!("{name}::the_platform_starts"), &e),
+    };
+    plays(choice, outcome, name, &platform).await;
+    for (trouble, part) in
+        [(Trouble::Killed, "killed"), (Trouble::Paused, "paused"), (Trouble::ReadOnly, "read_only")]
+    {
+        let (platform, server) = (&platform, &mut server);
+        let test = Test::new(format!("{name}::{part}_under_load"), move || {
+            under_load(platform, server, trouble)
+        });
+        run(outcome, choice, vec![test], 1, LONGEST_SECONDS).await;
+    }
+    for panic in platform.panics() {
+        outcome.fail(&format!("{name}::no_node_panics"), &panic);
+    }
+    let again = Test::new(format!("{name}::play_again_after_a_restart"), || async {
+        let platform = platform.start_again().await?;
+        let mut client = platform.user(1, 0, "again")?;
+        client.connect().await?;
+        let stored = archived(&mut client).await?;
+        if stored.is_empty() && choice.wants("under_load") {
+            return Err("the archive is empty".to_owned());
+        }
+        Ok(())
+    });
+    run(outcome, choice, vec![again], 1, LONGEST_SECONDS).await;
+}
+
+/// The tests of the server's own crate that need a server: `storage/suite.rs`, `auth/sql.rs`.
+async fn suite(kind: Kind, url: String) -> Result<()> {
+    let (variable, word) = match kind {
+        Kind::Postgres => ("PANGAEA_TEST_POSTGRES", "postgres"),
+        Kind::MariaDb => ("PANGAEA_TEST_MYSQL", "mysql"),
+    };
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = tokio::process::Command::new(cargo)
+        .args(["test", "-p", "pangaea", "--lib", "--", "--ignored", word])
+        .env(variable, url)
+        .kill_on_drop(true)
+        .status()
+        .await
+        .map_err(|e| e.to_string())?;
+    if status.success() { Ok(()) } else { Err(format!("{status}")) }
+}
+
+async fn plays(choice: &Choice, outcome: &mut Outcome, name: &str, platform: &Platform) {
+    let endpoints = (0..2).map(|region| platform.endpoint(region, Door::StartTls)).collect();
+    let theatre = match endpoints {
+        // Each server once, under names of its own.
+        Ok(endpoints) => Theatre::new(endpoints, "d"),
+        Err(e) => return outcome.fail(&format!("{name}::the_platform_has_certificates"), &e),
+    };
+    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
+    let mut read = Vec::new();
+    for play in PLAYS {
+        let text = std::fs::read_to_string(dir.join(format!("{play}.scn")));
+        match text.map_err(|e| e.to_string()).and_then(|text| Play::read(&text)) {
+            Ok(text) => read.push((play, text)),
+            Err(e) => outcome.fail(&format!("{name}::play::{play}"), &e),
+        }
+    }
+    let (theatre, mut tests) = (&theatre, Vec::new());
+    for (play, text) in &read {
+        for (placement, where_) in
+            [(Placement::Together, "together"), (Placement::Spread, "spread")]
+        {
+            tests.push(Test::new(format!("{name}::play::{play}::{where_}"), move || {
+                perform(text, theatre, placement)
+            }));
+        }
+    }
+    run(outcome, choice, tests, 4, 60).await;
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trouble {
+    /// kill -9, and started again.
+    Killed,
+    /// SIGSTOP, and SIGCONT.
+    Paused,
+    /// It answers, and refuses every change.
+    ReadOnly,
+}
+
+impl Trouble {
+    async fn begin(self, server: &mut Server) -> Result<()> {
+        match self {
+            Trouble::Killed => server.kill(),
+            Trouble::Paused => server.pause(),
+            Trouble::ReadOnly => server.read_only(true).await?,
+        }
+        Ok(())
+    }
+
+    async fn end(self, server: &mut Server) -> Result<()> {
+        match self {
+            Trouble::Killed => server.start_again().await,
+            Trouble::Paused => {
+                server.go_on();
+                Ok(())
+            }
+            Trouble::ReadOnly => server.read_only(false).await,
+        }
+    }
+}
+
+/// Somebody writes to somebody in the other region, two hundred messages a second, all of them archived twice, while the database goes away and
+/// comes back. What was sent, acknowledged, stored and refused adds up; those who are there go on hearing; a change is refused with
+/// `resource-constraint` and works when it is over.
+async fn under_load(platform: &Platform, server: &mut Server, trouble: Trouble) -> Result<()> {
+    let number = match trouble {
+        Trouble::Killed => 1,
+        Trouble::Paused => 11,
+        Trouble::ReadOnly => 21,
+    };
+    let mut writer = platform.user(number, 0, "writer")?;
+    let mut reader = platform.user(number + 1, 1, "reader")?;
+    let mut bystander = platform.user(number + 2, 0, "bystander")?;
+    for client in [&mut writer, &mut reader, &mut bystander] {
+        client.connect().await?;
+        client.send("<presence/>").await?;
+        client.ping().await?;
+    }
+    writer.enable_sm(false).await?;
+    let to = reader.bare();
+    let (enough, said) = watch::channel(false);
+    let writing = tokio::spawn(write(writer, to, said));
+    let (all_heard, hears) = watch::channel(None::<u64>);
+    let hearing = tokio::spawn(hear(reader, hears));
+
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    trouble.begin(server).await?;
+    let began = Instant::now();
+    let refused = change(&mut bystander, "refused@elsewhere.example").await?;
+    let refusal = refused.child("error", "jabber:client").ok_or("a change was not refused")?;
+    let is_right = refusal.attr("type") == Some("wait")
+        && refusal
+            .children()
+            .any(|c| c.name == "resource-constraint" || c.name == "remote-server-timeout");
+    let after = began.elapsed();
+    let rest = Duration::from_secs(8).saturating_sub(after);
+    tokio::time::sleep(rest).await;
+    trouble.end(server).await?;
+    if !is_right {
+        return Err(format!("a change was refused with {refused}"));
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    // Whoever was told to wait, waited.
+    let deadline = Instant::now() + patience() * 3;
+    loop {
+        let done = change(&mut bystander, "later@elsewhere.example").await?;
+        if done.attr("type") == Some("result") {
+            break;
+        }
+        if Instant::now() > deadline {
+            return Err(format!("it is over, and a change is still refused: {done}"));
+        }
+    }
+
+    enough.send_replace(true);
+    let (mut writer, sent, returned) = writing.await.map_err(|e| e.to_string())??;
+    all_heard.send_replace(Some(sent - returned.len() as u64));
+    let (mut reader, heard, gap) = hearing.await.map_err(|e| e.to_string())??;
+    let of_writer = archived(&mut writer).await?;
+    let of_reader = archived(&mut reader).await?;
+    println!(
+        "    {trouble:?}: {sent} sent, {sent} acknowledged, {} refused, {} delivered, {} stored for the writer, {} for the reader; \
+         a change refused after {:.1} s; at most {:.1} s without a message",
+        returned.len(),
+        heard.count("writer"),
+        of_writer.len(),
+        of_reader.len(),
+        after.as_secs_f64(),
+        gap.as_secs_f64(),
+    );
+    heard.complete_but("writer", sent, &returned)?;
+    for (whose, stored) in [("writer", of_writer), ("reader", of_reader)] {
+        let mut ledger = Ledger::default();
+        stored.iter().for_each(|text| ledger.enter(text));
+        ledger.complete_but("writer", sent, &returned).map_err(|e| format!("{whose}: {e}"))?;
+    }
+    Ok(())
+}
+
+/// The answer to a change of the roster.
+async fn change(client: &mut Client, contact: &str) -> Result<Element> {
+    let id = format!("change{}", contact.len());
+    let item = format!("<query xmlns='jabber:iq:roster'><item jid='{contact}'/></query>");
+    client.send(&format!("<iq type='set' id='{id}'>{item}</iq>")).await?;
+    client
+        .wait_for_within(patience() * 3, "the answer to a change", |e| {
+            e.name == "iq" && e.attr("id") == Some(&id) && e.attr("type") != Some("set")
+        })
+        .await
+}
+
+/// Writes until it is enough and all is acknowledged. How many, and the numbers of those that came back.
+async fn write(
+    mut writer: Client,
+    to: String,
+    mut said: watch::Receiver<bool>,
+) -> Result<(Client, u64, Vec<u64>)> {
+    let mut sent = 0;
+    let mut pace = tokio::time::interval(Duration::from_millis(5));
+    while !*said.borrow_and_update() {
+        let text = body("writer", sent);
+        let message =
+            format!("<message to='{to}' type='chat' id='{sent}'><body>{text}</body></message>");
+        writer.send(&message).await?;
+        sent += 1;
+        pace.tick().await;
+    }
+    let deadline = Instant::now() + patience() * 3;
+    while let Err(e) = writer.wait_acked().await {
+        if Instant::now() > deadline {
+            return Err(e);
+        }
+    }
+    writer.ping().await?;
+    let mut returned = Vec::new();
+    for back in writer.drain().iter().filter(|e| e.name == "message") {
+        if back.attr("type") != Some("error") || !back.to_string().contains("resource-constraint") {
+            return Err(format!("came back: {back}"));
+        }
+        returned.extend(back.attr("id").and_then(|id| id.parse::<u64>().ok()));
+    }
+    Ok((writer, sent, returned))
+}
+
+/// Hears until so many have come. Also the longest time without one.
+async fn hear(
+    mut reader: Client,
+    mut goal: watch::Receiver<Option<u64>>,
+) -> Result<(Client, Ledger, Duration)> {
+    let mut ledger = Ledger::default();
+    let (mut gap, mut last) = (Duration::ZERO, Instant::now());
+    let mut deadline = None;
+    loop {
+        let goal = *goal.borrow_and_update();
+        if let Some(goal) = goal {
+            let deadline = *deadline.get_or_insert_with(|| Instant::now() + patience() * 3);
+            if ledger.count("writer") as u64 >= goal || Instant::now() > deadline {
+                reader.ping().await?;
+                for text in reader.drain().iter().filter_map(Element::body) {
+                    ledger.enter(&text);
+                }
+                return Ok((reader, ledger, gap));
+            }
+        }
+        let within = Duration::from_millis(200);
+        if let Ok(got) = reader.wait_for_within(within, "a message", |e| e.body().is_some()).await {
+            ledger.enter(&got.body().unwrap_or_default());
+            gap = gap.max(last.elapsed());
+            last = Instant::now();
+        }
+    }
+}
+
+/// The bodies in one's archive, oldest first.
+async fn archived(client: &mut Client) -> Result<Vec<String>> {
+    const MAM: &str = "urn:xmpp:mam:2";
+    const RSM: &str = "http://jabber.org/protocol/rsm";
+    let (mut bodies, mut after) = (Vec::new(), String::new());
+    loop {
+        let query =
+            format!("<query xmlns='{MAM}'><set xmlns='{RSM}'><max>50</max>{after}</set></query>");
+        let answer = client.iq("set", None, &query).await?;
+        let fin = answer.child("fin", MAM).ok_or_else(|| format!("no page: {answer}"))?;
+        for message in client.drain() {
+            let forwarded = message
+                .child("result", MAM)
+                .and_then(|result| result.child("forwarded", "urn:xmpp:forward:0"))
+                .and_then(|forwarded| forwarded.child("message", "jabber:client"));
+            bodies.extend(forwarded.and_then(Element::body));
+        }
+        let last = fin.child("set", RSM).and_then(|set| set.child("last", RSM));
+        match last.map(Element::text) {
+            Some(last) if fin.attr("complete") != Some("true") => {
+                after = format!("<after>{last}</after>");
+            }
+            _ => return Ok(bodies),
+        }
+    }
+}
