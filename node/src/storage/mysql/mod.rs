@@ -19,7 +19,7 @@ use sqlx::{
     AssertSqlSafe, ConnectOptions, Connection, Error, MySql as Driver, MySqlConnection, Row,
 };
 
-use super::sql::driver::{self, Bulk, BulkRead, Column, Value};
+use super::sql::driver::{self, Bulk, BulkRead, Column, Found, Value};
 use super::sql::{Server, ServerConfig};
 use super::{Storage, StorageError, Trouble};
 
@@ -227,7 +227,7 @@ impl driver::Driver for MySql {
         conn: &mut MySqlConnection,
         what: BulkRead,
         columns: &[Column<'_>],
-    ) -> Result<Vec<(usize, Vec<Vec<u8>>)>, Error> {
+    ) -> Result<Vec<Found>, Error> {
         let keys = match what {
             BulkRead::Values => 3,
             BulkRead::Maps => 2,

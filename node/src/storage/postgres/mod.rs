@@ -15,7 +15,7 @@ use sqlx::{
     AssertSqlSafe, ConnectOptions, Connection, Error, PgConnection, Postgres as Driver, Row,
 };
 
-use super::sql::driver::{self, Bulk, BulkRead, Column, Value};
+use super::sql::driver::{self, Bulk, BulkRead, Column, Found, Value};
 use super::sql::{Server, ServerConfig};
 use super::{Storage, StorageError, Trouble};
 
@@ -226,7 +226,7 @@ impl driver::Driver for Postgres {
         conn: &mut PgConnection,
         what: BulkRead,
         columns: &[Column<'_>],
-    ) -> Result<Vec<(usize, Vec<Vec<u8>>)>, Error> {
+    ) -> Result<Vec<Found>, Error> {
         let rows = 0..columns.first().map_or(0, Column::len);
         let cells = match what {
             BulkRead::Values => 1..2,

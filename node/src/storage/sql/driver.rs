@@ -57,7 +57,7 @@ pub(crate) enum Bulk {
     DeleteOutbox,
 }
 
-/// What is read for many at once. Each answer begins with the number of whom it is for, from 0 (see [`Driver::bulk_select`]).
+/// What is read for many at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum BulkRead {
     /// By store, owner, name: the value.
@@ -65,6 +65,9 @@ pub(crate) enum BulkRead {
     /// By store, owner: the whole key and the value, in any order.
     Maps,
 }
+
+/// What was found for one of many: its number, from 0, and the cells that [`BulkRead`] says.
+pub(crate) type Found = (usize, Vec<Vec<u8>>);
 
 /// The connection of a driver.
 pub(crate) type Conn<D> = <<D as Driver>::Db as Database>::Connection;
@@ -111,12 +114,12 @@ pub(crate) trait Driver: Send + Sync + 'static {
         rows: Range<usize>,
     ) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Reads for many at once: for each of them (by its number) what was found, as [`BulkRead`] says.
+    /// Reads for many at once.
     fn bulk_select(
         conn: &mut Conn<Self>,
         bulk: BulkRead,
         columns: &[Column<'_>],
-    ) -> impl Future<Output = Result<Vec<(usize, Vec<Vec<u8>>)>, Error>> + Send;
+    ) -> impl Future<Output = Result<Vec<Found>, Error>> + Send;
 
     /// A number out of a row.
     fn int(row: &RowOf<Self>, at: usize) -> Result<i64, Error>;

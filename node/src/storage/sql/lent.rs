@@ -11,7 +11,7 @@ use sqlx::Pool;
 use sqlx::pool::PoolConnection;
 use tokio::time::timeout;
 
-use super::driver::{Bulk, BulkRead, Column, Conn, Driver, RowOf, Value};
+use super::driver::{Bulk, BulkRead, Column, Conn, Driver, Found, RowOf, Value};
 use super::write::Failed;
 
 /// Rows in one statement, and about how many bytes: servers bound what they take at once.
@@ -107,7 +107,7 @@ impl<D: Driver> Lent<D> {
         &mut self,
         bulk: BulkRead,
         columns: &[Column<'_>],
-    ) -> Result<Vec<(usize, Vec<Vec<u8>>)>, Failed> {
+    ) -> Result<Vec<Found>, Failed> {
         self.is_sound = false;
         let found = Self::timed(self.each, D::bulk_select(self.conn(), bulk, columns)).await?;
         self.is_sound = true;

@@ -33,7 +33,7 @@ use super::{
     Answer, LogPage, Page, Place, Position, Replace, Row, Storage, StorageError, Trouble, from_sql,
     to_sql,
 };
-use driver::{BulkRead, Column, Driver, RowOf, Value};
+use driver::{BulkRead, Column, Driver, Found, RowOf, Value};
 use lent::Lent;
 use load::Read;
 use trouble::{Health, Tries};
@@ -168,7 +168,7 @@ impl<D: Driver> Inner<D> {
         &self,
         bulk: BulkRead,
         columns: &[Column<'_>],
-    ) -> Result<Vec<(usize, Vec<Vec<u8>>)>, StorageError> {
+    ) -> Result<Vec<Found>, StorageError> {
         let mut tries = Tries::new(self.timeout);
         loop {
             let read = async { self.reader().await?.bulk_read(bulk, columns).await };
