@@ -64,7 +64,9 @@ async fn main() -> ExitCode {
 
 async fn all(choice: &Choice, outcome: &mut Outcome, kind: Kind, name: &str, mut server: Server) {
     let url = server.url();
-    let suite = Test::new(format!("{name}::suite"), || suite(kind, url.clone()));
+    // The suite over TLS; the plays without.
+    let secure = format!("{url}?{}", server.with_tls());
+    let suite = Test::new(format!("{name}::suite"), || suite(kind, secure));
     run(outcome, choice, vec![suite], 1, 2 * LONGEST_SECONDS).await;
     let plan = Plan {
         regions: ["eu", "us"].map(Into::into).into(),

@@ -44,10 +44,10 @@ impl Server {
             std::os::unix::fs::chown(dir.path(), nobody, nobody).map_err(|e| e.to_string())?;
         }
         let at = dir.path();
-        let made = match kind {
+        let made = make_certificate(at).and_then(|()| match kind {
             Kind::Postgres => make_postgres(at),
             Kind::MariaDb => make_mariadb(at),
-        };
+        });
         made.map_err(|e| format!("{kind:?} cannot be made: {e}"))?;
         let port = std::net::TcpListener::bind("127.0.0.1:0")
             .and_then(|l| l.local_addr())
@@ -66,6 +66,15 @@ impl Server {
             Kind::MariaDb => "mysql",
         };
         format!("{scheme}://pangaea:secret@127.0.0.1:{}", self.port)
+    }
+
+    /// What a URL asks for to have TLS, and a certificate of the server's own authority.
+    pub fn with_tls(&self) -> String {
+        let authority = self.dir.path().join("ca.pem");
+        match self.kind {
+            Kind::Postgres => format!("sslmode=verify-full&sslrootcert={}", authority.display()),
+            Kind::MariaDb => format!("ssl-mode=VERIFY_IDENTITY&ssl-ca={}", authority.display()),
+        }
     }
 
     /// kill -9, all of it.
@@ -224,6 +233,18 @@ fn run(mut command: Command) -> Result<()> {
     if done.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&said).into_owned()) }
 }
 
+fn make_certificate(at: &Path) -> Result<()> {
+    let mut script = command("sh", at);
+    script.arg("-ec").arg(
+        "key='-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes'
+         openssl req -x509 $key -days 2 -subj /CN=test-authority -keyout ca.key -out ca.pem
+         openssl req $key -subj /CN=database -keyout host.key -out host.csr
+         printf 'subjectAltName=IP:127.0.0.1\\nbasicConstraints=CA:FALSE\\n' > ext
+         openssl x509 -req -in host.csr -CA ca.pem -CAkey ca.key -days 2 -extfile ext -out host.pem",
+    );
+    run(script)
+}
+
 /// PostgreSQL's programs are not in the path.
 fn postgres_program(name: &str) -> Result<PathBuf> {
     let versions = std::fs::read_dir("/usr/lib/postgresql").map_err(|_| "it is not installed")?;
@@ -288,6 +309,8 @@ fn spawn(kind: Kind, at: &Path, port: u16) -> Result<Child> {
                 "listen_addresses=127.0.0.1",
             ]);
             server.arg("-c").arg(format!("unix_socket_directories={}", at.display()));
+            let (cert, key) = ("ssl_cert_file=../host.pem", "ssl_key_file=../host.key");
+            server.args(["-c", "ssl=on", "-c", cert, "-c", key]);
             server
         }
         Kind::MariaDb => {
@@ -299,6 +322,7 @@ fn spawn(kind: Kind, at: &Path, port: u16) -> Result<Child> {
             server.args([format!("--port={port}"), "--bind-address=127.0.0.1".to_owned()]);
             server.args([format!("--socket={at}/socket"), format!("--pid-file={at}/pid")]);
             server.args([format!("--init-file={at}/init.sql"), "--skip-name-resolve".to_owned()]);
+            server.args([format!("--ssl-cert={at}/host.pem"), format!("--ssl-key={at}/host.key")]);
             server
         }
     };

@@ -487,6 +487,20 @@ async fn what_is_not_there_is_said_without_the_password(variable: &str) {
     assert!(error.contains("no_such_database") && !error.contains("secret"), "{error}");
 }
 
+/// With `sslmode` or `ssl-mode` in the URL.
+async fn a_server_of_another_authority_is_refused(variable: &str) {
+    let config = new_database(variable).await;
+    let (url, another) = match &config.database {
+        Database::Postgres(url) => (url, "sslmode=verify-full"),
+        Database::Mysql(url) => (url, "ssl-mode=VERIFY_IDENTITY"),
+        Database::Sqlite(_) => panic!("it is a file"),
+    };
+    let (before, _) = url.expose().split_once('?').expect("TLS is asked for");
+    let database = Database::parse(&format!("{before}?{another}")).unwrap();
+    let error = open::open(&config::Storage::of(database)).await.err().unwrap().to_string();
+    assert!(error.to_lowercase().contains("certificate"), "{error}");
+}
+
 all_cases!(memory, file, super::open_memory());
 all_cases!(sqlite, file, super::open_sqlite());
 all_cases!(postgres_server, server, super::open_server("PANGAEA_TEST_POSTGRES"));
@@ -510,10 +524,18 @@ macro_rules! of_servers {
 of_servers!(
     postgres_alone,
     "PANGAEA_TEST_POSTGRES",
-    [several_open_a_new_database_at_once, what_is_not_there_is_said_without_the_password]
+    [
+        several_open_a_new_database_at_once,
+        what_is_not_there_is_said_without_the_password,
+        a_server_of_another_authority_is_refused,
+    ]
 );
 of_servers!(
     mysql_alone,
     "PANGAEA_TEST_MYSQL",
-    [several_open_a_new_database_at_once, what_is_not_there_is_said_without_the_password]
+    [
+        several_open_a_new_database_at_once,
+        what_is_not_there_is_said_without_the_password,
+        a_server_of_another_authority_is_refused,
+    ]
 );
