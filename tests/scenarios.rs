@@ -1,11 +1,12 @@
 //! Performs every play of `tests/scenarios/`, once with everybody together and once with the clients spread over regions.
 //!
 //! Run by `tests/run`, or `cargo test -p pangaea-tests --test scenarios [WORD…]` when the server has been built.
-//! `PANGAEA_TEST_AGAINST=prosody` performs them at a Prosody instead, to prove the plays.
+//! `PANGAEA_TEST_AGAINST=prosody` (or `ejabberd`) performs them at a server of others instead, to prove the plays; with
+//! `--include-ignored` also those that are not held to it, to see whether the reason still holds.
 
 use pangaea_tests::harness::{Choice, Outcome, Test, run};
 use pangaea_tests::platform::{Door, Plan, Platform};
-use pangaea_tests::prosody::Prosody;
+use pangaea_tests::reference::{Reference, Which};
 use pangaea_tests::scenario::{Placement, Play, Theatre, perform};
 use std::process::ExitCode;
 
@@ -44,9 +45,10 @@ async fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let mut outcome = Outcome::default();
-    match std::env::var("PANGAEA_TEST_AGAINST").as_deref() {
-        Ok("prosody") => at_prosody(&choice, &plays, &mut outcome).await,
-        _ => at_pangaea(&choice, &plays, &mut outcome).await,
+    match Which::wanted() {
+        Ok(Some(which)) => at_reference(which, &choice, &plays, &mut outcome).await,
+        Ok(None) => at_pangaea(&choice, &plays, &mut outcome).await,
+        Err(e) => outcome.fail("the_server_is_known", &e),
     }
     outcome.finish()
 }
@@ -80,24 +82,32 @@ async fn at_pangaea(choice: &Choice, plays: &[(String, Play)], outcome: &mut Out
     }
 }
 
-async fn at_prosody(choice: &Choice, plays: &[(String, Play)], outcome: &mut Outcome) {
-    let prosody = match Prosody::start().await {
-        Ok(prosody) => prosody,
-        Err(e) => return outcome.fail("prosody_starts", &e),
+async fn at_reference(
+    which: Which,
+    choice: &Choice,
+    plays: &[(String, Play)],
+    outcome: &mut Outcome,
+) {
+    let name = which.name();
+    let reference = match Reference::start(which).await {
+        Ok(reference) => reference,
+        Err(e) => return outcome.fail(&format!("{name}_starts"), &e),
     };
-    let theatre = match prosody.endpoint() {
+    let mut theatre = match reference.endpoint() {
         Ok(endpoint) => Theatre::new(vec![endpoint], "s"),
-        Err(e) => return outcome.fail("prosody_has_a_certificate", &e),
+        Err(e) => return outcome.fail(&format!("{name}_has_a_certificate"), &e),
     };
+    theatre.habits = which.habits();
     let tests = plays
         .iter()
-        .map(|(name, play)| {
-            let mut test = Test::new(format!("{name}::prosody"), || {
+        .map(|(title, play)| {
+            let mut test = Test::new(format!("{title}::{name}"), || {
                 perform(play, &theatre, Placement::Together)
             });
-            test.ignored = play.not_on_prosody.clone();
+            test.ignored = play.not_on.get(name).cloned();
             test
         })
         .collect();
     run(outcome, choice, tests, TOGETHER, LONGEST_SECONDS).await;
+    reference.finish();
 }

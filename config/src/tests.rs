@@ -192,7 +192,8 @@ fn a_backend_is_told_what_is_wrong_with_it() {
     check("sql", &format!("{sql}query = \"SELECT 1\""), 16, "query", "{user}");
     check("sql", &format!("{sql}query = \"{{user}}\"\ntimeout = \"0s\""), 17, "timeout", "100ms");
     check("jwt", "", 12, "keys", "at least one");
-    check("http", "url = \"https://h/\"", 14, "url", "http://");
+    check("http", "url = \"ftp://h/\"", 14, "url", "https://");
+    check("http", "url = \"https://a:b@h/\"", 14, "url", "https://");
     check("program", "command = []", 14, "command", "a program");
     let twice = format!("{}{}", backend("internal", ""), backend("internal", ""));
     check_added(&twice, 12, "auth.backends", "at most", "two");

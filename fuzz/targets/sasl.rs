@@ -18,6 +18,7 @@ fn terms() -> Terms {
         fake_iterations: 4096,
         identities: vec!["romeo@a.example".to_owned()],
         anonymous: "guest".to_owned(),
+        offered: None,
     }
 }
 

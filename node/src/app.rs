@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use config::canary::{Canary, sings};
-use global_distrib::{Directory, Place, RouteEntry, Row};
+use global_distrib::{Directory, Place, RouteEntry, Row, Shows};
 use parking_lot::Mutex;
 use replication::metadata::Metadata;
 use replication::{Hlc, HybridClock};
@@ -47,6 +47,7 @@ use crate::service::Services;
 use crate::session::mailbox::{Mailbox, MailboxLimits};
 use crate::session::{self, Resumable, Seat};
 use crate::storage::Storage;
+use crate::storage::holders::Holders;
 use crate::transport::TlsAcceptor;
 
 /// Everything a node is, shared by all its tasks.
@@ -69,6 +70,8 @@ pub struct Node {
     pub storage: Arc<dyn Storage>,
     /// Rosters of the accounts connected here.
     pub rosters: Rosters,
+    /// Who has privacy lists.
+    pub guarded: Holders,
     /// Devices that are pushed to.
     pub pushes: Pushes,
     /// The XEPs.
@@ -246,6 +249,7 @@ impl Node {
             generation,
             priority: 0,
             available: false,
+            hidden: false,
             lit: true,
         };
         let bound = self.directory.bind(row, |_| true);
@@ -257,16 +261,18 @@ impl Node {
             return Err(StanzaError::conflict());
         }
         self.metrics.sessions.inc();
-        self.geo
-            .route
-            .append(self, RouteEntry::Bind { full, generation, priority: 0, available: false });
+        let hidden = false;
+        let bind = RouteEntry::Bind { full, generation, priority: 0, available: false, hidden };
+        self.geo.route.append(self, bind);
         Ok(seat)
     }
 
     /// New presence of a local session: in its row, and to every region. If it takes no messages any more, those that wait in it go elsewhere
     /// before others can know: so they go before what is sent after.
     pub fn announce(self: &Arc<Self>, seat: &Arc<Seat>, priority: i8, available: bool) {
-        let (known, _) = self.directory.update(&seat.full, seat.generation, priority, available);
+        let hidden = available && seat.invisible();
+        let shows = Shows { priority, available, hidden };
+        let (known, _) = self.directory.update(&seat.full, seat.generation, shows);
         if !available || priority < 0 {
             session::no_room(self, seat, seat.take_newer());
         }
@@ -276,6 +282,7 @@ impl Node {
                 generation: seat.generation,
                 priority,
                 available,
+                hidden,
             };
             self.geo.route.append(self, entry);
         }

@@ -28,7 +28,7 @@ pub enum Action {
     Reply(Stanza),
     /// Through the router, by its `to`, as a stanza of its `from`.
     Route(Stanza),
-    /// To one connected resource of this node, if it is still there.
+    /// To one connected resource of this node, if it is still there: an answer or a push, which does not wait behind older messages.
     ToSeat(Arc<Seat>, Stanza),
     /// To those local resources of an account that asked for its roster (RFC 6121 §2.1.6 interested resources). The stanza's `to`
     /// is set for each.
@@ -173,6 +173,13 @@ pub struct Iq {
     pub target: Target,
 }
 
+impl Iq {
+    /// Whether its payload has that name: an element of a known namespace may be one that is nobody's.
+    pub fn is(&self, payload: &str) -> bool {
+        self.stanza.first_child().is_some_and(|(name, _)| name == payload)
+    }
+}
+
 /// What a feature is handed besides the stanza.
 pub struct Ctx<'a> {
     /// The node: storage, homes, configuration, directory.
@@ -210,6 +217,8 @@ pub struct Disco {
     pub server: Vec<&'static str>,
     /// Features of an account's bare JID.
     pub account: Vec<&'static str>,
+    /// Those that only an account has of which something is kept: no guest's.
+    pub account_kept: Vec<&'static str>,
     /// What the server is besides `server/im`.
     pub server_identities: Vec<Identity>,
     /// What an account is besides `account/registered`.

@@ -41,6 +41,18 @@ pub(crate) fn rows() -> Vec<Row> {
             .says("<iq type='set' id='s' to='${domain}'><session xmlns='urn:ietf:params:xml:ns:xmpp-session'/></iq>")
             .gets(&["result"]),
     ];
+    // What a resource is made of is escaped wherever it is written.
+    for quoted in ["a&amp;b", "a&lt;b", "a&#39;b"] {
+        rows.push(
+            Row::new("B-128", "from itself, with a resource that is escaped", Authenticated)
+                .says(bind(&format!("<resource>{quoted}</resource>")))
+                .hears("iq")
+                .says(format!(
+                    "<message from='${{me}}/{quoted}' to='${{me}}/{quoted}'><body>x</body></message>"
+                ))
+                .gets(&["message x"]),
+        );
+    }
     for (what, resource) in [
         ("a resource too long", "x".repeat(1_024)),
         ("an empty resource", String::new()),

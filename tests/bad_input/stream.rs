@@ -1,7 +1,7 @@
 //! A, the opening of a stream: what is no XMPP, no XML, for nobody here, or for somebody else. RFC 6120 §4.
 
 use crate::row::Row;
-use crate::state::At::{Fresh, Open, Signed};
+use crate::state::At::{Authenticated, Bound, Fresh, Open, Signed};
 
 const STREAM: &str = "http://etherx.jabber.org/streams";
 
@@ -103,6 +103,14 @@ pub(crate) fn rows() -> Vec<Row> {
             .says("</stream:stream><message to='${friend}'><body>x</body></message><<<")
             .gets(&["closed"]),
     ];
+    // An error is not answered with another one.
+    for at in [Open, Authenticated, Bound] {
+        rows.push(
+            Row::new("6120 §4.9.1.1", "a stream error of the client's", at)
+                .says("<stream:error><undefined-condition xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error>")
+                .gets(&["closed"]),
+        );
+    }
     for version in ["0.9", "abc", "1.", "-1", ""] {
         rows.push(
             Row::new("B-014", "a version that is none", Fresh)

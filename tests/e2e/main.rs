@@ -3,7 +3,8 @@
 //! Run by `tests/run` (which makes the Python environment), or `cargo test -p pangaea-tests --test e2e [WORD…]` when the
 //! server has been built. `slix::…` are programs for slixmpp in `e2e/slix/`, `tokio_xmpp::…` are in `foreign.rs`, the
 //! contract of quickstart is in `contract.rs`, accounts that leave and come in `carry.rs`, people who move in `moves.rs`,
-//! the rows of a geo-distributed domain by name in `geo.rs`, slixmpp's own tests in `suite.rs`. `PANGAEA_TEST_AGAINST=prosody` runs what needs no regions.
+//! the rows of a geo-distributed domain by name in `geo.rs`, slixmpp's own tests in `suite.rs`. `PANGAEA_TEST_AGAINST=prosody` (or `ejabberd`) runs what
+//! needs no regions at a server of others.
 
 mod carry;
 mod contract;
@@ -17,6 +18,7 @@ mod talk;
 
 use pangaea_tests::harness::{Choice, Outcome, Test, run};
 use pangaea_tests::platform::{Plan, Platform};
+use pangaea_tests::reference::Which;
 use place::Place;
 use std::process::ExitCode;
 
@@ -34,12 +36,22 @@ async fn main() -> ExitCode {
     // A panic of a task is said in one line; what it means for a test, the test says.
     std::panic::set_hook(Box::new(|panic| eprintln!("(a task panicked: {panic})")));
     let mut outcome = Outcome::default();
-    if std::env::var("PANGAEA_TEST_AGAINST").as_deref() == Ok("prosody") {
-        match place::at_prosody().await {
-            Ok((_prosody, place)) => steady(&choice, &place, &mut outcome).await,
-            Err(e) => outcome.fail("prosody_starts", &e),
+    match Which::wanted() {
+        Ok(None) => {}
+        Ok(Some(which)) => {
+            match place::at_reference(which).await {
+                Ok((reference, place)) => {
+                    steady(&choice, &place, &mut outcome).await;
+                    reference.finish();
+                }
+                Err(e) => outcome.fail(&format!("{}_starts", which.name()), &e),
+            }
+            return outcome.finish();
         }
-        return outcome.finish();
+        Err(e) => {
+            outcome.fail("the_server_is_known", &e);
+            return outcome.finish();
+        }
     }
     // A little distance between the regions: with none at all, orders of events that can only go wrong at sea stay unseen.
     let plan = Plan { wan: "20ms".into(), users: geo::USERS.end, ..Plan::default() };

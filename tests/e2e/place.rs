@@ -1,8 +1,8 @@
-//! Where the end-to-end tests find a server: a platform of three regions, or a Prosody that stands for all of them.
+//! Where the end-to-end tests find a server: a platform of three regions, or a server of others that stands for all of them.
 
 use pangaea_tests::client::{Client, Endpoint, Result};
 use pangaea_tests::platform::{Door, Platform};
-use pangaea_tests::prosody::Prosody;
+use pangaea_tests::reference::{Reference, Which};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -47,10 +47,10 @@ impl Place {
     }
 }
 
-/// A Prosody with the accounts that quickstart would have made, as far as the tests use them.
-pub(crate) async fn at_prosody() -> Result<(Prosody, Place)> {
-    let prosody = Prosody::start().await?;
-    let endpoint = prosody.endpoint()?;
+/// A server of others with the accounts that quickstart would have made, as far as the tests use them.
+pub(crate) async fn at_reference(which: Which) -> Result<(Reference, Place)> {
+    let reference = Reference::start(which).await?;
+    let endpoint = reference.endpoint()?;
     for number in 0..40 {
         Client::new(
             "operator",
@@ -66,9 +66,9 @@ pub(crate) async fn at_prosody() -> Result<(Prosody, Place)> {
         domain: endpoint.domain.clone(),
         starttls: REGIONS.iter().map(|r| ((*r).to_owned(), endpoint.clone())).collect(),
         tls: BTreeMap::new(),
-        ca: prosody.ca(),
+        ca: reference.ca(),
         http: BTreeMap::new(),
         control: None,
     };
-    Ok((prosody, place))
+    Ok((reference, place))
 }

@@ -1,7 +1,7 @@
 //! Runs named tests that share a platform, prints what becomes of each, ends with a line like cargo's own.
 //!
 //! Used by the test binaries that bring their own `main` (`scenarios`, `e2e`). Words on the command line choose tests
-//! whose name contains one of them; `--list` only names them; `--serial` runs one at a time.
+//! whose name contains one of them; `--list` only names them; `--serial` runs one at a time, `--include-ignored` all.
 
 use crate::client::Result;
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream};
@@ -36,6 +36,7 @@ pub struct Choice {
     /// Only name the tests.
     pub list: bool,
     serial: bool,
+    ignored_too: bool,
 }
 
 impl Choice {
@@ -46,6 +47,7 @@ impl Choice {
             match arg.as_str() {
                 "--list" => choice.list = true,
                 "--serial" | "--test-threads=1" => choice.serial = true,
+                "--include-ignored" => choice.ignored_too = true,
                 flag if flag.starts_with('-') => {}
                 word => choice.words.push(word.into()),
             }
@@ -99,7 +101,7 @@ pub async fn run(
     let together = if choice.serial { 1 } else { together };
     let wanted = tests.into_iter().filter(|t| choice.wants(&t.name));
     let mut running = stream::iter(wanted.map(|test| async move {
-        if test.ignored.is_some() {
+        if test.ignored.is_some() && !choice.ignored_too {
             return (test.name, test.ignored, Ok(()), 0.0);
         }
         let started = Instant::now();

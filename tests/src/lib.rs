@@ -5,7 +5,7 @@
 //!
 //! * [`platform`] starts `pangaea quickstart`, knows its ports, steers its WAN, stops it;
 //! * [`database`] starts PostgreSQL and MariaDB;
-//! * [`prosody`] starts a mature server in its place, to prove the tests themselves;
+//! * [`reference`] starts a mature server in its place, to prove the tests themselves;
 //! * [`client`] is the test client; [`xml`] and [`scram`] are what it stands on;
 //! * [`scenario`] reads and plays `tests/scenarios/*.scn`;
 //! * [`harness`] runs named tests and prints what became of them;
@@ -17,7 +17,7 @@ pub mod harness;
 pub mod http;
 pub mod ledger;
 pub mod platform;
-pub mod prosody;
+pub mod reference;
 pub mod scenario;
 pub mod scram;
 pub mod xml;

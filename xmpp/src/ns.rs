@@ -124,6 +124,8 @@ pub const ERRORS: &str = "urn:xmpp:errors";
 pub const PIE: &str = "urn:xmpp:pie:0";
 /// Portable import and export, before it had a namespace of its own (XEP-0227 0.2).
 pub const PIE_OLD: &str = "http://www.xmpp.org/extensions/xep-0227.html#ns";
+/// Portable import and export: archives (XEP-0227).
+pub const PIE_MAM: &str = "urn:xmpp:pie:0#mam";
 /// Portable import and export: SCRAM credentials (XEP-0227).
 pub const PIE_SCRAM: &str = "urn:xmpp:pie:0#scram";
 /// XInclude, by which such a document is split into files (XEP-0227 §5).
@@ -152,6 +154,8 @@ pub const CORRECTION: &str = "urn:xmpp:message-correct:0";
 pub const MAM: &str = "urn:xmpp:mam:2";
 /// Message archive, extended (XEP-0313).
 pub const MAM_EXTENDED: &str = "urn:xmpp:mam:2#extended";
+/// Message archive, queries that say whether they want what was said in rooms (XEP-0313).
+pub const MAM_GROUPCHAT_FIELD: &str = "urn:xmpp:mam:2#groupchat-field";
 /// Archive, full-text search (XEP-0431).
 pub const FULLTEXT: &str = "urn:xmpp:fulltext:0";
 /// Message retraction (XEP-0424).

@@ -206,6 +206,23 @@ fn an_error_is_answered_with_nothing_and_all_else_turned_round() {
 }
 
 #[test]
+fn a_message_that_is_refused_brings_back_what_it_said() {
+    for (sent, children) in [
+        ("<body>hi</body><thread>t</thread>", "body thread error"),
+        ("<x xmlns='urn:x'><error/></x><body>a &lt; b</body>", "x body error"),
+        ("<error type='cancel'/><body>hi</body>", "body error"),
+        ("", "error"),
+    ] {
+        let text = format!("<message to='juliet@c.example/b' id='7' type='chat'>{sent}</message>");
+        let reply = receive(&text).error_reply(&StanzaError::service_unavailable()).unwrap();
+        check_sound(&reply);
+        let names: Vec<&str> = reply.children().map(|(name, _)| name).collect();
+        assert_eq!(names.join(" "), children, "{sent}");
+        assert_eq!(reply.type_(), Type::Error);
+    }
+}
+
+#[test]
 fn built_stanzas_are_canonical() {
     let presence = Stanza::presence(Some(&jid("a@b")), None, Type::Unavailable)
         .with_text_child("status", "<bye>\u{0}")
@@ -335,4 +352,26 @@ proptest! {
             check_sound(&other);
         }
     }
+}
+
+/// A namespace that is written once, on the stream, would be written with every element that uses it.
+#[test]
+fn a_stanza_does_not_grow_without_bound_by_what_its_stream_declares() {
+    let on = |uri: &str, count: usize| {
+        let root = format!(
+            "<stream:stream xmlns='{}' xmlns:stream='{}' xmlns:x='{uri}'>",
+            ns::CLIENT,
+            ns::STREAM
+        );
+        let xml = format!("<message to='juliet@c.example'>{}</message>", "<x:a/>".repeat(count));
+        let mut framer = Framer::stream(Limits::STANZA);
+        assert!(matches!(framer.scan(root.as_bytes()), Ok(Scan::Open(..))));
+        let Ok(Scan::Element(_, head)) = framer.scan(xml.as_bytes()) else { panic!("{xml}") };
+        Stanza::receive(xml.as_bytes(), &head, &jid("romeo@m.example/o"), None)
+    };
+    let long = "u".repeat(1000);
+    check_sound(&on("urn:x", 4000).expect("it has grown a little"));
+    check_sound(&on(&long, 10).expect("it has grown a little"));
+    let rejected = on(&long, 4000).expect_err("four megabytes of a few thousand bytes");
+    assert_eq!(rejected.error.condition, Condition::PolicyViolation);
 }

@@ -17,6 +17,8 @@ pub struct Clients {
     pub per_account_max: usize,
     /// A client without a token that was away for so long is forgotten.
     pub forgotten_after: Duration,
+    /// Whether another password ends the account's other sessions, with `reset`. Its tokens end with the old one in any case.
+    pub password_ends_sessions: bool,
     /// How exactly it is kept when a client was last seen.
     pub seen_every: Duration,
     /// Whether the names of software and device are kept.
@@ -43,6 +45,7 @@ pub(crate) fn read(table: &Table<'_>) -> Clients {
             "a number from 1 to 10000",
         ),
         forgotten_after: time("forgotten_after", 90 * DAY, minute, from_a_minute),
+        password_ends_sessions: table.value("password_ends_sessions", true),
         seen_every: time("seen_every", 60 * minute, minute, from_a_minute),
         keep_user_agent: table.value("keep_user_agent", true),
     };

@@ -66,6 +66,11 @@ pub struct Limits {
     pub roster_name_bytes_max: usize,
     /// Groups of one roster entry. Beyond: the roster set is refused with `not-acceptable`.
     pub roster_groups_max: usize,
+    /// Bytes of a subscription request, which is kept until it is answered. Beyond: it goes without what it says.
+    pub subscription_bytes_max: usize,
+    /// Addresses that one session has sent presence to, which hear of its end (rooms, for the most part). Beyond: the one that was written to first
+    /// does not.
+    pub directed_presence_max: usize,
     /// Privacy lists of one account (XEP-0016). Beyond: a new one, or the first block, is refused with `resource-constraint`.
     pub privacy_lists_max: usize,
     /// Items of one privacy list, the block list (XEP-0191) among them. Beyond: a change is refused with `resource-constraint`.
@@ -155,6 +160,8 @@ pub(crate) fn read(table: &Table<'_>) -> Limits {
         roster_items_max: count("roster_items_max", 2_000),
         roster_name_bytes_max: size("roster_name_bytes_max", 1_023, 64),
         roster_groups_max: count("roster_groups_max", 64),
+        subscription_bytes_max: size("subscription_bytes_max", 4 * KIB, 256),
+        directed_presence_max: count("directed_presence_max", 1_000),
         privacy_lists_max: count("privacy_lists_max", 20),
         privacy_items_max: count("privacy_items_max", 1_000),
         offline_messages_max: count("offline_messages_max", 1_000),

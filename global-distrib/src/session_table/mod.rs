@@ -25,7 +25,7 @@ use xmpp::jid::{BareJid, FullJid};
 use self::admit::Lanes;
 pub use self::admit::Taken;
 use self::held::Waiters;
-pub use self::row::{Place, RouteEntry, Row};
+pub use self::row::{Place, RouteEntry, Row, Shows};
 use self::user::User;
 use self::way::Way;
 pub use self::way::{Trail, leave_trail};
@@ -242,14 +242,8 @@ impl<H: Clone + PartialEq, S> Directory<H, S> {
     }
 
     /// New presence of a row. Returns whether the row is known with that generation, and whether something waits for the user.
-    pub fn update(
-        &self,
-        full: &FullJid,
-        generation: Hlc,
-        priority: i8,
-        available: bool,
-    ) -> (bool, bool) {
-        self.change(full, |row| row.generation == generation, priority, available)
+    pub fn update(&self, full: &FullJid, generation: Hlc, shows: Shows) -> (bool, bool) {
+        self.change(full, |row| row.generation == generation, shows)
     }
 
     /// As [`Directory::update`], by the word of another node: touches its own row only, also when two nodes made the same generation.
@@ -258,19 +252,17 @@ impl<H: Clone + PartialEq, S> Directory<H, S> {
         node: NodeIx,
         full: &FullJid,
         generation: Hlc,
-        priority: i8,
-        available: bool,
+        shows: Shows,
     ) -> (bool, bool) {
         let own = |row: &Row<H>| row.generation == generation && row.there() == Some(node);
-        self.change(full, own, priority, available)
+        self.change(full, own, shows)
     }
 
     fn change(
         &self,
         full: &FullJid,
         which: impl Fn(&Row<H>) -> bool,
-        priority: i8,
-        available: bool,
+        shows: Shows,
     ) -> (bool, bool) {
         let changed = self.users.update_sync(full.bare_str(), |_, user| {
             let shadows = user.shadows.iter_mut().flat_map(|all| all.iter_mut());
@@ -278,8 +270,9 @@ impl<H: Clone + PartialEq, S> Directory<H, S> {
             let found = rows.find(|row| row.full == *full && which(row));
             let known = found.is_some();
             if let Some(row) = found {
-                row.priority = priority;
-                row.available = available;
+                row.priority = shows.priority;
+                row.available = shows.available;
+                row.hidden = shows.hidden;
                 row.lit = true;
             }
             (known, user.gate.is_some())
@@ -307,8 +300,15 @@ impl<H: Clone + PartialEq, S> Directory<H, S> {
             Some((row, Some(node))) => {
                 let reopen = self.unbind_there(node, full, generation, now_ms, carrier);
                 let (full, place) = (full.clone(), Place::There(node));
-                let gone =
-                    Row { full, place, generation, priority: 0, available: false, lit: true };
+                let gone = Row {
+                    full,
+                    place,
+                    generation,
+                    priority: 0,
+                    available: false,
+                    hidden: false,
+                    lit: true,
+                };
                 Some((row.unwrap_or(gone), reopen))
             }
             Some((Some(row), None)) => {
@@ -453,7 +453,7 @@ impl<H: Clone + PartialEq, S> Directory<H, S> {
     }
 
     /// Marks a node's rows dark (silent too long) or lit again; returns the full JIDs and generations of available rows whose light
-    /// changed. O(users).
+    /// changed, without those that are hidden. O(users).
     pub fn light(&self, node: NodeIx, lit: bool) -> Vec<(FullJid, Hlc)> {
         let mut changed = Vec::new();
         self.users.retain_sync(|_, user| {
@@ -461,7 +461,7 @@ impl<H: Clone + PartialEq, S> Directory<H, S> {
                 user.rows.iter_mut().filter(|row| row.there() == Some(node) && row.lit != lit)
             {
                 row.lit = lit;
-                if row.available {
+                if row.available && !row.hidden {
                     changed.push((row.full.clone(), row.generation));
                 }
             }

@@ -29,6 +29,8 @@ pub struct Row<H> {
     pub priority: i8,
     /// Has sent initial presence and not withdrawn it.
     pub available: bool,
+    /// Available to its own user and to nobody else (XEP-0186).
+    pub hidden: bool,
     /// False while its node has been silent for longer than `geo.dead_after`: contacts were told `unavailable`.
     pub lit: bool,
 }
@@ -51,6 +53,17 @@ impl<H> Row<H> {
     }
 }
 
+/// The presence of a resource, as far as rows know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shows {
+    /// [`Row::priority`].
+    pub priority: i8,
+    /// [`Row::available`].
+    pub available: bool,
+    /// [`Row::hidden`].
+    pub hidden: bool,
+}
+
 /// A change of rows as the route log carries it, in the order it happened. Idempotent: applying one twice changes nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RouteEntry {
@@ -68,6 +81,8 @@ pub enum RouteEntry {
         priority: i8,
         /// Whether it is available.
         available: bool,
+        /// To its own user only.
+        hidden: bool,
     },
     /// Its presence changed.
     Update {
@@ -79,6 +94,8 @@ pub enum RouteEntry {
         priority: i8,
         /// New availability.
         available: bool,
+        /// To its own user only.
+        hidden: bool,
     },
     /// It is gone.
     Unbind {

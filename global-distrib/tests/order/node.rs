@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use global_distrib::{Choice, Outcome, Place, RouteEntry, Row, Taken};
+use global_distrib::{Choice, Outcome, Place, RouteEntry, Row, Shows, Taken};
 use replication::route_log::Tail;
 use xmpp::jid::{BareJid, FullJid};
 
@@ -10,6 +10,9 @@ use super::road::{Road, bare, choose, ix, name, user_of};
 use super::world::{
     ACT_UNTIL_MS, Answer, Asked, Delivery, Event, Frame, Note, Request, Seat, Sent, World,
 };
+
+/// What a session shows that has just become available.
+const HERE: Shows = Shows { priority: 0, available: true, hidden: false };
 
 impl World {
     fn road(&self, me: usize) -> Road<'_> {
@@ -187,6 +190,7 @@ impl World {
             generation,
             priority: 0,
             available: false,
+            hidden: false,
             lit: true,
         };
         let bound = self.tables[me].bind(row, |_| true);
@@ -202,11 +206,19 @@ impl World {
             state.tell(|| format!("{full} signs in at n{me} (seat {seat_id})"));
             state.devices[device].seat = Some(seat_id);
         }
-        let entry =
-            RouteEntry::Bind { full: full.clone(), generation, priority: 0, available: false };
+        let entry = RouteEntry::Bind {
+            full: full.clone(),
+            generation,
+            priority: 0,
+            available: false,
+            hidden: false,
+        };
         self.append(me, entry);
-        let (_, reopen) = self.tables[me].update(&full, generation, 0, true);
-        self.append(me, RouteEntry::Update { full, generation, priority: 0, available: true });
+        let (_, reopen) = self.tables[me].update(&full, generation, HERE);
+        self.append(
+            me,
+            RouteEntry::Update { full, generation, priority: 0, available: true, hidden: false },
+        );
         self.ask(me, user, Asked::HandOut(seat_id));
         if reopen {
             self.reopen(me, &bare(user));
@@ -324,12 +336,14 @@ impl World {
                     let mut entries = vec![RouteEntry::SnapshotBegin];
                     self.tables[me].for_each(|row| {
                         if row.here().is_some() {
-                            let Row { full, generation, priority, available, .. } = row.clone();
+                            let Row { full, generation, priority, available, hidden, .. } =
+                                row.clone();
                             entries.push(RouteEntry::Bind {
                                 full,
                                 generation,
                                 priority,
                                 available,
+                                hidden,
                             });
                         }
                     });
@@ -493,7 +507,7 @@ impl World {
                 waiting.iter().for_each(|who| self.reopen(me, who));
                 self.finish(me);
             }
-            RouteEntry::Bind { full, generation, priority, available } => {
+            RouteEntry::Bind { full, generation, priority, available, hidden } => {
                 self.link(from, me, |named| named.as_mut().map(|named| named.insert(full.clone())));
                 {
                     let mut state = self.state.borrow_mut();
@@ -502,8 +516,15 @@ impl World {
                     state.tell(|| format!("n{me} learns that {full} is at n{from}"));
                 }
                 let place = Place::There(ix(from));
-                let row =
-                    Row { full: full.clone(), place, generation, priority, available, lit: true };
+                let row = Row {
+                    full: full.clone(),
+                    place,
+                    generation,
+                    priority,
+                    available,
+                    hidden,
+                    lit: true,
+                };
                 let bound = table.bind(row, |known| match known.there() {
                     Some(known) => ix(from) > known,
                     None => from > me,
@@ -515,8 +536,9 @@ impl World {
                     reopen(&full);
                 }
             }
-            RouteEntry::Update { full, generation, priority, available } => {
-                if table.update_there(ix(from), &full, generation, priority, available).1 {
+            RouteEntry::Update { full, generation, priority, available, hidden } => {
+                let shows = Shows { priority, available, hidden };
+                if table.update_there(ix(from), &full, generation, shows).1 {
                     reopen(&full);
                 }
             }

@@ -63,6 +63,7 @@ pub fn router(operator: Arc<dyn Operator>, accounts: &[String]) -> Router {
         .route("/admin/users/{account}/password", put(user_passwd))
         .route("/admin/users/{account}/export", get(user_export))
         .route("/admin/users/{account}/offline", get(user_offline))
+        .route("/admin/users/{account}/archive", get(user_archive).post(user_import_archive))
         .route("/admin/invitations", get(invitations).post(invite))
         .route("/admin/invitations/{id}", delete(invitation_revoke))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
@@ -85,7 +86,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
     paths(
         status, regions, region_state, nodes, metadata, links, sessions, kick, home_of, home_move,
         reports, users, user_add, user_import, user_remove, user_passwd, user_export, user_offline,
-        invite, invitations, invitation_revoke
+        user_archive, user_import_archive, invite, invitations, invitation_revoke
     ),
     components(schemas(Refusal, Ready)),
     security(("password" = [])),
@@ -337,10 +338,23 @@ async fn user_add(State(admin): State<Admin>, Body(new): Body<NewUser>) -> Reply
 /// Makes an account from an export, of this server or another. All of it or nothing, if it is not very large;
 /// else a failure leaves an account that nobody can sign in to, until the import is repeated.
 #[utoipa::path(post, path = "/admin/users/import", request_body = UserExport,
-    responses((status = 200), (status = 400, body = Refusal), (status = 409, body = Refusal),
-        (status = 503, body = Refusal)))]
-async fn user_import(State(admin): State<Admin>, Body(user): Body<UserExport>) -> Reply<()> {
+    responses((status = 200, body = Imported), (status = 400, body = Refusal),
+        (status = 409, body = Refusal), (status = 503, body = Refusal)))]
+async fn user_import(State(admin): State<Admin>, Body(user): Body<UserExport>) -> Reply<Imported> {
     reply(admin.operator.user_import(user)).await
+}
+
+/// More of an import: archived messages. Until the last of them is there nobody can sign in to the account.
+#[utoipa::path(post, path = "/admin/users/{account}/archive",
+    params(("account" = String, Path)), request_body = ArchivePart,
+    responses((status = 200, body = Imported), (status = 400, body = Refusal),
+        (status = 409, body = Refusal), (status = 503, body = Refusal)))]
+async fn user_import_archive(
+    State(admin): State<Admin>,
+    Path(account): Path<String>,
+    Body(part): Body<ArchivePart>,
+) -> Reply<Imported> {
+    reply(admin.operator.user_import_archive(&account, part)).await
 }
 
 /// Removes an account with all its data.
@@ -389,6 +403,27 @@ async fn user_offline(
     Asked(asked): Asked<OfflineAsked>,
 ) -> Reply<OfflinePage> {
     reply(admin.operator.user_offline(&account, asked.after)).await
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct ArchiveAsked {
+    /// The `more` of the answer before; if not said, from the first.
+    after: Option<u64>,
+}
+
+/// What is archived for an account, the oldest first.
+#[utoipa::path(get, path = "/admin/users/{account}/archive",
+    params(("account" = String, Path), ArchiveAsked),
+    responses((status = 200, body = ArchivePage), (status = 404, body = Refusal),
+        (status = 503, body = Refusal)))]
+async fn user_archive(
+    State(admin): State<Admin>,
+    Path(account): Path<String>,
+    Asked(asked): Asked<ArchiveAsked>,
+) -> Reply<ArchivePage> {
+    reply(admin.operator.user_archive(&account, asked.after)).await
 }
 
 /// Makes an invitation.

@@ -38,12 +38,18 @@ pub struct UserExport {
     /// Privacy lists (XEP-0016), the block list (XEP-0191) among them: a `<query/>`, as text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub privacy: Option<String>,
+    /// What is to be archived (XEP-0441): `<prefs xmlns='urn:xmpp:mam:2'/>`, as text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preferences: Option<String>,
     /// Messages that wait, the oldest first: `<message/>`, as text, in `jabber:client` unless it says otherwise.
     #[serde(default)]
     pub offline: Vec<String>,
     /// More messages wait: ask for those after this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub more: Option<u64>,
+    /// An import goes on with what was archived: until its last part has come, the account is disabled.
+    #[serde(default)]
+    pub archive_follows: bool,
 }
 
 /// What one signs in with (RFC 5802 §3).
@@ -140,6 +146,51 @@ pub struct OfflinePage {
     /// More wait: ask for those after this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub more: Option<u64>,
+}
+
+/// A message in an account's archive (XEP-0313).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Archived {
+    /// What it is called there: kept if it is an id of this server's kind.
+    pub id: String,
+    /// When the server received it, in milliseconds since the Unix epoch.
+    pub at: u64,
+    /// `<message/>`, as text.
+    pub message: String,
+}
+
+/// Some of what is archived for an account, the oldest first.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ArchivePage {
+    /// The messages.
+    pub archive: Vec<Archived>,
+    /// There are more: ask for those after this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub more: Option<u64>,
+}
+
+/// How far an import has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Imported {
+    /// Which import it is.
+    pub import: u64,
+    /// Parts that its home has.
+    pub parts: u32,
+    /// Archived messages among them.
+    pub archived: u64,
+}
+
+/// More of an import: what comes after [`UserExport::archive_follows`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ArchivePart {
+    /// The answer to what came before.
+    pub after: Imported,
+    /// Messages, the oldest first, all of them later than those that came before.
+    pub archive: Vec<Archived>,
+    /// No others follow.
+    pub last: bool,
 }
 
 impl std::fmt::Debug for UserExport {

@@ -59,7 +59,8 @@ pub trait Operator: Send + Sync + 'static {
     fn users<'a>(&'a self, after: Option<&'a str>, limit: usize) -> Answer<'a, Vec<String>>;
     /// Makes an account. Refused if it is there.
     fn user_add<'a>(&'a self, account: &'a str, password: &'a str) -> Answer<'a, ()>;
-    /// Sets the password of an account that is there. Its tokens end with the old one (XEP-0484); its sessions go on.
+    /// Sets the password of an account that is there. Its tokens end with the old one (XEP-0484), and its sessions,
+    /// unless `clients.password_ends_sessions` says otherwise.
     fn user_passwd<'a>(&'a self, account: &'a str, password: &'a str) -> Answer<'a, ()>;
     /// Removes an account with all its data, and ends its sessions.
     fn user_remove<'a>(&'a self, account: &'a str) -> Answer<'a, ()>;
@@ -69,7 +70,15 @@ pub trait Operator: Send + Sync + 'static {
     fn user_offline<'a>(&'a self, account: &'a str, after: u64) -> Answer<'a, OfflinePage>;
     /// Makes an account from what `user_export` gave, or another server. Refused if it is there. An import that failed
     /// on its way may be repeated.
-    fn user_import(&self, user: UserExport) -> Answer<'_, ()>;
+    fn user_import(&self, user: UserExport) -> Answer<'_, Imported>;
+    /// What is archived for an account, after a number that such an answer gave.
+    fn user_archive<'a>(&'a self, account: &'a str, after: Option<u64>) -> Answer<'a, ArchivePage>;
+    /// More of an import that is not at its end.
+    fn user_import_archive<'a>(
+        &'a self,
+        account: &'a str,
+        part: ArchivePart,
+    ) -> Answer<'a, Imported>;
     /// Makes an invitation.
     fn invite(&self, new: NewInvitation) -> Answer<'_, IssuedInvitation>;
     /// The invitations of an account, or of the operator, that are still good.

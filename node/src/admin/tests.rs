@@ -18,6 +18,8 @@ pub(crate) struct Fake {
     pub(crate) orders: Mutex<Vec<String>>,
     /// What was imported, by account; exports give it back.
     pub(crate) users: Mutex<std::collections::BTreeMap<String, UserExport>>,
+    /// What was imported of their archives; it is given back two at a time.
+    pub(crate) archives: Mutex<std::collections::BTreeMap<String, Vec<Archived>>>,
 }
 
 impl Fake {
@@ -155,12 +157,35 @@ impl Operator for Fake {
         let page = OfflinePage { offline: vec![format!("<message id='{after}'/>")], more: None };
         self.done(format!("offline {account} {after}"), page)
     }
-    fn user_import(&self, user: UserExport) -> Answer<'_, ()> {
+    fn user_import(&self, mut user: UserExport) -> Answer<'_, Imported> {
         let order = format!("import {}", user.account);
+        user.archive_follows = false;
         if self.users.lock().insert(user.account.clone(), user).is_some() {
             return Box::pin(at_once(Err(Refusal::conflict("it is there already"))));
         }
-        self.done(order, ())
+        self.done(order, Imported { import: u64::MAX, parts: 1, archived: 0 })
+    }
+    fn user_archive<'a>(&'a self, account: &'a str, after: Option<u64>) -> Answer<'a, ArchivePage> {
+        let archives = self.archives.lock();
+        let kept = archives.get(account).cloned().unwrap_or_default();
+        let place = after.map_or(0, |after| usize::try_from(after).expect("small"));
+        let archive: Vec<Archived> = kept.iter().skip(place).take(2).cloned().collect();
+        let next = place + archive.len();
+        let more = (next < kept.len()).then_some(next as u64);
+        self.done(format!("archive {account} {after:?}"), ArchivePage { archive, more })
+    }
+    fn user_import_archive<'a>(
+        &'a self,
+        account: &'a str,
+        part: ArchivePart,
+    ) -> Answer<'a, Imported> {
+        let order = format!("archived {account} {} {}", part.after.archived, part.last);
+        let mut archives = self.archives.lock();
+        let kept = archives.entry(account.to_owned()).or_default();
+        assert_eq!((part.after.import, part.after.archived), (u64::MAX, kept.len() as u64));
+        kept.extend(part.archive);
+        let parts = part.after.parts + 1;
+        self.done(order, Imported { parts, archived: kept.len() as u64, ..part.after })
     }
 }
 
@@ -299,7 +324,7 @@ async fn the_description_names_every_path_and_is_open_to_all() {
     assert_eq!(reply.status, 200);
     let description: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
     let paths = description["paths"].as_object().unwrap();
-    assert_eq!(paths.len(), 18, "{:?}", paths.keys());
+    assert_eq!(paths.len(), 19, "{:?}", paths.keys());
     assert!(paths["/admin/regions/{name}/state"]["put"].is_object());
     assert_eq!(description["components"]["securitySchemes"]["password"]["scheme"], "basic");
 }

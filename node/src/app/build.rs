@@ -29,6 +29,7 @@ use crate::auth::stored::AtHome;
 use crate::auth::{Chain, Internal, Stored, Throttle, sources};
 use crate::features::Features;
 use crate::features::archive::{self, Archive};
+use crate::features::blocking::record::PRIVACY;
 use crate::features::push::cache::Pushes;
 use crate::features::roster::cache::Rosters;
 use crate::geo::Geo;
@@ -39,6 +40,7 @@ use crate::outbox::{self, Recovery};
 use crate::router::{Domains, Ledger};
 use crate::service::Services;
 use crate::session::Resumable;
+use crate::storage::holders::Holders;
 use crate::storage::{self, Storage};
 use crate::transport::TlsAcceptor;
 use crate::transport::tls::Pair;
@@ -144,10 +146,11 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
         homes,
         storage,
         rosters: Rosters::default(),
+        guarded: Holders::new(PRIVACY),
         pushes: Pushes::new(config.push.remembered_max, world.number()),
         features,
         services,
-        archive: Archive::new(&config.archive, &name),
+        archive: Archive::new(&config.archive),
         ledger: Ledger::new(incarnation, config.limits.unsettled_bytes_max),
         recovery: Recovery::default(),
         second: Second::default(),
@@ -170,6 +173,8 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
     late.set(&node);
     outbox::load(&node).await?;
     archive::load(&node).await?;
+    node.guarded.load(&*node.storage).await?;
+    node.pushes.registered.load(&*node.storage).await?;
     Ok(node)
 }
 

@@ -13,9 +13,10 @@ use xmpp::stream::error::StreamError;
 
 use super::{Node, inviting, portable};
 use crate::admin::{
-    Answer, HomeInfo, HomeTarget, InvitationInfo, IssuedInvitation, LinkInfo, MetadataInfo,
-    NewInvitation, NodeInfo, OfflinePage, Operator, Ready, Refusal, RegionInfo, RegionState,
-    ReportInfo, ReportedStanza, SessionInfo, Status, UserExport,
+    Answer, ArchivePage, ArchivePart, HomeInfo, HomeTarget, Imported, InvitationInfo,
+    IssuedInvitation, LinkInfo, MetadataInfo, NewInvitation, NodeInfo, OfflinePage, Operator,
+    Ready, Refusal, RegionInfo, RegionState, ReportInfo, ReportedStanza, SessionInfo, Status,
+    UserExport,
 };
 use crate::auth::Authenticator;
 use crate::auth::internal::NoKeys;
@@ -421,7 +422,10 @@ impl Operator for Desk {
         Box::pin(async move {
             let account = self.account(account)?;
             let record = self.keys(password).await?;
-            match accounts::set_keys(&self.node.homes, &account, &record).await.map_err(refused)? {
+            match accounts::set_keys(&self.node.homes, &account, &record, None)
+                .await
+                .map_err(refused)?
+            {
                 true => Ok(()),
                 false => Err(Refusal::not_found(format!("there is no account {account}"))),
             }
@@ -461,10 +465,24 @@ impl Operator for Desk {
         Box::pin(async move { inviting::revoke(&self.node, &self.inviter(of)?, id).await })
     }
 
-    fn user_import(&self, user: UserExport) -> Answer<'_, ()> {
+    fn user_import(&self, user: UserExport) -> Answer<'_, Imported> {
         Box::pin(async move {
             let account = self.account(&user.account)?;
             portable::import(&self.node, &account, user).await
+        })
+    }
+
+    fn user_archive<'a>(&'a self, account: &'a str, after: Option<u64>) -> Answer<'a, ArchivePage> {
+        Box::pin(async move { portable::archive(&self.node, &self.account(account)?, after).await })
+    }
+
+    fn user_import_archive<'a>(
+        &'a self,
+        account: &'a str,
+        part: ArchivePart,
+    ) -> Answer<'a, Imported> {
+        Box::pin(async move {
+            portable::import_archive(&self.node, &self.account(account)?, part).await
         })
     }
 }

@@ -14,10 +14,14 @@ use xmpp::jid::{BareJid, Jid};
 use xmpp::sasl::ScramKeys;
 use xmpp::stanza::{Stanza, Type};
 
-pub(super) use self::import::import;
+pub(super) use self::import::{import, import_archive};
 use super::Node;
 use super::operator::refused;
-use crate::admin::{OfflinePage, Refusal, RosterItem, ScramCredentials, Subscription, UserExport};
+use crate::admin::{
+    ArchivePage, Archived, OfflinePage, Refusal, RosterItem, ScramCredentials, Subscription,
+    UserExport,
+};
+use crate::features::archive::prefs::Prefs;
 use crate::features::roster::record::Contact;
 use crate::pie::MECHANISMS;
 use crate::pie::home::{After, Answer, OP, Request, Shelf};
@@ -45,6 +49,37 @@ pub(super) async fn offline(node: &Node, account: &BareJid, after: u64) -> Done<
     Ok(OfflinePage { offline: user.offline, more: user.more })
 }
 
+/// What is archived, after a number of [`ArchivePage::more`].
+pub(super) async fn archive(
+    node: &Node,
+    account: &BareJid,
+    mut after: Option<u64>,
+) -> Done<ArchivePage> {
+    let (mut page, mut bytes) = (ArchivePage::default(), 0);
+    loop {
+        let (items, more) = match ask(node, account, &Request::Archive(after)).await? {
+            Answer::Archive { items, more } => (items, more),
+            Answer::NoAccount => return Err(missing(account)),
+            other => return Err(Refusal::failed(format!("its home answers {other:?}"))),
+        };
+        for (place, item) in items {
+            bytes += item.stanza.len();
+            after = Some(place);
+            let message = text(item.stanza)?;
+            page.archive.push(Archived { id: item.uid.to_string(), at: item.at_ms, message });
+        }
+        if more && bytes < ANSWER_BYTES_MAX {
+            continue;
+        }
+        page.more = after.filter(|_| more);
+        return Ok(page);
+    }
+}
+
+fn missing(account: &BareJid) -> Refusal {
+    Refusal::not_found(format!("there is no account {account}"))
+}
+
 async fn read(node: &Node, jid: &BareJid, mut after: After, user: &mut UserExport) -> Done<()> {
     let mut bytes = 0;
     let mut lists = Vec::new();
@@ -57,13 +92,12 @@ async fn read(node: &Node, jid: &BareJid, mut after: After, user: &mut UserExpor
                             Shelf::Vcard => user.vcard = Some(text(element)?),
                             Shelf::Private => user.private.push(text(element)?),
                             Shelf::Privacy => lists.push((key, element)),
+                            Shelf::Preferences => user.preferences = Some(preferences(&element)?),
                         }
                     }
                     (account, contacts, messages, next)
                 }
-                Answer::NoAccount => {
-                    return Err(Refusal::not_found(format!("there is no account {jid}")));
-                }
+                Answer::NoAccount => return Err(missing(jid)),
                 Answer::Unfinished => {
                     return Err(Refusal::conflict(
                         "its import has not come to its end: repeat that first",
@@ -98,6 +132,11 @@ async fn read(node: &Node, jid: &BareJid, mut after: After, user: &mut UserExpor
     let lists = privacy::element(&lists)?;
     user.privacy = lists.map(|query| text(query.to_bytes())).transpose()?;
     Ok(())
+}
+
+fn preferences(value: &[u8]) -> Done<String> {
+    let damaged = |_| Refusal::failed("archive preferences that are kept cannot be read");
+    text(postcard::from_bytes::<Prefs>(value).map_err(damaged)?.element().to_bytes())
 }
 
 fn credentials(keys: &ScramKeys) -> ScramCredentials {

@@ -23,7 +23,7 @@ use crate::geo::Geo;
 use crate::geo::calls::CallError;
 use crate::geo::frame::{self, Call};
 use crate::geo::light;
-use crate::homes::accounts::{ACCOUNTS, AccountHome};
+use crate::homes::accounts::{ACCOUNTS, AccountHome, PASSWORD};
 use crate::homes::{
     self, Applied, AppliedAt, HomeMap, HomeOp, HomePlace, HomeTransport, Homes, HomesConfig,
     HomesParts, MoveSaid, Moved, ShipSink, Wall,
@@ -309,6 +309,7 @@ pub(super) async fn homes(
         Box::new(AccountHome {
             stores: vec![
                 ACCOUNTS,
+                PASSWORD,
                 clients::record::CLIENTS,
                 roster::record::ROSTER,
                 roster::record::VERSION,

@@ -2,21 +2,25 @@
 //!
 //! `{"account":…,"user":…,"domain":…,"password":…}` → 200, 204: right; 401: wrong; 403: suspended; 410: expired; 404: no such account.
 //! The same without a password asks whether there is such an account: 404, or something else of these.
-//! `{"token":…}` → 200 with `{"account":…}`; 404: no token of that service. All else: down. Deliberately absent: TLS (see
-//! `http::client`), SCRAM keys over HTTP.
+//! `{"token":…}` → 200 with `{"account":…}`; 404: no token of that service. All else: down. Over TLS the service's
+//! certificate is checked against the authorities of `ca`, and sessions are resumed. Deliberately absent: SCRAM keys over HTTP.
 
 use std::sync::Arc;
 
+use axum::body::Body;
+use axum::http::{HeaderValue, header, request};
 use config::HttpCall;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Bytes;
 use serde::{Deserialize, Serialize};
 use xmpp::jid::BareJid;
 use xmpp::sasl::Password;
 
 use super::gate::Gate;
 use super::{Abilities, Backend, Said, account_named};
-use crate::http::client::{Client, Reply};
+use crate::http::outgoing::Outgoing;
 
 /// The longest answer that is read.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
@@ -26,8 +30,11 @@ const ANSWER_BYTES_MAX: usize = 64 << 10;
 pub struct Http(Arc<Inner>);
 
 struct Inner {
-    client: Client,
+    outgoing: Outgoing,
+    url: String,
+    /// What the URL says behind its host.
     path: String,
+    bearer: Option<HeaderValue>,
     tokens: bool,
     domain: String,
     gate: Gate,
@@ -56,25 +63,34 @@ impl Http {
     /// As configured, for the accounts of `domain`.
     ///
     /// # Errors
-    /// In words: the URL or the file of the bearer cannot be used.
+    /// In words: the file of the bearer or, with an `https` URL, that of the authorities cannot be used.
     pub fn new(call: &HttpCall, domain: &str) -> Result<Self, String> {
-        let rest = call.url.strip_prefix("http://").unwrap_or(&call.url);
-        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-        let mut client = Client::new(authority)
-            .map_err(|error| error.to_string())?
-            .with_deadline(call.bounds.timeout)
-            .with_answer_max(ANSWER_BYTES_MAX);
-        if let Some(file) = &call.bearer_file {
-            client = client.with_bearer(&super::secret_of(file)?);
+        let host = call.url.find("://").map_or(0, |at| at + 3);
+        let path = call.url[host..].find('/').map_or(call.url.len(), |at| host + at);
+        let (url, path) = call.url.split_at(path);
+        let outgoing = Outgoing::new(call.ca.clone());
+        if url.starts_with("https://") {
+            outgoing.prepare().map_err(|error| error.to_string())?;
         }
+        let bearer = call.bearer_file.as_deref().map(bearer).transpose()?;
         Ok(Self(Arc::new(Inner {
-            client,
+            outgoing,
+            url: url.to_owned(),
             path: if path.is_empty() { "/".to_owned() } else { path.to_owned() },
+            bearer,
             tokens: call.tokens,
             domain: domain.to_owned(),
             gate: Gate::new("http", &call.bounds),
         })))
     }
+}
+
+fn bearer(file: &std::path::Path) -> Result<HeaderValue, String> {
+    let value = format!("Bearer {}", super::secret_of(file)?);
+    let mut value = HeaderValue::try_from(value)
+        .map_err(|_| format!("{}: no token for a header", file.display()))?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 impl Inner {
@@ -89,14 +105,24 @@ impl Inner {
         self.ask(question).await.map_or(Said::Down, |(said, _)| said)
     }
 
-    /// What it says of that; a status that says nothing is a failure.
-    async fn ask(&self, question: Vec<u8>) -> Option<(Said, Reply)> {
+    /// What it says of that, with its words; a status that says nothing is a failure.
+    async fn ask(&self, question: Vec<u8>) -> Option<(Said, Bytes)> {
         let ask = async {
-            let reply = self.client.ask("POST", &self.path, Some(question)).await;
-            let reply = reply.map_err(|error| error.to_string())?;
-            match said(reply.status) {
-                Some(said) => Ok((said, reply)),
-                None => Err(format!("the status is {}", reply.status)),
+            let mut request = request::Builder::new()
+                .method("POST")
+                .header(header::CONTENT_TYPE, "application/json");
+            if let Some(bearer) = &self.bearer {
+                request = request.header(header::AUTHORIZATION, bearer);
+            }
+            let body = Body::from(question);
+            let answer = self.outgoing.send(&self.url, &self.path, request, body).await;
+            let answer = answer.map_err(|error| error.to_string())?;
+            let status = answer.status().as_u16();
+            let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
+            let body = body.map_err(|error| error.to_string())?.to_bytes();
+            match said(status) {
+                Some(said) => Ok((said, body)),
+                None => Err(format!("the status is {status}")),
             }
         };
         self.gate.pass(ask).await
@@ -149,8 +175,8 @@ impl Backend for Http {
                 .expect("text is always JSON");
             match inner.ask(question).await {
                 None => Err(Said::Down),
-                Some((Said::Right, reply)) => {
-                    let owner = serde_json::from_slice::<Owner>(&reply.body).ok();
+                Some((Said::Right, body)) => {
+                    let owner = serde_json::from_slice::<Owner>(&body).ok();
                     let account =
                         owner.and_then(|owner| account_named(&owner.account, &inner.domain));
                     if account.is_none() {
@@ -170,13 +196,16 @@ mod tests {
     use axum::Json;
     use axum::http::{HeaderMap, StatusCode};
     use axum::routing::post;
+    use rustls::pki_types::pem::PemObject as _;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
     use serde_json::Value;
 
     use super::super::gate::tests::bounds;
     use super::*;
+    use crate::certs::Authority;
 
-    /// A service on a port of its own; it knows juliet and a token of hers.
-    async fn service() -> HttpCall {
+    /// Juliet and a token of hers are known to it.
+    fn service() -> axum::Router {
         async fn answer(headers: HeaderMap, Json(asked): Json<Value>) -> (StatusCode, String) {
             if headers.get("authorization").is_none_or(|value| value != "Bearer s3cret") {
                 return (StatusCode::BAD_REQUEST, String::new());
@@ -197,23 +226,99 @@ mod tests {
                 _ => (StatusCode::NOT_FOUND, String::new()),
             }
         }
+        axum::Router::new().route("/check", post(answer))
+    }
+
+    fn call(url: String) -> HttpCall {
+        HttpCall { url, ca: "/nowhere".into(), bearer_file: None, tokens: true, bounds: bounds() }
+    }
+
+    /// The service on a port of its own.
+    async fn plain() -> HttpCall {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}/check", listener.local_addr().expect("bound"));
-        let router = axum::Router::new().route("/check", post(answer));
-        tokio::spawn(async move { axum::serve(listener, router).await });
-        HttpCall { url, bearer_file: None, tokens: true, bounds: bounds() }
+        tokio::spawn(async move { axum::serve(listener, service()).await });
+        call(url)
+    }
+
+    /// A listener that speaks TLS.
+    struct Tls(tokio::net::TcpListener, tokio_rustls::TlsAcceptor);
+
+    impl axum::serve::Listener for Tls {
+        type Io = tokio_rustls::server::TlsStream<tokio::net::TcpStream>;
+        type Addr = std::net::SocketAddr;
+
+        async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+            loop {
+                let (stream, address) = self.0.accept().await.expect("somebody");
+                if let Ok(stream) = self.1.accept(stream).await {
+                    return (stream, address);
+                }
+            }
+        }
+
+        fn local_addr(&self) -> std::io::Result<Self::Addr> {
+            self.0.local_addr()
+        }
+    }
+
+    /// The service behind TLS, with a certificate for `localhost`; the PEM of who vouches for it.
+    async fn tls() -> (HttpCall, String) {
+        let authority = Authority::new("test").expect("an authority");
+        let leaf = authority.issue(&["localhost".to_owned()]).expect("a certificate");
+        let chain = CertificateDer::pem_slice_iter(leaf.chain.as_bytes()).flatten().collect();
+        let key = PrivateKeyDer::from_pem_slice(leaf.key.as_bytes()).expect("a key");
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .expect("a pair");
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("bound").port();
+        let listener = Tls(listener, Arc::new(config).into());
+        tokio::spawn(async move { axum::serve(listener, service()).await });
+        (call(format!("https://localhost:{port}/check")), authority.certificate().to_owned())
     }
 
     fn jid(name: &str) -> BareJid {
         BareJid::parse(&format!("{name}@capulet.example")).expect("a JID")
     }
 
+    fn file(dir: &tempfile::TempDir, name: &str, text: &str) -> std::path::PathBuf {
+        let file = dir.path().join(name);
+        std::fs::write(&file, text).expect("written");
+        file
+    }
+
+    #[tokio::test]
+    async fn over_tls_it_is_asked_if_the_right_authority_vouches_for_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let bearer_file = Some(file(&dir, "bearer", "s3cret"));
+        let (call, authority) = tls().await;
+        let call = HttpCall { bearer_file, ca: file(&dir, "ca.pem", &authority), ..call };
+        let http = Http::new(&call, "capulet.example").expect("usable");
+        let said = async |http: &Http| http.password(&jid("juliet"), Password::new("r0m30")).await;
+        assert_eq!(said(&http).await, Said::Right);
+        assert_eq!(http.token(Password::new("hers")).await, Ok(jid("juliet")));
+        let named = HttpCall { url: call.url.replace("localhost", "127.0.0.1"), ..call.clone() };
+        let http = Http::new(&named, "capulet.example").expect("usable");
+        assert_eq!(said(&http).await, Said::Down, "the certificate is for another name");
+        let other = Authority::new("other").expect("an authority");
+        let ca = file(&dir, "other.pem", other.certificate());
+        let http = Http::new(&HttpCall { ca, ..call.clone() }, "capulet.example").expect("usable");
+        assert_eq!(said(&http).await, Said::Down, "nobody we know vouches for it");
+        let ca = file(&dir, "none.pem", "");
+        let none = Http::new(&HttpCall { ca, ..call }, "capulet.example");
+        assert!(none.err().is_some_and(|error| error.contains("no authority in it")));
+    }
+
     #[tokio::test]
     async fn the_status_is_the_verdict() {
         let dir = tempfile::tempdir().expect("a directory");
-        let file = dir.path().join("bearer");
-        std::fs::write(&file, "s3cret\n").expect("written");
-        let call = HttpCall { bearer_file: Some(file), ..service().await };
+        let bearer_file = Some(file(&dir, "bearer", "s3cret\n"));
+        let call = HttpCall { bearer_file, ..plain().await };
         let http = Http::new(&call, "capulet.example").expect("usable");
         for (name, password, expected) in [
             ("juliet", "r0m30", Said::Right),
@@ -237,7 +342,7 @@ mod tests {
 
     #[tokio::test]
     async fn without_its_secret_or_its_service_it_is_down() {
-        let call = service().await;
+        let call = plain().await;
         let http = Http::new(&call, "capulet.example").expect("usable");
         let juliet = jid("juliet");
         assert_eq!(http.password(&juliet, Password::new("r0m30")).await, Said::Down);

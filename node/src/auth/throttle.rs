@@ -4,7 +4,8 @@
 //! and which stands for nobody) and by account. A few are free; after that each doubles the time until
 //! the next attempt is looked at. An attempt that comes too early is answered `temporary-auth-failure` (RFC 6120 §6.5.9) without
 //! being checked, so a guesser gains nothing by hurrying. The account's back-off is mild and short: it slows a guesser with many
-//! addresses, and must not let anybody lock another one out.
+//! addresses. It does not apply where the account has signed in from lately: a guesser who takes every moment in which an attempt is
+//! looked at would else keep its owner out (bad-inputs B-104).
 //!
 //! [`Tally`] is the pure core: time is handed in. Deliberately absent: replication; each node counts for itself.
 
@@ -85,23 +86,36 @@ impl Backoff {
 pub struct Tally {
     addresses: Recent<IpAddr, Failures>,
     accounts: Recent<Box<str>, Failures>,
+    /// Where accounts have signed in from.
+    known: Recent<(IpAddr, Box<str>), ()>,
 }
 
 impl Tally {
     /// Nobody has failed yet. At most that many addresses and accounts each are remembered.
     pub fn new(entries_max: usize) -> Self {
-        Self { addresses: Recent::new(entries_max), accounts: Recent::new(entries_max) }
+        Self {
+            addresses: Recent::new(entries_max),
+            accounts: Recent::new(entries_max),
+            known: Recent::new(entries_max),
+        }
     }
 
     /// How long to wait before an attempt from there, for that account if it is known already, is looked at.
     pub fn wait(&mut self, from: IpAddr, account: Option<&str>, now: Duration) -> Duration {
         let address = counted(from)
             .and_then(|from| self.addresses.get(&from))
-            .map(|failures| ADDRESS.wait(*failures, now));
-        let account = account
+            .map_or(Duration::ZERO, |failures| ADDRESS.wait(*failures, now));
+        let of_account = account
             .and_then(|account| self.accounts.get(account))
-            .map(|failures| ACCOUNT.wait(*failures, now));
-        address.max(account).unwrap_or_default()
+            .map_or(Duration::ZERO, |failures| ACCOUNT.wait(*failures, now));
+        match (account, counted(from)) {
+            (Some(account), Some(from))
+                if of_account > address && self.known.get(&(from, account.into())).is_some() =>
+            {
+                address
+            }
+            _ => address.max(of_account),
+        }
     }
 
     /// An attempt has failed.
@@ -119,10 +133,13 @@ impl Tally {
         }
     }
 
-    /// An attempt has succeeded: the account's failures are forgiven. The address's are not, else a guesser would
-    /// log in as himself between any two guesses.
-    pub fn succeeded(&mut self, account: &str) {
+    /// An attempt has succeeded: the account's failures are forgiven, and it is known there. The address's are not forgiven, else a guesser
+    /// would log in as himself between any two guesses.
+    pub fn succeeded(&mut self, from: IpAddr, account: &str) {
         self.accounts.remove(account);
+        if let Some(from) = counted(from) {
+            self.known.insert((from, account.into()), ());
+        }
     }
 }
 
@@ -175,8 +192,8 @@ impl Throttle {
     }
 
     /// See [`Tally::succeeded`].
-    pub fn succeeded(&self, account: &BareJid) {
-        self.tally.lock().succeeded(account.as_str());
+    pub fn succeeded(&self, from: IpAddr, account: &BareJid) {
+        self.tally.lock().succeeded(from, account.as_str());
     }
 
     /// Whether one more account may be made from there: `max` in [`REGISTRATION_SPAN`]. Counts it if so.
@@ -278,8 +295,30 @@ mod tests {
         }
         let wait = tally.wait(ip("198.51.100.1"), Some("juliet@example.org"), T0);
         assert_eq!(wait, ACCOUNT.longest);
-        tally.succeeded("juliet@example.org");
-        assert_eq!(tally.wait(ip("198.51.100.1"), Some("juliet@example.org"), T0), Duration::ZERO);
+        tally.succeeded(ip("198.51.100.1"), "juliet@example.org");
+        assert_eq!(tally.wait(ip("198.51.100.2"), Some("juliet@example.org"), T0), Duration::ZERO);
+    }
+
+    #[test]
+    fn who_guesses_all_the_time_does_not_keep_the_owner_out_at_home() {
+        let mut tally = Tally::new(1_000);
+        let juliet = Some("juliet@example.org");
+        let (home, through_a_proxy) = (ip("198.51.100.1"), ip("127.0.0.1"));
+        tally.succeeded(home, "juliet@example.org");
+        tally.succeeded(through_a_proxy, "juliet@example.org");
+        for n in 0..200_u8 {
+            tally.failed(IpAddr::from([192, 0, 2, n]), juliet, T0);
+        }
+        assert_eq!(tally.wait(home, juliet, T0), Duration::ZERO);
+        assert_eq!(tally.wait(home, Some("romeo@example.org"), T0), Duration::ZERO);
+        for elsewhere in [ip("198.51.100.2"), through_a_proxy] {
+            assert_eq!(tally.wait(elsewhere, juliet, T0), ACCOUNT.longest);
+        }
+        // Who guesses from there is slowed as anybody is.
+        for _ in 0..=ADDRESS.free {
+            tally.failed(home, juliet, T0);
+        }
+        assert_eq!(tally.wait(home, juliet, T0), ADDRESS.first);
     }
 
     #[test]
@@ -288,7 +327,7 @@ mod tests {
         let from = ip("2001:db8::1");
         for _ in 0..=ADDRESS.free {
             tally.failed(from, Some("juliet@example.org"), T0);
-            tally.succeeded("mallory@example.org");
+            tally.succeeded(from, "mallory@example.org");
         }
         assert!(tally.wait(ip("2001:db8::2"), Some("romeo@example.org"), T0) > Duration::ZERO);
     }
@@ -307,7 +346,11 @@ mod tests {
         for n in 0..1000_u32 {
             tally.failed(IpAddr::from(n.to_be_bytes()), Some(&format!("user{n}@example.org")), T0);
         }
+        for n in 0..1000_u32 {
+            tally.succeeded(IpAddr::from(n.to_be_bytes()), "juliet@example.org");
+        }
         assert!(tally.addresses.len() <= 100 && tally.accounts.len() <= 100);
+        assert!(tally.known.len() <= 100);
     }
 
     #[test]

@@ -38,7 +38,7 @@ pub fn turned(node: &Arc<Node>, turn: Turn) {
 
 /// Rows of another node vanished without a word from their sessions.
 pub fn rows_gone(node: &Arc<Node>, rows: &[Row<Arc<Seat>>]) {
-    let gone = rows.iter().filter(|row| row.available && row.lit);
+    let gone = rows.iter().filter(|row| row.available && row.lit && !row.hidden);
     announce_gone(node, gone.map(|row| (row.full.clone(), row.generation)).collect());
     brought_out(node, rows.iter().map(|row| (&row.full, row.generation)));
 }

@@ -48,7 +48,7 @@ impl Presence {
             let of_it = rows.iter().filter(|row| row.full.as_str() == from.as_str());
             if gone {
                 let mut newer = of_it.filter(|row| row.generation >= self.generation);
-                newer.any(|row| row.available && row.lit)
+                newer.any(|row| row.available && row.lit && !row.hidden)
             } else {
                 let mut of_it = of_it.into_iter();
                 of_it.any(|row| match row.generation.cmp(&self.generation) {
@@ -234,8 +234,9 @@ pub fn parted(node: &Arc<Node>, contact: &BareJid, account: &BareJid) {
     let shown = |rows: &[Row<Arc<Seat>>]| -> Vec<FullJid> {
         // Also one that was bound anew and has said nothing yet: what its predecessor showed may still be seen, and that one's end is known to be
         // late.
-        let hides =
-            |row: &Row<Arc<Seat>>| row.available && row.here().is_some_and(|seat| !seat.is_shown());
+        let hides = |row: &Row<Arc<Seat>>| {
+            row.hidden || row.available && row.here().is_some_and(|seat| !seat.is_shown())
+        };
         let shown = rows.iter().filter(|row| row.lit && !hides(row));
         shown.map(|row| row.full.clone()).filter(|full| !told.contains(full.as_str())).collect()
     };

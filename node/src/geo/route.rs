@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use global_distrib::{NodeIx, Place, RouteEntry, Row};
+use global_distrib::{NodeIx, Place, RouteEntry, Row, Shows};
 use parking_lot::Mutex;
 use replication::route_log::{Log, Tail};
 use s2s::link::FrameSink;
@@ -96,6 +96,7 @@ impl Routes {
                     generation: row.generation,
                     priority: row.priority,
                     available: row.available,
+                    hidden: row.hidden,
                 });
             }
         });
@@ -119,7 +120,7 @@ impl Routes {
                     self.cursors.lock().entry(peer.ix).or_default().snapshot = Some(HashSet::new());
                 }
                 RouteEntry::SnapshotEnd => self.snapshot_end(node, peer),
-                RouteEntry::Bind { full, generation, priority, available } => {
+                RouteEntry::Bind { full, generation, priority, available, hidden } => {
                     if let Some(named) =
                         self.cursors.lock().entry(peer.ix).or_default().snapshot.as_mut()
                     {
@@ -133,6 +134,7 @@ impl Routes {
                         generation,
                         priority,
                         available,
+                        hidden,
                         lit: true,
                     };
                     let me = &node.geo.me;
@@ -148,11 +150,11 @@ impl Routes {
                         router::reopen(node, &bare);
                     }
                 }
-                RouteEntry::Update { full, generation, priority, available } => {
+                RouteEntry::Update { full, generation, priority, available, hidden } => {
                     node.observe(generation);
-                    let (_, reopen) = node
-                        .directory
-                        .update_there(peer.ix, &full, generation, priority, available);
+                    let shows = Shows { priority, available, hidden };
+                    let (_, reopen) =
+                        node.directory.update_there(peer.ix, &full, generation, shows);
                     if reopen {
                         router::reopen(node, &full.bare());
                     }

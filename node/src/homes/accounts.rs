@@ -18,6 +18,8 @@ use crate::storage::{Storage, StorageError};
 
 /// The store: owner is the bare JID, key is `""`.
 pub const ACCOUNTS: &str = "accounts";
+/// Which resource gave the account another password: one value, empty for an operator. Written with the new keys, for those who follow it.
+pub const PASSWORD: &str = "accounts.password";
 
 /// PBKDF2 rounds of new keys: what RFC 7677 §4 asks for at least.
 pub const ITERATIONS: u32 = 4096;
@@ -140,13 +142,16 @@ pub async fn create(homes: &Homes, account: &BareJid, record: &Account) -> Resul
     done(homes.request(account, OP, request(&Request::Create(record.clone()))).await?)
 }
 
-/// Gives the account the keys of `record`; the rest of it is kept. False if there is no such account.
+/// Gives the account the keys of `record`; the rest of it is kept. `by` is its resource that wants it, if it is one. False if there is no such
+/// account.
 pub async fn set_keys(
     homes: &Homes,
     account: &BareJid,
     record: &Account,
+    by: Option<&str>,
 ) -> Result<bool, HomeError> {
-    done(homes.request(account, OP, request(&Request::SetKeys(record.clone()))).await?)
+    let keys = Request::SetKeys(record.clone(), by.map(str::to_owned));
+    done(homes.request(account, OP, request(&keys)).await?)
 }
 
 /// Gives the account keys of a hash it has none of (XEP-0480). False if it has some, or there is no such account.
@@ -183,7 +188,7 @@ pub const OP: &str = "account";
 #[derive(Debug, Serialize, Deserialize)]
 enum Request {
     Create(Account),
-    SetKeys(Account),
+    SetKeys(Account, Option<String>),
     SetDisabled(bool),
     Remove,
     AddKeys(ScramKeys),
@@ -225,8 +230,9 @@ impl HomeOp for AccountHome {
                 Some(bytes) => Some(Account::decode(&bytes)?),
                 None => None,
             };
-            if old.is_some() && matches!(request, Request::SetKeys(_)) {
+            if let (Some(_), Request::SetKeys(_, by)) = (&old, &request) {
                 clients::home::password_changed(tx).await?;
+                tx.put(PASSWORD, "", by.clone().unwrap_or_default().into_bytes());
             }
             Ok(vec![u8::from(self.decide(tx, old, request))])
         }
@@ -238,7 +244,7 @@ impl AccountHome {
     fn decide(&self, tx: &mut Tx, old: Option<Account>, request: Request) -> bool {
         let new = match (request, old) {
             (Request::Create(account), None) => account,
-            (Request::SetKeys(keys), Some(old)) => {
+            (Request::SetKeys(keys, _), Some(old)) => {
                 Account { created: old.created, disabled: old.disabled, ..keys }
             }
             (Request::SetDisabled(disabled), Some(old)) => Account { disabled, ..old },
@@ -318,17 +324,17 @@ mod tests {
             let roster = tx.map("roster").await.unwrap().len();
             (done(answer).unwrap(), stored.map(|bytes| Account::decode(&bytes).unwrap()), roster)
         };
-        assert!(!run(Request::SetKeys(first.clone())).await.0);
+        assert!(!run(Request::SetKeys(first.clone(), None)).await.0);
         assert!(run(Request::Create(first.clone())).await.0);
         assert!(!run(Request::Create(second.clone())).await.0);
         assert!(run(Request::SetDisabled(true)).await.1.unwrap().disabled);
-        let (done, stored, _) = run(Request::SetKeys(second.clone())).await;
+        let (done, stored, _) = run(Request::SetKeys(second.clone(), None)).await;
         let stored = stored.unwrap();
         assert!(done && stored.disabled && stored.scram_sha1.salt == second.scram_sha1.salt);
         let keys = |hash| ScramKeys { hash, ..second.scram_sha512.clone() };
         assert!(!run(Request::AddKeys(keys(Hash::Sha512))).await.0, "there are some");
         let old = Account { scram_sha512: Account::no_keys(Hash::Sha512), ..second.clone() };
-        assert!(run(Request::SetKeys(old)).await.0);
+        assert!(run(Request::SetKeys(old, None)).await.0);
         let (done, stored, _) = run(Request::AddKeys(keys(Hash::Sha512))).await;
         assert!(done && stored.unwrap().keys().count() == 3);
         assert!(matches!(run(Request::Remove).await, (true, None, 1)));

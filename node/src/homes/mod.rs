@@ -12,6 +12,7 @@ pub mod accounts;
 mod apply;
 mod ask;
 mod copies;
+mod fetched;
 mod former;
 pub mod hand_over;
 pub mod look;
@@ -46,6 +47,7 @@ use xmpp::{Condition, Element, StanzaError};
 use self::told::Told;
 use crate::storage::{Position, Storage, StorageError};
 
+pub use fetched::Reading;
 pub use hand_over::{MoveSaid, Moved};
 pub use seams::{
     Applied, AppliedAt, CallError, Full, HomeMap, HomeOp, HomePlace, HomeTransport, ShipSink,

@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 use replication::Change;
 use xmpp::BareJid;
 
-use super::{HomeError, MoveSaid, Moved, Tx};
+use super::{HomeError, MoveSaid, Moved, Reading, Tx};
 
 /// Where an account's home is, as metadata here knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,6 +103,11 @@ impl Applied for Unwatched {
 pub trait HomeOp: Send + Sync + 'static {
     /// What requests call it by, on the wire too: `roster.set`.
     fn name(&self) -> &'static str;
+    /// Single values that [`HomeOp::run`] will probably read: they are read for a whole group of operations at once. Nothing but speed
+    /// depends on it.
+    fn reads(&self, _account: &BareJid, _request: &[u8]) -> Vec<Reading> {
+        Vec::new()
+    }
     /// Reads and changes; an `Err` leaves nothing behind. Must only await what `tx` gives: everyone waits for it.
     fn run<'a>(
         &'a self,

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use replication::{Change, Hlc};
 
 use super::HomeError;
+use super::fetched::{Fetched, Reading};
 use super::overlay::{Found, Overlay};
 use crate::storage::{Page, Storage};
 
@@ -19,6 +20,8 @@ pub struct Tx {
     account: String,
     /// What earlier operations of the group have done.
     group: Overlay,
+    /// What was read for the group beforehand.
+    fetched: Fetched,
     /// What this one has done.
     own: Overlay,
     changes: Vec<Change>,
@@ -31,10 +34,21 @@ impl Tx {
             storage,
             account: String::new(),
             group: Overlay::default(),
+            fetched: Fetched::default(),
             own: Overlay::default(),
             changes: Vec::new(),
             at: Hlc::ZERO,
         }
+    }
+
+    /// Reads what the operations of the group will read: account, epoch of its home, what.
+    pub(super) async fn fetch(&mut self, wanted: Vec<(&str, u64, Reading)>) {
+        self.fetched.fetch(&*self.storage, wanted).await;
+    }
+
+    /// The next operation's account has its home in this epoch.
+    pub(super) fn in_epoch(&mut self, account: &str, epoch: u64) {
+        self.fetched.in_epoch(account, epoch);
     }
 
     /// A new operation, for this account.
@@ -61,6 +75,7 @@ impl Tx {
     /// The group is committed, or has failed: storage says what is.
     pub(super) fn end_group(&mut self) {
         self.group.clear();
+        self.fetched.clear();
         self.own.clear();
         self.changes.clear();
     }
@@ -78,7 +93,10 @@ impl Tx {
                 return Ok(value);
             }
         }
-        Ok(self.storage.get(store, &self.account, key).await?)
+        match self.fetched.get(store, &self.account, key) {
+            Some(value) => Ok(value.clone()),
+            None => Ok(self.storage.get(store, &self.account, key).await?),
+        }
     }
 
     /// All values of the account in a store, by key.

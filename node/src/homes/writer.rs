@@ -85,6 +85,7 @@ impl Writer {
         let mut entries: Vec<Entry> = Vec::new();
         let mut answers = Vec::with_capacity(jobs.len());
         let mut going = true;
+        self.fetch(jobs).await;
         let late = std::mem::take(&mut self.kept_back);
         let late = late.into_iter().map(|(account, changes)| Job::Late(account, changes));
         for job in late.chain(jobs.drain(..)) {
@@ -141,6 +142,24 @@ impl Writer {
         going
     }
 
+    /// Reads at once what the group's operations will read.
+    async fn fetch(&mut self, jobs: &[Job]) {
+        let mut wanted = Vec::new();
+        for job in jobs {
+            let Job::Run(request) = job else { continue };
+            let place = self.shared.map.home(request.account.as_str());
+            if let Some(op) = self.ops.get(request.op.as_str()).filter(|_| place.local) {
+                let reads = op.reads(&request.account, &request.request);
+                let account = request.account.as_str();
+                wanted.extend(reads.into_iter().map(|read| (account, place.epoch, read)));
+            }
+        }
+        // A single read can as well wait until it is asked for.
+        if wanted.len() > 1 {
+            self.tx.fetch(wanted).await;
+        }
+    }
+
     /// One operation: its changes become an entry, or it leaves nothing.
     async fn one(
         &mut self,
@@ -154,6 +173,7 @@ impl Writer {
         if !place.local || self.shared.is_leaving(request.account.as_str()) {
             return Err(HomeError::NotHome { epoch: place.epoch });
         }
+        self.tx.in_epoch(request.account.as_str(), place.epoch);
         self.tx.begin(request.account.as_str(), at);
         let run = op.run(&mut self.tx, &request.account, &request.request);
         let result = match AssertUnwindSafe(run).catch_unwind().await {

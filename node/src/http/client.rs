@@ -1,6 +1,6 @@
 //! A small HTTP/1.1 client for our own ports: one request a connection, a deadline, a bounded answer.
 //!
-//! Called by `cli::ctl`, `cli::user`, `auth::http`, by quickstart's wait for `/ready`, and by tests. Deliberately absent: TLS,
+//! Called by `cli::ctl`, `cli::user`, quickstart's wait for `/ready`, and by tests. Deliberately absent: TLS,
 //! redirects, connection reuse.
 
 use std::fmt;
@@ -22,7 +22,6 @@ pub struct Client {
     authority: String,
     authorization: Option<String>,
     deadline: Duration,
-    answer_max: usize,
 }
 
 /// Why there is no answer.
@@ -83,12 +82,7 @@ impl Client {
             None if authority.contains(':') => return Err(bad()),
             None => format!("{authority}:80"),
         };
-        Ok(Client {
-            authority,
-            authorization: None,
-            deadline: Duration::from_secs(30),
-            answer_max: ANSWER_BYTES_MAX,
-        })
+        Ok(Client { authority, authorization: None, deadline: Duration::from_secs(30) })
     }
 
     /// With HTTP Basic.
@@ -97,20 +91,6 @@ impl Client {
         let encoded =
             base64::engine::general_purpose::STANDARD.encode(format!("{account}:{password}"));
         self.authorization = Some(format!("Basic {encoded}"));
-        self
-    }
-
-    /// With a bearer token (RFC 6750 §2.1).
-    #[must_use]
-    pub fn with_bearer(mut self, token: &str) -> Client {
-        self.authorization = Some(format!("Bearer {token}"));
-        self
-    }
-
-    /// With a smaller bound on answers, in bytes.
-    #[must_use]
-    pub fn with_answer_max(mut self, bytes: usize) -> Client {
-        self.answer_max = bytes;
         self
     }
 
@@ -176,7 +156,7 @@ impl Client {
         let exchange = async {
             let response = sender.send_request(request).await.map_err(|cause| failed(&cause))?;
             let status = response.status().as_u16();
-            let body = Limited::new(response.into_body(), self.answer_max)
+            let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX)
                 .collect()
                 .await
                 .map_err(|cause| failed(&cause))?

@@ -1,6 +1,6 @@
 //! Requests to other people's HTTP servers, `http` and `https`: one connection a request, bodies streamed both ways. The caller sets deadlines.
 //!
-//! Called by uploads, for the bucket and for other regions. Deliberately absent: redirects, connection reuse, HTTP/2, proxies.
+//! Called by uploads, for the bucket and for other regions, and by `auth::http`. Deliberately absent: redirects, connection reuse, HTTP/2, proxies.
 
 use std::io;
 use std::path::PathBuf;
@@ -35,6 +35,14 @@ impl Outgoing {
     /// Who believes the authorities in this file; it is read when the first `https` address comes.
     pub(crate) fn new(ca: PathBuf) -> Outgoing {
         Outgoing { ca: Arc::new(ca), tls: Arc::default() }
+    }
+
+    /// Reads the authorities now, for whoever wants to hear at once that they cannot be read.
+    ///
+    /// # Errors
+    /// There is no such file, or no authority in it.
+    pub(crate) fn prepare(&self) -> io::Result<()> {
+        self.connector().map(drop)
     }
 
     /// Asks `url` followed by `path` (which begins with a slash, and may have a query).

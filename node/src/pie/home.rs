@@ -5,13 +5,16 @@
 //! is disabled, and a row in store `import` says who is at it. Whoever begins anew while that row is there replaces what
 //! had come; so an import that failed on its way is simply repeated.
 //!
-//! Imported messages have the ids 1, 2, 3, …: far below every id the home's clock gives, so they stand before whatever is
-//! filed meanwhile, and a part that comes twice writes the same rows. Deliberately absent: XML, limits.
+//! Imported messages, those that wait and those of the archive, have the ids 1, 2, 3, …: far below every id the home's clock gives, so they
+//! stand before whatever is filed meanwhile, and a part that comes twice writes the same rows. An archive that is longer or older than this
+//! server keeps is cut by `features::archive` when it next files something. Deliberately absent: XML, limits.
 
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use xmpp::jid::BareJid;
 
+use crate::features::archive::item::{ARCHIVE, Item, PLACES};
+use crate::features::archive::prefs::PREFS;
 use crate::features::blocking::record::PRIVACY;
 use crate::features::offline::home::OFFLINE;
 use crate::features::private::home::PRIVATE;
@@ -38,8 +41,10 @@ const READ_MAX: usize = 32;
 /// What may be asked.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Request {
-    /// A page of all that there is.
+    /// A page of all that there is, without the archive.
     Read(After),
+    /// Of the archive what comes after this.
+    Archive(Option<u64>),
     /// A part of an import.
     Write(Box<Part>),
 }
@@ -66,17 +71,20 @@ pub enum Shelf {
     Private,
     /// Privacy lists (XEP-0016): not XML, but rows of `features::blocking`.
     Privacy,
+    /// What is to be archived (XEP-0441): not XML, but the value of `features::archive`; its key is `""`.
+    Preferences,
 }
 
 impl Shelf {
     /// In the order in which they are read.
-    pub const ALL: [Shelf; 3] = [Shelf::Vcard, Shelf::Private, Shelf::Privacy];
+    pub const ALL: [Shelf; 4] = [Shelf::Vcard, Shelf::Private, Shelf::Privacy, Shelf::Preferences];
 
     fn store(self) -> &'static str {
         match self {
             Shelf::Vcard => VCARD,
             Shelf::Private => PRIVATE,
             Shelf::Privacy => PRIVACY,
+            Shelf::Preferences => PREFS,
         }
     }
 }
@@ -93,14 +101,32 @@ pub struct Part {
     pub number: u32,
     /// No other follows.
     pub last: bool,
-    /// The account, as it shall be.
-    pub account: Account,
+    /// The account, as it shall be; `None`: as the part before has it.
+    pub account: Option<Account>,
     /// What is kept as it was sent.
     pub kept: Vec<Kept>,
     /// Contacts.
     pub contacts: Vec<(BareJid, Contact)>,
     /// Messages with their ids, at most [`MESSAGES_MAX`].
     pub messages: Vec<(u64, Vec<u8>)>,
+    /// Archived messages with their places, at most [`MESSAGES_MAX`].
+    pub archive: Vec<(u64, Item)>,
+}
+
+impl Part {
+    /// The part that comes after another.
+    pub fn empty(import: u64, number: u32) -> Part {
+        Part {
+            import,
+            number,
+            last: false,
+            account: None,
+            kept: Vec::new(),
+            contacts: Vec::new(),
+            messages: Vec::new(),
+            archive: Vec::new(),
+        }
+    }
 }
 
 /// What came of it.
@@ -118,6 +144,13 @@ pub enum Answer {
         messages: Vec<(u64, Vec<u8>)>,
         /// There is more.
         next: Option<After>,
+    },
+    /// Of the archive.
+    Archive {
+        /// Items with their places.
+        items: Vec<(u64, Item)>,
+        /// There are more.
+        more: bool,
     },
     /// The part is committed.
     Written,
@@ -137,6 +170,8 @@ struct Open {
     import: u64,
     /// Parts that have come.
     parts: u32,
+    /// So the account stays when all is there.
+    disabled: bool,
 }
 
 /// The operation.
@@ -156,6 +191,7 @@ impl HomeOp for PieHome {
         homes::answer(OP, request, |request| async move {
             match request {
                 Request::Read(after) => read(tx, after).await,
+                Request::Archive(after) => archive(tx, after).await,
                 Request::Write(part) => write(tx, *part).await,
             }
         })
@@ -226,8 +262,33 @@ async fn read(tx: &Tx, after: After) -> Result<Answer, HomeError> {
     }
 }
 
+async fn archive(tx: &Tx, after: Option<u64>) -> Result<Answer, HomeError> {
+    if tx.get(ACCOUNTS, "").await?.is_none() {
+        return Ok(Answer::NoAccount);
+    }
+    let (mut items, mut bytes, mut upto) = (Vec::new(), 0, after);
+    loop {
+        let page = tx.archive(ARCHIVE, Page::after(upto, READ_MAX)).await?;
+        let end = page.len() < READ_MAX;
+        for (id, value) in page {
+            if bytes > PART_BYTES_MAX {
+                return Ok(Answer::Archive { items, more: true });
+            }
+            bytes += value.len() + 16;
+            upto = Some(id);
+            match Item::decode(&value) {
+                Some(item) => items.push((id, item)),
+                None => tracing::error!(id, "an archived message is damaged: it is not exported"),
+            }
+        }
+        if end {
+            return Ok(Answer::Archive { items, more: false });
+        }
+    }
+}
+
 async fn write(tx: &mut Tx, part: Part) -> Result<Answer, HomeError> {
-    let exists = tx.get(ACCOUNTS, "").await?.is_some();
+    let there = tx.get(ACCOUNTS, "").await?;
     let open = match tx.get(IMPORT, "").await? {
         Some(bytes) => Some(
             postcard::from_bytes::<Open>(&bytes)
@@ -236,17 +297,27 @@ async fn write(tx: &mut Tx, part: Part) -> Result<Answer, HomeError> {
         None => None,
     };
     match &open {
-        None if exists => return Ok(Answer::Exists),
-        _ if part.number == 0 => {
+        None if there.is_some() => return Ok(Answer::Exists),
+        _ if part.number == 0 && part.account.is_some() => {
             Shelf::ALL.into_iter().for_each(|shelf| tx.clear(shelf.store()));
             tx.clear(ROSTER);
             tx.trim(OFFLINE, MESSAGES_MAX);
+            tx.trim(ARCHIVE, MESSAGES_MAX);
         }
         // A part that has come already writes the same rows again.
         Some(open) if open.import == part.import && part.number <= open.parts => {}
         _ => return Ok(Answer::Overtaken),
     }
-    let account = Account { disabled: part.account.disabled || !part.last, ..part.account };
+    let account = match (part.account, &there, &open) {
+        (Some(account), ..) => account,
+        (None, Some(bytes), Some(open)) => {
+            Account { disabled: open.disabled, ..Account::decode(bytes)? }
+        }
+        (None, ..) => return Ok(Answer::Overtaken),
+    };
+    let disabled = account.disabled;
+    let account = Account { disabled: disabled || !part.last, ..account };
+    // Whoever remembers something of the account forgets it with this change: the archive's length, for one.
     tx.put(ACCOUNTS, "", account.encode());
     // Later than every version of an account of this name that was removed: clients may remember those.
     tx.put(VERSION, "", tx.at().0.to_le_bytes().to_vec());
@@ -260,13 +331,18 @@ async fn write(tx: &mut Tx, part: Part) -> Result<Answer, HomeError> {
         debug_assert!((1..=MESSAGES_MAX).contains(&id), "an imported message has a low id");
         tx.append(OFFLINE, id, message);
     }
+    for (id, item) in part.archive {
+        debug_assert!((1..=MESSAGES_MAX).contains(&id), "an imported message has a low id");
+        tx.put(PLACES, item.uid.to_string(), id.to_be_bytes().to_vec());
+        tx.append(ARCHIVE, id, item.encode());
+    }
     if part.last {
         if open.is_some() {
             tx.delete(IMPORT, "");
         }
     } else {
         let parts = open.filter(|open| open.import == part.import).map_or(0, |open| open.parts);
-        let open = Open { import: part.import, parts: parts.max(part.number + 1) };
+        let open = Open { import: part.import, parts: parts.max(part.number + 1), disabled };
         tx.put(IMPORT, "", postcard::to_stdvec(&open).expect("numbers always serialise"));
     }
     Ok(Answer::Written)
@@ -297,7 +373,8 @@ mod tests {
             import,
             number,
             last,
-            account: account(),
+            account: Some(account()),
+            archive: Vec::new(),
             kept: vec![(Shelf::Private, number.to_string(), vec![b'p'; 1000])],
             contacts: vec![(jid, contact)],
             messages: vec![message],

@@ -6,8 +6,9 @@
 use xmpp::ns;
 use xmpp::xml::element::Element;
 
+use super::read::Include;
 use super::source::{Piece, Source, Tag};
-use super::{Hosts, USER_BYTES_MAX, Unknown, Wrong, user};
+use super::{ARCHIVED_BYTES_MAX, Hosts, Spool, USER_BYTES_MAX, Unknown, Wrong, user};
 use crate::admin::UserExport;
 
 /// Why a user cannot be taken: the user, or all that follows too.
@@ -29,6 +30,10 @@ pub(super) struct Part<'a> {
     pub(super) hosts: &'a Hosts,
     pub(super) unknown: &'a mut Unknown,
     pub(super) room: &'a mut usize,
+    pub(super) archive: &'a mut Spool,
+    /// What is not understood, if it is to be put aside.
+    pub(super) aside: &'a mut Option<Vec<Element>>,
+    pub(super) include: Include<'a>,
 }
 
 impl Part<'_> {
@@ -69,6 +74,12 @@ impl Part<'_> {
                 self.at(tag, read)
             }
             ("offline-messages", _) if ours => self.offline(),
+            ("prefs", ns::MAM) => {
+                let element = self.element(tag)?;
+                let read = user::preferences(self.user, element, self.hosts);
+                self.at(tag, read)
+            }
+            ("archive", ns::PIE_MAM) => self.archive(),
             ("account", ns::EXPORT) => {
                 self.source.skip()?;
                 let read = user::account(self.user, tag.attr("created"), tag.attr("disabled"));
@@ -76,12 +87,88 @@ impl Part<'_> {
             }
             ("include", ns::XINCLUDE) => {
                 self.source.skip()?;
-                let what = "an include within a user is not followed: its data would be lost";
-                Err(Fault::User(self.source.wrong_at(tag.line, what)))
+                self.included(tag)
             }
             (name, ns) => {
                 self.unknown.note_element("", name, ns);
-                Ok(self.source.skip()?)
+                if self.aside.is_none() {
+                    return Ok(self.source.skip()?);
+                }
+                let element = self.element(tag)?;
+                self.aside.get_or_insert_default().push(element);
+                Ok(())
+            }
+        }
+    }
+
+    /// A file that stands for a child of the user.
+    fn included(&mut self, tag: &Tag) -> Result<(), Fault> {
+        let opened = self.include.open(tag, self.source);
+        let (mut source, directory) = opened.map_err(Fault::User)?;
+        let include = Include { directory: Some(&directory), open: self.include.open + 1 };
+        loop {
+            let mut part = Part {
+                source: &mut source,
+                user: self.user,
+                hosts: self.hosts,
+                unknown: self.unknown,
+                room: self.room,
+                archive: self.archive,
+                aside: self.aside,
+                include,
+            };
+            match part.source.next()? {
+                Piece::Start(tag) => part.read(&tag)?,
+                Piece::Eof => return Ok(()),
+                Piece::Text(_) | Piece::End => {}
+            }
+        }
+    }
+
+    fn archive(&mut self) -> Result<(), Fault> {
+        let passed_over = "archived messages that cannot be read";
+        let mut fault = Ok(());
+        loop {
+            let tag = match self.source.next()? {
+                Piece::End | Piece::Eof => return fault,
+                Piece::Text(_) => continue,
+                Piece::Start(_) if fault.is_err() => {
+                    self.source.skip()?;
+                    continue;
+                }
+                Piece::Start(tag) => tag,
+            };
+            match (tag.name.as_str(), tag.ns.as_str()) {
+                ("result", ns::MAM) => {
+                    // Not of the user's room: as much may be archived as will.
+                    let mut room = 2 * ARCHIVED_BYTES_MAX;
+                    let element = self.source.element(&tag, &mut room)?;
+                    let account = &self.user.account;
+                    match element.map(|result| user::archived(account, &result, self.hosts)) {
+                        Some(Some(archived)) if archived.message.len() <= ARCHIVED_BYTES_MAX => {
+                            let kept = self.archive.push(&archived);
+                            kept.map_err(|error| {
+                                let what = format!(
+                                    "an archive cannot be put in a temporary file: {error}"
+                                );
+                                Fault::Document(self.source.wrong_at(tag.line, what))
+                            })?;
+                        }
+                        Some(None) => self.unknown.note(passed_over),
+                        _ => self.unknown.note("archived messages that are too large"),
+                    }
+                }
+                ("include", ns::XINCLUDE) => {
+                    self.source.skip()?;
+                    match self.included(&tag) {
+                        Err(Fault::Document(wrong)) => return Err(Fault::Document(wrong)),
+                        done => fault = done,
+                    }
+                }
+                (name, ns) => {
+                    self.unknown.note_element("archive", name, ns);
+                    self.source.skip()?;
+                }
             }
         }
     }

@@ -10,10 +10,11 @@ use std::path::{Component, Path, PathBuf};
 
 use xmpp::jid::BareJid;
 use xmpp::ns;
+use xmpp::xml::element::Element;
 
 use super::part::{Fault, Part};
 use super::source::{Piece, Source, Tag};
-use super::{FILES_OPEN_MAX, Hosts, UNKNOWN_MAX, USER_BYTES_MAX, Wrong, user};
+use super::{FILES_OPEN_MAX, Hosts, Spool, UNKNOWN_MAX, USER_BYTES_MAX, Wrong, user};
 use crate::admin::UserExport;
 
 /// Attributes that Prosody makes of what XEP-0227 has no place for.
@@ -26,6 +27,10 @@ pub struct User {
     pub at: Wrong,
     /// The user, or what is wrong with it.
     pub read: Result<UserExport, Wrong>,
+    /// What was archived of it.
+    pub archive: Spool,
+    /// What means nothing here, if it is asked for.
+    pub aside: Vec<Element>,
 }
 
 /// What was passed over, and how often.
@@ -73,6 +78,47 @@ pub struct Reader {
     files: Vec<File>,
     hosts: Hosts,
     unknown: Unknown,
+    aside: bool,
+}
+
+/// How files are found that stand for something within a user.
+#[derive(Clone, Copy)]
+pub(super) struct Include<'a> {
+    /// Where the file is that names them; `None`: nowhere.
+    pub(super) directory: Option<&'a Path>,
+    /// Files that include each other by then.
+    pub(super) open: usize,
+}
+
+impl Include<'_> {
+    /// The file that an `<include/>` names, and its directory.
+    pub(super) fn open(self, tag: &Tag, from: &Source) -> Result<(Source, PathBuf), Wrong> {
+        let wrong = |what: String| from.wrong_at(tag.line, what);
+        let href = tag.attr("href").unwrap_or_default();
+        if tag.attr("parse").is_some_and(|parse| parse != "xml") || tag.attr("xpointer").is_some() {
+            return Err(wrong(format!(
+                "only whole XML files are included, not this part of {href:?}"
+            )));
+        }
+        let Some(directory) = self.directory else {
+            return Err(wrong(format!(
+                "{href:?} is included: give the document as a file, not as -"
+            )));
+        };
+        let Some(path) = beside(href) else {
+            return Err(wrong(format!("{href:?} is no file beside the document, or below it")));
+        };
+        if self.open == FILES_OPEN_MAX {
+            return Err(wrong(format!(
+                "{href:?}: more than {FILES_OPEN_MAX} files include each other"
+            )));
+        }
+        let path = directory.join(path);
+        let opened = std::fs::File::open(&path)
+            .map_err(|cause| wrong(format!("cannot read {}: {cause}", path.display())))?;
+        let source = Source::new(path.display().to_string(), Box::new(opened));
+        Ok((source, path.parent().map(Path::to_owned).unwrap_or_default()))
+    }
 }
 
 impl Reader {
@@ -94,7 +140,13 @@ impl Reader {
     pub fn new(name: &str, from: Box<dyn Read>, hosts: Hosts) -> Reader {
         let source = Source::new(name.to_owned(), from);
         let file = File { source, directory: None, places: vec![Place::Outside] };
-        Reader { files: vec![file], hosts, unknown: Unknown::default() }
+        Reader { files: vec![file], hosts, unknown: Unknown::default(), aside: false }
+    }
+
+    /// Puts aside what means nothing here, with its user.
+    #[must_use]
+    pub fn with_aside(self, aside: bool) -> Reader {
+        Reader { aside, ..self }
     }
 
     /// What was passed over so far.
@@ -163,38 +215,20 @@ impl Reader {
         let open = self.files.len();
         let file = self.files.last_mut().expect("a file is open");
         file.source.skip()?;
-        let wrong = |what: String| file.source.wrong_at(tag.line, what);
-        let href = tag.attr("href").unwrap_or_default();
-        if tag.attr("parse").is_some_and(|parse| parse != "xml") || tag.attr("xpointer").is_some() {
-            return Err(wrong(format!(
-                "only whole XML files are included, not this part of {href:?}"
-            )));
-        }
-        let Some(directory) = &file.directory else {
-            return Err(wrong(format!(
-                "{href:?} is included: give the document as a file, not as -"
-            )));
-        };
-        let Some(path) = beside(href) else {
-            return Err(wrong(format!("{href:?} is no file beside the document, or below it")));
-        };
-        if open == FILES_OPEN_MAX {
-            return Err(wrong(format!(
-                "{href:?}: more than {FILES_OPEN_MAX} files include each other"
-            )));
-        }
-        let path = directory.join(path);
-        let opened = std::fs::File::open(&path)
-            .map_err(|cause| wrong(format!("cannot read {}: {cause}", path.display())))?;
-        let source = Source::new(path.display().to_string(), Box::new(opened));
-        let directory = path.parent().map(Path::to_owned);
+        let include = Include { directory: file.directory.as_deref(), open };
+        let (source, directory) = include.open(tag, &file.source)?;
+        let directory = Some(directory);
         self.files.push(File { source, directory, places: vec![place] });
         Ok(())
     }
 
     fn user(&mut self, tag: &Tag, host: &str) -> Result<User, Wrong> {
         let name = tag.attr("name").unwrap_or_default();
-        let source = &mut self.files.last_mut().expect("a file is open").source;
+        let open = self.files.len();
+        let file = self.files.last_mut().expect("a file is open");
+        let source = &mut file.source;
+        let include = Include { directory: file.directory.as_deref(), open };
+        let (mut archive, mut aside) = (Spool::default(), self.aside.then(Vec::new));
         let mut at = source.wrong_at(tag.line, format!("{name}@{host}"));
         let mut user = UserExport::default();
         let mut fault = None;
@@ -238,6 +272,9 @@ impl Reader {
                         hosts: &self.hosts,
                         unknown: &mut self.unknown,
                         room: &mut room,
+                        archive: &mut archive,
+                        aside: &mut aside,
+                        include,
                     };
                     match part.read(&tag) {
                         Err(Fault::Document(wrong)) => return Err(wrong),
@@ -252,7 +289,8 @@ impl Reader {
         {
             fault = Some(Wrong { what, ..at.clone() });
         }
-        Ok(User { at, read: fault.map_or(Ok(user), Err) })
+        let aside = aside.unwrap_or_default();
+        Ok(User { at, read: fault.map_or(Ok(user), Err), archive, aside })
     }
 }
 

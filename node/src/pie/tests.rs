@@ -5,7 +5,7 @@ use std::io::Cursor;
 use std::path::Path;
 
 use super::*;
-use crate::admin::{RosterItem, ScramCredentials, Subscription, UserExport};
+use crate::admin::{Archived, RosterItem, ScramCredentials, Subscription, UserExport};
 
 fn reader(text: &str) -> Reader {
     Reader::new("d.xml", Box::new(Cursor::new(text.to_owned().into_bytes())), Hosts::default())
@@ -95,8 +95,144 @@ fn juliet() -> UserExport {
                 .to_owned(),
             "<message to='juliet@capulet.example' from='a@b'><body>2</body></message>".to_owned(),
         ],
+        preferences: Some(
+            "<prefs xmlns='urn:xmpp:mam:2' default='roster'><always><jid>nurse@capulet.example</jid></always><never/></prefs>"
+                .to_owned(),
+        ),
         more: None,
+        archive_follows: false,
     }
+}
+
+/// What was archived of the users of a document.
+fn archives(mut reader: Reader) -> Vec<Vec<Archived>> {
+    let mut archives = Vec::new();
+    while let Some(mut user) = reader.next_user().unwrap_or_else(|wrong| panic!("{wrong}")) {
+        let mut archive = Vec::new();
+        while !user.archive.is_empty() {
+            archive.extend(user.archive.next(100).unwrap());
+        }
+        archives.push(archive);
+    }
+    archives
+}
+
+#[test]
+fn an_archive_is_written_behind_the_messages_and_read_back_equal() {
+    let archived = |n: u64| Archived {
+        id: format!("{n:024x}"),
+        at: 1_700_000_000_000 + n,
+        message: format!(
+            "<message from='romeo@montague.example/orchard' to='juliet@capulet.example' type='chat' id='m{n}'>\
+             <body>{n} &amp; so on</body><origin-id xmlns='urn:xmpp:sid:0' id='o{n}'/></message>"
+        ),
+    };
+    let given: Vec<Archived> = (0..50).map(archived).collect();
+    let mut writer = Writer::begin(Vec::new()).unwrap();
+    writer.user(&juliet()).unwrap();
+    given.chunks(7).for_each(|some| writer.archive(some).unwrap());
+    writer.user_end().unwrap();
+    let text = String::from_utf8(writer.end().unwrap()).unwrap();
+    assert_eq!(text.matches("<archive xmlns='urn:xmpp:pie:0#mam'>").count(), 1, "{text}");
+    assert_eq!(archives(reader(&text)), [given]);
+    assert_eq!(one(&text), (juliet(), Vec::new()));
+}
+
+/// As Prosody, ejabberd and clients that export write them: with a namespace and without, with the requester's `queryid`, in a file of its own.
+#[test]
+fn archives_of_others_are_understood() {
+    let result = |id: &str, forwarded: &str| {
+        format!(
+            "<result xmlns='urn:xmpp:mam:2' {id}><forwarded xmlns='urn:xmpp:forward:0'>{forwarded}</forwarded></result>"
+        )
+    };
+    let delay = "<delay xmlns='urn:xmpp:delay' stamp='2023-11-14T22:13:20Z'/>";
+    let late = "<delay xmlns='urn:xmpp:delay' from='h' stamp='2023-11-14T22:13:20.5Z'/>";
+    let archive = [
+        result("id='p-1'", &format!("{delay}<message xmlns='jabber:client' from='a@h/x' to='b@other' type='chat'><body>1</body></message>")),
+        result("id='1700000000500000' queryid='q'", &format!("<message xmlns='jabber:client' from='b@other/y' to='a@h'><body>2</body></message>{late}")),
+        result("", &format!("{delay}<message><body>3</body></message>")),
+        result("id='4'", "<message xmlns='jabber:client'/>"),
+        result("id='5'", delay),
+        result("id='6'", &format!("{delay}<message xmlns='jabber:client' from='@'/>")),
+        result("id='7'", &format!("{delay}<message xmlns='jabber:client'><body>{}</body></message>", "x".repeat(ARCHIVED_BYTES_MAX))),
+        "<x xmlns='y'/>".to_owned(),
+    ]
+    .concat();
+    let document = |inside: &str| {
+        format!(
+            "<server-data xmlns='urn:xmpp:pie:0'><host jid='h'><user name='a'>{inside}</user></host></server-data>"
+        )
+    };
+    let archive = format!("<archive xmlns='urn:xmpp:pie:0#mam'>{archive}</archive>");
+    let text =
+        document(&format!("{archive}<query xmlns='jabber:iq:roster'><item jid='c@h'/></query>"));
+    let hosts = || Hosts::parse(&["h=new.example".to_owned()]).unwrap();
+    let with = || Reader::new("d", Box::new(Cursor::new(text.clone().into_bytes())), hosts());
+    let archived = |id: &str, at: u64, message: &str| Archived {
+        id: id.to_owned(),
+        at,
+        message: message.to_owned(),
+    };
+    let at = 1_700_000_000_000;
+    let expected = [
+        archived(
+            "p-1",
+            at,
+            "<message from='a@new.example/x' to='b@other' type='chat'><body>1</body></message>",
+        ),
+        archived(
+            "1700000000500000",
+            at + 500,
+            "<message from='b@other/y' to='a@new.example'><body>2</body></message>",
+        ),
+        archived(
+            "",
+            at,
+            "<message from='a@new.example' to='a@new.example'><body>3</body></message>",
+        ),
+    ];
+    assert_eq!(archives(with()), [expected.to_vec()]);
+    let (users, unknown) = read(with()).unwrap();
+    assert_eq!(users[0].as_ref().unwrap().roster.len(), 1, "what stands behind it is read");
+    let passed_over = [
+        "1 <x xmlns='y'/> in <archive/>",
+        "3 archived messages that cannot be read",
+        "1 archived messages that are too large",
+    ];
+    let mut sorted = passed_over;
+    sorted.sort_unstable();
+    assert_eq!(unknown, sorted);
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("h")).unwrap();
+    std::fs::write(dir.path().join("h/archive.xml"), &archive).unwrap();
+    let include = "<include xmlns='http://www.w3.org/2001/XInclude' href='h/archive.xml'/>";
+    std::fs::write(dir.path().join("main.xml"), document(include)).unwrap();
+    let open = || Reader::open(&dir.path().join("main.xml"), hosts()).unwrap();
+    assert_eq!(archives(open()), [expected.to_vec()]);
+    std::fs::remove_file(dir.path().join("h/archive.xml")).unwrap();
+    let (users, _) = read(open()).unwrap();
+    assert!(users[0].as_ref().is_err_and(|wrong| wrong.contains("cannot read")), "{users:?}");
+}
+
+#[test]
+fn what_means_nothing_here_is_put_aside_for_whoever_asks() {
+    let pubsub = "<pubsub xmlns='http://jabber.org/protocol/pubsub'><items node='n'><item id='1'><x xmlns='y'>z</x></item></items></pubsub>";
+    let text = format!(
+        "<server-data xmlns='urn:xmpp:pie:0'><host jid='h'><user name='a' password='p'>{pubsub}</user><user name='b'/></host></server-data>"
+    );
+    assert!(reader(&text).next_user().unwrap().unwrap().aside.is_empty());
+    let mut asking = reader(&text).with_aside(true);
+    let user = asking.next_user().unwrap().unwrap();
+    assert_eq!(asking.unknown().0.len(), 1, "it is told of all the same");
+    let mut writer = Writer::begin(Vec::new()).unwrap();
+    writer.aside(&user.at.what, &user.aside).unwrap();
+    writer.user_end().unwrap();
+    let rest = String::from_utf8(writer.end().unwrap()).unwrap();
+    let mut again = reader(&rest).with_aside(true);
+    let kept = again.next_user().unwrap().unwrap();
+    assert_eq!((kept.at.what.as_str(), kept.aside), ("a@h", user.aside));
+    assert!(!rest.contains('p') || !rest.contains("password"), "{rest}");
 }
 
 #[test]
@@ -125,7 +261,7 @@ fn a_document_reads_the_same_however_it_is_cut() {
     assert_eq!(users, [Ok(juliet())]);
 }
 
-/// As `mod_storage_xep0227` writes it: no namespace at stanzas of its own, properties as attributes, an archive.
+/// As `mod_storage_xep0227` writes it: no namespace at stanzas of its own, properties as attributes, PEP, an archive.
 #[test]
 fn a_document_of_prosody_is_understood() {
     let text = format!(
@@ -141,7 +277,7 @@ fn a_document_of_prosody_is_understood() {
          <vCard xmlns='vcard-temp'><FN>Juliet</FN></vCard>\
          <query xmlns='jabber:iq:private'><a xmlns='b'/><lost/></query>\
          <pubsub xmlns='http://jabber.org/protocol/pubsub'><items node='n'><item id='1'><x xmlns='y'/></item></items></pubsub>\
-         <archive xmlns='urn:xmpp:pie:0#mam'><result xmlns='urn:xmpp:mam:2' id='1'/></archive>\
+         <archive xmlns='urn:xmpp:pie:0#mam'/>\
          </user></host></server-data>"
     );
     let (user, unknown) = one(&text);
@@ -161,7 +297,6 @@ fn a_document_of_prosody_is_understood() {
     assert_eq!(roster, expected);
     assert_eq!(user.roster[0].groups, ["Friends"]);
     let expected = [
-        "1 <archive xmlns='urn:xmpp:pie:0#mam'/>",
         "1 <lost xmlns='jabber:iq:private'/> in <query/>",
         "1 <pubsub xmlns='http://jabber.org/protocol/pubsub'/>",
         "1 the attribute {http://prosody.im/protocol/extended-xep0227}created of <user/>",
@@ -349,7 +484,7 @@ fn what_is_wrong_with_a_user_costs_that_user_only() {
         (
             "<user name='a'><include xmlns='http://www.w3.org/2001/XInclude'/></user>".into(),
             2,
-            "lost",
+            "as a file",
         ),
     ];
     for (user, line, says) in cases {

@@ -1,4 +1,4 @@
-//! The parts of one user, from XML to values: credentials, roster, requests, messages. Pure; called by `read`.
+//! The parts of one user, from XML to values: credentials, roster, requests, messages, archive. Pure; called by `read`.
 //!
 //! Each function says what is wrong as a sentence; where it stands is known to the caller. What has no value here is
 //! noted as unknown, never dropped in silence.
@@ -14,7 +14,7 @@ use xmpp::stanza::Stanza;
 use xmpp::xml::element::Element;
 
 use super::{Hosts, Unknown};
-use crate::admin::{RosterItem, ScramCredentials, Subscription, UserExport};
+use crate::admin::{Archived, RosterItem, ScramCredentials, Subscription, UserExport};
 
 /// Mechanisms whose secrets an account has.
 pub(crate) const MECHANISMS: [(&str, Hash); 3] =
@@ -231,6 +231,43 @@ pub(super) fn message(user: &mut UserExport, mut message: Element, hosts: &Hosts
     }
     user.offline.push(stanza(message, "a message")?);
     Ok(())
+}
+
+/// An archived message (XEP-0313 §4.2), from anybody to anybody; `None`: it lacks its message, or its time.
+pub(super) fn archived(account: &str, result: &Element, hosts: &Hosts) -> Option<Archived> {
+    let forwarded = result.child("forwarded", ns::FORWARD)?;
+    let stamp = forwarded.child("delay", ns::DELAY)?.attr("stamp")?;
+    let at = u64::try_from(date_time::parse(stamp)?).ok()?;
+    let content = [ns::CLIENT, ns::FORWARD, ns::MAM, ns::PIE_MAM];
+    let mut found = forwarded.children().filter(|child| child.name() == "message");
+    let mut message = found.find(|child| content.contains(&child.ns()))?.clone();
+    for old in content {
+        if message.ns() == old && old != ns::CLIENT {
+            message.rename_ns(old, ns::CLIENT);
+        }
+    }
+    readdress(&mut message, "from", hosts).ok()?;
+    readdress(&mut message, "to", hosts).ok()?;
+    // What an account sends has no `from` before its server says so, and is to itself if it is to nobody.
+    for name in ["from", "to"] {
+        if message.attr(name).is_none() {
+            message.set_attr(name, account);
+        }
+    }
+    let message = stanza(message, "a message").ok()?;
+    Some(Archived { id: result.attr("id").unwrap_or_default().to_owned(), at, message })
+}
+
+/// What is to be archived (XEP-0441).
+pub(super) fn preferences(user: &mut UserExport, mut prefs: Element, hosts: &Hosts) -> Result<()> {
+    for jid in prefs.children_mut().flat_map(Element::children_mut) {
+        let there = address(jid.text().trim(), hosts)?;
+        *jid = Element::new("jid", ns::MAM).with_text(there.as_str());
+    }
+    match user.preferences.replace(text(&prefs)?) {
+        None => Ok(()),
+        Some(_) => Err("archive preferences stand here twice".to_owned()),
+    }
 }
 
 /// Text that will be read as a stanza again.

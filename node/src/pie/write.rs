@@ -7,19 +7,19 @@ use std::io::{self, Write};
 
 use xmpp::jid::BareJid;
 use xmpp::ns;
-use xmpp::payload::date_time;
+use xmpp::payload::{date_time, delay};
 use xmpp::xml::element::Element;
 use xmpp::xml::write::attr;
 
-use crate::admin::{RosterItem, ScramCredentials, UserExport};
+use crate::admin::{Archived, RosterItem, ScramCredentials, UserExport};
 
 /// See the room.
 pub struct Writer<W> {
     out: W,
     /// The host that is open.
     host: Option<String>,
-    /// Messages of the user have come.
-    offline: bool,
+    /// The element within the user that is open, for messages.
+    within: Option<&'static str>,
 }
 
 impl<W: Write> Writer<W> {
@@ -30,7 +30,7 @@ impl<W: Write> Writer<W> {
     pub fn begin(mut out: W) -> io::Result<Writer<W>> {
         out.write_all(b"<?xml version='1.0' encoding='UTF-8'?>\n")?;
         writeln!(out, "<server-data xmlns='{}'>", ns::PIE)?;
-        Ok(Writer { out, host: None, offline: false })
+        Ok(Writer { out, host: None, within: None })
     }
 
     /// Opens a user and writes all that is there of it; messages may follow, then [`Writer::user_end`].
@@ -38,13 +38,7 @@ impl<W: Write> Writer<W> {
     /// # Errors
     /// Nobody takes it, or it is no user: [`io::ErrorKind::InvalidData`].
     pub fn user(&mut self, user: &UserExport) -> io::Result<()> {
-        let account = BareJid::parse(&user.account).map_err(invalid)?;
-        if self.host.as_deref() != Some(account.domain()) {
-            self.host_end()?;
-            self.tag("host", "jid", account.domain())?;
-            self.host = Some(account.domain().to_owned());
-        }
-        self.tag("user", "name", account.local().unwrap_or_default())?;
+        self.user_begin(&user.account)?;
         if user.created.is_some() || user.disabled {
             let created = user.created.map(date_time::format);
             let own = Element::new("account", ns::EXPORT)
@@ -71,7 +65,29 @@ impl<W: Write> Writer<W> {
         if let Some(lists) = &user.privacy {
             self.element(&Element::parse(lists.as_bytes()).map_err(invalid)?)?;
         }
+        if let Some(prefs) = &user.preferences {
+            self.element(&Element::parse(prefs.as_bytes()).map_err(invalid)?)?;
+        }
         self.messages(&user.offline)
+    }
+
+    /// Opens a user of whom nothing is written but that.
+    ///
+    /// # Errors
+    /// As [`Writer::user`].
+    pub fn aside(&mut self, account: &str, elements: &[Element]) -> io::Result<()> {
+        self.user_begin(account)?;
+        elements.iter().try_for_each(|element| self.element(element))
+    }
+
+    fn user_begin(&mut self, account: &str) -> io::Result<()> {
+        let account = BareJid::parse(account).map_err(invalid)?;
+        if self.host.as_deref() != Some(account.domain()) {
+            self.host_end()?;
+            self.tag("host", "jid", account.domain())?;
+            self.host = Some(account.domain().to_owned());
+        }
+        self.tag("user", "name", account.local().unwrap_or_default())
     }
 
     /// Messages of the user that is open.
@@ -80,12 +96,47 @@ impl<W: Write> Writer<W> {
     /// As [`Writer::user`].
     pub fn messages(&mut self, messages: &[String]) -> io::Result<()> {
         for message in messages {
-            if !std::mem::replace(&mut self.offline, true) {
-                self.out.write_all(b"<offline-messages>\n")?;
-            }
+            self.within("offline-messages", ns::PIE)?;
             self.element(&Element::parse(message.as_bytes()).map_err(invalid)?)?;
         }
         Ok(())
+    }
+
+    /// What is archived of the user that is open, behind its messages.
+    ///
+    /// # Errors
+    /// As [`Writer::user`].
+    pub fn archive(&mut self, archive: &[Archived]) -> io::Result<()> {
+        for archived in archive {
+            self.within("archive", ns::PIE_MAM)?;
+            let message = Element::parse(archived.message.as_bytes()).map_err(invalid)?;
+            let forwarded = Element::new("forwarded", ns::FORWARD)
+                .with_child(delay::element(archived.at, None, None))
+                .with_child(message);
+            let result = Element::new("result", ns::MAM).with_attr("id", &archived.id);
+            self.element(&result.with_child(forwarded))?;
+        }
+        Ok(())
+    }
+
+    /// Opens the element that messages stand in, if it is not open.
+    fn within(&mut self, name: &'static str, ns: &str) -> io::Result<()> {
+        if self.within == Some(name) {
+            return Ok(());
+        }
+        self.within_end()?;
+        self.within = Some(name);
+        match ns {
+            ns::PIE => writeln!(self.out, "<{name}>"),
+            _ => self.tag(name, "xmlns", ns),
+        }
+    }
+
+    fn within_end(&mut self) -> io::Result<()> {
+        match self.within.take() {
+            Some(name) => writeln!(self.out, "</{name}>"),
+            None => Ok(()),
+        }
     }
 
     /// Closes the user.
@@ -93,9 +144,7 @@ impl<W: Write> Writer<W> {
     /// # Errors
     /// Nobody takes it.
     pub fn user_end(&mut self) -> io::Result<()> {
-        if std::mem::take(&mut self.offline) {
-            self.out.write_all(b"</offline-messages>\n")?;
-        }
+        self.within_end()?;
         self.out.write_all(b"</user>\n")
     }
 

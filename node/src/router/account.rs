@@ -122,6 +122,7 @@ mod tests {
                 generation: Hlc::ZERO,
                 priority: priority.clone().unwrap_or(0),
                 available: priority.is_ok(),
+                hidden: false,
                 lit: !rest.ends_with('?'),
             }
         };

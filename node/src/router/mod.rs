@@ -286,6 +286,9 @@ fn settle(node: &Arc<Node>, account: &BareJid, outcome: Outcome<Routed>) {
     }
 }
 
+/// Errors made before those they are for have a turn.
+const REFUSED_AT_ONCE: usize = 128;
+
 /// How long to wait before a home that has answered *elsewhere* is asked again: 20 ms, then twice as long each time, at most 5 s; all [`TRIES_MAX`]
 /// together three quarters of a minute, longer than a line is cut before its region counts as down.
 fn until_tables_agree(tries: u8) -> Duration {
@@ -302,7 +305,10 @@ fn file(node: &Arc<Node>, account: &BareJid, batch: Vec<Routed>) {
     tokio::spawn(async move {
         let filed = crate::features::offline::file(&node, &account, batch).await;
         filed.kept.iter().for_each(|routed| over(&node, routed));
-        for (routed, error) in filed.refused {
+        for (at, (routed, error)) in filed.refused.into_iter().enumerate() {
+            if at % REFUSED_AT_ONCE == REFUSED_AT_ONCE - 1 {
+                tokio::task::yield_now().await; // Many may be one sender's, whose mailbox has a bound.
+            }
             refuse(&node, &routed, &error);
         }
         let mut back = Vec::new();

@@ -31,7 +31,10 @@ pub fn perform(
                 None => super::route(node, stanza),
             },
             Action::Route(stanza) => super::route(node, stanza),
-            Action::ToSeat(seat, stanza) => to_seat(node, &seat, stanza),
+            Action::ToSeat(seat, stanza) => {
+                let taken = seat.take_answer(Delivery::light(stanza.clone()));
+                given(node, taken, &stanza);
+            }
             Action::ToInterested { account, version, push } => {
                 to_interested(node, &account, version, &push);
             }
@@ -78,10 +81,14 @@ fn multicast(
 /// Into one local mailbox. A full one refuses: an IQ or message is then bounced to its sender, presence is counted and dropped
 /// (the next presence of the same resource makes up for it).
 pub fn to_seat(node: &Arc<Node>, seat: &Seat, stanza: Stanza) {
-    if !seat.take(Delivery::light(stanza.clone())) {
+    given(node, seat.take(Delivery::light(stanza.clone())), &stanza);
+}
+
+fn given(node: &Arc<Node>, taken: bool, stanza: &Stanza) {
+    if !taken {
         node.metrics.mailbox_full.inc();
         if stanza.kind() != Kind::Presence {
-            super::undeliverable(node, &stanza);
+            super::undeliverable(node, stanza);
         }
     }
 }
@@ -122,7 +129,10 @@ pub fn local_carbons(
     let best = if except.is_none() { best().flatten().map(|(_, priority)| priority) } else { None };
     for seat in seats_of(node, account.as_str()) {
         let has_it = match except {
-            Some(except) => seat.full == *except,
+            // One that its user's other device wrote to has the original.
+            Some(except) => {
+                seat.full == *except || (sent && forwarded.to() == Some(seat.address()))
+            }
             None => {
                 (seat.takes_messages() && Some(seat.priority()) == best)
                     || forwarded.from() == Some(seat.address())

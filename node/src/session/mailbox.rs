@@ -8,7 +8,7 @@
 //! |---|---|
 //! | message, iq | handed back as [`Refused::Full`]: the router stores or bounces it |
 //! | presence | handed back from three quarters of the bounds on, so that a flood of presence leaves room for messages; the router may drop it, for `lost_presence` counts it here and the session asks again for what it missed, or closes with `resource-constraint` |
-//! | control | always fits: it is made by ourselves, about once per event in this session's life, and must not wait behind what it is to end |
+//! | control, order | always fits: it is made by ourselves, about once per event in this session's life, and must not wait behind what it is to end |
 //!
 //! Deliberately absent: fairness between senders, and waiting for room.
 
@@ -25,8 +25,10 @@ pub enum Class {
     Presence,
     /// An iq: bounced by whoever sent it on.
     Iq,
-    /// From ourselves: close, hand over, a timer has fired. Always fits.
+    /// From ourselves, about what else is here: it keeps its place. Always fits.
     Control,
+    /// From ourselves: close, hand over. Always fits, and is heard also by an owner that can take nothing else now.
+    Order,
 }
 
 /// What a mailbox must know of its items.
@@ -55,9 +57,9 @@ impl Default for MailboxLimits {
 /// How full it is after a push.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Depth {
-    /// Items, control among them.
+    /// Items, control and orders among them.
     pub items: usize,
-    /// Weight of those that are not control.
+    /// Weight of those that are neither.
     pub bytes: usize,
 }
 
@@ -79,7 +81,7 @@ impl<T> Refused<T> {
     }
 }
 
-/// See the top of the file. About 72 bytes, and no heap memory while it is empty. Order is that of the pushes.
+/// See the top of the file. About 80 bytes, and no heap memory while it is empty. Order is that of the pushes.
 pub struct Mailbox<T> {
     limits: MailboxLimits,
     inner: Mutex<Inner<T>>,
@@ -90,6 +92,10 @@ struct Inner<T> {
     items: Vec<T>,
     /// Set when the owner found nothing and went to sleep; taken by whoever ends that.
     waker: Option<Waker>,
+    /// The owner waits for orders alone.
+    orders_only: bool,
+    /// Orders among the items.
+    orders: u32,
     counted: u32,
     bytes: usize,
     lost_presence: u32,
@@ -102,6 +108,8 @@ impl<T: Weight> Mailbox<T> {
         let inner = Inner {
             items: Vec::new(),
             waker: None,
+            orders_only: false,
+            orders: 0,
             counted: 0,
             bytes: 0,
             lost_presence: 0,
@@ -121,7 +129,9 @@ impl<T: Weight> Mailbox<T> {
         if inner.closed {
             return Err(Refused::Closed(item));
         }
-        if class != Class::Control {
+        let is_order = class == Class::Order;
+        inner.orders += u32::from(is_order);
+        if !is_order && class != Class::Control {
             let MailboxLimits { items_max, bytes_max } = self.limits;
             let (items_max, bytes_max) = match class {
                 Class::Presence => (items_max - items_max / 4, bytes_max - bytes_max / 4),
@@ -141,7 +151,8 @@ impl<T: Weight> Mailbox<T> {
         }
         inner.items.push(item);
         let depth = Depth { items: inner.items.len(), bytes: inner.bytes };
-        let waker = inner.waker.take();
+        let wakes = is_order || !inner.orders_only;
+        let waker = if wakes { inner.waker.take() } else { None };
         drop(inner); // whoever is woken on another core wants the lock at once
         if let Some(waker) = waker {
             waker.wake();
@@ -156,10 +167,7 @@ impl<T: Weight> Mailbox<T> {
     pub fn poll_drain(&self, cx: &mut Context<'_>, into: &mut Vec<T>) -> Poll<usize> {
         let mut inner = self.inner.lock();
         if inner.items.is_empty() {
-            match &mut inner.waker {
-                Some(waker) => waker.clone_from(cx.waker()), // which does nothing if it is the same
-                none => *none = Some(cx.waker().clone()),
-            }
+            inner.wait(cx, false);
             return Poll::Pending;
         }
         // A stale waker would wake a task that is awake.
@@ -172,6 +180,19 @@ impl<T: Weight> Mailbox<T> {
         } else {
             into.extend(items);
         }
+        Poll::Ready(count)
+    }
+
+    /// The same of orders alone, for an owner that can take nothing else now: the rest stays, in order, and wakes nobody.
+    pub fn poll_orders(&self, cx: &mut Context<'_>, into: &mut Vec<T>) -> Poll<usize> {
+        let mut inner = self.inner.lock();
+        if inner.orders == 0 {
+            inner.wait(cx, true);
+            return Poll::Pending;
+        }
+        inner.waker = None;
+        let count = std::mem::take(&mut inner.orders) as usize;
+        into.extend(inner.items.extract_if(.., |item| item.class() == Class::Order));
         Poll::Ready(count)
     }
 
@@ -207,7 +228,16 @@ impl<T: Weight> Mailbox<T> {
 }
 
 impl<T> Inner<T> {
+    fn wait(&mut self, cx: &Context<'_>, orders_only: bool) {
+        self.orders_only = orders_only;
+        match &mut self.waker {
+            Some(waker) => waker.clone_from(cx.waker()), // which does nothing if it is the same
+            none => *none = Some(cx.waker().clone()),
+        }
+    }
+
     fn take(&mut self) -> Vec<T> {
+        self.orders = 0;
         self.counted = 0;
         self.bytes = 0;
         std::mem::take(&mut self.items)
@@ -316,6 +346,38 @@ mod tests {
         let control = Item(Class::Control, 5000, 4);
         assert_eq!(mailbox.push(control).expect("fits").items, 9);
         assert_eq!(mailbox.drain().last(), Some(&control));
+    }
+
+    #[test]
+    fn an_owner_that_can_take_nothing_else_hears_orders() {
+        let mailbox = mailbox(100, 10_000);
+        let count = Arc::new(Count::default());
+        let waker = Waker::from(count.clone());
+        let mut cx = Context::from_waker(&waker);
+        let mut got = Vec::new();
+        let order = |n| Item(Class::Order, 10, n);
+        let control = Item(Class::Control, 10, 2);
+        mailbox.push(message(1)).expect("fits");
+        assert_eq!(mailbox.poll_orders(&mut cx, &mut got), Poll::Pending);
+        mailbox.push(control).expect("fits");
+        assert_eq!(count.0.load(Ordering::SeqCst), 0);
+        for item in [order(3), message(4), order(5)] {
+            mailbox.push(item).expect("fits");
+        }
+        assert_eq!(count.0.load(Ordering::SeqCst), 1);
+        assert_eq!(mailbox.poll_orders(&mut cx, &mut got), Poll::Ready(2));
+        assert_eq!(std::mem::take(&mut got), [order(3), order(5)]);
+        assert_eq!(mailbox.poll_orders(&mut cx, &mut got), Poll::Pending);
+        // Later it takes everything again, and is woken for everything.
+        assert_eq!(mailbox.poll_drain(&mut cx, &mut got), Poll::Ready(3));
+        assert_eq!(std::mem::take(&mut got), [message(1), control, message(4)]);
+        assert_eq!(mailbox.poll_drain(&mut cx, &mut got), Poll::Pending);
+        mailbox.push(message(6)).expect("fits");
+        assert_eq!(count.0.load(Ordering::SeqCst), 2);
+        // A drain takes the orders too.
+        mailbox.push(order(7)).expect("fits");
+        assert_eq!(mailbox.poll_drain(&mut cx, &mut got), Poll::Ready(2));
+        assert_eq!(mailbox.poll_orders(&mut cx, &mut got), Poll::Pending);
     }
 
     #[test]

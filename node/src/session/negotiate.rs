@@ -1,11 +1,13 @@
 //! Room: drives `xmpp::stream::negotiate::Receiving` for one client: feeds it what arrives, does what it says, until a resource is
-//! bound or a session resumed. One deadline for all of it (`c2s.auth_deadline`). Bytes that came in clear behind `<starttls/>` end the
-//! connection (S-026).
+//! bound or a session resumed. One deadline for all the client does (`c2s.auth_deadline`); binding, resuming and registering, once begun, are
+//! never cut off half-way, for then there is a session that somebody must have, or an invitation that is used for something. Bytes that came in clear behind `<starttls/>` end the connection
+//! (S-026).
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use xmpp::jid::BareJid;
 use xmpp::ns;
 use xmpp::sasl::{ChannelBindings, Credentials, Mechanism, Tokens, Verdict};
@@ -61,6 +63,8 @@ struct Talk<'a> {
     input: Buffer,
     output: Buffer,
     machine: Box<Receiving>,
+    /// What it has said and is still to be done.
+    todo: VecDeque<Output>,
     admission: Option<Admission>,
     /// Something of an account was asked for (of which, may not be known), until that has succeeded.
     attempt: Option<Option<BareJid>>,
@@ -71,6 +75,8 @@ struct Talk<'a> {
 }
 
 enum End {
+    /// A place in the node is to be had next: [`Output::Bind`], [`Output::Resume`], what they are inside SASL2, or [`Output::Register`].
+    Place(Output),
     Ready(Arc<Seat>, Option<Box<Sm>>, Option<Alive>),
     Closed,
 }
@@ -96,16 +102,26 @@ pub(super) async fn run(node: &Arc<Node>, accepted: Accepted, direct: bool) -> O
         input: Buffer::new(),
         output: Buffer::new(),
         machine: Receiving::new(offer, Framing::Stream, tls, seed),
+        todo: VecDeque::new(),
         admission: Some(admission),
         attempt: None,
         client: None,
         stranger: Stranger::default(),
     };
-    let end = match tokio::time::timeout_at(deadline, talk.until_bound()).await {
-        Ok(end) => end,
-        Err(_) => {
-            talk.act(Input::Broken(StreamError::connection_timeout())).await.unwrap_or(End::Closed)
-        }
+    let mut next = timeout_at(deadline, talk.until_placed(None)).await;
+    let end = loop {
+        next = match next {
+            Ok(End::Place(output)) => match talk.place(output).await {
+                Ok(ready) => break ready,
+                Err(refused) => timeout_at(deadline, talk.until_placed(refused)).await,
+            },
+            Ok(end) => break end,
+            Err(_) => {
+                talk.todo.clear();
+                let broken = Input::Broken(StreamError::connection_timeout());
+                break talk.act(broken).await.unwrap_or(End::Closed);
+            }
+        };
     };
     talk.attempt_over();
     let Talk { transport, mut framer, lang, input, output, .. } = talk;
@@ -119,7 +135,7 @@ pub(super) async fn run(node: &Arc<Node>, accepted: Accepted, direct: bool) -> O
             let transport = transport?;
             Some(Ready { transport, framer, lang, input, output, seat, sm, alive })
         }
-        End::Closed => {
+        End::Place(_) | End::Closed => {
             if let Some(transport) = transport {
                 transport.close(output).await;
             }
@@ -142,7 +158,12 @@ fn tls_of(node: &Node, transport: &Transport) -> Option<Tls> {
 }
 
 impl Talk<'_> {
-    async fn until_bound(&mut self) -> End {
+    /// `first`: what happened meanwhile.
+    async fn until_placed(&mut self, first: Option<Input>) -> End {
+        self.todo.extend(first.map(|first| self.machine.handle(first)).unwrap_or_default());
+        if let Some(end) = self.go_on().await {
+            return end;
+        }
         loop {
             let step = match self.framer.scan(self.input.filled()) {
                 Ok(Scan::More) => {
@@ -169,6 +190,10 @@ impl Talk<'_> {
                     let element = self.framer.element(&self.input.filled()[..bytes]);
                     self.input.consume(bytes);
                     match element {
+                        Ok(element) if StreamError::is_one(&element) => {
+                            self.output.put(Framing::Stream.close());
+                            return End::Closed;
+                        }
                         Ok(element) => Input::Element(element),
                         Err(error) => Input::Broken(error),
                     }
@@ -183,8 +208,13 @@ impl Talk<'_> {
 
     /// Feeds one thing in and does all that follows, answers included.
     async fn act(&mut self, input: Input) -> Option<End> {
-        let mut todo = std::collections::VecDeque::from(self.machine.handle(input));
-        while let Some(output) = todo.pop_front() {
+        self.todo.extend(self.machine.handle(input));
+        self.go_on().await
+    }
+
+    /// Does what is to be done.
+    async fn go_on(&mut self) -> Option<End> {
+        while let Some(output) = self.todo.pop_front() {
             let answer = match output {
                 Output::Send(bytes) => {
                     self.output.put(&bytes);
@@ -221,18 +251,6 @@ impl Talk<'_> {
                     self.client = client;
                     Input::SignedIn(signed_in)
                 }
-                Output::BindInline { account, resource, features } => {
-                    match self.node.bind(&account, Some(&resource)) {
-                        Ok(seat) => {
-                            let (sm, mut said) = self.enable(&seat, &features);
-                            said.extend(archive::bound(self.node, &seat).await);
-                            self.finish(Input::BoundInline(seat.full.clone(), said));
-                            self.begin(&seat, true);
-                            return Some(End::Ready(seat, sm, None));
-                        }
-                        Err(error) => Input::BindRefused(error),
-                    }
-                }
                 Output::LookUp { account, hash } => {
                     Input::Credentials(match self.must_wait(&account) {
                         false => self.node.authenticator.scram(&account, hash).await,
@@ -259,46 +277,11 @@ impl Talk<'_> {
                     self.authenticated(&account, mechanism);
                     continue;
                 }
-                Output::Bind { account, resource, .. } => {
-                    match self.node.bind(&account, resource.as_deref()) {
-                        Ok(seat) => {
-                            self.finish(Input::Bound(seat.full.clone()));
-                            self.begin(&seat, false);
-                            return Some(End::Ready(seat, None, None));
-                        }
-                        Err(error) => Input::BindRefused(error),
-                    }
-                }
-                Output::Resume { account, previd, h } => {
-                    match resume(self.node, &account, &previd, h).await {
-                        Ok(Handover { seat, sm, alive }) => {
-                            let handled = sm.handled.handled();
-                            self.output.put(&Nonza::Resumed { previd, h: handled }.to_bytes());
-                            return Some(self.resumed(seat, sm, alive));
-                        }
-                        Err(refusal) => not_resumed(refusal),
-                    }
-                }
-                Output::ResumeInline { account, previd, h } => {
-                    match resume(self.node, &account, &previd, h).await {
-                        Ok(Handover { seat, sm, alive }) => {
-                            let (jid, h) = (seat.full.clone(), sm.handled.handled());
-                            self.finish(Input::ResumedInline { jid, previd, h });
-                            return Some(self.resumed(seat, sm, alive));
-                        }
-                        Err(refusal) => not_resumed(refusal),
-                    }
-                }
-                Output::Register(iq) => {
-                    let domain = self.machine.domain().unwrap_or(&self.node.config.domains.global);
-                    match self.stranger.ask(self.node, self.peer.ip(), domain, &iq).await {
-                        Ok(reply) => {
-                            self.output.put(&reply.to_bytes());
-                            continue;
-                        }
-                        Err(error) => Input::Broken(error),
-                    }
-                }
+                output @ (Output::Bind { .. }
+                | Output::BindInline { .. }
+                | Output::Resume { .. }
+                | Output::ResumeInline { .. }
+                | Output::Register(_)) => return Some(End::Place(output)),
                 Output::Fail(error) => {
                     self.node.metrics.refused.inc();
                     self.output.put(&Framing::Stream.error(&error)); // The closing tag is part of it.
@@ -308,10 +291,62 @@ impl Talk<'_> {
             // The machine waits for the answer: what it says to it comes before what was still to be done.
             let more = self.machine.handle(answer);
             for output in more.into_iter().rev() {
-                todo.push_front(output);
+                self.todo.push_front(output);
             }
         }
         None
+    }
+
+    /// Binds, resumes or registers: not to be dropped before it is done.
+    ///
+    /// # Errors
+    /// It goes on; what the machine is to be told, if anything.
+    async fn place(&mut self, output: Output) -> Result<End, Option<Input>> {
+        match output {
+            Output::Bind { account, resource, .. } => {
+                let bound = self.node.bind(&account, resource.as_deref());
+                let seat = bound.map_err(|error| Some(Input::BindRefused(error)))?;
+                self.finish(Input::Bound(seat.full.clone()));
+                self.begin(&seat, false);
+                Ok(End::Ready(seat, None, None))
+            }
+            Output::BindInline { account, resource, features } => {
+                let bound = self.node.bind(&account, Some(&resource));
+                let seat = bound.map_err(|error| Some(Input::BindRefused(error)))?;
+                let (sm, mut said) = self.enable(&seat, &features);
+                said.extend(archive::bound(self.node, &seat).await);
+                self.finish(Input::BoundInline(seat.full.clone(), said));
+                self.begin(&seat, true);
+                Ok(End::Ready(seat, sm, None))
+            }
+            Output::Resume { account, previd, h } => {
+                let resumed = resume(self.node, &account, &previd, h).await;
+                let Handover { seat, sm, alive } =
+                    resumed.map_err(|refused| Some(not_resumed(refused)))?;
+                let handled = sm.handled.handled();
+                self.output.put(&Nonza::Resumed { previd, h: handled }.to_bytes());
+                Ok(self.resumed(seat, sm, alive))
+            }
+            Output::ResumeInline { account, previd, h } => {
+                let resumed = resume(self.node, &account, &previd, h).await;
+                let Handover { seat, sm, alive } =
+                    resumed.map_err(|refused| Some(not_resumed(refused)))?;
+                let (jid, h) = (seat.full.clone(), sm.handled.handled());
+                self.finish(Input::ResumedInline { jid, previd, h });
+                Ok(self.resumed(seat, sm, alive))
+            }
+            Output::Register(iq) => {
+                let domain = self.machine.domain().unwrap_or(&self.node.config.domains.global);
+                match self.stranger.ask(self.node, self.peer.ip(), domain, &iq).await {
+                    Ok(reply) => {
+                        self.output.put(&reply.to_bytes());
+                        Err(None)
+                    }
+                    Err(error) => Err(Some(Input::Broken(error))),
+                }
+            }
+            _ => unreachable!("only what `act` gives back as a place"),
+        }
     }
 
     /// The machine's last word.
@@ -344,15 +379,18 @@ impl Talk<'_> {
         }
     }
 
-    fn resumed(&mut self, seat: Arc<Seat>, sm: Box<Sm>, alive: Alive) -> End {
-        sm.resend(&mut self.output);
+    fn resumed(&mut self, seat: Arc<Seat>, mut sm: Box<Sm>, alive: Alive) -> End {
+        sm.resend(self.node, &mut self.output);
+        if sm.wants_answer() {
+            self.output.put(xmpp::sm::REQUEST);
+        }
         self.begin(&seat, false);
         End::Ready(seat, Some(sm), Some(alive))
     }
 
     fn authenticated(&mut self, account: &BareJid, mechanism: Mechanism) {
         self.node.metrics.auth_ok.inc();
-        self.node.throttle.succeeded(account);
+        self.node.throttle.succeeded(self.peer.ip(), account);
         self.attempt = None;
         self.admission = None;
         self.framer.set_limits(Limits {

@@ -35,8 +35,6 @@ const INVISIBLE: u8 = 128;
 
 /// Bound on newer messages that wait while older ones are handed out; beyond it they are refused like by a full mailbox.
 const NEWER_BYTES_MAX: usize = 4 << 20;
-/// Bound on remembered targets of directed presence; beyond it the oldest is forgotten (it gets no `unavailable` at the end).
-pub(super) const DIRECTED_MAX: usize = 256;
 
 /// One local session, seen from outside.
 #[derive(Debug)]
@@ -190,7 +188,9 @@ impl Weight for Item {
                 Kind::Presence => Class::Presence,
                 _ => Class::Iq,
             },
-            Item::Control(_) => Class::Control,
+            // A handed-over session takes its mailbox along; how much is handled is said behind the errors that belong to it.
+            Item::Control(Control::Close(_) | Control::Resume(_)) => Class::Order,
+            Item::Control(Control::Handled { .. } | Control::Tick) => Class::Control,
         }
     }
 }
@@ -278,6 +278,15 @@ impl Seat {
             return newer.wait(delivery);
         }
         self.mailbox.push(Item::Stanza(delivery)).is_ok()
+    }
+
+    /// As [`Self::take`], of what answers this session and is for no other (what it reads from an archive): that waits for nothing, as the
+    /// IQ result that ends it does not either.
+    pub fn take_answer(&self, delivery: Delivery) -> bool {
+        if delivery.stanza.kind() == Kind::Message {
+            return self.mailbox.push(Item::Stanza(delivery)).is_ok();
+        }
+        self.take(delivery)
     }
 
     /// From now on newer messages wait.
@@ -558,11 +567,11 @@ impl Seat {
         before < 0 && priority >= 0
     }
 
-    /// Remembers whom it sent directed presence (RFC 6121 §4.6).
-    pub fn direct(&self, to: Jid) {
+    /// Remembers whom it sent directed presence (RFC 6121 §4.6), the last `max` of them: who is forgotten gets no `unavailable` at the end.
+    pub fn direct(&self, to: Jid, max: usize) {
         let mut presence = self.presence.lock();
         if !presence.directed.contains(&to) {
-            if presence.directed.len() == DIRECTED_MAX {
+            if presence.directed.len() >= max {
                 presence.directed.remove(0);
             }
             presence.directed.push(to);

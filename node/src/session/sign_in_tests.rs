@@ -10,6 +10,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, Serve
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;
+use xmpp::sm::Nonza;
 
 use super::*;
 use crate::homes::accounts::{self, Account};
@@ -293,4 +294,44 @@ async fn a_certificate_signs_in_whom_it_names() {
         assert!(other.opens().await.starts_with("SCRAM-SHA-512-PLUS"));
         assert_eq!(other.says("EXTERNAL", "").await, "invalid-mechanism");
     }
+}
+
+async fn later(seconds: u64) {
+    tokio::time::pause();
+    tokio::time::advance(std::time::Duration::from_secs(seconds)).await;
+    for _ in 0..10 {
+        tokio::task::yield_now().await; // Whoever waited for that hears of it now.
+    }
+    tokio::time::resume();
+}
+
+/// A session is in the hands of its old task, of its new one, or of nobody: a deadline in between must not leave it to nobody.
+#[tokio::test]
+async fn a_resumption_that_has_begun_is_not_cut_off_by_the_deadline() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let house = house_of_tokens(dir.path()).await;
+    let seat = house.bound("romeo/one");
+    let node = house.node.clone();
+    let (sm, enabled) = sm::enable(&node, &seat, true, None);
+    let Nonza::Enabled { id: Some(id), .. } = enabled else { panic!("{enabled:?}") };
+    let alive = end::Alive::new(&node, &seat);
+    let mut romeo = client(&house);
+    romeo.opens().await;
+    assert_eq!(romeo.says("OAUTHBEARER", &bearer(r#"{"sub":"romeo"}"#)).await, "success");
+    romeo.sends(OPEN).await;
+    romeo.reads("</stream:features>").await;
+    later(4).await; // Of five seconds.
+    romeo.sends(&format!("<resume xmlns='urn:xmpp:sm:3' previd='{id}' h='0'/>")).await;
+    let mut mail = Vec::new();
+    house
+        .until("the old task is asked", || {
+            mail.append(&mut seat.mailbox.drain());
+            !mail.is_empty()
+        })
+        .await;
+    later(1).await;
+    let Some(Item::Control(Control::Resume(reply))) = mail.pop() else { panic!("{mail:?}") };
+    assert!(reply.send(Handover { seat: seat.clone(), sm, alive }).is_ok(), "nobody waits for it");
+    romeo.reads("<resumed ").await;
+    assert!(node.directory.sessions_here() == 1);
 }

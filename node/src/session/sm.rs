@@ -13,7 +13,8 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use xmpp::jid::BareJid;
-use xmpp::sm::{Malformed, Nonza, Outbound};
+use xmpp::sm::{Malformed, Nonza, Outbound, TooHigh};
+use xmpp::stanza::Kind;
 use xmpp::stanza::error::Condition;
 use xmpp::stream::error::StreamError;
 use xmpp::xml::element::Element;
@@ -35,6 +36,14 @@ const SAFE_DEADLINE: Duration = Duration::from_secs(20);
 /// Before the disk is tried again.
 const SAFE_RETRY: Duration = Duration::from_millis(100);
 
+/// What was sent, or came while there was no connection.
+#[derive(Debug)]
+pub struct Sent {
+    delivery: Delivery,
+    /// When (wall clock, ms).
+    at_ms: u64,
+}
+
 /// Stream management of one session.
 #[derive(Debug)]
 pub struct Sm {
@@ -43,7 +52,7 @@ pub struct Sm {
     /// How long it may be resumed when its connection is lost.
     pub(super) timeout: Duration,
     /// Sent, not acknowledged.
-    pub out: Outbound<Delivery>,
+    pub out: Outbound<Sent>,
     /// Received, and handled as soon as somebody else has it.
     pub handled: Arc<Handled>,
     /// Too much is received and not handled: nothing is read.
@@ -63,19 +72,27 @@ impl Sm {
 
     /// Keeps a stanza until it is acknowledged. False when there is no room: it is kept behind the others all the same, for what
     /// comes after this session, and the session must end.
-    pub fn keep(&mut self, delivery: Delivery) -> bool {
+    pub fn keep(&mut self, delivery: Delivery, at_ms: u64) -> bool {
         let bytes = delivery.stanza.bytes().len();
         if !self.overflow.is_empty() {
             self.overflow.push(delivery);
             return false;
         }
-        match self.out.push(delivery, bytes) {
+        match self.out.push(Sent { delivery, at_ms }, bytes) {
             Ok(()) => true,
             Err(full) => {
-                self.overflow.push(full.0);
+                self.overflow.push(full.0.delivery);
                 false
             }
         }
+    }
+
+    /// The client has handled so many: what nobody has to keep any more.
+    ///
+    /// # Errors
+    /// More than it was sent.
+    pub fn acked(&mut self, h: u32) -> Result<impl Iterator<Item = Delivery>, TooHigh> {
+        Ok(self.out.acked(h)?.map(|sent| sent.delivery))
     }
 
     /// Whether to ask for an acknowledgement now; notes that it was asked.
@@ -87,16 +104,19 @@ impl Sm {
         true
     }
 
-    /// Writes what the client has not acknowledged, again.
-    pub fn resend(&self, output: &mut Buffer) {
-        for delivery in self.out.unacked() {
-            output.put(delivery.stanza.bytes());
+    /// Writes what the client has not acknowledged, again, with the time when it was sent first: the client may not have seen it then.
+    pub fn resend(&self, node: &Node, output: &mut Buffer) {
+        for Sent { delivery, at_ms } in self.out.unacked() {
+            match delivery.stanza.kind() {
+                Kind::Iq => output.put(delivery.stanza.bytes()),
+                _ => output.put(router::delayed(node, &delivery.stanza, *at_ms).bytes()),
+            }
         }
     }
 
     /// What was never acknowledged, oldest first.
     pub fn into_unacked(self) -> Vec<Delivery> {
-        self.out.into_unacked().chain(self.overflow).collect()
+        self.out.into_unacked().map(|sent| sent.delivery).chain(self.overflow).collect()
     }
 }
 
@@ -168,14 +188,20 @@ pub(super) async fn resume(
 ) -> Result<Handover, Refused> {
     let gone = || Refused::NotFound { h: node.resumable.handled_by_expired(previd, account) };
     let seat = node.resumable.find(previd, account).ok_or_else(gone)?;
-    let (reply, answer) = oneshot::channel();
+    let (reply, mut answer) = oneshot::channel();
     if seat.mailbox.push(Item::Control(Control::Resume(reply))).is_err() {
         return Err(Refused::NotFound { h: None });
     }
-    let Ok(Ok(mut handover)) = timeout(HANDOVER_DEADLINE, answer).await else {
-        return Err(Refused::NotFound { h: None });
+    let handed = match timeout(HANDOVER_DEADLINE, &mut answer).await {
+        Ok(handed) => handed.ok(),
+        Err(_) => {
+            // Either it is here already, or it can come no more and the old task keeps it.
+            answer.close();
+            answer.try_recv().ok()
+        }
     };
-    let refused = match handover.sm.out.acked(h) {
+    let Some(mut handover) = handed else { return Err(Refused::NotFound { h: None }) };
+    let refused = match handover.sm.acked(h) {
         Ok(kept) => {
             router::kept(node, &seat, kept);
             None
@@ -203,7 +229,12 @@ pub(super) async fn resume(
 }
 
 /// Stream management for a session that has none, and what its client is told.
-fn enable(node: &Arc<Node>, seat: &Arc<Seat>, resume: bool, max: Option<u32>) -> (Box<Sm>, Nonza) {
+pub(super) fn enable(
+    node: &Arc<Node>,
+    seat: &Arc<Seat>,
+    resume: bool,
+    max: Option<u32>,
+) -> (Box<Sm>, Nonza) {
     let limits = &node.config.limits;
     // The client may want less, not more.
     let wish = max.map_or(Duration::MAX, |max| Duration::from_secs(max.into()));
@@ -283,7 +314,7 @@ impl Session {
                 let Some(sm) = self.sm.as_mut() else {
                     return self.failed(Condition::UnexpectedRequest);
                 };
-                let kept = sm.out.acked(h).map_err(|too_high| too_high.error())?;
+                let kept = sm.acked(h).map_err(|too_high| too_high.error())?;
                 router::kept(&self.node, &self.seat, kept);
                 let sent = sm.out.sent();
                 if let Some(asked_at) = sm.asked_at.take()
@@ -312,7 +343,7 @@ pub(super) async fn hibernate(
 ) -> Option<Handover> {
     node.metrics.hibernating.inc();
     let seat = session.seat.clone();
-    push::asleep(node, &seat, session.sm.out.unacked());
+    push::asleep(node, &seat, session.sm.out.unacked().map(|sent| &sent.delivery));
     let mut mail = Vec::new();
     let outcome = loop {
         let drained =
@@ -326,7 +357,7 @@ pub(super) async fn hibernate(
             match item {
                 Item::Stanza(delivery) => {
                     push::missed(node, &seat, &delivery);
-                    over |= !session.sm.keep(delivery);
+                    over |= !session.sm.keep(delivery, node.wall_ms());
                 }
                 Item::Control(Control::Resume(reply)) => taken = Some(reply),
                 Item::Control(Control::Close(_)) => over = true,

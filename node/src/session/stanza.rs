@@ -4,6 +4,8 @@
 use std::sync::Arc;
 
 use xmpp::jid::{BareJid, Jid};
+use xmpp::ns;
+use xmpp::payload::delay;
 use xmpp::stanza::error::StanzaError;
 use xmpp::stanza::{Head, Kind, Stanza, Type};
 use xmpp::stream::error::StreamError;
@@ -20,8 +22,7 @@ impl Session {
     pub(super) fn stamped(&self, bytes: usize, head: &Head) -> Result<Option<Stanza>, StreamError> {
         let piece = &self.input.filled()[..bytes];
         if let Some(from) = head.from {
-            let claimed =
-                std::str::from_utf8(from.of(piece)).ok().and_then(|text| Jid::parse(text).ok());
+            let claimed = from.value(piece).and_then(|text| Jid::parse(&text).ok());
             let own = claimed.is_some_and(|jid| {
                 jid.as_str() == self.seat.full.as_str() || jid.as_str() == self.seat.bare.as_str()
             });
@@ -52,6 +53,12 @@ pub(super) fn handle(ctx: &mut Ctx<'_>, mut stanza: Stanza) -> Flow {
     // The first rule there is (XEP-0016 §2.2 rule 4).
     if let Some(flow) = blocking::outbound(ctx, &stanza) {
         return flow;
+    }
+    if stanza.kind() != Kind::Iq && stanza.has_child("delay", ns::DELAY) {
+        // That we held it back is ours to say (XEP-0203).
+        let domains = &ctx.node.domains;
+        let ours = |from: &Jid| from.local().is_none() && domains.is_server(from.domain());
+        stanza = delay::without(&stanza, ours);
     }
     match stanza.kind() {
         Kind::Iq => iq(ctx, stanza),

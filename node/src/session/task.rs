@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use config::RateExceeded;
 use config::canary::{Canary, sings};
+use futures_util::future::BoxFuture;
 use tokio::time::{Instant, Sleep, timeout};
 use xmpp::ns;
 use xmpp::sm::Nonza;
-use xmpp::stanza::{Kind, Stanza};
+use xmpp::stanza::{Kind, Stanza, Type};
 use xmpp::stream::error::StreamError;
 use xmpp::stream::header::Framing;
 use xmpp::xml::element::Element;
@@ -27,7 +28,7 @@ use super::pace::{Pace, Sent};
 use super::sm::{self, Sm};
 use super::{Control, Delivery, Item, Owed, Seat, end};
 use crate::app::Node;
-use crate::feature::{Ctx, Flow, SessionEvent};
+use crate::feature::{Action, Ctx, Flow, SessionEvent};
 use crate::router;
 use crate::transport::{Buffer, Transport};
 
@@ -167,9 +168,10 @@ impl Session {
                     return Poll::Ready(Event::Lost(error));
                 }
             }
-            // Who does not read is not read from either: answers to it would only pile up here.
+            // Who does not read is not read from either: answers to it would only pile up here. What ends the session or takes it to
+            // another connection is heard all the same.
             if output.len() >= OUTPUT_HIGH {
-                return Poll::Pending;
+                return seat.mailbox.poll_orders(cx, mail).map(|_| Event::Mail);
             }
             if seat.mailbox.poll_drain(cx, mail).is_ready() {
                 return Poll::Ready(Event::Mail);
@@ -213,6 +215,7 @@ impl Session {
                     let element = self.framer.element(piece);
                     self.input.consume(bytes);
                     match element {
+                        Ok(element) if StreamError::is_one(&element) => return Some(Close::Clean),
                         Ok(element) => self.nonza(&element),
                         Err(error) => Err(error),
                     }
@@ -283,6 +286,7 @@ impl Session {
             _ => None,
         };
         if let Some(stanza) = stanza {
+            let is_set = stanza.kind() == Kind::Iq && stanza.type_() == Type::Set;
             let mut ctx = Ctx::new(&self.node, Some(&self.seat));
             ctx.receipt = receipt;
             let flow = super::stanza::handle(&mut ctx, stanza);
@@ -294,7 +298,7 @@ impl Session {
                 router::perform(&self.node, Some(&self.seat), actions)
             };
             if let Flow::Later(later) = flow {
-                let actions = later.await;
+                let actions = if is_set { self.change(later).await } else { later.await };
                 close = close.or(router::perform(&self.node, Some(&self.seat), actions));
             }
             if let Some(error) = close {
@@ -312,7 +316,25 @@ impl Session {
                 sm.handled.count();
             }
         }
-        None
+        if self.mail.is_empty() { None } else { self.mail().await }
+    }
+
+    /// A request for a change, which is answered before the client sees what the change brought about here (roster pushes and those of block
+    /// lists), and behind what was there before: some clients look for the answer first, for other servers give it first.
+    async fn change(&mut self, later: BoxFuture<'static, Vec<Action>>) -> Vec<Action> {
+        self.mail.append(&mut self.seat.mailbox.drain());
+        let mut actions = later.await;
+        let is_answer = |action: &Action| match action {
+            Action::Reply(stanza) => stanza.kind() == Kind::Iq,
+            _ => false,
+        };
+        if actions.first().is_some_and(is_answer)
+            && let Action::Reply(answer) = actions.remove(0)
+        {
+            self.mail.push(Item::Stanza(Delivery::light(answer)));
+            self.mail.append(&mut self.seat.mailbox.drain());
+        }
+        actions
     }
 
     /// Tells the features of an event of this session.
@@ -412,9 +434,9 @@ impl Session {
     pub(super) fn keep_held(&mut self) -> bool {
         let Some(held) = self.held.take() else { return true };
         let mut fits = true;
-        for super::csi::Held { delivery, .. } in held.into_held() {
+        for super::csi::Held { delivery, since_ms, .. } in held.into_held() {
             match self.sm.as_mut() {
-                Some(sm) => fits &= sm.keep(delivery),
+                Some(sm) => fits &= sm.keep(delivery, since_ms),
                 None => self.unwritten.push_back((u64::MAX, delivery)),
             }
         }
@@ -460,7 +482,7 @@ impl Session {
             }
             Some(sm) => {
                 let stanza = delivery.stanza.clone();
-                if !sm.keep(delivery) {
+                if !sm.keep(delivery, self.node.wall_ms()) {
                     return false;
                 }
                 self.output.put(stanza.bytes());

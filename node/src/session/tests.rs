@@ -67,7 +67,7 @@ impl Client {
     async fn resume(house: &House, account: &str, id: &str, h: u32) -> Result<Client, Refused> {
         let Handover { seat, sm, alive } = sm::resume(&house.node, &bare(account), id, h).await?;
         let mut output = Buffer::new();
-        sm.resend(&mut output);
+        sm.resend(&house.node, &mut output);
         Ok(Client::begin(house, seat, output, Some((sm, alive))))
     }
 

@@ -168,6 +168,10 @@ impl Storage for Memory {
         })
     }
 
+    fn archive_count<'a>(&'a self, store: &'a str, owner: &'a str, page: Page) -> Answer<'a, u64> {
+        Box::pin(async move { Ok(self.archive(store, owner, page).await?.len() as u64) })
+    }
+
     fn archive_len<'a>(&'a self, store: &'a str, owner: &'a str) -> Answer<'a, u64> {
         self.read(|tables| tables.items_of(store, owner, 0, u64::MAX).count() as u64)
     }

@@ -6,6 +6,7 @@
 //! it is finished when `suite.rs` passes. Deliberately absent: who may write what (that is `homes`), XML, transactions
 //! that a feature could hold open.
 
+pub mod holders;
 pub mod memory;
 pub mod mysql;
 pub mod open;
@@ -235,6 +236,9 @@ pub trait Storage: Send + Sync + 'static {
         owner: &'a str,
         page: Page,
     ) -> Answer<'a, Vec<(u64, Vec<u8>)>>;
+
+    /// How many items a page of an archive has: its `max` at most. The items are not read.
+    fn archive_count<'a>(&'a self, store: &'a str, owner: &'a str, page: Page) -> Answer<'a, u64>;
 
     /// How many items an owner's archive has.
     fn archive_len<'a>(&'a self, store: &'a str, owner: &'a str) -> Answer<'a, u64>;

@@ -75,6 +75,8 @@ async fn an_archive_pages_both_ways(storage: &dyn Storage) {
     let page = async |page| {
         let found = storage.archive("mam", ROMEO, page).await.unwrap();
         assert!(found.iter().all(|(id, value)| value == &id.to_be_bytes()));
+        let count = storage.archive_count("mam", ROMEO, page).await.unwrap();
+        assert_eq!(count, found.len() as u64);
         found.into_iter().map(|(id, _)| id).collect::<Vec<_>>()
     };
     let all = [0, 1, 2, 3, (1 << 63) - 1, 1 << 63, u64::MAX];

@@ -33,6 +33,10 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 /// and given up when so many questions were not answered: two minutes in all.
 const KEEPALIVE_PROBES: u32 = 4;
+/// Nobody is asked while something waits to be taken: a peer that takes nothing for so long is given up too. (The kernel would go on for
+/// a quarter of an hour if the peer has vanished, and for ever if it only does not read.)
+#[cfg(target_os = "linux")]
+const UNTAKEN_MAX: Duration = Duration::from_secs(120);
 
 /// How many connections may wait to authenticate. Past either, the newest is closed at once, and counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -229,7 +233,10 @@ fn admit(gate: &Arc<Gate>, stream: TcpStream, peer: SocketAddr) -> Option<Accept
         .with_time(KEEPALIVE_IDLE)
         .with_interval(KEEPALIVE_INTERVAL)
         .with_retries(KEEPALIVE_PROBES);
-    let _ = SockRef::from(&stream).set_tcp_keepalive(&keepalive);
+    let socket = SockRef::from(&stream);
+    let _ = socket.set_tcp_keepalive(&keepalive);
+    #[cfg(target_os = "linux")]
+    let _ = socket.set_tcp_user_timeout(Some(UNTAKEN_MAX));
     Some(Accepted { transport: Transport::plain(stream), peer, admission })
 }
 
@@ -307,6 +314,8 @@ mod tests {
         assert_eq!(kept.tcp_keepalive_time().expect("told"), KEEPALIVE_IDLE);
         assert_eq!(kept.tcp_keepalive_interval().expect("told"), KEEPALIVE_INTERVAL);
         assert_eq!(kept.tcp_keepalive_retries().expect("told"), KEEPALIVE_PROBES);
+        #[cfg(target_os = "linux")]
+        assert_eq!(kept.tcp_user_timeout().expect("told"), Some(UNTAKEN_MAX));
     }
 
     #[tokio::test]

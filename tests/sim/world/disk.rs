@@ -111,6 +111,10 @@ impl Storage for Mounted {
         self.disk.memory.archive(store, owner, page)
     }
 
+    fn archive_count<'a>(&'a self, store: &'a str, owner: &'a str, page: Page) -> Answer<'a, u64> {
+        self.disk.memory.archive_count(store, owner, page)
+    }
+
     fn archive_len<'a>(&'a self, store: &'a str, owner: &'a str) -> Answer<'a, u64> {
         self.disk.memory.archive_len(store, owner)
     }

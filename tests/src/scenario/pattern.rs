@@ -6,7 +6,8 @@
 //! * a child it gives must be there, in any order, each found in a child of its own;
 //! * text it gives must be the text, blanks at the ends aside.
 //!
-//! `scn:strict='yes'` forbids every attribute and child that is not given, `scn:absent='yes'` on a child forbids that child.
+//! `scn:strict='yes'` forbids every attribute and child that is not given, `scn:empty='yes'` every child that is not given,
+//! `scn:absent='yes'` on a child forbids that child.
 
 use super::NS;
 use crate::xml::Element;
@@ -44,6 +45,7 @@ pub fn fits(pattern: &Element, actual: &Element, names: &mut Names) -> Result<()
         ));
     }
     let strict = pattern.attr_ns(NS, "strict") == Some("yes");
+    let empty = strict || pattern.attr_ns(NS, "empty") == Some("yes");
     let place = &pattern.name;
     for wanted in pattern.attrs.iter().filter(|a| a.ns != NS) {
         let found = actual.attr_ns(&wanted.ns, &wanted.name);
@@ -99,7 +101,7 @@ pub fn fits(pattern: &Element, actual: &Element, names: &mut Names) -> Result<()
         }
     }
     match left.first() {
-        Some(extra) if strict => Err(format!("<{place}/> also holds {extra}")),
+        Some(extra) if empty => Err(format!("<{place}/> also holds {extra}")),
         _ => Ok(()),
     }
 }

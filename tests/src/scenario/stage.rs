@@ -20,6 +20,8 @@ pub struct Theatre {
     pub regions: Vec<Endpoint>,
     /// Makes account names of this run unlike those of others.
     pub season: String,
+    /// What a server of others pushes besides, by namespace: passed over where the play does not expect such a push.
+    pub habits: &'static [(&'static str, &'static str)],
     performed: AtomicU64,
 }
 
@@ -35,7 +37,7 @@ pub enum Placement {
 impl Theatre {
     /// A theatre on some regions.
     pub fn new(regions: Vec<Endpoint>, season: &str) -> Self {
-        Self { regions, season: season.into(), performed: AtomicU64::new(0) }
+        Self { regions, season: season.into(), habits: &[], performed: AtomicU64::new(0) }
     }
 }
 
@@ -78,6 +80,12 @@ impl Stage {
         number: u64,
     ) -> Result<()> {
         self.cast(play, theatre, placement, number).await?;
+        for (ns, habit) in theatre.habits {
+            for role in play.roles.iter().filter(|role| !play.pushes(&role.name, ns)) {
+                let patterns = self.patterns(habit)?;
+                self.ignored.entry(role.name.clone()).or_default().extend(patterns);
+            }
+        }
         for step in &play.steps {
             self.transcript.note(format!(
                 "-- line {}: {} {}",

@@ -4,6 +4,8 @@
 //! a comment; the first comment is the title.
 
 use crate::client::Result;
+use crate::reference::Which;
+use std::collections::BTreeMap;
 
 /// A person in the play.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,11 +101,21 @@ pub struct Play {
     pub roles: Vec<Role>,
     /// What happens.
     pub steps: Vec<Step>,
-    /// Why the reference server is not held to it (`# not on prosody: …`).
-    pub not_on_prosody: Option<String>,
+    /// Why servers of others are not held to it (`# not on prosody: …`), by their names.
+    pub not_on: BTreeMap<String, String>,
 }
 
 impl Play {
+    /// Is anybody to receive a push of that namespace here?
+    pub fn pushes(&self, who: &str, ns: &str) -> bool {
+        self.steps.iter().filter(|step| step.who == who).any(|step| match &step.act {
+            Act::Receives(xml) | Act::ReceivesUnordered(xml) => {
+                xml.lines().any(|line| line.contains("type='set'") && line.contains(ns))
+            }
+            _ => false,
+        })
+    }
+
     /// Reads a play.
     ///
     /// # Errors
@@ -113,7 +125,7 @@ impl Play {
             title: String::new(),
             roles: Vec::new(),
             steps: Vec::new(),
-            not_on_prosody: None,
+            not_on: BTreeMap::new(),
         };
         let lines: Vec<&str> = text.lines().collect();
         let mut at = 0;
@@ -123,8 +135,13 @@ impl Play {
             at += 1;
             if let Some(comment) = line.strip_prefix('#') {
                 let comment = comment.trim();
-                if let Some(why) = comment.strip_prefix("not on prosody:") {
-                    play.not_on_prosody = Some(why.trim().into());
+                if let Some((server, why)) =
+                    comment.strip_prefix("not on ").and_then(|c| c.split_once(':'))
+                {
+                    if !Which::ALL.iter().any(|which| which.name() == server) {
+                        return Err(format!("line {number}: no server is called {server}"));
+                    }
+                    play.not_on.insert(server.into(), why.trim().into());
                 } else if play.title.is_empty() {
                     play.title = comment.into();
                 }

@@ -43,6 +43,28 @@ pub fn of(stanza: &Stanza) -> Option<Delay> {
     stanza.child("delay", ns::DELAY).as_ref().and_then(parse)
 }
 
+/// The stanza without delays in the name of those: only they may say so (bad-inputs B-241). Those of others stay. A stanza without one comes back as
+/// it is.
+#[must_use]
+pub fn without(stanza: &Stanza, who: impl Fn(&Jid) -> bool) -> Stanza {
+    if !stanza.has_child("delay", ns::DELAY) {
+        return stanza.clone();
+    }
+    let is_theirs = |child: &Element| {
+        let from = || child.attr("from").and_then(|from| Jid::parse(from).ok());
+        child.is("delay", ns::DELAY) && from().is_some_and(|from| who(&from))
+    };
+    let mut element = stanza.element();
+    if !element.children().any(is_theirs) {
+        return stanza.clone();
+    }
+    element.retain_children(|child| !is_theirs(child));
+    // Written anew it may break a limit that its sender's way of writing kept: then every delay goes, by cutting bytes.
+    Stanza::from_element(&element).unwrap_or_else(|_| {
+        stanza.without_children(|name, child_ns| name == "delay" && child_ns == ns::DELAY)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -58,6 +80,18 @@ mod tests {
         );
         let stanza = Stanza::message(None, None, Type::Chat).with_child(delay).build();
         assert_eq!(of(&stanza), Some(Delay { stamp_ms: 1_709_251_199_999, from: Some(server) }));
+    }
+
+    #[test]
+    fn a_delay_in_a_name_that_is_not_the_senders_goes() {
+        let xml: &[u8] = b"<message><delay xmlns='urn:xmpp:delay' from='CAPULET.example' stamp='2001-01-01T00:00:00Z'/><body>x</body>\
+            <delay xmlns='urn:xmpp:delay' from='juliet@capulet.example' stamp='2001-01-01T00:00:00Z'/>\
+            <delay xmlns='urn:xmpp:delay' stamp='2001-01-01T00:00:00Z'/></message>";
+        let stanza = Stanza::parse(bytes::Bytes::from_static(xml)).expect("canonical");
+        let server = Jid::parse("capulet.example").expect("a JID");
+        let clean = without(&stanza, |from| *from == server);
+        assert_eq!(clean.element().children().count(), 3);
+        assert_eq!(without(&clean, |from| *from == server).bytes(), clean.bytes());
     }
 
     #[test]

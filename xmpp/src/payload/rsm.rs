@@ -50,6 +50,8 @@ pub struct Given {
     pub ends: Option<(String, String)>,
     /// How many items there are in all.
     pub count: Option<u64>,
+    /// How many of them stand before the first of these, where that is known.
+    pub index: Option<u64>,
 }
 
 impl Given {
@@ -59,7 +61,8 @@ impl Given {
         let leaf = |name: &str, text: &str| Element::new(name, ns::RSM).with_text(text);
         let mut set = Element::new("set", ns::RSM);
         if let Some((first, last)) = &self.ends {
-            set.push_child(leaf("first", first));
+            let index = self.index.map(|index| index.to_string());
+            set.push_child(leaf("first", first).with_attr_opt("index", index.as_deref()));
             set.push_child(leaf("last", last));
         }
         if let Some(count) = self.count {
@@ -113,8 +116,10 @@ mod tests {
     fn what_is_given_is_written() {
         let ends = Some(("a".to_owned(), "b".to_owned()));
         let text = |given: Given| String::from_utf8(given.element().to_bytes()).expect("text");
-        let all = text(Given { ends, count: Some(2) });
+        let all = text(Given { ends: ends.clone(), count: Some(2), index: None });
         assert!(all.contains("<first>a</first><last>b</last><count>2</count>"), "{all}");
+        let at = text(Given { ends, count: None, index: Some(0) });
+        assert!(at.contains("<first index='0'>a</first><last>b</last>"), "{at}");
         let none = text(Given::default());
         assert!(!none.contains("first") && !none.contains("count"), "{none}");
     }

@@ -276,11 +276,13 @@ impl Exchange {
         self.mechanism
     }
 
-    /// A message of the client's, decoded from base64. `None`: it sent no initial response and gets an empty challenge.
+    /// A message of the client's, decoded from base64. `None`: it sent no initial response and gets an empty challenge; but for ANONYMOUS,
+    /// where there is nothing that it would have to say. COMPAT: Strophe, which sends nothing there and knows no answer to a challenge.
     /// Called at the wrong moment (while a question is open, or after the end) it fails with `malformed-request`.
     pub fn message(&mut self, message: Option<&[u8]>) -> Step {
         let Some(message) = message else {
             return match self.state {
+                State::Start if self.mechanism == Mechanism::Anonymous => self.message(Some(b"")),
                 State::Start => Step::Challenge(Vec::new()),
                 _ => self.over(Failure::MalformedRequest),
             };
@@ -499,6 +501,15 @@ pub(crate) mod tests {
         assert!(matches!(exchange.message(Some(b"\0juliet\0r0m30")), Step::CheckPlain { .. }));
         // A second message while the password is being checked is not part of PLAIN.
         assert!(matches!(exchange.message(Some(b"x")), Step::Fail(Failure::MalformedRequest)));
+    }
+
+    #[test]
+    fn a_guest_that_says_nothing_at_all_is_let_in() {
+        let mut exchange = Exchange::new(Mechanism::Anonymous, terms());
+        let said = exchange.message(None);
+        let mut other = Exchange::new(Mechanism::Anonymous, terms());
+        assert_eq!(format!("{said:?}"), format!("{:?}", other.message(Some(b""))));
+        assert!(!matches!(said, Step::Challenge(_) | Step::Fail(_)));
     }
 
     #[test]

@@ -40,6 +40,12 @@ impl Span {
             .expect("the framer proved the piece to be UTF-8 and spans end at tokens")
     }
 
+    /// The attribute value that is written there. `None`: it is none that the framer has proved.
+    #[must_use]
+    pub fn value(self, bytes: &[u8]) -> Option<Cow<'_, str>> {
+        std::str::from_utf8(self.of(bytes)).ok().and_then(unescape_attr)
+    }
+
     /// The same, `by` bytes further on (or back).
     pub(crate) fn moved(self, by: i64) -> Span {
         let shift =

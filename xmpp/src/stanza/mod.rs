@@ -56,7 +56,8 @@ impl Stanza {
     /// of the stream, which a stanza that names none inherits (RFC 6120 §8.1.5).
     ///
     /// # Errors
-    /// `jid-malformed` for a bad `to`; `bad-request` if the element is no stanza.
+    /// `jid-malformed` for a bad `to`; `bad-request` if the element is no stanza; `policy-violation` if it becomes a giant when what it
+    /// takes from its stream is written into it.
     pub fn receive(
         piece: &[u8],
         head: &Head,
@@ -304,15 +305,27 @@ impl Stanza {
     }
 
     /// The answer that says what went wrong: addresses swapped, id kept. `None` for an error or a result, which are
-    /// never answered (RFC 6120 §8.3.1).
+    /// never answered (RFC 6120 §8.3.1). A message brings back what it said, so that its sender sees what has not arrived (rule 3 there).
     #[must_use]
     pub fn error_reply(&self, error: &StanzaError) -> Option<Stanza> {
         if matches!(self.type_(), Type::Error | Type::Result) {
             return None;
         }
         let reply = Builder::new(self.kind(), Type::Error, self.to(), self.from());
-        Some(reply.id_opt(self.id().as_deref()).with_child(error.element()).build())
+        let mut reply = reply.id_opt(self.id().as_deref());
+        if self.kind() == Kind::Message {
+            let element = self.element();
+            let said = element.children().filter(|child| !child.is("error", ns::CLIENT));
+            reply = said.cloned().fold(reply, Builder::with_child);
+        }
+        Some(reply.with_child(error.element()).build())
     }
+}
+
+/// How long a stanza may become, in bytes, when the namespaces that its stream has declared are written into it: some thousand elements
+/// could each lean on a namespace of a thousand bytes.
+fn import_bytes_max(piece: &[u8]) -> usize {
+    4 * piece.len() + 16 * 1024
 }
 
 /// A stanza that leans on the stream it came on is taken apart and written anew.
@@ -336,7 +349,11 @@ fn import(
     if let (Some(lang), None) = (lang, head.lang) {
         element.set_attr("xml:lang", lang);
     }
-    Stanza::parse(Bytes::from(element.to_bytes()))
+    let bytes = element.to_bytes();
+    if bytes.len() > import_bytes_max(piece) {
+        return Err(StreamError::policy_violation());
+    }
+    Stanza::parse(Bytes::from(bytes))
 }
 
 /// Whether it is made like a language tag (RFC 5646 §2.1).

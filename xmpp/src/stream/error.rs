@@ -148,11 +148,17 @@ impl StreamError {
         out
     }
 
+    /// Whether the peer says that the stream is over with an error: there is nothing to answer but the end (RFC 6120 §4.9.1.1).
+    #[must_use]
+    pub fn is_one(element: &Element) -> bool {
+        element.is("error", ns::STREAM)
+    }
+
     /// Reads an `error` element of the streams namespace; anything unknown in it becomes `undefined-condition`.
     /// `None` if the element is something else.
     #[must_use]
     pub fn from_element(element: &Element) -> Option<StreamError> {
-        if !element.is("error", ns::STREAM) {
+        if !StreamError::is_one(element) {
             return None;
         }
         let mut error = StreamError::undefined_condition();

@@ -13,6 +13,7 @@ mod lives;
 
 const B: NodeIx = NodeIx(1);
 const C: NodeIx = NodeIx(2);
+const GONE: Shows = Shows { priority: 9, available: false, hidden: false };
 
 #[derive(Clone, Debug, PartialEq)]
 struct Note {
@@ -141,7 +142,15 @@ impl Play {
 
     fn bind(&self, resource: &str, place: Place<u32>, at: u64) -> Bound<u32> {
         let full = full(resource);
-        let row = Row { full, place, generation: Hlc(at), priority: 0, available: true, lit: true };
+        let row = Row {
+            full,
+            place,
+            generation: Hlc(at),
+            priority: 0,
+            available: true,
+            hidden: false,
+            lit: true,
+        };
         self.table.bind(row, |_| false)
     }
 
@@ -501,7 +510,7 @@ fn an_older_generation_neither_removes_nor_replaces_a_newer_one() {
     let play = Play::new(Wire::alone());
     play.bind("balcony", Place::There(B), 5);
     assert!(play.bind("balcony", Place::There(C), 4).lost);
-    assert!(!play.table.update_there(B, &full("balcony"), Hlc(4), 9, false).0);
+    assert!(!play.table.update_there(B, &full("balcony"), Hlc(4), GONE).0);
     let newest = |rows: &[Row<u32>]| (rows.len(), rows[0].there(), rows[0].available);
     assert_eq!(play.table.read(juliet().as_str(), newest), Some((1, Some(B), true)));
     // But if the newer one goes before the older one's node hears of it, the older one stands.
@@ -518,7 +527,7 @@ fn a_tie_is_decided_by_the_caller_and_a_repetition_changes_nothing() {
     assert!(!play.bind("balcony", Place::Here(7), 5).lost);
     let row = |place| {
         let (full, generation) = (full("balcony"), Hlc(5));
-        Row { full, place, generation, priority: 0, available: true, lit: true }
+        Row { full, place, generation, priority: 0, available: true, hidden: false, lit: true }
     };
     assert!(play.table.bind(row(Place::There(B)), |_| false).lost);
     assert_eq!(play.table.sessions_here(), 1);
@@ -527,12 +536,14 @@ fn a_tie_is_decided_by_the_caller_and_a_repetition_changes_nothing() {
 }
 
 #[test]
-fn light_changes_once_and_names_available_rows_only() {
+fn light_changes_once_and_names_rows_that_show_something_only() {
     let play = Play::new(Wire::alone());
     play.bind("balcony", Place::There(B), 1);
     play.bind("tomb", Place::There(B), 2);
     play.bind("church", Place::There(C), 3);
-    play.table.update(&full("tomb"), Hlc(2), 0, false);
+    play.bind("garden", Place::There(B), 4);
+    play.table.update(&full("tomb"), Hlc(2), GONE);
+    play.table.update(&full("garden"), Hlc(4), Shows { available: true, hidden: true, ..GONE });
     let balcony = [(full("balcony"), Hlc(1))];
     assert_eq!(play.table.light(B, false), balcony);
     assert!(play.table.light(B, false).is_empty());
@@ -579,7 +590,7 @@ fn a_goodbye_removes_the_row_of_its_own_node_only() {
     let play = Play::new(Wire::with_peers());
     play.bind("balcony", Place::There(C), 5);
     assert!(!play.table.unbind_there(B, &full("balcony"), Hlc(5), 0, &play.wire));
-    assert_eq!(play.table.update_there(B, &full("balcony"), Hlc(5), 9, false), (false, false));
+    assert_eq!(play.table.update_there(B, &full("balcony"), Hlc(5), GONE), (false, false));
     assert_eq!(play.table.len(), 1);
     assert!(matches!(play.send(1), Outcome::Sent));
 }

@@ -5,16 +5,20 @@ use std::collections::BTreeMap;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
+use sha2::{Digest, Sha256};
 use xmpp::jid::{BareJid, Jid};
 use xmpp::ns;
+use xmpp::payload::stanza_id;
 use xmpp::sasl::{Hash, Password, ScramKeys, Secret};
 use xmpp::stanza::{Kind, Stanza, Type};
 use xmpp::xml::element::Element;
 
 use super::{Done, ask, privacy};
-use crate::admin::{Refusal, ScramCredentials, UserExport};
+use crate::admin::{ArchivePart, Archived, Imported, Refusal, ScramCredentials, UserExport};
 use crate::app::Node;
 use crate::app::operator::unusable;
+use crate::features::archive::item::{Item, Uid};
+use crate::features::archive::prefs::Prefs;
 use crate::features::private;
 use crate::features::roster::record::Contact;
 use crate::features::roster::subscription::State;
@@ -31,8 +35,9 @@ const ITERATIONS_MAX: u32 = 10_000_000;
 const ROW_BYTES_MORE: usize = 128;
 /// Bytes of an imported salt.
 const SALT_BYTES_MAX: usize = 1_024;
+
 /// Makes an account of what has come.
-pub(in crate::app) async fn import(node: &Node, jid: &BareJid, user: UserExport) -> Done<()> {
+pub(in crate::app) async fn import(node: &Node, jid: &BareJid, user: UserExport) -> Done<Imported> {
     let limits = &node.config.limits;
     let contacts = contacts(jid, &user)?;
     let within = |what: &str, count: usize, name: &str, most: usize| match count > most {
@@ -42,7 +47,7 @@ pub(in crate::app) async fn import(node: &Node, jid: &BareJid, user: UserExport)
     within("contacts", contacts.len(), "roster_items_max", limits.roster_items_max)?;
     within("messages", user.offline.len(), "offline_messages_max", limits.offline_messages_max)?;
     let messages = messages(node, jid, &user.offline)?;
-    let kept = kept(&user, limits)?;
+    let kept = kept(&user, node)?;
     let size = |shelf| {
         let of = kept.iter().filter(move |(other, ..)| *other == shelf);
         of.map(|(_, key, element)| key.len() + element.len()).sum()
@@ -52,7 +57,34 @@ pub(in crate::app) async fn import(node: &Node, jid: &BareJid, user: UserExport)
     within("bytes of private data", private, "private_bytes_max", limits.private_bytes_max)?;
     let account = account(node, &user).await?;
     let import = getrandom::u64().map_err(|error| Refusal::failed(error.to_string()))?;
-    for part in parts(import, &account, kept, contacts, messages)? {
+    let mut parts = parts(import, &account, kept, contacts, messages)?;
+    parts.last_mut().expect("there is one").last = !user.archive_follows;
+    let done = Imported { import, parts: 0, archived: 0 };
+    write(node, jid, parts, done).await
+}
+
+/// What was archived, after [`import`] or another part. Of one import the parts come one by one.
+pub(in crate::app) async fn import_archive(
+    node: &Node,
+    jid: &BareJid,
+    part: ArchivePart,
+) -> Done<Imported> {
+    let ArchivePart { after, archive, last } = part;
+    let mut cut = Cut::begin(after.import, after.parts);
+    for (place, archived) in (after.archived + 1..=MESSAGES_MAX).zip(archive) {
+        let item = item(jid, archived)?;
+        let part =
+            cut.room(item.stanza.len() + item.with.len() + ROW_BYTES_MORE, "an archived message")?;
+        part.archive.push((place, item));
+    }
+    let mut parts = cut.parts;
+    parts.last_mut().expect("there is one").last = last;
+    write(node, jid, parts, after).await
+}
+
+async fn write(node: &Node, jid: &BareJid, parts: Vec<Part>, mut done: Imported) -> Done<Imported> {
+    for part in parts {
+        let archived = part.archive.len() as u64;
         let number = part.number;
         let answer = ask(node, jid, &Request::Write(Box::new(part))).await;
         let answer = answer.map_err(|mut refusal| {
@@ -62,7 +94,10 @@ pub(in crate::app) async fn import(node: &Node, jid: &BareJid, user: UserExport)
             refusal
         })?;
         match answer {
-            Answer::Written => {}
+            Answer::Written => {
+                done.parts = number + 1;
+                done.archived += archived;
+            }
             Answer::Exists => return Err(Refusal::conflict(format!("{jid} is there already"))),
             Answer::Overtaken => {
                 return Err(Refusal::conflict(
@@ -72,7 +107,7 @@ pub(in crate::app) async fn import(node: &Node, jid: &BareJid, user: UserExport)
             other => return Err(Refusal::failed(format!("its home answers {other:?}"))),
         }
     }
-    Ok(())
+    Ok(done)
 }
 
 async fn account(node: &Node, user: &UserExport) -> Done<Account> {
@@ -149,7 +184,7 @@ fn keys(hash: Hash, given: &ScramCredentials) -> Done<ScramKeys> {
 }
 
 /// The user's own XML, each element where it is found again.
-fn kept(user: &UserExport, limits: &config::Limits) -> Done<Vec<Kept>> {
+fn kept(user: &UserExport, node: &Node) -> Done<Vec<Kept>> {
     let element = |text: &String| {
         Element::parse(text.as_bytes())
             .map_err(|error| invalid(format!("an element that cannot be read: {error}")))
@@ -171,8 +206,21 @@ fn kept(user: &UserExport, limits: &config::Limits) -> Done<Vec<Kept>> {
         kept.push((Shelf::Private, key, element.to_bytes()));
     }
     if let Some(text) = &user.privacy {
-        let rows = privacy::rows(&element(text)?, limits)?;
+        let rows = privacy::rows(&element(text)?, &node.config.limits)?;
         kept.extend(rows.into_iter().map(|(key, row)| (Shelf::Privacy, key, row)));
+    }
+    if let Some(text) = &user.preferences {
+        let prefs = element(text)?;
+        let most = node.config.archive.preferences_max;
+        let prefs = Some(prefs).filter(|prefs| prefs.is("prefs", ns::MAM));
+        let prefs = prefs.and_then(|prefs| Prefs::parse(&prefs, most).ok());
+        let prefs = prefs.ok_or_else(|| {
+            invalid(format!(
+                "archive preferences that do not add up, or more than archive.preferences_max ({most})"
+            ))
+        })?;
+        let value = postcard::to_stdvec(&prefs).expect("a plain value");
+        kept.push((Shelf::Preferences, String::new(), value));
     }
     Ok(kept)
 }
@@ -247,7 +295,60 @@ fn messages(node: &Node, own: &BareJid, given: &[String]) -> Done<Vec<Vec<u8>>> 
     given.iter().map(message).collect()
 }
 
+/// A message of an archive, as this server keeps it.
+fn item(own: &BareJid, archived: Archived) -> Done<Item> {
+    let message = stanza(&archived.message)?;
+    if message.kind() != Kind::Message {
+        return Err(invalid("archived are messages"));
+    }
+    // What the other server called it is true no longer.
+    let message = stanza_id::without(&message, &Jid::from(own));
+    let sent = message.from().is_none_or(|from| from.bare() == *own);
+    let other = if sent { message.to() } else { message.from() };
+    let with = other.map_or_else(|| own.as_str().to_owned(), |jid| jid.as_str().to_owned());
+    let uid = Uid::parse(&archived.id).unwrap_or_else(|| foreign(&archived));
+    Ok(Item { uid, at_ms: archived.at, with, sent, stanza: message.bytes().to_vec() })
+}
+
+/// An id for a message that had one of another kind: always the same, so that an import that is repeated leaves none behind.
+fn foreign(archived: &Archived) -> Uid {
+    let hash = match archived.id.as_str() {
+        "" => Sha256::digest(format!("{} {}", archived.at, archived.message)),
+        id => Sha256::digest(id),
+    };
+    let (order, salt) = (hash[..8].try_into(), hash[8..12].try_into());
+    let (order, salt) = (order.expect("eight bytes"), salt.expect("four bytes"));
+    Uid { order: u64::from_be_bytes(order), salt: u32::from_be_bytes(salt) }
+}
+
 /// Cut so that each part fits into one entry.
+struct Cut {
+    parts: Vec<Part>,
+    bytes: usize,
+}
+
+impl Cut {
+    fn begin(import: u64, number: u32) -> Cut {
+        Cut { parts: vec![Part::empty(import, number)], bytes: 0 }
+    }
+
+    /// The part where a row of so many bytes has room.
+    fn room(&mut self, row: usize, what: &str) -> Done<&mut Part> {
+        if row > ROW_BYTES_MAX {
+            return Err(invalid(format!("{what} of {row} bytes: {ROW_BYTES_MAX} is the most")));
+        }
+        let last = self.parts.last().expect("there is one");
+        if self.bytes > PART_BYTES_MAX {
+            self.bytes = 0;
+            let next =
+                Part { account: last.account.clone(), ..Part::empty(last.import, last.number + 1) };
+            self.parts.push(next);
+        }
+        self.bytes += row + ROW_BYTES_MORE;
+        Ok(self.parts.last_mut().expect("there is one"))
+    }
+}
+
 fn parts(
     import: u64,
     account: &Account,
@@ -255,40 +356,17 @@ fn parts(
     contacts: BTreeMap<BareJid, Contact>,
     messages: Vec<Vec<u8>>,
 ) -> Done<Vec<Part>> {
-    let empty = |number| Part {
-        import,
-        number,
-        last: false,
-        account: account.clone(),
-        kept: Vec::new(),
-        contacts: Vec::new(),
-        messages: Vec::new(),
-    };
-    let mut parts = vec![empty(0)];
-    let mut bytes = 0;
-    let mut room = |parts: &mut Vec<Part>, row: usize, what: &str| {
-        if row > ROW_BYTES_MAX {
-            return Err(invalid(format!("{what} of {row} bytes: {ROW_BYTES_MAX} is the most")));
-        }
-        if bytes > PART_BYTES_MAX {
-            bytes = 0;
-            parts.push(empty(u32::try_from(parts.len()).expect("few parts: a request is bounded")));
-        }
-        bytes += row + ROW_BYTES_MORE;
-        Ok(parts.len() - 1)
-    };
+    let mut cut = Cut::begin(import, 0);
+    cut.parts[0].account = Some(account.clone());
     for own in kept {
-        let place = room(&mut parts, own.1.len() + own.2.len(), "an element")?;
-        parts[place].kept.push(own);
+        cut.room(own.1.len() + own.2.len(), "an element")?.kept.push(own);
     }
     for (jid, contact) in contacts {
-        let place = room(&mut parts, jid.as_str().len() + contact.encode().len(), "a contact")?;
-        parts[place].contacts.push((jid, contact));
+        let row = jid.as_str().len() + contact.encode().len();
+        cut.room(row, "a contact")?.contacts.push((jid, contact));
     }
     for (id, message) in (1..=MESSAGES_MAX).zip(messages) {
-        let place = room(&mut parts, message.len(), "a message")?;
-        parts[place].messages.push((id, message));
+        cut.room(message.len(), "a message")?.messages.push((id, message));
     }
-    parts.last_mut().expect("there is one").last = true;
-    Ok(parts)
+    Ok(cut.parts)
 }

@@ -7,7 +7,7 @@ use xmpp::sasl::{Credentials, Hash, Password, Verdict};
 
 use super::super::operator::Desk;
 use super::*;
-use crate::admin::{Operator, RefusalKind};
+use crate::admin::{ArchivePart, Operator, RefusalKind};
 use crate::auth::Authenticator;
 use crate::testing::{House, bare};
 
@@ -57,6 +57,10 @@ fn romeo(messages: usize, bytes: usize) -> UserExport {
              <item type='jid' value='tybalt@chat.example' action='deny' order='1'/></list></query>"
                 .to_owned(),
         ),
+        preferences: Some(
+            "<prefs xmlns='urn:xmpp:mam:2' default='never'><always><jid>juliet@chat.example</jid></always><never/></prefs>"
+                .to_owned(),
+        ),
         offline: (0..messages).map(|number| message(number, bytes)).collect(),
         ..UserExport::default()
     }
@@ -86,7 +90,7 @@ async fn what_is_exported_comes_back_equal_in_one_entry_or_many() {
             (given.created, &given.roster, &given.requests, &given.offline)
         );
         assert_eq!((&first.vcard, &first.private), (&given.vcard, &given.private));
-        assert_eq!(first.privacy, given.privacy);
+        assert_eq!((&first.privacy, &first.preferences), (&given.privacy, &given.preferences));
         desk.user_remove("romeo@chat.example").await.expect("removed");
         let before = house.node.homes.log_head();
         desk.user_import(first.clone()).await.expect("imported");
@@ -186,6 +190,107 @@ async fn what_cannot_be_kept_is_refused_and_leaves_nothing() {
     assert_eq!(refusal.kind, RefusalKind::Conflict, "{refusal:?}");
     let refusal = desk.user_export("nobody@chat.example").await.expect_err("it is not there");
     assert_eq!(refusal.kind, RefusalKind::NotFound, "{refusal:?}");
+}
+
+fn archived(n: u64, id: &str, bytes: usize) -> Archived {
+    let (from, to) = match n % 2 {
+        0 => ("romeo@chat.example/old", "juliet@chat.example"),
+        _ => ("juliet@chat.example/b", "romeo@chat.example"),
+    };
+    let body = format!("<body>{n} {}</body>", "x".repeat(bytes));
+    Archived {
+        id: id.to_owned(),
+        at: 1_700_000_000_000 + n,
+        message: format!("<message from='{from}' to='{to}' type='chat' id='m{n}'>{body}</message>"),
+    }
+}
+
+async fn archive(desk: &Desk, account: &str) -> Vec<Archived> {
+    let (mut all, mut after) = (Vec::new(), None);
+    loop {
+        let page = desk.user_archive(account, after).await.expect("exported");
+        all.extend(page.archive);
+        after = page.more;
+        if after.is_none() {
+            return all;
+        }
+    }
+}
+
+/// In requests of so many messages.
+async fn import_with(desk: &Desk, user: UserExport, given: &[Archived], some: usize) {
+    let account = user.account.clone();
+    let mut after = desk.user_import(user).await.expect("imported");
+    let mut parts = given.chunks(some).peekable();
+    while let Some(part) = parts.next() {
+        let last = parts.peek().is_none();
+        let part = ArchivePart { after, archive: part.to_vec(), last };
+        after = desk.user_import_archive(&account, part).await.expect("imported");
+    }
+    assert_eq!(after.archived, given.len() as u64);
+}
+
+#[tokio::test]
+async fn an_archive_comes_back_equal_and_whoever_imports_it_signs_in_when_it_is_whole() {
+    let house = House::new().await;
+    let desk = desk(&house);
+    let user = || UserExport { archive_follows: true, ..romeo(2, 10) };
+    let plain =
+        async || house.node.authenticator.plain(&bare("romeo"), Password::new("wherefore")).await;
+    for (count, bytes, some) in [(5, 10, 2), (300, 20_000, 250), (100, 100_000, 1)] {
+        let given: Vec<Archived> =
+            (0..count).map(|n| archived(n, &format!("{n:024x}"), bytes)).collect();
+        let after = desk.user_import(user()).await.expect("imported");
+        let part = ArchivePart { after, archive: given[..2].to_vec(), last: false };
+        desk.user_import_archive("romeo@chat.example", part).await.expect("imported");
+        assert_eq!(plain().await, Verdict::Disabled, "it is not whole yet");
+        let refusal = desk.user_export("romeo@chat.example").await.expect_err("unfinished");
+        assert_eq!(refusal.kind, RefusalKind::Conflict);
+        // It failed on its way, and is repeated.
+        import_with(&desk, user(), &given, some).await;
+        assert_eq!(plain().await, Verdict::Right);
+        assert_eq!(archive(&desk, "romeo@chat.example").await, given);
+        let stale = ArchivePart { after, archive: Vec::new(), last: true };
+        let refusal = desk.user_import_archive("romeo@chat.example", stale).await;
+        assert_eq!(refusal.expect_err("it is over").kind, RefusalKind::Conflict);
+        desk.user_remove("romeo@chat.example").await.expect("removed");
+        assert!(desk.user_archive("romeo@chat.example", None).await.is_err());
+    }
+}
+
+#[tokio::test]
+async fn an_imported_archive_has_ids_of_ours_and_goes_on() {
+    let house = House::new().await;
+    let desk = desk(&house);
+    let given: Vec<Archived> = (0..3).map(|n| archived(n, &format!("foreign-{n}"), 1)).collect();
+    let given = [given, vec![archived(3, "", 1)]].concat();
+    let user = UserExport { archive_follows: true, preferences: None, ..romeo(0, 0) };
+    import_with(&desk, user, &given, 3).await;
+    let kept = archive(&desk, "romeo@chat.example").await;
+    let messages = |archive: &[Archived]| {
+        archive.iter().map(|archived| archived.message.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(messages(&kept), messages(&given));
+    let ids: std::collections::BTreeSet<&str> = kept.iter().map(|kept| kept.id.as_str()).collect();
+    assert_eq!(ids.len(), 4, "{ids:?}");
+    house.accounts(["juliet"]).await;
+    let seat = house.available("romeo/new", 0).await;
+    house
+        .says(
+            &seat,
+            "<message to='juliet@chat.example' type='chat' id='new'><body>new</body></message>",
+        )
+        .await;
+    let settled = || house.node.archive.queue.is_settled(&bare("romeo"));
+    house.until("what was said is filed", settled).await;
+    let kept = archive(&desk, "romeo@chat.example").await;
+    assert_eq!(kept.len(), 5);
+    assert!(kept[4].message.contains("id='new'") && kept[0].message.contains("id='m0'"));
+    let bad = Archived { message: "<presence/>".to_owned(), ..archived(0, "", 1) };
+    let after = crate::admin::Imported::default();
+    let part = ArchivePart { after, archive: vec![bad], last: true };
+    let refusal = desk.user_import_archive("romeo@chat.example", part).await;
+    assert_eq!(refusal.expect_err("no message").kind, RefusalKind::Invalid);
 }
 
 /// The way of an account: out of another server's document, in here, out as a document of ours, and in again where it is the same.

@@ -23,11 +23,14 @@ Examples:
   pangaea user passwd romeo@pangaea.localhost 'but soft'
   pangaea user list
   (umask 077; pangaea user export > users.xml)
+  (umask 077; pangaea user export chat.example > domain.xml)
   pangaea user import users.xml
-  pangaea user import --keep-going --host old.example=chat.example prosody.xml
+  pangaea user import --keep-going --host old.example=chat.example --aside rest.xml prosody.xml
+  pangaea user import --only romeo@chat.example users.xml
   pangaea user remove romeo@pangaea.localhost
 
-An export is a document of XEP-0227: credentials, roster, requests, offline messages of each account.
+An export is a document of XEP-0227: credentials, roster, requests, vCard, private data, privacy lists, offline messages and archive
+of each account.
 It holds what signs in as anybody in it: keep it safe.")]
 pub(super) struct Args {
     #[command(flatten)]
@@ -45,7 +48,7 @@ enum Command {
         /// Its password; by default the first line of standard input
         new_password: Option<String>,
     },
-    /// Set the password of an account, and end its sessions
+    /// Set the password of an account; its tokens end with the old one, and its sessions (clients.password_ends_sessions)
     Passwd {
         /// user@domain
         account: String,
@@ -61,13 +64,13 @@ enum Command {
     List,
     /// Write accounts to standard output, as XML (XEP-0227)
     Export {
-        /// Those to export; by default all
+        /// Those to export, or domains for all of theirs; by default all
         accounts: Vec<String>,
     },
     /// Make accounts from an export, of this server, Prosody, ejabberd or another (XEP-0227)
     ///
-    /// An account that is there already is refused. What this server does not keep is passed over, and counted on
-    /// standard error. An import that failed may be repeated.
+    /// An account that is there already is refused. What this server does not keep (PEP) is passed over, and counted on
+    /// standard error; --aside keeps it. An import that failed may be repeated.
     Import {
         /// The document, or - for standard input
         file: PathBuf,
@@ -77,6 +80,12 @@ enum Command {
         /// A host of the document and the domain it is here; may be given several times
         #[arg(long, value_name = "OLD=NEW")]
         host: Vec<String>,
+        /// This account only, as it is called here; may be given several times
+        #[arg(long, value_name = "ACCOUNT")]
+        only: Vec<String>,
+        /// A new file for what this server does not keep, as XEP-0227 again
+        #[arg(long, value_name = "FILE")]
+        aside: Option<PathBuf>,
     },
 }
 
@@ -119,11 +128,12 @@ async fn order(
             Ok(())
         }
         Command::Export { accounts } => carry::export(remote, accounts, out, err).await,
-        Command::Import { file, keep_going, host } => {
+        Command::Import { file, keep_going, host, only, aside } => {
             let hosts = Hosts::parse(&host).map_err(|cause| miette::miette!("--host: {cause}"))?;
             let document = Reader::open(&file, hosts)
                 .map_err(|cause| miette::miette!("cannot read {}: {cause}", file.display()))?;
-            carry::import(remote, document, keep_going, out, err).await
+            let how = carry::How { keep_going, only, aside };
+            carry::import(remote, document, how, out, err).await
         }
     }
 }
@@ -256,6 +266,64 @@ mod tests {
         assert!(text.contains(&expected), "{text}");
     }
 
+    fn archived(n: u64) -> crate::admin::Archived {
+        let message =
+            format!("<message from='a@b' to='bob@chat.example'><body>{n}</body></message>");
+        crate::admin::Archived { id: format!("{n:024x}"), at: n * 1_000, message }
+    }
+
+    #[tokio::test]
+    async fn an_archive_goes_out_and_in_in_parts() {
+        let (port, dir) = (port().await, tempfile::tempdir().unwrap());
+        let archive: Vec<_> = (1..6).map(archived).collect();
+        port.operator.archives.lock().insert("bob@chat.example".to_owned(), archive.clone());
+        let text = user(&port.url, &["export", "bob@chat.example"]).await.unwrap();
+        assert_eq!(text.matches("<result xmlns='urn:xmpp:mam:2' id='").count(), 5, "{text}");
+        let file = file(&dir, &text);
+        port.operator.archives.lock().clear();
+        assert_eq!(
+            user(&port.url, &["import", &file]).await.unwrap(),
+            "1 accounts made, 0 refused\n"
+        );
+        assert_eq!(port.operator.archives.lock()["bob@chat.example"], archive);
+        let last = port.operator.orders.lock().last().cloned().unwrap();
+        assert_eq!(last, "archived bob@chat.example 0 true");
+    }
+
+    #[tokio::test]
+    async fn a_domain_leaves_and_one_account_comes() {
+        let (port, dir) = (port().await, tempfile::tempdir().unwrap());
+        let users = async |words: &[&str]| {
+            user(&port.url, words).await.unwrap().matches("<user name=").count()
+        };
+        assert_eq!(users(&["export", "Chat.example"]).await, 2);
+        assert_eq!(users(&["export", "other.example"]).await, 0);
+        assert_eq!(users(&["export", "other.example", "a@other.example"]).await, 1);
+        let file = file(&dir, &user(&port.url, &["export"]).await.unwrap());
+        let said = user(&port.url, &["import", "--only", "bob@chat.example", &file]).await.unwrap();
+        assert_eq!(said, "1 accounts made, 0 refused\n");
+        let made: Vec<String> = port.operator.users.lock().keys().cloned().collect();
+        assert_eq!(made, ["bob@chat.example"]);
+    }
+
+    #[tokio::test]
+    async fn what_is_not_kept_here_is_put_aside() {
+        let (port, dir) = (port().await, tempfile::tempdir().unwrap());
+        let text = "<server-data xmlns='urn:xmpp:pie:0'><host jid='chat.example'><user name='a' password='p'><pubsub xmlns='p'><x/></pubsub></user>\
+            <user name='b' password='p'/></host></server-data>";
+        let (file, rest) = (file(&dir, text), dir.path().join("rest.xml").display().to_string());
+        let (said, err) = both(&port.url, &["import", "--aside", &rest, &file]).await;
+        assert_eq!(said.unwrap(), "2 accounts made, 0 refused\n");
+        assert!(err.contains("what 1 accounts had besides"), "{err}");
+        let kept = std::fs::read_to_string(&rest).unwrap();
+        assert!(
+            kept.contains("<user name='a'>\n<pubsub xmlns='p'><x/></pubsub>\n</user>"),
+            "{kept}"
+        );
+        let error = user(&port.url, &["import", "--aside", &rest, &file]).await.unwrap_err();
+        assert!(error.to_string().contains("rest.xml"), "nothing is overwritten: {error}");
+    }
+
     #[tokio::test]
     async fn an_import_says_what_it_passed_over_and_who_lacks_credentials() {
         let (port, dir) = (port().await, tempfile::tempdir().unwrap());
@@ -278,6 +346,7 @@ mod tests {
         for expected in [
             "users.xml, line 4: \"\" is no name of a user\n",
             "passed over: 2 × <pubsub xmlns='p'/>\n",
+            "--aside FILE",
             "b@chat.example: SCRAM-SHA-1 only",
         ] {
             assert!(err.contains(expected), "{expected} in {err}");

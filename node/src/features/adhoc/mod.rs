@@ -5,8 +5,11 @@
 //! Whoever may not execute a command does not see it in the list, and hears `forbidden`. A command without a form may be executed at
 //! once, and one with a form too, by sending the form filled in.
 //!
+//! They are found at one's own account as well as at the server: some clients ask there for what they may do. It is not advertised there, for
+//! what an account says of itself its contacts see too.
+//!
 //! Left out: several forms one after the other (`prev` is never an action that is allowed), announcing commands by message (§2.3),
-//! languages other than English (`bad-locale` is never said), commands of accounts.
+//! languages other than English (`bad-locale` is never said), commands of accounts that are not the server's.
 
 pub mod command;
 mod sessions;
@@ -59,7 +62,7 @@ impl Feature for AdHoc {
     }
 
     fn iq(&self, ctx: &mut Ctx<'_>, iq: &Iq) -> Flow {
-        if iq.target != Target::Server {
+        if matches!(iq.target, Target::Account { own: false, .. }) {
             return Flow::Next;
         }
         let commands = &ctx.node.features.commands;
@@ -104,11 +107,14 @@ fn discover(
         if !items {
             return Some(Ok(info("command-list", "Commands")));
         }
-        let server = asked.to().map_or(String::new(), |to| to.domain().to_owned());
+        // Where they were asked for, there they are executed.
+        let from = || asked.from().map(|from| from.bare().to_string());
+        let here = asked.to().map(|to| to.bare_str().to_owned()).or_else(from);
+        let here = here.unwrap_or_default();
         let allowed = commands.iter().filter(|command| may(command.who()));
         let list = Items { node: Some(node.clone()), ..Items::default() };
         let list = allowed.fold(list, |list, command| {
-            list.with_item(&server, Some(command.node()), Some(command.name()))
+            list.with_item(&here, Some(command.node()), Some(command.name()))
         });
         return Some(Ok(list.element()));
     }

@@ -135,7 +135,7 @@ async fn users(
     let mut online = BTreeMap::<BareJid, bool>::new();
     node.directory.for_each(|row| {
         if row.full.domain() == node.domains.global {
-            *online.entry(row.full.bare()).or_default() |= row.available;
+            *online.entry(row.full.bare()).or_default() |= row.available && !row.hidden;
         }
     });
     for (jid, active) in online {

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, try_join};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use xmpp::jid::{BareJid, Jid};
@@ -19,11 +19,11 @@ use xmpp::xml::element::Element;
 use super::item::{ARCHIVE, Item, PLACES, Uid, mark};
 use super::prefs::{Keep, PREFS, Prefs};
 use crate::app::Late;
-use crate::features::blocking::record::PRIVACY;
+use crate::features::blocking::record::{HEAD, PRIVACY};
 use crate::features::blocking::{self, Traffic};
 use crate::features::roster::record::{Contact, ROSTER};
 use crate::homes::accounts::{self, ACCOUNTS};
-use crate::homes::{self, HomeError, HomeOp, Tx};
+use crate::homes::{self, HomeError, HomeOp, Reading, Tx};
 use crate::storage::Page;
 
 /// Name of the operation.
@@ -98,6 +98,12 @@ struct Account {
     oldest_ms: Option<u64>,
 }
 
+impl Account {
+    fn is_sure(&self, now_ms: u64) -> bool {
+        now_ms.saturating_sub(self.since_ms) >= SURE_AFTER_MS
+    }
+}
+
 /// What the home remembers of all. Memory: about 100 bytes an account, [`KNOWN_MAX`] of them.
 #[derive(Debug, Default)]
 pub struct Known(Mutex<HashMap<String, Account>>);
@@ -131,6 +137,23 @@ pub struct ArchiveHome(pub Late);
 impl HomeOp for ArchiveHome {
     fn name(&self) -> &'static str {
         OP
+    }
+
+    fn reads(&self, account: &BareJid, request: &[u8]) -> Vec<Reading> {
+        let Some(node) = self.0.get() else { return Vec::new() };
+        let known = node.archive.known.get(account.as_str());
+        // Who is known well is not read for.
+        if known.is_some_and(|known| known.is_sure(node.now_ms()) && !known.has_prefs) {
+            return Vec::new();
+        }
+        let Ok(Request::File(filings)) = postcard::from_bytes(request) else { return Vec::new() };
+        let mut reads = match known {
+            Some(_) => Vec::new(),
+            None => vec![(ACCOUNTS, String::new()), (PRIVACY, HEAD.to_owned())],
+        };
+        reads.push((PREFS, String::new()));
+        reads.extend(filings.iter().map(|filing| (PLACES, filing.item.uid.to_string())));
+        reads
     }
 
     fn run<'a>(
@@ -218,8 +241,7 @@ async fn file(
             continue;
         }
         let uid = item.uid.to_string();
-        let is_sure = here.now_ms - known.since_ms >= SURE_AFTER_MS;
-        if (again || !is_sure) && tx.get(PLACES, &uid).await?.is_some() {
+        if (again || !known.is_sure(here.now_ms)) && tx.get(PLACES, &uid).await?.is_some() {
             continue;
         }
         if retracts {
@@ -240,8 +262,8 @@ async fn file(
 
 /// What is to be remembered, from the database.
 async fn look(tx: &Tx) -> Result<Account, HomeError> {
-    let newest = tx.archive(ARCHIVE, Page::before(None, 1)).await?;
-    let items = tx.archive_len(ARCHIVE).await?;
+    let newest = tx.archive(ARCHIVE, Page::before(None, 1));
+    let (newest, items) = try_join(newest, tx.archive_len(ARCHIVE)).await?;
     Ok(Account {
         since_ms: 0,
         exists: accounts::exists(tx).await?,
@@ -378,7 +400,7 @@ mod tests {
     fn filing(order: u64, payload: &str) -> Filing {
         let with = "romeo@chat.example/x".to_owned();
         let stanza = format!("<message id='m{order}' type='chat'>{payload}</message>").into_bytes();
-        let item = Item { uid: Uid { order, node: 1 }, at_ms: order, with, sent: false, stanza };
+        let item = Item { uid: Uid { order, salt: 1 }, at_ms: order, with, sent: false, stanza };
         Filing { item, if_contact: false, again: false, retracts: payload.contains("<retract ") }
     }
 
@@ -407,7 +429,7 @@ mod tests {
         let done = decide(&mut tx, &juliet(), batch(&[3], false), here(&known, BOUNDS)).await;
         assert_eq!(done, Ok(Answer::Done));
         assert_eq!(texts(&tx).await.len(), 3);
-        let has = |order| Request::Has(Some(Uid { order, node: 1 }));
+        let has = |order| Request::Has(Some(Uid { order, salt: 1 }));
         for (order, there) in [(1, true), (3, true), (4, false)] {
             let answer = decide(&mut tx, &juliet(), has(order), here(&known, BOUNDS)).await;
             assert_eq!(answer, Ok(Answer::Has(there)));

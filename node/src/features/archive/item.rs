@@ -17,13 +17,13 @@ pub const ARCHIVE: &str = "archive";
 /// Where an item of a public id is: 8 bytes, big-endian.
 pub const PLACES: &str = "archive.places";
 
-/// The public id of an item: unlike that of any other item of any account.
+/// The public id of an item: unlike that of any other item of any account, and not to be guessed from others (XEP-0313 §3, XEP-0359 §3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Uid {
     /// Its place among all that a node accepted.
     pub order: u64,
-    /// Which node that was, hashed.
-    pub node: u32,
+    /// By chance: what makes it nobody's guess, and another one than that of a message which has the same place at another node.
+    pub salt: u32,
 }
 
 impl Uid {
@@ -34,14 +34,14 @@ impl Uid {
             return None;
         }
         let order = u64::from_str_radix(&text[..16], 16).ok()?;
-        let node = u32::from_str_radix(&text[16..], 16).ok()?;
-        Some(Self { order, node })
+        let salt = u32::from_str_radix(&text[16..], 16).ok()?;
+        Some(Self { order, salt })
     }
 }
 
 impl fmt::Display for Uid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}{:08x}", self.order, self.node)
+        write!(f, "{:016x}{:08x}", self.order, self.salt)
     }
 }
 
@@ -93,12 +93,6 @@ pub fn mark(party: &str) -> Mark {
     bare(party).bytes().fold(0xcbf2_9ce4_8422_2325, mix).to_be_bytes()
 }
 
-/// The hash of a node's name in its ids.
-pub fn node_hash(name: &str) -> u32 {
-    let mix = |hash: u32, byte: u8| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
-    name.bytes().fold(0x811c_9dc5, mix)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -106,13 +100,13 @@ mod tests {
     #[test]
     fn an_id_comes_back_from_its_text_and_nothing_else_does() {
         for uid in [
-            Uid { order: 0, node: 0 },
-            Uid { order: u64::MAX, node: u32::MAX },
-            Uid { order: 7, node: node_hash("eu-0") },
+            Uid { order: 0, salt: 0 },
+            Uid { order: u64::MAX, salt: u32::MAX },
+            Uid { order: 7, salt: 0xdead_beef },
         ] {
             assert_eq!(Uid::parse(&uid.to_string()), Some(uid));
         }
-        let good = Uid { order: 10, node: 11 }.to_string();
+        let good = Uid { order: 10, salt: 11 }.to_string();
         for text in [
             "",
             "x",
@@ -129,7 +123,7 @@ mod tests {
     #[test]
     fn an_item_comes_back_and_begins_with_its_mark() {
         let item = Item {
-            uid: Uid { order: 5, node: 6 },
+            uid: Uid { order: 5, salt: 6 },
             at_ms: 7,
             with: "romeo@chat.example/orchard".into(),
             sent: true,

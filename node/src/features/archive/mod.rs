@@ -30,7 +30,7 @@ use xmpp::stanza::{Stanza, Type};
 use xmpp::xml::element::Element;
 
 use self::home::{Answer, Bounds, Filing, Known, OP, Request};
-use self::item::{ARCHIVE, Item, Uid, node_hash};
+use self::item::{ARCHIVE, Item, Uid};
 use self::prefs::{AllPrefs, Keep, PREFS, Prefs, Rest};
 use self::query::{Found, NotFound, Query};
 use self::queue::Queue;
@@ -40,6 +40,7 @@ use crate::feature::{Action, Ctx, Disco, Feature, Flow, Interests, Iq, Target};
 use crate::features::blocking::record::PRIVACY;
 use crate::homes::HomeError;
 use crate::homes::accounts::ACCOUNTS;
+use crate::homes::look::look;
 use crate::session::Seat;
 use crate::storage::StorageError;
 
@@ -61,12 +62,11 @@ pub struct Archive {
     pub known: Known,
     /// Of one account's archive.
     pub bounds: Bounds,
-    node: u32,
 }
 
 impl Archive {
-    /// As configured; `name` is the node's.
-    pub fn new(config: &config::Archive, name: &str) -> Self {
+    /// As configured.
+    pub fn new(config: &config::Archive) -> Self {
         let age_max_ms = config
             .age_max
             .map_or(u64::MAX, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
@@ -75,7 +75,6 @@ impl Archive {
             prefs: AllPrefs::new(Rest::from(config.default)),
             known: Known::default(),
             bounds: Bounds { items_max: config.messages_max as u64, age_max_ms },
-            node: node_hash(name),
         }
     }
 }
@@ -127,12 +126,14 @@ impl Feature for ArchiveFeature {
         let all = [
             ns::MAM,
             ns::MAM_EXTENDED,
+            ns::MAM_GROUPCHAT_FIELD,
+            ns::RSM,
             ns::STANZA_ID,
             ns::FULLTEXT,
             ns::RETRACT,
             "urn:xmpp:message-retract:1#tombstone",
         ];
-        disco.account.extend(all);
+        disco.account_kept.extend(all);
         // Older clients look at the server.
         disco.server.extend(all);
     }
@@ -140,6 +141,12 @@ impl Feature for ArchiveFeature {
     fn iq(&self, ctx: &mut Ctx<'_>, iq: &Iq) -> Flow {
         let Some(seat) = ctx.seat else { return Flow::Next };
         match iq.target {
+            // A guest has none.
+            Target::Account { own: true, .. }
+                if !ctx.node.domains.has_accounts(seat.bare.domain()) =>
+            {
+                return Flow::Next;
+            }
             Target::Account { own: true, .. } => {}
             // §7: nobody reads another's archive.
             Target::Account { own: false, .. } => {
@@ -168,10 +175,7 @@ impl Feature for ArchiveFeature {
                 Flow::Later(Box::pin(async move { metadata(&node, &seat, &request).await }))
             }
             (Type::Get, "prefs") => {
-                let prefs = node.archive.prefs.of(seat.bare.as_str());
-                let result = Stanza::iq_result(&iq.stanza, Some(prefs.element()));
-                ctx.actions.push(Action::Reply(result));
-                Flow::Done
+                Flow::Later(Box::pin(async move { preferred(&node, &seat, &request).await }))
             }
             (Type::Set, "prefs") => {
                 match Prefs::parse(payload, node.config.archive.preferences_max) {
@@ -195,6 +199,12 @@ impl Feature for ArchiveFeature {
         if stanza.has_child("stanza-id", ns::STANZA_ID) {
             *stanza = stanza_id::without(stanza, &Jid::from(own));
             *stanza = stanza_id::without(stanza, &Jid::from(&their));
+            // The copies for the account's other resources were made before.
+            ctx.actions.iter_mut().for_each(|action| {
+                if let Action::Copy { forwarded, sent: true, .. } = action {
+                    *forwarded = stanza.clone();
+                }
+            });
         }
         if !should_store(stanza).is_kept() {
             return Flow::Next;
@@ -213,7 +223,8 @@ impl Feature for ArchiveFeature {
         }
         let said = stanza.clone();
         let mut enter = |account: &BareJid, with: &Jid, sent: bool, keep: Keep| {
-            let uid = Uid { order: node.ledger.next_order(), node: node.archive.node };
+            let salt = u32::from_le_bytes(node.random());
+            let uid = Uid { order: node.ledger.next_order(), salt };
             let item = Item {
                 uid,
                 at_ms: node.wall_ms(),
@@ -365,7 +376,7 @@ fn fin(found: &Found, stable: bool) -> Element {
     if !stable {
         fin.set_attr("stable", "false");
     }
-    fin.with_child(Given { ends, count: found.count }.element())
+    fin.with_child(Given { ends, count: found.count, index: found.index }.element())
 }
 
 async fn metadata(node: &Arc<Node>, seat: &Arc<Seat>, request: &Stanza) -> Vec<Action> {
@@ -400,6 +411,20 @@ async fn ends(node: &Arc<Node>, seat: &Arc<Seat>) -> Option<Element> {
         }
     }
     Some(metadata)
+}
+
+/// What another device of the user was told is kept is found here.
+async fn preferred(node: &Arc<Node>, seat: &Arc<Seat>, request: &Stanza) -> Vec<Action> {
+    look(&node.homes, &seat.bare).await;
+    let said = match node.storage.get(PREFS, seat.bare.as_str(), "").await {
+        Ok(said) => said.and_then(|bytes| postcard::from_bytes::<Prefs>(&bytes).ok()),
+        Err(error) => {
+            tracing::error!(account = %seat.bare, %error, "preferences cannot be read");
+            return reply(request, &StanzaError::internal_server_error());
+        }
+    };
+    let prefs = said.unwrap_or_else(|| node.archive.prefs.of_the_silent());
+    vec![Action::Reply(Stanza::iq_result(request, Some(prefs.element())))]
 }
 
 async fn prefer(node: &Arc<Node>, seat: &Arc<Seat>, request: &Stanza, prefs: Prefs) -> Vec<Action> {

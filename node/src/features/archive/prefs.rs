@@ -144,10 +144,9 @@ impl AllPrefs {
         Self { rest, said: AtomicBool::new(false), by_account: RwLock::default() }
     }
 
-    /// What an account wants.
-    pub fn of(&self, account: &str) -> Prefs {
-        let said = self.by_account.read().get(account).cloned();
-        said.unwrap_or_else(|| Prefs::new(self.rest))
+    /// What an account wants that has said nothing.
+    pub fn of_the_silent(&self) -> Prefs {
+        Prefs::new(self.rest)
     }
 
     /// Whether a message of an account with that party is archived.

@@ -18,10 +18,31 @@ use crate::storage::{Page, Storage, StorageError};
 
 /// The field of XEP-0431.
 const FULLTEXT: &str = "{urn:xmpp:fulltext:0}fulltext";
+/// What it was called before that.
+const WITHTEXT: &str = "withtext";
+/// Whether what was said in rooms is wanted too (§4.1.4).
+const GROUPCHAT: &str = "include-groupchat";
+/// All that are known.
+const FIELDS: [&str; 10] = [
+    "FORM_TYPE",
+    "with",
+    "start",
+    "end",
+    "before-id",
+    "after-id",
+    "ids",
+    GROUPCHAT,
+    FULLTEXT,
+    WITHTEXT,
+];
+/// XEP-0004 §3.3.
+const BOOLEANS: [&str; 4] = ["true", "false", "1", "0"];
 /// Items of one page when the query does not say.
 const PAGE: usize = 50;
 /// Items read at once while looking for those that match.
 const LOOK: usize = 500;
+/// So many are counted beside a page that is not all of them; of more the number is not said.
+const COUNT_MAX: usize = 1_000;
 /// Bytes of messages in one page, for one that has fewer leaves room in the client's mailbox.
 const PAGE_BYTES: usize = 1 << 20;
 /// Ids that may be asked for by name.
@@ -77,29 +98,40 @@ impl Query {
             return Err(StanzaError::bad_request());
         }
         for field in &form.fields {
+            let Some(var) = field.var.as_deref() else { continue };
+            if !FIELDS.contains(&var) {
+                return Err(StanzaError::feature_not_implemented());
+            }
             let first = field.values.first().map(String::as_str);
             let Some(value) = first.filter(|value| !value.is_empty()) else { continue };
-            match field.var.as_deref() {
-                Some("FORM_TYPE") | None => {}
-                Some("with") => {
+            match var {
+                "with" => {
                     let with = Jid::parse(value).map_err(|_| StanzaError::jid_malformed())?;
                     query.with = Some(with);
                 }
-                Some("start") => query.start_ms = Some(time(value)?),
-                Some("end") => query.end_ms = Some(time(value)?),
-                Some("before-id") => query.before_id = Some(value.to_owned()),
-                Some("after-id") => query.after_id = Some(value.to_owned()),
-                Some("ids") if field.values.len() > IDS_MAX => {
+                "start" => query.start_ms = Some(time(value)?),
+                "end" => query.end_ms = Some(time(value)?),
+                "before-id" => query.before_id = Some(value.to_owned()),
+                "after-id" => query.after_id = Some(value.to_owned()),
+                "ids" if field.values.len() > IDS_MAX => {
                     return Err(StanzaError::resource_constraint());
                 }
-                Some("ids") => query.ids.clone_from(&field.values),
-                Some("withtext" | FULLTEXT) => {
+                "ids" => query.ids.clone_from(&field.values),
+                WITHTEXT | FULLTEXT => {
                     query.words = value.split_whitespace().map(str::to_lowercase).collect();
                 }
-                Some(_) => return Err(StanzaError::feature_not_implemented()),
+                // There is nothing that was said in rooms: with it or without is the same.
+                GROUPCHAT if !BOOLEANS.contains(&value) => return Err(StanzaError::bad_request()),
+                _ => {}
             }
         }
         Ok(query)
+    }
+
+    /// Whether an item's place and mark say already that it is meant.
+    fn is_plain(&self) -> bool {
+        let whom = self.with.as_ref().is_none_or(|with| with.resource().is_none());
+        whom && self.words.is_empty() && self.start_ms.is_none() && self.end_ms.is_none()
     }
 
     /// Whether an item is one of those meant, as far as its place does not say.
@@ -133,6 +165,7 @@ pub fn form() -> Element {
         .with_field(field("before-id", FieldKind::TextSingle))
         .with_field(field("after-id", FieldKind::TextSingle))
         .with_field(field("ids", FieldKind::ListMulti))
+        .with_field(field(GROUPCHAT, FieldKind::Boolean))
         .with_field(field(FULLTEXT, FieldKind::TextSingle));
     let mut element = form.element();
     // The list is open (§4.1.5, XEP-0122).
@@ -154,6 +187,8 @@ pub struct Found {
     pub complete: bool,
     /// How many there are in all, where that is known.
     pub count: Option<u64>,
+    /// How many of them stand before these, where that is known.
+    pub index: Option<u64>,
 }
 
 /// Why there is none.
@@ -210,30 +245,44 @@ impl Reading<'_> {
         let wanted = &query.wanted;
         let newest = wanted.before.is_some();
         let named_before = wanted.before.as_deref().filter(|id| !id.is_empty());
-        let mut page = Page {
-            after: self.later_of(wanted.after.as_deref(), query.after_id.as_deref()).await?,
-            before: self.earlier_of(named_before, query.before_id.as_deref()).await?,
+        let mut all = Page {
+            after: self.named(query.after_id.as_deref()).await?,
+            before: self.named(query.before_id.as_deref()).await?,
             max: 0,
-            newest,
+            newest: false,
             mark: query.with.as_ref().map(|with| mark(with.as_str())),
         };
         let place = |ms: u64| ms.min(u64::MAX >> 16) << 16;
         if let Some(start) = query.start_ms {
-            page.after = page.after.max(place(start.saturating_sub(CLOCKS_MS)).checked_sub(1));
+            all.after = all.after.max(place(start.saturating_sub(CLOCKS_MS)).checked_sub(1));
         }
         if let Some(end) = query.end_ms {
-            let end = place(end.saturating_add(LATE_MS));
-            page.before = Some(page.before.map_or(end, |before| before.min(end)));
+            all.before = earlier_of(all.before, Some(place(end.saturating_add(LATE_MS))));
         }
+        let page = Page {
+            after: all.after.max(self.named(wanted.after.as_deref()).await?),
+            before: earlier_of(all.before, self.named(named_before).await?),
+            newest,
+            ..all
+        };
         if wanted.max == Some(0) {
-            return Ok(Found { count: Some(self.count(page).await?), ..Found::default() });
+            let count = self.count(all).await?;
+            return Ok(Found { complete: count == 0, count: Some(count), ..Found::default() });
         }
         let max = wanted.max.map_or(PAGE, |max| max as usize).min(page_max);
-        let whole = wanted.after.is_none() && !newest;
         let mut found = self.page(page, max).await?;
-        if found.complete && whole {
-            found.count = Some(found.items.len() as u64);
-        }
+        // From the first on: nothing was passed over, or it was all there is on the way back.
+        let from_first = wanted.after.is_none() && (!newest || found.complete);
+        let to_last = wanted.after.is_none() && newest && named_before.is_none();
+        found.count = match found.complete && from_first && named_before.is_none() {
+            true => Some(found.items.len() as u64),
+            false => self.count_few(all).await?,
+        };
+        found.index = match found.count {
+            _ if from_first => Some(0),
+            Some(count) if to_last => count.checked_sub(found.items.len() as u64),
+            _ => None,
+        };
         Ok(found)
     }
 
@@ -272,11 +321,25 @@ impl Reading<'_> {
         if page.newest {
             items.reverse();
         }
-        Ok(Found { items, complete, count: None })
+        Ok(Found { items, complete, ..Found::default() })
+    }
+
+    /// How many match in all, if they are not many: what a page costs is not to grow with the archive.
+    async fn count_few(&self, mut all: Page) -> Result<Option<u64>, StorageError> {
+        all.max = if self.query.is_plain() { COUNT_MAX + 1 } else { LOOK };
+        let places = self.storage.archive_count(ARCHIVE, self.owner, all).await?;
+        Ok(match places < all.max as u64 {
+            true if self.query.is_plain() => Some(places),
+            true => Some(self.count(all).await?),
+            false => None,
+        })
     }
 
     async fn count(&self, mut page: Page) -> Result<u64, StorageError> {
-        page.newest = false;
+        if self.query.is_plain() {
+            page.max = usize::MAX;
+            return self.storage.archive_count(ARCHIVE, self.owner, page).await;
+        }
         page.max = LOOK;
         let mut count = 0;
         loop {
@@ -310,7 +373,8 @@ impl Reading<'_> {
             items.extend(item.filter(|item| self.query.has(item)));
         }
         let complete = places.len() <= page_max;
-        Ok(Found { count: complete.then_some(items.len() as u64), items, complete })
+        let count = complete.then_some(items.len() as u64);
+        Ok(Found { count, items, complete, index: Some(0) })
     }
 
     async fn place(&self, id: &str) -> Result<u64, NotFound> {
@@ -319,22 +383,17 @@ impl Reading<'_> {
         place.ok_or(NotFound::Item)
     }
 
-    async fn later_of(&self, a: Option<&str>, b: Option<&str>) -> Result<Option<u64>, NotFound> {
-        let mut latest = None;
-        for id in [a, b].into_iter().flatten() {
-            latest = latest.max(Some(self.place(id).await?));
+    /// Where the item of that id is, if there is one.
+    async fn named(&self, id: Option<&str>) -> Result<Option<u64>, NotFound> {
+        match id {
+            Some(id) => self.place(id).await.map(Some),
+            None => Ok(None),
         }
-        Ok(latest)
     }
+}
 
-    async fn earlier_of(&self, a: Option<&str>, b: Option<&str>) -> Result<Option<u64>, NotFound> {
-        let mut earliest: Option<u64> = None;
-        for id in [a, b].into_iter().flatten() {
-            let place = self.place(id).await?;
-            earliest = Some(earliest.map_or(place, |known| known.min(place)));
-        }
-        Ok(earliest)
-    }
+fn earlier_of(a: Option<u64>, b: Option<u64>) -> Option<u64> {
+    [a, b].into_iter().flatten().min()
 }
 
 #[cfg(test)]
@@ -371,6 +430,8 @@ mod tests {
             (one("start", "yesterday"), StanzaError::bad_request()),
             (one("end", "2010-13-01T00:00:00Z"), StanzaError::bad_request()),
             (one("colour", "red"), StanzaError::feature_not_implemented()),
+            (filled("<field var='colour'/>"), StanzaError::feature_not_implemented()),
+            (one("include-groupchat", "perhaps"), StanzaError::bad_request()),
             (rsm("<max>x</max>"), StanzaError::bad_request()),
             (rsm("<index>3</index>"), StanzaError::feature_not_implemented()),
             ("<x xmlns='jabber:x:data' type='submit'/>".to_owned(), StanzaError::bad_request()),
@@ -378,6 +439,7 @@ mod tests {
             assert_eq!(query(&inner), Err(expected), "{inner}");
         }
         assert_eq!(query("").expect("good").queryid.as_deref(), Some("f27"));
+        assert_eq!(query(&one("include-groupchat", "true")), query(""));
     }
 
     /// Ten messages, one a second, the even ones with romeo, the others with nurse.
@@ -386,7 +448,7 @@ mod tests {
         let mut changes = Vec::new();
         for n in 0..10u64 {
             let with = if n % 2 == 0 { "romeo@chat.example/x" } else { "nurse@chat.example" };
-            let uid = Uid { order: n, node: 0 };
+            let uid = Uid { order: n, salt: 0 };
             let stanza = format!("<message><body>Word {n}</body></message>").into_bytes();
             let at_ms = n * 1_000;
             let item = Item { uid, at_ms, with: with.to_owned(), sent: false, stanza };
@@ -402,7 +464,7 @@ mod tests {
     }
 
     fn uid(n: u64) -> String {
-        Uid { order: n, node: 0 }.to_string()
+        Uid { order: n, salt: 0 }.to_string()
     }
 
     #[tokio::test]
@@ -450,16 +512,47 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn counting_counts_what_matches() {
+    async fn where_a_page_begins_is_said_where_it_is_known() {
         let storage = archive().await;
-        let none = "<set xmlns='http://jabber.org/protocol/rsm'><max>0</max></set>";
-        for (inner, expected) in
-            [(none.to_owned(), 10), (one("with", "nurse@chat.example") + none, 5)]
-        {
+        let rsm =
+            |inner: &str| format!("<set xmlns='http://jabber.org/protocol/rsm'>{inner}</set>");
+        let (all, first) = (Some(10), Some(0));
+        for (inner, index, count) in [
+            (String::new(), first, all),
+            (rsm("<max>3</max>"), first, all),
+            (rsm(&format!("<after>{}</after>", uid(2))), None, all),
+            (rsm("<max>3</max><before/>"), Some(7), all),
+            (rsm("<before/>"), first, all),
+            (rsm(&format!("<before>{}</before>", uid(3))), first, all),
+            (one("with", "nurse@chat.example"), first, Some(5)),
+        ] {
             let query = query(&inner).expect("good");
             let reading = Reading { storage: &storage, owner: JULIET, query: &query };
             let found = reading.run(250).await.expect("found");
-            assert_eq!((found.count, found.items.len()), (Some(expected), 0), "{inner}");
+            assert_eq!((found.index, found.count), (index, count), "{inner}");
+        }
+    }
+
+    #[tokio::test]
+    async fn counting_counts_what_matches_and_not_the_page() {
+        let storage = archive().await;
+        let nurse = one("with", "nurse@chat.example");
+        let late = one("start", &date_time::format(7_000));
+        let after = one("after-id", &uid(4));
+        for (filter, expected) in [(String::new(), 10), (nurse, 5), (after, 5), (late, 3)] {
+            for (part, items) in [
+                ("<max>0</max>".to_owned(), 0),
+                ("<max>2</max>".to_owned(), 2),
+                ("<max>3</max><before/>".to_owned(), 3),
+                (format!("<max>1</max><after>{}</after>", uid(5)), 1),
+            ] {
+                let set = format!("<set xmlns='http://jabber.org/protocol/rsm'>{part}</set>");
+                let query = query(&format!("{filter}{set}")).expect("good");
+                let reading = Reading { storage: &storage, owner: JULIET, query: &query };
+                let found = reading.run(250).await.expect("found");
+                let (count, len) = (found.count, found.items.len());
+                assert_eq!((count, len), (Some(expected), items), "{filter} {part}");
+            }
         }
     }
 

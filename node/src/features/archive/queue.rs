@@ -29,6 +29,10 @@ const BUSY_RETRY: Duration = Duration::from_millis(5);
 const RETRY: Duration = Duration::from_millis(500);
 /// Filings gather so long, of all accounts together: one commit for many costs a fraction of many.
 const GATHER_MS: u64 = 20;
+/// And so long where many come: each commit writes a page for each account that it touches, however little is put there.
+const GATHER_BUSY_MS: u64 = 100;
+/// That many filings a second are many.
+const BUSY_PER_SECOND: u64 = 400;
 /// What a filing counts for besides its stanza.
 const FILING_BYTES: usize = 200;
 
@@ -59,6 +63,28 @@ pub struct Queue {
     bytes_max: usize,
     full: AtomicBool,
     emptied: Notify,
+    pace: Mutex<Pace>,
+}
+
+/// How many filings come.
+#[derive(Debug, Default)]
+struct Pace {
+    /// Of the node's monotonic time.
+    second: u64,
+    /// In this one, until now.
+    count: u64,
+    /// In the last one.
+    before: u64,
+}
+
+impl Pace {
+    fn next(&mut self, now_ms: u64) {
+        let second = now_ms / 1_000;
+        if second != self.second {
+            self.before = if second == self.second + 1 { self.count } else { 0 };
+            (self.second, self.count) = (second, 0);
+        }
+    }
 }
 
 impl Queue {
@@ -71,6 +97,7 @@ impl Queue {
             bytes_max,
             full: AtomicBool::new(false),
             emptied: Notify::new(),
+            pace: Mutex::default(),
         }
     }
 
@@ -121,6 +148,22 @@ impl Queue {
             self.full.store(false, Ordering::Release);
             self.emptied.notify_waiters();
         }
+    }
+
+    /// Until when what comes now is gathered, from now on, in milliseconds.
+    fn gather_ms(&self, now_ms: u64) -> u64 {
+        let mut pace = self.pace.lock();
+        pace.next(now_ms);
+        let is_busy = pace.before.max(pace.count) >= BUSY_PER_SECOND;
+        let gather = if is_busy { GATHER_BUSY_MS } else { GATHER_MS };
+        gather - now_ms % gather
+    }
+
+    /// One more has come.
+    fn count(&self, now_ms: u64) {
+        let mut pace = self.pace.lock();
+        pace.next(now_ms);
+        pace.count += 1;
     }
 
     /// Puts it in its line. Whether the line is new and somebody has to work on it.
@@ -245,6 +288,7 @@ pub fn file(node: &Arc<Node>, account: BareJid, filing: Filing, receipt: Option<
 }
 
 fn enter(node: &Arc<Node>, account: BareJid, waiting: Waiting) {
+    node.archive.queue.count(node.now_ms());
     if node.archive.queue.push(&account, waiting) {
         tokio::spawn(work(node.clone(), account));
     }
@@ -276,8 +320,7 @@ pub async fn load(node: &Arc<Node>) -> Result<(), StorageError> {
 async fn work(node: Arc<Node>, account: BareJid) {
     let queue = &node.archive.queue;
     loop {
-        let wait = GATHER_MS - node.now_ms() % GATHER_MS;
-        tokio::time::sleep(Duration::from_millis(wait)).await;
+        tokio::time::sleep(Duration::from_millis(queue.gather_ms(node.now_ms()))).await;
         let Some(part) = queue.part(&account) else { return };
         let count = part.len();
         let request = Request::File(part);
@@ -287,6 +330,8 @@ async fn work(node: Arc<Node>, account: BareJid) {
             // Who waits for it to be safe does not wait longer than that.
             match timeout(node.config.geo.outbox_after, &mut asked).await {
                 Ok(answer) => break answer,
+                // Our own home writes to the same disk: nothing is gained there by writing it twice.
+                Err(_) if node.homes.is_home(account.as_str()) => {}
                 Err(_) => store(&node, &account).await,
             }
         };
@@ -383,7 +428,7 @@ mod tests {
 
     fn waiting(order: u64) -> Waiting {
         let (with, stanza) = ("romeo@chat.example".to_owned(), vec![b'x'; STANZA]);
-        let item = Item { uid: Uid { order, node: 1 }, at_ms: 0, with, sent: true, stanza };
+        let item = Item { uid: Uid { order, salt: 1 }, at_ms: 0, with, sent: true, stanza };
         let filing = Filing { item, if_contact: false, again: false, retracts: false };
         Waiting { filing, receipt: None, stored: None }
     }
@@ -404,6 +449,18 @@ mod tests {
         assert_eq!(queue.done(&juliet, 1), (Vec::new(), true));
         assert_eq!((queue.depth(), queue.is_settled(&juliet)), (0, true));
         assert!(queue.push(&juliet, waiting(4)));
+    }
+
+    #[test]
+    fn where_many_come_they_are_gathered_longer() {
+        let queue = Queue::new(1 << 20);
+        assert_eq!(queue.gather_ms(7_005), 15);
+        (0..BUSY_PER_SECOND).for_each(|n| queue.count(7_005 + n));
+        assert_eq!(queue.gather_ms(7_405), 95);
+        assert_eq!(queue.gather_ms(8_010), 90, "the last second counts");
+        assert_eq!(queue.gather_ms(9_010), 10);
+        (0..BUSY_PER_SECOND).for_each(|_| queue.count(9_500));
+        assert_eq!(queue.gather_ms(11_010), 10, "long ago");
     }
 
     #[test]

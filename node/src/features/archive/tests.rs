@@ -16,7 +16,7 @@ async fn archived(house: &House, account: &BareJid) -> Vec<Item> {
 
 fn filing(order: u64, at_ms: u64) -> Filing {
     let item = Item {
-        uid: Uid { order, node: 7 },
+        uid: Uid { order, salt: 7 },
         at_ms,
         with: "romeo@chat.example/x".into(),
         sent: false,

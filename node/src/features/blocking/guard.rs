@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use global_distrib::Row;
 use xmpp::jid::{BareJid, Jid};
 use xmpp::ns;
 use xmpp::stanza::error::{ErrorType, StanzaError};
@@ -298,7 +299,7 @@ fn put(actions: &mut Vec<Action>, node: &Node, seat: &Arc<Seat>, new: Option<Arc
 /// XEP-0016 §2.10, note: a contact that is not heard any more is shown unavailable.
 fn leave(actions: &mut Vec<Action>, node: &Node, seat: &Arc<Seat>, contact: &BareJid) {
     let shown = node.directory.read(contact.as_str(), |rows| {
-        let shown = rows.iter().filter(|row| row.available && row.lit);
+        let shown = rows.iter().filter(|row| row.available && row.lit && !row.hidden);
         shown.map(|row| Jid::from(&row.full)).collect::<Vec<_>>()
     });
     for full in shown.unwrap_or_default() {
@@ -310,7 +311,8 @@ fn leave(actions: &mut Vec<Action>, node: &Node, seat: &Arc<Seat>, contact: &Bar
 
 /// A contact is heard again: how it is by now, also if it has gone meanwhile.
 fn hear(actions: &mut Vec<Action>, node: &Node, seat: &Arc<Seat>, contact: BareJid) {
-    let there = node.directory.read(contact.as_str(), |rows| rows.iter().any(|row| row.available));
+    let shown = |row: &Row<Arc<Seat>>| row.available && !row.hidden;
+    let there = node.directory.read(contact.as_str(), |rows| rows.iter().any(shown));
     if there.unwrap_or(false) {
         actions.push(Action::Probe { from: seat.full.clone(), to: vec![contact] });
     } else if node.domains.has_accounts(contact.domain()) {

@@ -290,8 +290,8 @@ async fn remove(
     }
     tx.delete(PRIVACY, key(name));
     let default = before.default.clone().filter(|_| !is_default);
-    let note = Note { list: Some(name.to_owned()), ..Note::default() };
-    let note = noted(note, &before, default.as_ref());
+    // No push of the list's name: it has no definition any more that could be another (§2.8), and other servers send none.
+    let note = noted(Note::default(), &before, default.as_ref());
     write(tx, &before, default, note);
     Ok(Answer::Done)
 }

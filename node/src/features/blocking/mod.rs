@@ -95,6 +95,8 @@ impl Feature for Blocking {
     fn session(&self, ctx: &mut Ctx<'_>, event: SessionEvent) -> Flow {
         let Some(seat) = ctx.seat.cloned() else { return Flow::Next };
         match event {
+            // Who makes a list from now on has a change come by.
+            SessionEvent::Bound if !ctx.node.guarded.may_have(seat.bare.as_str()) => Flow::Next,
             SessionEvent::Bound => Flow::Later(Box::pin(guard::load(ctx.node.clone(), seat))),
             SessionEvent::Gone => {
                 if seat.guard().is_some_and(|guard| guard.active.is_some()) {
@@ -112,6 +114,7 @@ impl Feature for Blocking {
     }
 
     fn changed(&self, ctx: &mut Ctx<'_>, change: &Change, snapshot: bool) -> Flow {
+        ctx.node.guarded.apply(change);
         let seats = seats_of(ctx.node, change.owner());
         if seats.is_empty() {
             return Flow::Next;

@@ -129,7 +129,7 @@ pub fn without_private(message: &Stanza) -> Stanza {
 }
 
 /// Notes to oneself: one of the two copies is enough. To the own bare JID every resource gets the original, so there is no sent
-/// copy; to another own resource there is a sent copy (of which that resource gets one too) and no received one.
+/// copy; to another own resource there is a sent copy for the rest of them, and no received one.
 fn is_to_self(message: &Stanza, full: bool) -> bool {
     match (message.from(), message.to()) {
         (Some(from), Some(to)) => from.bare() == to.bare() && to.resource().is_some() == full,

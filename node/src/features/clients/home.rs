@@ -47,6 +47,8 @@ pub struct Seen {
     pub issue: Option<NewToken>,
     /// What it has bound by Bind 2.
     pub resource: Option<String>,
+    /// The generation of that session.
+    pub bound: u64,
     /// Milliseconds since the Unix epoch.
     pub now_ms: u64,
     /// Clients of which nothing was seen since then are forgotten, unless they have a token.
@@ -152,7 +154,10 @@ async fn seen(tx: &mut Tx, seen: Seen) -> Result<Answer, HomeError> {
     client.password |= seen.password;
     client.software = seen.software;
     client.device = seen.device;
-    client.resource = seen.resource.or(client.resource);
+    // Two regions may tell of one client at the same time, and the later of the two first.
+    if seen.resource.is_some() && seen.bound >= client.bound {
+        (client.resource, client.bound) = (seen.resource, seen.bound);
+    }
     if let Some(new) = seen.issue {
         client.issue(new.binding, new.verifier, seen.now_ms, new.expires_ms);
     }

@@ -43,7 +43,7 @@ impl Feature for Clients {
     }
 
     fn disco(&self, disco: &mut Disco) {
-        disco.account.push(ns::CLIENT_ACCESS);
+        disco.account_kept.push(ns::CLIENT_ACCESS);
     }
 
     fn iq(&self, ctx: &mut Ctx<'_>, iq: &Iq) -> Flow {
@@ -70,20 +70,21 @@ impl Feature for Clients {
             return Flow::Next; // It may be an old one; who it speaks of has signed in since.
         }
         let ended = key.strip_prefix(ENDED);
-        let resource = match ended {
+        let moved = match ended {
             Some(_) => None,
-            None => Client::decode(value).and_then(|client| client.resource),
+            None => Client::decode(value).filter(|client| client.resource.is_some()),
         };
-        if ended.is_none() && resource.is_none() {
+        if ended.is_none() && moved.is_none() {
             return Flow::Next;
         }
         for seat in perform::seats_of(ctx.node, change.owner()) {
-            match (seat.client(), ended, &resource) {
+            match (seat.client(), ended, &moved) {
                 (Some((client, _)), Some(ended), _) if client == ended => {
                     perform::close(&seat, StreamError::not_authorized());
                 }
-                (Some((client, true)), None, Some(resource))
-                    if client == key && seat.full.resource() != resource =>
+                // One that was bound later stays, also where the word of the earlier one comes only now.
+                (Some((client, true)), None, Some(moved))
+                    if client == key && seat.generation.0 < moved.bound =>
                 {
                     perform::close(&seat, StreamError::conflict());
                 }

@@ -32,6 +32,8 @@ pub struct Client {
     pub password: bool,
     /// What it bound last by Bind 2.
     pub resource: Option<String>,
+    /// The generation of the session that did: what was bound after it is not for this to end.
+    pub bound: u64,
     /// A token that it may not know of yet.
     pub fresh: Option<Token>,
     /// The token it has used last.

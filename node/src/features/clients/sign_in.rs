@@ -84,6 +84,7 @@ pub async fn sign_in(node: &Arc<Node>, asked: &SignIn) -> (SignedIn, Option<Sign
         used,
         issue: new.as_ref().map(|(_, new)| new.clone()),
         resource: None,
+        bound: 0,
         now_ms,
         forget_before_ms: now_ms.saturating_sub(ms(settings.forgotten_after)),
         clients_max: u32::try_from(settings.per_account_max).unwrap_or(u32::MAX),
@@ -139,7 +140,7 @@ pub fn begin(node: &Arc<Node>, seat: &Arc<Seat>, client: SignedClient, inline: b
         let is_moved =
             inline && known.as_ref().and_then(|known| known.resource.as_ref()) != resource.as_ref();
         if client.is_news || is_moved {
-            let seen = Seen { resource, ..client.seen };
+            let seen = Seen { resource, bound: seat.generation.0, ..client.seen };
             let request = Request::Seen(Box::new(seen));
             let told = node.homes.exchange::<_, Answer>(&seat.bare, OP, &request).await;
             if let Err(error) = told {

@@ -3,8 +3,9 @@
 //! capabilities (XEP-0115 1.6.0 §6.3: `<c/>` in the stream features, answered at `node#ver`).
 //!
 //! The features say it themselves (`Feature::disco`); the list collects it once. An account answers its owner and whoever receives its
-//! presence (§8); to everybody else it is as if it did not exist. A feature that has nodes of its own asks for the disco namespaces
-//! too, stands before this one in the list, and answers for those nodes; what is left is `item-not-found` (§7).
+//! presence (§8); to everybody else it is as if it did not exist: no items, and no word of what it is. A feature that has nodes of its own
+//! asks for the disco namespaces too, stands before this one in the list, and answers for those nodes; what is left is `item-not-found`
+//! (§7).
 //!
 //! Left out: items of an account (those that have some answer for it before), publishing items.
 
@@ -20,6 +21,7 @@ use xmpp::ns;
 use xmpp::payload::disco::{Identity, Info, Items};
 use xmpp::stanza::error::StanzaError;
 use xmpp::stanza::{Stanza, Type};
+use xmpp::xml::element::Element;
 
 use crate::feature::{Action, Ctx, Disco, Feature, Flow, Interests, Iq, Target};
 use crate::features::{Features, roster};
@@ -46,13 +48,13 @@ impl Feature for DiscoFeature {
     }
 
     fn disco(&self, disco: &mut Disco) {
-        disco.server.extend([ns::DISCO_INFO, ns::DISCO_ITEMS]);
+        disco.server.extend([ns::CAPS, ns::DISCO_INFO, ns::DISCO_ITEMS]);
         disco.account.extend([ns::DISCO_INFO, ns::DISCO_ITEMS]);
         disco.server_forms.extend(contact::form(&self.contact));
     }
 
     fn iq(&self, ctx: &mut Ctx<'_>, iq: &Iq) -> Flow {
-        if iq.stanza.type_() != Type::Get {
+        if iq.stanza.type_() != Type::Get || !iq.is("query") {
             return Flow::Next;
         }
         let anonymous = ctx.node.config.domains.anon.as_deref();
@@ -70,9 +72,7 @@ impl Feature for DiscoFeature {
                     if roster::shows_presence(&node, &account, &asked).await {
                         answer.into_iter().collect()
                     } else {
-                        // As for an account that does not exist (RFC 6121 §8.5.1).
-                        let refused = asked.error_reply(&StanzaError::service_unavailable());
-                        refused.map(Action::Reply).into_iter().collect()
+                        Action::answer(&asked, nothing(&asked)).into_iter().collect()
                     }
                 }))
             }
@@ -92,7 +92,8 @@ impl Disco {
     pub fn account_info(&self, anonymous: bool) -> Info {
         let kind = if anonymous { "anonymous" } else { "registered" };
         let all = Info::default().with_identity("account", kind, None);
-        with(all, &self.account_identities, &self.account)
+        let kept = if anonymous { &[][..] } else { &self.account_kept };
+        with(all, &self.account_identities, &[&self.account, kept].concat())
     }
 
     /// The services under our domain (§4.1).
@@ -138,6 +139,17 @@ fn answer(all: &Features, iq: &Iq, anonymous: Option<&str>) -> Result<Stanza, St
         }
     };
     Ok(Stanza::iq_result(&iq.stanza, Some(answer)))
+}
+
+/// §8: what somebody who may not see the account's presence hears, as of an account that does not exist: it has no items, whatever the node,
+/// and does not say what it is.
+fn nothing(asked: &Stanza) -> Result<Option<Element>, StanzaError> {
+    match asked.first_child() {
+        Some((_, ns::DISCO_ITEMS)) => {
+            Ok(Some(Items { node: node_of(asked), ..Items::default() }.element()))
+        }
+        _ => Err(StanzaError::service_unavailable()),
+    }
 }
 
 fn is_anonymous(account: &BareJid, anonymous: Option<&str>) -> bool {

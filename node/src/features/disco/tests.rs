@@ -16,6 +16,7 @@ impl Feature for Rich {
     fn disco(&self, disco: &mut Disco) {
         disco.server.extend([ns::PING, ns::CARBONS, ns::PING]);
         disco.account.push(ns::CARBONS);
+        disco.account_kept.push(ns::MAM);
         disco.server_identities.push(Identity::new("pubsub", "service", None));
         disco.account_identities.push(Identity::new("pubsub", "pep", None));
         disco.services.push(Item {
@@ -59,7 +60,8 @@ fn names(info: &Info) -> Vec<String> {
 #[test]
 fn the_server_says_what_it_is_and_what_it_has_each_once() {
     let info = info("example.org");
-    assert_eq!(info.features, [ns::DISCO_INFO, ns::DISCO_ITEMS, ns::CARBONS, ns::PING]);
+    let disco = [ns::CAPS, ns::DISCO_INFO, ns::DISCO_ITEMS];
+    assert_eq!(info.features, [&disco[..], &[ns::CARBONS, ns::PING]].concat());
     assert_eq!(names(&info), ["server/im", "pubsub/service"]);
     assert_eq!(info.forms.len(), 1);
     assert_eq!(info.forms[0].form_type(), Some(ns::SERVER_INFO));
@@ -70,10 +72,12 @@ fn the_server_says_what_it_is_and_what_it_has_each_once() {
 #[test]
 fn an_account_is_an_account() {
     let info = info("romeo@example.org");
-    assert_eq!(info.features, [ns::DISCO_INFO, ns::DISCO_ITEMS, ns::CARBONS]);
+    assert_eq!(info.features, [ns::DISCO_INFO, ns::DISCO_ITEMS, ns::CARBONS, ns::MAM]);
     assert_eq!(names(&info), ["account/registered", "pubsub/pep"]);
     assert!(info.forms.is_empty());
-    assert_eq!(names(&super::tests::info("x@anon.example.org"))[0], "account/anonymous");
+    let guest = super::tests::info("x@anon.example.org");
+    assert_eq!(names(&guest)[0], "account/anonymous");
+    assert!(!guest.features.iter().any(|feature| feature == ns::MAM), "nothing is kept of it");
 }
 
 #[test]

@@ -95,7 +95,7 @@ impl Known<'_> {
             .with_children(wanted.map(|service| self.element(service, account)))
     }
 
-    /// §3.3: of those that are named by host and type, perhaps by port.
+    /// §3.3: of those that are named by host and type, perhaps by port. One that needs no credentials comes without.
     fn credentials(&self, asked: &Element, account: &BareJid) -> Result<Element, StanzaError> {
         let mut found = Vec::new();
         for named in asked.children() {
@@ -109,7 +109,7 @@ impl Known<'_> {
             let is_it = |one: &&ExternalService| {
                 let same_port = port
                     .is_none_or(|port| one.port.map(|p| p.to_string()).as_deref() == Some(port));
-                one.host == host && one.type_ == type_ && same_port && needs_credentials(one)
+                one.host == host && one.type_ == type_ && same_port
             };
             found.extend(self.nearest_first().into_iter().filter(is_it));
         }

@@ -112,7 +112,7 @@ fn credentials_are_asked_for_by_host_and_type_and_perhaps_port() {
     assert_eq!(hosts(&one), ["turn turn.eu.example:443"]);
     let condition = |services: &str| of(services).expect_err("refused").condition;
     assert_eq!(condition("<service host='nowhere' type='turn'/>"), Condition::ItemNotFound);
-    assert_eq!(condition("<service host='stun.example' type='stun'/>"), Condition::ItemNotFound);
+    assert_eq!(condition("<service host='stun.example' type='turn'/>"), Condition::ItemNotFound);
     assert_eq!(condition("<service host='turn.eu.example'/>"), Condition::BadRequest);
     assert_eq!(condition("<service type='turn'/>"), Condition::BadRequest);
     assert_eq!(condition(""), Condition::BadRequest);

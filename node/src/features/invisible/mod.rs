@@ -2,8 +2,8 @@
 //! `features/presence`'s; this switches it. Invisible, it has a row that takes messages and the presence of others, and shows nothing:
 //! probes, in any region, find nobody.
 //! Also in the namespace of older versions (`urn:xmpp:invisible:0`), which deployed clients use.
-//! Left out: last activity (no XEP-0012 of a hidden session); when a whole region falls silent, its users' contacts elsewhere hear
-//! `unavailable` of an invisible session too.
+//! Who asks when its user was last there hears of the time it became invisible (`features/last`).
+//! Left out: nothing.
 
 use std::sync::Arc;
 

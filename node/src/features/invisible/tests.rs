@@ -47,6 +47,13 @@ fn row(house: &House, seat: &Seat) -> (bool, i8) {
     house.node.directory.read(seat.bare.as_str(), find).flatten().expect("a row")
 }
 
+fn is_hidden(house: &House, seat: &Seat) -> bool {
+    let hidden = |rows: &[global_distrib::Row<Arc<Seat>>]| {
+        rows.iter().any(|row| row.full == seat.full && row.hidden)
+    };
+    house.node.directory.read(seat.bare.as_str(), hidden).unwrap_or(false)
+}
+
 /// Romeo and Juliet see each other; both are available.
 async fn verona() -> (House, Arc<Seat>, Arc<Seat>) {
     let house = House::new().await;
@@ -67,6 +74,7 @@ async fn who_goes_invisible_is_gone_for_contacts_and_there_for_messages() {
     assert_eq!(got.len(), 1, "{got:?}");
     assert!(got[0].contains("unavailable") && got[0].contains("romeo@chat.example/orchard"));
     assert_eq!(row(&house, &romeo), (true, 3));
+    assert!(is_hidden(&house, &romeo));
     // Once more changes nothing; what it says to everybody, nobody hears.
     commands(&house, &romeo, ON).await;
     house.says(&romeo, "<presence><show>dnd</show><priority>7</priority></presence>").await;
@@ -112,6 +120,7 @@ async fn who_becomes_visible_is_as_before_initial_presence() {
     commands(&house, &romeo, ON).await;
     commands(&house, &romeo, OFF).await;
     assert_eq!(row(&house, &romeo), (false, 0));
+    assert!(!is_hidden(&house, &romeo));
     drop(mail(&juliet));
     house.says(&romeo, "<presence/>").await;
     assert!(mail(&juliet).join("\n").contains("romeo@chat.example/orchard"));

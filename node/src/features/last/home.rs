@@ -4,7 +4,8 @@ use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use xmpp::jid::BareJid;
 
-use crate::homes::{self, HomeError, HomeOp, Tx, accounts};
+use crate::homes::accounts::{self, ACCOUNTS};
+use crate::homes::{self, HomeError, HomeOp, Reading, Tx};
 
 /// Name of the operation.
 pub const OP: &str = "last";
@@ -34,6 +35,10 @@ pub struct LastHome;
 impl HomeOp for LastHome {
     fn name(&self) -> &'static str {
         OP
+    }
+
+    fn reads(&self, _: &BareJid, _: &[u8]) -> Vec<Reading> {
+        vec![(LAST, String::new()), (ACCOUNTS, String::new())]
     }
 
     fn run<'a>(

@@ -1,5 +1,5 @@
 //! XEP-0012 Last Activity, version 1.2: how long the server is up, and when a user was last there, with his last words. That is kept at the
-//! account's home whenever one of its sessions stops to be available, so it does not matter which region it was in; whoever asks may
+//! account's home whenever one of its sessions stops to show that it is available (one that is invisible has done so before), so it does not matter which region it was in; whoever asks may
 //! see the account's presence (§6), and the home is asked, for the answer to fit what its contacts have seen. What is for a full JID is
 //! passed to the client (§5). An account that never was there counts from when it was made.
 //!
@@ -15,6 +15,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
+use global_distrib::Row;
 use parking_lot::Mutex;
 use xmpp::jid::BareJid;
 use xmpp::ns;
@@ -49,7 +50,7 @@ impl Feature for LastFeature {
     }
 
     fn interests(&self) -> Interests {
-        let iq = &[ns::LAST_ACTIVITY];
+        let iq = &[ns::LAST_ACTIVITY, ns::INVISIBLE, ns::INVISIBLE_0];
         Interests { iq, outbound_presence: true, session: true, ..Interests::default() }
     }
 
@@ -59,7 +60,17 @@ impl Feature for LastFeature {
     }
 
     fn iq(&self, ctx: &mut Ctx<'_>, iq: &Iq) -> Flow {
-        if iq.stanza.type_() != Type::Get {
+        if let Some((word, ns::INVISIBLE | ns::INVISIBLE_0)) = iq.stanza.first_child() {
+            if let Some(seat) = ctx.seat
+                && word == "invisible"
+                && iq.stanza.type_() == Type::Set
+                && !matches!(iq.target, Target::Account { own: false, .. })
+            {
+                self.left(ctx.node, seat, String::new());
+            }
+            return Flow::Next;
+        }
+        if iq.stanza.type_() != Type::Get || !iq.is("query") {
             return Flow::Next;
         }
         match &iq.target {
@@ -107,7 +118,7 @@ impl Feature for LastFeature {
 impl LastFeature {
     /// A session is not available any more, which it was until now: this feature stands before presence in the list.
     fn left(&self, node: &Arc<Node>, seat: &Arc<Seat>, mut status: String) {
-        if !seat.available() || !is_kept(node, &seat.bare) {
+        if !seat.is_shown() || !is_kept(node, &seat.bare) {
             return;
         }
         let cut = (0..=STATUS_BYTES_MAX).rev().find(|at| status.is_char_boundary(*at));
@@ -149,7 +160,9 @@ async fn tell(node: Arc<Node>, waiting: Arc<Mutex<HashMap<BareJid, Left>>>, acco
 
 /// §4: who is there is there now.
 async fn of_account(node: &Arc<Node>, account: &BareJid) -> Result<Element, StanzaError> {
-    let there = node.directory.read(account.as_str(), |rows| rows.iter().any(|row| row.available));
+    // XEP-0186 §3.1.1: an invisible one is not there.
+    let shown = |row: &Row<Arc<Seat>>| row.available && !row.hidden;
+    let there = node.directory.read(account.as_str(), |rows| rows.iter().any(shown));
     if there.unwrap_or(false) {
         return Ok(query(0, None));
     }

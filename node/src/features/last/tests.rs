@@ -1,8 +1,10 @@
 //! XEP-0012: what is kept, and what is said.
 
 use super::*;
+use crate::features::presence;
 use crate::homes::Tx;
 use crate::homes::accounts::ACCOUNTS;
+use crate::testing::House;
 
 fn left_at(at_ms: u64) -> Left {
     Left { at_ms, login_ms: 1, status: "Heading Home".into() }
@@ -19,6 +21,42 @@ async fn the_latest_is_kept_of_accounts_that_are_there() {
         let kept = tx.get(LAST, "").await.expect("read").and_then(|bytes| Left::decode(&bytes));
         assert_eq!(kept, Some(left_at(known)));
     }
+}
+
+/// XEP-0186 §3.1.1: as if the account were offline since then.
+#[tokio::test]
+async fn who_is_invisible_was_last_there_when_it_became_so() {
+    let house = House::new().await;
+    let [romeo] = house.accounts(["romeo"]).await;
+    let seat = house.available("romeo/orchard", 0).await;
+    let left = Left { at_ms: house.node.wall_ms() - 903_500, login_ms: 1, status: String::new() };
+    house.node.homes.exchange::<_, ()>(&romeo, OP, &left).await.expect("kept");
+    let said = async || {
+        let query = of_account(&house.node, &romeo).await.expect("said");
+        query.attr("seconds").map(str::to_owned)
+    };
+    assert_eq!(said().await.as_deref(), Some("0"));
+    presence::vanish(&mut Ctx::new(&house.node, Some(&seat)), &seat);
+    assert_eq!(said().await.as_deref(), Some("903"));
+    // And so it stays when it goes: it was not there.
+    let feature = LastFeature::default();
+    let mut ctx = Ctx::new(&house.node, Some(&seat));
+    let _ = feature.session(&mut ctx, SessionEvent::Gone);
+    assert!(feature.waiting.lock().is_empty());
+}
+
+#[tokio::test]
+async fn becoming_invisible_is_remembered() {
+    let house = House::new().await;
+    house.accounts(["romeo"]).await;
+    let seat = house.available("romeo/orchard", 0).await;
+    let feature = LastFeature::default();
+    let text = "<iq id='i1' type='set'><invisible xmlns='urn:xmpp:invisible:1'/></iq>";
+    let target = Target::Account { account: seat.bare.clone(), own: true };
+    let iq = Iq { stanza: crate::testing::stanza(text), target };
+    let mut ctx = Ctx::new(&house.node, Some(&seat));
+    assert!(matches!(feature.iq(&mut ctx, &iq), Flow::Next), "it is another feature's");
+    assert_eq!(feature.waiting.lock().len(), 1);
 }
 
 #[test]

@@ -9,9 +9,11 @@ use xmpp::jid::BareJid;
 use xmpp::stanza::Stanza;
 
 use crate::app::{Late, Node};
+use crate::features::blocking::record::{HEAD, PRIVACY};
 use crate::features::blocking::{self, Traffic};
 use crate::features::push;
-use crate::homes::{self, HomeError, HomeOp, Tx, accounts};
+use crate::homes::accounts::{self, ACCOUNTS};
+use crate::homes::{self, HomeError, HomeOp, Reading, Tx};
 use crate::storage::Page;
 
 /// Name of the operation.
@@ -67,7 +69,7 @@ pub enum Answer {
     Filed,
     /// The account is connected somewhere: nothing was kept but these, which had been before.
     Elsewhere(Vec<u64>),
-    /// Kept, and committed, but for these: the account's default privacy list denies them.
+    /// Kept, and committed, but for these: the account's default privacy list denies them, or there was room for those before them only.
     Denied(Vec<u64>),
     /// No such account.
     NoAccount,
@@ -85,6 +87,18 @@ pub struct OfflineHome(pub Late);
 impl HomeOp for OfflineHome {
     fn name(&self) -> &'static str {
         OP
+    }
+
+    fn reads(&self, _: &BareJid, request: &[u8]) -> Vec<Reading> {
+        match postcard::from_bytes(request) {
+            Ok(Request::File { node, .. }) => vec![
+                (ACCOUNTS, String::new()),
+                (FILED, node),
+                (PRIVACY, HEAD.to_owned()),
+                (FILED, LAST_ID.to_owned()),
+            ],
+            _ => Vec::new(),
+        }
     }
 
     fn run<'a>(
@@ -127,14 +141,17 @@ async fn decide(
             if connected {
                 return Ok(Answer::Elsewhere(again.into_iter().map(|(order, _)| order).collect()));
             }
-            let (denied, stanzas) = judge(tx, account, stanzas).await?;
+            let (mut denied, mut stanzas) = judge(tx, account, stanzas).await?;
             if stanzas.is_empty() {
                 return Ok(Answer::Denied(denied));
             }
             let kept = tx.archive(OFFLINE, Page::after(None, max as usize)).await?.len();
-            if kept + stanzas.len() > max as usize {
+            let room = (max as usize).saturating_sub(kept);
+            if room == 0 {
                 return Ok(Answer::Full);
             }
+            let beyond = stanzas.split_off(room.min(stanzas.len()));
+            denied.extend(beyond.into_iter().map(|(order, _)| order));
             push::home::filed(node, tx, account, &from, &stanzas).await?;
             let mut id = last_id(tx).await?;
             for (order, stanza) in stanzas {

@@ -47,6 +47,7 @@ impl Feature for OfflineFeature {
 
     fn disco(&self, disco: &mut Disco) {
         disco.server.push("msgoffline");
+        disco.account.push("msgoffline");
     }
 }
 

@@ -75,14 +75,17 @@ async fn what_was_handed_out_is_dropped_and_the_rest_stays() {
 }
 
 #[tokio::test]
-async fn a_full_store_takes_nothing_of_a_batch_and_no_account_has_none() {
+async fn of_a_batch_a_store_takes_what_fits_and_no_account_has_none() {
     let house = House::new().await;
     let [romeo] = house.accounts(["romeo"]).await;
     let ask = async |bodies: &[&str], max| file_at_most(&house, &romeo, bodies, max).await;
-    assert!(matches!(ask(&["a", "b"], 3).await, Answer::Filed));
-    assert!(matches!(ask(&["c", "d"], 3).await, Answer::Full));
-    assert_eq!(fetch(&house, &romeo, None).await.len(), 2);
-    assert!(matches!(ask(&["c"], 3).await, Answer::Filed));
+    assert!(matches!(ask(&["a", "b"], 4).await, Answer::Filed));
+    assert!(
+        matches!(ask(&["c", "d", "e", "f"], 4).await, Answer::Denied(beyond) if beyond.len() == 2)
+    );
+    let kept = fetch(&house, &romeo, None).await.into_iter().map(|(_, body)| body);
+    assert_eq!(kept.collect::<String>(), "abcd", "the oldest, in order");
+    assert!(matches!(ask(&["g"], 4).await, Answer::Full));
     assert!(matches!(file(&house, &bare("nobody"), &["a"]).await, Answer::NoAccount));
 }
 
@@ -195,6 +198,13 @@ async fn nothing_overtakes_a_message_of_its_sender_that_waits() {
         assert_eq!(back.len(), usize::from(!whole));
         assert_eq!(ids(mail(&seat)), if whole { "123" } else { "23" });
     }
+    // What answers the session itself waits for nothing, and goes nowhere else.
+    seat.begin_catching_up();
+    let result = stanza("<message from='romeo@chat.example' to='romeo@chat.example/orchard'/>");
+    assert!(seat.take_answer(Delivery::light(result)));
+    assert!(seat.take_newer().is_empty());
+    assert_eq!(mail(&seat).len(), 1);
+    assert!(seat.end_catching_up(true).is_empty());
     // When it hides, only messages go elsewhere.
     seat.begin_catching_up();
     say("<message from='juliet@x/b' id='1'/>");

@@ -4,7 +4,7 @@ use super::*;
 use crate::features::tests::iq;
 
 #[test]
-fn the_server_and_the_own_account_answer_and_other_accounts_are_silent() {
+fn the_server_and_the_own_account_answer_at_once() {
     for (to, answered) in
         [("example.org", true), ("romeo@example.org", true), ("juliet@example.org", false)]
     {

@@ -61,7 +61,7 @@ impl Feature for PresenceFeature {
                 Flow::Done
             }
             (Type::Available, Some(to)) => {
-                seat.direct(to.clone());
+                seat.direct(to.clone(), ctx.node.config.limits.directed_presence_max);
                 ctx.actions.push(Action::Route(stanza.clone()));
                 Flow::Done
             }
@@ -198,6 +198,8 @@ pub fn vanish(ctx: &mut Ctx<'_>, seat: &Arc<Seat>) {
         }
         ctx.node.announce(seat, 0, true);
         ctx.actions.extend(hand_out.then(|| Action::HandOut(seat.clone())));
+    } else {
+        ctx.node.announce(seat, seat.priority(), true);
     }
     if was_shown {
         // Its row says that it is there, so this is of no session.

@@ -56,11 +56,12 @@ async fn answer(node: &Arc<Node>, seat: &Arc<Seat>, to: &Jid) -> Vec<Action> {
     }
 }
 
-/// Whether somebody of the account is available besides the one who asks; of those here it is known whether they show it.
+/// Whether somebody of the account shows that he is available, besides the one who asks.
 fn is_there(node: &Node, asker: &Seat, account: &BareJid, resource: Option<&str>) -> bool {
     let shows = |row: &Row<Arc<Seat>>| {
         row.available
             && row.lit
+            && !row.hidden
             && row.full != asker.full
             && resource.is_none_or(|resource| row.full.resource() == resource)
             && row.here().is_none_or(|seat| seat.is_shown())

@@ -72,6 +72,19 @@ fn items_max(node: &Node) -> u32 {
     u32::try_from(node.config.limits.roster_items_max).unwrap_or(u32::MAX)
 }
 
+/// RFC 6121 §3.1.3 has the whole request kept until it is answered, by somebody who has not asked for it: so it is as short as anybody needs, or
+/// says nothing.
+fn bounded(stanza: Stanza, bytes_max: usize) -> Stanza {
+    if stanza.bytes().len() <= bytes_max {
+        return stanza;
+    }
+    let bare = stanza.without_children(|_, _| true);
+    if bare.bytes().len() <= bytes_max {
+        return bare;
+    }
+    Stanza::presence(stanza.to(), stanza.from(), stanza.type_()).build()
+}
+
 /// Hands a subscription stanza to the contact's home and does what that says. `stanza` is made if there is none.
 pub fn deliver<'a>(
     node: &'a Arc<Node>,
@@ -88,6 +101,7 @@ pub fn deliver<'a>(
         if !node.domains.has_accounts(contact.domain()) {
             return vec![Action::Route(stanza)];
         }
+        let stanza = bounded(stanza, node.config.limits.subscription_bytes_max);
         let request = Request::In {
             contact: account.clone(),
             kind,
@@ -206,5 +220,28 @@ pub fn withdrawn(ctx: &mut Ctx<'_>, account: &BareJid, contact: &BareJid) {
                 Presence { stanza, generation: seat.generation, node: None, withdrawn: true };
             ctx.actions.push(Action::Multicast { presence, to: vec![contact.clone()] });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::stanza;
+
+    #[test]
+    fn a_request_that_is_too_long_goes_without_what_it_says() {
+        let request = |id: &str, status: &str| {
+            stanza(&format!(
+                "<presence from='romeo@chat.example' to='juliet@chat.example' type='subscribe' id='{id}'><status>{status}</status></presence>"
+            ))
+        };
+        let text = |stanza: &Stanza| String::from_utf8_lossy(stanza.bytes()).into_owned();
+        let short = request("1", "It is I");
+        assert_eq!(bounded(short.clone(), 1_000).bytes(), short.bytes());
+        let silent = text(&bounded(request("1", &"x".repeat(1_000)), 1_000));
+        assert!(silent.contains("id='1'") && !silent.contains("status"), "{silent}");
+        let bare = bounded(request(&"x".repeat(1_000), "It is I"), 1_000);
+        assert!(bare.bytes().len() < 200 && bare.type_() == Type::Subscribe, "{}", text(&bare));
+        assert_eq!(bare.from().map(Jid::as_str), Some("romeo@chat.example"));
     }
 }

@@ -51,6 +51,18 @@ fn row(house: &House, seat: &Seat) -> (bool, i8) {
     house.node.directory.read(seat.bare.as_str(), find).flatten().expect("a row")
 }
 
+#[tokio::test]
+async fn of_those_it_wrote_to_the_last_are_remembered() {
+    let house = House::with("[limits]\ndirected_presence_max = 2\n").await;
+    house.accounts(["romeo"]).await;
+    let seat = house.bound("romeo/orchard");
+    for name in ["nurse", "paris", "paris", "friar"] {
+        says(&house, &seat, &format!("<presence to='{name}@chat.example'/>")).await;
+    }
+    let directed: Vec<_> = seat.directed().iter().map(ToString::to_string).collect();
+    assert_eq!(directed, ["paris@chat.example", "friar@chat.example"]);
+}
+
 #[test]
 fn a_priority_is_a_number_of_eight_bits_or_a_bad_request() {
     for (written, expected) in [

@@ -1,6 +1,6 @@
 //! Which devices are registered for pushes, of the accounts that are connected here: read when a resource is bound, kept current by the
 //! changes that are applied, forgotten with the account's last session. An account without devices costs nothing: its seats do not
-//! say that there are any.
+//! say that there are any, and nothing is read for them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use super::record::{PUSH, Registration};
 use crate::app::Node;
 use crate::router::perform::seats_of;
 use crate::session::Seat;
+use crate::storage::holders::Holders;
 
 /// The devices of one account: resources, by the keys of their registrations.
 #[derive(Debug, Default)]
@@ -26,6 +27,8 @@ struct Devices {
 /// What a node knows of pushes.
 #[derive(Debug)]
 pub struct Pushes {
+    /// Who has any.
+    pub registered: Holders,
     devices: scc::HashMap<BareJid, Devices, foldhash::fast::RandomState>,
     /// As the home of accounts: what their devices have heard.
     pub told: Told,
@@ -34,7 +37,11 @@ pub struct Pushes {
 impl Pushes {
     /// Nothing is known yet; `remembered_max` bounds what was told, `first` is the number of the first publication.
     pub fn new(remembered_max: usize, first: u64) -> Self {
-        Self { devices: scc::HashMap::default(), told: Told::new(remembered_max, first) }
+        Self {
+            registered: Holders::new(PUSH),
+            devices: scc::HashMap::default(),
+            told: Told::new(remembered_max, first),
+        }
     }
 
     /// A resource is bound: its account's devices are known from now on.
@@ -73,6 +80,7 @@ impl Pushes {
 
     /// A registration has come or gone.
     pub fn apply(&self, node: &Arc<Node>, change: &Change) {
+        self.registered.apply(change);
         let Ok(account) = BareJid::parse(change.owner()) else { return };
         let seats = seats_of(node, account.as_str());
         if seats.is_empty() {

@@ -14,10 +14,12 @@ use serde::{Deserialize, Serialize};
 use xmpp::jid::BareJid;
 use xmpp::payload::importance;
 use xmpp::stanza::Stanza;
+use xmpp::stanza::error::StanzaError;
 
 use super::payload::{Note, Says, publication};
 use super::record::{PUSH, Registration, key};
 use crate::app::{Late, Node};
+use crate::homes::accounts;
 use crate::homes::{self, HomeError, HomeOp, Tx};
 use crate::router;
 
@@ -91,6 +93,10 @@ async fn decide(
 ) -> Result<(), HomeError> {
     match request {
         Request::Enable { mut registration, max } => {
+            // A guest's would stay for ever.
+            if !accounts::exists(tx).await? {
+                return Err(HomeError::refused(&StanzaError::service_unavailable()));
+            }
             let mut others = registrations(tx).await?;
             others.retain(|known| known.key() != registration.key());
             // The bound: the one that was enabled longest ago makes room.
@@ -146,6 +152,10 @@ pub async fn filed(
     from: &str,
     stanzas: &[(u64, Vec<u8>)],
 ) -> Result<(), HomeError> {
+    // Whoever registers is known as soon as that is committed; in the same group as this, it is early enough for the next message.
+    if !node.pushes.registered.may_have(account.as_str()) {
+        return Ok(());
+    }
     let known = registrations(tx).await?;
     if known.is_empty() {
         return Ok(());

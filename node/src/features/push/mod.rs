@@ -57,7 +57,7 @@ impl Feature for Push {
     }
 
     fn disco(&self, disco: &mut Disco) {
-        disco.account.push(ns::PUSH); // §4.1
+        disco.account_kept.push(ns::PUSH); // §4.1
     }
 
     fn iq(&self, ctx: &mut Ctx<'_>, iq: &Iq) -> Flow {
@@ -102,6 +102,10 @@ impl Feature for Push {
         let Some(seat) = ctx.seat else { return Flow::Next };
         let (node, seat) = (ctx.node.clone(), seat.clone());
         match event {
+            // Who registers from now on has a change come by.
+            SessionEvent::Bound if !node.pushes.registered.may_have(seat.bare.as_str()) => {
+                Flow::Next
+            }
             SessionEvent::Bound => Flow::Later(Box::pin(async move {
                 node.pushes.load(&node, &seat).await;
                 Vec::new()

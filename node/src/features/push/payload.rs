@@ -15,6 +15,8 @@ use super::record::Registration;
 const SUMMARY: &str = "urn:xmpp:push:summary";
 /// How an id of ours begins.
 const ID: &str = "push-";
+/// Bytes of a node's name at an app server.
+const NODE_BYTES_MAX: usize = 1_023;
 /// Characters of a message that are told to an app server, if any are.
 const BODY_MAX: usize = 1_000;
 
@@ -42,7 +44,8 @@ pub enum Ask {
 /// Reads the payload of an IQ set of `from`.
 ///
 /// # Errors
-/// `bad-request` without a `jid`, or for one's own; `jid-malformed`; `not-acceptable` for options longer than `options_bytes_max`.
+/// `bad-request` without a `jid`, or for one's own; `jid-malformed`; `not-acceptable` for options longer than `options_bytes_max`, or a
+/// node of more than [`NODE_BYTES_MAX`].
 pub fn parse(iq: &Stanza, options_bytes_max: usize) -> Result<Ask, StanzaError> {
     let bad = |text: &str| StanzaError::bad_request().with_text(text);
     let iq_element = iq.element();
@@ -51,6 +54,9 @@ pub fn parse(iq: &Stanza, options_bytes_max: usize) -> Result<Ask, StanzaError> 
     let jid = given("jid").ok_or_else(|| bad("a push service has a jid"))?;
     let jid = Jid::parse(jid).map_err(|_| StanzaError::jid_malformed())?;
     let node = given("node").map(str::to_owned);
+    if node.as_ref().is_some_and(|node| node.len() > NODE_BYTES_MAX) {
+        return Err(StanzaError::not_acceptable().with_text("too long a node"));
+    }
     match asked.name() {
         "enable" if iq.from() == Some(&jid) => Err(bad("a push service is somebody else")),
         "enable" => {

@@ -40,6 +40,10 @@ fn what_a_client_may_ask_for() {
         ),
         (format!("<enable {push} node='n1'/>"), Err("bad-request".into())),
         (format!("<disable {push}/>"), Err("bad-request".into())),
+        (
+            format!("<enable {push} jid='push.example' node='{}'/>", "n".repeat(1_024)),
+            Err("not-acceptable".into()),
+        ),
         (format!("<enable {push} jid='@'/>"), Err("jid-malformed".into())),
         (format!("<maybe {push} jid='push.example'/>"), Err("bad-request".into())),
         (

@@ -34,7 +34,7 @@ use crate::app::Node;
 use crate::auth::internal::NoKeys;
 use crate::feature::{Action, Ctx, Disco, Feature, Flow, Interests, Iq, Target};
 use crate::homes::HomeError;
-use crate::homes::accounts::{self, Account};
+use crate::homes::accounts::{self, ACCOUNTS, Account, PASSWORD};
 use crate::router::perform;
 
 /// See the room.
@@ -51,7 +51,7 @@ impl Feature for Register {
     }
 
     fn interests(&self) -> Interests {
-        Interests { iq: &[ns::REGISTER], changes: &["accounts"], ..Interests::default() }
+        Interests { iq: &[ns::REGISTER], changes: &[ACCOUNTS, PASSWORD], ..Interests::default() }
     }
 
     fn disco(&self, disco: &mut Disco) {
@@ -72,13 +72,10 @@ impl Feature for Register {
                 ctx.actions.push(Action::Reply(Stanza::iq_result(&request, Some(answer))));
                 Flow::Done
             }
-            Ok(Wish::Password(password)) => {
-                let account = seat.bare.clone();
-                Flow::Later(Box::pin(async move {
-                    let changed = change_password(&node, &account, password).await;
-                    answer(&request, changed)
-                }))
-            }
+            Ok(Wish::Password(password)) => Flow::Later(Box::pin(async move {
+                let changed = change_password(&node, &full, password).await;
+                answer(&request, changed)
+            })),
             Ok(Wish::Remove) => {
                 let leaving = Leaving::new(self.leaving.clone(), full);
                 let account = seat.bare.clone();
@@ -100,9 +97,19 @@ impl Feature for Register {
         }
     }
 
-    /// An account was removed, by its owner or the operator, here or in another region: its sessions end.
-    fn changed(&self, ctx: &mut Ctx<'_>, change: &Change, _snapshot: bool) -> Flow {
-        if matches!(change, Change::Delete { .. } | Change::Clear { .. }) {
+    /// An account was removed, by its owner or the operator, here or in another region: its sessions end. With another password those end
+    /// that did not ask for it.
+    fn changed(&self, ctx: &mut Ctx<'_>, change: &Change, snapshot: bool) -> Flow {
+        if change.store().as_str() == PASSWORD {
+            let Change::Put { owner, value, .. } = change else { return Flow::Next };
+            // A snapshot says nothing new: whoever signed in knew the password that is in it.
+            if !snapshot && ctx.node.config.clients.password_ends_sessions {
+                let mut seats = perform::seats_of(ctx.node, owner);
+                seats.retain(|seat| seat.full.resource().as_bytes() != value.as_slice());
+                let error = StreamError::reset().with_text("the password was changed");
+                seats.iter().for_each(|seat| perform::close(seat, error.clone()));
+            }
+        } else if matches!(change, Change::Delete { .. } | Change::Clear { .. }) {
             for seat in perform::seats_of(ctx.node, change.owner()) {
                 if !self.leaving.lock().contains(&seat.full) {
                     perform::close(&seat, StreamError::not_authorized());
@@ -147,15 +154,17 @@ fn wish(asked: Asked, account: &BareJid, node: &Node) -> Result<Wish, StanzaErro
 
 async fn change_password(
     node: &Arc<Node>,
-    account: &BareJid,
+    full: &FullJid,
     password: Password,
 ) -> Result<(), StanzaError> {
-    if !node.authenticator.keeps_password(account).await {
+    let account = full.bare();
+    if !node.authenticator.keeps_password(&account).await {
         // It is somewhere else, and nothing would know the new one there.
         return Err(StanzaError::not_allowed());
     }
     let record = derive(node, password).await?;
-    found(accounts::set_keys(&node.homes, account, &record).await.map_err(refused)?)
+    let by = Some(full.resource());
+    found(accounts::set_keys(&node.homes, &account, &record, by).await.map_err(refused)?)
 }
 
 /// On the blocking threads of sign-in, in the same short queue.

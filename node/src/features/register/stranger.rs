@@ -136,11 +136,6 @@ impl Stranger {
         let rules = &node.config.registration;
         let account = payload::account_of(username, domain)?;
         password::acceptable(&password, rules)?;
-        match node.authenticator.is_taken(&account).await {
-            Some(false) => {}
-            Some(true) => return Err(StanzaError::conflict().with_text("This name is taken.")),
-            None => return Err(StanzaError::resource_constraint()),
-        }
         let token = self.invitation.clone();
         if token.is_none() {
             names::free(&account, rules)?;
@@ -150,6 +145,11 @@ impl Stranger {
                 return Err(StanzaError::resource_constraint()
                     .with_text("Too many new accounts from this address."));
             }
+        }
+        match node.authenticator.is_taken(&account).await {
+            Some(false) => {}
+            Some(true) => return Err(StanzaError::conflict().with_text("This name is taken.")),
+            None => return Err(StanzaError::resource_constraint()),
         }
         let record = derive(node, password).await?;
         let invitation = match &token {

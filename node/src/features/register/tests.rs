@@ -331,3 +331,29 @@ async fn tokens_are_not_found_by_trying() {
     let limited = answers.iter().position(|answer| answer == "resource-constraint");
     assert_eq!(limited, Some(100));
 }
+
+#[tokio::test]
+async fn another_password_ends_the_sessions_that_did_not_ask_for_it_if_it_is_to() {
+    for (more, by, ended) in [
+        ("", Some("a"), &["b", "c"][..]),
+        ("", None, &["a", "b", "c"]),
+        ("[clients]\npassword_ends_sessions = false\n", None, &[]),
+    ] {
+        let house = House::with(more).await;
+        let [romeo, _] = house.accounts(["romeo", "juliet"]).await;
+        let other = house.bound("juliet/a");
+        let seats = ["a", "b", "c"].map(|name| house.bound(&format!("romeo/{name}")));
+        let record = Account::load(house.node.storage.as_ref(), &romeo).await.expect("read");
+        let record = record.expect("romeo");
+        accounts::set_keys(&house.node.homes, &romeo, &record, by).await.expect("done");
+        let closed = |seat: &std::sync::Arc<crate::session::Seat>| seat.mailbox.depth().items > 0;
+        let (gone, stay): (Vec<_>, Vec<_>) =
+            seats.iter().partition(|seat| ended.contains(&seat.full.resource()));
+        for seat in gone {
+            house.until("it is closed", || closed(seat)).await;
+            let mail = crate::testing::mail(seat);
+            assert!(mail[0].contains("condition: Reset"), "{mail:?}");
+        }
+        assert!(stay.into_iter().all(|seat| !closed(seat)) && !closed(&other), "{by:?} {more:?}");
+    }
+}

@@ -149,7 +149,13 @@ async fn decide(tx: &mut Tx, account: &BareJid, request: Request) -> Result<Answ
                 || record.state.from
                 || record.state.to
                 || record.state.approved;
-            commit(tx, &contact, known, record, None).await?;
+            if kind == Kind::Subscribe {
+                // §3.1.2: a push follows every request, for the client that sent it waits for one.
+                let record = Contact { push: true, ..record.following(known.as_ref(), None) };
+                write(tx, &contact, &record).await?;
+            } else {
+                commit(tx, &contact, known, record, None).await?;
+            }
             Ok(Answer::Subscription { pass: verdict.pass, auto_reply: verdict.auto_reply })
         }
         Request::In { contact, kind, stanza, items_max } => {
@@ -369,14 +375,15 @@ mod tests {
     async fn asking_for_presence_and_being_answered() {
         let mut home = Desk::new();
         is(home.out("juliet", Kind::Subscribe).await, sent(true), "v1, juliet none ask push");
-        // §3.1.2: asked again it is sent again, but nothing has changed.
-        is(home.out("juliet", Kind::Subscribe).await, sent(true), "");
-        is(home.get("juliet", Kind::Subscribed).await, sent(true), "v2, juliet to push deliver");
+        // §3.1.2: asked again it is sent again, and pushed, though nothing has changed.
+        is(home.out("juliet", Kind::Subscribe).await, sent(true), "v2, juliet none ask push");
+        is(home.get("juliet", Kind::Subscribed).await, sent(true), "v3, juliet to push deliver");
         is(home.get("juliet", Kind::Subscribed).await, sent(false), "");
+        is(home.out("juliet", Kind::Subscribe).await, sent(true), "v4, juliet to push");
         is(
             home.get("juliet", Kind::Unsubscribed).await,
             sent(true),
-            "v3, juliet none push deliver",
+            "v5, juliet none push deliver",
         );
         is(home.get("juliet", Kind::Unsubscribed).await, sent(false), "");
     }

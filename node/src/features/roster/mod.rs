@@ -54,6 +54,9 @@ impl Feature for RosterFeature {
 
     fn iq(&self, ctx: &mut Ctx<'_>, iq: &Iq) -> Flow {
         let Some(seat) = ctx.seat else { return Flow::Next };
+        if !iq.is("query") {
+            return Flow::Next;
+        }
         match &iq.target {
             Target::Account { own: true, .. } => {}
             // §2.3.3 and §2.1.6: nobody may touch another's roster.

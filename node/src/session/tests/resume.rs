@@ -73,3 +73,64 @@ async fn what_is_out_of_place_fails_and_the_stream_goes_on() {
     one.sends("<r xmlns='urn:xmpp:sm:3'/>").await;
     one.reads("h='1'").await;
 }
+
+/// Messages to romeo that are more than his session writes for a client that does not read.
+async fn flood(juliet: &mut Client, count: usize) {
+    let body = "x".repeat(30_000);
+    for n in 0..count {
+        let text =
+            format!("<message to='{ROMEO}' type='chat' id='m{n}'><body>{body}</body></message>");
+        juliet.sends(&text).await;
+    }
+    settled(juliet).await;
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_can_come_back_on_another_connection() {
+    let (house, mut juliet) = verona().await;
+    let (one, id) = Client::enabled(&house, "romeo/one").await;
+    flood(&mut juliet, 20).await;
+    house.until("more waits than is written", || one.seat.mailbox.depth().items > 0).await;
+    let resumed = Client::resume(&house, "romeo", &id, 1).await;
+    let mut two = resumed.unwrap_or_else(|_| panic!("not resumed"));
+    let mut got = String::new();
+    for n in 0..20 {
+        got.push_str(&two.reads(&format!("id='m{n}'")).await);
+    }
+    assert_eq!(got.matches("<message ").count(), 20);
+    assert!(one.rest().await.contains("<conflict"));
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_makes_room_for_its_successor() {
+    let (house, mut juliet) = verona().await;
+    let one = Client::managed(&house, "romeo/one", RESUMABLE).await;
+    flood(&mut juliet, 20).await;
+    house.until("more waits than is written", || one.seat.mailbox.depth().items > 0).await;
+    let mut two = Client::managed(&house, "romeo/one", RESUMABLE).await;
+    for n in 0..20 {
+        two.reads(&format!("id='m{n}'")).await;
+    }
+    assert!(one.rest().await.contains("<conflict"));
+}
+
+#[tokio::test]
+async fn what_is_sent_again_says_when_it_was_sent_first() {
+    let (house, mut juliet) = verona().await;
+    let (mut one, id) = Client::enabled(&house, "romeo/one").await;
+    juliet.sends(&message(ROMEO, "m1")).await;
+    let first = one.reads("</message>").await;
+    assert!(!first.contains("<delay"), "{first}");
+    let (seat, _gone) = (one.seat.clone(), one.cut());
+    juliet.sends(&message(ROMEO, "m2")).await;
+    settled(&mut juliet).await;
+    house.until("it has come", || seat.mailbox.depth().items == 0).await;
+    // Of its presence, m1 and m2 the client has the first.
+    let resumed = Client::resume(&house, "romeo", &id, 1).await;
+    let mut two = resumed.unwrap_or_else(|_| panic!("not resumed"));
+    for id in ["m1", "m2"] {
+        let again = two.reads("</message>").await;
+        assert!(again.contains(&format!("id='{id}'")), "{again}");
+        assert!(again.contains("<delay") && again.contains("from='chat.example'"), "{again}");
+    }
+}

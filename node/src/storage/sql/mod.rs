@@ -283,16 +283,7 @@ impl<D: Driver> Inner<D> {
              AND mark = ? AND id >= ? AND id <= ? ORDER BY id LIMIT ?";
         const NEWEST_MARKED: &str = "SELECT id, value FROM archive WHERE store = ? AND owner = ? \
              AND mark = ? AND id >= ? AND id <= ? ORDER BY id DESC LIMIT ?";
-        let (Some(from), Some(to)) = (
-            page.after.map_or(Some(0), |after| after.checked_add(1)),
-            page.before.map_or(Some(u64::MAX), |before| before.checked_sub(1)),
-        ) else {
-            return Ok(Vec::new());
-        };
-        let max = i64::try_from(page.max).unwrap_or(i64::MAX);
-        let mut values = vec![Value::Text(store), Value::Text(owner)];
-        values.extend(page.mark.as_ref().map(|mark| Value::Bytes(mark)));
-        values.extend([Value::Int(to_sql(from)), Value::Int(to_sql(to)), Value::Int(max)]);
+        let Some(values) = of_page(store, owner, &page) else { return Ok(Vec::new()) };
         let sql = match (page.newest, page.mark.is_some()) {
             (false, false) => OLDEST,
             (true, false) => NEWEST,
@@ -306,6 +297,17 @@ impl<D: Driver> Inner<D> {
         }
         Ok(found)
     }
+}
+
+/// What a page of an archive is asked with; None: nothing can be in it.
+fn of_page<'a>(store: &'a str, owner: &'a str, page: &'a Page) -> Option<Vec<Value<'a>>> {
+    let from = page.after.map_or(Some(0), |after| after.checked_add(1))?;
+    let to = page.before.map_or(Some(u64::MAX), |before| before.checked_sub(1))?;
+    let mut values = vec![Value::Text(store), Value::Text(owner)];
+    values.extend(page.mark.as_ref().map(|mark| Value::Bytes(mark)));
+    let max = i64::try_from(page.max).unwrap_or(i64::MAX);
+    values.extend([Value::Int(to_sql(from)), Value::Int(to_sql(to)), Value::Int(max)]);
+    Some(values)
 }
 
 /// Before the next attempt; an error: there is none.
@@ -355,6 +357,18 @@ impl<D: Driver> Storage for Server<D> {
         page: Page,
     ) -> Answer<'a, Vec<(u64, Vec<u8>)>> {
         self.inner.archive(store, owner, page).boxed()
+    }
+
+    fn archive_count<'a>(&'a self, store: &'a str, owner: &'a str, page: Page) -> Answer<'a, u64> {
+        const ALL: &str = "SELECT COUNT(*) FROM (SELECT id FROM archive WHERE store = ? AND owner = ? \
+             AND id >= ? AND id <= ? LIMIT ?) AS page";
+        const MARKED: &str = "SELECT COUNT(*) FROM (SELECT id FROM archive WHERE store = ? AND owner = ? \
+             AND mark = ? AND id >= ? AND id <= ? LIMIT ?) AS page";
+        async move {
+            let Some(values) = of_page(store, owner, &page) else { return Ok(0) };
+            self.number(if page.mark.is_some() { MARKED } else { ALL }, &values).await
+        }
+        .boxed()
     }
 
     fn archive_len<'a>(&'a self, store: &'a str, owner: &'a str) -> Answer<'a, u64> {

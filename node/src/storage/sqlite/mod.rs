@@ -282,6 +282,35 @@ impl Storage for Sqlite {
         .boxed()
     }
 
+    fn archive_count<'a>(&'a self, store: &'a str, owner: &'a str, page: Page) -> Answer<'a, u64> {
+        const ALL: &str = "SELECT COUNT(*) FROM (SELECT 1 FROM archive WHERE store = ? AND owner = ? \
+             AND id >= ? AND id <= ? LIMIT ?)";
+        const MARKED: &str = "SELECT COUNT(*) FROM (SELECT 1 FROM archive WHERE store = ? AND owner = ? \
+             AND substr(value, 1, 8) = ? AND id >= ? AND id <= ? LIMIT ?)";
+        async move {
+            let (Some(from), Some(to)) = (
+                page.after.map_or(Some(0), |after| after.checked_add(1)),
+                page.before.map_or(Some(u64::MAX), |before| before.checked_sub(1)),
+            ) else {
+                return Ok(0);
+            };
+            let query = match page.mark {
+                None => sqlx::query(ALL).bind(store).bind(owner),
+                Some(mark) => sqlx::query(MARKED).bind(store).bind(owner).bind(mark.to_vec()),
+            };
+            query
+                .bind(to_sql(from))
+                .bind(to_sql(to))
+                .bind(i64::try_from(page.max).unwrap_or(i64::MAX))
+                .fetch_one(&self.readers)
+                .await
+                .and_then(|row| row.try_get::<i64, _>(0))
+                .map(|count| count as u64)
+                .map_err(failed_read)
+        }
+        .boxed()
+    }
+
     fn archive_len<'a>(&'a self, store: &'a str, owner: &'a str) -> Answer<'a, u64> {
         async move {
             sqlx::query("SELECT COUNT(*) FROM archive WHERE store = ? AND owner = ?")

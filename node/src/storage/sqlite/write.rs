@@ -14,11 +14,12 @@ use crate::storage::to_sql;
 /// Rows a statement takes; what is left over goes in the next smaller size. Few sizes, so few prepared statements.
 const SIZES: [usize; 3] = [100, 10, 1];
 
-/// One INSERT per size for each table: index 0 kv, 1 archive, 2 durable_log.
-static INSERTS: LazyLock<[[Arc<str>; 3]; 3]> = LazyLock::new(|| {
+/// One INSERT per size for each table: index 0 kv, 1 archive, 2 durable_log, 3 outbox.
+static INSERTS: LazyLock<[[Arc<str>; 3]; 4]> = LazyLock::new(|| {
     let insert = |table: &str, columns: &str| {
+        let values = columns.split(',').map(|_| "?").collect::<Vec<_>>().join(",");
         SIZES.map(|rows| {
-            let row = "(?,?,?,?),".repeat(rows);
+            let row = format!("({values}),").repeat(rows);
             let row = row.trim_end_matches(',');
             Arc::from(format!("INSERT OR REPLACE INTO {table} ({columns}) VALUES {row}"))
         })
@@ -27,7 +28,16 @@ static INSERTS: LazyLock<[[Arc<str>; 3]; 3]> = LazyLock::new(|| {
         insert("kv", "store, owner, key, value"),
         insert("archive", "store, owner, id, value"),
         insert("durable_log", "seq, shard, epoch, entry"),
+        insert("outbox", "node, place, row"),
     ]
+});
+
+/// One DELETE per size, of rows of one node's outbox.
+static REMOVES: LazyLock<[Arc<str>; 3]> = LazyLock::new(|| {
+    SIZES.map(|rows| {
+        let places = vec!["?"; rows].join(",");
+        Arc::from(format!("DELETE FROM outbox WHERE node = ? AND place IN ({places})"))
+    })
 });
 
 /// One row to be inserted, by table.
@@ -38,6 +48,8 @@ pub(super) enum Insert<'a> {
     Item(&'a str, &'a str, u64, &'a [u8]),
     /// durable_log: sequence number, shard, epoch, encoded entry.
     Log(u64, u8, u64, Vec<u8>),
+    /// outbox: node, place, row.
+    Out(&'a str, u64, Vec<u8>),
 }
 
 /// Inserts rows of one table.
@@ -52,6 +64,7 @@ pub(super) async fn insert(
                 Some(Insert::Value(..)) => 0,
                 Some(Insert::Item(..)) => 1,
                 Some(Insert::Log(..)) => 2,
+                Some(Insert::Out(..)) => 3,
                 None => return Ok(()),
             };
             let sql = Arc::clone(&INSERTS[table][place]);
@@ -67,6 +80,7 @@ pub(super) async fn insert(
                     Insert::Log(seq, shard, epoch, entry) => {
                         query.bind(seq as i64).bind(i64::from(shard)).bind(epoch as i64).bind(entry)
                     }
+                    Insert::Out(node, place, row) => query.bind(node).bind(to_sql(place)).bind(row),
                 };
             }
             query.execute(&mut *conn).await?;
@@ -137,20 +151,18 @@ pub(super) async fn outbox(
 ) -> Result<(), sqlx::Error> {
     let mut conn = writer.acquire().await?;
     let mut tx = conn.begin_with("BEGIN IMMEDIATE").await?;
-    for (order, row) in put {
-        sqlx::query("INSERT OR REPLACE INTO outbox (node, place, row) VALUES (?, ?, ?)")
-            .bind(node)
-            .bind(to_sql(order))
-            .bind(row)
-            .execute(&mut *tx)
-            .await?;
-    }
-    for order in remove {
-        sqlx::query("DELETE FROM outbox WHERE node = ? AND place = ?")
-            .bind(node)
-            .bind(to_sql(order))
-            .execute(&mut *tx)
-            .await?;
+    let mut rows = put.into_iter().map(|(order, row)| Insert::Out(node, order, row)).collect();
+    insert(&mut tx, &mut rows).await?;
+    let mut rest = remove.as_slice();
+    for (place, size) in SIZES.into_iter().enumerate() {
+        while let Some((orders, more)) = rest.split_at_checked(size) {
+            rest = more;
+            let mut query = sqlx::query(AssertSqlSafe(Arc::clone(&REMOVES[place]))).bind(node);
+            for order in orders {
+                query = query.bind(to_sql(*order));
+            }
+            query.execute(&mut *tx).await?;
+        }
     }
     tx.commit().await
 }

@@ -289,7 +289,9 @@ impl Receiving {
         let proved = course.proved.as_mut().expect("only after the exchange");
         let (account, mechanism) = (proved.account.clone(), proved.mechanism);
         let request = &mut course.request;
-        let possible = self.upgrades();
+        // Keys are the password, as the client says: of one that has shown another thing (a token it may have found) none are taken.
+        let has_password = matches!(mechanism, Mechanism::Plain | Mechanism::Scram { .. });
+        let possible = if has_password { self.upgrades() } else { Vec::new() };
         let wanted = std::mem::take(&mut request.upgrades);
         let mut wanted = wanted.into_iter().filter(|hash| possible.contains(hash));
         if let Some(hash) = wanted.next() {

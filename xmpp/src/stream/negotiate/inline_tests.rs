@@ -227,7 +227,10 @@ fn what_was_asked_for_has_no_effect_on_failure() {
 }
 
 fn with_tokens() -> (Server, String) {
-    let mut server = server();
+    tokens_of(server())
+}
+
+fn tokens_of(mut server: Server) -> (Server, String) {
     let secret = "q".repeat(80);
     let token = |id, binding, expired| {
         let verifier = Verifier::new(&secret, binding);
@@ -341,6 +344,16 @@ fn nobody_is_asked_for_keys_that_are_there() {
     let mut server = from_juliet(&[Hash::Sha1, Hash::Sha256, Hash::Sha512]);
     assert!(!server.wire[1].contains("UPGR-"));
     server.feed_xml(&plain(UPGRADES));
+    assert_eq!(identity(&before_features(&server)), "juliet@capulet.example");
+}
+
+/// What a client salts is taken at its word: from one that has not shown the password it would be another one.
+#[test]
+fn who_has_only_a_token_brings_no_keys() {
+    let (mut server, secret) = tokens_of(from_juliet(&[Hash::Sha1]));
+    let proof = token::message("juliet", &secret, &[5; 32]);
+    let inside = format!("{AGENT}{FAST}{UPGRADES}");
+    server.feed_xml(&authenticate("HT-SHA-256-EXPR", &proof, &inside));
     assert_eq!(identity(&before_features(&server)), "juliet@capulet.example");
 }
 

@@ -219,6 +219,7 @@ impl Receiving {
             out.push(Output::Send(self.features_after_auth(true)));
             return;
         }
+        self.known = None; // It was of whom an earlier header named.
         self.from = from
             .filter(|from| from.local().is_some() && Some(from.domain()) == self.domain.as_deref());
         let scram = |mechanism: &Mechanism| matches!(mechanism, Mechanism::Scram { .. });
@@ -239,8 +240,12 @@ impl Receiving {
         // RFC 7395 §3.4: `<open/>` names no content namespace.
         check_header(header, (self.framing == Framing::Stream).then_some(ns::CLIENT))?;
         let to = header.to.as_deref().and_then(domain_of);
-        let ours =
-            to.filter(|to| self.offer.domains.contains(to)).ok_or(StreamError::host_unknown());
+        // To nobody: as Prosody and ejabberd say it.
+        let unknown = match header.to {
+            None => StreamError::improper_addressing(),
+            Some(_) => StreamError::host_unknown(),
+        };
+        let ours = to.filter(|to| self.offer.domains.contains(to)).ok_or(unknown);
         let Some(account) = &self.account else {
             self.domain = Some(ours?);
             return Ok(());
