@@ -6,12 +6,13 @@
 //! reads never makes commits wait.
 //! * `driver` what the servers differ in · `lent` a connection for one piece of work
 //! * `write` the transactions · `effect` changes as few statements · `name` long keys
-//! * `load` single reads gathered · `scan` pages for snapshots
+//! * `load` single reads gathered · `gather` outboxes' writes · `scan` pages for snapshots
 //!
 //! Deliberately absent: one database for a part of the accounts; whoever wants that puts it in front of several of these.
 
 pub(super) mod driver;
 mod effect;
+mod gather;
 mod lent;
 mod load;
 mod name;
@@ -34,6 +35,7 @@ use super::{
     to_sql,
 };
 use driver::{BulkRead, Column, Driver, Found, RowOf, Value};
+use gather::Outgoing;
 use lent::Lent;
 use load::Read;
 use trouble::{Health, Tries};
@@ -60,6 +62,7 @@ pub struct ServerConfig {
 pub(super) struct Server<D: Driver> {
     inner: Arc<Inner<D>>,
     loader: mpsc::Sender<Read>,
+    outgoing: mpsc::Sender<Outgoing>,
 }
 
 struct Inner<D: Driver> {
@@ -107,7 +110,8 @@ impl<D: Driver> Server<D> {
         });
         let loads = usize::try_from((connections - write).div_ceil(2)).unwrap_or(1);
         let loader = load::start(inner.clone(), loads);
-        Server { inner, loader }
+        let outgoing = gather::start(inner.clone());
+        Server { inner, loader, outgoing }
     }
 
     async fn load<T>(
@@ -461,8 +465,13 @@ impl<D: Driver> Storage for Server<D> {
         put: Vec<(u64, Vec<u8>)>,
         remove: Vec<u64>,
     ) -> Answer<'a, ()> {
-        async move { self.write(Write::Outbox { node: node.to_owned(), put, remove }).await }
-            .boxed()
+        async move {
+            let (reply, answer) = oneshot::channel();
+            let outgoing = Outgoing { node: node.to_owned(), put, remove, reply };
+            self.outgoing.send(outgoing).await.map_err(|_| StorageError::Closed)?;
+            answer.await.map_err(|_| StorageError::Closed)?
+        }
+        .boxed()
     }
 
     fn meta<'a>(&'a self, key: &'a str) -> Answer<'a, Option<Vec<u8>>> {

@@ -4,6 +4,8 @@
 //! changing a row that all of its kind change (the log's head, a position, an outbox's own rows): one that was given up, and that the server
 //! is still working on, is therefore over before the next one of its kind reads anything.
 
+use std::collections::BTreeMap;
+
 use replication::Entry;
 use sqlx::Error;
 
@@ -40,8 +42,8 @@ pub(super) enum Write {
     Trim(u64),
     /// Places go, rows come.
     Replace { gone: Vec<Place>, rows: Vec<Row> },
-    /// Rows of a node's outbox come and go.
-    Outbox { node: String, put: Vec<(u64, Vec<u8>)>, remove: Vec<u64> },
+    /// Lines of outboxes, by node and place, come; None: go.
+    Outbox(BTreeMap<(String, u64), Option<Vec<u8>>>),
     /// A fact about the database.
     Meta { name: String, value: Vec<u8> },
 }
@@ -114,17 +116,7 @@ impl Write {
                 lent.run(TRIM, &[Value::Int(upto)]).await?;
             }
             Write::Replace { gone, rows } => effect(lent, &Effect::of_rows(gone, rows)).await?,
-            Write::Outbox { node, put, remove } => {
-                let nodes = |count| Column::Texts(vec![&**node; count]);
-                let columns = [
-                    nodes(put.len()),
-                    Column::Ints(put.iter().map(|(place, _)| to_sql(*place)).collect()),
-                    Column::Bytes(put.iter().map(|(_, line)| &**line).collect()),
-                ];
-                lent.bulk(Bulk::PutOutbox, &columns).await?;
-                let places = Column::Ints(remove.iter().map(|place| to_sql(*place)).collect());
-                lent.bulk(Bulk::DeleteOutbox, &[nodes(remove.len()), places]).await?;
-            }
+            Write::Outbox(lines) => outbox(lent, lines).await?,
             Write::Meta { name, value } => {
                 lent.run(D::PUT_META, &[Value::Text(name), Value::Bytes(value)]).await?;
             }
@@ -166,6 +158,31 @@ async fn commit_home<D: Driver>(
     lent.bulk(Bulk::PutLog, &columns).await?;
     lent.run(SET_HEAD, &[Value::Int(last.seq as i64)]).await?;
     Ok(true)
+}
+
+async fn outbox<D: Driver>(
+    lent: &mut Lent<D>,
+    lines: &BTreeMap<(String, u64), Option<Vec<u8>>>,
+) -> Result<(), Failed> {
+    let (mut nodes, mut places, mut put) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut nodes_gone, mut places_gone) = (Vec::new(), Vec::new());
+    for ((node, place), line) in lines {
+        match line {
+            Some(line) => {
+                nodes.push(&**node);
+                places.push(to_sql(*place));
+                put.push(&**line);
+            }
+            None => {
+                nodes_gone.push(&**node);
+                places_gone.push(to_sql(*place));
+            }
+        }
+    }
+    let columns = [Column::Texts(nodes), Column::Ints(places), Column::Bytes(put)];
+    lent.bulk(Bulk::PutOutbox, &columns).await?;
+    let columns = [Column::Texts(nodes_gone), Column::Ints(places_gone)];
+    lent.bulk(Bulk::DeleteOutbox, &columns).await
 }
 
 async fn effect<D: Driver>(lent: &mut Lent<D>, effect: &Effect<'_>) -> Result<(), Failed> {
