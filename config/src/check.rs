@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use crate::table::Document;
-use crate::{AuthBackend, Config, Durability};
+use crate::{AuthBackend, Config, Database, Durability};
 
 /// Fills in the defaults that one section takes from another.
 pub(crate) fn complete(config: &mut Config) {
@@ -16,7 +16,9 @@ pub(crate) fn complete(config: &mut Config) {
             *path = default.to_owned();
         }
     };
-    or(&mut config.storage.sqlite, &config.node.data_dir.join("pangaea.sqlite"));
+    if let Database::Sqlite(file) = &mut config.storage.database {
+        or(file, &config.node.data_dir.join("pangaea.sqlite"));
+    }
     or(&mut config.metadata.dir, &config.node.data_dir.join("metadata"));
     or(&mut config.upload.dir, &config.node.data_dir.join("upload"));
     or(&mut config.s2s.certificate, &config.c2s.certificate);

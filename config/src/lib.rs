@@ -46,7 +46,7 @@ pub use section::push::Push;
 pub use section::registration::Registration;
 pub use section::reports::Reports;
 pub use section::s2s::S2s;
-pub use section::storage::{Storage, Sync};
+pub use section::storage::{Database, DatabaseUrl, Storage, Sync};
 pub use section::upload::{S3, Upload, UploadRegion, UploadStore};
 pub use value::{Fingerprint, is_domain, is_region, parse_duration};
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::{Config, ConfigError};
+use crate::{Config, ConfigError, Database};
 
 const ONE: &str = include_str!("../examples/one-node.toml");
 const THREE: &str = include_str!("../examples/three-regions.toml");
@@ -54,7 +54,8 @@ fn a_small_file_is_enough() {
     let config = read(GOOD);
     assert_eq!(config.node_name(), "eu-0");
     assert_eq!(config.node.data_dir, Path::new("/etc/pangaea/data"));
-    assert_eq!(config.storage.sqlite, Path::new("/etc/pangaea/data/pangaea.sqlite"));
+    let file = Path::new("/etc/pangaea/data/pangaea.sqlite").to_owned();
+    assert_eq!(config.storage.database, Database::Sqlite(file));
     assert_eq!(config.s2s.certificate, Path::new("/etc/pangaea/c.pem"));
     assert_eq!(config.metadata.heartbeat, Duration::from_secs(1));
     assert_eq!(config.regions(), ["eu"]);
@@ -124,6 +125,14 @@ fn every_mistake_is_told_with_its_line_its_key_and_what_was_expected() {
         "a@b.c",
     );
     check_added("[log]\nformat = \"xml\"", 13, "log.format", "\"text\" or \"json\"", "\"xml\"");
+    check_added(
+        "[storage]\ndatabase = \"redis://h\"",
+        13,
+        "storage.database",
+        "postgres://",
+        "another",
+    );
+    check_added("[storage]\nconnections = 1", 13, "storage.connections", "from 2", "1");
     check_added("[storage]\nsync = true", 13, "storage.sync", "\"full\" or \"normal\"", "true");
     check_added("[s2s]\nkey = \"k\"", 12, "s2s.certificate", "both", "one of them");
     check_added("[metadata]\nvoter = false", 13, "metadata.voter", "true", "nobody");

@@ -64,6 +64,14 @@ impl Ledger {
     /// # Errors
     /// Names what is lost, doubled or unknown.
     pub fn complete(&self, sender: &str, sent: u64) -> Result<(), String> {
+        self.complete_but(sender, sent, &[])
+    }
+
+    /// As [`Self::complete`], where these came back to the sender: they must not have been seen.
+    ///
+    /// # Errors
+    /// Names what is lost, doubled, unknown, or came although it came back.
+    pub fn complete_but(&self, sender: &str, sent: u64, returned: &[u64]) -> Result<(), String> {
         let none = Vec::new();
         let seen = self.seen.get(sender).unwrap_or(&none);
         let mut times = vec![0u32; usize::try_from(sent).expect("tests send few")];
@@ -77,7 +85,14 @@ impl Ledger {
         let numbers = |wanted: &dyn Fn(u32) -> bool| -> Vec<usize> {
             times.iter().enumerate().filter(|(_, t)| wanted(**t)).map(|(n, _)| n).collect()
         };
-        let (lost, doubled) = (numbers(&|t| t == 0), numbers(&|t| t > 1));
+        let is_returned = |n: &usize| returned.contains(&(*n as u64));
+        let (mut lost, doubled) = (numbers(&|t| t == 0), numbers(&|t| t > 1));
+        lost.retain(|n| !is_returned(n));
+        let mut both = numbers(&|t| t > 0);
+        both.retain(is_returned);
+        if !both.is_empty() {
+            wrong.push(format!("{} came although they came back: {both:?}", both.len()));
+        }
         if !lost.is_empty() {
             wrong.push(format!("{} lost: {:?}", lost.len(), &lost[..lost.len().min(20)]));
         }
@@ -126,6 +141,11 @@ mod tests {
         assert!(check(&[0, 2], 3).unwrap_err().contains("1 lost: [1]"));
         assert!(check(&[0, 1, 1, 2], 3).unwrap_err().contains("1 doubled: [1]"));
         assert!(check(&[0, 2, 1], 3).unwrap_err().contains("1 came after 2"));
+        let mut ledger = Ledger::default();
+        ledger.enter(&body("romeo", 0));
+        ledger.enter(&body("romeo", 2));
+        ledger.complete_but("romeo", 3, &[1]).unwrap();
+        assert!(ledger.complete_but("romeo", 3, &[1, 2]).unwrap_err().contains("[2]"));
         assert!(check(&[0, 1, 7], 2).unwrap_err().contains("7 was never sent"));
         let mut ledger = Ledger::default();
         ledger.enter("hello");

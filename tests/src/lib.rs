@@ -4,6 +4,7 @@
 //! (`rxml`), so a server that sends what it should not is caught by the first client that listens.
 //!
 //! * [`platform`] starts `pangaea quickstart`, knows its ports, steers its WAN, stops it;
+//! * [`database`] starts PostgreSQL and MariaDB;
 //! * [`reference`] starts a mature server in its place, to prove the tests themselves;
 //! * [`client`] is the test client; [`xml`] and [`scram`] are what it stands on;
 //! * [`scenario`] reads and plays `tests/scenarios/*.scn`;
@@ -11,6 +12,7 @@
 //! * [`ledger`] counts serial numbers: nothing lost, nothing doubled, nothing out of order.
 
 pub mod client;
+pub mod database;
 pub mod harness;
 pub mod http;
 pub mod ledger;

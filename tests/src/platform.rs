@@ -34,6 +34,8 @@ pub struct Plan {
     pub domain: String,
     /// How many `userN` there are.
     pub users: u32,
+    /// The server with the regions' databases; without one they are files.
+    pub database: Option<String>,
 }
 
 impl Default for Plan {
@@ -43,6 +45,7 @@ impl Default for Plan {
             wan: "0ms".into(),
             domain: "pangaea.localhost".into(),
             users: 100,
+            database: None,
         }
     }
 }
@@ -143,6 +146,7 @@ impl Platform {
             .args(["--domain", &plan.domain])
             .args(["--wan", &plan.wan])
             .args(["--users", &plan.users.to_string()])
+            .args(plan.database.iter().flat_map(|url| ["--database", url]))
             .arg("--dir")
             .arg(&dir)
             .stdin(std::process::Stdio::null())

@@ -40,9 +40,8 @@ use crate::outbox::{self, Recovery};
 use crate::router::{Domains, Ledger};
 use crate::service::Services;
 use crate::session::Resumable;
-use crate::storage::Storage;
 use crate::storage::holders::Holders;
-use crate::storage::sqlite::{Sqlite, SqliteConfig};
+use crate::storage::{self, Storage};
 use crate::transport::TlsAcceptor;
 use crate::transport::tls::Pair;
 
@@ -78,7 +77,7 @@ pub(super) async fn build(config: Config) -> Result<Arc<Node>, RunError> {
     .map_err(|error| RunError::Links(error.to_string()))?;
     let fingerprint = config::Fingerprint(identity.fingerprint().0).to_string();
     let tls = client_tls(&config)?;
-    let storage = open_storage(&config).await?;
+    let storage = storage::open::open(&config.storage).await?;
     let world = World::real();
     let agreement = None;
     let parts = Parts { config, incarnation, fingerprint, tls, storage, agreement, world };
@@ -336,12 +335,4 @@ async fn metadata(
         seeds: config.peers.iter().map(config::Peer::name).collect(),
     };
     Ok(Metadata::start(meta, Arc::new(RaftWire(geo.clone()))).await?)
-}
-
-async fn open_storage(config: &Config) -> Result<Arc<dyn Storage>, RunError> {
-    let sqlite = SqliteConfig {
-        sync: config.storage.sync == config::Sync::Full,
-        ..SqliteConfig::new(&config.storage.sqlite)
-    };
-    Ok(Arc::new(Sqlite::open(sqlite).await?))
 }

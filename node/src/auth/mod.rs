@@ -19,6 +19,7 @@ pub mod program;
 pub mod sources;
 pub mod sql;
 pub mod stored;
+mod theirs;
 pub mod throttle;
 
 use std::path::Path;

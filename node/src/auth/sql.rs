@@ -2,9 +2,8 @@
 //!
 //! The names in braces become parameters of the statement: nothing a client says is pasted into it. What a column is for follows from its
 //! name. From passwords that are kept as they are SCRAM keys are made for each exchange, with salts that stay the same for an account
-//! while this process lives. Deliberately absent: writing, and other databases than SQLite (this server is built with no other).
+//! while this process lives. Calls `theirs`, which is SQLite, PostgreSQL or MySQL. Deliberately absent: writing.
 
-use std::str::FromStr;
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -12,13 +11,12 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use config::{PasswordFormat, Sql as Settings};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions, SqliteRow};
-use sqlx::{AssertSqlSafe, Column, Row, ValueRef};
 use subtle::ConstantTimeEq;
 use xmpp::jid::BareJid;
 use xmpp::sasl::{Credentials, Hash, Password, SALT_BYTES, ScramKeys, Secret};
 
 use super::gate::Gate;
+use super::theirs::{Columns, Theirs};
 use super::{Abilities, Backend, Said};
 
 /// [`Backend`] over SQL.
@@ -26,7 +24,7 @@ use super::{Abilities, Backend, Said};
 pub struct Sql(Arc<Inner>);
 
 struct Inner {
-    pool: SqlitePool,
+    database: Theirs,
     query: String,
     parameters: Vec<Parameter>,
     format: PasswordFormat,
@@ -63,20 +61,12 @@ impl Sql {
     /// # Errors
     /// In words: the URL cannot be used.
     pub fn new(settings: &Settings) -> Result<Self, String> {
-        let options = SqliteConnectOptions::from_str(&settings.url)
-            .map_err(|error| error.to_string())?
-            .read_only(true)
-            .create_if_missing(false);
-        let connections = u32::try_from(settings.bounds.at_once_max).unwrap_or(u32::MAX);
-        let pool = SqlitePoolOptions::new()
-            .max_connections(connections)
-            .acquire_timeout(settings.bounds.timeout)
-            .connect_lazy_with(options);
-        let (query, parameters) = statement(&settings.query);
+        let database = Theirs::new(settings.url.expose(), &settings.bounds)?;
+        let (query, parameters) = statement(&settings.query, |number| database.parameter(number));
         let mut secret = [0; 32];
         getrandom::fill(&mut secret).expect("the operating system has random numbers");
         Ok(Self(Arc::new(Inner {
-            pool,
+            database,
             query,
             parameters,
             format: settings.format,
@@ -86,8 +76,8 @@ impl Sql {
     }
 }
 
-/// `{user}`, `{domain}` and `{account}` as `?`, and which each of them is.
-fn statement(query: &str) -> (String, Vec<Parameter>) {
+/// `{user}`, `{domain}` and `{account}` as parameters, and which each of them is.
+fn statement(query: &str, written: impl Fn(usize) -> String) -> (String, Vec<Parameter>) {
     let names = [
         ("{user}", Parameter::User),
         ("{domain}", Parameter::Domain),
@@ -99,8 +89,8 @@ fn statement(query: &str) -> (String, Vec<Parameter>) {
         rest = &rest[at..];
         match names.iter().find(|(name, _)| rest.starts_with(name)) {
             Some((name, parameter)) => {
-                out.push('?');
                 parameters.push(*parameter);
+                out.push_str(&written(parameters.len()));
                 rest = &rest[name.len()..];
             }
             None => {
@@ -126,16 +116,13 @@ impl Inner {
     /// `Err`: it cannot be asked now.
     async fn find(&self, account: &BareJid) -> Result<Option<Found>, ()> {
         let look = async {
-            // Written by the operator.
-            let mut query = sqlx::query(AssertSqlSafe(self.query.clone()));
-            for parameter in &self.parameters {
-                query = query.bind(match parameter {
-                    Parameter::User => account.local().unwrap_or_default().to_owned(),
-                    Parameter::Domain => account.domain().to_owned(),
-                    Parameter::Account => account.to_string(),
-                });
-            }
-            let rows = query.fetch_all(&self.pool).await.map_err(|error| error.to_string())?;
+            let value = |parameter: &Parameter| match parameter {
+                Parameter::User => account.local().unwrap_or_default().to_owned(),
+                Parameter::Domain => account.domain().to_owned(),
+                Parameter::Account => account.to_string(),
+            };
+            let values = self.parameters.iter().map(value).collect();
+            let rows = self.database.rows(&self.query, values).await?;
             match rows.as_slice() {
                 [] => Ok(None),
                 [row] => self.read(row).map(Some),
@@ -145,15 +132,11 @@ impl Inner {
         self.gate.pass(look).await.ok_or(())
     }
 
-    fn read(&self, row: &SqliteRow) -> Result<Found, String> {
-        let text = |column: &str| match row.try_get::<Option<String>, _>(column) {
-            Ok(text) => Ok(text.filter(|text| !text.is_empty())),
-            Err(error) => Err(format!("column {column}: {error}")),
-        };
+    fn read(&self, row: &Columns) -> Result<Found, String> {
         let stored = match self.hash() {
-            None => text("password")?.map(|password| Stored::Text(Password::new(password))),
+            None => row.text("password")?.map(|password| Stored::Text(Password::new(password))),
             Some(hash) => {
-                let bytes = |column: &str| match text(column)? {
+                let bytes = |column: &str| match row.text(column)? {
                     None => Ok(None),
                     Some(text) => BASE64
                         .decode(text.trim())
@@ -164,9 +147,8 @@ impl Inner {
                 match keys {
                     (Some(stored_key), Some(server_key), Some(salt)) => {
                         let iterations = row
-                            .try_get_unchecked::<i64, _>("iterations")
-                            .ok()
-                            .and_then(|number| u32::try_from(number).ok())
+                            .text("iterations")?
+                            .and_then(|number| number.trim().parse::<u32>().ok())
                             .filter(|number| *number > 0)
                             .ok_or("column iterations: no number")?;
                         if stored_key.len() != hash.digest_bytes() {
@@ -183,8 +165,8 @@ impl Inner {
         };
         Ok(Found {
             stored: stored.unwrap_or(Stored::Nothing),
-            disabled: flag(row, "disabled"),
-            expired: flag(row, "expired"),
+            disabled: row.flag("disabled"),
+            expired: row.flag("expired"),
         })
     }
 
@@ -197,29 +179,6 @@ impl Inner {
             Err(_) => Credentials::Unknown,
         }
     }
-}
-
-/// A column that says yes: there, not NULL, not zero, not false.
-fn flag(row: &SqliteRow, name: &str) -> bool {
-    let Some(column) = row.columns().iter().find(|column| column.name() == name) else {
-        return false;
-    };
-    let at = column.ordinal();
-    if row.try_get_raw(at).is_ok_and(|value| value.is_null()) {
-        return false;
-    }
-    if let Ok(number) = row.try_get_unchecked::<i64, _>(at)
-        && row.try_get_raw(at).is_ok_and(|value| is_number(&value))
-    {
-        return number != 0;
-    }
-    let text = row.try_get_unchecked::<String, _>(at).unwrap_or_default().to_lowercase();
-    !matches!(text.as_str(), "" | "0" | "f" | "false" | "n" | "no" | "off")
-}
-
-fn is_number(value: &sqlx::sqlite::SqliteValueRef<'_>) -> bool {
-    use sqlx::TypeInfo as _;
-    matches!(value.type_info().name(), "INTEGER" | "BOOLEAN" | "REAL")
 }
 
 impl Found {
@@ -331,8 +290,14 @@ async fn on_a_thread<T: Send + 'static>(
 
 #[cfg(test)]
 mod tests {
+    use sqlx::AssertSqlSafe;
+    use sqlx::mysql::MySqlPool;
+    use sqlx::postgres::PgPool;
+    use sqlx::sqlite::{SqliteConnectOptions, SqlitePool};
+
     use super::super::gate::tests::bounds;
     use super::*;
+    use crate::storage::{mysql, postgres};
 
     async fn database(setup: &str) -> (tempfile::TempDir, String) {
         let dir = tempfile::tempdir().expect("a directory");
@@ -345,7 +310,7 @@ mod tests {
     }
 
     fn sql(url: &str, query: &str, format: PasswordFormat) -> Sql {
-        let (url, query) = (url.to_owned(), query.to_owned());
+        let (url, query) = (config::DatabaseUrl::new(url.to_owned()), query.to_owned());
         Sql::new(&Settings { url, query, format, bounds: bounds() }).expect("usable")
     }
 
@@ -360,8 +325,10 @@ mod tests {
     #[test]
     fn names_in_braces_are_parameters() {
         let (text, parameters) =
-            statement("SELECT '{x}' WHERE u = {user} AND d = {domain} OR a={account}{");
-        assert_eq!(text, "SELECT '{x}' WHERE u = ? AND d = ? OR a=?{");
+            statement("SELECT '{x}' WHERE u = {user} AND d = {domain} OR a={account}{", |n| {
+                format!("${n}")
+            });
+        assert_eq!(text, "SELECT '{x}' WHERE u = $1 AND d = $2 OR a=$3{");
         assert_eq!(parameters, [Parameter::User, Parameter::Domain, Parameter::Account]);
     }
 
@@ -373,8 +340,13 @@ mod tests {
                ('rosaline', 'x', NULL, 'yes'), ('nurse', NULL, 0, ''), ('paris', 'a', 0, ''), ('paris', 'b', 0, '')",
         )
         .await;
+        plain_passwords(&url).await;
+    }
+
+    /// Of a table `people`.
+    async fn plain_passwords(url: &str) {
         let query = "SELECT pass AS password, banned AS disabled, old AS expired FROM people WHERE name = {user}";
-        let sql = sql(&url, query, PasswordFormat::Plain);
+        let sql = sql(url, query, PasswordFormat::Plain);
         for (name, password, expected) in [
             ("juliet", "r0m30", Said::Right),
             ("juliet", "R0m30", Said::Wrong),
@@ -405,6 +377,54 @@ mod tests {
         assert!(matches!(keys("rosaline").await, Credentials::Expired(_)));
         assert!(matches!(keys("nobody").await, Credentials::Unknown));
         assert!(matches!(keys("paris").await, Credentials::Unavailable));
+    }
+
+    const PEOPLE: &str = "INSERT INTO people VALUES ('juliet', 'r0m30', false, NULL), ('tybalt', 'x', true, 'no'),
+        ('rosaline', 'x', NULL, 'yes'), ('nurse', NULL, false, ''), ('paris', 'a', false, ''), ('paris', 'b', false, '')";
+
+    #[tokio::test]
+    #[ignore = "needs a server: tests/databases.rs"]
+    async fn plain_passwords_answer_in_postgresql() {
+        let url = std::env::var("PANGAEA_TEST_POSTGRES").expect("the URL of a server");
+        let Some(config::Database::Postgres(url)) = config::Database::parse(&url) else {
+            panic!("it is of PostgreSQL")
+        };
+        postgres::create(url.expose(), "theirs").await.expect("made");
+        let url = url.with_name("theirs");
+        let pool = PgPool::connect(url.expose()).await.expect("there");
+        let setup = "DROP TABLE IF EXISTS people;
+             CREATE TABLE people (name varchar(20), pass text, banned boolean, old char(3), at timestamp DEFAULT now())";
+        let people = PEOPLE.replace("people VALUES", "people (name, pass, banned, old) VALUES");
+        for sql in [setup, &people] {
+            sqlx::raw_sql(AssertSqlSafe(sql)).execute(&pool).await.expect(sql);
+        }
+        // What may be in the row beside: a time.
+        plain_passwords(url.expose()).await;
+        let query = "SELECT *, pass AS password FROM people WHERE name = {user}";
+        let sql = sql(url.expose(), query, PasswordFormat::Plain);
+        assert_eq!(says(&sql, "juliet", "r0m30").await, Said::Right);
+        let query = "INSERT INTO people (name) VALUES ({user}) RETURNING pass AS password";
+        let sql = super::tests::sql(url.expose(), query, PasswordFormat::Plain);
+        assert_eq!(says(&sql, "mallory", "x").await, Said::Down, "nothing is written");
+    }
+
+    #[tokio::test]
+    #[ignore = "needs a server: tests/databases.rs"]
+    async fn plain_passwords_answer_in_mysql() {
+        let url = std::env::var("PANGAEA_TEST_MYSQL").expect("the URL of a server");
+        let Some(config::Database::Mysql(url)) = config::Database::parse(&url) else {
+            panic!("it is of MySQL")
+        };
+        mysql::create(url.expose(), "theirs").await.expect("made");
+        let url = url.with_name("theirs");
+        let pool = MySqlPool::connect(url.expose()).await.expect("there");
+        let setup = "DROP TABLE IF EXISTS people;
+             CREATE TABLE people (name varchar(20), pass varbinary(99), banned boolean, old char(3), at timestamp NULL)";
+        let people = PEOPLE.replace("people VALUES", "people (name, pass, banned, old) VALUES");
+        for sql in [setup, &people] {
+            sqlx::raw_sql(AssertSqlSafe(sql)).execute(&pool).await.expect(sql);
+        }
+        plain_passwords(url.expose()).await;
     }
 
     #[tokio::test]

@@ -65,7 +65,7 @@ fn summary(config: &Config) -> String {
     );
     let admins = &config.admin.accounts;
     line("admins", if admins.is_empty() { "nobody".to_owned() } else { admins.join(", ") });
-    line("storage", config.storage.sqlite.display().to_string());
+    line("storage", config.storage.database.to_string());
     text
 }
 

@@ -2,17 +2,17 @@
 
 use std::path::PathBuf;
 
-use config::{Config, Sync};
+use config::{Config, Database};
 
-use crate::storage::Storage;
-use crate::storage::sqlite::{Sqlite, SqliteConfig};
+use crate::storage;
 
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   pangaea migrate --config /etc/pangaea/eu-0.toml
 
-`pangaea run` migrates by itself; this is for those who want to do it, and see it done, before.
+`pangaea run` migrates by itself; this is for those who want to do it, and see it done, before. Of several nodes of a region that do it
+at the same time one does it, and the others wait.
 A database that a newer version has written is refused and left as it is.")]
 pub(super) struct Args {
     /// The configuration of the node
@@ -23,19 +23,19 @@ pub(super) struct Args {
 pub(super) fn main(args: &Args) -> miette::Result<()> {
     let config = Config::load(&args.config)?;
     super::small_runtime()?.block_on(migrate(&config))?;
-    println!("{} is of this version", config.storage.sqlite.display());
+    println!("{} is of this version", config.storage.database);
     Ok(())
 }
 
 /// Opening a database brings it up to this version.
 async fn migrate(config: &Config) -> miette::Result<()> {
-    let file = &config.storage.sqlite;
-    if let Some(dir) = file.parent() {
+    if let Database::Sqlite(file) = &config.storage.database
+        && let Some(dir) = file.parent()
+    {
         std::fs::create_dir_all(dir)
             .map_err(|cause| miette::miette!("cannot make {}: {cause}", dir.display()))?;
     }
-    let sync = config.storage.sync == Sync::Full;
-    let opened = Sqlite::open(SqliteConfig { sync, ..SqliteConfig::new(file) }).await;
+    let opened = storage::open::open(&config.storage).await;
     opened.map_err(|cause| miette::miette!("{cause}"))?.close().await;
     Ok(())
 }

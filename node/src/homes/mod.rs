@@ -82,6 +82,9 @@ pub enum HomeError {
     /// Metadata refuses a move.
     #[error("metadata: {0}")]
     Metadata(String),
+    /// Its database cannot do it now, and may be able to later. It was not done.
+    #[error("storage: {0}")]
+    Unavailable(String),
 }
 
 impl HomeError {
@@ -102,6 +105,8 @@ impl HomeError {
                     .with_text("the account's home region cannot be reached, try again later")
             }
             HomeError::Busy => StanzaError::new(Condition::ResourceConstraint),
+            HomeError::Unavailable(_) => StanzaError::new(Condition::ResourceConstraint)
+                .with_text("the server's database is not available, try again later"),
             HomeError::Unknown(_) => StanzaError::new(Condition::FeatureNotImplemented),
             HomeError::Storage(_) | HomeError::Metadata(_) => {
                 StanzaError::new(Condition::InternalServerError)
@@ -112,7 +117,10 @@ impl HomeError {
 
 impl From<StorageError> for HomeError {
     fn from(error: StorageError) -> HomeError {
-        HomeError::Storage(error.to_string())
+        match error {
+            StorageError::Unavailable { .. } => HomeError::Unavailable(error.to_string()),
+            error => HomeError::Storage(error.to_string()),
+        }
     }
 }
 
@@ -311,7 +319,7 @@ struct Peer {
 /// The fact in `meta` that names our log.
 const META_LOG: &str = "log";
 /// The fact in `meta` that names the file a database was begun with (see `accounts::genesis_accounts`).
-const META_GENESIS: &str = "genesis";
+pub(crate) const META_GENESIS: &str = "genesis";
 /// The fact in `meta` that says under which epoch each shard was last copied whole: 256 numbers.
 const META_SHARDS: &str = "shards";
 /// The fact in `meta` that says under which epoch something of each shard was last written here: 256 numbers.

@@ -133,8 +133,9 @@ impl Writer {
             Err(error) => {
                 tracing::error!(%error, "a group of changes was not committed");
                 let at = Position { log: self.shared.log, seq: self.head };
+                let error = HomeError::from(error);
                 for (answer, ..) in answers {
-                    drop(answer.send((Err(HomeError::Storage(error.to_string())), at)));
+                    drop(answer.send((Err(error.clone()), at)));
                 }
             }
         }

@@ -8,11 +8,16 @@
 
 pub mod holders;
 pub mod memory;
+pub mod mysql;
+pub mod open;
+pub mod postgres;
+mod sql;
 pub mod sqlite;
 #[cfg(test)]
 mod suite;
 
 use std::error::Error as StdError;
+use std::fmt;
 
 use futures_util::future::BoxFuture;
 use replication::{Change, Entry};
@@ -46,9 +51,72 @@ pub enum StorageError {
     /// A stored value does not read back: another format, or damage.
     #[error("damaged or of an unknown format: {0}")]
     Damaged(String),
+    /// The database cannot do it now, and may be able to later. It has been tried for a while.
+    #[error("the database {name} {trouble}: {cause}")]
+    Unavailable {
+        /// File or URL, without secrets.
+        name: String,
+        /// In one word.
+        trouble: Trouble,
+        /// What the driver said.
+        cause: String,
+    },
     /// Storage is closing.
     #[error("storage is closed")]
     Closed,
+}
+
+impl StorageError {
+    /// The same for somebody else who waited for it: what the driver said as text.
+    fn again(&self) -> StorageError {
+        match self {
+            StorageError::Open { name, cause } => {
+                StorageError::Open { name: name.clone(), cause: cause.to_string().into() }
+            }
+            StorageError::Read(cause) => StorageError::Read(cause.to_string().into()),
+            StorageError::Write(cause) => StorageError::Write(cause.to_string().into()),
+            StorageError::Order { expected, found } => {
+                StorageError::Order { expected: *expected, found: *found }
+            }
+            StorageError::Damaged(what) => StorageError::Damaged(what.clone()),
+            StorageError::Unavailable { name, trouble, cause } => StorageError::Unavailable {
+                name: name.clone(),
+                trouble: *trouble,
+                cause: cause.clone(),
+            },
+            StorageError::Closed => StorageError::Closed,
+        }
+    }
+}
+
+/// Why a database cannot do something now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trouble {
+    /// It cannot be reached, or went away.
+    Gone,
+    /// It does not answer in time.
+    Slow,
+    /// It takes no changes: a stand-in, or an operator's wish.
+    ReadOnly,
+    /// Its disk is full.
+    Full,
+    /// It takes no more connections, or has no memory left.
+    Crowded,
+    /// Two transactions were in each other's way.
+    Conflict,
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Trouble::Gone => "cannot be reached",
+            Trouble::Slow => "does not answer in time",
+            Trouble::ReadOnly => "is read-only",
+            Trouble::Full => "is full",
+            Trouble::Crowded => "has no room for more work",
+            Trouble::Conflict => "is at odds with itself",
+        })
+    }
 }
 
 /// What a driver said, kept whole.
@@ -246,6 +314,16 @@ pub(crate) fn row_bytes(row: &Row) -> usize {
     store + owner + key + row.1.len() + 16
 }
 
+/// An id as a signed integer, in the same order: what databases have.
+const fn to_sql(id: u64) -> i64 {
+    (id ^ (1 << 63)) as i64
+}
+
+/// The id back from its column.
+const fn from_sql(id: i64) -> u64 {
+    (id as u64) ^ (1 << 63)
+}
+
 /// A change's effect by shape: on maps and archives alike.
 pub(crate) fn changes(entries: &[Entry]) -> impl Iterator<Item = &Change> {
     entries.iter().flat_map(|entry| entry.changes.iter())
@@ -256,5 +334,17 @@ pub(crate) fn check_order(head: u64, entries: &[Entry]) -> Result<(), StorageErr
     match (head + 1..).zip(entries).find(|(expected, entry)| entry.seq != *expected) {
         Some((expected, entry)) => Err(StorageError::Order { expected, found: entry.seq }),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_keep_their_order_as_signed_numbers() {
+        let ids = [0, 1, i64::MAX as u64, i64::MAX as u64 + 1, u64::MAX];
+        assert!(ids.map(to_sql).is_sorted());
+        assert_eq!(ids.map(to_sql).map(from_sql), ids);
     }
 }

@@ -1,16 +1,20 @@
 //! What every backend must do, as one suite: a backend is finished when all of it passes.
 //!
-//! Called by the tests at the end of this file, once a backend; a new backend is one more `backend!` line.
+//! Called by the tests at the end of this file, once a backend; a new backend is one more `all_cases!` line. Those that need a server are passed
+//! over unless asked for (`--ignored`); `tests/databases.rs` starts the servers and asks.
 
 use std::sync::Arc;
 use std::task::Poll;
 
+use config::Database;
 use futures_util::future::join_all;
 use replication::{Change, Entry, Hlc};
 
 use super::memory::Memory;
 use super::sqlite::{Sqlite, SqliteConfig};
-use super::{LogPage, Page, Place, Position, Replace, Storage, StorageError};
+use super::{
+    LogPage, Page, Place, Position, Replace, Storage, StorageError, mysql, open, postgres,
+};
 
 const ROMEO: &str = "romeo@chat.example";
 const JULIET: &str = "juliet@chat.example";
@@ -134,6 +138,33 @@ async fn changes_of_one_entry_happen_in_order(storage: &dyn Storage) {
     assert_eq!(storage.map("roster", ROMEO).await.unwrap(), expected);
     let items = storage.archive("roster", ROMEO, Page::after(None, 9)).await.unwrap();
     assert_eq!(items, [(4, b"four".to_vec())]);
+}
+
+async fn long_keys_and_those_like_them_are_told_apart(storage: &dyn Storage) {
+    let long = |last: &str| format!("{}{last}", "k".repeat(3_000));
+    let keys = ["", "a", "z"].map(long);
+    let changes = keys.iter().map(|key| put("roster", ROMEO, key, key.as_bytes())).collect();
+    commit(storage, changes).await;
+    for key in &keys {
+        let found = storage.get("roster", ROMEO, key).await.unwrap();
+        assert_eq!(found.as_deref(), Some(key.as_bytes()));
+    }
+    let mut found: Vec<String> =
+        storage.map("roster", ROMEO).await.unwrap().into_iter().map(|(key, _)| key).collect();
+    assert_eq!(found, keys);
+    let (mut paged, mut after) = (Vec::new(), None);
+    while let Some((place, _)) = storage.rows(after.take(), 1).await.unwrap().pop() {
+        let Place::Value(_, _, key) = &place else { panic!("there are no archives") };
+        paged.push(key.clone());
+        after = Some(place);
+    }
+    paged.sort();
+    found.sort();
+    assert_eq!(paged, found);
+    let key = keys[1].clone();
+    commit(storage, vec![Change::Delete { store: "roster".into(), owner: ROMEO.into(), key }])
+        .await;
+    assert_eq!(storage.map("roster", ROMEO).await.unwrap().len(), 2);
 }
 
 async fn big_values_and_empty_ones_come_back(storage: &dyn Storage) {
@@ -343,29 +374,46 @@ async fn an_outbox_is_one_nodes_and_keeps_its_order(storage: &dyn Storage) {
     assert_eq!(storage.outbox("us-0").await.unwrap(), []);
 }
 
-/// Runs every case against one backend, each with a fresh, empty database.
+/// One case against one backend, with a fresh, empty database. `file`: always; `server`: when there is one.
+macro_rules! case {
+    (file, $case:ident, $open:expr) => {
+        #[tokio::test]
+        async fn $case() {
+            let (storage, _keep) = $open.await;
+            super::$case(&*storage).await;
+        }
+    };
+    (server, $case:ident, $open:expr) => {
+        #[tokio::test]
+        #[ignore = "needs a server: tests/databases.rs"]
+        async fn $case() {
+            let (storage, _keep) = $open.await;
+            super::$case(&*storage).await;
+        }
+    };
+}
+
+/// Runs these cases against one backend.
 macro_rules! backend {
-    ($backend:ident, $open:expr, [$($case:ident),* $(,)?]) => {
+    ($backend:ident, $needs:ident, $open:expr, [$($case:ident),* $(,)?]) => {
         mod $backend {
-            $(#[tokio::test]
-            async fn $case() {
-                let (storage, _keep) = $open.await;
-                super::$case(&*storage).await;
-            })*
+            $(case!($needs, $case, $open);)*
         }
     };
 }
 
 macro_rules! all_cases {
-    ($backend:ident, $open:expr) => {
+    ($backend:ident, $needs:ident, $open:expr) => {
         backend!(
             $backend,
+            $needs,
             $open,
             [
                 a_value_is_read_back_replaced_and_deleted,
                 a_map_comes_in_the_order_of_its_keys,
                 an_archive_pages_both_ways,
                 changes_of_one_entry_happen_in_order,
+                long_keys_and_those_like_them_are_told_apart,
                 big_values_and_empty_ones_come_back,
                 ten_thousand_rows_page_without_loss,
                 the_log_is_dense_and_trims_to_its_newest_entry,
@@ -391,5 +439,105 @@ async fn open_sqlite() -> (Arc<dyn Storage>, tempfile::TempDir) {
     (Arc::new(Sqlite::open(config).await.unwrap()), dir)
 }
 
-all_cases!(memory, super::open_memory());
-all_cases!(sqlite, super::open_sqlite());
+/// The configuration of a new, empty database on the server whose URL the environment has.
+async fn new_database(variable: &str) -> config::Storage {
+    let url = std::env::var(variable).expect("the URL of a server");
+    let mut random = [0u8; 8];
+    getrandom::fill(&mut random).unwrap();
+    let name = format!("suite_{:016x}", u64::from_le_bytes(random));
+    let database = match Database::parse(&url) {
+        Some(Database::Postgres(url)) => {
+            assert!(postgres::create(url.expose(), &name).await.unwrap());
+            assert!(!postgres::create(url.expose(), &name).await.unwrap(), "it is there");
+            Database::Postgres(url.with_name(&name))
+        }
+        Some(Database::Mysql(url)) => {
+            assert!(mysql::create(url.expose(), &name).await.unwrap());
+            assert!(!mysql::create(url.expose(), &name).await.unwrap(), "it is there");
+            Database::Mysql(url.with_name(&name))
+        }
+        other => panic!("{other:?}"),
+    };
+    config::Storage::of(database)
+}
+
+async fn open_server(variable: &str) -> (Arc<dyn Storage>, ()) {
+    (open::open(&new_database(variable).await).await.unwrap(), ())
+}
+
+async fn several_open_a_new_database_at_once(variable: &str) {
+    let config = new_database(variable).await;
+    let opened = join_all((0..6).map(|_| open::open(&config))).await;
+    let opened: Vec<_> = opened.into_iter().map(Result::unwrap).collect();
+    commit(&*opened[0], vec![put("a", ROMEO, "", b"x")]).await;
+    assert_eq!(opened[5].get("a", ROMEO, "").await.unwrap(), Some(b"x".to_vec()));
+    let (first, second) = (entry(2, vec![]), entry(2, vec![]));
+    let both = [opened[1].commit_home(vec![first]), opened[2].commit_home(vec![second])];
+    let done = join_all(both).await.into_iter().filter(Result::is_ok).count();
+    assert_eq!(done, 1, "one of them comes second, and is told so");
+}
+
+async fn what_is_not_there_is_said_without_the_password(variable: &str) {
+    let mut config = new_database(variable).await;
+    let nowhere = |url: &config::DatabaseUrl| url.with_name("no_such_database");
+    config.database = match config.database {
+        Database::Postgres(url) => Database::Postgres(nowhere(&url)),
+        Database::Mysql(url) => Database::Mysql(nowhere(&url)),
+        sqlite @ Database::Sqlite(_) => sqlite,
+    };
+    let error = open::open(&config).await.err().unwrap().to_string();
+    assert!(error.contains("no_such_database") && !error.contains("secret"), "{error}");
+}
+
+/// With `sslmode` or `ssl-mode` in the URL.
+async fn a_server_of_another_authority_is_refused(variable: &str) {
+    let config = new_database(variable).await;
+    let (url, another) = match &config.database {
+        Database::Postgres(url) => (url, "sslmode=verify-full"),
+        Database::Mysql(url) => (url, "ssl-mode=VERIFY_IDENTITY"),
+        Database::Sqlite(_) => panic!("it is a file"),
+    };
+    let (before, _) = url.expose().split_once('?').expect("TLS is asked for");
+    let database = Database::parse(&format!("{before}?{another}")).unwrap();
+    let error = open::open(&config::Storage::of(database)).await.err().unwrap().to_string();
+    assert!(error.to_lowercase().contains("certificate"), "{error}");
+}
+
+all_cases!(memory, file, super::open_memory());
+all_cases!(sqlite, file, super::open_sqlite());
+all_cases!(postgres_server, server, super::open_server("PANGAEA_TEST_POSTGRES"));
+all_cases!(mysql_server, server, super::open_server("PANGAEA_TEST_MYSQL"));
+
+/// What only servers do.
+macro_rules! of_servers {
+    ($backend:ident, $variable:literal, [$($case:ident),* $(,)?]) => {
+        mod $backend {
+            $(
+                #[tokio::test]
+                #[ignore = "needs a server: tests/databases.rs"]
+                async fn $case() {
+                    super::$case($variable).await;
+                }
+            )*
+        }
+    };
+}
+
+of_servers!(
+    postgres_alone,
+    "PANGAEA_TEST_POSTGRES",
+    [
+        several_open_a_new_database_at_once,
+        what_is_not_there_is_said_without_the_password,
+        a_server_of_another_authority_is_refused,
+    ]
+);
+of_servers!(
+    mysql_alone,
+    "PANGAEA_TEST_MYSQL",
+    [
+        several_open_a_new_database_at_once,
+        what_is_not_there_is_said_without_the_password,
+        a_server_of_another_authority_is_refused,
+    ]
+);

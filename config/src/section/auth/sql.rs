@@ -3,12 +3,13 @@
 use super::{Bounds, bounds};
 use crate::table::Table;
 use crate::value::{OneOf, Words};
+use crate::{Database, DatabaseUrl};
 
 /// One database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sql {
-    /// `sqlite:///path/of/file`.
-    pub url: String,
+    /// `sqlite:///path/of/file`, `postgres://USER:PASSWORD@HOST:PORT/NAME` or `mysql://…`; TLS as in `storage.database`.
+    pub url: DatabaseUrl,
     /// Finds one row for `{user}` at `{domain}` (or `{account}`, the bare JID), or none. Of its columns these are read: `password`, or
     /// `stored_key`, `server_key`, `salt` and `iterations`; `disabled` and `expired`, if they are there.
     pub query: String,
@@ -45,15 +46,16 @@ impl Words for PasswordFormat {
 
 pub(super) fn read(table: &Table<'_>) -> Sql {
     let sql = Sql {
-        url: table.required("url"),
+        url: DatabaseUrl::new(table.required("url")),
         query: table.required("query"),
         format: table.required::<OneOf<PasswordFormat>>("format").0,
         bounds: bounds(table, 8),
     };
-    if !sql.url.is_empty() && !sql.url.starts_with("sqlite:") {
+    let url = sql.url.expose();
+    if !url.is_empty() && Database::parse(url).is_none() {
         table.refuse(
             "url",
-            "the URL of an SQLite file, as in \"sqlite:///path/of/file\"",
+            "the URL of a database: \"sqlite:///path/of/file\", \"postgres://…\" or \"mysql://…\"",
             "another",
         );
     }

@@ -115,7 +115,8 @@ pub(super) fn write_configs(dir: &Path, plan: &Plan, dialled: &Dialled) -> miett
     }
     for node in &plan.nodes {
         let text = plan.config(node, dialled, &fingerprints);
-        write(&dir.join(format!("{}.toml", node.name)), &text)?;
+        // With the key of uploads, and perhaps a database's password.
+        write_secret(&dir.join(format!("{}.toml", node.name)), &text)?;
     }
     Ok(())
 }

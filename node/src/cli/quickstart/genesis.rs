@@ -1,14 +1,17 @@
-//! The first accounts: one database made once, and copied for each node before its first start.
+//! The first accounts: one database made once, and copied for each node before its first start, to a file or to a server.
 
 use std::fs;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use config::Database;
 use xmpp::BareJid;
 use xmpp::sasl::{Hash, SALT_BYTES, ScramKeys};
 
 use super::plan::Plan;
+use crate::homes::META_GENESIS;
 use crate::homes::accounts::{Account, genesis_accounts};
+use crate::storage::{self, Replace, StorageError};
 
 /// PBKDF2 rounds of the test accounts: the least that clients accept (RFC 7677 §4), so that many are made soon.
 const ITERATIONS: u32 = 4_096;
@@ -28,7 +31,7 @@ pub(super) async fn make(
         fs::rename(&unfinished, &genesis)
             .map_err(|cause| miette::miette!("cannot write {}: {cause}", genesis.display()))?;
     }
-    for node in &plan.nodes {
+    for node in plan.nodes.iter().filter(|node| plan.database(&node.region).is_none()) {
         let data = dir.join(&node.name);
         let database = data.join("pangaea.sqlite");
         if database.exists() {
@@ -38,6 +41,47 @@ pub(super) async fn make(
             .and_then(|()| fs::copy(&genesis, &database))
             .map_err(|cause| miette::miette!("cannot write {}: {cause}", database.display()))?;
     }
+    Ok(())
+}
+
+/// Where the regions' databases are on a server: makes those that are missing, and puts what is in `DIR/genesis.sqlite` into each that
+/// has not been begun.
+pub(super) async fn fill_databases(dir: &Path, plan: &Plan) -> miette::Result<()> {
+    for region in &plan.regions {
+        let Some((database, name)) = plan.database(region) else { continue };
+        let failed = |cause: &dyn std::fmt::Display| miette::miette!("{database}: {cause}");
+        match &database {
+            Database::Postgres(url) => storage::postgres::create(url.expose(), &name).await,
+            Database::Mysql(url) => storage::mysql::create(url.expose(), &name).await,
+            Database::Sqlite(_) => Ok(false),
+        }
+        .map_err(|cause| failed(&cause))?;
+        fill(&dir.join("genesis.sqlite"), &database).await.map_err(|cause| failed(&cause))?;
+    }
+    Ok(())
+}
+
+async fn fill(genesis: &Path, database: &Database) -> Result<(), StorageError> {
+    let to = storage::open::open(&config::Storage::of(database.clone())).await?;
+    if to.meta(META_GENESIS).await?.is_none() && to.log_head().await? == 0 {
+        let from =
+            storage::open::open(&config::Storage::of(Database::Sqlite(genesis.into()))).await?;
+        let mut after = None;
+        loop {
+            let rows = from.rows(after.clone(), 1 << 20).await?;
+            let Some((last, _)) = rows.last() else { break };
+            let last = Some(last.clone());
+            let from = after.take();
+            to.replace(Replace { from, to: last.clone(), owned: &|_| true, rows }).await?;
+            after = last;
+        }
+        // Last: before, it has not been begun.
+        if let Some(id) = from.meta(META_GENESIS).await? {
+            to.set_meta(META_GENESIS, id).await?;
+        }
+        from.close().await;
+    }
+    to.close().await;
     Ok(())
 }
 

@@ -38,6 +38,7 @@ Examples:
   pangaea quickstart
   pangaea quickstart --wan 80ms
   pangaea quickstart --regions eu,us --dir two --port-base 7000
+  pangaea quickstart --database postgres://me:secret@127.0.0.1/pangaea
   curl -X PUT http://127.0.0.1:5900/wan/eu/us -d '{\"delay_ms\":80,\"jitter_ms\":10}'
   curl -X POST http://127.0.0.1:5900/nodes/us-0/kill
 
@@ -67,7 +68,8 @@ pub(super) struct Args {
     /// A Redis for the session tables (comes with a later version)
     #[arg(long, value_name = "URL")]
     pub(super) redis: Option<String>,
-    /// A database server (comes with a later version)
+    /// A database server, as in postgres://USER:PASSWORD@HOST:PORT/NAME or mysql://…: each region has a database
+    /// NAME_REGION there, made if it is missing
     #[arg(long, value_name = "URL")]
     pub(super) database: Option<String>,
     /// A DNS server for other domains (comes with a later version)
@@ -109,6 +111,7 @@ async fn run(args: Args, plan: Plan) -> miette::Result<()> {
     files::prepare(&args.dir, &plan, args.ca.as_deref())?;
     let accounts = plan.accounts(args.users);
     genesis::make(&args.dir, &plan, &accounts).await?;
+    genesis::fill_databases(&args.dir, &plan).await?;
 
     let wan = Wan::default();
     join_regions(&wan, &plan, args.wan, &args.dir).await?;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::{SocketAddr, TcpListener};
 
-use config::{Fingerprint, is_domain, is_region};
+use config::{Database, Fingerprint, is_domain, is_region};
 
 use super::Args;
 
@@ -28,6 +28,8 @@ pub(super) struct Plan {
     pub(super) nodes: Vec<NodePlan>,
     /// Whether messages are archived.
     pub(super) archive: bool,
+    /// The server with the regions' databases; without one they are files.
+    database: Option<Database>,
 }
 
 /// One node.
@@ -123,7 +125,38 @@ impl Plan {
             upload_key: random_key()?,
             nodes,
             archive: args.archive,
+            database: args.database.as_deref().map(server).transpose()?,
         })
+    }
+
+    /// The database of a region, where it is on a server, and its name there.
+    pub(super) fn database(&self, region: &str) -> Option<(Database, String)> {
+        let named = |url: &config::DatabaseUrl| {
+            let all = if url.name().is_empty() { "pangaea" } else { url.name() };
+            let name = format!("{all}_{}", region.replace('-', "_"));
+            (url.with_name(&name), name)
+        };
+        match self.database.as_ref()? {
+            Database::Sqlite(_) => None,
+            Database::Postgres(url) => {
+                let (url, name) = named(url);
+                Some((Database::Postgres(url), name))
+            }
+            Database::Mysql(url) => {
+                let (url, name) = named(url);
+                Some((Database::Mysql(url), name))
+            }
+        }
+    }
+
+    /// What a node's configuration says of it.
+    fn storage(&self, region: &str) -> String {
+        let url = match self.database(region) {
+            Some((Database::Postgres(url) | Database::Mysql(url), _)) => url,
+            Some((Database::Sqlite(_), _)) | None => return String::new(),
+        };
+        let url = toml::Value::String(url.expose().to_owned());
+        format!("[storage]\ndatabase = {url}\n\n")
     }
 
     /// Where the other regions' files are.
@@ -286,7 +319,7 @@ voter = {voter}
 {place}# How long a stanza waits for a region that cannot be reached.
 hold = "1m"
 
-[archive]
+{storage}[archive]
 enabled = {archive}
 
 [invitations]
@@ -302,6 +335,7 @@ password_length_min = 1
 unauthenticated_per_address_max = 20000
 "#,
             archive = self.archive,
+            storage = self.storage(region),
             c2s = ports.c2s,
             c2s_tls = ports.c2s_tls,
             s2s = ports.s2s,
@@ -344,13 +378,12 @@ voter = {}
 fn refuse_what_comes_later(args: &Args) -> miette::Result<()> {
     let later = [
         ("--redis", args.redis.is_some()),
-        ("--database", args.database.is_some()),
         ("--dns", args.dns.is_some()),
         ("--nodes above 1", args.nodes > 1),
     ];
     if let Some((option, _)) = later.iter().find(|(_, asked)| *asked) {
         return Err(miette::miette!(
-            help = "leave it out: each region is one node with SQLite and an in-process table",
+            help = "leave it out: each region is one node with an in-process table",
             "{option} comes with a later version"
         ));
     }
@@ -360,6 +393,17 @@ fn refuse_what_comes_later(args: &Args) -> miette::Result<()> {
         ));
     }
     Ok(())
+}
+
+fn server(url: &str) -> miette::Result<Database> {
+    match Database::parse(url) {
+        Some(database @ (Database::Postgres(_) | Database::Mysql(_))) => Ok(database),
+        // Perhaps with a password: it is not repeated.
+        _ => Err(miette::miette!(
+            help = "as in postgres://me:secret@127.0.0.1:5432/pangaea or mysql://…; without it each region has an SQLite file",
+            "--database takes the URL of a server"
+        )),
+    }
 }
 
 fn random_key() -> miette::Result<String> {
@@ -444,13 +488,25 @@ mod tests {
         check("--nodes 2", "later version");
         check("--nodes 0", "at least one");
         check("--redis redis://h", "--redis comes with a later version");
-        check("--database postgres://h", "--database comes");
+        check("--database sqlite:file", "the URL of a server");
         check("--dns 127.0.0.1:53", "--dns comes");
         check("--regions eu,EU", "\"EU\" cannot be");
         check("--regions eu,us,eu", "eu is named twice");
         check("--regions rooms", "service already");
         check("--domain Chat.Example", "not a domain name");
         check("--port-base 64000", "beyond port 65535");
+    }
+
+    #[test]
+    fn each_region_has_a_database_of_its_own() {
+        let plan = plan("--regions us-east --database mysql://me:se\"cret@h/chat").unwrap();
+        let (Database::Mysql(url), name) = plan.database("us-east").unwrap() else {
+            panic!("it is MySQL")
+        };
+        assert_eq!((url.expose(), &*name), ("mysql://me:se\"cret@h/chat_us_east", "chat_us_east"));
+        let text = plan.config(&plan.nodes[0], &Dialled::new(), &BTreeMap::new());
+        let read = config::Config::parse(&text, "test", Path::new("/")).unwrap();
+        assert_eq!(read.storage.database.to_string(), "mysql://h/chat_us_east");
     }
 
     #[test]

@@ -348,7 +348,9 @@ async fn work(node: Arc<Node>, account: BareJid) {
                 continue;
             }
             // A home of an earlier version may be of this one soon.
-            Err(error @ (HomeError::Storage(_) | HomeError::Unknown(_))) => {
+            Err(
+                error @ (HomeError::Storage(_) | HomeError::Unavailable(_) | HomeError::Unknown(_)),
+            ) => {
                 tracing::error!(%account, %error, "the archive was not written");
                 queue.is_stuck(&account, count);
                 tokio::time::sleep(RETRY).await;

@@ -286,7 +286,7 @@ pub async fn ask(
 ) -> Result<Answer, HomeError> {
     if node.domains.has_guests(account.domain()) {
         let answer = guest::ask(node, account, request).await;
-        return answer.map_err(|error| HomeError::Storage(error.to_string()));
+        return answer.map_err(HomeError::from);
     }
     node.homes.exchange(account, home::OP, request).await
 }

@@ -23,10 +23,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     Answer, LogPage, Page, Place, Position, Replace, Row, Storage, StorageError, changes,
-    check_order,
+    check_order, from_sql, to_sql,
 };
 use load::Read;
-use write::{from_sql, to_sql};
 
 /// How a file is opened.
 #[derive(Debug, Clone)]

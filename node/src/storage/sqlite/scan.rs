@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use sqlx::{Connection, Row as _, SqlitePool};
 
-use super::write::{self, Insert, from_sql, to_sql};
-use crate::storage::{Place, Replace, Row, row_bytes};
+use super::write::{self, Insert};
+use crate::storage::{Place, Replace, Row, from_sql, row_bytes, to_sql};
 
 /// Rows asked for at once.
 const SLICE: i64 = 128;

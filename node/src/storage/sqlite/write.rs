@@ -9,6 +9,8 @@ use std::sync::{Arc, LazyLock};
 use replication::Change;
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection, SqlitePool};
 
+use crate::storage::to_sql;
+
 /// Rows a statement takes; what is left over goes in the next smaller size. Few sizes, so few prepared statements.
 const SIZES: [usize; 3] = [100, 10, 1];
 
@@ -37,16 +39,6 @@ static REMOVES: LazyLock<[Arc<str>; 3]> = LazyLock::new(|| {
         Arc::from(format!("DELETE FROM outbox WHERE node = ? AND place IN ({places})"))
     })
 });
-
-/// An archive id as SQLite's signed integer, in the same order.
-pub(super) const fn to_sql(id: u64) -> i64 {
-    (id ^ (1 << 63)) as i64
-}
-
-/// The id back from its column.
-pub(super) const fn from_sql(id: i64) -> u64 {
-    (id as u64) ^ (1 << 63)
-}
 
 /// One row to be inserted, by table.
 pub(super) enum Insert<'a> {
@@ -188,16 +180,4 @@ async fn trim(
         .execute(conn)
         .await
         .map(drop)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ids_keep_their_order_as_signed_numbers() {
-        let ids = [0, 1, i64::MAX as u64, i64::MAX as u64 + 1, u64::MAX];
-        assert!(ids.map(to_sql).is_sorted());
-        assert_eq!(ids.map(to_sql).map(from_sql), ids);
-    }
 }

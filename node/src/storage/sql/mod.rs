@@ -1,0 +1,497 @@
+//! Storage on a database server: what PostgreSQL and MySQL have in common. Called through [`Storage`]; `postgres` and `mysql` open it.
+//!
+//! A server can be away, slow, read-only or full. Reads are tried again for as long as a read may take; writes for `retry`, with growing
+//! pauses and some chance in them, and then refused ([`StorageError::Unavailable`]). A home's commit of which nobody knows whether it happened (the
+//! connection broke after COMMIT was sent) is not given up before that is known: the log goes on from it. Two bounded pools, so that a storm of
+//! reads never makes commits wait.
+//! * `driver` what the servers differ in · `lent` a connection for one piece of work
+//! * `write` the transactions · `effect` changes as few statements · `name` long keys
+//! * `load` single reads gathered · `gather` outboxes' writes · `scan` pages for snapshots
+//!
+//! Deliberately absent: one database for a part of the accounts; whoever wants that puts it in front of several of these.
+
+pub(super) mod driver;
+mod effect;
+mod gather;
+mod lent;
+mod load;
+mod name;
+mod scan;
+mod trouble;
+mod write;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use replication::Entry;
+use sqlx::Pool;
+use sqlx::pool::PoolOptions;
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    Answer, LogPage, Page, Place, Position, Replace, Row, Storage, StorageError, Trouble, from_sql,
+    to_sql,
+};
+use driver::{BulkRead, Column, Driver, Found, RowOf, Value};
+use gather::Outgoing;
+use lent::Lent;
+use load::Read;
+use trouble::{Health, Tries};
+use write::{Failed, Reached, Write};
+
+/// How a server is used.
+#[derive(Debug, Clone)]
+pub struct ServerConfig {
+    /// `postgres://…` or `mysql://…`.
+    pub url: String,
+    /// The same without secrets, for messages.
+    pub name: String,
+    /// Connections, all together; a third of them write.
+    pub connections: u32,
+    /// How long one statement may take, and the making of a connection.
+    pub timeout: Duration,
+    /// How long a write is tried again before it is refused.
+    pub retry: Duration,
+    /// Commits wait for the disk. PostgreSQL only; others do as they are configured.
+    pub sync: bool,
+}
+
+/// A database of a server. Belongs to one tokio runtime.
+pub(super) struct Server<D: Driver> {
+    inner: Arc<Inner<D>>,
+    loader: mpsc::Sender<Read>,
+    outgoing: mpsc::Sender<Outgoing>,
+}
+
+struct Inner<D: Driver> {
+    readers: Pool<D::Db>,
+    writers: Pool<D::Db>,
+    timeout: Duration,
+    retry: Duration,
+    reading: Health,
+    writing: Health,
+}
+
+/// A pool, whose connections are made when they are needed.
+fn pool<D: Driver>(connections: u32, timeout: Duration, options: Options<D>) -> Pool<D::Db> {
+    PoolOptions::<D::Db>::new()
+        .max_connections(connections)
+        .idle_timeout(Duration::from_secs(300))
+        .max_lifetime(None)
+        .test_before_acquire(false)
+        .acquire_timeout(timeout)
+        .after_connect(|conn, _| {
+            async move {
+                for sql in D::GREETING {
+                    D::simple(conn, sql).await?;
+                }
+                Ok(())
+            }
+            .boxed()
+        })
+        .connect_lazy_with(options)
+}
+
+impl<D: Driver> Server<D> {
+    /// Of a database that has its tables.
+    pub(super) fn new(config: &ServerConfig, options: Options<D>) -> Server<D> {
+        let connections = config.connections.max(2);
+        let write = (connections / 3).max(1);
+        let readers = pool::<D>(connections - write, config.timeout, options.clone());
+        let inner = Arc::new(Inner {
+            readers,
+            writers: pool::<D>(write, config.timeout, options),
+            timeout: config.timeout,
+            retry: config.retry,
+            reading: Health::new(config.name.clone(), "reading"),
+            writing: Health::new(config.name.clone(), "writing"),
+        });
+        let loads = usize::try_from((connections - write).div_ceil(2)).unwrap_or(1);
+        let loader = load::start(inner.clone(), loads);
+        let outgoing = gather::start(inner.clone());
+        Server { inner, loader, outgoing }
+    }
+
+    async fn load<T>(
+        &self,
+        read: impl FnOnce(oneshot::Sender<Result<T, StorageError>>) -> Read,
+    ) -> Result<T, StorageError> {
+        let (sender, answer) = oneshot::channel();
+        self.loader.send(read(sender)).await.map_err(|_| StorageError::Closed)?;
+        answer.await.map_err(|_| StorageError::Closed)?
+    }
+
+    /// On a task of its own: it comes to an end also if nobody waits for it.
+    async fn write(&self, write: Write) -> Result<(), StorageError> {
+        let inner = self.inner.clone();
+        let done = tokio::spawn(async move { inner.write(&write).await }).await;
+        done.map_err(|_| StorageError::Closed)?
+    }
+
+    /// The one number that a statement answers.
+    async fn number(&self, sql: &'static str, values: &[Value<'_>]) -> Result<u64, StorageError> {
+        let rows = self.inner.read(sql, values).await?;
+        let number = rows.first().map_or(Ok(0), |row| D::int(row, 0));
+        number.map(|number| number as u64).map_err(failed_read)
+    }
+}
+
+/// How a driver connects.
+pub(super) type Options<D> =
+    <<<D as Driver>::Db as sqlx::Database>::Connection as sqlx::Connection>::Options;
+
+/// What became of one attempt.
+enum Turn<T> {
+    /// It was successful.
+    Done(T),
+    /// It may be, another time.
+    Failed(Trouble, String),
+    /// It was not made: somebody else is finding out how the server is.
+    Another,
+}
+
+impl<D: Driver> Inner<D> {
+    async fn read(
+        &self,
+        sql: &'static str,
+        values: &[Value<'_>],
+    ) -> Result<Vec<RowOf<D>>, StorageError> {
+        let mut tries = Tries::new(self.timeout);
+        loop {
+            let read = async { self.reader().await?.read(sql, values).await };
+            match self.turn(&self.reading, read, failed_read).await? {
+                Turn::Done(rows) => return Ok(rows),
+                turn => pause(&self.reading, &mut tries, turn).await?,
+            }
+        }
+    }
+
+    async fn bulk_read(
+        &self,
+        bulk: BulkRead,
+        columns: &[Column<'_>],
+    ) -> Result<Vec<Found>, StorageError> {
+        let mut tries = Tries::new(self.timeout);
+        loop {
+            let read = async { self.reader().await?.bulk_read(bulk, columns).await };
+            match self.turn(&self.reading, read, failed_read).await? {
+                Turn::Done(found) => return Ok(found),
+                turn => pause(&self.reading, &mut tries, turn).await?,
+            }
+        }
+    }
+
+    async fn write(&self, write: &Write) -> Result<(), StorageError> {
+        let mut tries = Tries::new(self.retry);
+        let mut reached = Reached::Nothing;
+        loop {
+            let attempt = async {
+                let mut lent = Lent::<D>::of(&self.writers, self.timeout).await?;
+                write.attempt(&mut lent, &mut reached).await
+            };
+            match self.turn(&self.writing, attempt, failed_write).await? {
+                Turn::Done(()) => return Ok(()),
+                turn => {
+                    if reached == Reached::Commit && write.must_be_known() {
+                        tries.go_on();
+                    }
+                    pause(&self.writing, &mut tries, turn).await?;
+                }
+            }
+        }
+    }
+
+    async fn reader(&self) -> Result<Lent<D>, Failed> {
+        Lent::of(&self.readers, self.timeout).await
+    }
+
+    /// One attempt, if it is its turn.
+    async fn turn<T>(
+        &self,
+        health: &Health,
+        attempt: impl Future<Output = Result<T, Failed>>,
+        never: fn(sqlx::Error) -> StorageError,
+    ) -> Result<Turn<T>, StorageError> {
+        if !health.may_try(self.timeout) {
+            return Ok(Turn::Another);
+        }
+        match attempt.await {
+            Ok(done) => {
+                health.well();
+                Ok(Turn::Done(done))
+            }
+            Err(Failed::Storage(error)) => {
+                // The server is well enough to say so.
+                health.well();
+                Err(error)
+            }
+            Err(Failed::Slow) => {
+                Ok(Turn::Failed(Trouble::Slow, format!("no answer in {:?}", self.timeout)))
+            }
+            Err(Failed::Sql(sqlx::Error::PoolClosed)) => Err(StorageError::Closed),
+            Err(Failed::Sql(error)) => match D::trouble(&error) {
+                Some(trouble) => Ok(Turn::Failed(trouble, error.to_string())),
+                None => Err(never(error)),
+            },
+        }
+    }
+
+    async fn read_log(&self, after: u64, bytes_max: usize) -> Result<LogPage, StorageError> {
+        // Rows are asked for in slices, so that one long page never holds the whole log in memory.
+        const SLICE: i64 = 256;
+        const SQL: &str = "SELECT seq, entry FROM durable_log WHERE seq > ? ORDER BY seq LIMIT ?";
+        let mut page: Vec<Entry> = Vec::new();
+        let mut bytes = 0;
+        loop {
+            let last = page.last().map_or(after, |entry| entry.seq);
+            let last = i64::try_from(last).unwrap_or(i64::MAX);
+            let rows = self.read(SQL, &[Value::Int(last), Value::Int(SLICE)]).await?;
+            let more = rows.len() as i64 == SLICE;
+            for row in rows {
+                let seq = D::int(&row, 0).map_err(failed_read)?;
+                let encoded = D::bytes(&row, 1).map_err(failed_read)?.unwrap_or_default();
+                bytes += encoded.len();
+                if bytes > bytes_max && !page.is_empty() {
+                    return Ok(LogPage::Entries(page));
+                }
+                let entry = Entry::decode(&encoded)
+                    .ok_or_else(|| StorageError::Damaged(format!("durable log entry {seq}")))?;
+                let expected = page.last().map_or(after, |entry| entry.seq) + 1;
+                if entry.seq != expected {
+                    return match page.is_empty() {
+                        true => Ok(LogPage::Trimmed),
+                        false => Ok(LogPage::Entries(page)),
+                    };
+                }
+                page.push(entry);
+            }
+            if !more {
+                return Ok(LogPage::Entries(page));
+            }
+        }
+    }
+
+    async fn archive(
+        &self,
+        store: &str,
+        owner: &str,
+        page: Page,
+    ) -> Result<Vec<(u64, Vec<u8>)>, StorageError> {
+        const OLDEST: &str = "SELECT id, value FROM archive WHERE store = ? AND owner = ? \
+             AND id >= ? AND id <= ? ORDER BY id LIMIT ?";
+        const NEWEST: &str = "SELECT id, value FROM archive WHERE store = ? AND owner = ? \
+             AND id >= ? AND id <= ? ORDER BY id DESC LIMIT ?";
+        const OLDEST_MARKED: &str = "SELECT id, value FROM archive WHERE store = ? AND owner = ? \
+             AND mark = ? AND id >= ? AND id <= ? ORDER BY id LIMIT ?";
+        const NEWEST_MARKED: &str = "SELECT id, value FROM archive WHERE store = ? AND owner = ? \
+             AND mark = ? AND id >= ? AND id <= ? ORDER BY id DESC LIMIT ?";
+        let Some(values) = of_page(store, owner, &page) else { return Ok(Vec::new()) };
+        let sql = match (page.newest, page.mark.is_some()) {
+            (false, false) => OLDEST,
+            (true, false) => NEWEST,
+            (false, true) => OLDEST_MARKED,
+            (true, true) => NEWEST_MARKED,
+        };
+        let rows = self.read(sql, &values).await?;
+        let mut found = rows.iter().map(numbered::<D>).collect::<Result<Vec<_>, _>>()?;
+        if page.newest {
+            found.reverse();
+        }
+        Ok(found)
+    }
+}
+
+/// What a page of an archive is asked with; None: nothing can be in it.
+fn of_page<'a>(store: &'a str, owner: &'a str, page: &'a Page) -> Option<Vec<Value<'a>>> {
+    let from = page.after.map_or(Some(0), |after| after.checked_add(1))?;
+    let to = page.before.map_or(Some(u64::MAX), |before| before.checked_sub(1))?;
+    let mut values = vec![Value::Text(store), Value::Text(owner)];
+    values.extend(page.mark.as_ref().map(|mark| Value::Bytes(mark)));
+    let max = i64::try_from(page.max).unwrap_or(i64::MAX);
+    values.extend([Value::Int(to_sql(from)), Value::Int(to_sql(to)), Value::Int(max)]);
+    Some(values)
+}
+
+/// Before the next attempt; an error: there is none.
+async fn pause<T>(health: &Health, tries: &mut Tries, turn: Turn<T>) -> Result<(), StorageError> {
+    let pause = match turn {
+        Turn::Done(_) => return Ok(()),
+        Turn::Failed(trouble, cause) => health.failed(tries, trouble, cause)?,
+        Turn::Another => health.wait(tries)?,
+    };
+    tokio::time::sleep(pause).await;
+    Ok(())
+}
+
+/// A row of an id and a value.
+fn numbered<D: Driver>(row: &RowOf<D>) -> Result<(u64, Vec<u8>), StorageError> {
+    let row = || Ok((from_sql(D::int(row, 0)?), D::bytes(row, 1)?.unwrap_or_default()));
+    row().map_err(failed_read)
+}
+
+fn failed_read(cause: sqlx::Error) -> StorageError {
+    StorageError::Read(cause.into())
+}
+
+fn failed_write(cause: sqlx::Error) -> StorageError {
+    StorageError::Write(cause.into())
+}
+
+impl<D: Driver> Storage for Server<D> {
+    fn get<'a>(
+        &'a self,
+        store: &'a str,
+        owner: &'a str,
+        key: &'a str,
+    ) -> Answer<'a, Option<Vec<u8>>> {
+        self.load(|reply| Read::Get(store.to_owned(), owner.to_owned(), key.to_owned(), reply))
+            .boxed()
+    }
+
+    fn map<'a>(&'a self, store: &'a str, owner: &'a str) -> Answer<'a, Vec<(String, Vec<u8>)>> {
+        self.load(|reply| Read::Map(store.to_owned(), owner.to_owned(), reply)).boxed()
+    }
+
+    fn archive<'a>(
+        &'a self,
+        store: &'a str,
+        owner: &'a str,
+        page: Page,
+    ) -> Answer<'a, Vec<(u64, Vec<u8>)>> {
+        self.inner.archive(store, owner, page).boxed()
+    }
+
+    fn archive_count<'a>(&'a self, store: &'a str, owner: &'a str, page: Page) -> Answer<'a, u64> {
+        const ALL: &str = "SELECT COUNT(*) FROM (SELECT id FROM archive WHERE store = ? AND owner = ? \
+             AND id >= ? AND id <= ? LIMIT ?) AS page";
+        const MARKED: &str = "SELECT COUNT(*) FROM (SELECT id FROM archive WHERE store = ? AND owner = ? \
+             AND mark = ? AND id >= ? AND id <= ? LIMIT ?) AS page";
+        async move {
+            let Some(values) = of_page(store, owner, &page) else { return Ok(0) };
+            self.number(if page.mark.is_some() { MARKED } else { ALL }, &values).await
+        }
+        .boxed()
+    }
+
+    fn archive_len<'a>(&'a self, store: &'a str, owner: &'a str) -> Answer<'a, u64> {
+        const SQL: &str = "SELECT COUNT(*) FROM archive WHERE store = ? AND owner = ?";
+        async move { self.number(SQL, &[Value::Text(store), Value::Text(owner)]).await }.boxed()
+    }
+
+    fn owners<'a>(
+        &'a self,
+        store: &'a str,
+        after: Option<&'a str>,
+        max: usize,
+    ) -> Answer<'a, Vec<String>> {
+        const SQL: &str = "SELECT DISTINCT owner FROM kv WHERE store = ? AND owner > ? \
+             ORDER BY owner LIMIT ?";
+        async move {
+            let max = i64::try_from(max).unwrap_or(i64::MAX);
+            // No owner is "".
+            let after = Value::Text(after.unwrap_or_default());
+            let rows = self.inner.read(SQL, &[Value::Text(store), after, Value::Int(max)]).await?;
+            rows.iter().map(|row| D::text(row, 0).map_err(failed_read)).collect()
+        }
+        .boxed()
+    }
+
+    fn commit_home(&self, entries: Vec<Entry>) -> Answer<'_, ()> {
+        async move { self.write(Write::home(entries)).await }.boxed()
+    }
+
+    fn apply<'a>(
+        &'a self,
+        home: &'a str,
+        position: Position,
+        entries: Vec<Entry>,
+    ) -> Answer<'a, ()> {
+        async move { self.write(Write::Apply { home: home.to_owned(), position, entries }).await }
+            .boxed()
+    }
+
+    fn applied<'a>(&'a self, home: &'a str) -> Answer<'a, Option<Position>> {
+        const SQL: &str = "SELECT log, seq FROM applied WHERE region = ?";
+        async move {
+            let rows = self.inner.read(SQL, &[Value::Text(home)]).await?;
+            let position = |row| {
+                let (log, seq) = (D::int(row, 0)? as u64, D::int(row, 1)? as u64);
+                Ok(Position { log, seq })
+            };
+            rows.first().map(position).transpose().map_err(failed_read)
+        }
+        .boxed()
+    }
+
+    fn log_read(&self, after: u64, bytes_max: usize) -> Answer<'_, LogPage> {
+        self.inner.read_log(after, bytes_max).boxed()
+    }
+
+    fn log_head(&self) -> Answer<'_, u64> {
+        self.number("SELECT seq FROM log_head WHERE one = 1", &[]).boxed()
+    }
+
+    fn log_trim(&self, upto: u64) -> Answer<'_, ()> {
+        async move { self.write(Write::Trim(upto)).await }.boxed()
+    }
+
+    fn rows(&self, after: Option<Place>, bytes_max: usize) -> Answer<'_, Vec<Row>> {
+        async move { scan::rows(&self.inner, after, bytes_max).await }.boxed()
+    }
+
+    fn replace<'a>(&'a self, replace: Replace<'a>) -> Answer<'a, Vec<Place>> {
+        async move {
+            let (gone, rows, empty) = scan::replaced(&self.inner, replace).await?;
+            self.write(Write::Replace { gone, rows }).await?;
+            Ok(empty)
+        }
+        .boxed()
+    }
+
+    fn outbox<'a>(&'a self, node: &'a str) -> Answer<'a, Vec<(u64, Vec<u8>)>> {
+        const SQL: &str = "SELECT place, line FROM outbox WHERE node = ? ORDER BY place";
+        async move {
+            let rows = self.inner.read(SQL, &[Value::Text(node)]).await?;
+            rows.iter().map(numbered::<D>).collect()
+        }
+        .boxed()
+    }
+
+    fn outbox_write<'a>(
+        &'a self,
+        node: &'a str,
+        put: Vec<(u64, Vec<u8>)>,
+        remove: Vec<u64>,
+    ) -> Answer<'a, ()> {
+        async move {
+            let (reply, answer) = oneshot::channel();
+            let outgoing = Outgoing { node: node.to_owned(), put, remove, reply };
+            self.outgoing.send(outgoing).await.map_err(|_| StorageError::Closed)?;
+            answer.await.map_err(|_| StorageError::Closed)?
+        }
+        .boxed()
+    }
+
+    fn meta<'a>(&'a self, key: &'a str) -> Answer<'a, Option<Vec<u8>>> {
+        const SQL: &str = "SELECT value FROM meta WHERE name = ?";
+        async move {
+            let rows = self.inner.read(SQL, &[Value::Text(key)]).await?;
+            rows.first().map_or(Ok(None), |row| D::bytes(row, 0)).map_err(failed_read)
+        }
+        .boxed()
+    }
+
+    fn set_meta<'a>(&'a self, key: &'a str, value: Vec<u8>) -> Answer<'a, ()> {
+        async move { self.write(Write::Meta { name: key.to_owned(), value }).await }.boxed()
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        async move {
+            self.inner.readers.close().await;
+            self.inner.writers.close().await;
+        }
+        .boxed()
+    }
+}

@@ -1,0 +1,397 @@
+//! PostgreSQL and MariaDB under the server: the storage suite, plays, and what becomes of messages when the database is away.
+//!
+//! Run by `tests/run`, or `cargo test -p pangaea-tests --test databases [WORD…]` when the server has been built. Needs Debian's `postgresql` and
+//! `mariadb-server-core`; each server runs on a port and in a directory of its own ([`pangaea_tests::database`]).
+
+use pangaea_tests::client::{Client, Result, patience};
+use pangaea_tests::database::{Kind, Server};
+use pangaea_tests::harness::{Choice, Outcome, Test, run};
+use pangaea_tests::ledger::{Ledger, body};
+use pangaea_tests::platform::{Door, Plan, Platform};
+use pangaea_tests::scenario::{Placement, Play, Theatre, perform};
+use pangaea_tests::xml::Element;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+const LONGEST_SECONDS: u64 = 300;
+
+/// What is stored in many ways: rosters, archives, offline messages, lists, accounts.
+const PLAYS: [&str; 16] = [
+    "archive_and_offline",
+    "archive_paging",
+    "archive_preferences",
+    "archive_query",
+    "archive_retraction",
+    "blocking_list_and_pushes",
+    "clients_list_and_revoke",
+    "fast_token",
+    "message_order_of_many",
+    "offline_messages",
+    "private_storage",
+    "push_offline",
+    "register_account",
+    "register_remove",
+    "roster_survives",
+    "subscription_handshake",
+];
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let choice = Choice::from_args();
+    let mut outcome = Outcome::default();
+    for (kind, name) in [(Kind::Postgres, "postgres"), (Kind::MariaDb, "mariadb")] {
+        // A word may choose tests, and so servers.
+        let under_load = ["killed_under_load", "paused_under_load", "read_only_under_load"];
+        let names = ["suite", "play", "play_again_after_a_restart"].into_iter().chain(under_load);
+        let names: Vec<&str> = names.collect();
+        let wanted = |part: &&str| choice.wants(&format!("{name}::{part}"));
+        if choice.list {
+            names.iter().for_each(|part| println!("{name}::{part}: test"));
+            continue;
+        }
+        if !choice.wants(name) && !names.iter().any(wanted) {
+            continue;
+        }
+        match Server::start(kind).await {
+            Ok(server) => all(&choice, &mut outcome, kind, name, server).await,
+            Err(e) => outcome.fail(&format!("{name}::starts"), &e),
+        }
+    }
+    if choice.list { ExitCode::SUCCESS } else { outcome.finish() }
+}
+
+async fn all(choice: &Choice, outcome: &mut Outcome, kind: Kind, name: &str, mut server: Server) {
+    let url = server.url();
+    // The suite over TLS; the plays without.
+    let secure = format!("{url}?{}", server.with_tls());
+    let suite = Test::new(format!("{name}::suite"), || suite(kind, secure));
+    run(outcome, choice, vec![suite], 1, 2 * LONGEST_SECONDS).await;
+    let plan = Plan {
+        regions: ["eu", "us"].map(Into::into).into(),
+        database: Some(format!("{url}/tests")),
+        ..Plan::default()
+    };
+    let platform = match Platform::start(plan).await {
+        Ok(platform) => platform,
+        Err(e) => return outcome.fail(&format!("{name}::the_platform_starts"), &e),
+    };
+    plays(choice, outcome, name, &platform).await;
+    for (trouble, part) in
+        [(Trouble::Killed, "killed"), (Trouble::Paused, "paused"), (Trouble::ReadOnly, "read_only")]
+    {
+        let (platform, server) = (&platform, &mut server);
+        let test = Test::new(format!("{name}::{part}_under_load"), move || {
+            under_load(platform, server, trouble)
+        });
+        run(outcome, choice, vec![test], 1, LONGEST_SECONDS).await;
+    }
+    for panic in platform.panics() {
+        outcome.fail(&format!("{name}::no_node_panics"), &panic);
+    }
+    let again = Test::new(format!("{name}::play_again_after_a_restart"), || restart(platform));
+    run(outcome, choice, vec![again], 1, LONGEST_SECONDS).await;
+}
+
+/// What was stored is there after a restart, in both regions.
+async fn restart(platform: Platform) -> Result<()> {
+    let mut client = platform.user(40, 0, "before")?;
+    client.connect().await?;
+    let kept = change(&mut client, "kept@elsewhere.example").await?;
+    if kept.attr("type") != Some("result") {
+        return Err(format!("{kept}"));
+    }
+    let platform = platform.start_again().await?;
+    for region in 0..2 {
+        let mut client = platform.user(40, region, "after")?;
+        client.connect().await?;
+        let roster = client.iq("get", None, "<query xmlns='jabber:iq:roster'/>").await?;
+        if !roster.to_string().contains("kept@elsewhere.example") {
+            return Err(format!("region {region}: {roster}"));
+        }
+    }
+    Ok(())
+}
+
+/// The tests of the server's own crate that need a server: `storage/suite.rs`, `auth/sql.rs`.
+async fn suite(kind: Kind, url: String) -> Result<()> {
+    let (variable, word) = match kind {
+        Kind::Postgres => ("PANGAEA_TEST_POSTGRES", "postgres"),
+        Kind::MariaDb => ("PANGAEA_TEST_MYSQL", "mysql"),
+    };
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = tokio::process::Command::new(cargo)
+        .args(["test", "-p", "pangaea", "--lib", "--", "--ignored", word])
+        .env(variable, url)
+        .kill_on_drop(true)
+        .status()
+        .await
+        .map_err(|e| e.to_string())?;
+    if status.success() { Ok(()) } else { Err(format!("{status}")) }
+}
+
+async fn plays(choice: &Choice, outcome: &mut Outcome, name: &str, platform: &Platform) {
+    let endpoints = (0..2).map(|region| platform.endpoint(region, Door::StartTls)).collect();
+    let theatre = match endpoints {
+        // Each server once, under names of its own.
+        Ok(endpoints) => Theatre::new(endpoints, "d"),
+        Err(e) => return outcome.fail(&format!("{name}::the_platform_has_certificates"), &e),
+    };
+    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
+    let mut read = Vec::new();
+    for play in PLAYS {
+        let text = std::fs::read_to_string(dir.join(format!("{play}.scn")));
+        match text.map_err(|e| e.to_string()).and_then(|text| Play::read(&text)) {
+            Ok(text) => read.push((play, text)),
+            Err(e) => outcome.fail(&format!("{name}::play::{play}"), &e),
+        }
+    }
+    let (theatre, mut tests) = (&theatre, Vec::new());
+    for (play, text) in &read {
+        for (placement, where_) in
+            [(Placement::Together, "together"), (Placement::Spread, "spread")]
+        {
+            tests.push(Test::new(format!("{name}::play::{play}::{where_}"), move || {
+                perform(text, theatre, placement)
+            }));
+        }
+    }
+    run(outcome, choice, tests, 4, 60).await;
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trouble {
+    /// kill -9, and started again.
+    Killed,
+    /// SIGSTOP, and SIGCONT.
+    Paused,
+    /// It answers, and refuses every change.
+    ReadOnly,
+}
+
+impl Trouble {
+    async fn begin(self, server: &mut Server) -> Result<()> {
+        match self {
+            Trouble::Killed => server.kill(),
+            Trouble::Paused => server.pause(),
+            Trouble::ReadOnly => server.read_only(true).await?,
+        }
+        Ok(())
+    }
+
+    async fn end(self, server: &mut Server) -> Result<()> {
+        match self {
+            Trouble::Killed => server.start_again().await,
+            Trouble::Paused => {
+                server.go_on();
+                Ok(())
+            }
+            Trouble::ReadOnly => server.read_only(false).await,
+        }
+    }
+}
+
+/// Somebody writes to somebody in the other region, two hundred messages a second, and somebody else four; all of them are archived twice, while the
+/// database goes away and comes back. What was sent, acknowledged, stored and refused adds up; those who talk as people do go on hearing each
+/// other (the other one has too much open in the end, and has to wait); a change is refused with `resource-constraint` and works when it is over.
+async fn under_load(platform: &Platform, server: &mut Server, trouble: Trouble) -> Result<()> {
+    let number = match trouble {
+        Trouble::Killed => 1,
+        Trouble::Paused => 11,
+        Trouble::ReadOnly => 21,
+    };
+    let mut bystander = platform.user(number, 0, "bystander")?;
+    bystander.connect().await?;
+    let fast = Couple::begin(platform, number + 1, Duration::from_millis(5)).await?;
+    let calm = Couple::begin(platform, number + 3, Duration::from_millis(250)).await?;
+
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    trouble.begin(server).await?;
+    let began = Instant::now();
+    let refused = change(&mut bystander, "refused@elsewhere.example").await;
+    let after = began.elapsed();
+    tokio::time::sleep(Duration::from_secs(8).saturating_sub(after)).await;
+    trouble.end(server).await?;
+    let refused = refused?;
+    let error = refused.child("error", "jabber:client").ok_or("a change was not refused")?;
+    // The second: it waits behind a commit of which nobody knows yet whether it happened.
+    let conditions = ["resource-constraint", "remote-server-timeout"];
+    if error.attr("type") != Some("wait")
+        || !error.children().any(|c| conditions.contains(&c.name.as_str()))
+    {
+        return Err(format!("a change was refused with {refused}"));
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    // Whoever was told to wait, waited.
+    let deadline = Instant::now() + patience() * 3;
+    while change(&mut bystander, "later@elsewhere.example").await?.attr("type") != Some("result") {
+        if Instant::now() > deadline {
+            return Err("it is over, and a change is still refused".to_owned());
+        }
+    }
+    println!("    {trouble:?}: a change was refused after {:.1} s", after.as_secs_f64());
+    fast.end().await?;
+    let gap = calm.end().await?;
+    if gap > Duration::from_secs(3) {
+        return Err(format!("those who talk as people do heard nothing for {gap:?}"));
+    }
+    Ok(())
+}
+
+/// Somebody who writes, in the first region, and somebody who reads, in the second.
+struct Couple {
+    enough: watch::Sender<bool>,
+    writing: JoinHandle<Result<(Client, u64, Vec<u64>)>>,
+    goal: watch::Sender<Option<u64>>,
+    hearing: JoinHandle<Result<(Client, Ledger, Duration)>>,
+}
+
+impl Couple {
+    async fn begin(platform: &Platform, number: u32, pause: Duration) -> Result<Self> {
+        let mut writer = platform.user(number, 0, "writer")?;
+        let mut reader = platform.user(number + 1, 1, "reader")?;
+        for client in [&mut writer, &mut reader] {
+            client.connect().await?;
+            client.send("<presence/>").await?;
+            client.ping().await?;
+        }
+        writer.enable_sm(false).await?;
+        let (enough, said) = watch::channel(false);
+        let writing = tokio::spawn(write(writer, reader.bare(), pause, said));
+        let (goal, told) = watch::channel(None);
+        let hearing = tokio::spawn(hear(reader, told));
+        Ok(Self { enough, writing, goal, hearing })
+    }
+
+    /// Adds up. The longest time without a message.
+    async fn end(self) -> Result<Duration> {
+        let Self { enough, writing, goal, hearing } = self;
+        enough.send_replace(true);
+        let (mut writer, sent, returned) = writing.await.map_err(|e| e.to_string())??;
+        goal.send_replace(Some(sent - returned.len() as u64));
+        let (mut reader, heard, gap) = hearing.await.map_err(|e| e.to_string())??;
+        let of_writer = archived(&mut writer).await?;
+        let of_reader = archived(&mut reader).await?;
+        println!(
+            "    {sent} sent, {sent} acknowledged, {} refused, {} delivered, {} stored for the writer, {} for the reader; \
+             at most {:.1} s without a message",
+            returned.len(),
+            heard.count("writer"),
+            of_writer.len(),
+            of_reader.len(),
+            gap.as_secs_f64(),
+        );
+        heard.complete_but("writer", sent, &returned)?;
+        for (whose, stored) in [("writer", of_writer), ("reader", of_reader)] {
+            let mut ledger = Ledger::default();
+            stored.iter().for_each(|text| ledger.enter(text));
+            let adds_up = ledger.complete_but("writer", sent, &returned);
+            adds_up.map_err(|e| format!("the archive of the {whose}: {e}"))?;
+        }
+        Ok(gap)
+    }
+}
+
+/// The answer to a change of the roster.
+async fn change(client: &mut Client, contact: &str) -> Result<Element> {
+    let id = format!("change{}", contact.len());
+    let item = format!("<query xmlns='jabber:iq:roster'><item jid='{contact}'/></query>");
+    client.send(&format!("<iq type='set' id='{id}'>{item}</iq>")).await?;
+    client
+        .wait_for_within(patience() * 3, "the answer to a change", |e| {
+            e.name == "iq" && e.attr("id") == Some(&id) && e.attr("type") != Some("set")
+        })
+        .await
+}
+
+/// Writes until it is enough and all is acknowledged. How many, and the numbers of those that came back.
+async fn write(
+    mut writer: Client,
+    to: String,
+    pause: Duration,
+    mut said: watch::Receiver<bool>,
+) -> Result<(Client, u64, Vec<u64>)> {
+    let mut sent = 0;
+    let mut pace = tokio::time::interval(pause);
+    pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    while !*said.borrow_and_update() {
+        let text = body("writer", sent);
+        let message =
+            format!("<message to='{to}' type='chat' id='{sent}'><body>{text}</body></message>");
+        writer.send(&message).await?;
+        sent += 1;
+        pace.tick().await;
+    }
+    let deadline = Instant::now() + patience() * 3;
+    while let Err(e) = writer.wait_acked().await {
+        if Instant::now() > deadline {
+            return Err(e);
+        }
+    }
+    writer.ping().await?;
+    let mut returned = Vec::new();
+    for back in writer.drain().iter().filter(|e| e.name == "message") {
+        if back.attr("type") != Some("error") || !back.to_string().contains("resource-constraint") {
+            return Err(format!("came back: {back}"));
+        }
+        returned.extend(back.attr("id").and_then(|id| id.parse::<u64>().ok()));
+    }
+    Ok((writer, sent, returned))
+}
+
+/// Hears until so many have come. Also the longest time without one.
+async fn hear(
+    mut reader: Client,
+    mut goal: watch::Receiver<Option<u64>>,
+) -> Result<(Client, Ledger, Duration)> {
+    let mut ledger = Ledger::default();
+    let (mut gap, mut last) = (Duration::ZERO, Instant::now());
+    let mut deadline = None;
+    loop {
+        let goal = *goal.borrow_and_update();
+        if let Some(goal) = goal {
+            let deadline = *deadline.get_or_insert_with(|| Instant::now() + patience() * 3);
+            if ledger.count("writer") as u64 >= goal || Instant::now() > deadline {
+                reader.ping().await?;
+                for text in reader.drain().iter().filter_map(Element::body) {
+                    ledger.enter(&text);
+                }
+                return Ok((reader, ledger, gap));
+            }
+        }
+        let within = Duration::from_millis(200);
+        if let Ok(got) = reader.wait_for_within(within, "a message", |e| e.body().is_some()).await {
+            ledger.enter(&got.body().unwrap_or_default());
+            gap = gap.max(last.elapsed());
+            last = Instant::now();
+        }
+    }
+}
+
+/// The bodies in one's archive, oldest first.
+async fn archived(client: &mut Client) -> Result<Vec<String>> {
+    const MAM: &str = "urn:xmpp:mam:2";
+    const RSM: &str = "http://jabber.org/protocol/rsm";
+    let (mut bodies, mut after) = (Vec::new(), String::new());
+    loop {
+        let query =
+            format!("<query xmlns='{MAM}'><set xmlns='{RSM}'><max>50</max>{after}</set></query>");
+        let answer = client.iq("set", None, &query).await?;
+        let fin = answer.child("fin", MAM).ok_or_else(|| format!("no page: {answer}"))?;
+        for message in client.drain() {
+            let forwarded = message
+                .child("result", MAM)
+                .and_then(|result| result.child("forwarded", "urn:xmpp:forward:0"))
+                .and_then(|forwarded| forwarded.child("message", "jabber:client"));
+            bodies.extend(forwarded.and_then(Element::body));
+        }
+        let last = fin.child("set", RSM).and_then(|set| set.child("last", RSM));
+        match last.map(Element::text) {
+            Some(last) if fin.attr("complete") != Some("true") => {
+                after = format!("<after>{last}</after>");
+            }
+            _ => return Ok(bodies),
+        }
+    }
+}
