@@ -29,19 +29,23 @@ impl Fetched {
     ) {
         wanted.sort_unstable();
         wanted.dedup();
+        wanted.retain(|(owner, _, (store, key))| self.get(store, owner, key).is_none());
         let reads = wanted.into_iter().map(|(owner, epoch, (store, key))| async move {
             let value = storage.get(store, owner, &key).await.ok()?;
             Some((owner, epoch, ((store, key), value)))
         });
         for (owner, epoch, read) in join_all(reads).await.into_iter().flatten() {
             match self.0.get_mut(owner) {
-                Some((_, known)) => known.push(read),
+                Some((_, known)) => {
+                    let at = known.partition_point(|(reading, _)| *reading < read.0);
+                    known.insert(at, read);
+                }
                 None => drop(self.0.insert(owner.to_owned(), (epoch, vec![read]))),
             }
         }
     }
 
-    /// An operation on that account is next: what was read when its home was not in this epoch is void.
+    /// An operation on that account is next: what was read when its home was in another epoch is void.
     pub(super) fn in_epoch(&mut self, owner: &str, epoch: u64) {
         if self.0.get(owner).is_some_and(|(then, _)| *then != epoch) {
             self.0.remove(owner);

@@ -26,6 +26,7 @@ pub struct Tx {
     own: Overlay,
     changes: Vec<Change>,
     at: Hlc,
+    epoch: u64,
 }
 
 impl Tx {
@@ -38,6 +39,7 @@ impl Tx {
             own: Overlay::default(),
             changes: Vec::new(),
             at: Hlc::ZERO,
+            epoch: 0,
         }
     }
 
@@ -49,6 +51,16 @@ impl Tx {
     /// The next operation's account has its home in this epoch.
     pub(super) fn in_epoch(&mut self, account: &str, epoch: u64) {
         self.fetched.in_epoch(account, epoch);
+        self.epoch = epoch;
+    }
+
+    /// Reads values of the account that will be asked for one after another, all at once: what [`super::HomeOp::reads`] could not say.
+    pub async fn read_ahead(&mut self, wanted: impl IntoIterator<Item = Reading>) {
+        let account = self.account.as_str();
+        let wanted: Vec<_> = wanted.into_iter().map(|read| (account, self.epoch, read)).collect();
+        if wanted.len() > 1 {
+            self.fetched.fetch(&*self.storage, wanted).await;
+        }
     }
 
     /// A new operation, for this account.

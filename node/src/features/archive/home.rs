@@ -218,6 +218,9 @@ async fn file(
         all.forget(account.as_str());
         return Ok(Answer::NoAccount);
     }
+    let unsure = |filing: &&Filing| filing.again || !known.is_sure(here.now_ms);
+    let unsure = filings.iter().filter(unsure).map(|filing| (PLACES, filing.item.uid.to_string()));
+    tx.read_ahead(unsure).await;
     // The node where a message entered may not have heard yet what the account wants.
     let prefs = if known.has_prefs { tx.get(PREFS, "").await? } else { None };
     let prefs = prefs.and_then(|bytes| postcard::from_bytes::<Prefs>(&bytes).ok());
