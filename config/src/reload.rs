@@ -218,7 +218,8 @@ mod tests {
             for live in LIVE {
                 let last = live.rsplit('.').next().unwrap_or_default();
                 let named = |line: &str| {
-                    line.strip_prefix(last).is_some_and(|rest| rest.starts_with([' ', ']']))
+                    let rest = line.strip_prefix(*live).or(line.strip_prefix(last));
+                    rest.is_some_and(|rest| rest.starts_with([' ', ']']))
                 };
                 assert!(lines.clone().any(named), "{live} in {example}");
             }
