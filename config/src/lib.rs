@@ -8,11 +8,12 @@
 //! reports everything. The examples in `config/examples/` are the manual: a test proves that they name every key and
 //! that the commented-out keys show the true defaults.
 //!
-//! Deliberately absent: live reload, environment overrides.
+//! `reload` is for a file that is read again while its node runs. Deliberately absent: environment overrides.
 
 pub mod canary;
 mod check;
 mod error;
+pub mod reload;
 mod section;
 mod table;
 #[cfg(test)]

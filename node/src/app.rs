@@ -4,8 +4,10 @@
 mod build;
 mod heirs;
 mod inviting;
+mod live;
 mod operator;
 mod portable;
+mod reload;
 mod run;
 mod wires;
 mod world;
@@ -15,7 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use config::canary::{Canary, sings};
 use global_distrib::{Directory, Place, RouteEntry, Row, Shows};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use replication::metadata::Metadata;
 use replication::{Hlc, HybridClock};
 use tokio::sync::watch;
@@ -28,7 +30,9 @@ use xmpp::stream::features::limits;
 use xmpp::stream::negotiate::{Inline, Offer, TlsPolicy};
 
 pub use self::build::{Parts, asks_for_certificates, assemble, start_links};
+pub use self::live::Live;
 pub use self::operator::operator;
+pub use self::reload::{Reload, Reloading, SetFilter};
 pub use self::run::{RunError, drain, housekeeping, run};
 pub use self::wires::Late;
 pub use self::world::{Chance, World};
@@ -53,7 +57,7 @@ use crate::transport::TlsAcceptor;
 /// Everything a node is, shared by all its tasks.
 pub struct Node {
     /// What it was told to be.
-    pub config: config::Config,
+    pub config: Live,
     /// The domains it answers for.
     pub domains: Domains,
     /// The server's own address: the global domain.
@@ -102,7 +106,8 @@ pub struct Node {
     pub incarnation: u64,
     /// The SHA-256 of the certificate it shows other nodes, in hexadecimal.
     pub fingerprint: String,
-    offers: Offers,
+    offers: RwLock<Offers>,
+    reloading: Reloading,
     world: World,
     clock: Mutex<HybridClock>,
     started: Instant,
@@ -202,7 +207,15 @@ impl Node {
 
     /// What a client from there is offered.
     pub fn offer(&self, loopback: bool) -> Arc<Offer> {
-        if loopback { self.offers.loopback.clone() } else { self.offers.network.clone() }
+        let offers = self.offers.read();
+        if loopback { offers.loopback.clone() } else { offers.network.clone() }
+    }
+
+    /// The configuration has changed: connections that come from now on are offered what it says.
+    fn offer_again(&self) {
+        let secret = self.offers.read().network.fake_secret.clone();
+        let mechanisms = self.authenticator.mechanisms();
+        *self.offers.write() = Offers::new(&self.config, &self.features, mechanisms, secret);
     }
 
     /// Binds a resource (RFC 6120 §7): its row, announced to every region; an older session of the same full JID gets `<conflict/>`.

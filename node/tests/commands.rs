@@ -151,3 +151,32 @@ fn a_node_ends_when_quickstart_is_killed() {
     child.wait().expect("it ends");
     until("the node's end", || !is_alive(node));
 }
+
+#[test]
+fn a_node_takes_its_configuration_again_while_it_runs() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let dir = dir.path();
+    let base = free_base();
+    let (mut child, _) = quickstart(dir, base);
+    let file = dir.join("eu-0.toml");
+    let before = fs::read_to_string(&file).expect("written by quickstart");
+    let url = format!("http://127.0.0.1:{}", base + 280);
+    let reload = || {
+        let admin = ["--user", "admin@pangaea.localhost", "--password", "wonderland"];
+        said(&[&["ctl", "--url", &url][..], &admin, &["reload"]].concat(), 0).0
+    };
+    assert!(reload().ends_with("the configuration is as it was\n"));
+    let after = format!("{before}\n[reports]\nkept_max = 7\n[push]\nremembered_max = 77\n");
+    fs::write(&file, &after).expect("written");
+    let said = reload();
+    assert!(said.contains("applied: reports.kept_max\n"), "{said}");
+    assert!(said.contains("needs a restart: push.remembered_max\n"), "{said}");
+    fs::write(&file, format!("{after}no_such_key = 1\n")).expect("written");
+    signal("HUP", pid(dir));
+    until("the refusal", || log(dir).contains("push.no_such_key"));
+    fs::write(&file, &before).expect("written");
+    signal("HUP", pid(dir));
+    until("the old values", || log(dir).matches("the configuration was read again").count() > 0);
+    signal("TERM", child.id());
+    assert!(child.wait().expect("it ends").success(), "{}", log(dir));
+}

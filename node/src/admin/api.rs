@@ -53,6 +53,7 @@ pub fn router(operator: Arc<dyn Operator>, accounts: &[String]) -> Router {
         .route("/admin/nodes", get(nodes))
         .route("/admin/metadata", get(metadata))
         .route("/admin/links", get(links))
+        .route("/admin/reload", post(reload))
         .route("/admin/sessions", get(sessions).delete(kick))
         .route("/admin/homes/{account}", get(home_of))
         .route("/admin/homes/move", post(home_move))
@@ -84,7 +85,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 #[openapi(
     info(title = "Pangaea admin API", description = "What `pangaea ctl` and `pangaea user` speak."),
     paths(
-        status, regions, region_state, nodes, metadata, links, sessions, kick, home_of, home_move,
+        status, reload, regions, region_state, nodes, metadata, links, sessions, kick, home_of, home_move,
         reports, users, user_add, user_import, user_remove, user_passwd, user_export, user_offline,
         user_archive, user_import_archive, invite, invitations, invitation_revoke
     ),
@@ -204,6 +205,13 @@ where
 #[utoipa::path(get, path = "/admin/status", responses((status = 200, body = Status)))]
 async fn status(State(admin): State<Admin>) -> Reply<Status> {
     reply(admin.operator.status()).await
+}
+
+/// Reads certificates and configuration again; a file that is wrong changes nothing.
+#[utoipa::path(post, path = "/admin/reload",
+    responses((status = 200, body = Reloaded), (status = 400, body = Refusal)))]
+async fn reload(State(admin): State<Admin>) -> Reply<Reloaded> {
+    reply(admin.operator.reload()).await
 }
 
 /// Every region of the platform.

@@ -27,6 +27,8 @@ pub type Answer<'a, T> = BoxFuture<'a, Result<T, Refusal>>;
 pub trait Operator: Send + Sync + 'static {
     /// Whether `password` is that of `account` (a bare JID, in lower case, that `admin.accounts` names).
     fn authenticate<'a>(&'a self, account: &'a str, password: &'a str) -> BoxFuture<'a, bool>;
+    /// Reads certificates and configuration again.
+    fn reload(&self) -> Answer<'_, Reloaded>;
     /// Whether this node serves and knows the others. Called often: must be cheap and must not block.
     fn ready(&self) -> Ready;
     /// The node on one screen.

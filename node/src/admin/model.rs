@@ -12,6 +12,17 @@ pub struct Refusal {
     pub message: String,
 }
 
+/// What came of reading certificates and configuration again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Reloaded {
+    /// Keys that changed and are in force.
+    pub applied: Vec<String>,
+    /// Keys that changed and are in force when the node is started again.
+    pub needs_restart: Vec<String>,
+    /// Certificates for clients that were read again.
+    pub certificates: usize,
+}
+
 /// The kinds of refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]

@@ -34,6 +34,14 @@ impl Operator for Fake {
         let right = password == "wonderland" && account.ends_with("@chat.example");
         Box::pin(at_once(right))
     }
+    fn reload(&self) -> Answer<'_, Reloaded> {
+        let done = Reloaded {
+            applied: vec!["limits.roster_items_max".to_owned()],
+            needs_restart: vec!["http.listen".to_owned()],
+            certificates: 1,
+        };
+        self.done("reload".to_owned(), done)
+    }
     fn ready(&self) -> Ready {
         Ready::unless(self.missing.lock().clone())
     }
@@ -324,7 +332,7 @@ async fn the_description_names_every_path_and_is_open_to_all() {
     assert_eq!(reply.status, 200);
     let description: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
     let paths = description["paths"].as_object().unwrap();
-    assert_eq!(paths.len(), 19, "{:?}", paths.keys());
+    assert_eq!(paths.len(), 20, "{:?}", paths.keys());
     assert!(paths["/admin/regions/{name}/state"]["put"].is_object());
     assert_eq!(description["components"]["securitySchemes"]["password"]["scheme"], "basic");
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use config::Config;
 use global_distrib::{Directory, ParkLimits};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use replication::HybridClock;
 use replication::metadata::{
     Agreement, Domain, DomainKind, Genesis, MetaConfig, MetaState, Metadata, NodeRecord, Region,
@@ -24,7 +24,7 @@ use xmpp::sasl::Secret;
 use super::run::RunError;
 use super::wires::{self, Late, RaftWire};
 use super::world::{World, wall_ms};
-use super::{Node, Offers};
+use super::{Live, Node, Offers, Reloading};
 use crate::auth::stored::AtHome;
 use crate::auth::{Chain, Internal, Stored, Throttle, sources};
 use crate::features::Features;
@@ -162,13 +162,14 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
         metrics,
         incarnation,
         fingerprint,
-        offers,
+        offers: RwLock::new(offers),
+        reloading: Reloading::default(),
         world,
         clock: Mutex::new(HybridClock::new()),
         started: Instant::now(),
         stop: watch::Sender::new(false),
         filing: std::sync::atomic::AtomicUsize::new(0),
-        config,
+        config: Live::new(config),
     });
     late.set(&node);
     outbox::load(&node).await?;
@@ -251,6 +252,12 @@ fn next_incarnation(dir: &Path) -> Result<u64, RunError> {
 }
 
 fn client_tls(config: &Config) -> Result<TlsAcceptor, RunError> {
+    TlsAcceptor::new(client_pairs(config)?, asks_for_certificates(config))
+        .map_err(|error| RunError::Links(error.to_string()))
+}
+
+/// The certificates for clients, from their files.
+pub(super) fn client_pairs(config: &Config) -> Result<Vec<Pair>, RunError> {
     let pair = |certificate: &Path, key: &Path| {
         Pair::from_files(certificate, key).map_err(|error| RunError::File {
             what: "a certificate for clients",
@@ -262,8 +269,16 @@ fn client_tls(config: &Config) -> Result<TlsAcceptor, RunError> {
     for more in &config.c2s.certificates {
         pairs.push(pair(&more.certificate, &more.key)?);
     }
-    TlsAcceptor::new(pairs, asks_for_certificates(config))
-        .map_err(|error| RunError::Links(error.to_string()))
+    Ok(pairs)
+}
+
+/// The fingerprint of the certificate for the links, in hexadecimal.
+pub(super) fn link_fingerprint(config: &Config) -> Result<String, RunError> {
+    let certificate = read("the certificate of the links", &config.s2s.certificate)?;
+    let key = read("the key of the links", &config.s2s.key)?;
+    let identity = TlsIdentity::from_pem(&certificate, &key);
+    let identity = identity.map_err(|error| RunError::Links(error.to_string()))?;
+    Ok(config::Fingerprint(identity.fingerprint().0).to_string())
 }
 
 /// Whether clients are asked for a certificate: where one may prove an account.

@@ -15,8 +15,8 @@ use super::{Node, inviting, portable};
 use crate::admin::{
     Answer, ArchivePage, ArchivePart, HomeInfo, HomeTarget, Imported, InvitationInfo,
     IssuedInvitation, LinkInfo, MetadataInfo, NewInvitation, NodeInfo, OfflinePage, Operator,
-    Ready, Refusal, RegionInfo, RegionState, ReportInfo, ReportedStanza, SessionInfo, Status,
-    UserExport,
+    Ready, Refusal, RegionInfo, RegionState, Reloaded, ReportInfo, ReportedStanza, SessionInfo,
+    Status, UserExport,
 };
 use crate::auth::Authenticator;
 use crate::auth::internal::NoKeys;
@@ -323,6 +323,10 @@ impl Operator for Desk {
             }
             Ok(sessions)
         })
+    }
+
+    fn reload(&self) -> Answer<'_, Reloaded> {
+        Box::pin(async move { super::reload::now(&self.node).await.map_err(Refusal::invalid) })
     }
 
     fn kick<'a>(&'a self, jid: &'a str) -> Answer<'a, usize> {

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 use xmpp::stream::error::StreamError;
 
-use super::{Node, build, heirs, operator::Desk, wires};
+use super::{Node, Reload, build, heirs, operator::Desk, reload, wires};
 use crate::features::archive;
 use crate::geo::tick;
 use crate::outbox;
@@ -56,12 +56,16 @@ pub enum RunError {
     Links(String),
 }
 
-/// Runs a node until `stop` is true, then drains it: no new connections, every session closed with `system-shutdown`, and what
+/// Runs a node until `stop` is true, taking its configuration again as `reload` says, then drains it: no new connections, every session closed with `system-shutdown`, and what
 /// they had not taken routed on; within `node.drain_deadline`.
 ///
 /// # Errors
 /// [`RunError`]; the node did not start.
-pub async fn run(config: Config, mut stop: watch::Receiver<bool>) -> Result<(), RunError> {
+pub async fn run(
+    config: Config,
+    reload: Reload,
+    mut stop: watch::Receiver<bool>,
+) -> Result<(), RunError> {
     // Ports first: what cannot be had is said before anything is touched.
     let mut c2s = Vec::new();
     for (addresses, direct) in [(&config.c2s.listen, false), (&config.c2s.listen_tls, true)] {
@@ -86,9 +90,8 @@ pub async fn run(config: Config, mut stop: watch::Receiver<bool>) -> Result<(), 
     for (listener, direct) in c2s {
         let (node, gate) = (node.clone(), gate.clone());
         tasks.spawn(async move {
-            let connections_max = node.config.limits.connections_max;
             tcp::accept_loop(listener, gate, |accepted| {
-                if !node.metrics.may_connect(connections_max) {
+                if !node.metrics.may_connect(node.config.limits.connections_max) {
                     return; // Dropped, and thereby closed.
                 }
                 tokio::spawn(session::serve(node.clone(), accepted, direct));
@@ -127,6 +130,7 @@ pub async fn run(config: Config, mut stop: watch::Receiver<bool>) -> Result<(), 
     let connections_max = node.config.limits.http_connections_max;
     let http = tokio::spawn(crate::http::serve(http, router, connections_max, http_stopped));
     housekeeping(&node, &mut tasks);
+    tasks.spawn(reload::follow(node.clone(), reload));
 
     // An error means that nobody can ever say stop; then only a signal ends the process.
     let _ = stop.wait_for(|stop| *stop).await;

@@ -33,6 +33,8 @@ pub(super) struct Args {
 enum Command {
     /// The node on one screen
     Status,
+    /// Read certificates and configuration again, as on SIGHUP, and say what changed
+    Reload,
     /// Every region: state, sessions, homes, lag
     Regions,
     /// Every node: address, life, vote
@@ -147,6 +149,10 @@ pub(super) fn main(args: Args) -> miette::Result<()> {
 async fn order(remote: &Remote, command: Command, json: bool) -> miette::Result<String> {
     match command {
         Command::Status => show(remote.get("/admin/status").await?, json, status),
+        Command::Reload => {
+            let done: Reloaded = remote.ask("POST", "/admin/reload", None::<()>).await?;
+            show(done, json, reloaded)
+        }
         Command::Regions => {
             show(remote.get("/admin/regions").await?, json, |r: &Vec<RegionInfo>| regions(r))
         }
@@ -257,6 +263,20 @@ fn invitations(all: &[InvitationInfo]) -> String {
         })
         .collect();
     columns(&["id", "good for", "name", "uses", "expires"], &rows)
+}
+
+fn reloaded(done: &Reloaded) -> String {
+    let all = |what: &str, keys: &[String]| match keys {
+        [] => String::new(),
+        keys => format!("{what}: {}\n", keys.join(", ")),
+    };
+    let mut text = format!("{} certificates read\n", done.certificates);
+    text += &all("applied", &done.applied);
+    text += &all("needs a restart", &done.needs_restart);
+    if done.applied.is_empty() && done.needs_restart.is_empty() {
+        text += "the configuration is as it was\n";
+    }
+    text
 }
 
 fn show<T: Serialize>(
@@ -464,6 +484,7 @@ mod tests {
         check("links", "links", "peer  is").await;
         check("sessions", "sessions None 100", "session  node").await;
         check("sessions a@b --limit 3", r#"sessions Some("a@b") 3"#, "session").await;
+        check("reload", "reload", "needs a restart: http.listen").await;
         check("kick a@b/phone", "kick a@b/phone", "2 sessions ended").await;
         check("reports --limit 7", "reports 7", "alice@chat.example  mallory@example.net").await;
         check("region drain us", "region us draining", "us is draining").await;

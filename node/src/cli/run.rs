@@ -8,8 +8,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use config::Config;
+use config::reload::Source;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
+
+use crate::app::Reload;
 
 /// What a graceful stop may take beyond its deadline before the process ends itself.
 const GRACE: Duration = Duration::from_secs(2);
@@ -21,6 +24,7 @@ Examples:
   PANGAEA_LOG=info,s2s=debug pangaea run --config eu-0.toml
 
 SIGINT or SIGTERM stops the node gracefully; a second one ends it at once.
+SIGHUP has it read certificates and configuration again, as `pangaea ctl reload` does.
 `pangaea quickstart` writes configurations to start from; config/examples/ explains every key.")]
 pub(super) struct Args {
     /// The configuration, TOML
@@ -32,15 +36,16 @@ pub(super) struct Args {
 }
 
 pub(super) fn main(args: Args) -> miette::Result<()> {
-    let config = Config::load(&args.config)?;
-    super::log::start(&config.log)?;
+    let (config, source) = Source::load(&args.config)?;
+    let set_filter = super::log::start(&config.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|cause| miette::miette!("the runtime does not start: {cause}"))?;
     let done = runtime.block_on(async {
         let stop = stop_signal(args.watch_stdin)?;
-        Box::pin(until_stopped(config, stop)).await
+        let reload = Reload { source, set_filter, asked: reload_signal()? };
+        Box::pin(until_stopped(config, reload, stop)).await
     });
     // What still runs (a blocking read, a timer) does not hold the process up.
     runtime.shutdown_background();
@@ -48,7 +53,11 @@ pub(super) fn main(args: Args) -> miette::Result<()> {
 }
 
 /// The server, which drains when `stop` becomes true; if it does not end in time, it is ended.
-async fn until_stopped(config: Config, mut stop: watch::Receiver<bool>) -> miette::Result<()> {
+async fn until_stopped(
+    config: Config,
+    reload: Reload,
+    mut stop: watch::Receiver<bool>,
+) -> miette::Result<()> {
     let name = config.node_name();
     let deadline = config.node.drain_deadline;
     let too_long = {
@@ -60,14 +69,30 @@ async fn until_stopped(config: Config, mut stop: watch::Receiver<bool>) -> miett
     };
     stop.mark_unchanged();
     tokio::select! {
-        done = serve(config, stop) => done,
+        done = serve(config, reload, stop) => done,
         () = too_long => Err(miette::miette!("{name} did not stop within {deadline:?}: ended")),
     }
 }
 
 /// The node itself. The one line that joins the commands to the server.
-async fn serve(config: Config, stop: watch::Receiver<bool>) -> miette::Result<()> {
-    Box::pin(crate::app::run(config, stop)).await.map_err(|cause| miette::miette!("{cause}"))
+async fn serve(config: Config, reload: Reload, stop: watch::Receiver<bool>) -> miette::Result<()> {
+    Box::pin(crate::app::run(config, reload, stop))
+        .await
+        .map_err(|cause| miette::miette!("{cause}"))
+}
+
+/// Something for each SIGHUP, or for several that came at once.
+fn reload_signal() -> miette::Result<mpsc::Receiver<()>> {
+    let (ask, asked) = mpsc::channel(1);
+    let failed = |cause| miette::miette!("signals cannot be watched: {cause}");
+    let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            // One that waits already will see this change too.
+            let _ = ask.try_send(());
+        }
+    });
+    Ok(asked)
 }
 
 /// True once SIGINT or SIGTERM came, or standard input ended if that is watched. A second signal ends the process.

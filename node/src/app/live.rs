@@ -1,0 +1,68 @@
+//! The configuration of a running node, which may be replaced as a whole. Whoever reads a key reads the one in force: no lock, no counting,
+//! two loads more than a plain value. What was in force stays in memory, because somebody may be reading it: a node takes
+//! `VERSIONS_MAX` of them in its life, some kilobytes each, and refuses more.
+
+use std::ops::Deref;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use config::Config;
+
+/// Configurations of one life of a node.
+const VERSIONS_MAX: usize = 1_000;
+
+/// See the room.
+#[derive(Debug)]
+pub struct Live {
+    versions: Box<[OnceLock<Box<Config>>]>,
+    now: AtomicUsize,
+}
+
+impl Live {
+    /// With what the node begins with.
+    pub fn new(config: Config) -> Live {
+        let mut versions: Vec<OnceLock<Box<Config>>> = Vec::new();
+        versions.resize_with(VERSIONS_MAX, OnceLock::new);
+        let live = Live { versions: versions.into(), now: AtomicUsize::new(0) };
+        live.versions[0].get_or_init(|| Box::new(config));
+        live
+    }
+
+    /// From now on this is in force. False: there is no room for another. One at a time.
+    pub(super) fn replace(&self, config: Config) -> bool {
+        let next = self.now.load(Ordering::Acquire) + 1;
+        let set = self.versions.get(next).is_some_and(|place| place.set(Box::new(config)).is_ok());
+        if set {
+            self.now.store(next, Ordering::Release);
+        }
+        set
+    }
+}
+
+impl Deref for Live {
+    type Target = Config;
+
+    fn deref(&self) -> &Config {
+        let version = &self.versions[self.now.load(Ordering::Acquire)];
+        version.get().expect("a version is there before it is in force")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_is_in_force_and_older_ones_can_still_be_read() {
+        let text = "[node]\nregion = 'eu'\ndata_dir = 'd'\n[domains]\nglobal = 'x'\n[c2s]\ncertificate = 'c'\nkey = 'k'\n";
+        let config = Config::parse(text, "t", "/".as_ref()).expect("good");
+        let live = Live::new(config.clone());
+        let older = &live.limits;
+        let mut newer = config.clone();
+        newer.limits.roster_items_max = 7;
+        assert!(live.replace(newer));
+        assert_eq!((older.roster_items_max, live.limits.roster_items_max), (2_000, 7));
+        assert!((2..VERSIONS_MAX).all(|_| live.replace(config.clone())));
+        assert!(!live.replace(config));
+    }
+}
