@@ -76,6 +76,8 @@ pub struct Node {
     pub rosters: Rosters,
     /// Who has privacy lists.
     pub guarded: Holders,
+    /// Who has a vCard.
+    pub cards: Holders,
     /// Devices that are pushed to.
     pub pushes: Pushes,
     /// The XEPs.

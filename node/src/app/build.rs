@@ -32,6 +32,7 @@ use crate::features::archive::{self, Archive};
 use crate::features::blocking::record::PRIVACY;
 use crate::features::push::cache::Pushes;
 use crate::features::roster::cache::Rosters;
+use crate::features::vcard::home::VCARD;
 use crate::geo::Geo;
 use crate::geo::user::User;
 use crate::metrics::Metrics;
@@ -147,6 +148,7 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
         storage,
         rosters: Rosters::default(),
         guarded: Holders::new(PRIVACY),
+        cards: Holders::new(VCARD),
         pushes: Pushes::new(config.push.remembered_max, world.number()),
         features,
         services,
@@ -175,6 +177,7 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
     outbox::load(&node).await?;
     archive::load(&node).await?;
     node.guarded.load(&*node.storage).await?;
+    node.cards.load(&*node.storage).await?;
     node.pushes.registered.load(&*node.storage).await?;
     Ok(node)
 }

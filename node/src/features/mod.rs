@@ -52,6 +52,8 @@ fn list(config: &Config) -> Vec<Box<dyn Feature>> {
         // Behind the roster, which it looks at when that changes.
         Box::new(blocking::Blocking),
         Box::new(blocking::privacy::Privacy),
+        // Before presence, which tells what goes with it.
+        Box::new(vcard::VcardFeature::default()),
         Box::new(presence::PresenceFeature),
         Box::new(invisible::Invisible),
         Box::new(carbons::Carbons),
@@ -59,7 +61,6 @@ fn list(config: &Config) -> Vec<Box<dyn Feature>> {
         Box::new(csi::ClientState),
         Box::new(offline::OfflineFeature),
         Box::new(bind::Bind),
-        Box::new(vcard::VcardFeature::default()),
         Box::new(private::PrivateFeature),
         Box::new(ping::Ping),
         Box::new(push::Push),

@@ -2,6 +2,7 @@
 //! The session task owns everything else. A row of the session table points here.
 
 mod newer;
+mod photo;
 mod watch;
 
 use std::net::SocketAddr;
@@ -52,6 +53,8 @@ pub struct Seat {
     client: OnceLock<(Box<str>, bool)>,
     /// Devices of its account are registered for pushes.
     pushes: AtomicBool,
+    /// Its account has a card.
+    carded: AtomicBool,
     /// See [`Seat::lost_ms`].
     lost_ms: AtomicU64,
     priority: AtomicI8,
@@ -74,6 +77,8 @@ pub struct Seat {
 #[derive(Debug, Default)]
 struct Shown {
     last: Option<Stanza>,
+    /// See `photo`.
+    photo: Option<Arc<str>>,
     directed: Vec<Jid>,
 }
 
@@ -138,6 +143,8 @@ pub enum Control {
     Close(StreamError),
     /// The coarse timer fired: look at your deadlines.
     Tick,
+    /// What goes with the client's presence is another: it is sent again.
+    SayAgain,
     /// Of what the client has sent, more is handled: read on if you had stopped, and tell it if it has asked (XEP-0198 `h`).
     Handled {
         /// It has asked.
@@ -164,7 +171,9 @@ impl Weight for Item {
             },
             // A handed-over session takes its mailbox along; how much is handled is said behind the errors that belong to it.
             Item::Control(Control::Close(_) | Control::Resume(_)) => Class::Order,
-            Item::Control(Control::Handled { .. } | Control::Tick) => Class::Control,
+            Item::Control(Control::Handled { .. } | Control::Tick | Control::SayAgain) => {
+                Class::Control
+            }
         }
     }
 }
@@ -190,6 +199,7 @@ impl Seat {
             flags: AtomicU8::new(0),
             client: OnceLock::new(),
             pushes: AtomicBool::new(false),
+            carded: AtomicBool::new(false),
             lost_ms: AtomicU64::new(0),
             priority: AtomicI8::new(-1),
             took_at: AtomicI8::new(0),

@@ -368,6 +368,7 @@ pub(super) async fn hibernate(
         }
         let mut over = false;
         let mut taken = None;
+        let mut again = false;
         for item in mail.drain(..) {
             match item {
                 Item::Stanza(delivery) => {
@@ -376,8 +377,12 @@ pub(super) async fn hibernate(
                 }
                 Item::Control(Control::Resume(reply)) => taken = Some(reply),
                 Item::Control(Control::Close(_)) => over = true,
+                Item::Control(Control::SayAgain) => again = true,
                 Item::Control(Control::Tick | Control::Handled { .. }) => {}
             }
+        }
+        if again {
+            over |= super::stanza::say_again(node, &seat).await.is_some();
         }
         if over {
             break Some(session);

@@ -48,6 +48,18 @@ impl Session {
     }
 }
 
+/// The client's last presence, as if it had sent that again: what the server adds to it is another.
+pub(super) async fn say_again(node: &Arc<Node>, seat: &Arc<Seat>) -> Option<StreamError> {
+    let presence = seat.presence()?;
+    let mut ctx = Ctx::new(node, Some(seat));
+    let flow = handle(&mut ctx, presence);
+    let close = router::perform(node, Some(seat), std::mem::take(&mut ctx.actions));
+    match flow {
+        Flow::Later(later) => close.or(router::perform(node, Some(seat), later.await)),
+        _ => close,
+    }
+}
+
 /// One stamped stanza: the outbound features, then the router, which takes the receipt of a message along.
 pub(super) fn handle(ctx: &mut Ctx<'_>, mut stanza: Stanza) -> Flow {
     // The first rule there is (XEP-0016 §2.2 rule 4).

@@ -329,6 +329,7 @@ impl Session {
         let mut stanzas = 0;
         let mut close = None;
         let mut resume = None;
+        let mut again = false;
         for item in mail.drain(..) {
             match item {
                 Item::Stanza(delivery) => {
@@ -350,8 +351,12 @@ impl Session {
                     }
                 }
                 Item::Control(Control::Tick) => {}
+                Item::Control(Control::SayAgain) => again = true,
                 Item::Control(Control::Close(error)) => close = Some(Close::Error(error)),
             }
+        }
+        if again && close.is_none() {
+            close = super::stanza::say_again(&self.node, &self.seat).await.map(Close::Error);
         }
         if close.is_none()
             && let Some(reply) = resume

@@ -5,25 +5,27 @@
 //! Read from the local replica. Where the home is elsewhere it is looked at first, so that a card is not older than what its reader has
 //! heard of it; the session does not wait for that.
 //!
-//! What clients make of it in presence (XEP-0153) passes as they send it.
+//! The hash of its photo goes with the presence of the account's resources (XEP-0153, `photo`).
 //! Left out: search, conversion to and from PEP (XEP-0398).
 
 pub mod home;
+mod photo;
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
 
+use replication::durable_log::Change;
 use tokio::sync::Semaphore;
 use xmpp::jid::BareJid;
 use xmpp::ns;
 use xmpp::stanza::error::StanzaError;
-use xmpp::stanza::{Stanza, Type};
+use xmpp::stanza::{Kind, Stanza, Type};
 use xmpp::xml::element::Element;
 
 use self::home::{Answer, OP, Request, VCARD};
 use crate::app::Node;
-use crate::feature::{Action, Ctx, Disco, Feature, Flow, Interests, Iq, Target};
+use crate::feature::{Action, Ctx, Disco, Feature, Flow, Interests, Iq, SessionEvent, Target};
 use crate::homes::look::look;
 use crate::router;
 
@@ -47,12 +49,44 @@ impl Feature for VcardFeature {
     }
 
     fn interests(&self) -> Interests {
-        Interests { iq: &[ns::VCARD], ..Interests::default() }
+        Interests {
+            iq: &[ns::VCARD],
+            outbound_presence: true,
+            session: true,
+            changes: &[VCARD],
+            ..Interests::default()
+        }
     }
 
     fn disco(&self, disco: &mut Disco) {
         disco.server.push(ns::VCARD);
         disco.account.push(ns::VCARD);
+    }
+
+    fn outbound(&self, ctx: &mut Ctx<'_>, stanza: &mut Stanza) -> Flow {
+        if stanza.kind() == Kind::Presence
+            && stanza.type_() == Type::Available
+            && let Some(photo) = ctx.seat.and_then(|seat| seat.photo())
+        {
+            *stanza = photo::said(stanza, &photo);
+        }
+        Flow::Next
+    }
+
+    fn session(&self, ctx: &mut Ctx<'_>, event: SessionEvent) -> Flow {
+        match (event, ctx.seat.cloned()) {
+            // Who makes a card from now on has a change come by.
+            (SessionEvent::Bound, Some(seat)) if ctx.node.cards.may_have(seat.bare.as_str()) => {
+                Flow::Later(Box::pin(photo::load(ctx.node.clone(), seat)))
+            }
+            _ => Flow::Next,
+        }
+    }
+
+    fn changed(&self, ctx: &mut Ctx<'_>, change: &Change, _snapshot: bool) -> Flow {
+        ctx.node.cards.apply(change);
+        photo::changed(ctx.node, change);
+        Flow::Next
     }
 
     fn iq(&self, ctx: &mut Ctx<'_>, iq: &Iq) -> Flow {
