@@ -79,6 +79,8 @@ struct Shown {
     last: Option<Stanza>,
     /// See `photo`.
     photo: Option<Arc<str>>,
+    /// A [`Control::SayAgain`] is on its way.
+    again: bool,
     directed: Vec<Jid>,
 }
 

@@ -50,7 +50,7 @@ impl Session {
 
 /// The client's last presence, as if it had sent that again: what the server adds to it is another.
 pub(super) async fn say_again(node: &Arc<Node>, seat: &Arc<Seat>) -> Option<StreamError> {
-    let presence = seat.presence()?;
+    let presence = seat.asked_again()?;
     let mut ctx = Ctx::new(node, Some(seat));
     let flow = handle(&mut ctx, presence);
     let close = router::perform(node, Some(seat), std::mem::take(&mut ctx.actions));

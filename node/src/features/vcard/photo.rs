@@ -18,7 +18,7 @@ use super::home::VCARD;
 use crate::app::Node;
 use crate::feature::Action;
 use crate::router::perform::seats_of;
-use crate::session::{Control, Item, Seat};
+use crate::session::Seat;
 
 /// Presence that says so (§3.1).
 pub(super) fn said(presence: &Stanza, photo: &str) -> Stanza {
@@ -76,8 +76,7 @@ pub(super) fn changed(node: &Arc<Node>, change: &Change) {
     };
     for seat in seats {
         if seat.set_photo(photo.clone()) && seat.is_shown() {
-            // A session that is over has nothing to say.
-            let _ = seat.mailbox.push(Item::Control(Control::SayAgain));
+            seat.ask_again();
         }
     }
 }
@@ -85,6 +84,8 @@ pub(super) fn changed(node: &Arc<Node>, change: &Change) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::session::{Control, Item};
+    use crate::testing::House;
 
     #[test]
     fn the_hash_is_that_of_the_picture_however_it_is_wrapped() {
@@ -101,6 +102,33 @@ mod tests {
         ] {
             assert_eq!(&*card(inner), expected, "{inner}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_session_that_takes_nothing_is_asked_once() {
+        let house = House::new().await;
+        let [romeo] = house.accounts(["romeo"]).await;
+        let seat = house.available("romeo/orchard", 0).await;
+        drop(seat.mailbox.drain());
+        let again = || {
+            let mail = seat.mailbox.drain();
+            mail.iter().filter(|item| matches!(item, Item::Control(Control::SayAgain))).count()
+        };
+        let change = |picture: &str| {
+            let card = format!(
+                "<vCard xmlns='vcard-temp'><PHOTO><BINVAL>{picture}</BINVAL></PHOTO></vCard>"
+            );
+            let (owner, key) = (romeo.as_str().to_owned(), String::new());
+            let put = Change::Put { store: VCARD.into(), owner, key, value: card.into() };
+            changed(&house.node, &put);
+        };
+        ["aaaa", "bbbb", "cccc"].into_iter().for_each(change);
+        assert_eq!(again(), 1);
+        change("cccc");
+        assert_eq!(again(), 0, "the same");
+        assert!(seat.asked_again().is_some());
+        change("dddd");
+        assert_eq!(again(), 1);
     }
 
     #[test]

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::Seat;
+use xmpp::stanza::Stanza;
+
+use super::{Control, Item, Seat};
 
 impl Seat {
     /// The hash of its photo, empty if the card has none; `None`: there is no card. One load where there is none.
@@ -20,5 +22,21 @@ impl Seat {
         self.carded.store(photo.is_some(), Ordering::Release);
         let old = std::mem::replace(&mut shown.photo, photo);
         old != shown.photo
+    }
+
+    /// Has the session say its presence again: once, however often it is another until that is done, for one that takes nothing must not
+    /// gather any number of these.
+    pub fn ask_again(&self) {
+        if !std::mem::replace(&mut self.presence.lock().again, true) {
+            // A session that is over has nothing to say.
+            let _ = self.mailbox.push(Item::Control(Control::SayAgain));
+        }
+    }
+
+    /// What it says again; who asks from now on is not forgotten.
+    pub fn asked_again(&self) -> Option<Stanza> {
+        let mut shown = self.presence.lock();
+        shown.again = false;
+        shown.last.clone()
     }
 }
