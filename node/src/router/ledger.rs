@@ -175,6 +175,22 @@ impl Ledger {
         if entry.is_held() { LetGo::NotLast } else { LetGo::Last }
     }
 
+    /// A session that has it has moved: from there (which has it no more if it `leaves`, and still has it for others if not), to there.
+    pub fn moves(&self, order: u64, from: Holder, to: Holder, leaves: bool) {
+        let mut inner = self.inner.lock();
+        let Some(entry) = inner.entries.get_mut(&order) else { return };
+        match from {
+            Holder::Here => entry.here = entry.here.saturating_sub(1),
+            Holder::There(node) if leaves => entry.there.retain(|known| *known != node),
+            Holder::There(_) => {}
+        }
+        match to {
+            Holder::Here => entry.here = entry.here.saturating_add(1),
+            Holder::There(node) if entry.there.contains(&node) => {}
+            Holder::There(node) => entry.there.push(node),
+        }
+    }
+
     /// That node is gone with all it held: what nobody else has, oldest first, with the time (wall clock, ms) it was accepted.
     pub fn node_gone(&self, node: NodeIx) -> Vec<(u64, u64, Stanza)> {
         let mut inner = self.inner.lock();
