@@ -95,6 +95,10 @@ pub struct Metrics {
     pub hibernating: Gauge,
     /// Sessions resumed (XEP-0198).
     pub resumed: Counter,
+    /// Sessions that have come from another node.
+    pub moved_here: Counter,
+    /// Sessions that have gone to another node.
+    pub moved_away: Counter,
     /// Successful logins.
     pub auth_ok: Counter,
     /// Refused logins.
@@ -205,6 +209,8 @@ impl Metrics {
             sessions: gauge(r, "sessions", "Bound sessions, resumable ones included"),
             hibernating: gauge(r, "sessions_hibernating", "Sessions that wait to be resumed"),
             resumed: counter(r, "sessions_resumed", "Sessions resumed"),
+            moved_here: counter(r, "sessions_moved_here", "Sessions that came from another node"),
+            moved_away: counter(r, "sessions_moved_away", "Sessions that went to another node"),
             auth_ok: result("ok"),
             auth_failed: result("failed"),
             registered: counter(r, "accounts_registered", "Accounts made by registration"),

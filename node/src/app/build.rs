@@ -41,6 +41,7 @@ use crate::outbox::{self, Recovery};
 use crate::router::{Domains, Ledger};
 use crate::service::Services;
 use crate::session::Resumable;
+use crate::session::moving::Moving;
 use crate::storage::holders::Holders;
 use crate::storage::{self, Storage};
 use crate::transport::TlsAcceptor;
@@ -158,6 +159,7 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
         second: Second::default(),
         outbox_writer: tokio::sync::Mutex::new(()),
         resumable: Resumable::default(),
+        moving: Moving::default(),
         authenticator,
         throttle: Throttle::new(),
         tls,
@@ -171,6 +173,7 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
         started: Instant::now(),
         stop: watch::Sender::new(false),
         filing: std::sync::atomic::AtomicUsize::new(0),
+        leaving: std::sync::atomic::AtomicBool::new(false),
         config: Live::new(config),
     });
     late.set(&node);

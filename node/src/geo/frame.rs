@@ -50,6 +50,9 @@ pub const PRESENCE: FrameKind = FrameKind(0x1f);
 /// Whom the sender reaches, as a datagram: `Vec<String>` of node names.
 pub const REACH: FrameKind = FrameKind(0x22);
 
+/// A session that moves between two nodes: `session::moving::Word`.
+pub const MOVE: FrameKind = FrameKind(0x30);
+
 /// Head of a [`STANZA`] and of a [`RETURN`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct StanzaHead {
@@ -204,12 +207,14 @@ pub struct PresenceProbe {
 }
 
 /// A carbon for the resources of an account on the receiving node.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct CarbonCopy {
     /// Whose.
     pub account: BareJid,
     /// Not for this one, which sent or received it; `None`: for those that take no messages of the account (RFC 6121 §8.5.2.1.1).
     pub except: Option<FullJid>,
+    /// For this one alone, which has just moved to the receiving node.
+    pub only: Option<FullJid>,
     /// Sent or received.
     pub sent: bool,
     /// The original.

@@ -21,7 +21,7 @@ use crate::app::Node;
 use crate::features::blocking;
 use crate::router::road::Road;
 use crate::router::{self, Holder, LetGo, Routed, perform};
-use crate::session::{Delivery, Owed, Seat};
+use crate::session::{Delivery, Owed, Seat, moving};
 
 /// A message that comes back after so long says when it was sent (XEP-0203).
 const LATE_MS: u64 = 1_000;
@@ -129,6 +129,7 @@ impl LinkUser for User {
 fn anew(node: &Arc<Node>, peer: &Peer, unacked: Vec<(u64, FrameKind, Bytes)>) {
     node.geo.route.fresh(peer.ix);
     node.geo.calls.restarted(peer.ix);
+    node.moving.node_gone(peer.ix);
     let (removed, mut reopen) = node.directory.remove_rows(peer.ix, |_| true);
     let mut back: Vec<Routed> = Vec::new();
     for (order, accepted_ms, stanza) in node.ledger.node_gone(peer.ix) {
@@ -210,18 +211,18 @@ fn take(node: &Arc<Node>, peer: &Peer, kind: FrameKind, body: Bytes) {
             if let Some((generation, to, bytes)) = frame::read_presence(body)
                 && let Ok(stanza) = Stanza::parse(bytes)
             {
-                presence::answered(
-                    node,
-                    &Presence { stanza, generation, node: Some(peer.ix), withdrawn: false },
-                    &to,
-                );
+                let presence =
+                    Presence { stanza, generation, node: Some(peer.ix), withdrawn: false };
+                presence::answered(node, &presence, &to);
+                moving::presence_came(node, to.bare_str(), &presence);
             }
         }
         frame::CARBON => {
             let Some(copy) = value::<CarbonCopy>(&peer.id, kind, &body) else { return };
-            if let Ok(forwarded) = Stanza::parse(copy.forwarded.into()) {
-                let except = copy.except.as_ref();
-                perform::local_carbons(node, &copy.account, except, copy.sent, &forwarded);
+            if let Ok(forwarded) = Stanza::parse(copy.forwarded.clone().into()) {
+                let whom = (copy.except.as_ref(), copy.only.as_ref());
+                perform::local_carbons(node, &copy.account, whom, copy.sent, &forwarded);
+                moving::carbon_came(node, &copy);
             }
         }
         frame::REPRESENT => light::represent(node, peer.ix),
@@ -274,6 +275,11 @@ fn take(node: &Arc<Node>, peer: &Peer, kind: FrameKind, body: Bytes) {
             }
         }
         frame::GIVEN_UP => node.geo.calls.taken_back(peer.ix, frame::read_orders(&body)),
+        frame::MOVE => {
+            if let Some(word) = value::<moving::Word>(&peer.id, kind, &body) {
+                moving::heard(node, peer, word);
+            }
+        }
         frame::DURABLE => node.homes.shipped(&peer.id.region, body),
         _ => {
             tracing::warn!(peer = %peer.id, ?kind, "an unknown frame: a newer version at the other side?")
@@ -406,6 +412,7 @@ fn multicast(node: &Arc<Node>, peer: &Peer, kind: FrameKind, body: Bytes) {
         let Ok(account) = std::str::from_utf8(&account) else { continue };
         if kind != frame::GRANT {
             presence::local_presence(node, account, &presence);
+            moving::presence_came(node, account, &presence);
         } else if let Ok(account) = BareJid::parse(account) {
             presence::granted_here(node, &presence, &account);
         }
