@@ -2,6 +2,7 @@
 //! `Node` is what everything on the stanza path shares; `run` builds it, starts it, waits for the stop and drains it.
 
 mod build;
+pub mod drain;
 mod heirs;
 mod inviting;
 mod live;
@@ -14,7 +15,7 @@ mod wires;
 mod world;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use config::canary::{Canary, sings};
 use global_distrib::{Directory, Place, RouteEntry, Row, Shows};
@@ -31,6 +32,7 @@ use xmpp::stream::features::limits;
 use xmpp::stream::negotiate::{Inline, Offer, TlsPolicy};
 
 pub use self::build::{Parts, asks_for_certificates, assemble, start_links};
+pub use self::drain::Drain;
 pub use self::live::Live;
 pub use self::operator::operator;
 pub use self::reload::{Reload, Reloading, SetFilter};
@@ -51,7 +53,7 @@ use crate::router::{Domains, Ledger, Routed, perform};
 use crate::service::Services;
 use crate::session::mailbox::{Mailbox, MailboxLimits};
 use crate::session::moving::Moving;
-use crate::session::{self, Item, Resumable, Seat};
+use crate::session::{self, Item, Resumable, Seat, Turnstile};
 use crate::storage::Storage;
 use crate::storage::holders::Holders;
 use crate::transport::TlsAcceptor;
@@ -100,6 +102,10 @@ pub struct Node {
     pub resumable: Resumable,
     /// Sessions on their way from node to node.
     pub moving: Moving,
+    /// Whether it is being emptied.
+    pub drain: Drain,
+    /// How many sessions begin in a second.
+    pub turnstile: Arc<Turnstile>,
     /// Who may sign in.
     pub authenticator: Chain,
     /// Who tried too often.
@@ -118,8 +124,6 @@ pub struct Node {
     clock: Mutex<HybridClock>,
     started: Instant,
     stop: watch::Sender<bool>,
-    /// It is being emptied.
-    leaving: AtomicBool,
     /// Batches on the way to the home of somebody who is away.
     filing: AtomicUsize,
 }
@@ -359,7 +363,7 @@ impl Node {
 
     /// Whether the node is being emptied: it takes no new sessions.
     pub fn is_leaving(&self) -> bool {
-        self.leaving.load(Ordering::Acquire)
+        self.drain.is_on()
     }
 
     /// Resolves when the node is told to stop.

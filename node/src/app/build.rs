@@ -24,7 +24,7 @@ use xmpp::sasl::Secret;
 use super::run::RunError;
 use super::wires::{self, Late, RaftWire};
 use super::world::{World, wall_ms};
-use super::{Live, Node, Offers, Reloading};
+use super::{Drain, Live, Node, Offers, Reloading};
 use crate::auth::stored::AtHome;
 use crate::auth::{Chain, Internal, Stored, Throttle, sources};
 use crate::features::Features;
@@ -160,6 +160,8 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
         outbox_writer: tokio::sync::Mutex::new(()),
         resumable: Resumable::default(),
         moving: Moving::default(),
+        drain: Drain::default(),
+        turnstile: Arc::default(),
         authenticator,
         throttle: Throttle::new(),
         tls,
@@ -173,7 +175,6 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
         started: Instant::now(),
         stop: watch::Sender::new(false),
         filing: std::sync::atomic::AtomicUsize::new(0),
-        leaving: std::sync::atomic::AtomicBool::new(false),
         config: Live::new(config),
     });
     late.set(&node);

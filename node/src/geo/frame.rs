@@ -56,6 +56,8 @@ pub const SCRIBE: FrameKind = FrameKind(0x30);
 pub const FEED: FrameKind = FrameKind(0x31);
 /// A session that moves between two nodes: `session::moving::Word`.
 pub const MOVE: FrameKind = FrameKind(0x40);
+/// What an operator says to the receiver, through the sender: [`Call`], answered by a [`Reply`].
+pub const ORDER: FrameKind = FrameKind(0x41);
 
 /// Head of a [`STANZA`] and of a [`RETURN`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]

@@ -17,7 +17,7 @@ use xmpp::stanza::Stanza;
 use super::frame::{self, Call, CarbonCopy, PresenceProbe, Reply, StanzaHead};
 use super::presence::{self, Presence};
 use super::{Peer, light};
-use crate::app::{Node, scribe};
+use crate::app::{Node, drain, scribe};
 use crate::features::blocking;
 use crate::router::road::Road;
 use crate::router::{self, Holder, LetGo, Routed, perform};
@@ -59,6 +59,7 @@ impl LinkUser for User {
         self.with(id, |node, peer| {
             tracing::warn!(peer = %id, "link is down");
             node.geo.health.lock().down(peer.ix, node.now_ms());
+            node.moving.node_silent(peer.ix);
         });
     }
 
@@ -273,6 +274,13 @@ fn take(node: &Arc<Node>, peer: &Peer, kind: FrameKind, body: Bytes) {
                     tracing::warn!(peer = %link.peer(), "no room for an answer; the asker's deadline will pass");
                 }
             });
+        }
+        frame::ORDER => {
+            let Some(call) = value::<Call>(&peer.id, kind, &body) else { return };
+            if !node.geo.calls.is_taken_back(peer.ix, call.id) {
+                let reply = Reply { id: call.id, body: drain::obey_bytes(node, &call.body) };
+                node.geo.send_value(peer.ix, frame::REPLY, &reply);
+            }
         }
         frame::REPLY => {
             if let Some(reply) = value::<Reply>(&peer.id, kind, &body) {

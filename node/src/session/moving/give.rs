@@ -199,8 +199,8 @@ fn send(node: &Node, to: NodeIx, call: Call, bytes: &[u8]) -> bool {
     true
 }
 
-/// It was not taken: it sleeps here as long as it may.
-fn sleep_on(node: &Arc<Node>, session: Handover) {
+/// A session that was taken out of its task and goes nowhere: it sleeps here as long as it may.
+pub fn sleep_on(node: &Arc<Node>, session: Handover) {
     let deadline = Instant::now() + remaining(node, &session);
     let node = node.clone();
     tokio::spawn(async move { end::sleep(&node, session, deadline).await });
@@ -229,6 +229,7 @@ async fn left(node: &Arc<Node>, to: NodeIx, session: Handover, leaves: &[bool]) 
     road.finish();
     node.metrics.sessions.dec();
     node.metrics.moved_away.inc();
+    node.drain.count_moved();
     for stanza in late {
         say(node, to, &Word::Late { to: seat.full.clone(), stanza });
     }

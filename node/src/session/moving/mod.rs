@@ -10,6 +10,8 @@ mod capsule;
 mod give;
 mod protocol;
 mod take;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,7 +26,7 @@ use xmpp::stanza::{Stanza, Type};
 use self::capsule::Call;
 pub(super) use self::capsule::Why;
 pub use self::capsule::Word;
-pub use self::give::push;
+pub use self::give::{push, sleep_on as sleep};
 use self::protocol::Answer;
 pub(super) use self::take::fetch;
 use crate::app::Node;
@@ -60,6 +62,8 @@ enum Given {
     Refused(Why),
     /// The other node's life is over.
     Over,
+    /// It cannot be reached now.
+    Silent,
 }
 
 #[derive(Debug)]
@@ -81,15 +85,7 @@ impl Moving {
 
     /// That node lives another life, or counts as dead: what was agreed on with it is void.
     pub fn node_gone(&self, node: NodeIx) {
-        let asked: Vec<Asked> = {
-            let mut all = self.asked.lock();
-            let gone: Vec<u64> =
-                all.iter().filter(|(_, one)| one.of == node).map(|(call, _)| *call).collect();
-            gone.into_iter().filter_map(|call| all.remove(&call)).collect()
-        };
-        for one in asked {
-            let _ = one.answer.send(Given::Over); // It may have given up.
-        }
+        self.give_up(node, || Given::Over);
         self.pushed.lock().retain(|(from, _), _| *from != node);
         let offered: Vec<_> = {
             let mut all = self.offered.lock();
@@ -99,8 +95,26 @@ impl Moving {
         for one in offered {
             let _ = one.send(Answer::Over);
         }
-        self.forwards.lock().retain(|forward| forward.to != node);
-        self.forwards_count.store(self.forwards.lock().len(), Ordering::Release);
+        let mut forwards = self.forwards.lock();
+        forwards.retain(|forward| forward.to != node);
+        self.forwards_count.store(forwards.len(), Ordering::Release);
+    }
+
+    /// There is no line to that node now: who waits for a session of its does not wait any longer. If it comes after all it is declined.
+    pub fn node_silent(&self, node: NodeIx) {
+        self.give_up(node, || Given::Silent);
+    }
+
+    fn give_up(&self, node: NodeIx, word: impl Fn() -> Given) {
+        let asked: Vec<Asked> = {
+            let mut all = self.asked.lock();
+            let gone: Vec<u64> =
+                all.iter().filter(|(_, one)| one.of == node).map(|(call, _)| *call).collect();
+            gone.into_iter().filter_map(|call| all.remove(&call)).collect()
+        };
+        for one in asked {
+            let _ = one.answer.send(word()); // Nobody may wait for it any more.
+        }
     }
 
     /// Forgets the forwards of which everybody knows. Once a second.
@@ -114,7 +128,8 @@ impl Moving {
     }
 
     /// Capsules of this node's that wait for an answer.
-    pub fn offers(&self) -> usize {
+    #[cfg(test)]
+    fn offers(&self) -> usize {
         self.offered.lock().len()
     }
 

@@ -54,7 +54,7 @@ pub(in crate::session) async fn fetch(
             Some(Given::Refused(why @ Why::TooHigh { .. })) => return Err(why),
             Some(Given::Refused(Why::Moving)) => moves = true,
             Some(Given::Refused(Why::NotFound { h })) => known = known.or(h),
-            Some(Given::Over) | None => {}
+            Some(Given::Over | Given::Silent) | None => {}
         }
     }
     Err(if moves { Why::Moving } else { Why::NotFound { h: known } })
@@ -104,7 +104,7 @@ async fn ask(
         Some(Given::Capsule(_)) => Heard::Capsule,
         Some(Given::Refused(_)) => Heard::Refused,
         Some(Given::Over) => Heard::Over,
-        None => Heard::Deadline,
+        Some(Given::Silent) | None => Heard::Deadline,
     };
     tracing::debug!(%account, node = ?node.geo.nodes.name(of), state = ?Taker::Asked.hears(word).0, "asked for a session");
     (call, given)
