@@ -88,13 +88,23 @@ impl Rosters {
                     *slot = Slot::Ready(roster.clone().into());
                     drop(entry);
                     if self.slots.len() > CACHED_MAX {
-                        self.slots.retain_sync(|account, slot| {
-                            slot.is_loading() || is_here(node, account)
-                        });
+                        self.make_room(node);
                     }
                     return Ok(roster);
                 }
             }
+        }
+    }
+
+    /// Drops what nobody here needs. Rows are not read under a lock of ours: rosters are asked under theirs.
+    fn make_room(&self, node: &Node) {
+        let mut held = Vec::new();
+        self.slots.iter_sync(|account, slot| {
+            held.extend((!slot.is_loading()).then(|| account.clone()));
+            true
+        });
+        for account in held.into_iter().filter(|account| !is_here(node, account)) {
+            self.evict(&account);
         }
     }
 
