@@ -3,7 +3,6 @@
 //! is out of date, and drops it: presence of a full JID has one writer, the session with the newest generation.
 //! Called by features' actions, `light`, `user`. RFC 6121 §4; docs/decisions/0005.
 
-use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -36,29 +35,27 @@ impl Presence {
     /// Of no session in particular: it is to be delivered as it is.
     pub const ALWAYS: Hlc = Hlc(u64::MAX);
 
-    /// Whether the rows say that something newer is true: for `unavailable`, that this session or a newer one is there; for anything else,
-    /// that a newer one has taken its place.
+    /// Whether the rows say otherwise. They are always ahead: a node tells of a row before it tells what that session shows (see `route`), and a
+    /// full JID has one row here at most. So what a session shows is out of date when the row is not its own; and its end is when there is a row
+    /// that shows itself, be its generation newer or (made by a clock that is behind) older: whoever comes out from under a session that has
+    /// ended is asked for (`light::brought_out`), and whoever never was under it is seen already.
     fn is_stale(&self, node: &Node) -> bool {
         let Some(from) = self.stanza.from() else { return false };
         if self.generation == Self::ALWAYS {
             return false;
         }
-        let gone = self.stanza.type_() == Type::Unavailable && !self.withdrawn;
+        let gone = self.stanza.type_() == Type::Unavailable;
         let stale = node.directory.read(from.bare_str(), |rows| {
-            let of_it = rows.iter().filter(|row| row.full.as_str() == from.as_str());
-            if gone {
-                let mut newer = of_it.filter(|row| row.generation >= self.generation);
-                newer.any(|row| row.available && row.lit && !row.hidden)
-            } else {
-                let mut of_it = of_it.into_iter();
-                of_it.any(|row| match row.generation.cmp(&self.generation) {
-                    Ordering::Less => false,
-                    Ordering::Equal => row.there() != self.node,
-                    Ordering::Greater => true,
-                })
+            let row = rows.iter().find(|row| row.full.as_str() == from.as_str());
+            match row {
+                // The session may be gone, and the contact is still to hear that it sees it no longer.
+                _ if self.withdrawn => row.is_some_and(|row| row.generation > self.generation),
+                Some(row) if gone => row.available && row.lit && !row.hidden,
+                Some(row) => row.generation != self.generation || row.there() != self.node,
+                None => !gone,
             }
         });
-        stale.unwrap_or(false)
+        stale.unwrap_or(!gone)
     }
 
     /// Notes that the contact sees it, while a subscription is ending.
