@@ -14,6 +14,7 @@ use crate::feature::{Action, Ctx};
 use crate::features::presence::relation;
 use crate::geo::presence::parted;
 use crate::router;
+use crate::router::perform::{seats_of, to_seat};
 
 /// Tells sessions here what is other than `before`. `now` is what is held.
 pub fn tell(node: &Arc<Node>, account: &BareJid, before: &Roster, now: &Roster) {
@@ -26,19 +27,25 @@ pub fn tell(node: &Arc<Node>, account: &BareJid, before: &Roster, now: &Roster) 
         node.geo.partings.begin(account, contact);
         relation::withdrawn(&mut ctx, account, contact);
     }
+    // Should the changes themselves come behind the copy, a request is seen twice, which says nothing new.
     let requests =
         requests(before, now).map(|request| Action::ToAvailable(account.clone(), request));
     ctx.actions.extend(requests);
+    router::perform(node, None, std::mem::take(&mut ctx.actions));
+    let pushes = pushes(account, before, now);
+    for seat in seats_of(node, account.as_str()) {
+        let pushes = pushes.iter().map(|push| push.with_to(seat.address()));
+        seat.push_copied(now.version, pushes, |push| to_seat(node, &seat, push));
+    }
+}
+
+fn pushes(account: &BareJid, before: &Roster, now: &Roster) -> Vec<Stanza> {
     let mut items = items(before, now);
     let last = items.pop();
     // A client that has got some of them and no more asks again by what they say: not as if it had them all.
     let versions = items.into_iter().map(|item| (before.version, item));
-    for (version, item) in versions.chain(last.map(|item| (now.version, item))) {
-        let push = super::push_of(account, version, item);
-        let (account, version) = (account.clone(), now.version);
-        ctx.actions.push(Action::ToInterested { account, version, push });
-    }
-    router::perform(node, None, std::mem::take(&mut ctx.actions));
+    let versions = versions.chain(last.map(|item| (now.version, item)));
+    versions.map(|(version, item)| super::push_of(account, version, item)).collect()
 }
 
 /// What a client is to be pushed that has the one and is to have the other.
@@ -138,5 +145,8 @@ mod tests {
         }
         assert_eq!(seen.matches("jabber:iq:roster").count(), 1, "{seen}");
         assert!(seen.contains("jid='juliet@chat.example' subscription='remove'"), "{seen}");
+        // What made it so comes by itself after all.
+        let roster = house.node.rosters.load(&house.node, &bare("romeo")).await.expect("read");
+        romeo.push_roster(roster.version, || unreachable!("it has that"), |_| ());
     }
 }
