@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use config::canary::{Canary, sings};
 use global_distrib::{Directory, Place, RouteEntry, Row, Shows};
 use parking_lot::{Mutex, RwLock};
-use replication::metadata::Metadata;
+use replication::metadata::{Metadata, NodeRecord};
 use replication::{Hlc, HybridClock};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -47,6 +47,7 @@ use crate::homes::Homes;
 use crate::metrics::Metrics;
 use crate::outbox::Recovery;
 use crate::outbox::second::Second;
+use crate::registry::Registry;
 use crate::router::{Domains, Ledger, Routed, perform};
 use crate::service::Services;
 use crate::session::mailbox::{Mailbox, MailboxLimits};
@@ -73,6 +74,8 @@ pub struct Node {
     pub homes: Homes,
     /// The local replica.
     pub storage: Arc<dyn Storage>,
+    /// The region's nodes and sessions, in its Redis.
+    pub registry: Registry,
     /// Rosters of the accounts connected here.
     pub rosters: Rosters,
     /// Who has privacy lists.
@@ -177,6 +180,19 @@ impl Offers {
 }
 
 impl Node {
+    /// What this life of the node says of itself, to metadata and to the registry.
+    pub fn record(&self) -> NodeRecord {
+        NodeRecord {
+            region: self.geo.me.region.to_string(),
+            node: self.geo.me.node,
+            raft_id: self.config.metadata.raft_id,
+            address: self.config.s2s.advertised().unwrap_or_default(),
+            fingerprint: self.fingerprint.clone(),
+            voter: self.config.metadata.voter,
+            incarnation: self.incarnation,
+        }
+    }
+
     /// Milliseconds since this node started: monotonic, for deadlines.
     pub fn now_ms(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)

@@ -81,6 +81,7 @@ fn take(node: &Node) -> Result<Reloaded, String> {
             return Err("it has changed too often in the life of this node: start it again".into());
         }
         node.offer_again();
+        node.registry.reloaded();
     }
     *source = in_force;
     Ok(Reloaded { applied, needs_restart, certificates })
