@@ -259,10 +259,8 @@ fn to_available(node: &Arc<Node>, account: &str, stanza: &Stanza) {
     node.directory.read(account, |rows| {
         let mut addressed: Option<Stanza> = None;
         for seat in rows.iter().filter(|row| row.available).filter_map(Row::here) {
-            let stanza = addressed.get_or_insert_with(|| match BareJid::parse(account) {
-                Ok(account) => stanza.with_to(&Jid::from(account)),
-                Err(_) => stanza.clone(),
-            });
+            // The account's name, as the seat has it: prepared.
+            let stanza = addressed.get_or_insert_with(|| stanza.with_to(&Jid::from(&seat.bare)));
             let own = stanza.from().is_some_and(|from| *from == *seat.full.as_str());
             // A resource's own unavailable presence does not come back to it: it is leaving.
             let leaves = own && stanza.type_() == Type::Unavailable;
