@@ -78,6 +78,8 @@ pub struct Node {
     pub guarded: Holders,
     /// Who has a vCard.
     pub cards: Holders,
+    /// Who ever had messages filed.
+    pub filed: Holders,
     /// Devices that are pushed to.
     pub pushes: Pushes,
     /// The XEPs.

@@ -30,6 +30,7 @@ use crate::auth::{Chain, Internal, Stored, Throttle, sources};
 use crate::features::Features;
 use crate::features::archive::{self, Archive};
 use crate::features::blocking::record::PRIVACY;
+use crate::features::offline::home::FILED;
 use crate::features::push::cache::Pushes;
 use crate::features::roster::cache::Rosters;
 use crate::features::vcard::home::VCARD;
@@ -149,6 +150,7 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
         rosters: Rosters::default(),
         guarded: Holders::new(PRIVACY),
         cards: Holders::new(VCARD),
+        filed: Holders::new(FILED),
         pushes: Pushes::new(config.push.remembered_max, world.number()),
         features,
         services,
@@ -178,6 +180,7 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
     archive::load(&node).await?;
     node.guarded.load(&*node.storage).await?;
     node.cards.load(&*node.storage).await?;
+    node.filed.load(&*node.storage).await?;
     node.pushes.registered.load(&*node.storage).await?;
     Ok(node)
 }
