@@ -39,6 +39,7 @@ pub use self::world::{Chance, World};
 use crate::auth::{Chain, Throttle};
 use crate::features::Features;
 use crate::features::archive::Archive;
+use crate::features::last::leaving::Leaving;
 use crate::features::push::cache::Pushes;
 use crate::features::roster::cache::Rosters;
 use crate::geo::Geo;
@@ -82,6 +83,8 @@ pub struct Node {
     pub filed: Holders,
     /// Devices that are pushed to.
     pub pushes: Pushes,
+    /// Who has left a moment ago.
+    pub leaving: Leaving,
     /// The XEPs.
     pub features: Features,
     /// Those with a domain of their own.

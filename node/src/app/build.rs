@@ -30,6 +30,7 @@ use crate::auth::{Chain, Internal, Stored, Throttle, sources};
 use crate::features::Features;
 use crate::features::archive::{self, Archive};
 use crate::features::blocking::record::PRIVACY;
+use crate::features::last::leaving::Leaving;
 use crate::features::offline::home::FILED;
 use crate::features::push::cache::Pushes;
 use crate::features::roster::cache::Rosters;
@@ -152,6 +153,7 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
         cards: Holders::new(VCARD),
         filed: Holders::new(FILED),
         pushes: Pushes::new(config.push.remembered_max, world.number()),
+        leaving: Leaving::default(),
         features,
         services,
         archive: Archive::new(&config.archive),
