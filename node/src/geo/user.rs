@@ -263,10 +263,9 @@ fn take(node: &Arc<Node>, peer: &Peer, kind: FrameKind, body: Bytes) {
                 tracing::debug!(peer = %peer.id, id = call.id, "a call that was given up");
                 return;
             }
-            let (homes, link, region) =
-                (node.homes.clone(), peer.link.clone(), peer.id.region.clone());
+            let (homes, link, name) = (node.homes.clone(), peer.link.clone(), peer.name.clone());
             tokio::spawn(async move {
-                let reply = Reply { id: call.id, body: homes.serve(&region, &call.body).await };
+                let reply = Reply { id: call.id, body: homes.serve(&name, &call.body).await };
                 let body = postcard::to_stdvec(&reply).expect("a plain value");
                 if link.send(frame::REPLY, &[&body]).is_err() {
                     tracing::warn!(peer = %link.peer(), "no room for an answer; the asker's deadline will pass");
