@@ -129,20 +129,20 @@ pub(crate) async fn dead_node(platform: &Platform, redis: &Redis) -> Result<()> 
 }
 
 /// A third node of eu that names nobody: it finds the others in Redis, they let it in, the other region learns of it by metadata.
-pub(crate) async fn joins(platform: &Platform) -> Result<()> {
+pub(crate) async fn joins(platform: &Platform, redis: &Redis) -> Result<()> {
     let dir = &platform.dir;
-    let made = std::process::Command::new("openssl")
+    let text = std::fs::read_to_string(dir.join("eu-1.toml")).map_err(|e| e.to_string())?;
+    if !text.contains(&redis.url()) {
+        reload(platform, &format!("url = \"{}\"\n", redis.url())).await?;
+    }
+    let made = std::process::Command::new("sh")
         .current_dir(dir)
-        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"])
-        .args([
-            "-days",
-            "2",
-            "-subj",
-            "/CN=eu-2",
-            "-addext",
-            "subjectAltName=DNS:pangaea.localhost",
-        ])
-        .args(["-keyout", "eu-2.key", "-out", "eu-2.pem"])
+        .arg("-ec")
+        .arg(
+            "openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=eu-2 -keyout eu-2.key -out eu-2.csr
+             printf 'subjectAltName=DNS:pangaea.localhost\\nbasicConstraints=CA:FALSE\\n' > ext
+             openssl x509 -req -in eu-2.csr -CA ca.pem -CAkey ca.key -days 2 -extfile ext -out eu-2.pem",
+        )
         .output()
         .map_err(|e| e.to_string())?;
     if !made.status.success() {
