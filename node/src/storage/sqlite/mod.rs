@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use replication::Entry;
+use replication::{Change, Entry};
 use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
@@ -22,8 +22,8 @@ use sqlx::{Connection, Row as _, Sqlite as Driver, SqlitePool};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Answer, LogPage, Page, Place, Position, Replace, Row, Storage, StorageError, changes,
-    check_order, from_sql, to_sql,
+    Answer, LogPage, Page, Place, Position, Renewal, Replace, Row, Shelf, Storage, StorageError,
+    changes, check_order, from_sql, to_sql,
 };
 use load::Read;
 
@@ -59,6 +59,7 @@ pub struct Sqlite {
     writer: SqlitePool,
     readers: SqlitePool,
     loader: mpsc::Sender<Read>,
+    path: PathBuf,
 }
 
 impl Sqlite {
@@ -99,7 +100,7 @@ impl Sqlite {
             .connect_with(options.pragma("query_only", "on").thread_name(|_| "sqlite-read".into()))
             .await?;
         let loader = load::start(readers.clone());
-        Ok(Sqlite { writer, readers, loader })
+        Ok(Sqlite { writer, readers, loader, path: config.path })
     }
 
     /// The writing connection, for bulk work before the server runs (genesis).
@@ -133,7 +134,12 @@ impl Sqlite {
         answer.await.map_err(|_| StorageError::Closed)?
     }
 
-    async fn commit(&self, entries: Vec<Entry>) -> Result<(), StorageError> {
+    /// `here`: only these of the changes.
+    async fn commit(
+        &self,
+        entries: Vec<Entry>,
+        here: Option<Vec<Change>>,
+    ) -> Result<(), StorageError> {
         let mut conn = self.writer().await?;
         let mut tx = conn.begin_with("BEGIN IMMEDIATE").await.map_err(failed_write)?;
         let head = sqlx::query("SELECT COALESCE(MAX(seq), 0) FROM durable_log")
@@ -142,7 +148,11 @@ impl Sqlite {
             .and_then(|row| row.try_get::<i64, _>(0))
             .map_err(failed_write)?;
         check_order(head as u64, &entries)?;
-        write::change(&mut tx, changes(&entries)).await.map_err(failed_write)?;
+        match &here {
+            None => write::change(&mut tx, changes(&entries)).await,
+            Some(here) => write::change(&mut tx, here.iter()).await,
+        }
+        .map_err(failed_write)?;
         let mut log = entries
             .iter()
             .map(|e| write::Insert::Log(e.seq, e.shard, e.epoch, e.encode()))
@@ -351,7 +361,11 @@ impl Storage for Sqlite {
     }
 
     fn commit_home(&self, entries: Vec<Entry>) -> Answer<'_, ()> {
-        self.commit(entries).boxed()
+        self.commit(entries, None).boxed()
+    }
+
+    fn commit_part(&self, entries: Vec<Entry>, here: Vec<Change>) -> Answer<'_, ()> {
+        self.commit(entries, Some(here)).boxed()
     }
 
     fn apply<'a>(
@@ -413,6 +427,10 @@ impl Storage for Sqlite {
         scan::rows(&self.readers, after, bytes_max).map(|r| r.map_err(failed_read)).boxed()
     }
 
+    fn shelves(&self, after: Option<Shelf>, max: usize) -> Answer<'_, Vec<Shelf>> {
+        scan::shelves(&self.readers, after, max).map(|r| r.map_err(failed_read)).boxed()
+    }
+
     fn replace<'a>(&'a self, replace: Replace<'a>) -> Answer<'a, Vec<Place>> {
         scan::replace(&self.writer, replace).map(|r| r.map_err(failed_write)).boxed()
     }
@@ -461,6 +479,22 @@ impl Storage for Sqlite {
                 .await
                 .map(drop)
                 .map_err(failed_write)
+        }
+        .boxed()
+    }
+
+    fn renew<'a>(&'a self, storage: &'a config::Storage) -> Answer<'a, Renewal> {
+        async move {
+            match &storage.database {
+                config::Database::Sqlite(file) if *file == self.path => {
+                    Ok(Box::new(|| {}) as Renewal)
+                }
+                other => Err(StorageError::NotTheSame {
+                    name: other.to_string(),
+                    used: self.path.display().to_string(),
+                    why: "a file stays the one it is while the node runs".to_owned(),
+                }),
+            }
         }
         .boxed()
     }
