@@ -10,6 +10,7 @@ mod operator;
 mod portable;
 mod reload;
 mod run;
+pub mod scribe;
 mod wires;
 mod world;
 

@@ -4,8 +4,9 @@
 //! nodes have said which of it they have. Blueprint §7, faults F-01 and F-03.
 //!
 //! Called by `app`. Calls the ledger, storage, the router. Deliberately absent: deciding what is promised (that is the ledger's).
-//! * `second` the copy in another region, where that is asked for
+//! * `second` the copy in another region, where that is asked for · `inherit` what a node of our region left that has fallen
 
+pub mod inherit;
 pub mod second;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -192,7 +193,8 @@ pub async fn recover(node: Arc<Node>) {
 /// What was not filed before that life ended goes on its way, in order.
 async fn route_on(node: &Arc<Node>, to: BareJid, left: Vec<(u64, u64, Stanza)>) {
     let orders: Vec<u64> = left.iter().map(|(order, ..)| *order).collect();
-    let mut filed = offline::filed_before(node, &to, orders.clone()).await;
+    let me = node.geo.me.to_string();
+    let mut filed = offline::filed_before(node, &to, &me, orders.clone()).await;
     if is_in_two(node) {
         filed.extend(second::taken_over(node, &to, orders).await);
     }

@@ -21,6 +21,8 @@ pub enum Profile {
     /// Regions are away for so long that they are declared down and their homes pass to others; then they return. Played when it is named:
     /// what a home has not shipped when it falls is not promised (docs/consistency.md, *Data of a dead region*).
     Falls,
+    /// Regions of several nodes, which share a database; with everything that befalls. Played when it is named.
+    Nodes,
 }
 
 /// Those that are always played: seed `n` plays profile `n % 6`.
@@ -35,10 +37,15 @@ pub const PROFILES: [Profile; 6] = [
 
 /// Seeds from here on play [`Profile::Falls`].
 pub const FALLS_FROM: u64 = 1_000_000;
+/// And from here on [`Profile::Nodes`].
+pub const NODES_FROM: u64 = 2_000_000;
 
 impl Profile {
     /// Of a seed.
     pub fn of(seed: u64) -> Self {
+        if seed >= NODES_FROM {
+            return Profile::Nodes;
+        }
         if seed >= FALLS_FROM {
             return Profile::Falls;
         }
@@ -55,6 +62,7 @@ impl Profile {
             Profile::Pauses => "pauses",
             Profile::Everything => "everything",
             Profile::Falls => "falls",
+            Profile::Nodes => "nodes",
         }
     }
 }
@@ -122,8 +130,8 @@ pub struct Plan {
     pub seed: u64,
     /// The kind of trouble.
     pub profile: Profile,
-    /// Nodes.
-    pub hosts: usize,
+    /// Nodes, each by its region and its number there, in the order of their names.
+    pub nodes: Vec<(&'static str, u16)>,
     /// People.
     pub users: usize,
     /// The most devices of one of them.
@@ -201,19 +209,19 @@ impl Plan {
             Profile::Cuts => [&lines[..], &moves].concat(),
             Profile::Deaths => [&deaths[..], &moves].concat(),
             Profile::Pauses => [&sleeps[..], &moves].concat(),
-            Profile::Everything => [&lines[..], &deaths, &sleeps, &moves].concat(),
+            Profile::Everything | Profile::Nodes => [&lines[..], &deaths, &sleeps, &moves].concat(),
             Profile::Falls => vec![(4, Fault::Isolate), (2, Fault::Kill), (1, Fault::PowerLoss)],
         };
         let small = profile == Profile::Everything && chance.percent(30);
         let two_regions = match profile {
-            Profile::Calm | Profile::Moves => false,
+            Profile::Calm | Profile::Moves | Profile::Nodes => false,
             Profile::Falls => seed % 2 == 1,
             _ => chance.percent(15),
         };
         Self {
             seed,
             profile,
-            hosts: 3 + chance.weighted(&[(6, 0), (3, 1), (1, 2)]),
+            nodes: nodes(profile, 3 + chance.weighted(&[(6, 0), (3, 1), (1, 2)]), seed),
             users: if busy { chance.between(2, 3) } else { chance.between(3, 5) } as usize,
             devices_max: chance.between(1, if busy { 2 } else { 3 }) as usize,
             delays_ms: if far { (60, 180) } else { (20, 60) },
@@ -246,11 +254,11 @@ impl Plan {
 
     /// The configuration of one host.
     pub fn config(&self, host: usize) -> String {
-        let names = names(self.hosts);
-        let region = names[host];
+        let (region, index) = self.nodes[host];
         let mut text = format!(
             "[node]
 region = '{region}'
+index = {index}
 data_dir = 'data'
 [domains]
 global = 'chat.example'
@@ -267,6 +275,7 @@ raft_id = {}
 [geo]
 dead_after = '4s'
 down_after = '{down_after}'
+node_down_after = '6s'
 durability = '{durability}'
 hold = '2m'
 [link]
@@ -286,9 +295,10 @@ sm_timeout = '15s'
             durability = if self.two_regions { "two-regions" } else { "one-region" },
             down_after = if self.profile == Profile::Falls { "6s" } else { "1h" },
         );
-        for (other, name) in names.iter().enumerate().filter(|(other, _)| *other != host) {
+        let peers = self.nodes.iter().enumerate().filter(|(other, _)| *other != host);
+        for (other, (name, number)) in peers {
             text += &format!(
-                "[[peers]]\nregion = '{name}'\nnode = 0\naddress = '{name}.invalid:5269'\nfingerprint = '{}'\nraft_id = {}\nvoter = true\n",
+                "[[peers]]\nregion = '{name}'\nnode = {number}\naddress = '{name}{number}.invalid:5269'\nfingerprint = '{}'\nraft_id = {}\nvoter = true\n",
                 crate::world::host::fingerprint(other),
                 other + 1
             );
@@ -297,7 +307,21 @@ sm_timeout = '15s'
     }
 }
 
-/// The regions' names, in order.
-pub fn names(hosts: usize) -> &'static [&'static str] {
-    &["ap", "eu", "ru", "sa", "us"][..hosts]
+/// So many nodes: one a region, or spread over one, two or three regions.
+fn nodes(profile: Profile, count: usize, seed: u64) -> Vec<(&'static str, u16)> {
+    const REGIONS: [&str; 5] = ["ap", "eu", "ru", "sa", "us"];
+    if profile != Profile::Nodes {
+        return REGIONS[..count].iter().map(|region| (*region, 0)).collect();
+    }
+    let each: &[u16] = match seed % 4 {
+        0 => &[3],
+        1 => &[2, 2],
+        2 => &[3, 1],
+        _ => &[2, 1, 2],
+    };
+    let of = |(region, count): (&&'static str, &u16)| {
+        let region = *region;
+        (0..*count).map(move |number| (region, number))
+    };
+    REGIONS.iter().zip(each).flat_map(of).collect()
 }

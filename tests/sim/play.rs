@@ -10,6 +10,7 @@ use node::features::roster::record::{Contact, ROSTER, VERSION};
 use node::features::roster::subscription::State;
 use node::homes::Moved;
 use node::homes::accounts::{ACCOUNTS, Account};
+use node::storage::memory::Memory;
 use node::storage::{Place, Replace, Storage as _};
 use replication::metadata::{Domain, DomainKind, MetaState, NodeRecord, Region};
 use replication::shard_of;
@@ -20,7 +21,7 @@ use crate::end::End;
 use crate::people::device::{Around, Device, PASSWORD, account};
 use crate::people::journal::Journal;
 use crate::people::{RESOURCES, number_of};
-use crate::plan::{Deed, Fault, Plan, Profile, names};
+use crate::plan::{Deed, Fault, Plan, Profile};
 use crate::promises;
 use crate::world::chance::Chance;
 use crate::world::council::Council;
@@ -113,7 +114,7 @@ pub struct Play {
 impl Play {
     fn new(seed: u64, story: Story) -> Self {
         let plan = Plan::of(seed);
-        let hosts = plan.hosts;
+        let hosts = plan.nodes.len();
         let mut chance = Chance::part(seed, "net", 0);
         let way = |chance: &mut Chance| Way {
             delay_ms: chance.between(plan.delays_ms.0.max(PORTION_MS), plan.delays_ms.1),
@@ -125,17 +126,29 @@ impl Play {
         let net = Net::new(ways, chance);
         if story.is_told() {
             let story = story.clone();
-            net.tap(Arc::new(move |from, to, now, bytes| carried(&story, from, to, now, bytes)));
+            let names: Vec<String> =
+                plan.nodes.iter().map(|(region, number)| format!("{region}-{number}")).collect();
+            net.tap(Arc::new(move |from, to, now, bytes| {
+                carried(&story, &names[from], &names[to], now, bytes);
+            }));
         }
-        let council = Council::new(founded(hosts), hosts, net.clone());
-        let peers = names(hosts).iter().map(|name| PeerId::new(*name, 0)).collect();
+        let council = Council::new(founded(&plan.nodes), hosts, net.clone());
+        let peers =
+            plan.nodes.iter().map(|(region, number)| PeerId::new(*region, *number)).collect();
         let common =
             Common { net: net.clone(), council: council.clone(), names: Arc::new(peers), seed };
         let genesis = genesis(plan.users);
+        let mut databases: BTreeMap<&str, Memory> = BTreeMap::new();
         let hosts: Vec<Host> = (0..hosts)
             .map(|ix| {
-                let disk = Disk::new(Chance::part(seed, "disk", ix as u64), plan.disk_ms);
-                fill(&disk, &genesis);
+                let (region, number) = plan.nodes[ix];
+                if number == 0 {
+                    let memory = Memory::default();
+                    fill(&memory, &genesis);
+                    databases.insert(region, memory);
+                }
+                let memory = databases[region].shared();
+                let disk = Disk::new(Chance::part(seed, "disk", ix as u64), plan.disk_ms, memory);
                 let config = Config::parse(&plan.config(ix), "sim", "/nowhere".as_ref());
                 let config = config.unwrap_or_else(|error| panic!("{error:?}"));
                 Host::new(ix, config, disk, &common)
@@ -172,7 +185,7 @@ impl Play {
     }
 
     fn run(mut self) -> Outcome {
-        let (seed, profile, hosts) = (self.plan.seed, self.plan.profile, self.plan.hosts);
+        let (seed, profile, hosts) = (self.plan.seed, self.plan.profile, self.plan.nodes.len());
         let count = self.devices.len();
         self.tell(|| format!("seed {seed}, {}: {hosts} nodes, {count} devices", profile.name()));
         for ix in 0..self.hosts.len() {
@@ -396,14 +409,13 @@ impl Play {
                         self.tell(|| format!("{name} has new metadata"));
                     }
                 }
-                for region in self.council.down() {
-                    let fallen = names(self.hosts.len()).iter().position(|name| *name == region);
-                    let known =
-                        |(ix, at): &(usize, u64)| Some(*ix) == fallen && self.now - at < 500;
-                    if let Some(ix) = fallen
-                        && !self.journal.fallen.iter().any(known)
-                    {
-                        self.journal.fallen.push((ix, self.now));
+                for fallen in self.council.down() {
+                    for (ix, (region, number)) in self.plan.nodes.iter().enumerate() {
+                        let is_it = fallen == *region || fallen == format!("{region}-{number}");
+                        let known = |(who, at): &(usize, u64)| *who == ix && self.now - at < 500;
+                        if is_it && !self.journal.fallen.iter().any(known) {
+                            self.journal.fallen.push((ix, self.now));
+                        }
                     }
                 }
                 self.at(self.now + 250, Event::Council);
@@ -652,7 +664,7 @@ impl Play {
             }
             Fault::MoveHome => {
                 let account = account(self.fate.index(self.plan.users));
-                let to = names(self.hosts.len())[other];
+                let to = self.plan.nodes[other].0;
                 let name = self.names[one].clone();
                 self.tell(|| format!("FAULT: an operator at {name} moves {account} to {to}"));
                 let moved = Moved::Shard(shard_of(&account));
@@ -776,6 +788,12 @@ impl Play {
             if node.filing() > 0 || node.archive.queue.depth() > 0 {
                 return Some(format!("{name} is filing"));
             }
+            let fellows = |other: &&Host| other.name.split('-').next() == name.split('-').next();
+            let scribes = self.hosts.iter().filter(fellows).filter_map(Host::node);
+            let scribes = scribes.filter(|node| node.homes.term().is_some()).count();
+            if scribes != 1 {
+                return Some(format!("{scribes} nodes of {name}'s region write its database"));
+            }
             let peers = node.geo.all_peers();
             if peers.len() + 1 != self.hosts.len() {
                 return Some(format!("{name} knows {} peers", peers.len()));
@@ -835,33 +853,30 @@ impl Play {
 }
 
 /// Tells which messages leave one host for another.
-fn carried(story: &Story, from: usize, to: usize, now: u64, bytes: &[u8]) {
+fn carried(story: &Story, from: &str, to: &str, now: u64, bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let mut messages: Vec<&str> =
         text.split("id='m").skip(1).filter_map(|rest| rest.split('\'').next()).collect();
     messages.dedup();
     if !messages.is_empty() {
-        let all = names(from.max(to) + 1);
-        story.tell(now, || {
-            format!("  {} → {}: messages {}", all[from], all[to], messages.join(" "))
-        });
+        story.tell(now, || format!("  {from} → {to}: messages {}", messages.join(" ")));
     }
 }
 
 /// The first metadata.
-fn founded(hosts: usize) -> MetaState {
-    let regions = names(hosts).iter().map(|name| Region::up(*name));
-    let nodes = names(hosts).iter().enumerate().map(|(ix, name)| {
+fn founded(nodes: &[(&str, u16)]) -> MetaState {
+    let regions = nodes.iter().map(|(region, _)| Region::up(*region));
+    let nodes = nodes.iter().enumerate().map(|(ix, (region, number))| {
         let record = NodeRecord {
-            region: (*name).to_owned(),
-            node: 0,
+            region: (*region).to_owned(),
+            node: *number,
             raft_id: ix as u64 + 1,
             address: String::new(),
             fingerprint: fingerprint(ix),
             voter: true,
             incarnation: 0,
         };
-        (format!("{name}-0"), record)
+        (format!("{region}-{number}"), record)
     });
     let domains = [("chat.example".to_owned(), Domain { kind: DomainKind::Global })];
     MetaState { version: 1, ..MetaState::genesis(regions, nodes, domains) }
@@ -902,10 +917,10 @@ fn friends(users: usize, one: usize, other: usize) -> bool {
     one != other && ((one != last && other != last) || one.min(other) == 0)
 }
 
-fn fill(disk: &Disk, rows: &[(Place, Vec<u8>)]) {
+fn fill(memory: &Memory, rows: &[(Place, Vec<u8>)]) {
     let all = Replace { from: None, to: None, owned: &|_| true, rows: rows.to_vec() };
-    let filled = futures_util::FutureExt::now_or_never(disk.memory.replace(all));
+    let filled = futures_util::FutureExt::now_or_never(memory.replace(all));
     assert!(matches!(filled, Some(Ok(_))), "memory answers at once");
-    let begun = disk.memory.set_meta("genesis", b"sim".to_vec());
+    let begun = memory.set_meta("genesis", b"sim".to_vec());
     assert!(matches!(futures_util::FutureExt::now_or_never(begun), Some(Ok(()))));
 }

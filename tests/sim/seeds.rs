@@ -2,7 +2,7 @@
 //! `test result:`.
 //!
 //! * `PANGAEA_SEED=42`: one seed, with its story. `PANGAEA_SEEDS=20000`: so many (1,000 by default), `PANGAEA_SEEDS_FROM=1000`: from there on. Profiles by name as arguments;
-//!   `falls` is played only when it is named.
+//!   `falls` and `nodes` are played only when they are named.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -10,7 +10,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use pangaea_sim::plan::{FALLS_FROM, PROFILES, Profile};
+use pangaea_sim::plan::{FALLS_FROM, NODES_FROM, PROFILES, Profile};
 use pangaea_sim::play::play;
 use pangaea_sim::promises;
 
@@ -30,19 +30,26 @@ fn main() -> ExitCode {
     let seeds = number("PANGAEA_SEEDS").unwrap_or(1_000);
     let wanted: Vec<String> =
         std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
-    let falls = wanted.iter().any(|word| word == Profile::Falls.name());
+    let named = |profile: Profile| wanted.iter().any(|word| word == profile.name());
+    let (falls, nodes) = (named(Profile::Falls), named(Profile::Nodes));
     let profiles: Vec<Profile> = PROFILES
         .into_iter()
         .filter(|profile| {
             wanted.is_empty() || wanted.iter().any(|word| profile.name().contains(word.as_str()))
         })
         .chain(falls.then_some(Profile::Falls))
+        .chain(nodes.then_some(Profile::Nodes))
         .collect();
     let threads = number("PANGAEA_SIM_THREADS").unwrap_or_else(|| {
         std::thread::available_parallelism().map_or(2, |count| count.get() as u64)
     });
     let began = Instant::now();
-    let first = if falls { FALLS_FROM } else { 0 } + number("PANGAEA_SEEDS_FROM").unwrap_or(0);
+    let from = match (falls, nodes) {
+        (true, _) => FALLS_FROM,
+        (_, true) => NODES_FROM,
+        _ => 0,
+    };
+    let first = from + number("PANGAEA_SEEDS_FROM").unwrap_or(0);
     let seeds = first + seeds;
     let next = AtomicU64::new(first);
     let broken: Mutex<Broken> = Mutex::default();

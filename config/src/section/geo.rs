@@ -14,6 +14,9 @@ pub struct Geo {
     pub dead_after: Duration,
     /// Silence after which the metadata majority declares a region down and moves its homes.
     pub down_after: Duration,
+    /// Silence after which the metadata majority takes a node for dead whose region has others: what it had promised is taken over, and nobody waits
+    /// for it any more.
+    pub node_down_after: Duration,
     /// How old a message may grow that nobody has kept yet, until it is written to the outbox so that its sender need not wait.
     pub outbox_after: Duration,
     /// Degrees north and east, for choosing the nearest region.
@@ -62,6 +65,7 @@ pub(crate) fn read(table: &Table<'_>) -> Geo {
         hold: seconds("hold", 60),
         dead_after: seconds("dead_after", 8),
         down_after: seconds("down_after", 60),
+        node_down_after: seconds("node_down_after", 10),
         outbox_after: table.between(
             "outbox_after",
             Duration::from_millis(200),

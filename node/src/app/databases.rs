@@ -41,6 +41,11 @@ pub(super) async fn rebalance(node: &Node, asked: Rebalance) -> Result<StorageIn
     })?;
     match partitions.rebalance(&asked.without).await {
         Ok(_) => Ok(show(node)),
+        Err(error @ NotMoved::Elsewhere) => {
+            let scribe = node.storage.scribe().await.ok().flatten();
+            let name = scribe.map(|scribe| format!(", {}", scribe.node)).unwrap_or_default();
+            Err(Refusal::conflict(format!("{error}{name}")))
+        }
         Err(error @ NotMoved::Unknown(_)) => Err(Refusal::invalid(error.to_string())),
         Err(error) => Err(Refusal::unavailable(error.to_string())),
     }

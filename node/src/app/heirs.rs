@@ -49,6 +49,9 @@ pub(super) async fn run(node: Arc<Node>) {
 }
 
 fn behind(node: &Node) -> Vec<String> {
+    if node.homes.term().is_none() {
+        return Vec::new();
+    }
     let state = node.metadata.state();
     let me = &*node.geo.me.region;
     let behind = state.regions.values().filter(|region| {

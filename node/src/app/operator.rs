@@ -209,7 +209,7 @@ impl Operator for Desk {
             });
             let reachable = |region: &str| {
                 *node.geo.me.region == *region
-                    || node.geo.peer_in(region).is_some_and(|peer| peer.link.is_up())
+                    || node.geo.peers_in(region).iter().any(|peer| peer.link.is_up())
             };
             let regions = state.regions.values().map(|region| RegionInfo {
                 name: region.name.clone(),

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 use xmpp::stream::error::StreamError;
 
-use super::{Node, Reload, build, heirs, operator::Desk, reload, wires};
+use super::{Node, Reload, build, heirs, operator::Desk, reload, scribe, wires};
 use crate::features::archive;
 use crate::geo::tick;
 use crate::outbox;
@@ -149,6 +149,7 @@ pub fn housekeeping(node: &Arc<Node>, tasks: &mut JoinSet<()>) {
     tasks.spawn(announce(node.clone()));
     tasks.spawn(outbox::run(node.clone()));
     tasks.spawn(heirs::run(node.clone()));
+    tasks.spawn(scribe::run(node.clone()));
     tasks.spawn(outbox::recover(node.clone()));
 }
 
@@ -215,6 +216,10 @@ pub async fn drain(node: &Arc<Node>, mut tasks: JoinSet<()>) {
     if let Some(links) = node.geo.links() {
         links.shutdown().await;
     }
+    let term = node.homes.term();
     node.homes.shutdown().await;
+    if let Some(term) = term {
+        scribe::lay_down(node, term).await;
+    }
     node.storage.close().await;
 }

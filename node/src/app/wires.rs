@@ -13,7 +13,7 @@ use replication::metadata::{Command, Home, MetaState, MetaTransport, Metadata};
 use s2s::link::{PeerConfig, PeerId};
 use s2s::tls::Fingerprint;
 
-use super::{Node, World};
+use super::{Node, World, scribe};
 use crate::feature::Ctx;
 use crate::features::{
     admin, archive, blocking, clients, invitations, last, offline, private, push, roster, upload,
@@ -25,10 +25,10 @@ use crate::geo::frame::{self, Call};
 use crate::geo::light;
 use crate::homes::accounts::{ACCOUNTS, AccountHome, PASSWORD};
 use crate::homes::{
-    self, Applied, AppliedAt, HomeMap, HomeOp, HomePlace, HomeTransport, Homes, HomesConfig,
-    HomesParts, MoveSaid, Moved, ShipSink, Wall,
+    self, Applied, AppliedAt, FeedSink, HomeMap, HomeOp, HomePlace, HomeTransport, Homes,
+    HomesConfig, HomesParts, MoveSaid, Moved, Pen, ShipSink, Wall,
 };
-use crate::outbox::second;
+use crate::outbox::{self, second};
 use crate::pie;
 use crate::router;
 use crate::storage::{Storage, StorageError};
@@ -101,18 +101,15 @@ pub(super) fn peers(config: &config::Config, state: Option<&MetaState>) -> Vec<P
     peers.into_values().collect()
 }
 
-/// Names of the nodes whose echo is waited for: all that are not in a region declared down.
+/// Names of the nodes whose echo is waited for: all that are not declared down, nor their regions.
 pub(super) fn live(node: &Node) -> Vec<String> {
     let state = node.metadata.state();
     let me = node.geo.me.to_string();
     if state.version == 0 {
         return node.config.peers.iter().map(config::Peer::name).collect();
     }
-    let alive = state
-        .nodes
-        .iter()
-        .filter(|(name, record)| **name != me && !state.region_state(&record.region).is_down());
-    alive.map(|(name, _)| name.clone()).collect()
+    let alive = state.nodes.keys().filter(|name| **name != me && state.is_live(name));
+    alive.cloned().collect()
 }
 
 /// Nodes of regions that are declared down.
@@ -121,6 +118,18 @@ fn dead(node: &Node) -> Vec<String> {
     let is_down = |region: &str| state.region_state(region).is_down();
     let dead = state.nodes.iter().filter(|(_, record)| is_down(&record.region));
     dead.map(|(name, _)| name.clone()).collect()
+}
+
+/// What nodes of our own region that have fallen left in their outboxes is taken over by the region's scribe.
+pub(super) fn inherit(node: &Arc<Node>) {
+    let state = node.metadata.state();
+    let own = |name: &str| {
+        state.nodes.get(name).is_some_and(|record| *record.region == *node.geo.me.region)
+    };
+    let fallen: Vec<String> = state.fallen.keys().filter(|name| own(name)).cloned().collect();
+    if !fallen.is_empty() && node.homes.term().is_some() {
+        outbox::inherit::take_over(node, fallen);
+    }
 }
 
 /// Applies what metadata says, at every version, until the node stops.
@@ -160,7 +169,9 @@ fn apply(node: &Arc<Node>) {
         // It may have been linked for a while, and was told nothing of presence.
         light::represent(node, ix);
     }
+    node.homes.has_company(scribe::has_company(node));
     node.homes.metadata_changed();
+    inherit(node);
     if falls {
         // Of all that are away: homes that have passed on just now may keep something for those that went before.
         second::take_over(node, dead(node));
@@ -171,13 +182,14 @@ fn apply(node: &Arc<Node>) {
 struct Map {
     metadata: Metadata,
     region: Arc<str>,
+    pen: Arc<Pen>,
 }
 
 impl Map {
     fn place(&self, home: Option<&Home>) -> HomePlace {
         match home {
             Some(home) => HomePlace {
-                local: *home.region == *self.region,
+                local: *home.region == *self.region && self.pen.is_held(),
                 region: home.region.as_str().into(),
                 epoch: home.epoch,
             },
@@ -241,7 +253,13 @@ impl HomeTransport for HomeWire {
         body: Vec<u8>,
     ) -> BoxFuture<'a, Result<Vec<u8>, homes::CallError>> {
         Box::pin(async move {
-            let peer = self.geo.peer_in(region).ok_or(homes::CallError::Unreachable)?;
+            let is_ours = *region == *self.geo.me.region;
+            let peer = match self.geo.scribe_of(region) {
+                // Another node of ours is about to be the scribe, or we are.
+                None if is_ours => return Err(homes::CallError::Lost),
+                Some(peer) if is_ours && !peer.link.is_up() => return Err(homes::CallError::Lost),
+                peer => peer.ok_or(homes::CallError::Unreachable)?,
+            };
             let answer = self.geo.calls.call(Some(peer.ix), self.deadline, |id| {
                 let call = postcard::to_stdvec(&Call { id, body }).expect("a plain value");
                 peer.link.send(frame::CALL, &[&call]).is_ok()
@@ -258,8 +276,18 @@ impl ShipSink for HomeWire {
     fn send_batch(&self, region: &str, bytes: Vec<u8>) -> Result<(), homes::Full> {
         let sent = self
             .geo
-            .peer_in(region)
+            .scribe_of(region)
             .is_some_and(|peer| peer.link.send(frame::DURABLE, &[&bytes]).is_ok());
+        if sent { Ok(()) } else { Err(homes::Full(bytes)) }
+    }
+}
+
+impl FeedSink for HomeWire {
+    fn send_feed(&self, node: &str, bytes: Vec<u8>) -> Result<(), homes::Full> {
+        let sent = self
+            .geo
+            .peer_named(node)
+            .is_some_and(|peer| peer.link.send(frame::FEED, &[&bytes]).is_ok());
         if sent { Ok(()) } else { Err(homes::Full(bytes)) }
     }
 }
@@ -351,13 +379,16 @@ pub(super) async fn homes(
     let numbers = HomesConfig {
         request_timeout: HOME_REQUEST_DEADLINE,
         wall: Wall(world.wall.clone()),
+        silent: &["archive", "offline"],
         two_regions: config.geo.durability == config::Durability::TwoRegions,
         new_log: world.number(),
         ..HomesConfig::new(&region, incarnation)
     };
+    let pen = Arc::new(scribe::first(&**storage, &geo.me.to_string(), world).await?);
     let parts = HomesParts {
         storage: storage.clone(),
-        map: Arc::new(Map { metadata: metadata.clone(), region }),
+        map: Arc::new(Map { metadata: metadata.clone(), region, pen: pen.clone() }),
+        pen,
         ops,
         transport: wire.clone(),
         sink: wire,

@@ -84,6 +84,8 @@ pub struct Geo {
     pub relink: tokio::sync::Notify,
     /// Who is lit, who is dark.
     pub health: Mutex<Health>,
+    /// Who writes the database of each region, by their own word: the greatest term counts, and the database gives each to one node.
+    scribes: RwLock<BTreeMap<Arc<str>, (u64, NodeIx)>>,
     /// Whom the others reach: `(reporter, its list, when in ms)`.
     pub reach: Mutex<BTreeMap<String, (Vec<String>, u64)>>,
 }
@@ -103,6 +105,7 @@ impl Geo {
             partings: parting::Partings::default(),
             route: route::Routes::new(route_entries_max),
             relink: tokio::sync::Notify::new(),
+            scribes: RwLock::default(),
             health: Mutex::new(Health::new(dead_after_ms)),
             reach: Mutex::default(),
         }
@@ -154,9 +157,28 @@ impl Geo {
         self.peers.write().remove(&ix);
     }
 
-    /// A peer of a region.
-    pub fn peer_in(&self, region: &str) -> Option<Peer> {
-        self.peers.read().values().find(|peer| &*peer.id.region == region).cloned()
+    /// The node of a region that writes its database.
+    pub fn scribe_of(&self, region: &str) -> Option<Peer> {
+        let (_, ix) = self.scribes.read().get(region).copied()?;
+        self.peer_at(ix)
+    }
+
+    /// A peer says that it writes its region's database in that term. False: another has it by now.
+    pub fn heard_scribe(&self, peer: &Peer, term: u64) -> bool {
+        let mut scribes = self.scribes.write();
+        let known = scribes.get(&*peer.id.region).copied();
+        let is_news =
+            known.is_none_or(|(newest, by)| term > newest || (term, peer.ix) == (newest, by));
+        if is_news {
+            scribes.insert(peer.id.region.clone(), (term, peer.ix));
+        }
+        is_news
+    }
+
+    /// The peers of a region.
+    pub fn peers_in(&self, region: &str) -> Vec<Peer> {
+        let peers = self.peers.read();
+        peers.values().filter(|peer| *peer.id.region == *region).cloned().collect()
     }
 
     /// Which nodes hold watermarks back, and are told presence, from now on (blueprint §5). Returns those that no longer are, and those that

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use replication::metadata::{Command, RegionState};
+use replication::metadata::{Command, MetaState, RegionState};
 
 use super::numbers::Numbers;
 use super::{frame, light};
@@ -138,10 +138,53 @@ async fn declare(node: &Arc<Node>, now: u64, unreached: &mut BTreeMap<String, u6
             }
         };
         unreached.remove(region);
-        tracing::warn!(?command, "the metadata leader declares");
-        if let Err(error) = node.metadata.propose(command, Duration::from_secs(2)).await {
-            tracing::warn!(%error, "the declaration was not agreed on");
+        propose(node, command).await;
+    }
+    declare_nodes(node, &state, &fresh, now, unreached).await;
+}
+
+/// The same for single nodes, where their region has others: one that nobody has reached for `geo.node_down_after` has fallen, and stands
+/// again when it is reached.
+async fn declare_nodes(
+    node: &Arc<Node>,
+    state: &MetaState,
+    fresh: &[(String, Vec<String>)],
+    now: u64,
+    unreached: &mut BTreeMap<String, u64>,
+) {
+    let me = node.geo.me.to_string();
+    let after = node.config.geo.node_down_after.as_millis() as u64;
+    for (name, record) in &state.nodes {
+        let fallen = state.fallen.get(name);
+        let others = state.nodes.iter().filter(|(other, known)| {
+            *other != name && known.region == record.region && !state.fallen.contains_key(*other)
+        });
+        let is_reached = *name == me
+            || node.geo.peer_named(name).is_some_and(|peer| peer.link.is_up())
+            || fresh.iter().any(|(by, names)| by != name && names.contains(name));
+        if is_reached || others.count() == 0 || state.region_state(&record.region).is_down() {
+            unreached.remove(name);
+            // Reached by us: it would fall again with the next look otherwise.
+            let by_us =
+                *name == me || node.geo.peer_named(name).is_some_and(|peer| peer.link.is_up());
+            if let Some(incarnation) = fallen.filter(|_| by_us) {
+                let (name, incarnation) = (name.clone(), *incarnation);
+                propose(node, Command::NodeReturned { name, incarnation }).await;
+            }
+            continue;
         }
+        let since = *unreached.entry(name.clone()).or_insert(now);
+        if fallen.is_none() && now.saturating_sub(since) >= after {
+            let (name, incarnation) = (name.clone(), record.incarnation);
+            propose(node, Command::NodeFallen { name, incarnation }).await;
+        }
+    }
+}
+
+async fn propose(node: &Node, command: Command) {
+    tracing::warn!(?command, "the metadata leader declares");
+    if let Err(error) = node.metadata.propose(command, Duration::from_secs(2)).await {
+        tracing::warn!(%error, "the declaration was not agreed on");
     }
 }
 

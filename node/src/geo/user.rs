@@ -17,7 +17,7 @@ use xmpp::stanza::Stanza;
 use super::frame::{self, Call, CarbonCopy, PresenceProbe, Reply, StanzaHead};
 use super::presence::{self, Presence};
 use super::{Peer, light};
-use crate::app::Node;
+use crate::app::{Node, scribe};
 use crate::features::blocking;
 use crate::router::road::Road;
 use crate::router::{self, Holder, LetGo, Routed, perform};
@@ -46,7 +46,7 @@ impl LinkUser for User {
                 node.geo.tell_held(peer.ix);
                 peer.link.wake();
             }
-            node.homes.peer_up(&peer.id.region);
+            scribe::say(node, peer);
             let turn = node.geo.health.lock().up(peer.ix, node.now_ms());
             if let Some(turn) = turn {
                 light::turned(node, turn);
@@ -107,7 +107,12 @@ impl LinkUser for User {
     }
 
     fn acked(&self, id: &PeerId, _upto: u64) {
-        self.with(id, |node, peer| node.homes.room(&peer.id.region));
+        self.with(id, |node, peer| {
+            node.homes.room(&peer.id.region);
+            if peer.id.region == node.geo.me.region {
+                node.homes.room_at(&peer.name);
+            }
+        });
     }
 
     fn before_write(&self, id: &PeerId, out: &mut FrameSink) {
@@ -274,7 +279,22 @@ fn take(node: &Arc<Node>, peer: &Peer, kind: FrameKind, body: Bytes) {
             }
         }
         frame::GIVEN_UP => node.geo.calls.taken_back(peer.ix, frame::read_orders(&body)),
-        frame::DURABLE => node.homes.shipped(&peer.id.region, body),
+        frame::DURABLE => {
+            // Of a scribe that has been superseded it says nothing any more.
+            if node.geo.scribe_of(&peer.id.region).is_some_and(|scribe| scribe.ix == peer.ix) {
+                node.homes.shipped(&peer.id.region, body);
+            }
+        }
+        frame::SCRIBE => {
+            if let Ok(term) = <[u8; 8]>::try_from(&body[..]) {
+                scribe::heard(node, peer, u64::from_le_bytes(term));
+            }
+        }
+        frame::FEED => {
+            if peer.id.region == node.geo.me.region {
+                node.homes.fed(&peer.name, body);
+            }
+        }
         _ => {
             tracing::warn!(peer = %peer.id, ?kind, "an unknown frame: a newer version at the other side?")
         }

@@ -21,7 +21,7 @@ use xmpp::BareJid;
 use super::told::Told;
 use super::wire::Ship;
 use super::writer::Job;
-use super::{AppliedAt, FIRST_EPOCH, META_GENESIS, META_SHARDS, Shared, Way};
+use super::{FIRST_EPOCH, META_GENESIS, META_SHARDS, Shared, Way};
 use crate::storage::{Place, Position, Replace, Row, StorageError};
 
 /// Messages that may wait; more are dropped and asked for again.
@@ -57,12 +57,11 @@ impl Inbox {
     }
 }
 
-/// Starts the task. The position shows how far it has applied.
-pub(super) fn start(way: Way) -> (Inbox, Told<Position>, JoinHandle<()>) {
+/// Starts the task. `Shared::followed` shows how far it has applied.
+pub(super) fn start(way: Way) -> (Inbox, JoinHandle<()>) {
     let (queue, events) = mpsc::channel(INBOX_MAX);
     let inbox = Inbox { queue, lost: Arc::default() };
-    let applied = Told::new(Position::default());
-    let shown = applied.clone();
+    let shown = way.shared.followed(&way.region);
     let task = Task {
         shared: Arc::clone(&way.shared),
         region: way.region.clone(),
@@ -70,6 +69,7 @@ pub(super) fn start(way: Way) -> (Inbox, Told<Position>, JoinHandle<()>) {
         lost: Arc::clone(&inbox.lost),
         shown,
         position: None,
+        stored: 0,
         applier: Applier::default(),
         copied: Vec::new(),
         copying: None,
@@ -79,7 +79,7 @@ pub(super) fn start(way: Way) -> (Inbox, Told<Position>, JoinHandle<()>) {
         repeated: false,
         stale: BTreeSet::new(),
     };
-    (inbox, applied, tokio::spawn(task.run(events)))
+    (inbox, tokio::spawn(task.run(events)))
 }
 
 /// A whole copy that is coming in.
@@ -98,8 +98,10 @@ struct Task {
     way: Way,
     lost: Arc<AtomicBool>,
     shown: Told<Position>,
-    /// What storage says; None: never followed.
+    /// How far it is applied, and told; None: never followed.
     position: Option<Position>,
+    /// Up to there it is in storage. A scribe may begin with more there than it was told of before its predecessor died.
+    stored: u64,
     /// The same, where verdicts are found.
     applier: Applier,
     /// The epoch at which each shard's data here is from its home.
@@ -160,6 +162,13 @@ impl Task {
     /// What storage remembers.
     async fn load(&mut self) -> Result<(), StorageError> {
         self.position = self.shared.storage.applied(&self.region).await?;
+        self.stored = self.position.unwrap_or_default().seq;
+        if let Some(position) = &mut self.position
+            && let Some(seen) = self.shared.feed.seen().get(&self.region)
+            && seen.log == position.log
+        {
+            position.seq = position.seq.min(seen.seq);
+        }
         self.copied = read_shards(&self.shared).await?;
         let position = self.position.unwrap_or_default();
         self.reset(position);
@@ -279,7 +288,7 @@ impl Task {
         let (region, seq, epoch) = (&self.region, entry.seq, entry.epoch);
         tracing::info!(region, seq, epoch, current, owner, "an entry of a former home came late");
         if let Ok(account) = BareJid::parse(owner)
-            && self.shared.jobs.try_send(Job::Late(account, changes)).is_err()
+            && self.shared.give(Job::Late(account, changes)).is_err()
         {
             tracing::error!(region, seq, "it is lost: too much waits for the writer");
         }
@@ -301,11 +310,18 @@ impl Task {
         }
         let position = Position { log, seq: last.seq };
         let newest = entries.iter().map(|entry| entry.at).max();
-        let told = entries.clone();
-        if let Err(error) = self.shared.storage.apply(&self.region, position, entries).await {
-            // Verdicts must again be what storage is.
-            self.reset(self.position.unwrap_or_default());
-            return Err(error);
+        let mut fresh = entries.clone();
+        fresh.retain(|entry| entry.seq > self.stored);
+        if !fresh.is_empty() {
+            if let Err(error) = self.shared.storage.apply(&self.region, position, fresh).await {
+                if matches!(error, StorageError::Superseded) {
+                    self.shared.put_down();
+                }
+                // Verdicts must again be what storage is.
+                self.reset(self.position.unwrap_or_default());
+                return Err(error);
+            }
+            self.stored = position.seq;
         }
         if let Some(newest) = newest {
             let wall = (self.shared.config.wall.0)();
@@ -313,10 +329,7 @@ impl Task {
         }
         self.position = Some(position);
         self.ask_at = self.ask_at.filter(|_| self.held || self.wanting);
-        for entry in told.iter().filter(|entry| !entry.changes.is_empty()) {
-            self.shared.applied.applied(AppliedAt { local_home: false }, &entry.changes);
-        }
-        self.shown.set(position);
+        self.shared.learn(&self.region, position, &entries);
         self.way.send(&Ship::Ack(position)).await;
         Ok(())
     }
@@ -349,6 +362,7 @@ impl Task {
                 let gone = shared.storage.replace(replace).await?;
                 told.extend(gone.into_iter().map(gone_change));
                 shared.applied.copied(&told);
+                shared.feed.copied(&told);
                 copying.number = number;
                 copying.from = to;
                 self.way.send(&Ship::SnapshotAck { copy, number }).await;
@@ -389,6 +403,8 @@ impl Task {
         if let Some(position) = position {
             self.shared.storage.apply(&self.region, position, Vec::new()).await?;
             self.position = Some(position);
+            self.stored = position.seq;
+            self.shared.feed.jumps(&self.region, position);
             self.reset(position);
         }
         if let Some(position) = self.position {
@@ -399,7 +415,7 @@ impl Task {
 }
 
 /// The change that would have written a row.
-fn row_change((place, value): Row) -> Change {
+pub(super) fn row_change((place, value): Row) -> Change {
     match place {
         Place::Value(store, owner, key) => {
             Change::Put { store: Store(Cow::Owned(store)), owner, key, value }

@@ -140,17 +140,23 @@ impl Homes {
             op: op.to_owned(),
             request: request.to_vec(),
         });
-        let reply = self.repeat(&place.region, body, deadline).await?;
+        let has_moved = || {
+            let now = self.shared.map.home(account.as_str());
+            (now != *place).then_some(now.epoch)
+        };
+        let reply = self.repeat(&place.region, body, deadline, has_moved).await?;
         self.follow(&place.region, reply.at).await;
         reply.result
     }
 
     /// The same bytes, until there is an answer or the deadline has passed. An answer that is an error comes back as that.
+    /// `has_moved` says, with an epoch, that somebody else is to be asked.
     pub(super) async fn repeat(
         &self,
         region: &str,
         body: Vec<u8>,
         deadline: Instant,
+        has_moved: impl Fn() -> Option<u64>,
     ) -> Result<Reply, HomeError> {
         loop {
             let call = self.shared.transport.call(region, body.clone());
@@ -165,6 +171,9 @@ impl Homes {
                     if timeout_at(deadline, tokio::time::sleep(RETRY)).await.is_err() {
                         return Err(HomeError::Unreachable);
                     }
+                    if let Some(epoch) = has_moved() {
+                        return Err(HomeError::NotHome { epoch });
+                    }
                 }
             }
         }
@@ -175,8 +184,8 @@ impl Homes {
         if at.seq == 0 {
             return; // Its log is empty: there is nothing to follow.
         }
-        let applied = self.with_peer(home, |peer| peer.applied.clone());
-        let reached = applied.until(|now| now.log == at.log && now.seq >= at.seq);
+        let followed = self.shared.followed(home);
+        let reached = followed.until(|now| now.log == at.log && now.seq >= at.seq);
         if timeout(self.shared.config.follow_timeout, reached).await.is_err() {
             tracing::debug!(home, seq = at.seq, "the replica is behind; answered all the same");
         }
@@ -194,7 +203,7 @@ impl Homes {
         }
         let (sender, answer) = oneshot::channel();
         let request = Request { account, op: op.to_owned(), request, answer: sender };
-        self.shared.jobs.try_send(Job::Run(request)).map_err(|_| HomeError::Busy)?;
+        self.shared.give(Job::Run(request))?;
         Ok(answer)
     }
 
@@ -202,7 +211,7 @@ impl Homes {
     /// dropped, and the same call again gets the same answer.
     pub fn serve(&self, from_region: &str, body: impl AsRef<[u8]>) -> BoxFuture<'static, Vec<u8>> {
         let refuse = |error| {
-            let at = Position { log: self.shared.log, seq: 0 };
+            let at = Position { log: self.shared.log(), seq: 0 };
             std::future::ready(encode(&Reply { result: Err(error), at })).boxed()
         };
         let Some(call) = decode::<Call>(body.as_ref()) else {
@@ -219,7 +228,7 @@ impl Homes {
                     let answer = async move {
                         let done = hand_over::hand_over(&homes, order.what, &order.to).await;
                         let shared = &homes.shared;
-                        let at = Position { log: shared.log, seq: shared.head.get() };
+                        let at = Position { log: shared.log(), seq: shared.head.get() };
                         encode(&Reply { result: done.map(|()| Vec::new()), at })
                     };
                     let answer = answer.boxed().shared();
@@ -239,7 +248,7 @@ impl Homes {
                     Some(base) => hand_over::has(&shared, &base.0).await,
                     None => Err(HomeError::Unknown(call.op)),
                 };
-                let at = Position { log: shared.log, seq: shared.head.get() };
+                let at = Position { log: shared.log(), seq: shared.head.get() };
                 encode(&Reply { result: result.map(|()| Vec::new()), at })
             }
             .boxed();
@@ -255,7 +264,7 @@ impl Homes {
             Ok(receiver) => receiver,
             Err(error) => return refuse(error),
         };
-        let nothing = Position { log: self.shared.log, seq: 0 };
+        let nothing = Position { log: self.shared.log(), seq: 0 };
         let answer = receiver.map(move |done| {
             let (result, at) = done.unwrap_or((Err(HomeError::Unreachable), nothing));
             encode(&Reply { result, at })

@@ -63,7 +63,7 @@ impl Homes {
         let order = encode(&Order { what, to: to.to_owned() });
         let call = self.call_to(OP, place.epoch, order);
         let deadline = Instant::now() + self.shared.config.request_timeout;
-        self.repeat(&place.region, call, deadline).await.map(drop)
+        self.repeat(&place.region, call, deadline, || None).await.map(drop)
     }
 }
 
@@ -79,7 +79,7 @@ impl Homes {
     pub(super) async fn has_copied(&self, region: &str, shards: Vec<(u8, u64)>) -> bool {
         let call = self.call_to(HAS, 0, encode(&Base(shards)));
         let deadline = Instant::now() + self.shared.config.request_timeout;
-        self.repeat(region, call, deadline).await.is_ok()
+        self.repeat(region, call, deadline, || None).await.is_ok()
     }
 
     /// The bytes of a request between homes that is about no account.
@@ -133,7 +133,8 @@ pub(super) async fn hand_over(homes: &Homes, what: Moved, to: &str) -> Result<()
     let stays = Stays { shared: Arc::clone(shared), what: what.clone() };
     // What the writer had begun before is committed when this comes back.
     let (fence, passed) = oneshot::channel();
-    shared.jobs.send(Job::Fence(fence)).await.map_err(|_| HomeError::Busy)?;
+    let jobs = shared.jobs.lock().clone().ok_or(HomeError::Busy)?;
+    jobs.send(Job::Fence(fence)).await.map_err(|_| HomeError::Busy)?;
     let (_, at) = passed.await.map_err(|_| HomeError::Unreachable)?;
     let ready = async {
         if *to != *shared.config.region {
@@ -215,6 +216,6 @@ impl Drop for Stays {
         self.shared.leaving.lock().retain(|what| *what != self.what);
         self.shared.metadata.change(|version| *version += 1);
         // What came late meanwhile is looked at again. If the writer is busy it will look anyhow.
-        drop(self.shared.jobs.try_send(Job::Fence(oneshot::channel().0)));
+        drop(self.shared.give(Job::Fence(oneshot::channel().0)));
     }
 }

@@ -6,17 +6,21 @@
 //! `apply.rs` keep the replicas' copies, `seams.rs` is what they are wired to, `tx.rs` what an operation sees. Deliberately absent: reads (they go straight
 //! to `storage`, the local replica), XML, sockets.
 //!
-//! A "region" here is whatever has a database of its own; the name is opaque.
+//! A "region" here is whatever has a database of its own; the name is opaque. Of the nodes that share it one writes and follows other regions: the
+//! scribe (`scribe.rs`, `office.rs`). What it applied is fed to the others (`feed.rs`).
 
 pub mod accounts;
 mod apply;
 mod ask;
 mod copies;
+mod feed;
 mod fetched;
 mod former;
 pub mod hand_over;
 pub mod look;
+mod office;
 mod overlay;
+pub mod scribe;
 mod seams;
 mod ship;
 #[cfg(test)]
@@ -30,7 +34,7 @@ mod writer;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt;
@@ -49,9 +53,10 @@ use crate::storage::{Position, Storage, StorageError};
 
 pub use fetched::Reading;
 pub use hand_over::{MoveSaid, Moved};
+pub use scribe::Pen;
 pub use seams::{
-    Applied, AppliedAt, CallError, Full, HomeMap, HomeOp, HomePlace, HomeTransport, ShipSink,
-    Unwatched,
+    Applied, AppliedAt, CallError, FeedSink, Full, HomeMap, HomeOp, HomePlace, HomeTransport,
+    ShipSink, Unwatched,
 };
 pub use tx::Tx;
 
@@ -119,6 +124,8 @@ impl From<StorageError> for HomeError {
     fn from(error: StorageError) -> HomeError {
         match error {
             StorageError::Unavailable { .. } => HomeError::Unavailable(error.to_string()),
+            // Perhaps it was committed before another took the pen.
+            StorageError::Superseded => HomeError::Unreachable,
             error => HomeError::Storage(error.to_string()),
         }
     }
@@ -193,6 +200,8 @@ pub struct HomesConfig {
     pub ship: ShipLimits,
     /// Archive stores whose items a new home takes from the former one in any case, however late they come.
     pub refiled: &'static [&'static str],
+    /// Stores whose values nobody follows: the feed goes without them.
+    pub silent: &'static [&'static str],
     /// Whether a change is answered only when the heir of the home has it too: `geo.durability = "two-regions"`.
     pub two_regions: bool,
     /// Milliseconds since the Unix epoch.
@@ -225,6 +234,7 @@ impl HomesConfig {
             log_entries_max: 1_000_000,
             ship: ShipLimits { batch_bytes_max: 64 << 10, window_bytes_max: 2 << 20 },
             refiled: &["offline", "archive"],
+            silent: &[],
             two_regions: false,
             wall: Wall(Arc::new(|| {
                 let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
@@ -241,6 +251,8 @@ pub struct HomesParts {
     pub storage: Arc<dyn Storage>,
     /// Metadata.
     pub map: Arc<dyn HomeMap>,
+    /// Whether this node is the region's scribe. The map asks it too: nothing is local where nothing is written.
+    pub pen: Arc<Pen>,
     /// All operations of all features.
     pub ops: Vec<Box<dyn HomeOp>>,
     /// Requests to other regions.
@@ -289,17 +301,23 @@ struct Shared {
     transport: Arc<dyn HomeTransport>,
     sink: Arc<dyn ShipSink>,
     applied: Arc<dyn Applied>,
+    pen: Arc<Pen>,
+    ops: writer::Ops,
     clock: Mutex<HybridClock>,
-    /// The identity of our log.
-    log: u64,
+    /// The identity of our log; 0: not known yet.
+    log: AtomicU64,
     /// The newest entry of our log that is committed.
     head: Told<u64>,
     recent: Mutex<ship::Recent>,
-    jobs: mpsc::Sender<writer::Job>,
+    /// The way to the writer, while there is one.
+    jobs: Mutex<Option<mpsc::Sender<writer::Job>>>,
     counter: AtomicU64,
     requests: Mutex<RequestCounts>,
     answered: Mutex<HashMap<String, ask::Answered>>,
     peers: Mutex<HashMap<String, Peer>>,
+    /// How much of each region's log is applied, and known here.
+    followed: Mutex<HashMap<String, Told<Position>>>,
+    feed: feed::Feed,
     metadata: Told<u64>,
     copies: copies::Copies,
     /// What is being handed over: no more is written of it here.
@@ -311,7 +329,6 @@ struct Shared {
 struct Peer {
     ship: ship::Inbox,
     apply: apply::Inbox,
-    applied: Told<Position>,
     room: Arc<Notify>,
     tasks: [JoinHandle<()>; 2],
 }
@@ -329,53 +346,49 @@ const META_WRITTEN: &str = "written";
 const FIRST_EPOCH: u64 = 1;
 
 impl Homes {
-    /// Starts the writer. Peers are followed and served from their first [`Homes::peer_up`].
+    /// Starts. If the pen is held already, the writer starts too. Peers are followed and served from their first [`Homes::peer_up`], where the pen
+    /// is held.
     pub async fn start(config: HomesConfig, parts: HomesParts) -> Result<Homes, StorageError> {
-        let storage = parts.storage;
-        let log = match storage.meta(META_LOG).await? {
-            Some(bytes) => u64::from_be_bytes(
-                bytes.try_into().map_err(|_| StorageError::Damaged("the log's name".into()))?,
-            ),
-            None => {
-                // Zero is nobody's, so that "no log yet" can be told apart.
-                let log = config.new_log.max(1);
-                storage.set_meta(META_LOG, log.to_be_bytes().to_vec()).await?;
-                log
-            }
-        };
-        let head = storage.log_head().await?;
-        let former = former::Former::new(storage.meta(META_WRITTEN).await?);
-        let (jobs, queue) = mpsc::channel(config.queue_max);
+        let region = config.region.to_string();
         let shared = Arc::new(Shared {
             config,
-            storage,
+            storage: parts.storage,
             map: parts.map,
             transport: parts.transport,
             sink: parts.sink,
             applied: parts.applied,
+            pen: parts.pen,
+            ops: writer::ops(parts.ops),
             clock: Mutex::new(HybridClock::new()),
-            log,
-            head: Told::new(head),
+            log: AtomicU64::new(0),
+            head: Told::new(0),
             recent: Mutex::default(),
-            jobs,
+            jobs: Mutex::default(),
             counter: AtomicU64::new(0),
             requests: Mutex::default(),
             answered: Mutex::default(),
             peers: Mutex::default(),
+            followed: Mutex::default(),
+            feed: feed::Feed::default(),
             metadata: Told::new(0),
             copies: copies::Copies::default(),
             leaving: Mutex::default(),
             writer: Mutex::new(None),
         });
-        shared.copies.begin(head);
-        let writer = writer::Writer::new(&shared, parts.ops, head, former);
-        *shared.writer.lock() = Some(tokio::spawn(writer.run(queue)));
-        Ok(Homes { shared })
+        shared.see(&region).await?;
+        let homes = Homes { shared };
+        if let Some(term) = homes.shared.pen.term() {
+            homes.take_up(term).await?;
+        }
+        Ok(homes)
     }
 
     /// The way to `region` is open: on a link's every start, resumed or fresh. Asks it for its log from where our copy
     /// stands. Calling it twice is harmless.
     pub fn peer_up(&self, region: &str) {
+        if !self.shared.pen.is_held() {
+            return; // The scribe follows it for all of us.
+        }
         self.with_peer(region, |peer| {
             peer.apply.push(apply::Event::Up);
         });
@@ -396,6 +409,10 @@ impl Homes {
 
     /// A message that `region`'s [`ShipSink`] sent. Does not block; what finds no room is asked for again.
     pub fn shipped(&self, region: &str, bytes: impl AsRef<[u8]>) {
+        if !self.shared.pen.is_held() {
+            tracing::debug!(region, "takes us for the scribe");
+            return;
+        }
         let Some(message) = wire::decode::<wire::Ship>(bytes.as_ref()) else {
             tracing::warn!(region, "a durable-log message that cannot be read was dropped");
             return;
@@ -407,7 +424,7 @@ impl Homes {
         };
         if let Some(has) = has {
             // Of another log, or of more than there is: it will get a whole copy.
-            let ours = has.log == self.shared.log && has.seq <= self.shared.head.get();
+            let ours = has.log == self.shared.log() && has.seq <= self.shared.head.get();
             self.shared.copies.has(region, if ours { has.seq } else { 0 });
             self.shared.copies.settle(&*self.shared.map);
         }
@@ -472,7 +489,7 @@ impl Homes {
             .iter()
             .map(|(region, peer)| PeerStatus {
                 region: region.clone(),
-                applied: peer.applied.get(),
+                applied: self.shared.followed(region).get(),
                 acknowledged: peer.ship.acknowledged(),
                 head,
             })
@@ -486,9 +503,12 @@ impl Homes {
         for (_, peer) in self.shared.peers.lock().drain() {
             peer.tasks.iter().for_each(JoinHandle::abort);
         }
+        self.shared.feed.stop();
+        feed::unfollow(&self.shared);
         let writer = self.shared.writer.lock().take();
-        if let Some(writer) = writer {
-            drop(self.shared.jobs.send(writer::Job::Stop).await);
+        let jobs = self.shared.jobs.lock().take();
+        if let (Some(writer), Some(jobs)) = (writer, jobs) {
+            drop(jobs.send(writer::Job::Stop).await);
             drop(writer.await);
         }
     }
@@ -504,9 +524,9 @@ impl Homes {
                 room: Arc::clone(&room),
             };
             let (inbox, shipping) = ship::start(way.clone());
-            let (apply, applied, applying) = apply::start(way);
+            let (apply, applying) = apply::start(way);
             let tasks = [shipping, applying];
-            let peer = Peer { ship: inbox, apply, applied, room, tasks };
+            let peer = Peer { ship: inbox, apply, room, tasks };
             peers.insert(region.to_owned(), peer);
         }
         then(&peers[region])
@@ -526,6 +546,16 @@ impl Drop for Joining {
 }
 
 impl Shared {
+    /// The identity of our log.
+    fn log(&self) -> u64 {
+        self.log.load(Ordering::Acquire)
+    }
+
+    /// How much of a region's log is applied, and known here.
+    fn followed(&self, region: &str) -> Told<Position> {
+        self.followed.lock().entry(region.to_owned()).or_default().clone()
+    }
+
     /// Is the owner's data homed here?
     fn is_home(&self, owner: &str) -> bool {
         self.map.home(owner).local

@@ -17,7 +17,7 @@ pub struct HomePlace {
     pub region: Arc<str>,
     /// Grows whenever the home moves.
     pub epoch: u64,
-    /// Is that we?
+    /// Is that we, and is this node the one that writes?
     pub local: bool,
 }
 
@@ -68,9 +68,15 @@ pub trait HomeTransport: Send + Sync + 'static {
 pub struct Full(pub Vec<u8>);
 
 /// One-way messages to other regions, in order and without loss as long as the link's incarnation lives.
-pub trait ShipSink: Send + Sync + 'static {
+pub trait ShipSink: FeedSink {
     /// Queues the message for that region's [`Homes::shipped`]. Must not block.
     fn send_batch(&self, region: &str, bytes: Vec<u8>) -> Result<(), Full>;
+}
+
+/// What goes to another node of this region; see [`ShipSink`], and [`Homes::room_at`].
+pub trait FeedSink: Send + Sync + 'static {
+    /// Queues the message for that node's [`Homes::fed`]. Must not block.
+    fn send_feed(&self, node: &str, bytes: Vec<u8>) -> Result<(), Full>;
 }
 
 /// Where applied changes come from.

@@ -37,6 +37,11 @@ pub(super) struct Recent {
 }
 
 impl Recent {
+    /// Another life of the log's end begins.
+    pub(super) fn clear(&mut self) {
+        *self = Recent::default();
+    }
+
     /// More is committed.
     pub(super) fn extend(&mut self, entries: Vec<Entry>) {
         self.bytes += entries.iter().map(Entry::bytes).sum::<usize>();
@@ -167,7 +172,7 @@ impl Task {
             return begun.map(|()| true);
         }
         let Some(shipper) = &mut self.shipper else { return Ok(false) };
-        if let Some(acked) = acked.filter(|acked| acked.log == self.shared.log) {
+        if let Some(acked) = acked.filter(|acked| acked.log == self.shared.log()) {
             shipper.acked(acked.seq);
             self.inbox.said.lock().acknowledged = Some(shipper.position());
         }
@@ -193,7 +198,7 @@ impl Task {
                 entry.changes.clear();
             }
         }
-        let batch = Ship::Batch { log: self.shared.log, entries };
+        let batch = Ship::Batch { log: self.shared.log(), entries };
         self.way.send(&batch).await;
         Ok(true)
     }
@@ -202,7 +207,7 @@ impl Task {
     async fn begin(&mut self, from: From, head: u64) -> Result<(), StorageError> {
         let ours = self.shared.storage.meta(META_GENESIS).await?;
         let seq = match from.position {
-            Some(at) if at.log == self.shared.log && at.seq <= head => Some(at.seq),
+            Some(at) if at.log == self.shared.log() && at.seq <= head => Some(at.seq),
             // It begins with what we began with.
             None if from.genesis == ours => Some(0),
             // It followed another life of our log, or more of it than we have kept.
@@ -229,7 +234,7 @@ impl Task {
     async fn copy_all(&mut self) -> Result<(), StorageError> {
         self.shipper = None;
         let seq = self.shared.head.get();
-        let position = Position { log: self.shared.log, seq };
+        let position = Position { log: self.shared.log(), seq };
         let homed = (0..=255).filter(|shard| self.shared.map.shard(*shard).local).collect();
         if self.copy(homed, Some(position)).await? {
             self.shipper = Some(Shipper::new(seq, self.shared.config.ship));

@@ -176,6 +176,12 @@ impl HomeTransport for End {
     }
 }
 
+impl super::FeedSink for End {
+    fn send_feed(&self, _: &str, _: Vec<u8>) -> Result<(), Full> {
+        unreachable!("one node a region")
+    }
+}
+
 impl ShipSink for End {
     fn send_batch(&self, region: &str, bytes: Vec<u8>) -> Result<(), Full> {
         if self.net.is_cut(&self.me, region) {
@@ -229,6 +235,7 @@ pub(super) async fn node(
     let parts = HomesParts {
         storage: Arc::clone(&storage),
         map: Arc::new(View { me: region.to_owned(), world: Arc::clone(world) }),
+        pen: Arc::new(super::Pen::held(1)),
         ops: vec![Box::new(Set), Box::new(Fail), Box::new(Count), Box::new(File), Box::new(Get)],
         transport: Arc::clone(&end) as Arc<dyn HomeTransport>,
         sink: end,
@@ -251,8 +258,8 @@ impl Node {
     /// Waits until it has applied so much of another's log.
     pub(super) async fn follows(&self, home: &Node) {
         let seq = home.storage.log_head().await.unwrap();
-        let log = home.homes.shared.log;
-        let applied = self.homes.with_peer(&home.region, |peer| peer.applied.clone());
+        let log = home.homes.shared.log();
+        let applied = self.homes.shared.followed(&home.region);
         let reached = applied.until(|now| now.log == log && now.seq >= seq);
         let reached = tokio::time::timeout(Duration::from_secs(30), reached).await;
         assert!(reached.is_ok(), "{} follows {}", self.region, home.region);

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use xmpp::{BareJid, Condition, StanzaError};
 
 use super::former::Former;
-use super::{AppliedAt, HomeError, HomeOp, META_WRITTEN, Shared, Tx};
+use super::{HomeError, HomeOp, META_WRITTEN, Shared, Tx};
 use crate::storage::{Position, StorageError};
 
 /// What one operation may change, in bytes: its entry must fit into one frame of a link.
@@ -43,10 +43,17 @@ pub(super) struct Request {
     pub(super) answer: oneshot::Sender<Done>,
 }
 
+/// All operations, by name.
+pub(super) type Ops = HashMap<&'static str, Arc<dyn HomeOp>>;
+
+/// The operations of all features.
+pub(super) fn ops(all: Vec<Box<dyn HomeOp>>) -> Ops {
+    all.into_iter().map(|op| (op.name(), Arc::from(op))).collect()
+}
+
 /// The task's state. Invariant: `head` is what storage's log head is.
 pub(super) struct Writer {
     shared: Arc<Shared>,
-    ops: HashMap<&'static str, Arc<dyn HomeOp>>,
     tx: Tx,
     head: u64,
     trimmed: u64,
@@ -58,16 +65,10 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn new(
-        shared: &Arc<Shared>,
-        ops: Vec<Box<dyn HomeOp>>,
-        head: u64,
-        former: Former,
-    ) -> Writer {
-        let ops = ops.into_iter().map(|op| (op.name(), Arc::from(op))).collect();
+    pub(super) fn new(shared: &Arc<Shared>, head: u64, former: Former) -> Writer {
         let tx = Tx::new(Arc::clone(&shared.storage));
         let shared = Arc::clone(shared);
-        Writer { shared, ops, tx, head, trimmed: 0, former, kept_back: Vec::new(), unstored: false }
+        Writer { shared, tx, head, trimmed: 0, former, kept_back: Vec::new(), unstored: false }
     }
 
     /// Runs until told to stop.
@@ -119,7 +120,7 @@ impl Writer {
         match committed {
             Ok(()) => {
                 self.publish(entries);
-                let at = Position { log: self.shared.log, seq: self.head };
+                let at = Position { log: self.shared.log(), seq: self.head };
                 for (answer, result, of) in answers {
                     // A refusal rests on what is there as much as an answer does; another error says nothing.
                     let says = matches!(result, Ok(_) | Err(HomeError::Refused(_)));
@@ -135,7 +136,11 @@ impl Writer {
             }
             Err(error) => {
                 tracing::error!(%error, "a group of changes was not committed");
-                let at = Position { log: self.shared.log, seq: self.head };
+                let at = Position { log: self.shared.log(), seq: self.head };
+                if matches!(error, StorageError::Superseded) {
+                    self.shared.put_down();
+                    going = false;
+                }
                 let error = HomeError::from(error);
                 for (answer, ..) in answers {
                     drop(answer.send((Err(error.clone()), at)));
@@ -153,7 +158,7 @@ impl Writer {
             let place = self.shared.map.home(request.account.as_str());
             let is_ours =
                 place.local && self.shared.storage.refuses(request.account.as_str()).is_none();
-            if let Some(op) = self.ops.get(request.op.as_str()).filter(|_| is_ours) {
+            if let Some(op) = self.shared.ops.get(request.op.as_str()).filter(|_| is_ours) {
                 let reads = op.reads(&request.account, &request.request);
                 let account = request.account.as_str();
                 wanted.extend(reads.into_iter().map(|read| (account, place.epoch, read)));
@@ -172,7 +177,7 @@ impl Writer {
         at: Hlc,
         entries: &mut Vec<Entry>,
     ) -> Result<Vec<u8>, HomeError> {
-        let op = self.ops.get(request.op.as_str());
+        let op = self.shared.ops.get(request.op.as_str());
         let op = Arc::clone(op.ok_or_else(|| HomeError::Unknown(request.op.clone()))?);
         let place = self.shared.map.home(request.account.as_str());
         if !place.local || self.shared.is_leaving(request.account.as_str()) {
@@ -244,9 +249,8 @@ impl Writer {
     fn publish(&mut self, entries: Vec<Entry>) {
         let Some(last) = entries.last() else { return };
         self.head = last.seq;
-        for entry in &entries {
-            self.shared.applied.applied(AppliedAt { local_home: true }, &entry.changes);
-        }
+        let at = Position { log: self.shared.log(), seq: self.head };
+        self.shared.learn(&self.shared.config.region, at, &entries);
         self.shared.recent.lock().extend(entries);
         self.shared.head.set(self.head);
     }

@@ -30,7 +30,7 @@ const PART_BYTES: usize = 384 << 10;
 /// Before a home that cannot be reached is asked again. Their senders wait meanwhile.
 const RETRY: Duration = Duration::from_millis(500);
 /// How long what is taken over may take to be written here, before the homes are left with it for the next time.
-const WRITTEN_WITHIN: Duration = Duration::from_secs(60);
+pub(super) const WRITTEN_WITHIN: Duration = Duration::from_secs(60);
 /// Owners looked at in one step.
 const OWNERS: usize = 256;
 
@@ -149,7 +149,7 @@ pub struct Second {
     /// Requests that are not answered.
     pending: AtomicUsize,
     answered: Notify,
-    taking_over: tokio::sync::Mutex<()>,
+    pub(super) taking_over: tokio::sync::Mutex<()>,
 }
 
 /// A request on the way; when it goes, it is answered.

@@ -4,6 +4,8 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
@@ -11,14 +13,16 @@ use parking_lot::RwLock;
 use replication::{Change, Entry};
 
 use super::{
-    Answer, LogPage, Page, Place, Position, Replace, Row, Shelf, Storage, StorageError, changes,
-    check_order, row_bytes,
+    Answer, LogPage, Page, Place, Position, Replace, Row, Scribe, Shelf, Storage, StorageError,
+    changes, check_order, row_bytes,
 };
 
 /// Everything in memory. `Memory::default()` is empty.
 #[derive(Debug, Default)]
 pub struct Memory {
-    tables: RwLock<Tables>,
+    tables: Arc<RwLock<Tables>>,
+    /// The term in which this handle writes; 0: it has never taken the pen.
+    pen: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -28,9 +32,16 @@ struct Tables {
     applied: BTreeMap<String, Position>,
     meta: BTreeMap<String, Vec<u8>>,
     outbox: BTreeMap<(String, u64), Vec<u8>>,
+    scribe: Option<Scribe>,
 }
 
 impl Tables {
+    /// Whether somebody who took the pen in that term may write.
+    fn may_write(&self, pen: u64) -> Result<(), StorageError> {
+        let term = self.scribe.as_ref().map_or(0, |scribe| scribe.term);
+        if pen == 0 || pen == term { Ok(()) } else { Err(StorageError::Superseded) }
+    }
+
     fn values_of(&self, store: &str, owner: &str) -> impl Iterator<Item = (&str, &Vec<u8>)> {
         let first = Place::Value(store.to_owned(), owner.to_owned(), String::new());
         self.rows.range(first..).map_while(move |(place, value)| match place {
@@ -123,6 +134,25 @@ impl Tables {
 }
 
 impl Memory {
+    /// The same tables for another node.
+    pub fn shared(&self) -> Memory {
+        Memory { tables: Arc::clone(&self.tables), pen: AtomicU64::new(0) }
+    }
+
+    /// The tables, for a write that was asked for now.
+    fn write<T: Send + 'static>(
+        &self,
+        write: impl FnOnce(&mut Tables) -> Result<T, StorageError> + Send + 'static,
+    ) -> Answer<'_, T> {
+        let pen = self.pen.load(Ordering::Acquire);
+        async move {
+            let mut tables = self.tables.write();
+            tables.may_write(pen)?;
+            write(&mut tables)
+        }
+        .boxed()
+    }
+
     fn read<T: Send + 'static>(&self, read: impl FnOnce(&Tables) -> T) -> Answer<'_, T> {
         ready(Ok(read(&self.tables.read()))).boxed()
     }
@@ -208,25 +238,21 @@ impl Storage for Memory {
     }
 
     fn commit_home(&self, entries: Vec<Entry>) -> Answer<'_, ()> {
-        async move {
-            let mut tables = self.tables.write();
+        self.write(move |tables| {
             tables.check(&entries)?;
             changes(&entries).for_each(|change| tables.change(change));
             tables.log.extend(entries.into_iter().map(|entry| (entry.seq, entry)));
             Ok(())
-        }
-        .boxed()
+        })
     }
 
     fn commit_part(&self, entries: Vec<Entry>, here: Vec<Change>) -> Answer<'_, ()> {
-        async move {
-            let mut tables = self.tables.write();
+        self.write(move |tables| {
             tables.check(&entries)?;
             here.iter().for_each(|change| tables.change(change));
             tables.log.extend(entries.into_iter().map(|entry| (entry.seq, entry)));
             Ok(())
-        }
-        .boxed()
+        })
     }
 
     fn apply<'a>(
@@ -235,17 +261,20 @@ impl Storage for Memory {
         position: Position,
         entries: Vec<Entry>,
     ) -> Answer<'a, ()> {
-        async move {
-            let mut tables = self.tables.write();
+        let home = home.to_owned();
+        self.write(move |tables| {
             changes(&entries).for_each(|change| tables.change(change));
-            tables.applied.insert(home.to_owned(), position);
+            tables.applied.insert(home, position);
             Ok(())
-        }
-        .boxed()
+        })
     }
 
     fn applied<'a>(&'a self, home: &'a str) -> Answer<'a, Option<Position>> {
         self.read(|tables| tables.applied.get(home).copied())
+    }
+
+    fn positions(&self) -> Answer<'_, Vec<(String, Position)>> {
+        self.read(|tables| tables.applied.clone().into_iter().collect())
     }
 
     fn log_read(&self, after: u64, bytes_max: usize) -> Answer<'_, LogPage> {
@@ -275,13 +304,11 @@ impl Storage for Memory {
     }
 
     fn log_trim(&self, upto: u64) -> Answer<'_, ()> {
-        async move {
-            let mut tables = self.tables.write();
+        self.write(move |tables| {
             let head = tables.log.last_key_value().map_or(0, |(seq, _)| *seq);
             tables.log = tables.log.split_off(&upto.saturating_add(1).min(head));
             Ok(())
-        }
-        .boxed()
+        })
     }
 
     fn rows(&self, after: Option<Place>, bytes_max: usize) -> Answer<'_, Vec<Row>> {
@@ -322,7 +349,13 @@ impl Storage for Memory {
     }
 
     fn replace<'a>(&'a self, replace: Replace<'a>) -> Answer<'a, Vec<Place>> {
-        async move { Ok::<_, StorageError>(self.tables.write().replace(replace)) }.boxed()
+        let pen = self.pen.load(Ordering::Acquire);
+        async move {
+            let mut tables = self.tables.write();
+            tables.may_write(pen)?;
+            Ok(tables.replace(replace))
+        }
+        .boxed()
     }
 
     fn outbox<'a>(&'a self, node: &'a str) -> Answer<'a, Vec<(u64, Vec<u8>)>> {
@@ -351,16 +384,55 @@ impl Storage for Memory {
         .boxed()
     }
 
+    fn outbox_move<'a>(&'a self, from: &'a str, to: &'a str) -> Answer<'a, ()> {
+        let (from, to) = (from.to_owned(), to.to_owned());
+        self.write(move |tables| {
+            let of = (from.clone(), 0)..=(from, u64::MAX);
+            let rows: Vec<_> = tables.outbox.extract_if(of, |_, _| true).collect();
+            tables
+                .outbox
+                .extend(rows.into_iter().map(|((_, order), row)| ((to.clone(), order), row)));
+            Ok(())
+        })
+    }
+
+    fn scribe(&self) -> Answer<'_, Option<Scribe>> {
+        self.read(|tables| tables.scribe.clone())
+    }
+
+    fn take_pen<'a>(&'a self, former: u64, term: u64, node: &'a str) -> Answer<'a, bool> {
+        async move {
+            let mut tables = self.tables.write();
+            let known = tables.scribe.as_ref().map_or(0, |scribe| scribe.term);
+            if known != former {
+                return Ok(false);
+            }
+            tables.scribe = Some(Scribe { term, node: node.to_owned(), beat: 0 });
+            self.pen.store(term, Ordering::Release);
+            Ok(true)
+        }
+        .boxed()
+    }
+
+    fn beat(&self) -> Answer<'_, ()> {
+        self.write(|tables| {
+            if let Some(scribe) = &mut tables.scribe {
+                scribe.beat += 1;
+            }
+            Ok(())
+        })
+    }
+
     fn meta<'a>(&'a self, key: &'a str) -> Answer<'a, Option<Vec<u8>>> {
         self.read(|tables| tables.meta.get(key).cloned())
     }
 
     fn set_meta<'a>(&'a self, key: &'a str, value: Vec<u8>) -> Answer<'a, ()> {
-        async move {
-            self.tables.write().meta.insert(key.to_owned(), value);
+        let key = key.to_owned();
+        self.write(move |tables| {
+            tables.meta.insert(key, value);
             Ok(())
-        }
-        .boxed()
+        })
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

@@ -74,6 +74,9 @@ pub enum StorageError {
         /// What is different, or what went wrong.
         why: String,
     },
+    /// Another node writes this database now ([`Storage::take_pen`]). Nothing was written, and nothing will be through this handle.
+    #[error("another node of the region writes the database now")]
+    Superseded,
     /// Storage is closing.
     #[error("storage is closed")]
     Closed,
@@ -102,9 +105,21 @@ impl StorageError {
                 used: used.clone(),
                 why: why.clone(),
             },
+            StorageError::Superseded => StorageError::Superseded,
             StorageError::Closed => StorageError::Closed,
         }
     }
+}
+
+/// Who writes a database. The nodes of a region share one, and one of them writes it: its scribe.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scribe {
+    /// Grows with every change of hands.
+    pub term: u64,
+    /// The node's name.
+    pub node: String,
+    /// Grows while it lives: [`Storage::beat`].
+    pub beat: u64,
 }
 
 /// Why a database cannot do something now.
@@ -303,6 +318,9 @@ pub trait Storage: Send + Sync + 'static {
     /// How far `home`'s log has been applied here; None: never heard of it.
     fn applied<'a>(&'a self, home: &'a str) -> Answer<'a, Option<Position>>;
 
+    /// The same of all logs of which anything has been.
+    fn positions(&self) -> Answer<'_, Vec<(String, Position)>>;
+
     /// Entries of our own log after `after`, at most about `bytes_max` bytes but at least one entry if there is one.
     fn log_read(&self, after: u64, bytes_max: usize) -> Answer<'_, LogPage>;
 
@@ -334,11 +352,29 @@ pub trait Storage: Send + Sync + 'static {
         remove: Vec<u64>,
     ) -> Answer<'a, ()>;
 
+    /// Moves all that one outbox holds into another, in one transaction: whoever reads the former finds everything there or nothing.
+    fn outbox_move<'a>(&'a self, from: &'a str, to: &'a str) -> Answer<'a, ()>;
+
+    /// Who writes this database; None: nobody has yet.
+    fn scribe(&self) -> Answer<'_, Option<Scribe>>;
+
+    /// Becomes the one that writes, if the term is still `former` (0: nobody has yet). False: another was quicker. From then on every write of
+    /// the former scribe is refused ([`StorageError::Superseded`]); what it had committed before is there to be read when this returns. A handle
+    /// that has never taken the pen writes unchecked: tools before any node runs, and tests.
+    fn take_pen<'a>(&'a self, former: u64, term: u64, node: &'a str) -> Answer<'a, bool>;
+
+    /// Says that the scribe lives; see [`Scribe::beat`].
+    fn beat(&self) -> Answer<'_, ()>;
+
     /// A small fact about this database itself (its log's identity, its genesis); not replicated.
     fn meta<'a>(&'a self, key: &'a str) -> Answer<'a, Option<Vec<u8>>>;
 
     /// Writes such a fact.
     fn set_meta<'a>(&'a self, key: &'a str, value: Vec<u8>) -> Answer<'a, ()>;
+
+    /// To a node that does not write: entries of `home`'s log (None: our own) were applied by the one that does, up to this position. What is read
+    /// from now on has them, or is refused.
+    fn heard(&self, _home: Option<&str>, _position: Position, _entries: &[Entry]) {}
 
     /// Why no change to that owner's data is to be begun now, as far as it is known without asking: the database they are in is away. What
     /// was begun all the same is done when it is back.

@@ -24,7 +24,15 @@ impl MetaState {
                     .ok_or_else(|| CommandError::UnknownNode(name.clone()))?;
                 replace(&mut record.voter, *voter)
             }
-            Command::NodeRemove { name } => self.nodes.remove(name).is_some(),
+            Command::NodeRemove { name } => {
+                self.fallen.remove(name);
+                self.nodes.remove(name).is_some()
+            }
+            Command::NodeFallen { name, incarnation } => self.node_fallen(name, *incarnation)?,
+            Command::NodeReturned { name, incarnation } => {
+                let is_known = self.fallen.get(name) == Some(incarnation);
+                is_known && self.fallen.remove(name).is_some()
+            }
             Command::RegionAdd { region } => self.region_add(region)?,
             Command::RegionState { region, state } => {
                 self.region_state_set(region, *state, &mut moved)?
@@ -103,6 +111,9 @@ impl MetaState {
         }
         if known == Some(&record) {
             return Ok(false);
+        }
+        if self.fallen.get(name).is_some_and(|fallen| *fallen < record.incarnation) {
+            self.fallen.remove(name);
         }
         self.nodes.insert(name.into(), record);
         Ok(true)
@@ -233,6 +244,20 @@ impl MetaState {
                 region.behind.insert(home.to_owned());
             }
         }
+    }
+
+    fn node_fallen(&mut self, name: &str, incarnation: u64) -> Result<bool, CommandError> {
+        let record = self.nodes.get(name).ok_or_else(|| CommandError::UnknownNode(name.into()))?;
+        if record.incarnation != incarnation {
+            return Ok(false); // It lives another life by now.
+        }
+        let stands = |other: &str, known: &NodeRecord| {
+            other != name && known.region == record.region && !self.fallen.contains_key(other)
+        };
+        if !self.nodes.iter().any(|(other, known)| stands(other, known)) {
+            return Err(CommandError::LastNode(name.into()));
+        }
+        Ok(self.fallen.insert(name.into(), incarnation) != Some(incarnation))
     }
 
     fn pin(

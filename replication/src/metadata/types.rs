@@ -35,6 +35,9 @@ pub struct MetaState {
     pub homes: Vec<Home>,
     /// Accounts (bare JID) that live elsewhere than their shard: data residency.
     pub pins: BTreeMap<String, Home>,
+    /// Nodes that count as dead though their region does not, each with the incarnation that nobody reached. A region with one node is down as
+    /// a whole instead.
+    pub fallen: BTreeMap<String, u64>,
 }
 
 impl MetaState {
@@ -103,7 +106,15 @@ impl MetaState {
             domains: domains.into_iter().collect(),
             homes,
             pins: BTreeMap::new(),
+            fallen: BTreeMap::new(),
         }
+    }
+
+    /// Whether a node's echo is waited for: it has not fallen, nor has its region.
+    pub fn is_live(&self, node: &str) -> bool {
+        let region = self.nodes.get(node).map(|record| &*record.region);
+        region.is_some_and(|region| !self.region_state(region).is_down())
+            && !self.fallen.contains_key(node)
     }
 }
 
@@ -257,6 +268,10 @@ pub enum Command {
     RegionReturned { region: String },
     /// By a home: the replica has its whole log.
     CaughtUp { home: String, replica: String },
+    /// Nobody reaches this life of a node: it counts as dead. A newer life of it does not.
+    NodeFallen { name: String, incarnation: u64 },
+    /// This life of a node is reached again.
+    NodeReturned { name: String, incarnation: u64 },
 }
 
 /// What applying a command did.
@@ -300,6 +315,8 @@ pub enum CommandError {
     RaftIdTaken { raft_id: u64, owner: String },
     #[error("node {name:?} is known with incarnation {known}, which is newer")]
     StaleIncarnation { name: String, known: u64 },
+    #[error("node {0:?} is the only one of its region that has not fallen")]
+    LastNode(String),
     #[error("there is no domain {0:?}")]
     UnknownDomain(String),
     #[error("{0:?} is not pinned")]

@@ -59,11 +59,11 @@ impl Council {
         self.inner.lock().up[host] = true;
     }
 
-    /// Regions that are declared down.
+    /// Regions that are declared down, and nodes that are.
     pub fn down(&self) -> Vec<String> {
         let state = self.inner.lock().state.clone();
         let down = state.regions.values().filter(|region| region.state.is_down());
-        down.map(|region| region.name.clone()).collect()
+        down.map(|region| region.name.clone()).chain(state.fallen.keys().cloned()).collect()
     }
 
     /// A host's end of it.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use futures_util::future::BoxFuture;
 use node::storage::memory::Memory;
 use node::storage::{
-    Answer, LogPage, Page, Place, Position, Replace, Row, Shelf, Storage, StorageError,
+    Answer, LogPage, Page, Place, Position, Replace, Row, Scribe, Shelf, Storage, StorageError,
 };
 use parking_lot::Mutex;
 use replication::{Change, Entry};
@@ -27,10 +27,10 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// An empty disk.
-    pub fn new(chance: Chance, slow_ms: u64) -> Arc<Self> {
+    /// A disk with a database, or with a region's which others have too.
+    pub fn new(chance: Chance, slow_ms: u64, memory: Memory) -> Arc<Self> {
         Arc::new(Self {
-            memory: Memory::default(),
+            memory,
             incarnation: AtomicU64::new(0),
             slow_ms: AtomicU64::new(slow_ms),
             chance: Mutex::new(chance),
@@ -57,13 +57,15 @@ impl Disk {
 /// A disk as one life of the node sees it.
 pub struct Mounted {
     disk: Arc<Disk>,
+    memory: Memory,
     life: Arc<Life>,
 }
 
 impl Mounted {
     /// For this life.
     pub fn new(disk: Arc<Disk>, life: Arc<Life>) -> Self {
-        Self { disk, life }
+        let memory = disk.memory.shared();
+        Self { disk, memory, life }
     }
 
     /// Time passes; after the end of the life nothing does.
@@ -92,13 +94,13 @@ impl Storage for Mounted {
         owner: &'a str,
         key: &'a str,
     ) -> Answer<'a, Option<Vec<u8>>> {
-        self.disk.memory.get(store, owner, key)
+        self.memory.get(store, owner, key)
     }
 
     fn map<'a>(&'a self, store: &'a str, owner: &'a str) -> Answer<'a, Vec<(String, Vec<u8>)>> {
         // Reading takes a while too, after which what was read may be old.
         Box::pin(async move {
-            let read = self.disk.memory.map(store, owner).await;
+            let read = self.memory.map(store, owner).await;
             self.seek().await;
             read
         })
@@ -110,15 +112,15 @@ impl Storage for Mounted {
         owner: &'a str,
         page: Page,
     ) -> Answer<'a, Vec<(u64, Vec<u8>)>> {
-        self.disk.memory.archive(store, owner, page)
+        self.memory.archive(store, owner, page)
     }
 
     fn archive_count<'a>(&'a self, store: &'a str, owner: &'a str, page: Page) -> Answer<'a, u64> {
-        self.disk.memory.archive_count(store, owner, page)
+        self.memory.archive_count(store, owner, page)
     }
 
     fn archive_len<'a>(&'a self, store: &'a str, owner: &'a str) -> Answer<'a, u64> {
-        self.disk.memory.archive_len(store, owner)
+        self.memory.archive_len(store, owner)
     }
 
     fn owners<'a>(
@@ -127,15 +129,15 @@ impl Storage for Mounted {
         after: Option<&'a str>,
         max: usize,
     ) -> Answer<'a, Vec<String>> {
-        self.disk.memory.owners(store, after, max)
+        self.memory.owners(store, after, max)
     }
 
     fn commit_home(&self, entries: Vec<Entry>) -> Answer<'_, ()> {
-        Box::pin(self.written(self.disk.memory.commit_home(entries)))
+        Box::pin(self.written(self.memory.commit_home(entries)))
     }
 
     fn commit_part(&self, entries: Vec<Entry>, here: Vec<Change>) -> Answer<'_, ()> {
-        Box::pin(self.written(self.disk.memory.commit_part(entries, here)))
+        Box::pin(self.written(self.memory.commit_part(entries, here)))
     }
 
     fn apply<'a>(
@@ -144,39 +146,43 @@ impl Storage for Mounted {
         position: Position,
         entries: Vec<Entry>,
     ) -> Answer<'a, ()> {
-        Box::pin(self.written(self.disk.memory.apply(home, position, entries)))
+        Box::pin(self.written(self.memory.apply(home, position, entries)))
     }
 
     fn applied<'a>(&'a self, home: &'a str) -> Answer<'a, Option<Position>> {
-        self.disk.memory.applied(home)
+        self.memory.applied(home)
+    }
+
+    fn positions(&self) -> Answer<'_, Vec<(String, Position)>> {
+        self.memory.positions()
     }
 
     fn log_read(&self, after: u64, bytes_max: usize) -> Answer<'_, LogPage> {
-        self.disk.memory.log_read(after, bytes_max)
+        self.memory.log_read(after, bytes_max)
     }
 
     fn log_head(&self) -> Answer<'_, u64> {
-        self.disk.memory.log_head()
+        self.memory.log_head()
     }
 
     fn log_trim(&self, upto: u64) -> Answer<'_, ()> {
-        Box::pin(self.written(self.disk.memory.log_trim(upto)))
+        Box::pin(self.written(self.memory.log_trim(upto)))
     }
 
     fn rows(&self, after: Option<Place>, bytes_max: usize) -> Answer<'_, Vec<Row>> {
-        self.disk.memory.rows(after, bytes_max)
+        self.memory.rows(after, bytes_max)
     }
 
     fn shelves(&self, after: Option<Shelf>, max: usize) -> Answer<'_, Vec<Shelf>> {
-        self.disk.memory.shelves(after, max)
+        self.memory.shelves(after, max)
     }
 
     fn replace<'a>(&'a self, replace: Replace<'a>) -> Answer<'a, Vec<Place>> {
-        Box::pin(self.written(self.disk.memory.replace(replace)))
+        Box::pin(self.written(self.memory.replace(replace)))
     }
 
     fn outbox<'a>(&'a self, node: &'a str) -> Answer<'a, Vec<(u64, Vec<u8>)>> {
-        self.disk.memory.outbox(node)
+        self.memory.outbox(node)
     }
 
     fn outbox_write<'a>(
@@ -185,18 +191,34 @@ impl Storage for Mounted {
         put: Vec<(u64, Vec<u8>)>,
         remove: Vec<u64>,
     ) -> Answer<'a, ()> {
-        Box::pin(self.written(self.disk.memory.outbox_write(node, put, remove)))
+        Box::pin(self.written(self.memory.outbox_write(node, put, remove)))
+    }
+
+    fn outbox_move<'a>(&'a self, from: &'a str, to: &'a str) -> Answer<'a, ()> {
+        Box::pin(self.written(self.memory.outbox_move(from, to)))
+    }
+
+    fn scribe(&self) -> Answer<'_, Option<Scribe>> {
+        self.memory.scribe()
+    }
+
+    fn take_pen<'a>(&'a self, former: u64, term: u64, node: &'a str) -> Answer<'a, bool> {
+        Box::pin(self.written(self.memory.take_pen(former, term, node)))
+    }
+
+    fn beat(&self) -> Answer<'_, ()> {
+        Box::pin(self.written(self.memory.beat()))
     }
 
     fn meta<'a>(&'a self, key: &'a str) -> Answer<'a, Option<Vec<u8>>> {
-        self.disk.memory.meta(key)
+        self.memory.meta(key)
     }
 
     fn set_meta<'a>(&'a self, key: &'a str, value: Vec<u8>) -> Answer<'a, ()> {
-        Box::pin(self.written(self.disk.memory.set_meta(key, value)))
+        Box::pin(self.written(self.memory.set_meta(key, value)))
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
-        self.disk.memory.close()
+        self.memory.close()
     }
 }

@@ -16,7 +16,7 @@ use crate::storage::{self, Replace, StorageError};
 /// PBKDF2 rounds of the test accounts: the least that clients accept (RFC 7677 §4), so that many are made soon.
 const ITERATIONS: u32 = 4_096;
 
-/// Makes `DIR/genesis.sqlite` with `accounts`, unless it is there, and gives a copy to every node that has no
+/// Makes `DIR/genesis.sqlite` with `accounts`, unless it is there, and gives a copy to every region that has no
 /// database yet.
 pub(super) async fn make(
     dir: &Path,
@@ -31,7 +31,8 @@ pub(super) async fn make(
         fs::rename(&unfinished, &genesis)
             .map_err(|cause| miette::miette!("cannot write {}: {cause}", genesis.display()))?;
     }
-    for node in plan.nodes.iter().filter(|node| plan.database(&node.region).is_none()) {
+    let in_file = |region: &str| plan.database(region).is_none();
+    for node in plan.nodes.iter().filter(|node| node.index == 0 && in_file(&node.region)) {
         let data = dir.join(&node.name);
         let database = data.join("pangaea.sqlite");
         if database.exists() {

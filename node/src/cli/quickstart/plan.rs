@@ -110,7 +110,7 @@ impl Plan {
                     region: region.clone(),
                     index: j,
                     raft_id: u64::from(i * NODES_MAX + j) + 1,
-                    voter: j == 0,
+                    voter: votes(i, j, regions.len(), args.nodes),
                     ports,
                 });
             }
@@ -149,14 +149,23 @@ impl Plan {
         }
     }
 
-    /// What a node's configuration says of it.
-    fn storage(&self, region: &str) -> String {
+    /// What a node's configuration says of it. Where it is a file, the region's nodes share that of the first.
+    fn storage(&self, node: &NodePlan) -> String {
+        let region = &node.region;
         let url = match self.database(region) {
-            Some((Database::Postgres(url) | Database::Mysql(url), _)) => url,
-            Some((Database::Sqlite(_), _)) | None => return String::new(),
+            Some((Database::Postgres(url) | Database::Mysql(url), _)) => url.expose().to_owned(),
+            _ if node.index > 0 => format!("sqlite:{region}-0/pangaea.sqlite"),
+            _ => return String::new(),
         };
-        let url = toml::Value::String(url.expose().to_owned());
-        format!("[storage]\ndatabase = {url}\n\n")
+        format!("[storage]\ndatabase = {}\n\n", toml::Value::String(url))
+    }
+
+    /// And of uploaded files, which they share too.
+    fn upload_dir(node: &NodePlan) -> String {
+        if node.index == 0 {
+            return String::new();
+        }
+        format!("dir = \"{}-0/upload\"\n", node.region)
     }
 
     /// Where the other regions' files are.
@@ -283,7 +292,7 @@ listen = ["127.0.0.1:{http}"]
 [upload]
 # The same in all of them, made anew at every start: slots are good for minutes only.
 key = "{upload_key}"
-{upload_regions}
+{upload_dir}{upload_regions}
 [proxy]
 listen = ["127.0.0.1:{proxy}"]
 
@@ -335,7 +344,8 @@ password_length_min = 1
 unauthenticated_per_address_max = 20000
 "#,
             archive = self.archive,
-            storage = self.storage(region),
+            storage = self.storage(node),
+            upload_dir = Plan::upload_dir(node),
             c2s = ports.c2s,
             c2s_tls = ports.c2s_tls,
             s2s = ports.s2s,
@@ -376,23 +386,26 @@ voter = {}
 }
 
 fn refuse_what_comes_later(args: &Args) -> miette::Result<()> {
-    let later = [
-        ("--redis", args.redis.is_some()),
-        ("--dns", args.dns.is_some()),
-        ("--nodes above 1", args.nodes > 1),
-    ];
+    let later = [("--redis", args.redis.is_some()), ("--dns", args.dns.is_some())];
     if let Some((option, _)) = later.iter().find(|(_, asked)| *asked) {
-        return Err(miette::miette!(
-            help = "leave it out: each region is one node with an in-process table",
-            "{option} comes with a later version"
-        ));
+        return Err(miette::miette!(help = "leave it out", "{option} comes with a later version"));
     }
-    if args.nodes == 0 {
+    if !(1..=NODES_MAX).contains(&args.nodes) {
         return Err(miette::miette!(
             "--nodes: a region has at least one node, and at most {NODES_MAX}"
         ));
     }
     Ok(())
+}
+
+/// Whether node `j` of region `i` votes: one of each region, and more only as far as a majority must outlive any one node: of one region with
+/// three nodes or more three, of two regions with several nodes one more.
+fn votes(i: u16, j: u16, regions: usize, nodes: u16) -> bool {
+    match (regions, nodes) {
+        (1, 3..) => j < 3,
+        (2, 2..) => j == 0 || (i == 0 && j == 1),
+        _ => j == 0,
+    }
 }
 
 fn server(url: &str) -> miette::Result<Database> {
@@ -480,13 +493,33 @@ mod tests {
     }
 
     #[test]
+    fn nodes_of_a_region_share_its_database_and_a_majority_outlives_any_of_them() {
+        let voters = |line: &str| {
+            let nodes = plan(line).unwrap().nodes;
+            let voters = nodes.into_iter().filter(|node| node.voter).map(|node| node.name);
+            voters.collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(voters("--regions eu --nodes 5"), "eu-0 eu-1 eu-2");
+        assert_eq!(voters("--regions eu --nodes 2"), "eu-0");
+        assert_eq!(voters("--regions eu,us --nodes 2"), "eu-0 eu-1 us-0");
+        assert_eq!(voters("--nodes 3"), "eu-0 us-0 ap-0");
+        let plan = plan("--regions eu --nodes 2").unwrap();
+        let text = plan.config(&plan.nodes[1], &Dialled::new(), &BTreeMap::new());
+        let config = config::Config::parse(&text, "eu-1.toml", "/q".as_ref());
+        // The fingerprint of its peer is missing here, and nothing else.
+        let problems = format!("{:?}", config.expect_err("it is not whole"));
+        assert!(problems.contains("fingerprint") && !problems.contains("storage"), "{problems}");
+        assert!(text.contains("sqlite:eu-0/pangaea.sqlite") && text.contains("eu-0/upload"));
+    }
+
+    #[test]
     fn what_cannot_be_is_refused_in_words() {
         let check = |line: &str, says: &str| {
             let error = plan(line).expect_err(line).to_string();
             assert!(error.contains(says), "{error} should say {says:?}");
         };
-        check("--nodes 2", "later version");
         check("--nodes 0", "at least one");
+        check("--nodes 6", "at most 5");
         check("--redis redis://h", "--redis comes with a later version");
         check("--database sqlite:file", "the URL of a server");
         check("--dns 127.0.0.1:53", "--dns comes");

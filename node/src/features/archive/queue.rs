@@ -278,8 +278,12 @@ fn row(account: &BareJid, filing: &Filing) -> Vec<u8> {
 }
 
 /// The name of a node's outbox for archives.
+pub fn outbox_of(node: &str) -> String {
+    format!("{node}/archive")
+}
+
 fn outbox(node: &Node) -> String {
-    format!("{}/archive", node.geo.me)
+    outbox_of(&node.geo.me.to_string())
 }
 
 /// Takes a message in.
@@ -300,18 +304,42 @@ fn enter(node: &Arc<Node>, account: BareJid, waiting: Waiting) {
 /// The disk cannot be read: then the node must not start, for it would forget what it has promised.
 pub async fn load(node: &Arc<Node>) -> Result<(), StorageError> {
     for (place, bytes) in node.storage.outbox(&outbox(node)).await? {
-        let read = postcard::from_bytes::<(String, Filing)>(&bytes).ok();
-        let read =
-            read.and_then(|(account, filing)| Some((BareJid::parse(&account).ok()?, filing)));
-        let Some((account, mut filing)) = read else {
-            tracing::error!(
-                place,
-                "a message for an archive cannot be read; it stays in the outbox"
-            );
-            continue;
-        };
-        filing.again = true;
+        let Some((account, filing)) = read(place, &bytes) else { continue };
         enter(node, account, Waiting { filing, receipt: None, stored: Some(place) });
+    }
+    Ok(())
+}
+
+/// What is left of an earlier life, of ours or of a node that has fallen: it may have been filed.
+fn read(place: u64, bytes: &[u8]) -> Option<(BareJid, Filing)> {
+    let read = postcard::from_bytes::<(String, Filing)>(bytes).ok();
+    let read = read.and_then(|(account, filing)| Some((BareJid::parse(&account).ok()?, filing)));
+    let Some((account, mut filing)) = read else {
+        tracing::error!(place, "a message for an archive cannot be read; it stays in the outbox");
+        return None;
+    };
+    filing.again = true;
+    Some((account, filing))
+}
+
+/// Takes up what a node of our region wrote down that has fallen: into our own outbox first, and then out of `outbox`.
+///
+/// # Errors
+/// What storage says; some of it may be filed twice then, and is known the second time.
+pub async fn inherit(node: &Arc<Node>, outbox: &str) -> Result<(), StorageError> {
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    let mut filings = Vec::new();
+    for (place, bytes) in node.storage.outbox(outbox).await? {
+        let Some((account, filing)) = read(place, &bytes) else { continue };
+        let own = node.ledger.next_order();
+        ours.push((own, bytes));
+        theirs.push(place);
+        filings.push((account, filing, own));
+    }
+    node.storage.outbox_write(&self::outbox(node), ours, Vec::new()).await?;
+    node.storage.outbox_write(outbox, Vec::new(), theirs).await?;
+    for (account, filing, own) in filings {
+        enter(node, account, Waiting { filing, receipt: None, stored: Some(own) });
     }
     Ok(())
 }

@@ -151,8 +151,13 @@ async fn file_part(node: &Arc<Node>, account: &BareJid, batch: Vec<Routed>) -> F
 }
 
 /// Which of a former life's messages were filed before it ended. Nothing, if the home cannot be reached: then some may come twice.
-pub async fn filed_before(node: &Arc<Node>, account: &BareJid, orders: Vec<u64>) -> Vec<u64> {
-    let request = Request::Which { node: node.geo.me.to_string(), orders };
+pub async fn filed_before(
+    node: &Arc<Node>,
+    account: &BareJid,
+    by: &str,
+    orders: Vec<u64>,
+) -> Vec<u64> {
+    let request = Request::Which { node: by.to_owned(), orders };
     match ask(node, account, &request).await {
         Ok(Answer::Known(orders)) => orders,
         Ok(_) => Vec::new(),

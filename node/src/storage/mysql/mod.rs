@@ -188,6 +188,7 @@ impl driver::Driver for MySql {
     ];
     const PUT_APPLIED: &'static str = "INSERT INTO applied (region, log, seq) VALUES (?, ?, ?) \
          ON DUPLICATE KEY UPDATE log = VALUES(log), seq = VALUES(seq)";
+    const SHARE_TERM: &'static str = "SELECT term FROM scribe WHERE one = 1 LOCK IN SHARE MODE";
     const PUT_META: &'static str = "INSERT INTO meta (name, value) VALUES (?, ?) \
          ON DUPLICATE KEY UPDATE value = VALUES(value)";
 

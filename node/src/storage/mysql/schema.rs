@@ -39,6 +39,16 @@ const STEPS: &[&[&str]] = &[
             PRIMARY KEY (node, place)
          ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC",
     ],
+    // 2: which of the region's nodes writes, and its beats: apart, so that they and commits do not wait for each other.
+    &[
+        "CREATE TABLE IF NOT EXISTS scribe (
+            one TINYINT NOT NULL PRIMARY KEY, term BIGINT NOT NULL, node VARBINARY(255) NOT NULL
+         ) ENGINE = InnoDB",
+        "INSERT IGNORE INTO scribe (one, term, node) VALUES (1, 0, '')",
+        "CREATE TABLE IF NOT EXISTS beats (one TINYINT NOT NULL PRIMARY KEY, beat BIGINT NOT NULL)
+         ENGINE = InnoDB",
+        "INSERT IGNORE INTO beats (one, beat) VALUES (1, 0)",
+    ],
 ];
 
 /// How long another node's migration is waited for.

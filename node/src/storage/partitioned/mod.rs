@@ -9,7 +9,10 @@
 //! restart or when the partition was away. Nothing of an owner is read before their partition has all of it, so what was acknowledged is there, and
 //! what was refused never appears. When a partition is away its owners alone have to wait.
 //!
-//! Deliberately absent: who may write (that is `homes`, and one node of a region); starting without one of the databases.
+//! One node of a region writes, the one that has the pen of the main database ([`Storage::take_pen`]): from then on it settles the map and brings the
+//! partitions up. The others read; they look at the map about once a second, and wait for what they were told of ([`Storage::heard`]).
+//!
+//! Deliberately absent: starting without one of the databases.
 
 mod map;
 mod merge;
@@ -20,7 +23,7 @@ pub(super) mod tests;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -33,11 +36,14 @@ use tokio::time::Instant;
 use self::map::{MAIN, Map, View};
 use self::part::Part;
 use super::{
-    Answer, LogPage, Page, Place, Position, Renewal, Replace, Row, Shelf, Storage, StorageError,
+    Answer, LogPage, Page, Place, Position, Renewal, Replace, Row, Scribe, Shelf, Storage,
+    StorageError, Trouble,
 };
 
 pub use self::mover::{Moves, NotMoved};
 
+/// How often the map is looked at by a node that does not write.
+const LOOK: Duration = Duration::from_secs(1);
 /// The fact in the main database that says where slots are.
 const META_MAP: &str = "partitions";
 /// The fact in a partition that says whose it is and which.
@@ -67,8 +73,7 @@ impl Default for Settings {
 /// See the room.
 pub struct Partitioned {
     shared: Arc<Shared>,
-    followers: Mutex<Vec<JoinHandle<()>>>,
-    mover: Mutex<Option<JoinHandle<()>>>,
+    looker: JoinHandle<()>,
 }
 
 struct Shared {
@@ -86,6 +91,18 @@ struct Shared {
     /// The newest entry that they have been told of.
     head: AtomicU64,
     moves: Mutex<mover::Progress>,
+    /// Whether this node writes.
+    is_writer: AtomicBool,
+    /// The term in which it does; 0: it has never taken the pen, and nobody asks.
+    term: AtomicU64,
+    /// Its name.
+    node: Mutex<String>,
+    /// Held by whoever begins to write.
+    beginning: tokio::sync::Mutex<()>,
+    /// When the map was last looked at.
+    looked: Mutex<Instant>,
+    followers: Mutex<Vec<JoinHandle<()>>>,
+    mover: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// What one database has, for operators.
@@ -104,86 +121,18 @@ pub struct PartStatus {
 }
 
 impl Partitioned {
-    /// Over these; `parts` in the order of their numbers, always the same. A database that is new here must be empty.
+    /// Over these; `parts` in the order of their numbers, always the same.
     ///
     /// # Errors
-    /// [`StorageError::Open`]: one of them is not what it was; another: it cannot be read or written.
+    /// [`StorageError::Open`]: one of them is not what it was; another: it cannot be read.
     pub async fn open(
         main: (String, Arc<dyn Storage>),
         parts: Vec<(String, Arc<dyn Storage>)>,
         settings: Settings,
     ) -> Result<Partitioned, StorageError> {
         let (main_name, main) = main;
-        let mut map = match main.meta(META_MAP).await? {
-            Some(bytes) => Map::decode(&bytes)
-                .ok_or_else(|| StorageError::Damaged("the map of the partitions".into()))?,
-            None => {
-                // Whose partitions they are is to be known before there are any.
-                let map = Map::new(getrandom::u64().unwrap_or(1));
-                main.set_meta(META_MAP, map.encode()).await?;
-                map
-            }
-        };
-        let refuse = |name: &str, why: String| StorageError::Open {
-            name: name.to_owned(),
-            cause: why.into(),
-        };
-        if usize::from(map.partitions) > parts.len() {
-            let why = format!(
-                "it has {} partitions, and storage.partitions names {}: one is taken out only when it is the last and has no slots",
-                map.partitions,
-                parts.len()
-            );
-            if usize::from(map.highest()) > parts.len() {
-                return Err(refuse(&main_name, why));
-            }
-            map.partitions = u8::try_from(parts.len()).unwrap_or(u8::MAX);
-        }
-        let is_new = map.partitions == 0 && map.version == 1;
-        for (number, (name, storage)) in (1u8..=u8::MAX).zip(&parts) {
-            let own = postcard::to_stdvec(&(map.identity, number)).expect("numbers");
-            match storage.meta(META_PART).await? {
-                Some(found) if found == own => {}
-                Some(_) => {
-                    let why = format!(
-                        "it is not partition {number} of {main_name}: the order of storage.partitions stays, new ones come last"
-                    );
-                    return Err(refuse(name, why));
-                }
-                None if number <= map.partitions => {
-                    return Err(refuse(
-                        name,
-                        format!(
-                            "it was partition {number}, and is not: it is another database, or an empty one"
-                        ),
-                    ));
-                }
-                None if is_empty(&**storage).await? => {}
-                None => {
-                    return Err(refuse(
-                        name,
-                        "it is to be a partition, and has rows or a log of its own".to_owned(),
-                    ));
-                }
-            }
-        }
-        if usize::from(map.partitions) < parts.len() {
-            let first = is_new && is_empty(&*main).await?;
-            map.partitions = u8::try_from(parts.len()).unwrap_or(u8::MAX);
-            if first {
-                // There is nothing to be moved.
-                let all: Vec<u8> = (1..=map.partitions).collect();
-                map.spread(&all);
-            }
-            map.version += 1;
-            // The map last: a partition that it knows, and that is empty, is taken for lost.
-            for (number, (_, storage)) in (1u8..=u8::MAX).zip(&parts) {
-                let own = postcard::to_stdvec(&(map.identity, number)).expect("numbers");
-                storage.set_meta(META_PART, own).await?;
-            }
-            main.set_meta(META_MAP, map.encode()).await?;
-        }
-        let head = main.log_head().await?;
+        // Nobody's yet: whoever writes first settles it.
+        let map = read_map(&*main).await?.unwrap_or_else(|| Map::new(0));
         let parts = (1u8..=u8::MAX).zip(parts);
         let parts =
             parts.map(|(number, (name, storage))| Arc::new(Part::new(number, name, storage)));
@@ -194,13 +143,20 @@ impl Partitioned {
             view: RwLock::new(Arc::new(View::new(map))),
             gate: tokio::sync::RwLock::default(),
             commits: tokio::sync::Mutex::default(),
-            committing: AtomicU64::new(head),
-            head: AtomicU64::new(head),
+            committing: AtomicU64::new(0),
+            head: AtomicU64::new(0),
             moves: Mutex::new(mover::Progress::new(main_name)),
+            is_writer: AtomicBool::new(false),
+            term: AtomicU64::new(0),
+            node: Mutex::default(),
+            beginning: tokio::sync::Mutex::default(),
+            looked: Mutex::new(Instant::now()),
+            followers: Mutex::default(),
+            mover: Mutex::default(),
         });
-        let storage = Partitioned { shared, followers: Mutex::default(), mover: Mutex::default() };
-        storage.begin(head).await?;
-        Ok(storage)
+        shared.check(&shared.view().map).await?;
+        let looker = tokio::spawn(look(shared.clone()));
+        Ok(Partitioned { shared, looker })
     }
 
     /// How many slots of that main database are in partitions.
@@ -210,18 +166,6 @@ impl Partitioned {
     pub async fn elsewhere(main: &dyn Storage) -> Result<usize, StorageError> {
         let map = main.meta(META_MAP).await?.and_then(|bytes| Map::decode(&bytes));
         Ok(map.map_or(0, |map| map.slots.iter().filter(|number| **number != MAIN).count()))
-    }
-
-    /// From here on this node is the one that writes.
-    async fn begin(&self, head: u64) -> Result<(), StorageError> {
-        let mut followers = Vec::new();
-        for part in &self.shared.parts {
-            part.load(&self.shared, head).await?;
-            followers.push(tokio::spawn(part.clone().follow(self.shared.clone())));
-        }
-        *self.followers.lock() = followers;
-        self.go_on();
-        Ok(())
     }
 
     /// The databases, the main one first.
@@ -251,7 +195,208 @@ async fn is_empty(storage: &dyn Storage) -> Result<bool, StorageError> {
     Ok(storage.log_head().await? == 0 && storage.rows(None, 1).await?.is_empty())
 }
 
+async fn read_map(main: &dyn Storage) -> Result<Option<Map>, StorageError> {
+    let Some(bytes) = main.meta(META_MAP).await? else { return Ok(None) };
+    let map = Map::decode(&bytes);
+    map.map(Some).ok_or_else(|| StorageError::Damaged("the map of the partitions".into()))
+}
+
+/// Looks at the map, where another node may change it.
+async fn look(shared: Arc<Shared>) {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        if !shared.is_writer.load(Ordering::Acquire)
+            && let Err(error) = shared.look().await
+        {
+            tracing::debug!(%error, "the map of the partitions was not looked at");
+        }
+    }
+}
+
 impl Shared {
+    /// Whether the partitions that a map knows are these.
+    async fn check(&self, map: &Map) -> Result<(), StorageError> {
+        let main = self.moves.lock().main.clone();
+        let refuse = |name: &str, why: String| {
+            Err(StorageError::Open { name: name.to_owned(), cause: why.into() })
+        };
+        if usize::from(map.highest()) > self.parts.len() {
+            let why = format!(
+                "slots of it are in partition {}, and storage.partitions names {}",
+                map.highest(),
+                self.parts.len()
+            );
+            return refuse(&main, why);
+        }
+        for part in self.parts.iter().filter(|part| part.number <= map.partitions) {
+            let (number, name) = (part.number, &part.name);
+            match part.storage.meta(META_PART).await? {
+                Some(found) if found == part.mark(map.identity) => {}
+                Some(_) => {
+                    let why = format!(
+                        "it is not partition {number} of {main}: the order of storage.partitions stays, new ones come last"
+                    );
+                    return refuse(name, why);
+                }
+                None => {
+                    let why = format!(
+                        "it is not the partition {number} that there was, but another database, or an empty one"
+                    );
+                    return refuse(name, why);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The map as it is to be written by: with all partitions that this node has been told of. One that is new must be empty.
+    async fn settle(&self) -> Result<Map, StorageError> {
+        let mut map = match read_map(&*self.main).await? {
+            Some(map) => map,
+            None => {
+                // Whose partitions they are is to be known before there are any.
+                let map = Map::new(getrandom::u64().unwrap_or(1).max(1));
+                self.main.set_meta(META_MAP, map.encode()).await?;
+                map
+            }
+        };
+        self.check(&map).await?;
+        let count = u8::try_from(self.parts.len()).unwrap_or(u8::MAX);
+        if map.partitions == count {
+            return Ok(map);
+        }
+        for part in self.parts.iter().filter(|part| part.number > map.partitions) {
+            let own = part.mark(map.identity);
+            let found = part.storage.meta(META_PART).await?;
+            if found.as_ref().is_some_and(|found| *found != own)
+                || (found.is_none() && !is_empty(&*part.storage).await?)
+            {
+                let cause = "it is to be a partition, and has rows or a log of its own, or is one of another".into();
+                return Err(StorageError::Open { name: part.name.clone(), cause });
+            }
+            // The map last: a partition that it knows, and that is empty, is taken for lost.
+            part.storage.set_meta(META_PART, own).await?;
+        }
+        let is_new = map.partitions == 0 && map.version == 1 && is_empty(&*self.main).await?;
+        map.partitions = count;
+        if is_new {
+            // There is nothing to be moved.
+            let all: Vec<u8> = (1..=count).collect();
+            map.spread(&all);
+        }
+        map.version += 1;
+        self.main.set_meta(META_MAP, map.encode()).await?;
+        Ok(map)
+    }
+
+    /// From here on this node is the one that writes.
+    async fn begin(self: &Arc<Self>) -> Result<(), StorageError> {
+        self.stop();
+        let map = self.settle().await?;
+        *self.view.write() = Arc::new(View::new(map));
+        let head = self.main.log_head().await?;
+        self.committing.store(head, Ordering::SeqCst);
+        self.head.store(head, Ordering::SeqCst);
+        let mut followers = Vec::new();
+        for part in &self.parts {
+            part.reset(self, head).await?;
+            followers.push(tokio::spawn(part.clone().follow(self.clone())));
+        }
+        *self.followers.lock() = followers;
+        self.is_writer.store(true, Ordering::Release);
+        mover::go_on(self);
+        Ok(())
+    }
+
+    /// What this node writes with: tools and tests take no pen, and begin with what they write first.
+    async fn writing(self: &Arc<Self>) -> Result<(), StorageError> {
+        if self.is_writer.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let _one = self.beginning.lock().await;
+        if self.is_writer.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        if self.term.load(Ordering::Acquire) > 0 {
+            return Err(StorageError::Superseded);
+        }
+        self.begin().await
+    }
+
+    fn stop(&self) {
+        let mover = self.mover.lock().take();
+        for task in mover.into_iter().chain(self.followers.lock().drain(..)) {
+            task.abort();
+        }
+    }
+
+    /// Another node writes now.
+    fn put_down(&self) {
+        if self.is_writer.swap(false, Ordering::AcqRel) {
+            self.stop();
+        }
+    }
+
+    /// Sees to it that one who is superseded knows.
+    fn told<T>(&self, done: Result<T, StorageError>) -> Result<T, StorageError> {
+        if matches!(done, Err(StorageError::Superseded)) {
+            self.put_down();
+        }
+        done
+    }
+
+    /// Looks at the map that another node writes.
+    async fn look(&self) -> Result<(), StorageError> {
+        let map = read_map(&*self.main).await?;
+        let mut view = self.view.write();
+        if self.is_writer.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        *self.looked.lock() = Instant::now();
+        if let Some(map) =
+            map.filter(|map| map.version > view.map.version || view.map.identity == 0)
+        {
+            if usize::from(map.highest()) > self.parts.len() {
+                tracing::error!(
+                    "slots are in partitions that storage.partitions does not name here: they are not read"
+                );
+            }
+            *view = Arc::new(View::new(map));
+        }
+        Ok(())
+    }
+
+    /// The map, as new as a reader needs it.
+    async fn reading(&self) -> Result<Arc<View>, StorageError> {
+        let view = self.view();
+        if self.is_writer.load(Ordering::Acquire) {
+            return Ok(view);
+        }
+        // While nobody has settled it, somebody may be about to.
+        let is_old =
+            view.map.identity == 0 || self.looked.lock().elapsed() > self.settings.hold / 3;
+        if is_old {
+            self.look().await?;
+            return Ok(self.view());
+        }
+        Ok(view)
+    }
+
+    /// The partition of that number, when it may be read.
+    async fn part(&self, number: u8) -> Result<&Arc<Part>, StorageError> {
+        let Some(part) = self.parts.get(usize::from(number) - 1) else {
+            let cause = "storage.partitions does not name it".to_owned();
+            let name = format!("partition {number}");
+            return Err(StorageError::Unavailable { name, trouble: Trouble::Gone, cause });
+        };
+        let patience = self.settings.patience;
+        match self.is_writer.load(Ordering::Acquire) {
+            true => part.ready(patience).await?,
+            false => part.has_heard_of(patience).await?,
+        }
+        Ok(part)
+    }
+
     fn view(&self) -> Arc<View> {
         self.view.read().clone()
     }
@@ -270,20 +415,18 @@ impl Shared {
 
     /// Where an owner's rows are read now.
     async fn reader(&self, owner: &str) -> Result<&Arc<dyn Storage>, StorageError> {
-        let number = self.view.read().at(owner);
-        if number != MAIN {
-            self.parts[usize::from(number) - 1].ready(self.settings.patience).await?;
+        match self.reading().await?.at(owner) {
+            MAIN => Ok(&self.main),
+            number => Ok(&self.part(number).await?.storage),
         }
-        Ok(self.at(number))
     }
 
     /// Every database that has rows that are read, when it may be read.
     async fn readers(&self) -> Result<(Arc<View>, Vec<(u8, Arc<dyn Storage>)>), StorageError> {
-        let view = self.view();
+        let view = self.reading().await?;
         let mut readers = vec![(MAIN, self.main.clone())];
-        for part in self.parts.iter().filter(|part| view.is_read(part.number)) {
-            part.ready(self.settings.patience).await?;
-            readers.push((part.number, part.storage.clone()));
+        for number in (1..=view.map.highest()).filter(|number| view.is_read(*number)) {
+            readers.push((number, self.part(number).await?.storage.clone()));
         }
         Ok((view, readers))
     }
@@ -291,6 +434,7 @@ impl Shared {
     /// On a task of its own: partitions hear of what is in the log also if nobody waits for it.
     async fn commit(self: Arc<Self>, entries: Vec<Entry>) -> Result<(), StorageError> {
         let Some(last) = entries.last().map(|entry| entry.seq) else { return Ok(()) };
+        self.writing().await?;
         let mut touched = Vec::new();
         {
             let _one = self.commits.lock().await;
@@ -301,7 +445,7 @@ impl Shared {
                 all.filter(|change| view.takes(MAIN, change.owner())).cloned().collect();
             let parts = self.parts.iter().map(|part| (part, view.part(part.number, &entries)));
             let parts: Vec<_> = parts.filter(|(_, entries)| !entries.is_empty()).collect();
-            self.main.commit_part(entries, here).await?;
+            self.told(self.main.commit_part(entries, here).await)?;
             // In this order: see `Part::catch_up` and `Part::step`.
             self.committing.store(last, Ordering::SeqCst);
             for (part, entries) in parts {
@@ -323,6 +467,7 @@ impl Shared {
         position: Position,
         entries: Vec<Entry>,
     ) -> Result<(), StorageError> {
+        self.writing().await?;
         let _same = self.gate.read().await;
         let view = self.view();
         // A position alone is a new beginning, for all.
@@ -333,12 +478,13 @@ impl Shared {
                 if is_reset { view.is_written(part.number) } else { !entries.is_empty() };
             concerned.then(|| part.apply(&self, &home, position, entries, is_reset))
         });
-        try_join_all(parts).await?;
+        self.told(try_join_all(parts).await)?;
         // Last: that it stands here says that all of them have it.
-        self.main.apply(&home, position, view.part(MAIN, &entries)).await
+        self.told(self.main.apply(&home, position, view.part(MAIN, &entries)).await)
     }
 
-    async fn trim(&self, upto: u64) -> Result<(), StorageError> {
+    async fn trim(self: &Arc<Self>, upto: u64) -> Result<(), StorageError> {
+        self.writing().await?;
         let (view, head) = (self.view(), self.head.load(Ordering::SeqCst));
         let mut least = upto;
         for part in self.parts.iter().filter(|part| view.is_written(part.number)) {
@@ -349,10 +495,11 @@ impl Shared {
             }
             least = least.min(part.stored());
         }
-        self.main.log_trim(least).await
+        self.told(self.main.log_trim(least).await)
     }
 
-    async fn replace(&self, replace: Replace<'_>) -> Result<Vec<Place>, StorageError> {
+    async fn replace(self: &Arc<Self>, replace: Replace<'_>) -> Result<Vec<Place>, StorageError> {
+        self.writing().await?;
         let _same = self.gate.read().await;
         let view = self.view();
         let Replace { from, to, owned, rows } = replace;
@@ -377,7 +524,8 @@ impl Shared {
                 Ok::<_, StorageError>(gone)
             }
         });
-        let gone: BTreeSet<Place> = try_join_all(each).await?.into_iter().flatten().collect();
+        let gone = self.told(try_join_all(each).await)?;
+        let gone: BTreeSet<Place> = gone.into_iter().flatten().collect();
         Ok(gone.into_iter().collect())
     }
 
@@ -395,7 +543,10 @@ impl Shared {
     /// Changes the map, durably, and then what this node does by it. Called by the mover alone; nothing else is written meanwhile.
     async fn publish(&self, map: Map) -> Result<(), StorageError> {
         let bytes = map.encode();
-        if let Err(error) = self.main.set_meta(META_MAP, bytes.clone()).await {
+        if let Err(error) = self.told(self.main.set_meta(META_MAP, bytes.clone()).await) {
+            if matches!(error, StorageError::Superseded | StorageError::Closed) {
+                return Err(error);
+            }
             // It may be there all the same, and must not be guessed.
             tracing::warn!(%error, "the map of the partitions is in doubt");
             let found = loop {
@@ -484,6 +635,35 @@ impl Storage for Partitioned {
         self.shared.main.applied(home)
     }
 
+    fn positions(&self) -> Answer<'_, Vec<(String, Position)>> {
+        async move {
+            let mut positions = self.shared.main.positions().await?;
+            // Those are no regions.
+            positions.retain(|(region, _)| !region.starts_with('~'));
+            Ok(positions)
+        }
+        .boxed()
+    }
+
+    fn heard(&self, home: Option<&str>, position: Position, entries: &[Entry]) {
+        let shared = &self.shared;
+        if shared.is_writer.load(Ordering::Acquire) {
+            return;
+        }
+        let view = shared.view();
+        for part in &shared.parts {
+            let of = |change: &Change| view.takes(part.number, change.owner());
+            let last = entries.iter().rev().find(|entry| entry.changes.iter().any(of));
+            if let Some(last) = last {
+                let (log, at) = match home {
+                    Some(home) => (home, position),
+                    None => (part::OWN, Position { log: view.map.identity, seq: last.seq }),
+                };
+                part.heard(log, Position { seq: last.seq, ..at });
+            }
+        }
+    }
+
     fn log_read(&self, after: u64, bytes_max: usize) -> Answer<'_, LogPage> {
         self.shared.main.log_read(after, bytes_max)
     }
@@ -529,18 +709,50 @@ impl Storage for Partitioned {
         self.shared.main.outbox_write(node, put, remove)
     }
 
+    fn outbox_move<'a>(&'a self, from: &'a str, to: &'a str) -> Answer<'a, ()> {
+        async move { self.shared.told(self.shared.main.outbox_move(from, to).await) }.boxed()
+    }
+
+    fn scribe(&self) -> Answer<'_, Option<Scribe>> {
+        self.shared.main.scribe()
+    }
+
+    fn take_pen<'a>(&'a self, former: u64, term: u64, node: &'a str) -> Answer<'a, bool> {
+        async move {
+            let shared = &self.shared;
+            let _one = shared.beginning.lock().await;
+            if !shared.main.take_pen(former, term, node).await? {
+                return Ok(false);
+            }
+            shared.term.store(term, Ordering::Release);
+            node.clone_into(&mut shared.node.lock());
+            if node.is_empty() {
+                // It is laid down.
+                shared.put_down();
+                return Ok(true);
+            }
+            shared.is_writer.store(false, Ordering::Release);
+            shared.begin().await.map(|()| true)
+        }
+        .boxed()
+    }
+
+    fn beat(&self) -> Answer<'_, ()> {
+        async move { self.shared.told(self.shared.main.beat().await) }.boxed()
+    }
+
     fn meta<'a>(&'a self, key: &'a str) -> Answer<'a, Option<Vec<u8>>> {
         self.shared.main.meta(key)
     }
 
     fn set_meta<'a>(&'a self, key: &'a str, value: Vec<u8>) -> Answer<'a, ()> {
-        self.shared.main.set_meta(key, value)
+        async move { self.shared.told(self.shared.main.set_meta(key, value).await) }.boxed()
     }
 
     fn refuses(&self, owner: &str) -> Option<StorageError> {
         match self.shared.view.read().at(owner) {
             MAIN => None,
-            number => self.shared.parts[usize::from(number) - 1].refuses(),
+            number => self.shared.parts.get(usize::from(number) - 1)?.refuses(),
         }
     }
 
@@ -569,9 +781,14 @@ impl Storage for Partitioned {
     }
 
     fn is_well(&self, owner: &str) -> bool {
-        let number = self.shared.view.read().at(owner);
-        let is_here = number == MAIN || self.shared.parts[usize::from(number) - 1].away().is_none();
-        is_here && self.shared.at(number).is_well(owner)
+        match self.shared.view.read().at(owner) {
+            MAIN => self.shared.main.is_well(owner),
+            number => self
+                .shared
+                .parts
+                .get(usize::from(number) - 1)
+                .is_some_and(|part| part.away().is_none() && part.storage.is_well(owner)),
+        }
     }
 
     fn partitions(&self) -> Option<&Partitioned> {
@@ -580,15 +797,16 @@ impl Storage for Partitioned {
 
     fn close(&self) -> BoxFuture<'_, ()> {
         async move {
-            let mover = self.mover.lock().take();
-            for task in mover.into_iter().chain(self.followers.lock().drain(..)) {
-                task.abort();
-            }
+            self.looker.abort();
+            self.shared.stop();
+            let is_writer = self.shared.is_writer.swap(false, Ordering::AcqRel);
             let head = self.shared.head.load(Ordering::SeqCst);
             let identity = self.shared.view().map.identity;
             for part in &self.shared.parts {
                 // So that the next start has nothing to read; it does not matter if it fails.
-                let _ = part.note(identity, head).await;
+                if is_writer {
+                    let _ = part.note(identity, head).await;
+                }
                 part.storage.close().await;
             }
             self.shared.main.close().await;
@@ -599,9 +817,7 @@ impl Storage for Partitioned {
 
 impl Drop for Partitioned {
     fn drop(&mut self) {
-        let mover = self.mover.lock().take();
-        for task in mover.into_iter().chain(self.followers.lock().drain(..)) {
-            task.abort();
-        }
+        self.looker.abort();
+        self.shared.stop();
     }
 }

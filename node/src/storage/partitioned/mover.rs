@@ -92,6 +92,9 @@ pub enum NotMoved {
     /// Nothing would be left.
     #[error("there is no partition {0}")]
     Unknown(u8),
+    /// Another node of the region writes.
+    #[error("another node of the region writes its databases: ask there")]
+    Elsewhere,
     /// The map cannot be written now.
     #[error("{0}")]
     Storage(#[from] StorageError),
@@ -113,6 +116,9 @@ impl Partitioned {
         if goal.is_empty() {
             goal.push(MAIN);
         }
+        if !shared.is_writer.load(Ordering::Acquire) {
+            return Err(NotMoved::Elsewhere);
+        }
         let to_move = {
             let _still = shared.alone().await;
             let mut map = shared.view().map.clone();
@@ -122,21 +128,8 @@ impl Partitioned {
             shared.publish(map).await?;
             to_move
         };
-        self.go_on();
+        go_on(shared);
         Ok(to_move)
-    }
-
-    /// Goes on with what a former life, or an operator, has begun.
-    pub(super) fn go_on(&self) {
-        let view = self.shared.view();
-        if view.map.goal.is_none() && view.map.left.is_empty() && view.map.moving.is_none() {
-            return;
-        }
-        let mut mover = self.mover.lock();
-        if mover.as_ref().is_none_or(|task| task.is_finished()) {
-            self.shared.moves.lock().begin(&view, self.shared.settings.hold);
-            *mover = Some(tokio::spawn(run(self.shared.clone())));
-        }
     }
 
     /// How far it is.
@@ -144,7 +137,7 @@ impl Partitioned {
         let view = self.shared.view();
         let moves = self.shared.moves.lock();
         Moves {
-            is_running: self.mover.lock().as_ref().is_some_and(|task| !task.is_finished()),
+            is_running: self.shared.mover.lock().as_ref().is_some_and(|task| !task.is_finished()),
             moved: moves.moved,
             left: view.map.to_move(),
             rows: moves.rows,
@@ -153,6 +146,19 @@ impl Partitioned {
             seconds: moves.began.map_or(0, |began| began.elapsed().as_secs()),
             trouble: moves.trouble.clone(),
         }
+    }
+}
+
+/// Goes on with what a former life, or an operator, has begun.
+pub(super) fn go_on(shared: &Arc<Shared>) {
+    let view = shared.view();
+    if view.map.goal.is_none() && view.map.left.is_empty() && view.map.moving.is_none() {
+        return;
+    }
+    let mut mover = shared.mover.lock();
+    if mover.as_ref().is_none_or(|task| task.is_finished()) {
+        shared.moves.lock().begin(&view, shared.settings.hold);
+        *mover = Some(tokio::spawn(run(shared.clone())));
     }
 }
 
@@ -169,7 +175,7 @@ async fn run(shared: Arc<Shared>) {
     loop {
         match step(&shared).await {
             Ok(true) => shared.moves.lock().trouble = None,
-            Ok(false) => return,
+            Ok(false) | Err(StorageError::Superseded | StorageError::Closed) => return,
             Err(error) => {
                 tracing::warn!(%error, "slots are not moved now");
                 shared.moves.lock().trouble = Some(error.to_string());

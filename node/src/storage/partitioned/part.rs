@@ -4,8 +4,11 @@
 //! from memory, right after the commit; after a restart, or when the partition was away, it is read from the log. Changes of other regions' logs
 //! that come while it is away wait in the main database (the *spool*: an outbox under the partition's own name), and are applied after the log's.
 //! Nothing of it is read before it has all of that.
+//!
+//! One node of the region does all this, the one that has the pen; before anything else it writes its term into the partition, so that its predecessor
+//! writes no more there. The other nodes read, and know from what they are told ([`Part::heard`]) what must be there first.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -27,6 +30,8 @@ const QUEUE_BYTES_MAX: usize = 8 << 20;
 const PAGE_BYTES: usize = 1 << 20;
 /// Bytes of other regions' changes that wait for one partition; beyond, those regions wait.
 const SPOOL_BYTES_MAX: usize = 64 << 20;
+/// Places in the spool of one term.
+const TERM_SHIFT: u32 = 20;
 const NOT_YET: &str = "it has not followed the log yet";
 /// Before one that is away is asked again.
 const AGAIN: Duration = Duration::from_millis(500);
@@ -40,6 +45,8 @@ pub(super) struct Part {
     /// Without secrets.
     pub(super) name: String,
     pub(super) storage: Arc<dyn Storage>,
+    /// It has heard of our term, and said where it is.
+    is_taken: AtomicBool,
     /// The newest entry of the log with something for it.
     needed: AtomicU64,
     /// Everything up to there has been applied.
@@ -56,6 +63,9 @@ pub(super) struct Part {
     /// Held by whoever applies something of another region's.
     spool: tokio::sync::Mutex<Spool>,
     spooled: AtomicBool,
+    /// By a node that does not write: what must be there before it is read, by log.
+    heard: Mutex<BTreeMap<String, Position>>,
+    has_heard: AtomicBool,
     /// Something has come.
     wake: Notify,
     /// Something has been done.
@@ -93,6 +103,7 @@ impl Part {
             number,
             name,
             storage,
+            is_taken: AtomicBool::new(false),
             needed: AtomicU64::new(0),
             done: AtomicU64::new(0),
             stored: AtomicU64::new(0),
@@ -103,28 +114,88 @@ impl Part {
             own: tokio::sync::Mutex::default(),
             spool: tokio::sync::Mutex::default(),
             spooled: AtomicBool::new(false),
+            heard: Mutex::default(),
+            has_heard: AtomicBool::new(false),
             wake: Notify::new(),
             moved: Notify::new(),
         }
     }
 
-    /// What it has, as it says itself; all that the log has beyond is needed.
-    pub(super) async fn load(&self, shared: &Shared, head: u64) -> Result<(), StorageError> {
+    /// This node writes from now on: nothing is known of it, all that the log has may be needed.
+    pub(super) async fn reset(&self, shared: &Shared, head: u64) -> Result<(), StorageError> {
+        let _own = self.own.lock().await;
+        let mut spool = self.spool.lock().await;
+        let waiting = shared.main.outbox(&self.outbox()).await?;
+        // Numbers of this term: whoever wrote before and does not know that it is over cannot meet them.
+        let last = waiting.last().map_or(0, |(order, _)| order + 1);
+        let next = last.max(shared.term.load(Ordering::Acquire) << TERM_SHIFT);
+        let bytes = waiting.iter().map(|(_, row)| row.len()).sum();
+        *spool = Spool { positions: HashMap::new(), next, bytes };
+        self.spooled.store(!waiting.is_empty(), Ordering::Release);
+        self.line.lock().fall_back();
+        self.is_taken.store(false, Ordering::Release);
+        self.is_away.store(false, Ordering::Release);
+        self.is_late.store(false, Ordering::Release);
+        self.stored.store(0, Ordering::Release);
+        self.done.store(0, Ordering::Release);
+        self.needed.store(head, Ordering::Release);
+        Ok(())
+    }
+
+    /// Nobody but this node writes there from here on, and it has said where it is.
+    async fn take(&self, shared: &Shared) -> Result<(), StorageError> {
+        let term = shared.term.load(Ordering::Acquire);
+        let node = shared.node.lock().clone();
+        while term > 0 {
+            let former = self.storage.scribe().await?.map_or(0, |scribe| scribe.term);
+            if former > term {
+                return Err(StorageError::Superseded);
+            }
+            if self.storage.take_pen(former, term, &node).await? {
+                break;
+            }
+        }
         let identity = shared.view().map.identity;
         let position = self.storage.applied(OWN).await?.filter(|at| at.log == identity);
         let seq = position.map_or(0, |at| at.seq);
-        let waiting = shared.main.outbox(&self.outbox()).await?;
-        let mut spool = self.spool.lock().await;
-        spool.positions.clear();
-        spool.next = waiting.last().map_or(0, |(order, _)| order + 1);
-        spool.bytes = waiting.iter().map(|(_, row)| row.len()).sum();
-        self.spooled.store(!waiting.is_empty(), Ordering::Release);
-        drop(spool);
-        let mut line = self.line.lock();
-        *line = Line { from_log: true, ..Line::default() };
         self.stored.store(seq, Ordering::Release);
         self.done.store(seq, Ordering::Release);
-        self.needed.store(head, Ordering::Release);
+        self.is_taken.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// By a node that does not write: entries of that log are there, or will be, up to this.
+    pub(super) fn heard(&self, log: &str, position: Position) {
+        self.heard.lock().insert(log.to_owned(), position);
+        self.has_heard.store(true, Ordering::Release);
+    }
+
+    /// Waits until what was heard of is there.
+    pub(super) async fn has_heard_of(&self, patience: Duration) -> Result<(), StorageError> {
+        const LOOK: Duration = Duration::from_millis(50);
+        let until = Instant::now() + patience;
+        while self.has_heard.load(Ordering::Acquire) {
+            let all = self.heard.lock().clone();
+            let mut missing = false;
+            for (log, position) in all {
+                let there = self.storage.applied(&log).await?.unwrap_or_default();
+                if there.log == position.log && there.seq < position.seq {
+                    missing = true;
+                    break;
+                }
+                let mut heard = self.heard.lock();
+                if heard.get(&log) == Some(&position) {
+                    heard.remove(&log);
+                }
+                self.has_heard.store(!heard.is_empty(), Ordering::Release);
+            }
+            if missing && Instant::now() + LOOK > until {
+                return Err(self.unavailable(Trouble::Slow, NOT_YET.to_owned()));
+            }
+            if missing {
+                tokio::time::sleep(LOOK).await;
+            }
+        }
         Ok(())
     }
 
@@ -132,9 +203,15 @@ impl Part {
         format!("~partition-{}", self.number)
     }
 
+    /// What it says of itself in a region's databases of that identity.
+    pub(super) fn mark(&self, identity: u64) -> Vec<u8> {
+        postcard::to_stdvec(&(identity, self.number)).expect("numbers always serialise")
+    }
+
     /// Whether it has all there is for it.
     pub(super) fn is_in_sync(&self) -> bool {
-        !self.is_away.load(Ordering::Acquire)
+        self.is_taken.load(Ordering::Acquire)
+            && !self.is_away.load(Ordering::Acquire)
             && !self.spooled.load(Ordering::Acquire)
             && self.done.load(Ordering::Acquire) >= self.needed.load(Ordering::Acquire)
     }
@@ -243,7 +320,9 @@ impl Part {
         is_reset: bool,
     ) -> Result<(), StorageError> {
         let mut spool = self.spool.lock().await;
-        if !is_reset && !self.is_away.load(Ordering::Acquire) {
+        let is_there =
+            || self.is_taken.load(Ordering::Acquire) && !self.is_away.load(Ordering::Acquire);
+        if !is_reset && is_there() {
             match self.position(&mut spool, home).await {
                 Ok(at) => entries.retain(|entry| at.log != position.log || entry.seq > at.seq),
                 Err(error @ StorageError::Unavailable { .. }) => self.goes(&error),
@@ -253,7 +332,7 @@ impl Part {
         if entries.is_empty() && !is_reset {
             return Ok(());
         }
-        if !self.is_away.load(Ordering::Acquire) && !self.spooled.load(Ordering::Acquire) {
+        if is_there() && !self.spooled.load(Ordering::Acquire) {
             match self.storage.apply(home, position, entries.clone()).await {
                 Ok(()) => {
                     spool.positions.insert(home.to_owned(), position);
@@ -293,6 +372,7 @@ impl Part {
             match self.step(&shared).await {
                 Ok(true) => {}
                 Ok(false) => drop(tokio::time::timeout(TICK, self.wake.notified()).await),
+                Err(StorageError::Superseded) => return shared.put_down(),
                 Err(error) => {
                     self.goes(&error);
                     tokio::time::sleep(AGAIN).await;
@@ -304,6 +384,9 @@ impl Part {
     /// Does one thing. False: there is nothing to do.
     async fn step(&self, shared: &Shared) -> Result<bool, StorageError> {
         let _own = self.own.lock().await;
+        if !self.is_taken.load(Ordering::Acquire) {
+            self.take(shared).await?;
+        }
         let view = shared.view();
         let identity = view.map.identity;
         // Before the line is looked at: what is committed is put there first.

@@ -99,6 +99,21 @@ impl Storage for Shaky {
     ) -> Answer<'a, ()> {
         self.written(self.memory.outbox_write(node, put, remove))
     }
+    fn positions(&self) -> Answer<'_, Vec<(String, Position)>> {
+        self.is_there(self.memory.positions())
+    }
+    fn outbox_move<'a>(&'a self, from: &'a str, to: &'a str) -> Answer<'a, ()> {
+        self.written(self.memory.outbox_move(from, to))
+    }
+    fn scribe(&self) -> Answer<'_, Option<Scribe>> {
+        self.is_there(self.memory.scribe())
+    }
+    fn take_pen<'a>(&'a self, former: u64, term: u64, node: &'a str) -> Answer<'a, bool> {
+        self.written(self.memory.take_pen(former, term, node))
+    }
+    fn beat(&self) -> Answer<'_, ()> {
+        self.written(self.memory.beat())
+    }
     fn meta<'a>(&'a self, key: &'a str) -> Answer<'a, Option<Vec<u8>>> {
         self.is_there(self.memory.meta(key))
     }
@@ -134,7 +149,7 @@ pub(in crate::storage) async fn mixed(
         let own = postcard::to_stdvec(&(map.identity, number)).unwrap();
         part.set_meta(META_PART, own).await.unwrap();
     }
-    open(main, parts).await.unwrap()
+    unsigned(main, parts, Settings { patience: Duration::from_secs(5), ..quick() }).await.unwrap()
 }
 
 async fn open(
@@ -145,6 +160,18 @@ async fn open(
 }
 
 async fn open_with(
+    main: Arc<dyn Storage>,
+    parts: Vec<Arc<dyn Storage>>,
+    settings: Settings,
+) -> Result<Partitioned, StorageError> {
+    let storage = unsigned(main, parts, settings).await?;
+    let former = storage.scribe().await?.map_or(0, |scribe| scribe.term);
+    assert!(storage.take_pen(former, former + 1, "eu-0").await?);
+    Ok(storage)
+}
+
+/// A handle that has not taken the pen.
+async fn unsigned(
     main: Arc<dyn Storage>,
     parts: Vec<Arc<dyn Storage>>,
     settings: Settings,
@@ -298,13 +325,85 @@ async fn a_database_that_is_not_the_partition_it_was_is_refused() {
     assert!(why(vec![three.two.clone(), three.one.clone()]).await.contains("not partition 1"));
     let empty: Arc<dyn Storage> = Arc::new(Memory::default());
     assert!(why(vec![three.one.clone(), empty.clone()]).await.contains("it was partition 2"));
-    assert!(why(vec![three.one.clone()]).await.contains("it has 2 partitions"));
+    assert!(why(vec![three.one.clone()]).await.contains("in partition 2"));
     let used = Memory::default();
     used.commit_home(vec![entry(1, vec![put("a@b", "k", b"v")])]).await.unwrap();
     let three_more = vec![three.one.clone(), three.two.clone(), Arc::new(used) as Arc<dyn Storage>];
     assert!(why(three_more).await.contains("has rows"));
     assert_eq!(why(vec![three.one.clone(), three.two.clone(), empty]).await, "");
     assert_eq!(Partitioned::elsewhere(&*three.main).await.unwrap(), 256);
+}
+
+/// The databases of a region, and a handle of each of its nodes.
+fn nodes(count: usize) -> Vec<[Memory; 3]> {
+    let all: [Memory; 3] = Default::default();
+    (0..count).map(|_| all.each_ref().map(Memory::shared)).collect()
+}
+
+async fn handle([main, one, two]: [Memory; 3]) -> Partitioned {
+    let parts: Vec<Arc<dyn Storage>> = vec![Arc::new(one), Arc::new(two)];
+    unsigned(Arc::new(main), parts, quick()).await.unwrap()
+}
+
+#[tokio::test]
+async fn one_node_writes_and_the_others_read_what_they_were_told_of() {
+    let mut nodes = nodes(3).into_iter();
+    let mut next = async || handle(nodes.next().unwrap()).await;
+    let (scribe, reader, late) = (next().await, next().await, next().await);
+    assert!(scribe.take_pen(0, 5, "eu-0").await.unwrap());
+    let user = |i: usize| format!("user{i}@chat.example");
+    let changes: Vec<Change> = (0..40).map(|i| put(&user(i), "a", b"1")).collect();
+    let first = entry(1, changes);
+    scribe.commit_home(vec![first.clone()]).await.unwrap();
+    // It has not looked at the map since that was made, and asks.
+    reader.heard(None, Position { log: 1, seq: 1 }, &[first]);
+    for i in 0..40 {
+        assert_eq!(reader.map("roster", &user(i)).await.unwrap().len(), 1, "{i}");
+    }
+    // What is not there yet is waited for, and not read without.
+    let second = entry(2, (0..40).map(|i| put(&user(i), "b", b"2")).collect());
+    reader.heard(None, Position { log: 1, seq: 2 }, std::slice::from_ref(&second));
+    let in_part = (0..40).map(user).find(|user| scribe.shared.view().at(user) == 1).unwrap();
+    assert!(is_away(reader.map("roster", &in_part).await));
+    scribe.commit_home(vec![second]).await.unwrap();
+    assert_eq!(reader.map("roster", &in_part).await.unwrap().len(), 2);
+    assert!(matches!(reader.rebalance(&[]).await, Err(NotMoved::Elsewhere)));
+    // Another takes over; the first cannot write any more, also not into a partition.
+    assert!(late.take_pen(5, 9, "eu-2").await.unwrap());
+    assert_eq!(late.map("roster", &in_part).await.unwrap().len(), 2);
+    let third = vec![entry(3, vec![put(&in_part, "c", b"3")])];
+    let own = scribe.shared.parts[0].storage.clone();
+    let at = Position { log: 1, seq: 3 };
+    assert!(matches!(own.apply("~log", at, third.clone()).await, Err(StorageError::Superseded)));
+    let refused = scribe.commit_home(third.clone()).await;
+    assert!(matches!(refused, Err(StorageError::Superseded)), "{refused:?}");
+    late.commit_home(third).await.unwrap();
+    assert_eq!(late.map("roster", &in_part).await.unwrap().len(), 3);
+    assert_eq!(scribe.map("roster", &in_part).await.unwrap().len(), 3, "it reads");
+    assert!(scribe.take_pen(9, 12, "eu-0").await.unwrap(), "it comes back");
+    commit(&scribe, vec![put(&in_part, "d", b"4")]).await;
+    assert_eq!(scribe.map("roster", &in_part).await.unwrap().len(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_slots_move_another_node_reads_what_is_right() {
+    let mut nodes = nodes(2).into_iter();
+    let mut next = async || handle(nodes.next().unwrap()).await;
+    let (scribe, reader) = (Arc::new(next().await), next().await);
+    let user = |i: usize| format!("user{i}@chat.example");
+    let changes = (0..100).map(|i| put(&user(i), "a", b"1")).collect();
+    scribe.shared.main.commit_home(vec![entry(1, changes)]).await.unwrap();
+    assert!(scribe.take_pen(0, 5, "eu-0").await.unwrap());
+    // It looks at the map as often as it must, for the time that is held.
+    scribe.rebalance(&[]).await.unwrap();
+    let mut reads = 0;
+    while scribe.moves().is_running {
+        let who = user(reads % 100);
+        assert_eq!(reader.map("roster", &who).await.unwrap().len(), 1, "{who}");
+        reads += 1;
+    }
+    assert!(reads > 100, "{reads}");
+    assert_eq!(reader.owners("roster", None, 1_000).await.unwrap().len(), 100);
 }
 
 /// Somebody writes all the time, and reads what they wrote.

@@ -190,6 +190,7 @@ impl driver::Driver for Postgres {
     const GREETING: &'static [&'static str] = &[];
     const PUT_APPLIED: &'static str = "INSERT INTO applied (region, log, seq) VALUES (?, ?, ?) \
          ON CONFLICT (region) DO UPDATE SET log = EXCLUDED.log, seq = EXCLUDED.seq";
+    const SHARE_TERM: &'static str = "SELECT term FROM scribe WHERE one = 1 FOR SHARE";
     const PUT_META: &'static str = "INSERT INTO meta (name, value) VALUES (?, ?) \
          ON CONFLICT (name) DO UPDATE SET value = EXCLUDED.value";
 

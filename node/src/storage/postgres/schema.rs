@@ -34,6 +34,13 @@ const STEPS: &[&str] = &[
         node text COLLATE "C" NOT NULL, place bigint NOT NULL, line bytea NOT NULL,
         PRIMARY KEY (node, place)
      );"#,
+    // 2: which of the region's nodes writes, and its beats: apart, so that they and commits do not wait for each other.
+    r#"CREATE TABLE scribe (
+        one smallint PRIMARY KEY CHECK (one = 1), term bigint NOT NULL, node text COLLATE "C" NOT NULL
+     );
+     INSERT INTO scribe (one, term, node) VALUES (1, 0, '');
+     CREATE TABLE beats (one smallint PRIMARY KEY CHECK (one = 1), beat bigint NOT NULL);
+     INSERT INTO beats (one, beat) VALUES (1, 0);"#,
 ];
 
 /// What the lock is taken on: a number that nobody else uses by chance.

@@ -86,6 +86,8 @@ pub(crate) trait Driver: Send + Sync + 'static {
     const PUT_APPLIED: &'static str;
     /// Sets a fact about the database: name, value.
     const PUT_META: &'static str;
+    /// The term of the one that writes, which nobody may change before the transaction has ended.
+    const SHARE_TERM: &'static str;
 
     /// How to connect.
     fn options(config: &ServerConfig) -> Result<Options<Self>, Error>;

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::Inner;
 use super::driver::Driver;
-use super::write::Write;
+use super::write::{Signed, Write};
 use crate::storage::StorageError;
 
 /// Writes that may wait; further callers wait for a place.
@@ -45,7 +45,8 @@ pub(super) fn start<D: Driver>(inner: Arc<Inner<D>>) -> mpsc::Sender<Outgoing> {
                 }
                 replies.push(reply);
             }
-            let done = inner.write(&Write::Outbox(lines)).await;
+            // An outbox is its node's alone, whoever has the pen.
+            let done = inner.write(&Signed { pen: 0, write: Write::Outbox(lines) }).await;
             for reply in replies {
                 drop(reply.send(done.as_ref().copied().map_err(StorageError::again)));
             }

@@ -23,6 +23,7 @@ mod trouble;
 mod write;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -34,15 +35,15 @@ use sqlx::pool::PoolOptions;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Answer, LogPage, Page, Place, Position, Renewal, Replace, Row, Shelf, Storage, StorageError,
-    Trouble, from_sql, to_sql,
+    Answer, LogPage, Page, Place, Position, Renewal, Replace, Row, Scribe, Shelf, Storage,
+    StorageError, Trouble, from_sql, to_sql,
 };
 use driver::{BulkRead, Column, Driver, Found, RowOf, Value};
 use gather::Outgoing;
 use lent::Lent;
 use load::Read;
 use trouble::{Health, Tries};
-use write::{Failed, Reached, Write};
+use write::{Failed, Reached, Signed, Write};
 
 impl<D: Driver> Link<D> {
     async fn reader(&self) -> Result<Lent<D>, Failed> {
@@ -86,6 +87,8 @@ pub(super) struct Server<D: Driver> {
     inner: Arc<Inner<D>>,
     loader: mpsc::Sender<Read>,
     outgoing: mpsc::Sender<Outgoing>,
+    /// The term in which this handle writes; 0: it has never taken the pen.
+    pen: AtomicU64,
 }
 
 struct Inner<D: Driver> {
@@ -154,7 +157,7 @@ impl<D: Driver> Server<D> {
         let loads = usize::try_from((connections - write).div_ceil(2)).unwrap_or(1);
         let loader = load::start(inner.clone(), loads);
         let outgoing = gather::start(inner.clone());
-        Server { inner, loader, outgoing }
+        Server { inner, loader, outgoing, pen: AtomicU64::new(0) }
     }
 
     async fn load<T>(
@@ -167,10 +170,15 @@ impl<D: Driver> Server<D> {
     }
 
     /// On a task of its own: it comes to an end also if nobody waits for it.
-    async fn write(&self, write: Write) -> Result<(), StorageError> {
+    async fn write(&self, write: Signed) -> Result<(), StorageError> {
         let inner = self.inner.clone();
         let done = tokio::spawn(async move { inner.write(&write).await }).await;
         done.map_err(|_| StorageError::Closed)?
+    }
+
+    /// With the pen as it is now.
+    fn signed(&self, write: Write) -> Signed {
+        Signed { pen: self.pen.load(Ordering::Acquire), write }
     }
 
     /// The one number that a statement answers.
@@ -228,7 +236,7 @@ impl<D: Driver> Inner<D> {
         }
     }
 
-    async fn write(&self, write: &Write) -> Result<(), StorageError> {
+    async fn write(&self, write: &Signed) -> Result<(), StorageError> {
         let mut tries = Tries::new(self.link().retry);
         let mut reached = Reached::Nothing;
         loop {
@@ -239,11 +247,11 @@ impl<D: Driver> Inner<D> {
             };
             match self.turn(&self.writing, &link, attempt, failed_write).await? {
                 Turn::Done(()) => {
-                    self.known.lock().written(write);
+                    self.known.lock().written(&write.write);
                     return Ok(());
                 }
                 turn => {
-                    if reached == Reached::Commit && write.must_be_known() {
+                    if reached == Reached::Commit && write.write.must_be_known() {
                         tries.go_on();
                     }
                     pause(&self.writing, &mut tries, turn).await?;
@@ -450,11 +458,11 @@ impl<D: Driver> Storage for Server<D> {
     }
 
     fn commit_home(&self, entries: Vec<Entry>) -> Answer<'_, ()> {
-        async move { self.write(Write::home(entries, None)).await }.boxed()
+        self.write(self.signed(Write::home(entries, None))).boxed()
     }
 
     fn commit_part(&self, entries: Vec<Entry>, here: Vec<Change>) -> Answer<'_, ()> {
-        async move { self.write(Write::home(entries, Some(here))).await }.boxed()
+        self.write(self.signed(Write::home(entries, Some(here)))).boxed()
     }
 
     fn apply<'a>(
@@ -463,8 +471,8 @@ impl<D: Driver> Storage for Server<D> {
         position: Position,
         entries: Vec<Entry>,
     ) -> Answer<'a, ()> {
-        async move { self.write(Write::Apply { home: home.to_owned(), position, entries }).await }
-            .boxed()
+        let write = Write::Apply { home: home.to_owned(), position, entries };
+        self.write(self.signed(write)).boxed()
     }
 
     fn applied<'a>(&'a self, home: &'a str) -> Answer<'a, Option<Position>> {
@@ -480,6 +488,19 @@ impl<D: Driver> Storage for Server<D> {
         .boxed()
     }
 
+    fn positions(&self) -> Answer<'_, Vec<(String, Position)>> {
+        const SQL: &str = "SELECT region, log, seq FROM applied ORDER BY region";
+        async move {
+            let rows = self.inner.read(SQL, &[]).await?;
+            let one = |row| {
+                let (log, seq) = (D::int(row, 1)? as u64, D::int(row, 2)? as u64);
+                Ok((D::text(row, 0)?, Position { log, seq }))
+            };
+            rows.iter().map(one).collect::<Result<_, _>>().map_err(failed_read)
+        }
+        .boxed()
+    }
+
     fn log_read(&self, after: u64, bytes_max: usize) -> Answer<'_, LogPage> {
         self.inner.read_log(after, bytes_max).boxed()
     }
@@ -489,7 +510,7 @@ impl<D: Driver> Storage for Server<D> {
     }
 
     fn log_trim(&self, upto: u64) -> Answer<'_, ()> {
-        async move { self.write(Write::Trim(upto)).await }.boxed()
+        self.write(self.signed(Write::Trim(upto))).boxed()
     }
 
     fn rows(&self, after: Option<Place>, bytes_max: usize) -> Answer<'_, Vec<Row>> {
@@ -501,9 +522,10 @@ impl<D: Driver> Storage for Server<D> {
     }
 
     fn replace<'a>(&'a self, replace: Replace<'a>) -> Answer<'a, Vec<Place>> {
+        let pen = self.pen.load(Ordering::Acquire);
         async move {
             let (gone, rows, empty) = scan::replaced(&self.inner, replace).await?;
-            self.write(Write::Replace { gone, rows }).await?;
+            self.write(Signed { pen, write: Write::Replace { gone, rows } }).await?;
             Ok(empty)
         }
         .boxed()
@@ -533,6 +555,44 @@ impl<D: Driver> Storage for Server<D> {
         .boxed()
     }
 
+    fn outbox_move<'a>(&'a self, from: &'a str, to: &'a str) -> Answer<'a, ()> {
+        let write = Write::MoveOutbox { from: from.to_owned(), to: to.to_owned() };
+        self.write(self.signed(write)).boxed()
+    }
+
+    fn scribe(&self) -> Answer<'_, Option<Scribe>> {
+        const SQL: &str = "SELECT s.term, s.node, b.beat FROM scribe s, beats b";
+        async move {
+            let rows = self.inner.read(SQL, &[]).await?;
+            let scribe = |row| {
+                let (term, beat) = (D::int(row, 0)? as u64, D::int(row, 2)? as u64);
+                Ok(Scribe { term, node: D::text(row, 1)?, beat })
+            };
+            let found = rows.first().map(scribe).transpose().map_err(failed_read)?;
+            Ok(found.filter(|scribe| scribe.term > 0))
+        }
+        .boxed()
+    }
+
+    fn take_pen<'a>(&'a self, former: u64, term: u64, node: &'a str) -> Answer<'a, bool> {
+        async move {
+            let write = Write::TakePen { former, term, node: node.to_owned() };
+            match self.write(Signed { pen: 0, write }).await {
+                Ok(()) => {
+                    self.pen.store(term, Ordering::Release);
+                    Ok(true)
+                }
+                Err(StorageError::Superseded) => Ok(false),
+                Err(error) => Err(error),
+            }
+        }
+        .boxed()
+    }
+
+    fn beat(&self) -> Answer<'_, ()> {
+        self.write(self.signed(Write::Beat)).boxed()
+    }
+
     fn meta<'a>(&'a self, key: &'a str) -> Answer<'a, Option<Vec<u8>>> {
         const SQL: &str = "SELECT value FROM meta WHERE name = ?";
         async move {
@@ -548,7 +608,7 @@ impl<D: Driver> Storage for Server<D> {
     }
 
     fn set_meta<'a>(&'a self, key: &'a str, value: Vec<u8>) -> Answer<'a, ()> {
-        async move { self.write(Write::Meta { name: key.to_owned(), value }).await }.boxed()
+        self.write(self.signed(Write::Meta { name: key.to_owned(), value })).boxed()
     }
 
     fn renew<'a>(&'a self, storage: &'a config::Storage) -> Answer<'a, Renewal> {

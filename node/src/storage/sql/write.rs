@@ -31,6 +31,13 @@ impl From<StorageError> for Failed {
     }
 }
 
+/// One transaction, and the term of whoever wants it; 0: it is not checked.
+#[derive(Debug)]
+pub(super) struct Signed {
+    pub(super) pen: u64,
+    pub(super) write: Write,
+}
+
 /// One transaction.
 #[derive(Debug)]
 pub(super) enum Write {
@@ -44,8 +51,14 @@ pub(super) enum Write {
     Replace { gone: Vec<Place>, rows: Vec<Row> },
     /// Lines of outboxes, by node and place, come; None: go.
     Outbox(BTreeMap<(String, u64), Option<Vec<u8>>>),
+    /// All of one outbox goes into another.
+    MoveOutbox { from: String, to: String },
     /// A fact about the database.
     Meta { name: String, value: Vec<u8> },
+    /// Another node writes from now on.
+    TakePen { former: u64, term: u64, node: String },
+    /// The one that writes lives.
+    Beat,
 }
 
 /// How far attempts came.
@@ -68,7 +81,9 @@ impl Write {
     pub(super) fn must_be_known(&self) -> bool {
         matches!(self, Write::Home { .. })
     }
+}
 
+impl Signed {
     /// One attempt. `reached`: how far the earlier ones came, and then how far any of them did. If this one fails after `Reached::Commit` in doubt,
     /// nothing can be said about what is there before another one has succeeded.
     pub(super) async fn attempt<D: Driver>(
@@ -96,7 +111,15 @@ impl Write {
         before: Reached,
     ) -> Result<bool, Failed> {
         lent.begin().await?;
-        match self {
+        if self.pen != 0 {
+            // Locked against a change of hands until this transaction has ended, not against others of the same hand.
+            let rows = lent.select(D::SHARE_TERM, &[]).await?;
+            let term = rows.first().map_or(Ok(0), |row| D::int(row, 0)).map_err(Failed::Sql)?;
+            if term as u64 != self.pen {
+                return Err(StorageError::Superseded.into());
+            }
+        }
+        match &self.write {
             Write::Home { entries, encoded, here } => {
                 return commit_home(lent, entries, encoded, here.as_deref(), before).await;
             }
@@ -117,12 +140,46 @@ impl Write {
             }
             Write::Replace { gone, rows } => effect(lent, &Effect::of_rows(gone, rows)).await?,
             Write::Outbox(lines) => outbox(lent, lines).await?,
+            Write::MoveOutbox { from, to } => {
+                const MOVE: &str = "UPDATE outbox SET node = ? WHERE node = ?";
+                lent.run(MOVE, &[Value::Text(to), Value::Text(from)]).await?;
+            }
             Write::Meta { name, value } => {
                 lent.run(D::PUT_META, &[Value::Text(name), Value::Bytes(value)]).await?;
+            }
+            Write::TakePen { former, term, node } => {
+                return take_pen(lent, *former, *term, node).await;
+            }
+            Write::Beat => {
+                lent.run("UPDATE beats SET beat = beat + 1 WHERE one = 1", &[]).await?;
             }
         }
         Ok(true)
     }
+}
+
+/// False: it has been done before.
+async fn take_pen<D: Driver>(
+    lent: &mut Lent<D>,
+    former: u64,
+    term: u64,
+    node: &str,
+) -> Result<bool, Failed> {
+    const KNOWN: &str = "SELECT term, node FROM scribe WHERE one = 1 FOR UPDATE";
+    const TAKE: &str = "UPDATE scribe SET term = ?, node = ? WHERE one = 1";
+    let rows = lent.select(KNOWN, &[]).await?;
+    let Some(row) = rows.first() else {
+        return Err(StorageError::Damaged("the scribe's row is missing".into()).into());
+    };
+    let known = D::int(row, 0).map_err(Failed::Sql)? as u64;
+    if known == term && D::text(row, 1).map_err(Failed::Sql)? == node {
+        return Ok(false);
+    }
+    if known != former {
+        return Err(StorageError::Superseded.into());
+    }
+    lent.run(TAKE, &[Value::Int(term as i64), Value::Text(node)]).await?;
+    Ok(true)
 }
 
 /// False: it has been done before.

@@ -9,6 +9,7 @@ mod schema;
 mod write;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -18,12 +19,12 @@ use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
 };
-use sqlx::{Connection, Row as _, Sqlite as Driver, SqlitePool};
+use sqlx::{Connection, Row as _, Sqlite as Driver, SqliteConnection, SqlitePool};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Answer, LogPage, Page, Place, Position, Renewal, Replace, Row, Shelf, Storage, StorageError,
-    changes, check_order, from_sql, to_sql,
+    Answer, LogPage, Page, Place, Position, Renewal, Replace, Row, Scribe, Shelf, Storage,
+    StorageError, changes, check_order, from_sql, to_sql,
 };
 use load::Read;
 
@@ -60,6 +61,18 @@ pub struct Sqlite {
     readers: SqlitePool,
     loader: mpsc::Sender<Read>,
     path: PathBuf,
+    /// The term in which this handle writes; 0: it has never taken the pen.
+    pen: AtomicU64,
+}
+
+/// Whether somebody who took the pen in that term may write. In the transaction of the write.
+async fn may_write(conn: &mut SqliteConnection, pen: u64) -> Result<(), StorageError> {
+    if pen == 0 {
+        return Ok(());
+    }
+    let row = sqlx::query("SELECT term FROM scribe WHERE one = 1").fetch_one(conn).await;
+    let term = row.and_then(|row| row.try_get::<i64, _>(0)).map_err(failed_write)?;
+    if term as u64 == pen { Ok(()) } else { Err(StorageError::Superseded) }
 }
 
 impl Sqlite {
@@ -100,7 +113,7 @@ impl Sqlite {
             .connect_with(options.pragma("query_only", "on").thread_name(|_| "sqlite-read".into()))
             .await?;
         let loader = load::start(readers.clone());
-        Ok(Sqlite { writer, readers, loader, path: config.path })
+        Ok(Sqlite { writer, readers, loader, path: config.path, pen: AtomicU64::new(0) })
     }
 
     /// The writing connection, for bulk work before the server runs (genesis).
@@ -134,14 +147,20 @@ impl Sqlite {
         answer.await.map_err(|_| StorageError::Closed)?
     }
 
+    fn pen(&self) -> u64 {
+        self.pen.load(Ordering::Acquire)
+    }
+
     /// `here`: only these of the changes.
     async fn commit(
         &self,
+        pen: u64,
         entries: Vec<Entry>,
         here: Option<Vec<Change>>,
     ) -> Result<(), StorageError> {
         let mut conn = self.writer().await?;
         let mut tx = conn.begin_with("BEGIN IMMEDIATE").await.map_err(failed_write)?;
+        may_write(&mut tx, pen).await?;
         let head = sqlx::query("SELECT COALESCE(MAX(seq), 0) FROM durable_log")
             .fetch_one(&mut *tx)
             .await
@@ -163,20 +182,55 @@ impl Sqlite {
 
     async fn apply_entries(
         &self,
+        pen: u64,
         home: &str,
         position: Position,
         entries: Vec<Entry>,
-    ) -> Result<(), sqlx::Error> {
-        let mut conn = self.writer.acquire().await?;
-        let mut tx = conn.begin_with("BEGIN IMMEDIATE").await?;
-        write::change(&mut tx, changes(&entries)).await?;
+    ) -> Result<(), StorageError> {
+        let mut conn = self.writer().await?;
+        let mut tx = conn.begin_with("BEGIN IMMEDIATE").await.map_err(failed_write)?;
+        may_write(&mut tx, pen).await?;
+        write::change(&mut tx, changes(&entries)).await.map_err(failed_write)?;
         sqlx::query("INSERT OR REPLACE INTO applied (region, log, seq) VALUES (?, ?, ?)")
             .bind(home)
             .bind(position.log as i64)
             .bind(position.seq as i64)
             .execute(&mut *tx)
-            .await?;
-        tx.commit().await
+            .await
+            .map_err(failed_write)?;
+        tx.commit().await.map_err(failed_write)
+    }
+
+    /// One statement of whoever has the pen.
+    async fn run(
+        &self,
+        pen: u64,
+        query: sqlx::query::Query<'_, Driver, sqlx::sqlite::SqliteArguments>,
+    ) -> Result<(), StorageError> {
+        let mut conn = self.writer().await?;
+        let mut tx = conn.begin_with("BEGIN IMMEDIATE").await.map_err(failed_write)?;
+        may_write(&mut tx, pen).await?;
+        query.execute(&mut *tx).await.map_err(failed_write)?;
+        tx.commit().await.map_err(failed_write)
+    }
+
+    async fn become_scribe(
+        &self,
+        former: u64,
+        term: u64,
+        node: &str,
+    ) -> Result<bool, StorageError> {
+        let mut conn = self.writer().await?;
+        let mut tx = conn.begin_with("BEGIN IMMEDIATE").await.map_err(failed_write)?;
+        const TAKE: &str =
+            "UPDATE scribe SET term = ?, node = ?, beat = 0 WHERE one = 1 AND term = ?";
+        let query = sqlx::query(TAKE).bind(term as i64).bind(node).bind(former as i64);
+        let taken = query.execute(&mut *tx).await.map_err(failed_write)?.rows_affected() == 1;
+        tx.commit().await.map_err(failed_write)?;
+        if taken {
+            self.pen.store(term, Ordering::Release);
+        }
+        Ok(taken)
     }
 
     async fn read_log(&self, after: u64, bytes_max: usize) -> Result<LogPage, StorageError> {
@@ -361,11 +415,11 @@ impl Storage for Sqlite {
     }
 
     fn commit_home(&self, entries: Vec<Entry>) -> Answer<'_, ()> {
-        self.commit(entries, None).boxed()
+        self.commit(self.pen(), entries, None).boxed()
     }
 
     fn commit_part(&self, entries: Vec<Entry>, here: Vec<Change>) -> Answer<'_, ()> {
-        self.commit(entries, Some(here)).boxed()
+        self.commit(self.pen(), entries, Some(here)).boxed()
     }
 
     fn apply<'a>(
@@ -374,7 +428,7 @@ impl Storage for Sqlite {
         position: Position,
         entries: Vec<Entry>,
     ) -> Answer<'a, ()> {
-        self.apply_entries(home, position, entries).map(|done| done.map_err(failed_write)).boxed()
+        self.apply_entries(self.pen(), home, position, entries).boxed()
     }
 
     fn applied<'a>(&'a self, home: &'a str) -> Answer<'a, Option<Position>> {
@@ -389,6 +443,22 @@ impl Storage for Sqlite {
                 Ok(Position { log, seq: row.try_get::<i64, _>(1)? as u64 })
             };
             row.map(position).transpose().map_err(failed_read)
+        }
+        .boxed()
+    }
+
+    fn positions(&self) -> Answer<'_, Vec<(String, Position)>> {
+        async move {
+            let rows = sqlx::query("SELECT region, log, seq FROM applied ORDER BY region")
+                .fetch_all(&self.readers)
+                .await
+                .map_err(failed_read)?;
+            let one = |row: SqliteRow| {
+                let log = row.try_get::<i64, _>(1)? as u64;
+                let seq = row.try_get::<i64, _>(2)? as u64;
+                Ok((row.try_get(0)?, Position { log, seq }))
+            };
+            rows.into_iter().map(one).collect::<Result<_, _>>().map_err(failed_read)
         }
         .boxed()
     }
@@ -410,17 +480,10 @@ impl Storage for Sqlite {
     }
 
     fn log_trim(&self, upto: u64) -> Answer<'_, ()> {
-        async move {
-            sqlx::query(
-                "DELETE FROM durable_log WHERE seq <= ? AND seq < (SELECT MAX(seq) FROM durable_log)",
-            )
-            .bind(i64::try_from(upto).unwrap_or(i64::MAX))
-            .execute(&self.writer)
-            .await
-            .map(drop)
-            .map_err(failed_write)
-        }
-        .boxed()
+        const TRIM: &str =
+            "DELETE FROM durable_log WHERE seq <= ? AND seq < (SELECT MAX(seq) FROM durable_log)";
+        let upto = i64::try_from(upto).unwrap_or(i64::MAX);
+        self.run(self.pen(), sqlx::query(TRIM).bind(upto)).boxed()
     }
 
     fn rows(&self, after: Option<Place>, bytes_max: usize) -> Answer<'_, Vec<Row>> {
@@ -432,7 +495,7 @@ impl Storage for Sqlite {
     }
 
     fn replace<'a>(&'a self, replace: Replace<'a>) -> Answer<'a, Vec<Place>> {
-        scan::replace(&self.writer, replace).map(|r| r.map_err(failed_write)).boxed()
+        scan::replace(&self.writer, self.pen(), replace).boxed()
     }
 
     fn outbox<'a>(&'a self, node: &'a str) -> Answer<'a, Vec<(u64, Vec<u8>)>> {
@@ -458,6 +521,35 @@ impl Storage for Sqlite {
             .boxed()
     }
 
+    fn outbox_move<'a>(&'a self, from: &'a str, to: &'a str) -> Answer<'a, ()> {
+        const MOVE: &str = "UPDATE OR REPLACE outbox SET node = ? WHERE node = ?";
+        self.run(self.pen(), sqlx::query(MOVE).bind(to).bind(from)).boxed()
+    }
+
+    fn scribe(&self) -> Answer<'_, Option<Scribe>> {
+        async move {
+            let row = sqlx::query("SELECT term, node, beat FROM scribe WHERE one = 1")
+                .fetch_one(&self.readers)
+                .await
+                .map_err(failed_read)?;
+            let scribe = || {
+                let (term, beat) = (row.try_get::<i64, _>(0)? as u64, row.try_get::<i64, _>(2)?);
+                Ok(Scribe { term, node: row.try_get(1)?, beat: beat as u64 })
+            };
+            let scribe = scribe().map_err(failed_read)?;
+            Ok(Some(scribe).filter(|scribe| scribe.term > 0))
+        }
+        .boxed()
+    }
+
+    fn take_pen<'a>(&'a self, former: u64, term: u64, node: &'a str) -> Answer<'a, bool> {
+        self.become_scribe(former, term, node).boxed()
+    }
+
+    fn beat(&self) -> Answer<'_, ()> {
+        self.run(self.pen(), sqlx::query("UPDATE scribe SET beat = beat + 1 WHERE one = 1")).boxed()
+    }
+
     fn meta<'a>(&'a self, key: &'a str) -> Answer<'a, Option<Vec<u8>>> {
         async move {
             let row = sqlx::query("SELECT value FROM meta WHERE key = ?")
@@ -471,16 +563,8 @@ impl Storage for Sqlite {
     }
 
     fn set_meta<'a>(&'a self, key: &'a str, value: Vec<u8>) -> Answer<'a, ()> {
-        async move {
-            sqlx::query("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)")
-                .bind(key)
-                .bind(value)
-                .execute(&self.writer)
-                .await
-                .map(drop)
-                .map_err(failed_write)
-        }
-        .boxed()
+        const SET: &str = "INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)";
+        self.run(self.pen(), sqlx::query(SET).bind(key).bind(value)).boxed()
     }
 
     fn renew<'a>(&'a self, storage: &'a config::Storage) -> Answer<'a, Renewal> {

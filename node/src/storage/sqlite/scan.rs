@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use sqlx::{Connection, Row as _, SqlitePool};
+use sqlx::{Connection, Row as _, SqliteConnection, SqlitePool};
 
 use super::write::{self, Insert};
-use crate::storage::{Place, Replace, Row, Shelf, from_sql, row_bytes, to_sql};
+use super::{failed_write, may_write};
+use crate::storage::{Place, Replace, Row, Shelf, StorageError, from_sql, row_bytes, to_sql};
 
 /// Rows asked for at once.
 const SLICE: i64 = 128;
@@ -112,10 +113,21 @@ async fn items(pool: &SqlitePool, after: Option<&Place>) -> Result<Vec<Row>, sql
 /// outside of SQL only, so the range is read first.
 pub(super) async fn replace(
     pool: &SqlitePool,
+    pen: u64,
+    replace: Replace<'_>,
+) -> Result<Vec<Place>, StorageError> {
+    let mut conn = pool.acquire().await.map_err(failed_write)?;
+    let mut tx = conn.begin_with("BEGIN IMMEDIATE").await.map_err(failed_write)?;
+    may_write(&mut tx, pen).await?;
+    let gone = replace_in(&mut tx, replace).await.map_err(failed_write)?;
+    tx.commit().await.map_err(failed_write)?;
+    Ok(gone)
+}
+
+async fn replace_in(
+    tx: &mut SqliteConnection,
     replace: Replace<'_>,
 ) -> Result<Vec<Place>, sqlx::Error> {
-    let mut conn = pool.acquire().await?;
-    let mut tx = conn.begin_with("BEGIN IMMEDIATE").await?;
     let within = |place: &Place| {
         replace.from.as_ref().is_none_or(|from| place > from)
             && replace.to.as_ref().is_none_or(|to| place <= to)
@@ -204,9 +216,8 @@ pub(super) async fn replace(
             Place::Item(store, owner, id) => items.push(Insert::Item(store, owner, *id, value)),
         }
     }
-    write::insert(&mut tx, &mut values).await?;
-    write::insert(&mut tx, &mut items).await?;
-    tx.commit().await?;
+    write::insert(tx, &mut values).await?;
+    write::insert(tx, &mut items).await?;
     let stays: BTreeSet<&Place> = replace.rows.iter().map(|(place, _)| place).collect();
     gone.retain(|place| !stays.contains(place));
     Ok(gone)

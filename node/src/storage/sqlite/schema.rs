@@ -29,6 +29,12 @@ const STEPS: &[&str] = &[
      ) STRICT, WITHOUT ROWID;",
     // 3: items by their mark, the first eight bytes of their value.
     "CREATE INDEX archive_mark ON archive (store, owner, substr(value, 1, 8), id);",
+    // 4: which of the region's nodes writes.
+    "CREATE TABLE scribe (
+        one INTEGER PRIMARY KEY CHECK (one = 1), term INTEGER NOT NULL, node TEXT NOT NULL,
+        beat INTEGER NOT NULL
+     ) STRICT;
+     INSERT INTO scribe (one, term, node, beat) VALUES (1, 0, '', 0);",
 ];
 
 /// Brings a database to this version's tables. Refuses one that a newer version has written.
