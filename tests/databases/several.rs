@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
 
 /// What the tests share: a platform of two regions, of which the first has more than one database.
-pub struct Several {
+pub(crate) struct Several {
     platform: Platform,
     /// It has a partition, and nothing else.
     other: Server,
@@ -21,7 +21,7 @@ pub struct Several {
 
 impl Several {
     /// Starts it with all accounts in the main database.
-    pub async fn begin(url: &str) -> Result<Self> {
+    pub(crate) async fn begin(url: &str) -> Result<Self> {
         let other = Server::start(Kind::Postgres).await?;
         let plan = Plan {
             regions: ["eu", "us"].map(Into::into).into(),
@@ -72,7 +72,7 @@ impl Several {
     }
 
     /// What is said of a panic, and the end.
-    pub fn panics(&self) -> Vec<String> {
+    pub(crate) fn panics(&self) -> Vec<String> {
         self.platform.panics()
     }
 }
@@ -83,7 +83,7 @@ fn slots(info: &Value) -> Vec<u64> {
 }
 
 /// All accounts move into two partitions, then out of one of them, while messages are sent, archived and read: everything adds up.
-pub async fn moving_under_load(several: &mut Several) -> Result<()> {
+pub(crate) async fn moving_under_load(several: &mut Several) -> Result<()> {
     let platform = &several.platform;
     let before = several.ctl(&["storage", "show"]).await?;
     if slots(&before) != [256, 0, 0] {
@@ -147,7 +147,7 @@ pub async fn moving_under_load(several: &mut Several) -> Result<()> {
 }
 
 /// A partition is killed: its accounts' changes are refused for now, others' are not, and when it is back nothing is missing.
-pub async fn partition_killed(several: &mut Several) -> Result<()> {
+pub(crate) async fn partition_killed(several: &mut Several) -> Result<()> {
     let platform = &several.platform;
     let mut clients = Vec::new();
     for number in 20..32 {
@@ -204,13 +204,14 @@ pub async fn partition_killed(several: &mut Several) -> Result<()> {
 
 /// Another address for the main database while messages are sent: no session ends, everything adds up, and the new address is what is used. Another
 /// database is refused, and nothing changes.
-pub async fn another_address_under_load(several: &mut Several) -> Result<()> {
+pub(crate) async fn another_address_under_load(several: &mut Several) -> Result<()> {
     let platform = &several.platform;
     let (address, carried) = forwarder(&several.database).await?;
     let couple = Couple::begin(platform, 40, Duration::from_millis(5)).await?;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let other = several.database.replace("/several", "/elsewhere_several");
-    let wrong = several.other.url() + "/postgres";
+    // Of another server, and not one of ours.
+    let wrong = several.other.url() + "/template1";
     for another in [&other, &wrong] {
         several.rewrite(|text| text.replace(&several.database, another))?;
         let done = several.ctl(&["reload"]).await?;
@@ -248,7 +249,10 @@ pub async fn another_address_under_load(several: &mut Several) -> Result<()> {
 }
 
 /// Nothing can be read: who was here lately signs in, and talks; others are told to wait.
-pub async fn sign_in_while_it_is_killed(several: &mut Several, server: &mut Server) -> Result<()> {
+pub(crate) async fn sign_in_while_it_is_killed(
+    several: &mut Several,
+    server: &mut Server,
+) -> Result<()> {
     let platform = &several.platform;
     for number in 50..54 {
         let mut client = platform.user(number, 0, "before")?;

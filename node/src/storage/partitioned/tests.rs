@@ -324,7 +324,7 @@ async fn a_database_that_is_not_the_partition_it_was_is_refused() {
     };
     assert!(why(vec![three.two.clone(), three.one.clone()]).await.contains("not partition 1"));
     let empty: Arc<dyn Storage> = Arc::new(Memory::default());
-    assert!(why(vec![three.one.clone(), empty.clone()]).await.contains("it was partition 2"));
+    assert!(why(vec![three.one.clone(), empty.clone()]).await.contains("not the partition 2"));
     assert!(why(vec![three.one.clone()]).await.contains("in partition 2"));
     let used = Memory::default();
     used.commit_home(vec![entry(1, vec![put("a@b", "k", b"v")])]).await.unwrap();
