@@ -24,6 +24,7 @@ use utoipa::{IntoParams, Modify, OpenApi};
 use super::export::*;
 use super::invitations::*;
 use super::model::*;
+use super::storage::*;
 use super::{Answer, Operator};
 
 /// The largest body: one account with all it has.
@@ -56,6 +57,8 @@ pub fn router(operator: Arc<dyn Operator>, accounts: &[String]) -> Router {
         .route("/admin/registry", get(registry))
         .route("/admin/registry/{account}", get(registry_rows))
         .route("/admin/reload", post(reload))
+        .route("/admin/storage", get(storage))
+        .route("/admin/storage/rebalance", post(rebalance))
         .route("/admin/sessions", get(sessions).delete(kick))
         .route("/admin/homes/{account}", get(home_of))
         .route("/admin/homes/move", post(home_move))
@@ -87,7 +90,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 #[openapi(
     info(title = "Pangaea admin API", description = "What `pangaea ctl` and `pangaea user` speak."),
     paths(
-        status, reload, regions, region_state, nodes, metadata, links, registry, registry_rows, sessions, kick, home_of, home_move,
+        status, reload, regions, region_state, nodes, metadata, links, registry, registry_rows, storage, rebalance, sessions, kick, home_of, home_move,
         reports, users, user_add, user_import, user_remove, user_passwd, user_export, user_offline,
         user_archive, user_import_archive, invite, invitations, invitation_revoke
     ),
@@ -264,6 +267,19 @@ async fn registry_rows(
 #[utoipa::path(get, path = "/admin/links", responses((status = 200, body = [LinkInfo])))]
 async fn links(State(admin): State<Admin>) -> Reply<Vec<LinkInfo>> {
     reply(admin.operator.links()).await
+}
+
+/// The databases of the region, and how far accounts are moved between them.
+#[utoipa::path(get, path = "/admin/storage", responses((status = 200, body = StorageInfo)))]
+async fn storage(State(admin): State<Admin>) -> Reply<StorageInfo> {
+    reply(admin.operator.storage()).await
+}
+
+/// Begins to spread accounts evenly over the databases.
+#[utoipa::path(post, path = "/admin/storage/rebalance", request_body = Rebalance,
+    responses((status = 200, body = StorageInfo), (status = 409, body = Refusal)))]
+async fn rebalance(State(admin): State<Admin>, Body(asked): Body<Rebalance>) -> Reply<StorageInfo> {
+    reply(admin.operator.rebalance(asked)).await
 }
 
 #[derive(Deserialize, IntoParams)]

@@ -19,6 +19,9 @@ pub struct Reloaded {
     pub applied: Vec<String>,
     /// Keys that changed and are in force when the node is started again.
     pub needs_restart: Vec<String>,
+    /// What changed and cannot be: which section, and why. It stays as it was.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<String>,
     /// Certificates for clients that were read again.
     pub certificates: usize,
 }

@@ -38,9 +38,16 @@ impl Operator for Fake {
         let done = Reloaded {
             applied: vec!["limits.roster_items_max".to_owned()],
             needs_restart: vec!["http.listen".to_owned()],
+            refused: Vec::new(),
             certificates: 1,
         };
         self.done("reload".to_owned(), done)
+    }
+    fn storage(&self) -> Answer<'_, StorageInfo> {
+        self.done("storage".to_owned(), StorageInfo::default())
+    }
+    fn rebalance(&self, asked: Rebalance) -> Answer<'_, StorageInfo> {
+        self.done(format!("rebalance without {:?}", asked.without), StorageInfo::default())
     }
     fn ready(&self) -> Ready {
         Ready::unless(self.missing.lock().clone())
@@ -349,7 +356,7 @@ async fn the_description_names_every_path_and_is_open_to_all() {
     assert_eq!(reply.status, 200);
     let description: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
     let paths = description["paths"].as_object().unwrap();
-    assert_eq!(paths.len(), 20, "{:?}", paths.keys());
+    assert_eq!(paths.len(), 22, "{:?}", paths.keys());
     assert!(paths["/admin/regions/{name}/state"]["put"].is_object());
     assert_eq!(description["components"]["securitySchemes"]["password"]["scheme"], "basic");
 }

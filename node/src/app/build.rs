@@ -26,7 +26,7 @@ use super::wires::{self, Late, RaftWire};
 use super::world::{World, wall_ms};
 use super::{Live, Node, Offers, Reloading};
 use crate::auth::stored::AtHome;
-use crate::auth::{Chain, Internal, Stored, Throttle, sources};
+use crate::auth::{Chain, Internal, Kept, Stored, Throttle, sources};
 use crate::features::Features;
 use crate::features::archive::{self, Archive};
 use crate::features::blocking::record::PRIVACY;
@@ -116,8 +116,9 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
         let (jid, name) = (host.to_owned(), Some(title.to_owned()));
         features.disco.services.push(Item { jid, node: None, name });
     }
-    let internal =
-        Internal::new(Arc::new(Stored(storage.clone())), crate::homes::accounts::ITERATIONS);
+    let kept = Kept { time: config.auth.cache, accounts_max: config.auth.cache_max };
+    let records = Arc::new(Stored(storage.clone()));
+    let internal = Internal::keeping(records, crate::homes::accounts::ITERATIONS, kept);
     let accounts = AtHome { homes: homes.clone(), wall_ms: world.wall.clone() };
     let links = sources::links(&config.auth, &config.domains.global, &world.wall);
     let links = links.map_err(RunError::Auth)?;

@@ -11,12 +11,12 @@ use xmpp::jid::{BareJid, Jid};
 use xmpp::sasl::{Password, Verdict};
 use xmpp::stream::error::StreamError;
 
-use super::{Node, inviting, portable};
+use super::{Node, databases, inviting, portable};
 use crate::admin::{
     Answer, ArchivePage, ArchivePart, HomeInfo, HomeTarget, Imported, InvitationInfo,
     IssuedInvitation, LinkInfo, MetadataInfo, NewInvitation, NodeInfo, OfflinePage, Operator,
-    Ready, Refusal, RegionInfo, RegionState, RegistryInfo, RegistryRow, Reloaded, ReportInfo,
-    ReportedStanza, SessionInfo, Status, UserExport,
+    Ready, Rebalance, Refusal, RegionInfo, RegionState, RegistryInfo, RegistryRow, Reloaded,
+    ReportInfo, ReportedStanza, SessionInfo, Status, StorageInfo, UserExport,
 };
 use crate::auth::Authenticator;
 use crate::auth::internal::NoKeys;
@@ -342,6 +342,14 @@ impl Operator for Desk {
             }
             Ok(sessions)
         })
+    }
+
+    fn storage(&self) -> Answer<'_, StorageInfo> {
+        Box::pin(std::future::ready(Ok(databases::show(&self.node))))
+    }
+
+    fn rebalance(&self, asked: Rebalance) -> Answer<'_, StorageInfo> {
+        Box::pin(databases::rebalance(&self.node, asked))
     }
 
     fn reload(&self) -> Answer<'_, Reloaded> {

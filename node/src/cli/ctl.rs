@@ -4,6 +4,7 @@ use clap::{Subcommand, ValueEnum};
 use serde::Serialize;
 use xmpp::payload::date_time;
 
+use super::databases;
 use super::remote::{Remote, Target};
 use super::table::columns;
 use crate::admin::*;
@@ -18,6 +19,7 @@ Examples:
   pangaea ctl links --json
   pangaea ctl region drain us
   pangaea ctl home move alice@pangaea.localhost --to us
+  pangaea ctl storage rebalance
   pangaea ctl invite new --name juliet --of romeo@pangaea.localhost")]
 pub(super) struct Args {
     #[command(flatten)]
@@ -77,6 +79,9 @@ enum Command {
     /// Where the data of an account is written
     #[command(subcommand)]
     Home(Home),
+    /// The databases of the region, and accounts moved between them
+    #[command(subcommand)]
+    Storage(databases::Storage),
     /// Invitations: URIs that make accounts, or contacts
     #[command(subcommand)]
     Invite(Invite),
@@ -211,6 +216,9 @@ async fn order(remote: &Remote, command: Command, json: bool) -> miette::Result<
             let body = Some(MoveHome { what, to });
             show(remote.ask("POST", "/admin/homes/move", body).await?, json, home)
         }
+        Command::Storage(order) => {
+            show(databases::order(remote, order, json).await?, json, databases::show)
+        }
         Command::Invite(order) => invite(remote, order, json).await,
     }
 }
@@ -285,7 +293,10 @@ fn reloaded(done: &Reloaded) -> String {
     let mut text = format!("{} certificates read\n", done.certificates);
     text += &all("applied", &done.applied);
     text += &all("needs a restart", &done.needs_restart);
-    if done.applied.is_empty() && done.needs_restart.is_empty() {
+    for why in &done.refused {
+        text += &format!("refused: {why}\n");
+    }
+    if done.applied.is_empty() && done.needs_restart.is_empty() && done.refused.is_empty() {
         text += "the configuration is as it was\n";
     }
     text
