@@ -40,6 +40,7 @@ pub use self::world::{Chance, World};
 use crate::auth::{Chain, Throttle};
 use crate::features::Features;
 use crate::features::archive::Archive;
+use crate::features::last::leaving::Leaving;
 use crate::features::push::cache::Pushes;
 use crate::features::roster::cache::Rosters;
 use crate::geo::Geo;
@@ -82,8 +83,12 @@ pub struct Node {
     pub guarded: Holders,
     /// Who has a vCard.
     pub cards: Holders,
+    /// Who ever had messages filed.
+    pub filed: Holders,
     /// Devices that are pushed to.
     pub pushes: Pushes,
+    /// Who has left a moment ago.
+    pub leaving: Leaving,
     /// The XEPs.
     pub features: Features,
     /// Those with a domain of their own.

@@ -30,6 +30,8 @@ use crate::auth::{Chain, Internal, Stored, Throttle, sources};
 use crate::features::Features;
 use crate::features::archive::{self, Archive};
 use crate::features::blocking::record::PRIVACY;
+use crate::features::last::leaving::Leaving;
+use crate::features::offline::home::FILED;
 use crate::features::push::cache::Pushes;
 use crate::features::roster::cache::Rosters;
 use crate::features::vcard::home::VCARD;
@@ -151,7 +153,9 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
         rosters: Rosters::default(),
         guarded: Holders::new(PRIVACY),
         cards: Holders::new(VCARD),
+        filed: Holders::new(FILED),
         pushes: Pushes::new(config.push.remembered_max, world.number()),
+        leaving: Leaving::default(),
         features,
         services,
         archive: Archive::new(&config.archive),
@@ -180,6 +184,7 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
     archive::load(&node).await?;
     node.guarded.load(&*node.storage).await?;
     node.cards.load(&*node.storage).await?;
+    node.filed.load(&*node.storage).await?;
     node.pushes.registered.load(&*node.storage).await?;
     Ok(node)
 }

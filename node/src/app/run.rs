@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use xmpp::stream::error::StreamError;
 
 use super::{Node, Reload, build, heirs, operator::Desk, reload, scribe, wires};
-use crate::features::archive;
+use crate::features::{archive, last};
 use crate::geo::tick;
 use crate::outbox;
 use crate::registry;
@@ -205,6 +205,7 @@ pub async fn drain(node: &Arc<Node>, mut tasks: JoinSet<()>) {
         );
     }
     archive::queue::flush(node).await;
+    last::leaving::flush(node).await;
     node.stop();
     node.metadata.resign().await;
     node.metadata.shutdown().await;

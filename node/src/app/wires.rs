@@ -386,7 +386,7 @@ pub(super) async fn homes(
         Box::new(archive::home::ArchiveHome(late.clone())),
         Box::new(homes::look::LookHome),
         Box::new(admin::home::EndHome),
-        Box::new(last::home::LastHome),
+        Box::new(last::home::LastHome(late.clone())),
         Box::new(upload::home::UploadHome),
         Box::new(pie::home::PieHome),
         Box::new(private::home::PrivateHome),

@@ -263,10 +263,8 @@ fn to_available(node: &Arc<Node>, account: &str, stanza: &Stanza, watches: impl 
         }
         let mut addressed: Option<Stanza> = None;
         for seat in seats {
-            let stanza = addressed.get_or_insert_with(|| match BareJid::parse(account) {
-                Ok(account) => stanza.with_to(&Jid::from(account)),
-                Err(_) => stanza.clone(),
-            });
+            // The account's name, as the seat has it: prepared.
+            let stanza = addressed.get_or_insert_with(|| stanza.with_to(&Jid::from(&seat.bare)));
             let own = stanza.from().is_some_and(|from| *from == *seat.full.as_str());
             // A resource's own unavailable presence does not come back to it: it is leaving.
             let leaves = own && stanza.type_() == Type::Unavailable;

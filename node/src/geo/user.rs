@@ -338,7 +338,7 @@ fn stanza(node: &Arc<Node>, peer: &Peer, body: Bytes) {
             // Before: a session may be quicker than we are.
             node.geo.held.take(peer.ix, head.order, here.len());
         }
-        let taken = road.deliver(delivery, &here);
+        let taken = road.deliver(delivery, &here, rows.len());
         if head.tracked {
             for _ in taken..here.len() {
                 node.geo.held.let_go(peer.ix, head.order);
