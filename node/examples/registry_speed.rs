@@ -30,8 +30,12 @@ enum Way {
 #[tokio::main]
 async fn main() -> RedisResult<()> {
     let url = std::env::args().nth(1).unwrap_or_else(|| "redis://127.0.0.1:6379".to_owned());
-    println!("{NODES} nodes, each with {CACHED} users cached; {CHANGES} changes of {USERS} users\n");
-    println!("| way | commands a change | bytes from Redis a change | known after: median, p99 |\n|---|---|---|---|");
+    println!(
+        "{NODES} nodes, each with {CACHED} users cached; {CHANGES} changes of {USERS} users\n"
+    );
+    println!(
+        "| way | commands a change | bytes from Redis a change | known after: median, p99 |\n|---|---|---|---|"
+    );
     for (name, way) in [
         ("client tracking, keys remembered by Redis", Way::Remembered),
         ("client tracking, broadcast", Way::Broadcast),
@@ -145,7 +149,8 @@ async fn follow(
             // What was cached is looked up again, as the next stanza for that user would.
             let number = String::from_utf8_lossy(key);
             let number = number.trim_start_matches("{speed}:u:user");
-            let number: usize = number.split('@').next().and_then(|n| n.parse().ok()).unwrap_or(USERS);
+            let number: usize =
+                number.split('@').next().and_then(|n| n.parse().ok()).unwrap_or(USERS);
             if number < CACHED {
                 let _: Value = redis::cmd("HGETALL").arg(&key[..]).query_async(&mut conn).await?;
             }
