@@ -63,8 +63,14 @@ pub const LIVE: &[&str] = &[
     "push.options_bytes_max",
     "push.placeholder_body",
     "push.registrations_max",
+    "redis",
     "registration",
     "reports",
+    "storage.connections",
+    "storage.database",
+    "storage.partitions",
+    "storage.retry",
+    "storage.timeout",
 ];
 
 /// The file of a running node, and what of it is in force.
@@ -102,7 +108,21 @@ impl Source {
     /// # Errors
     /// As [`Config::load`]; what is in force stays.
     pub fn reread(&self) -> Result<Reread, ConfigError> {
-        let (_, new) = read(&self.file)?;
+        self.reread_without(&[])
+    }
+
+    /// The same, with what is in force of these sections whatever the file says now.
+    ///
+    /// # Errors
+    /// As [`Source::reread`].
+    pub fn reread_without(&self, sections: &[&str]) -> Result<Reread, ConfigError> {
+        let (_, mut new) = read(&self.file)?;
+        for section in sections {
+            match self.table.get(*section) {
+                Some(old) => drop(new.insert((*section).to_owned(), old.clone())),
+                None => drop(new.remove(*section)),
+            }
+        }
         let (table, applied, needs_restart) = merge(&self.table, &new);
         let text = toml::to_string(&table).expect("what was TOML can be written as TOML");
         let config = parse(&text, &self.file)?;

@@ -24,6 +24,7 @@ use utoipa::{IntoParams, Modify, OpenApi};
 use super::export::*;
 use super::invitations::*;
 use super::model::*;
+use super::storage::*;
 use super::{Answer, Operator};
 
 /// The largest body: one account with all it has.
@@ -54,7 +55,11 @@ pub fn router(operator: Arc<dyn Operator>, accounts: &[String]) -> Router {
         .route("/admin/drain", get(drain).post(drain_begin).delete(drain_undo))
         .route("/admin/metadata", get(metadata))
         .route("/admin/links", get(links))
+        .route("/admin/registry", get(registry))
+        .route("/admin/registry/{account}", get(registry_rows))
         .route("/admin/reload", post(reload))
+        .route("/admin/storage", get(storage))
+        .route("/admin/storage/rebalance", post(rebalance))
         .route("/admin/sessions", get(sessions).delete(kick))
         .route("/admin/homes/{account}", get(home_of))
         .route("/admin/homes/move", post(home_move))
@@ -86,7 +91,8 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 #[openapi(
     info(title = "Pangaea admin API", description = "What `pangaea ctl` and `pangaea user` speak."),
     paths(
-        status, reload, regions, region_state, nodes, drain, drain_begin, drain_undo, metadata, links, sessions, kick, home_of, home_move,
+        status, reload, regions, region_state, nodes, drain, drain_begin, drain_undo,
+        metadata, links, registry, registry_rows, storage, rebalance, sessions, kick, home_of, home_move,
         reports, users, user_add, user_import, user_remove, user_passwd, user_export, user_offline,
         user_archive, user_import_archive, invite, invitations, invitation_revoke
     ),
@@ -281,10 +287,38 @@ async fn metadata(State(admin): State<Admin>) -> Reply<MetadataInfo> {
     reply(admin.operator.metadata()).await
 }
 
+/// The region's registry in Redis, as this node sees it.
+#[utoipa::path(get, path = "/admin/registry", responses((status = 200, body = RegistryInfo)))]
+async fn registry(State(admin): State<Admin>) -> Reply<RegistryInfo> {
+    reply(admin.operator.registry()).await
+}
+
+/// What the registry has of an account: sessions of this region, those whose node has a lease.
+#[utoipa::path(get, path = "/admin/registry/{account}", responses((status = 200, body = [RegistryRow])))]
+async fn registry_rows(
+    State(admin): State<Admin>,
+    Path(account): Path<String>,
+) -> Reply<Vec<RegistryRow>> {
+    reply(admin.operator.registry_rows(&account)).await
+}
+
 /// The links of this node.
 #[utoipa::path(get, path = "/admin/links", responses((status = 200, body = [LinkInfo])))]
 async fn links(State(admin): State<Admin>) -> Reply<Vec<LinkInfo>> {
     reply(admin.operator.links()).await
+}
+
+/// The databases of the region, and how far accounts are moved between them.
+#[utoipa::path(get, path = "/admin/storage", responses((status = 200, body = StorageInfo)))]
+async fn storage(State(admin): State<Admin>) -> Reply<StorageInfo> {
+    reply(admin.operator.storage()).await
+}
+
+/// Begins to spread accounts evenly over the databases.
+#[utoipa::path(post, path = "/admin/storage/rebalance", request_body = Rebalance,
+    responses((status = 200, body = StorageInfo), (status = 409, body = Refusal)))]
+async fn rebalance(State(admin): State<Admin>, Body(asked): Body<Rebalance>) -> Reply<StorageInfo> {
+    reply(admin.operator.rebalance(asked)).await
 }
 
 #[derive(Deserialize, IntoParams)]

@@ -9,6 +9,7 @@ mod api;
 mod export;
 mod invitations;
 mod model;
+mod storage;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -18,6 +19,7 @@ pub use api::{openapi, router};
 pub use export::*;
 pub use invitations::*;
 pub use model::*;
+pub use storage::*;
 
 /// An answer of the node, or why there is none.
 pub type Answer<'a, T> = BoxFuture<'a, Result<T, Refusal>>;
@@ -41,6 +43,14 @@ pub trait Operator: Send + Sync + 'static {
     fn metadata(&self) -> Answer<'_, MetadataInfo>;
     /// The links of this node.
     fn links(&self) -> Answer<'_, Vec<LinkInfo>>;
+    /// The region's registry as this node sees it.
+    fn registry(&self) -> Answer<'_, RegistryInfo>;
+    /// What the registry has of an account: sessions of this region.
+    fn registry_rows<'a>(&'a self, account: &'a str) -> Answer<'a, Vec<RegistryRow>>;
+    /// The databases of the region.
+    fn storage(&self) -> Answer<'_, StorageInfo>;
+    /// Begins to spread accounts evenly over them.
+    fn rebalance(&self, asked: Rebalance) -> Answer<'_, StorageInfo>;
     /// Sessions, at most `limit`: those of one account in every region, or all of this region.
     fn sessions<'a>(
         &'a self,

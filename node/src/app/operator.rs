@@ -11,12 +11,12 @@ use xmpp::jid::{BareJid, Jid};
 use xmpp::sasl::{Password, Verdict};
 use xmpp::stream::error::StreamError;
 
-use super::{Node, drain, inviting, portable};
+use super::{Node, databases, drain, inviting, portable};
 use crate::admin::{
     Answer, ArchivePage, ArchivePart, DrainInfo, HomeInfo, HomeTarget, Imported, InvitationInfo,
     IssuedInvitation, LinkInfo, MetadataInfo, NewDrain, NewInvitation, NodeInfo, OfflinePage,
-    Operator, Ready, Refusal, RegionInfo, RegionState, Reloaded, ReportInfo, ReportedStanza,
-    SessionInfo, Status, UserExport,
+    Operator, Ready, Rebalance, Refusal, RegionInfo, RegionState, RegistryInfo, RegistryRow,
+    Reloaded, ReportInfo, ReportedStanza, SessionInfo, Status, StorageInfo, UserExport,
 };
 use crate::auth::Authenticator;
 use crate::auth::internal::NoKeys;
@@ -200,7 +200,7 @@ impl Operator for Desk {
         if node.metadata.leader().is_none() {
             reasons.push("the metadata group has no leader".to_owned());
         }
-        Ready::unless(reasons)
+        Ready { alarms: node.registry.alarms(node.now_ms()), ..Ready::unless(reasons) }
     }
 
     fn status(&self) -> Answer<'_, Status> {
@@ -303,6 +303,25 @@ impl Operator for Desk {
         })
     }
 
+    fn registry(&self) -> Answer<'_, RegistryInfo> {
+        Box::pin(async move { Ok(self.node.registry.info(self.node.now_ms())) })
+    }
+
+    fn registry_rows<'a>(&'a self, account: &'a str) -> Answer<'a, Vec<RegistryRow>> {
+        Box::pin(async move {
+            let account = self.account(account)?;
+            let rows = self.node.registry.rows(&account).await;
+            let rows = rows.map_err(|error| Refusal::unavailable(error.to_string()))?;
+            let told = rows.into_iter().map(|(jid, row)| RegistryRow {
+                jid: jid.to_string(),
+                node: row.life.node,
+                incarnation: row.life.incarnation,
+                priority: row.shows.available.then_some(row.shows.priority),
+            });
+            Ok(told.collect())
+        })
+    }
+
     fn links(&self) -> Answer<'_, Vec<LinkInfo>> {
         Box::pin(async move {
             let links = self.node.geo.all_peers().into_iter().map(|peer| {
@@ -356,6 +375,14 @@ impl Operator for Desk {
             }
             Ok(sessions)
         })
+    }
+
+    fn storage(&self) -> Answer<'_, StorageInfo> {
+        Box::pin(std::future::ready(Ok(databases::show(&self.node))))
+    }
+
+    fn rebalance(&self, asked: Rebalance) -> Answer<'_, StorageInfo> {
+        Box::pin(databases::rebalance(&self.node, asked))
     }
 
     fn reload(&self) -> Answer<'_, Reloaded> {

@@ -4,6 +4,7 @@ use clap::{Subcommand, ValueEnum};
 use serde::Serialize;
 use xmpp::payload::date_time;
 
+use super::databases;
 use super::remote::{Remote, Target};
 use super::table::columns;
 use crate::admin::*;
@@ -19,6 +20,7 @@ Examples:
   pangaea ctl region drain us
   pangaea ctl node drain eu-1 --rate 100
   pangaea ctl home move alice@pangaea.localhost --to us
+  pangaea ctl storage rebalance
   pangaea ctl invite new --name juliet --of romeo@pangaea.localhost")]
 pub(super) struct Args {
     #[command(flatten)]
@@ -44,6 +46,11 @@ enum Command {
     Metadata,
     /// The links of this node to the others
     Links,
+    /// The region's registry in Redis: who has registered, what waits, what went wrong; or what it has of one account
+    Registry {
+        /// Only the sessions of this account that are written there
+        account: Option<String>,
+    },
     /// Sessions of this region, or of one account in every region
     Sessions {
         /// Only those of this account, wherever they are
@@ -76,6 +83,9 @@ enum Command {
     /// Where the data of an account is written
     #[command(subcommand)]
     Home(Home),
+    /// The databases of the region, and accounts moved between them
+    #[command(subcommand)]
+    Storage(databases::Storage),
     /// Invitations: URIs that make accounts, or contacts
     #[command(subcommand)]
     Invite(Invite),
@@ -167,6 +177,13 @@ async fn order(remote: &Remote, command: Command, json: bool) -> miette::Result<
         Command::Links => {
             show(remote.get("/admin/links").await?, json, |l: &Vec<LinkInfo>| links(l))
         }
+        Command::Registry { account: None } => {
+            show(remote.get("/admin/registry").await?, json, registry)
+        }
+        Command::Registry { account: Some(account) } => {
+            let path = format!("/admin/registry/{}", escape(&account));
+            show(remote.get(&path).await?, json, |r: &Vec<RegistryRow>| registry_rows(r))
+        }
         Command::Sessions { account, limit } => {
             let account = account.map(|a| format!("&account={}", escape(&a))).unwrap_or_default();
             let path = format!("/admin/sessions?limit={limit}{account}");
@@ -206,6 +223,9 @@ async fn order(remote: &Remote, command: Command, json: bool) -> miette::Result<
             };
             let body = Some(MoveHome { what, to });
             show(remote.ask("POST", "/admin/homes/move", body).await?, json, home)
+        }
+        Command::Storage(order) => {
+            show(databases::order(remote, order, json).await?, json, databases::show)
         }
         Command::Invite(order) => invite(remote, order, json).await,
     }
@@ -281,7 +301,10 @@ fn reloaded(done: &Reloaded) -> String {
     let mut text = format!("{} certificates read\n", done.certificates);
     text += &all("applied", &done.applied);
     text += &all("needs a restart", &done.needs_restart);
-    if done.applied.is_empty() && done.needs_restart.is_empty() {
+    for why in &done.refused {
+        text += &format!("refused: {why}\n");
+    }
+    if done.applied.is_empty() && done.needs_restart.is_empty() && done.refused.is_empty() {
         text += "the configuration is as it was\n";
     }
     text
@@ -413,6 +436,50 @@ fn links(links: &[LinkInfo]) -> String {
     columns(&["peer", "is", "sent", "acked", "received", "queued bytes", "incarnation"], &rows)
 }
 
+fn registry(info: &RegistryInfo) -> String {
+    let Some(address) = &info.address else { return "this region has no Redis\n".to_owned() };
+    let rows = match info.rows_left {
+        None => "all there".to_owned(),
+        Some(left) => format!("{left} still to be written"),
+    };
+    let mut lines = vec![
+        ("redis", format!("{address}, keys {{{}}}:", info.prefix)),
+        ("answers", yes(info.connected)),
+        ("rows", format!("{rows}, {} changes wait", info.rows_queued)),
+        ("written, removed", format!("{}, {}", info.rows_written, info.rows_removed)),
+        ("commands", format!("{}, {} a second", info.commands, info.commands_per_second)),
+        ("last error", or_dash(info.last_error.as_ref())),
+    ];
+    lines.extend(info.alarms.iter().map(|alarm| ("alarm", alarm.clone())));
+    let nodes: Vec<Vec<String>> = info
+        .nodes
+        .iter()
+        .map(|node| {
+            vec![
+                node.name.clone(),
+                yes(node.lives),
+                format!("{} s ago", node.seen_ms_ago / 1_000),
+                node.address.clone(),
+                node.version.clone(),
+                node.incarnation.to_string(),
+            ]
+        })
+        .collect();
+    let nodes = columns(&["node", "lives", "seen", "address", "version", "incarnation"], &nodes);
+    format!("{}\n{nodes}", pairs(&lines))
+}
+
+fn registry_rows(rows: &[RegistryRow]) -> String {
+    let rows: Vec<Vec<String>> = rows
+        .iter()
+        .map(|row| {
+            let priority = or_dash(row.priority);
+            vec![row.jid.clone(), row.node.clone(), row.incarnation.to_string(), priority]
+        })
+        .collect();
+    columns(&["session", "node", "incarnation", "priority"], &rows)
+}
+
 fn sessions(sessions: &[SessionInfo]) -> String {
     let rows: Vec<Vec<String>> = sessions
         .iter()
@@ -490,6 +557,8 @@ mod tests {
         check("nodes", "nodes", "node  address").await;
         check("metadata", "metadata", "leader           -\n").await;
         check("links", "links", "peer  is").await;
+        check("registry", "registry", "eu-1  yes").await;
+        check("registry alice@chat.example", "registry of alice@chat.example", "session").await;
         check("sessions", "sessions None 100", "session  node").await;
         check("sessions a@b --limit 3", r#"sessions Some("a@b") 3"#, "session").await;
         check("reload", "reload", "needs a restart: http.listen").await;
