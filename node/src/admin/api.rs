@@ -91,8 +91,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 #[openapi(
     info(title = "Pangaea admin API", description = "What `pangaea ctl` and `pangaea user` speak."),
     paths(
-        status, reload, regions, region_state, nodes, drain, drain_begin, drain_undo,
-        metadata, links, registry, registry_rows, storage, rebalance, sessions, kick, home_of, home_move,
+        status, reload, regions, region_state, nodes, drain, drain_begin, drain_undo, metadata, links, registry, registry_rows, storage, rebalance, sessions, kick, home_of, home_move,
         reports, users, user_add, user_import, user_remove, user_passwd, user_export, user_offline,
         user_archive, user_import_archive, invite, invitations, invitation_revoke
     ),
