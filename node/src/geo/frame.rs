@@ -62,7 +62,8 @@ pub const ORDER: FrameKind = FrameKind(0x41);
 /// Head of a [`STANZA`] and of a [`RETURN`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct StanzaHead {
-    /// Others have it too, and nobody remembers this copy: if no session takes it, that is not told.
+    /// Others have it too, and nobody remembers this copy: if no session takes it, that is not told. Of a return of one that is tracked: another
+    /// session there has it all the same.
     pub copy: bool,
     /// It stays in the ledger of the node where it entered until that is told [`KEPT`] or [`RETURN`].
     pub tracked: bool,

@@ -26,10 +26,12 @@ struct Inner {
 }
 
 impl Held {
-    /// So many sessions here have it.
+    /// So many sessions here have it, besides one that may have come with it from elsewhere.
     pub fn take(&self, via: NodeIx, order: u64, sessions: usize) {
         let sessions = u16::try_from(sessions).unwrap_or(u16::MAX);
-        self.inner.lock().by.entry(via).or_default().insert(order, sessions);
+        let mut inner = self.inner.lock();
+        let known = inner.by.entry(via).or_default().entry(order).or_default();
+        *known = known.saturating_add(sessions);
     }
 
     /// One more session here has it: one that came from another node.
@@ -37,6 +39,11 @@ impl Held {
         let mut inner = self.inner.lock();
         let sessions = inner.by.entry(via).or_default().entry(order).or_default();
         *sessions = sessions.saturating_add(1);
+    }
+
+    /// Whether any session here has it.
+    pub fn has(&self, via: NodeIx, order: u64) -> bool {
+        self.inner.lock().by.get(&via).is_some_and(|all| all.contains_key(&order))
     }
 
     /// Whether it is one session alone that has it.

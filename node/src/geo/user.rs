@@ -360,7 +360,9 @@ fn stanza(node: &Arc<Node>, peer: &Peer, body: Bytes) {
         node.directory.read(account.as_str(), deliver);
     } else {
         let refuse = |taken: Taken| {
-            let head = StanzaHead { early: taken == Taken::NotYet, ..head };
+            // One that has moved here may have brought it along: then nobody has lost it.
+            let copy = head.tracked && node.geo.held.has(peer.ix, head.order);
+            let head = StanzaHead { early: taken == Taken::NotYet, copy, ..head };
             if !node.geo.give_back(peer.ix, head, &stanza) {
                 // It stays in the ledger where it entered, and is found again when the link is made anew.
                 tracing::warn!(peer = %peer.id, "no room to give a stanza back");
@@ -385,6 +387,10 @@ fn returned(node: &Arc<Node>, peer: &Peer, body: Bytes) {
     let Some(account) = stanza.to().map(Jid::bare) else { return };
     let mut tracked = head.tracked;
     if tracked && node.recovery.waits(head.order) {
+        node.directory.refused(&account, peer.ix);
+        return;
+    }
+    if tracked && head.copy {
         node.directory.refused(&account, peer.ix);
         return;
     }

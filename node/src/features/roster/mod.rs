@@ -15,9 +15,11 @@ mod tests;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use config::Limits;
 use replication::durable_log::Change;
+use tokio::time::Instant;
 use xmpp::jid::{BareJid, Jid};
 use xmpp::ns;
 use xmpp::stanza::error::StanzaError;
@@ -34,6 +36,11 @@ use crate::geo::light;
 use crate::homes::HomeError;
 use crate::router::perform::to_seat;
 use crate::session::Seat;
+
+/// How long a session that comes from another node waits until this one has applied what it has seen there.
+const CATCH_UP_WITHIN: Duration = Duration::from_secs(1);
+/// Before it is looked again.
+const CATCH_UP_LOOK: Duration = Duration::from_millis(20);
 
 /// See the room.
 pub struct RosterFeature;
@@ -154,7 +161,15 @@ pub async fn arrived(node: &Arc<Node>, seat: &Arc<Seat>, known: u64) {
     if seat.roster_told().is_none() {
         return;
     }
-    let Ok(roster) = node.rosters.load(node, &seat.bare).await else { return };
+    let give_up = Instant::now() + CATCH_UP_WITHIN;
+    let roster = loop {
+        let Ok(roster) = node.rosters.load(node, &seat.bare).await else { return };
+        // Behind what the client has seen: if it asked now, a version would go back.
+        if roster.version >= known || Instant::now() >= give_up {
+            break roster;
+        }
+        tokio::time::sleep(CATCH_UP_LOOK).await;
+    };
     if roster.version > known {
         let version = roster.version.to_string();
         for (jid, contact) in roster.contacts.iter().filter(|(_, contact)| contact.listed) {
@@ -168,6 +183,14 @@ pub async fn arrived(node: &Arc<Node>, seat: &Arc<Seat>, known: u64) {
         }
     }
     seat.roster_is_told(roster.version.max(known));
+}
+
+/// The version that a roster push of ours speaks of; `None`: it is none.
+pub fn version_of_push(stanza: &Stanza) -> Option<u64> {
+    let is_push =
+        stanza.type_() == Type::Set && stanza.first_child() == Some(("query", ns::ROSTER));
+    let query = is_push.then(|| stanza.child("query", ns::ROSTER)).flatten()?;
+    query.attr("ver")?.parse().ok()
 }
 
 /// §2.1.6: to every interested resource, and to each region its own.

@@ -300,6 +300,10 @@ async fn show_again(node: &Arc<Node>, seat: &Arc<Seat>) {
 /// It came for the session where that was before. Presence may be older than what has come here: it is asked for.
 pub(super) fn late(node: &Arc<Node>, to: &FullJid, stanza: Stanza) {
     let Some(seat) = seat_of(node, to) else { return };
+    if let Some(version) = roster::version_of_push(&stanza) {
+        // What has been applied here since may be newer.
+        return seat.push_roster(version, || stanza, |push| to_seat(node, &seat, push));
+    }
     let of = stanza.from().map(xmpp::jid::Jid::bare);
     let is_presence = stanza.kind() == Kind::Presence;
     to_seat(node, &seat, stanza);

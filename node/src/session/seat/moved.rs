@@ -90,6 +90,7 @@ impl Seat {
         seat.presence.lock().last = presence;
         seat.directed.lock().clone_from(&state.directed);
         *seat.roster.lock() = state.roster.into();
+        seat.roster_is_told(state.roster_version);
         *seat.handed.lock() = state.handed;
         *seat.archived.lock() = state.archived;
         Some(seat)

@@ -42,6 +42,8 @@ pub(super) struct Watch {
     whole: u64,
     /// The version that the last whole copy of it brought here, which it was told or is to be.
     copied: u64,
+    /// That of the last push.
+    pushed: u64,
     waiting: Vec<(u64, Stanza)>,
 }
 
@@ -80,11 +82,15 @@ impl Seat {
         deliver: impl Fn(Stanza),
     ) {
         let mut roster = self.roster.lock();
-        if !roster.interested || version <= roster.whole.max(roster.copied) {
+        let told = roster.whole.max(roster.copied);
+        if !roster.interested || version <= told || version < roster.pushed {
             return;
         }
         match roster.asking {
-            0 => deliver(push()),
+            0 => {
+                roster.pushed = version;
+                deliver(push());
+            }
             _ => roster.waiting.push((version, push())),
         }
     }
