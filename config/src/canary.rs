@@ -26,6 +26,10 @@ pub enum Canary {
     LinkForgetsPeer,
     /// The order of binds follows the wall clock, wherever that jumps.
     ClockFollowsWall,
+    /// A node that another has superseded as scribe of their region goes on writing.
+    SleeperWrites,
+    /// A node does not follow what the scribe of its region feeds it.
+    ReaderStarves,
 }
 
 #[cfg(feature = "canary")]

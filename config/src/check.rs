@@ -20,6 +20,9 @@ pub(crate) fn complete(config: &mut Config) {
         or(file, &config.node.data_dir.join("pangaea.sqlite"));
     }
     or(&mut config.metadata.dir, &config.node.data_dir.join("metadata"));
+    if config.redis.prefix.is_empty() {
+        config.redis.prefix = format!("pangaea:{}", config.node.region);
+    }
     or(&mut config.upload.dir, &config.node.data_dir.join("upload"));
     or(&mut config.s2s.certificate, &config.c2s.certificate);
     or(&mut config.s2s.key, &config.c2s.key);
@@ -167,7 +170,8 @@ fn peers(config: &Config, document: &Document<'_>) {
         );
     }
     let no_voter = !config.metadata.voter && config.peers.iter().all(|peer| !peer.voter);
-    if no_voter {
+    // With a Redis, those who vote may be found there.
+    if no_voter && config.redis.url.is_none() {
         document.refuse("metadata.voter", "true, here or for some peer", "nobody who votes");
     }
     if !config.peers.is_empty() && config.s2s.listen.is_empty() {

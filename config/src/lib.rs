@@ -44,6 +44,7 @@ pub use section::metadata::Metadata;
 pub use section::node::Node;
 pub use section::proxy::Proxy;
 pub use section::push::Push;
+pub use section::redis::{Password, Redis, RedisUrl};
 pub use section::registration::Registration;
 pub use section::reports::Reports;
 pub use section::s2s::S2s;
@@ -79,6 +80,8 @@ pub struct Config {
     pub contact: Contact,
     /// The database.
     pub storage: Storage,
+    /// Where the region's nodes find each other.
+    pub redis: Redis,
     /// Files that users share.
     pub upload: Upload,
     /// The relay between clients.
@@ -147,6 +150,7 @@ impl Config {
             auth: section::auth::read(&root.section("auth")),
             contact: section::contact::read(&root.section("contact")),
             storage: section::storage::read(&root.section("storage")),
+            redis: section::redis::read(&root.section("redis")),
             upload: section::upload::read(&root.section("upload")),
             proxy: section::proxy::read(&root.section("proxy")),
             external_services: section::external_services::read(&root),

@@ -57,6 +57,7 @@ pub const LIVE: &[&str] = &[
     "push.options_bytes_max",
     "push.placeholder_body",
     "push.registrations_max",
+    "redis",
     "registration",
     "reports",
     "storage.connections",

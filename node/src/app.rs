@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use config::canary::{Canary, sings};
 use global_distrib::{Directory, Place, RouteEntry, Row, Shows};
 use parking_lot::{Mutex, RwLock};
-use replication::metadata::Metadata;
+use replication::metadata::{Metadata, NodeRecord};
 use replication::{Hlc, HybridClock};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -41,6 +41,7 @@ pub use self::world::{Chance, World};
 use crate::auth::{Chain, Throttle};
 use crate::features::Features;
 use crate::features::archive::Archive;
+use crate::features::last::leaving::Leaving;
 use crate::features::push::cache::Pushes;
 use crate::features::roster::cache::Rosters;
 use crate::geo::Geo;
@@ -48,6 +49,7 @@ use crate::homes::Homes;
 use crate::metrics::Metrics;
 use crate::outbox::Recovery;
 use crate::outbox::second::Second;
+use crate::registry::Registry;
 use crate::router::{Domains, Ledger, Routed, perform};
 use crate::service::Services;
 use crate::session::mailbox::{Mailbox, MailboxLimits};
@@ -74,14 +76,20 @@ pub struct Node {
     pub homes: Homes,
     /// The local replica.
     pub storage: Arc<dyn Storage>,
+    /// The region's nodes and sessions, in its Redis.
+    pub registry: Registry,
     /// Rosters of the accounts connected here.
     pub rosters: Rosters,
     /// Who has privacy lists.
     pub guarded: Holders,
     /// Who has a vCard.
     pub cards: Holders,
+    /// Who ever had messages filed.
+    pub filed: Holders,
     /// Devices that are pushed to.
     pub pushes: Pushes,
+    /// Who has left a moment ago.
+    pub leaving: Leaving,
     /// The XEPs.
     pub features: Features,
     /// Those with a domain of their own.
@@ -178,6 +186,19 @@ impl Offers {
 }
 
 impl Node {
+    /// What this life of the node says of itself, to metadata and to the registry.
+    pub fn record(&self) -> NodeRecord {
+        NodeRecord {
+            region: self.geo.me.region.to_string(),
+            node: self.geo.me.node,
+            raft_id: self.config.metadata.raft_id,
+            address: self.config.s2s.advertised().unwrap_or_default(),
+            fingerprint: self.fingerprint.clone(),
+            voter: self.config.metadata.voter,
+            incarnation: self.incarnation,
+        }
+    }
+
     /// Milliseconds since this node started: monotonic, for deadlines.
     pub fn now_ms(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)

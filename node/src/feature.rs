@@ -190,12 +190,14 @@ pub struct Ctx<'a> {
     pub actions: Vec<Action>,
     /// Of the message that is being handled, if its sender wants to know: who takes a part of the responsibility for it shares it.
     pub receipt: Option<Receipt>,
+    /// Of a message that is received: no resource of the account is connected but those that get it.
+    pub nobody_else: bool,
 }
 
 impl<'a> Ctx<'a> {
     /// An empty context.
     pub fn new(node: &'a Arc<Node>, seat: Option<&'a Arc<Seat>>) -> Self {
-        Self { node, seat, actions: Vec::new(), receipt: None }
+        Self { node, seat, actions: Vec::new(), receipt: None, nobody_else: false }
     }
 }
 

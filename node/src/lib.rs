@@ -13,6 +13,7 @@ pub mod http;
 pub mod metrics;
 pub mod outbox;
 pub mod pie;
+pub mod registry;
 pub mod router;
 pub mod service;
 pub mod session;

@@ -129,6 +129,8 @@ pub struct Metrics {
     pub durable_log_head: Gauge,
     /// 1 while this node leads the metadata group.
     pub metadata_leader: Gauge,
+    /// Whether this node is the one of its region that writes the database.
+    pub scribe: Gauge,
     /// Pushes published.
     pub pushed: Counter,
     /// Stanzas a full mailbox refused: the client reads too slowly.
@@ -229,6 +231,7 @@ impl Metrics {
             home_failed: home("failed"),
             durable_log_head: gauge(r, "durable_log_head", "Last entry of this region's log"),
             metadata_leader: gauge(r, "metadata_leader", "1 while this node leads the metadata"),
+            scribe: gauge(r, "scribe", "Whether this node writes its region's database"),
             pushed: counter(r, "pushed", "Notifications published at app servers (XEP-0357)"),
             too_fast: counter(
                 r,

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use config::canary::{Canary, put_back};
-use pangaea_sim::plan::{PROFILES, Profile};
+use pangaea_sim::plan::{NODES_FROM, PROFILES, Profile};
 use pangaea_sim::play::play;
 
 /// Seeds of the profile that are tried.
@@ -19,10 +19,12 @@ fn broken(seed: u64, canary: Option<Canary>) -> BTreeSet<&'static str> {
 }
 
 fn is_found(canary: Canary, profile: Profile) {
-    let count = PROFILES.len() as u64;
-    let first = PROFILES.iter().position(|known| *known == profile).expect("a profile") as u64;
+    let always = PROFILES.iter().position(|known| *known == profile);
     for tried in 0..SEEDS {
-        let seed = first + tried * count;
+        let seed = match always {
+            Some(first) => first as u64 + tried * PROFILES.len() as u64,
+            None => NODES_FROM + tried,
+        };
         let with = broken(seed, Some(canary));
         if with.is_empty() {
             continue;
@@ -86,4 +88,14 @@ fn a_link_that_forgets_its_peer() {
 #[test]
 fn binds_ordered_by_the_wall_clock() {
     is_found(Canary::ClockFollowsWall, Profile::Pauses);
+}
+
+#[test]
+fn a_scribe_that_slept_and_goes_on_writing() {
+    is_found(Canary::SleeperWrites, Profile::Nodes);
+}
+
+#[test]
+fn a_node_that_does_not_follow_its_scribe() {
+    is_found(Canary::ReaderStarves, Profile::Nodes);
 }

@@ -2,12 +2,12 @@
 //! `test result:`.
 //!
 //! * `PANGAEA_SEED=42`: one seed, with its story. `PANGAEA_SEEDS=20000`: so many (1,000 by default), `PANGAEA_SEEDS_FROM=1000`: from there on. Profiles by name as arguments;
-//!   `falls` and `nodes` are played only when they are named.
+//!   `falls` is played only when it is named. `nodes` has seeds of its own: a fifth as many where nothing is named.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use pangaea_sim::plan::{FALLS_FROM, NODES_FROM, PROFILES, Profile};
@@ -38,7 +38,7 @@ fn main() -> ExitCode {
             wanted.is_empty() || wanted.iter().any(|word| profile.name().contains(word.as_str()))
         })
         .chain(falls.then_some(Profile::Falls))
-        .chain(nodes.then_some(Profile::Nodes))
+        .chain((nodes || wanted.is_empty()).then_some(Profile::Nodes))
         .collect();
     let threads = number("PANGAEA_SIM_THREADS").unwrap_or_else(|| {
         std::thread::available_parallelism().map_or(2, |count| count.get() as u64)
@@ -50,18 +50,19 @@ fn main() -> ExitCode {
         _ => 0,
     };
     let first = from + number("PANGAEA_SEEDS_FROM").unwrap_or(0);
-    let seeds = first + seeds;
-    let next = AtomicU64::new(first);
+    // Beside those that are always played a fifth as many of several nodes a region.
+    let more = if wanted.is_empty() { NODES_FROM + seeds / 5 } else { NODES_FROM };
+    let more = NODES_FROM + first.min(NODES_FROM)..more + first.min(NODES_FROM);
+    let all: Vec<u64> = (first..first + seeds).chain(more).collect();
+    let next = AtomicUsize::new(0);
     let broken: Mutex<Broken> = Mutex::default();
     let played: Mutex<BTreeMap<Profile, (u64, u64)>> = Mutex::default();
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
                 loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= seeds {
-                        return;
-                    }
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(seed) = all.get(at).copied() else { return };
                     if !profiles.contains(&Profile::of(seed)) {
                         continue;
                     }

@@ -36,6 +36,10 @@ pub struct Plan {
     pub users: u32,
     /// The server with the regions' databases; without one they are files.
     pub database: Option<String>,
+    /// Nodes of each region.
+    pub nodes: u16,
+    /// The Redis with the regions' registries.
+    pub redis: Option<String>,
 }
 
 impl Default for Plan {
@@ -46,6 +50,8 @@ impl Default for Plan {
             domain: "pangaea.localhost".into(),
             users: 100,
             database: None,
+            nodes: 1,
+            redis: None,
         }
     }
 }
@@ -84,13 +90,13 @@ pub fn binary() -> Result<PathBuf> {
 const OFFSETS: [u16; 5] = [222, 223, 269, 347, 280];
 
 /// A base whose ports are all free at this moment.
-fn free_base(regions: usize) -> Result<u16> {
+fn free_base(regions: usize, nodes: u16) -> Result<u16> {
     let mut random = [0u8; 2];
     for _ in 0..200 {
         getrandom::fill(&mut random).map_err(|e| e.to_string())?;
         // Below the range from which the kernel takes ports for outgoing connections.
         let base = 10_000 + (u16::from_le_bytes(random) % 180) * 100;
-        if Platform::is_free(base, regions) {
+        if (0..usize::from(nodes)).all(|node| Platform::is_free(base + 10 * node as u16, regions)) {
             return Ok(base);
         }
     }
@@ -109,7 +115,7 @@ impl Platform {
     /// # Errors
     /// When it does not get ready; its logs are in the words.
     pub async fn start(plan: Plan) -> Result<Self> {
-        let base = free_base(plan.regions.len())?;
+        let base = free_base(plan.regions.len(), plan.nodes)?;
         Self::start_at(plan, base).await
     }
 
@@ -147,6 +153,8 @@ impl Platform {
             .args(["--wan", &plan.wan])
             .args(["--users", &plan.users.to_string()])
             .args(plan.database.iter().flat_map(|url| ["--database", url]))
+            .args(["--nodes", &plan.nodes.to_string()])
+            .args(plan.redis.iter().flat_map(|url| ["--redis", url]))
             .arg("--dir")
             .arg(&dir)
             .stdin(std::process::Stdio::null())
@@ -224,6 +232,11 @@ impl Platform {
         port_of(self.base, region, 0, offset)
     }
 
+    /// The port of a service of any node of a region.
+    pub fn port_of(&self, region: usize, node: usize, offset: u16) -> u16 {
+        port_of(self.base, region, node, offset)
+    }
+
     /// Where clients of a region connect.
     ///
     /// # Errors
@@ -251,6 +264,18 @@ impl Platform {
             &password,
             Some(resource),
         ))
+    }
+
+    /// As [`Self::user`], at any node of a region.
+    ///
+    /// # Errors
+    /// When the test authority's certificate cannot be read.
+    pub fn user_at(&self, number: u32, at: (usize, usize), resource: &str) -> Result<Client> {
+        let (user, password) = (format!("user{number}"), format!("pw{number}"));
+        let port = self.port_of(at.0, at.1, 222);
+        let endpoint = Endpoint { port, ..self.endpoint(at.0, Door::StartTls)? };
+        let name = format!("{user}/{resource}");
+        Ok(Client::new(&name, endpoint, &user, &password, Some(resource)))
     }
 
     async fn steer(&self, method: Method, path: &str, body: Option<Value>) -> Result<String> {
@@ -327,8 +352,9 @@ impl Platform {
     /// # Errors
     /// When it does not in time.
     pub async fn wait_ready(&self, node: &str, fits: impl Fn(u16, &str) -> bool) -> Result<()> {
-        let (region, _) = node.split_once('-').ok_or("a node is called eu-0")?;
-        let port = self.port(self.region(region), 280);
+        let (region, index) = node.rsplit_once('-').ok_or("a node is called eu-0")?;
+        let index = index.parse().map_err(|_| "a node is called eu-0")?;
+        let port = self.port_of(self.region(region), index, 280);
         let deadline = Instant::now() + patience() * 3;
         loop {
             match http::request(port, Method::GET, "/ready", None).await {

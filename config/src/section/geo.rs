@@ -65,7 +65,7 @@ pub(crate) fn read(table: &Table<'_>) -> Geo {
         hold: seconds("hold", 60),
         dead_after: seconds("dead_after", 8),
         down_after: seconds("down_after", 60),
-        node_down_after: seconds("node_down_after", 10),
+        node_down_after: seconds("node_down_after", 5),
         outbox_after: table.between(
             "outbox_after",
             Duration::from_millis(200),

@@ -18,6 +18,7 @@ pub(crate) mod metadata;
 pub(crate) mod node;
 pub(crate) mod proxy;
 pub(crate) mod push;
+pub(crate) mod redis;
 pub(crate) mod registration;
 pub(crate) mod reports;
 pub(crate) mod s2s;

@@ -457,6 +457,10 @@ impl<H: Clone + PartialEq, S> Directory<H, S> {
     pub fn light(&self, node: NodeIx, lit: bool) -> Vec<(FullJid, Hlc)> {
         let mut changed = Vec::new();
         self.users.retain_sync(|_, user| {
+            let shadows = user.shadows.iter_mut().flat_map(|all| all.iter_mut());
+            for row in shadows.filter(|row| row.there() == Some(node)) {
+                row.lit = lit;
+            }
             for row in
                 user.rows.iter_mut().filter(|row| row.there() == Some(node) && row.lit != lit)
             {

@@ -54,6 +54,8 @@ pub fn router(operator: Arc<dyn Operator>, accounts: &[String]) -> Router {
         .route("/admin/nodes", get(nodes))
         .route("/admin/metadata", get(metadata))
         .route("/admin/links", get(links))
+        .route("/admin/registry", get(registry))
+        .route("/admin/registry/{account}", get(registry_rows))
         .route("/admin/reload", post(reload))
         .route("/admin/storage", get(storage))
         .route("/admin/storage/rebalance", post(rebalance))
@@ -88,7 +90,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 #[openapi(
     info(title = "Pangaea admin API", description = "What `pangaea ctl` and `pangaea user` speak."),
     paths(
-        status, reload, regions, region_state, nodes, metadata, links, storage, rebalance, sessions, kick, home_of, home_move,
+        status, reload, regions, region_state, nodes, metadata, links, registry, registry_rows, storage, rebalance, sessions, kick, home_of, home_move,
         reports, users, user_add, user_import, user_remove, user_passwd, user_export, user_offline,
         user_archive, user_import_archive, invite, invitations, invitation_revoke
     ),
@@ -244,6 +246,21 @@ async fn nodes(State(admin): State<Admin>) -> Reply<Vec<NodeInfo>> {
 #[utoipa::path(get, path = "/admin/metadata", responses((status = 200, body = MetadataInfo)))]
 async fn metadata(State(admin): State<Admin>) -> Reply<MetadataInfo> {
     reply(admin.operator.metadata()).await
+}
+
+/// The region's registry in Redis, as this node sees it.
+#[utoipa::path(get, path = "/admin/registry", responses((status = 200, body = RegistryInfo)))]
+async fn registry(State(admin): State<Admin>) -> Reply<RegistryInfo> {
+    reply(admin.operator.registry()).await
+}
+
+/// What the registry has of an account: sessions of this region, those whose node has a lease.
+#[utoipa::path(get, path = "/admin/registry/{account}", responses((status = 200, body = [RegistryRow])))]
+async fn registry_rows(
+    State(admin): State<Admin>,
+    Path(account): Path<String>,
+) -> Reply<Vec<RegistryRow>> {
+    reply(admin.operator.registry_rows(&account)).await
 }
 
 /// The links of this node.

@@ -87,13 +87,16 @@ pub struct Ready {
     pub ready: bool,
     /// What is missing, each a sentence. Empty when ready.
     pub reasons: Vec<String>,
+    /// What an operator has to look at although the node serves, each a sentence.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub alarms: Vec<String>,
 }
 
 impl Ready {
     /// Ready when there is no reason against it.
     #[must_use]
     pub fn unless(reasons: Vec<String>) -> Self {
-        Ready { ready: reasons.is_empty(), reasons }
+        Ready { ready: reasons.is_empty(), reasons, alarms: Vec::new() }
     }
 }
 
@@ -228,6 +231,67 @@ pub struct LinkInfo {
     pub received: u64,
     /// Bytes queued and unacknowledged.
     pub queued_bytes: u64,
+}
+
+/// The region's registry in Redis, seen from this node.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct RegistryInfo {
+    /// Where it is, without a password; none: there is no Redis.
+    pub address: Option<String>,
+    /// What its keys begin with.
+    pub prefix: String,
+    /// Whether it answers.
+    pub connected: bool,
+    /// What an operator has to look at.
+    pub alarms: Vec<String>,
+    /// The name of this life of the log of changes.
+    pub log: String,
+    /// Who has registered.
+    pub nodes: Vec<RegisteredNode>,
+    /// Changed rows that wait to be written.
+    pub rows_queued: u64,
+    /// Rows of this node that are still to be written anew; none: all of them are there.
+    pub rows_left: Option<u64>,
+    /// Changes of rows written by this node.
+    pub rows_written: u64,
+    /// Rows of dead nodes that this node has removed.
+    pub rows_removed: u64,
+    /// Commands sent by this node.
+    pub commands: u64,
+    /// The same, a second, of late.
+    pub commands_per_second: f64,
+    /// What went wrong last.
+    pub last_error: Option<String>,
+}
+
+/// A node that has registered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RegisteredNode {
+    /// `eu-0`
+    pub name: String,
+    /// Where it is dialled.
+    pub address: String,
+    /// Which life of it.
+    pub incarnation: u64,
+    /// The version of its program.
+    pub version: String,
+    /// Whether its lease is there.
+    pub lives: bool,
+    /// When its lease was seen last.
+    pub seen_ms_ago: u64,
+}
+
+/// A row of a session in the registry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RegistryRow {
+    /// The full JID.
+    pub jid: String,
+    /// The node that holds the connection.
+    pub node: String,
+    /// Which life of it.
+    pub incarnation: u64,
+    /// Its priority, when it is available.
+    pub priority: Option<i8>,
 }
 
 /// A session.

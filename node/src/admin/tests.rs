@@ -84,6 +84,21 @@ impl Operator for Fake {
     fn metadata(&self) -> Answer<'_, MetadataInfo> {
         self.done("metadata".to_owned(), MetadataInfo::default())
     }
+    fn registry(&self) -> Answer<'_, RegistryInfo> {
+        let nodes = vec![RegisteredNode {
+            name: "eu-1".to_owned(),
+            address: "eu1.chat.example:5269".to_owned(),
+            incarnation: 5,
+            version: "0.1.0".to_owned(),
+            lives: true,
+            seen_ms_ago: 20,
+        }];
+        let address = Some("redis://r.example:6379".to_owned());
+        self.done("registry".to_owned(), RegistryInfo { address, nodes, ..RegistryInfo::default() })
+    }
+    fn registry_rows<'a>(&'a self, account: &'a str) -> Answer<'a, Vec<RegistryRow>> {
+        self.done(format!("registry of {account}"), Vec::new())
+    }
     fn links(&self) -> Answer<'_, Vec<LinkInfo>> {
         self.done("links".to_owned(), Vec::new())
     }
@@ -285,6 +300,8 @@ async fn every_path_reaches_the_operator() {
         ("GET", "/admin/nodes", "", "nodes"),
         ("GET", "/admin/metadata", "", "metadata"),
         ("GET", "/admin/links", "", "links"),
+        ("GET", "/admin/registry", "", "registry"),
+        ("GET", "/admin/registry/alice@chat.example", "", "registry of alice@chat.example"),
         ("GET", "/admin/sessions", "", "sessions None 100"),
         ("GET", "/admin/sessions?account=a@b&limit=5", "", r#"sessions Some("a@b") 5"#),
         ("DELETE", "/admin/sessions?jid=a@b%2Fphone%201", "", "kick a@b/phone 1"),
@@ -339,7 +356,7 @@ async fn the_description_names_every_path_and_is_open_to_all() {
     assert_eq!(reply.status, 200);
     let description: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
     let paths = description["paths"].as_object().unwrap();
-    assert_eq!(paths.len(), 22, "{:?}", paths.keys());
+    assert_eq!(paths.len(), 24, "{:?}", paths.keys());
     assert!(paths["/admin/regions/{name}/state"]["put"].is_object());
     assert_eq!(description["components"]["securitySchemes"]["password"]["scheme"], "basic");
 }

@@ -30,6 +30,8 @@ use crate::auth::{Chain, Internal, Kept, Stored, Throttle, sources};
 use crate::features::Features;
 use crate::features::archive::{self, Archive};
 use crate::features::blocking::record::PRIVACY;
+use crate::features::last::leaving::Leaving;
+use crate::features::offline::home::FILED;
 use crate::features::push::cache::Pushes;
 use crate::features::roster::cache::Rosters;
 use crate::features::vcard::home::VCARD;
@@ -38,6 +40,7 @@ use crate::geo::user::User;
 use crate::metrics::Metrics;
 use crate::outbox::second::Second;
 use crate::outbox::{self, Recovery};
+use crate::registry::Registry;
 use crate::router::{Domains, Ledger};
 use crate::service::Services;
 use crate::session::Resumable;
@@ -147,10 +150,13 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
         metadata,
         homes,
         storage,
+        registry: Registry::new(&config.redis, &metrics),
         rosters: Rosters::default(),
         guarded: Holders::new(PRIVACY),
         cards: Holders::new(VCARD),
+        filed: Holders::new(FILED),
         pushes: Pushes::new(config.push.remembered_max, world.number()),
+        leaving: Leaving::default(),
         features,
         services,
         archive: Archive::new(&config.archive),
@@ -179,6 +185,7 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
     archive::load(&node).await?;
     node.guarded.load(&*node.storage).await?;
     node.cards.load(&*node.storage).await?;
+    node.filed.load(&*node.storage).await?;
     node.pushes.registered.load(&*node.storage).await?;
     Ok(node)
 }
@@ -197,7 +204,7 @@ pub fn start_links(node: &Arc<Node>, road: Road) -> Result<(), RunError> {
         retry_max: config.link.redial_max,
     };
     let limits = LinkLimits { unacked_bytes: config.link.queue_bytes_max, ..LinkLimits::default() };
-    let peers = wires::peers(config, None);
+    let peers = wires::peers(config, None, Vec::new());
 
     let user = Arc::new(User(Arc::downgrade(node)));
     let config = LinkConfig {
@@ -327,7 +334,7 @@ async fn metadata(
         ));
     }
     nodes.sort_by(|a, b| a.0.cmp(&b.0));
-    let voters = nodes
+    let founders: Vec<(u64, String)> = nodes
         .iter()
         .filter(|(_, record)| record.voter)
         .map(|(name, record)| (record.raft_id, name.clone()))
@@ -350,7 +357,8 @@ async fn metadata(
             election_max: own.election_max,
         },
         snapshot_every: SNAPSHOT_EVERY,
-        initial: Some(Genesis { voters, state }),
+        // Who names nobody that votes, itself neither, joins others: it finds them in the region's Redis.
+        initial: (!founders.is_empty()).then_some(Genesis { voters: founders, state }),
         seeds: config.peers.iter().map(config::Peer::name).collect(),
     };
     Ok(Metadata::start(meta, Arc::new(RaftWire(geo.clone()))).await?)

@@ -15,8 +15,8 @@ use super::{Node, databases, inviting, portable};
 use crate::admin::{
     Answer, ArchivePage, ArchivePart, HomeInfo, HomeTarget, Imported, InvitationInfo,
     IssuedInvitation, LinkInfo, MetadataInfo, NewInvitation, NodeInfo, OfflinePage, Operator,
-    Ready, Rebalance, Refusal, RegionInfo, RegionState, Reloaded, ReportInfo, ReportedStanza,
-    SessionInfo, Status, StorageInfo, UserExport,
+    Ready, Rebalance, Refusal, RegionInfo, RegionState, RegistryInfo, RegistryRow, Reloaded,
+    ReportInfo, ReportedStanza, SessionInfo, Status, StorageInfo, UserExport,
 };
 use crate::auth::Authenticator;
 use crate::auth::internal::NoKeys;
@@ -167,7 +167,7 @@ impl Operator for Desk {
         if node.metadata.leader().is_none() {
             reasons.push("the metadata group has no leader".to_owned());
         }
-        Ready::unless(reasons)
+        Ready { alarms: node.registry.alarms(node.now_ms()), ..Ready::unless(reasons) }
     }
 
     fn status(&self) -> Answer<'_, Status> {
@@ -267,6 +267,25 @@ impl Operator for Desk {
                 learners: status.learners,
                 domains: domains.collect(),
             })
+        })
+    }
+
+    fn registry(&self) -> Answer<'_, RegistryInfo> {
+        Box::pin(async move { Ok(self.node.registry.info(self.node.now_ms())) })
+    }
+
+    fn registry_rows<'a>(&'a self, account: &'a str) -> Answer<'a, Vec<RegistryRow>> {
+        Box::pin(async move {
+            let account = self.account(account)?;
+            let rows = self.node.registry.rows(&account).await;
+            let rows = rows.map_err(|error| Refusal::unavailable(error.to_string()))?;
+            let told = rows.into_iter().map(|(jid, row)| RegistryRow {
+                jid: jid.to_string(),
+                node: row.life.node,
+                incarnation: row.life.incarnation,
+                priority: row.shows.available.then_some(row.shows.priority),
+            });
+            Ok(told.collect())
         })
     }
 

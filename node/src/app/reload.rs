@@ -96,6 +96,7 @@ fn take(node: &Node) -> Result<Reloaded, String> {
             return Err("it has changed too often in the life of this node: start it again".into());
         }
         node.offer_again();
+        node.registry.reloaded();
     }
     if let Some(renewal) = renewal {
         renewal();

@@ -5,16 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use config::Config;
-use replication::metadata::{Command, NodeRecord};
+use replication::metadata::Command;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 use xmpp::stream::error::StreamError;
 
 use super::{Node, Reload, build, heirs, operator::Desk, reload, scribe, wires};
-use crate::features::archive;
+use crate::features::{archive, last};
 use crate::geo::tick;
 use crate::outbox;
+use crate::registry;
 use crate::router::perform;
 use crate::session;
 use crate::transport::tcp::{self, Gate, GateLimits};
@@ -131,11 +132,14 @@ pub async fn run(
     let http = tokio::spawn(crate::http::serve(http, router, connections_max, http_stopped));
     housekeeping(&node, &mut tasks);
     tasks.spawn(reload::follow(node.clone(), reload));
+    // Not one of the tasks: it goes on through the drain, and ends by itself when the node has stopped.
+    let registry = tokio::spawn(registry::run(node.clone()));
 
     // An error means that nobody can ever say stop; then only a signal ends the process.
     let _ = stop.wait_for(|stop| *stop).await;
     tracing::info!("stopping");
     drain(&node, tasks).await;
+    let _ = registry.await;
     http_stop.send_replace(true);
     let _ = http.await;
     tracing::info!("stopped");
@@ -156,16 +160,7 @@ pub fn housekeeping(node: &Arc<Node>, tasks: &mut JoinSet<()>) {
 /// Makes this life of the node known to metadata: its address, certificate and incarnation.
 async fn announce(node: Arc<Node>) {
     let name = node.geo.me.to_string();
-    let record = NodeRecord {
-        region: node.geo.me.region.to_string(),
-        node: node.geo.me.node,
-        raft_id: node.config.metadata.raft_id,
-        address: node.config.s2s.advertised().unwrap_or_default(),
-        fingerprint: node.fingerprint.clone(),
-        voter: node.config.metadata.voter,
-        incarnation: node.incarnation,
-    };
-    let command = Command::NodeUp { name, record };
+    let command = Command::NodeUp { name, record: node.record() };
     let mut version = node.metadata.watch();
     let _ = version.wait_for(|version| *version > 0).await;
     while let Err(error) = node.metadata.propose(command.clone(), ANNOUNCE_WITHIN).await {
@@ -210,6 +205,7 @@ pub async fn drain(node: &Arc<Node>, mut tasks: JoinSet<()>) {
         );
     }
     archive::queue::flush(node).await;
+    last::leaving::flush(node).await;
     node.stop();
     node.metadata.resign().await;
     node.metadata.shutdown().await;

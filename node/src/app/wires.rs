@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use replication::ProposeError;
 use replication::durable_log::Change;
-use replication::metadata::{Command, Home, MetaState, MetaTransport, Metadata};
+use replication::metadata::{Command, Home, MetaState, MetaTransport, Metadata, NodeRecord};
 use s2s::link::{PeerConfig, PeerId};
 use s2s::tls::Fingerprint;
 
@@ -76,10 +76,15 @@ impl MetaTransport for RaftWire {
     }
 }
 
-/// The nodes to link with: those of the configuration, and those metadata knows besides. Of a node that both name the configuration
-/// counts: its address may be a relay's, and its fingerprint is how an operator renews a certificate. (The node could not tell
-/// metadata of a new one before a link has let it in.)
-pub(super) fn peers(config: &config::Config, state: Option<&MetaState>) -> Vec<PeerConfig> {
+/// The nodes to link with: those of the configuration, and those the region's Redis and metadata know besides. Of a node that several name the
+/// configuration counts: its address may be a relay's, and its fingerprint is how an operator renews a certificate. (The node could not tell
+/// metadata of a new one before a link has let it in.) Then what it says of itself in the region's Redis, if that is of a newer life than
+/// what metadata knows.
+pub(super) fn peers(
+    config: &config::Config,
+    state: Option<&MetaState>,
+    registered: Vec<(String, NodeRecord)>,
+) -> Vec<PeerConfig> {
     let mut peers: BTreeMap<String, PeerConfig> = BTreeMap::new();
     for peer in &config.peers {
         let id = PeerId::new(peer.region.as_str(), peer.node);
@@ -87,8 +92,18 @@ pub(super) fn peers(config: &config::Config, state: Option<&MetaState>) -> Vec<P
         peers.insert(peer.name(), PeerConfig { id, address: peer.address.clone(), fingerprint });
     }
     let me = config.node_name();
-    let nodes = state.iter().flat_map(|state| &state.nodes);
-    for (name, record) in nodes.filter(|(name, _)| **name != me) {
+    let mut nodes: BTreeMap<String, NodeRecord> =
+        state.map(|state| state.nodes.clone()).unwrap_or_default();
+    for (name, mut record) in registered {
+        let known = nodes.get(&name);
+        if record.address.is_empty() {
+            record.address = known.map(|known| known.address.clone()).unwrap_or_default();
+        }
+        if known.is_none_or(|known| known.incarnation <= record.incarnation) {
+            nodes.insert(name, record);
+        }
+    }
+    for (name, record) in nodes.iter().filter(|(name, _)| **name != me) {
         let Some(fingerprint) = config::Fingerprint::parse(&record.fingerprint) else { continue };
         let fingerprint = Fingerprint(fingerprint.0);
         let id = PeerId::new(record.region.as_str(), record.node);
@@ -150,7 +165,9 @@ pub(super) async fn follow_metadata(node: Arc<Node>) {
 
 fn apply(node: &Arc<Node>) {
     let Some(links) = node.geo.links() else { return };
-    let peers = peers(&node.config, Some(&node.metadata.state()));
+    let state = node.metadata.state();
+    let registered = node.registry.peers(state.version == 0);
+    let peers = peers(&node.config, Some(&state), registered);
     links.set_peers(peers.clone());
     for peer in &peers {
         node.geo.peer(&peer.id);
@@ -369,7 +386,7 @@ pub(super) async fn homes(
         Box::new(archive::home::ArchiveHome(late.clone())),
         Box::new(homes::look::LookHome),
         Box::new(admin::home::EndHome),
-        Box::new(last::home::LastHome),
+        Box::new(last::home::LastHome(late.clone())),
         Box::new(upload::home::UploadHome),
         Box::new(pie::home::PieHome),
         Box::new(private::home::PrivateHome),
@@ -422,15 +439,36 @@ mod tests {
         let config = config::Config::parse(text, "example", "/nowhere".as_ref()).expect("good");
         let nodes = [record("eu", 1, "01"), record("us", 2, "02"), record("sa", 4, "04")];
         let state = MetaState::genesis([Region::up("eu")], nodes, []);
-        let found: Vec<_> = peers(&config, Some(&state))
-            .into_iter()
-            .map(|peer| (peer.id.to_string(), peer.address, peer.fingerprint.0[0]))
-            .collect();
+        let found = |registered| -> Vec<_> {
+            peers(&config, Some(&state), registered)
+                .into_iter()
+                .map(|peer| (peer.id.to_string(), peer.address, peer.fingerprint.0[0]))
+                .collect()
+        };
         let expected = [
             ("ap-0", "ap0.chat.example:5269", 0xcd),
             ("sa-0", "sa.known:5269", 0x04),
             ("us-0", "us0.chat.example:5269", 0xab),
         ];
-        assert_eq!(found, expected.map(|(id, at, byte)| (id.to_owned(), at.to_owned(), byte)));
+        let expected = expected.map(|(id, at, byte)| (id.to_owned(), at.to_owned(), byte));
+        assert_eq!(found(Vec::new()), expected);
+        // What nodes say of themselves in Redis: newer than metadata's, older, without an address, and of one that is configured.
+        let of = |region: &str, byte: &str, incarnation, address: &str| {
+            let (name, known) = record(region, 9, byte);
+            (name, NodeRecord { incarnation, address: address.into(), ..known })
+        };
+        let newer = found(vec![of("sa", "05", 2, "moved:1"), of("af", "06", 1, "new:1")]);
+        let ids = newer.iter().map(|(id, at, byte)| (id.as_str(), at.as_str(), *byte));
+        let expected = [
+            ("af-0", "new:1", 0x06),
+            ("ap-0", "ap0.chat.example:5269", 0xcd),
+            ("sa-0", "moved:1", 0x05),
+            ("us-0", "us0.chat.example:5269", 0xab),
+        ];
+        assert!(ids.eq(expected), "{newer:?}");
+        let kept = found(vec![of("sa", "05", 0, "old:1"), of("us", "07", 9, "elsewhere:1")]);
+        assert_eq!(kept[1].1, "sa.known:5269");
+        assert_eq!(kept[2].1, "us0.chat.example:5269");
+        assert_eq!(found(vec![of("sa", "05", 2, "")])[1].1, "sa.known:5269");
     }
 }

@@ -45,6 +45,11 @@ enum Command {
     Metadata,
     /// The links of this node to the others
     Links,
+    /// The region's registry in Redis: who has registered, what waits, what went wrong; or what it has of one account
+    Registry {
+        /// Only the sessions of this account that are written there
+        account: Option<String>,
+    },
     /// Sessions of this region, or of one account in every region
     Sessions {
         /// Only those of this account, wherever they are
@@ -167,6 +172,13 @@ async fn order(remote: &Remote, command: Command, json: bool) -> miette::Result<
         Command::Metadata => show(remote.get("/admin/metadata").await?, json, metadata),
         Command::Links => {
             show(remote.get("/admin/links").await?, json, |l: &Vec<LinkInfo>| links(l))
+        }
+        Command::Registry { account: None } => {
+            show(remote.get("/admin/registry").await?, json, registry)
+        }
+        Command::Registry { account: Some(account) } => {
+            let path = format!("/admin/registry/{}", escape(&account));
+            show(remote.get(&path).await?, json, |r: &Vec<RegistryRow>| registry_rows(r))
         }
         Command::Sessions { account, limit } => {
             let account = account.map(|a| format!("&account={}", escape(&a))).unwrap_or_default();
@@ -416,6 +428,50 @@ fn links(links: &[LinkInfo]) -> String {
     columns(&["peer", "is", "sent", "acked", "received", "queued bytes", "incarnation"], &rows)
 }
 
+fn registry(info: &RegistryInfo) -> String {
+    let Some(address) = &info.address else { return "this region has no Redis\n".to_owned() };
+    let rows = match info.rows_left {
+        None => "all there".to_owned(),
+        Some(left) => format!("{left} still to be written"),
+    };
+    let mut lines = vec![
+        ("redis", format!("{address}, keys {{{}}}:", info.prefix)),
+        ("answers", yes(info.connected)),
+        ("rows", format!("{rows}, {} changes wait", info.rows_queued)),
+        ("written, removed", format!("{}, {}", info.rows_written, info.rows_removed)),
+        ("commands", format!("{}, {} a second", info.commands, info.commands_per_second)),
+        ("last error", or_dash(info.last_error.as_ref())),
+    ];
+    lines.extend(info.alarms.iter().map(|alarm| ("alarm", alarm.clone())));
+    let nodes: Vec<Vec<String>> = info
+        .nodes
+        .iter()
+        .map(|node| {
+            vec![
+                node.name.clone(),
+                yes(node.lives),
+                format!("{} s ago", node.seen_ms_ago / 1_000),
+                node.address.clone(),
+                node.version.clone(),
+                node.incarnation.to_string(),
+            ]
+        })
+        .collect();
+    let nodes = columns(&["node", "lives", "seen", "address", "version", "incarnation"], &nodes);
+    format!("{}\n{nodes}", pairs(&lines))
+}
+
+fn registry_rows(rows: &[RegistryRow]) -> String {
+    let rows: Vec<Vec<String>> = rows
+        .iter()
+        .map(|row| {
+            let priority = or_dash(row.priority);
+            vec![row.jid.clone(), row.node.clone(), row.incarnation.to_string(), priority]
+        })
+        .collect();
+    columns(&["session", "node", "incarnation", "priority"], &rows)
+}
+
 fn sessions(sessions: &[SessionInfo]) -> String {
     let rows: Vec<Vec<String>> = sessions
         .iter()
@@ -493,6 +549,8 @@ mod tests {
         check("nodes", "nodes", "node  address").await;
         check("metadata", "metadata", "leader           -\n").await;
         check("links", "links", "peer  is").await;
+        check("registry", "registry", "eu-1  yes").await;
+        check("registry alice@chat.example", "registry of alice@chat.example", "session").await;
         check("sessions", "sessions None 100", "session  node").await;
         check("sessions a@b --limit 3", r#"sessions Some("a@b") 3"#, "session").await;
         check("reload", "reload", "needs a restart: http.listen").await;

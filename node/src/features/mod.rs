@@ -48,7 +48,7 @@ fn list(config: &Config) -> Vec<Box<dyn Feature>> {
     let mut list: Vec<Box<dyn Feature>> = vec![
         Box::new(roster::RosterFeature),
         // Before presence, which makes a session that goes unavailable.
-        Box::new(last::LastFeature::default()),
+        Box::new(last::LastFeature),
         // Behind the roster, which it looks at when that changes.
         Box::new(blocking::Blocking),
         Box::new(blocking::privacy::Privacy),

@@ -14,6 +14,8 @@ use super::frame;
 use super::presence::{Presence, local_presence};
 use crate::app::Node;
 use crate::features::blocking;
+use crate::features::roster::copied;
+use crate::features::roster::record::Roster;
 use crate::router::perform::seats_of;
 use crate::session::Seat;
 
@@ -97,9 +99,9 @@ pub fn ask(node: &Arc<Node>, of: NodeIx) {
     });
 }
 
-/// The roster of an account has come as a whole, and nobody knows what is new in it: its resources here tell who they are, and ask, as if they had
-/// just become available. Who knew already hears it once more.
-pub fn retell(node: &Arc<Node>, account: &BareJid) {
+/// The roster of an account has come as a whole, and nobody says what is new in it: its resources here tell who they are, and ask, as if they had
+/// just become available. Who knew already hears it once more. What has ended goes by the roster that was held `before`.
+pub fn retell(node: &Arc<Node>, account: &BareJid, before: Option<Arc<Roster>>) {
     let seats = seats_of(node, account.as_str());
     if seats.is_empty() {
         return;
@@ -108,6 +110,9 @@ pub fn retell(node: &Arc<Node>, account: &BareJid) {
     tokio::spawn(async move {
         // For pushes too: they follow the roster that is held.
         let Ok(roster) = node.rosters.load(&node, &account).await else { return };
+        if let Some(before) = before {
+            copied::tell(&node, &account, &before, &roster);
+        }
         let subscribers: Vec<BareJid> = roster.subscribers().cloned().collect();
         let contacts: Vec<BareJid> = roster.subscriptions().cloned().collect();
         for seat in seats.into_iter().filter(|seat| seat.available()) {

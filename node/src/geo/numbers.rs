@@ -65,6 +65,7 @@ impl Numbers {
         let metrics = &node.metrics;
         let leads = node.metadata.leader().as_deref() == Some(node.geo.me.to_string().as_str());
         metrics.metadata_leader.set(i64::from(leads));
+        metrics.scribe.set(i64::from(node.homes.term().is_some()));
         metrics.durable_log_head.set(gauge(node.homes.log_head()));
         metrics.unsettled.set(gauge(node.ledger.depth().0 as u64));
         metrics.parked_bytes.set(gauge(node.directory.parked().1 as u64));

@@ -124,6 +124,17 @@ impl Partings {
         }
     }
 
+    /// The contact watches the account again: that it did not has nothing to wait for any more. The account's roster may have let go of it long
+    /// before, and the next time it does, the contact may see it.
+    pub fn resume(&self, account: &str, contact: &str) {
+        if !self.is_empty() {
+            let mut all = self.by_account.lock();
+            if matches!(all.get(account).and_then(|all| all.get(contact)), Some(Parting::Contact)) {
+                self.remove(&mut all, account, contact);
+            }
+        }
+    }
+
     /// Who may still see the account, though its roster says otherwise. To be asked behind that roster.
     pub fn of(&self, account: &str) -> Vec<BareJid> {
         if self.count.load(Ordering::Acquire) == 0 {
@@ -185,5 +196,18 @@ mod tests {
         partings.begin(&romeo, &juliet);
         partings.end(&romeo, &juliet);
         assert!(partings.is_empty());
+    }
+
+    #[test]
+    fn who_watches_again_is_remembered_when_that_ends_too() {
+        let partings = Partings::default();
+        let [romeo, juliet] = ["romeo@x", "juliet@x"].map(jid);
+        // His roster had let go of her before: nobody will say so again.
+        partings.end(&romeo, &juliet);
+        partings.resume("romeo@x", "juliet@x");
+        assert!(partings.is_empty());
+        partings.begin(&romeo, &juliet);
+        partings.resume("romeo@x", "juliet@x");
+        assert_eq!(partings.of("romeo@x"), [juliet]);
     }
 }

@@ -3,7 +3,6 @@
 //! is out of date, and drops it: presence of a full JID has one writer, the session with the newest generation.
 //! Called by features' actions, `light`, `user`. RFC 6121 §4; docs/decisions/0005.
 
-use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -36,29 +35,27 @@ impl Presence {
     /// Of no session in particular: it is to be delivered as it is.
     pub const ALWAYS: Hlc = Hlc(u64::MAX);
 
-    /// Whether the rows say that something newer is true: for `unavailable`, that this session or a newer one is there; for anything else,
-    /// that a newer one has taken its place.
+    /// Whether the rows say otherwise. They are always ahead: a node tells of a row before it tells what that session shows (see `route`), and a
+    /// full JID has one row here at most. So what a session shows is out of date when the row is not its own; and its end is when there is a row
+    /// that shows itself, be its generation newer or (made by a clock that is behind) older: whoever comes out from under a session that has
+    /// ended is asked for (`light::brought_out`), and whoever never was under it is seen already.
     fn is_stale(&self, node: &Node) -> bool {
         let Some(from) = self.stanza.from() else { return false };
         if self.generation == Self::ALWAYS {
             return false;
         }
-        let gone = self.stanza.type_() == Type::Unavailable && !self.withdrawn;
+        let gone = self.stanza.type_() == Type::Unavailable;
         let stale = node.directory.read(from.bare_str(), |rows| {
-            let of_it = rows.iter().filter(|row| row.full.as_str() == from.as_str());
-            if gone {
-                let mut newer = of_it.filter(|row| row.generation >= self.generation);
-                newer.any(|row| row.available && row.lit && !row.hidden)
-            } else {
-                let mut of_it = of_it.into_iter();
-                of_it.any(|row| match row.generation.cmp(&self.generation) {
-                    Ordering::Less => false,
-                    Ordering::Equal => row.there() != self.node,
-                    Ordering::Greater => true,
-                })
+            let row = rows.iter().find(|row| row.full.as_str() == from.as_str());
+            match row {
+                // The session may be gone, and the contact is still to hear that it sees it no longer.
+                _ if self.withdrawn => row.is_some_and(|row| row.generation > self.generation),
+                Some(row) if gone => row.available && row.lit && !row.hidden,
+                Some(row) => row.generation != self.generation || row.there() != self.node,
+                None => !gone,
             }
         });
-        stale.unwrap_or(false)
+        stale.unwrap_or(!gone)
     }
 
     /// Notes that the contact sees it, while a subscription is ending.
@@ -96,14 +93,8 @@ impl Geo {
             return;
         }
         if !presence.is_stale(node) {
-            // Our rosters agree, unless a subscription is ending: what comes from elsewhere is looked at in any case.
-            let agree = node.geo.partings.is_empty() && !presence.withdrawn;
             for account in &to {
-                if agree {
-                    to_available(node, account.as_str(), &presence.stanza);
-                } else {
-                    shown_here(node, account.as_str(), presence);
-                }
+                shown_here(node, account.as_str(), presence);
             }
         }
         for (_, ix) in self.live() {
@@ -167,11 +158,7 @@ impl Geo {
                 if blocking::hides(&seat, asker.address()) {
                     continue;
                 }
-                seat.tell_presence(|presence| {
-                    if !blocking::refuses(&asker, &presence.stanza) {
-                        perform::to_seat(node, &asker, presence.stanza.with_to(asker.address()));
-                    }
-                });
+                seat.tell_presence(|presence| to_asker(node, &asker, &presence));
             }
         }
         for (ix, to) in elsewhere {
@@ -212,11 +199,22 @@ pub fn answered(node: &Arc<Node>, presence: &Presence, to: &FullJid) {
     if let Some(seat) = seat_of(node, to)
         && !presence.is_stale(node)
         && presence.is_watched_by(node, to.bare_str())
-        && !blocking::refuses(&seat, &presence.stanza)
     {
         presence.is_shown_to(node, to.bare_str());
-        perform::to_seat(node, &seat, presence.stanza.with_to(seat.address()));
+        to_asker(node, &seat, presence);
     }
+}
+
+/// What was asked for, if the asker's account watches, by now: as [`to_available`].
+fn to_asker(node: &Arc<Node>, asker: &Seat, presence: &Presence) {
+    if blocking::refuses(asker, &presence.stanza) {
+        return;
+    }
+    node.directory.read(asker.bare.as_str(), |_| {
+        if presence.is_watched_by(node, asker.bare.as_str()) {
+            perform::to_seat(node, asker, presence.stanza.with_to(asker.address()));
+        }
+    });
 }
 
 /// Presence that may be out of date, for the available resources of one account on this node.
@@ -242,27 +240,31 @@ pub fn parted(node: &Arc<Node>, contact: &BareJid, account: &BareJid) {
     };
     for full in node.directory.read(account.as_str(), shown).unwrap_or_default() {
         let stanza = Stanza::presence(None, Some(&Jid::from(&full)), Type::Unavailable).build();
-        to_available(node, contact.as_str(), &stanza);
+        to_available(node, contact.as_str(), &stanza, || true);
     }
 }
 
-/// As it is, if the account watches.
+/// As it is, if the account watches. Its roster is asked for presence of this node too: the rosters of two accounts have two homes, and the copies
+/// of them here may be of two times.
 fn shown_here(node: &Arc<Node>, account: &str, presence: &Presence) {
-    if !presence.is_watched_by(node, account) {
-        return;
+    let watches = || presence.is_watched_by(node, account);
+    if (presence.withdrawn || !node.geo.partings.is_empty()) && watches() {
+        presence.is_shown_to(node, account);
     }
-    presence.is_shown_to(node, account);
-    to_available(node, account, &presence.stanza);
+    to_available(node, account, &presence.stanza, watches);
 }
 
-fn to_available(node: &Arc<Node>, account: &str, stanza: &Stanza) {
+/// `watches` is asked if somebody is there, in one step with what follows from it: what it has let through, `parted` comes behind.
+fn to_available(node: &Arc<Node>, account: &str, stanza: &Stanza, watches: impl FnOnce() -> bool) {
     node.directory.read(account, |rows| {
+        let mut seats = rows.iter().filter(|row| row.available).filter_map(Row::here).peekable();
+        if seats.peek().is_none() || !watches() {
+            return;
+        }
         let mut addressed: Option<Stanza> = None;
-        for seat in rows.iter().filter(|row| row.available).filter_map(Row::here) {
-            let stanza = addressed.get_or_insert_with(|| match BareJid::parse(account) {
-                Ok(account) => stanza.with_to(&Jid::from(account)),
-                Err(_) => stanza.clone(),
-            });
+        for seat in seats {
+            // The account's name, as the seat has it: prepared.
+            let stanza = addressed.get_or_insert_with(|| stanza.with_to(&Jid::from(&seat.bare)));
             let own = stanza.from().is_some_and(|from| *from == *seat.full.as_str());
             // A resource's own unavailable presence does not come back to it: it is leaving.
             let leaves = own && stanza.type_() == Type::Unavailable;
@@ -282,3 +284,6 @@ pub fn granted_here(node: &Arc<Node>, presence: &Presence, to: &BareJid) {
         local_presence(node, to.as_str(), presence);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -53,6 +53,7 @@ impl Routes {
 
     /// Notes a change of a local row and makes the links carry it.
     pub fn append(&self, node: &Node, entry: RouteEntry) {
+        node.registry.note(&entry, node.now_ms());
         self.log.lock().append(entry);
         for peer in node.geo.all_peers() {
             peer.link.wake();

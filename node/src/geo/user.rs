@@ -263,10 +263,9 @@ fn take(node: &Arc<Node>, peer: &Peer, kind: FrameKind, body: Bytes) {
                 tracing::debug!(peer = %peer.id, id = call.id, "a call that was given up");
                 return;
             }
-            let (homes, link, region) =
-                (node.homes.clone(), peer.link.clone(), peer.id.region.clone());
+            let (homes, link, name) = (node.homes.clone(), peer.link.clone(), peer.name.clone());
             tokio::spawn(async move {
-                let reply = Reply { id: call.id, body: homes.serve(&region, &call.body).await };
+                let reply = Reply { id: call.id, body: homes.serve(&name, &call.body).await };
                 let body = postcard::to_stdvec(&reply).expect("a plain value");
                 if link.send(frame::REPLY, &[&body]).is_err() {
                     tracing::warn!(peer = %link.peer(), "no room for an answer; the asker's deadline will pass");
@@ -339,7 +338,7 @@ fn stanza(node: &Arc<Node>, peer: &Peer, body: Bytes) {
             // Before: a session may be quicker than we are.
             node.geo.held.take(peer.ix, head.order, here.len());
         }
-        let taken = road.deliver(delivery, &here);
+        let taken = road.deliver(delivery, &here, rows.len());
         if head.tracked {
             for _ in taken..here.len() {
                 node.geo.held.let_go(peer.ix, head.order);

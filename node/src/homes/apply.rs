@@ -360,7 +360,8 @@ impl Task {
                 told.retain(|change| owned(change.owner()));
                 let replace = Replace { from, to: to.clone(), owned: &owned, rows };
                 let gone = shared.storage.replace(replace).await?;
-                told.extend(gone.into_iter().map(gone_change));
+                // First: who waits for the last row of something (a roster's version) is to find it whole.
+                told.splice(0..0, gone.into_iter().map(gone_change));
                 shared.applied.copied(&told);
                 shared.feed.copied(&told);
                 copying.number = number;

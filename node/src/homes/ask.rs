@@ -31,7 +31,7 @@ const NOT_HOME_PATIENCE: Duration = Duration::from_secs(2);
 
 type Answer = SharedFuture<BoxFuture<'static, Vec<u8>>>;
 
-/// What one region has asked, by request id, oldest first; bounded.
+/// What one node has asked, by request id, oldest first; bounded.
 #[derive(Default)]
 pub(super) struct Answered {
     answers: HashMap<RequestId, Answer>,
@@ -207,9 +207,9 @@ impl Homes {
         Ok(answer)
     }
 
-    /// A call of another region has come: does it and gives the answer's bytes. The work goes on if the future is
+    /// A call of another node has come: does it and gives the answer's bytes. The work goes on if the future is
     /// dropped, and the same call again gets the same answer.
-    pub fn serve(&self, from_region: &str, body: impl AsRef<[u8]>) -> BoxFuture<'static, Vec<u8>> {
+    pub fn serve(&self, from: &str, body: impl AsRef<[u8]>) -> BoxFuture<'static, Vec<u8>> {
         let refuse = |error| {
             let at = Position { log: self.shared.log(), seq: 0 };
             std::future::ready(encode(&Reply { result: Err(error), at })).boxed()
@@ -218,7 +218,7 @@ impl Homes {
             return refuse(HomeError::Unknown("this version's requests".into()));
         };
         let mut all = self.shared.answered.lock();
-        if let Some(answer) = all.get(from_region).and_then(|seen| seen.answers.get(&call.id)) {
+        if let Some(answer) = all.get(from).and_then(|seen| seen.answers.get(&call.id)) {
             return answer.clone().boxed();
         }
         if call.op == hand_over::OP {
@@ -233,7 +233,7 @@ impl Homes {
                     };
                     let answer = answer.boxed().shared();
                     let most = self.shared.config.answers_max;
-                    let seen = all.entry(from_region.to_owned()).or_default();
+                    let seen = all.entry(from.to_owned()).or_default();
                     seen.insert(call.id, answer.clone(), most);
                     answer.boxed()
                 }
@@ -271,7 +271,7 @@ impl Homes {
         });
         let answer = answer.boxed().shared();
         let most = self.shared.config.answers_max;
-        all.entry(from_region.to_owned()).or_default().insert(call.id, answer.clone(), most);
+        all.entry(from.to_owned()).or_default().insert(call.id, answer.clone(), most);
         answer.boxed()
     }
 }

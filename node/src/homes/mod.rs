@@ -20,6 +20,8 @@ pub mod hand_over;
 pub mod look;
 mod office;
 mod overlay;
+#[cfg(test)]
+mod region_tests;
 pub mod scribe;
 mod seams;
 mod ship;

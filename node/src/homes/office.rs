@@ -116,7 +116,15 @@ impl Shared {
     /// Tells those here what is in our log and was not fed to us.
     async fn catch_up(&self, head: Position) -> Result<(), StorageError> {
         let own = self.config.region.to_string();
-        let mut at = self.feed.seen().get(&own).copied().unwrap_or(Position { seq: 0, ..head });
+        let mut at = match self.feed.seen().get(&own) {
+            Some(seen) => *seen,
+            None => {
+                // It begins with us.
+                let begin = Position { seq: 0, ..head };
+                self.feed.jumps(&own, begin);
+                begin
+            }
+        };
         while at.log == head.log && at.seq < head.seq {
             match self.storage.log_read(at.seq, PAGE_BYTES).await? {
                 LogPage::Entries(entries) => {

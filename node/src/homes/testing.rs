@@ -280,7 +280,7 @@ impl Node {
 }
 
 /// `key=value`: writes it, answers what was there.
-struct Set;
+pub(super) struct Set;
 /// Writes, then refuses.
 struct Fail;
 /// Adds one to `n`, answers the sum.

@@ -15,7 +15,7 @@ use xmpp::jid::BareJid;
 use crate::features::archive::item::{ARCHIVE, Item, PLACES};
 use crate::features::archive::prefs::PREFS;
 use crate::features::blocking::record::PRIVACY;
-use crate::features::offline::home::OFFLINE;
+use crate::features::offline::{self, home::OFFLINE};
 use crate::features::private::home::PRIVATE;
 use crate::features::roster::record::{Contact, ROSTER, VERSION};
 use crate::features::vcard::home::VCARD;
@@ -324,9 +324,13 @@ async fn write(tx: &mut Tx, part: Part) -> Result<Answer, HomeError> {
     for (jid, contact) in part.contacts {
         tx.put(ROSTER, jid.as_str(), contact.encode());
     }
+    let last = part.messages.iter().map(|(id, _)| *id).max();
     for (id, message) in part.messages {
         debug_assert!((1..=MESSAGES_MAX).contains(&id), "an imported message has a low id");
         tx.append(OFFLINE, id, message);
+    }
+    if let Some(last) = last {
+        offline::home::imported(tx, last).await?;
     }
     for (id, item) in part.archive {
         debug_assert!((1..=MESSAGES_MAX).contains(&id), "an imported message has a low id");

@@ -101,6 +101,12 @@ pub fn seat_of(node: &Node, full: &FullJid) -> Option<Arc<Seat>> {
     node.directory.read(full.bare_str(), found).flatten()
 }
 
+/// Whether another resource of the same account is connected, here or elsewhere.
+pub fn has_others(node: &Node, full: &FullJid) -> bool {
+    let others = |rows: &[Row<Arc<Seat>>]| rows.iter().any(|row| row.full != *full);
+    node.directory.read(full.bare_str(), others).unwrap_or(false)
+}
+
 /// Local seats of an account.
 pub fn seats_of(node: &Node, account: &str) -> Vec<Arc<Seat>> {
     node.directory

@@ -26,12 +26,15 @@ pub struct Road<'a> {
     after: RefCell<Vec<Action>>,
     /// Some resource takes no messages of the account, and is passed over by the choice just made.
     passed_over: Cell<bool>,
+    /// How many resources there were to choose from.
+    rows: Cell<usize>,
 }
 
 impl<'a> Road<'a> {
     /// A road of this node.
     pub fn new(node: &'a Arc<Node>) -> Self {
-        Self { node, after: RefCell::new(Vec::new()), passed_over: Cell::new(false) }
+        let after = RefCell::new(Vec::new());
+        Self { node, after, passed_over: Cell::new(false), rows: Cell::new(0) }
     }
 
     /// Does what was left for after the dispatch.
@@ -43,8 +46,8 @@ impl<'a> Road<'a> {
         self.node.geo.send_due_probes();
     }
 
-    /// Puts a stanza in the mailboxes of local seats and tells the inbound features. How many took it.
-    pub fn deliver(&self, mut delivery: Delivery, here: &[Arc<Seat>]) -> usize {
+    /// Puts a stanza in the mailboxes of local seats, chosen from that many resources, and tells the inbound features. How many took it.
+    pub fn deliver(&self, mut delivery: Delivery, here: &[Arc<Seat>], rows: usize) -> usize {
         let sole = delivery.sole && here.len() == 1;
         let stanza = delivery.stanza.clone();
         let entered = (delivery.via, delivery.order);
@@ -63,6 +66,7 @@ impl<'a> Road<'a> {
         }
         if taken > 0 && stanza.kind() == Kind::Message {
             let mut ctx = Ctx::new(self.node, None);
+            ctx.nobody_else = here.len() == rows;
             self.node.features.inbound(&mut ctx, &stanza, here);
             self.after.borrow_mut().append(&mut ctx.actions);
             if let Some(seat) = here.iter().find(|seat| seat.pushes())
@@ -80,7 +84,7 @@ impl<'a> Road<'a> {
         let owed = if routed.tracked { Owed::Ledger } else { Owed::Nothing };
         let stanza = routed.stanza.clone();
         let delivery = Delivery { stanza, via: None, sole: alone, order: routed.order, owed };
-        let taken = self.deliver(delivery, here);
+        let taken = self.deliver(delivery, here, self.rows.get());
         if routed.tracked {
             for _ in taken..here.len() {
                 self.node.ledger.let_go(routed.order, Holder::Here);
@@ -124,6 +128,7 @@ impl<'a> Road<'a> {
 
 impl Carrier<Arc<Seat>, Routed> for Road<'_> {
     fn choose(&self, routed: &Routed, rows: &[Row<Arc<Seat>>]) -> Choice<Arc<Seat>> {
+        self.rows.set(rows.len());
         self.passed_over.set(account::passes_over(&routed.stanza, rows));
         account::choose(&routed.stanza, rows, |seat| blocking::refuses(seat, &routed.stanza))
     }

@@ -15,6 +15,7 @@ use super::{Delivery, Owed, Seat};
 use crate::app::Node;
 use crate::feature::{Ctx, Flow, SessionEvent};
 use crate::geo::frame::StanzaHead;
+use crate::geo::light;
 use crate::router::road::Road;
 use crate::router::{self, Holder, LetGo, Routed};
 
@@ -160,11 +161,14 @@ async fn over(node: &Arc<Node>, seat: &Arc<Seat>, sm: Option<Box<Sm>>, unwritten
         && node
             .directory
             .read(seat.bare.as_str(), |rows| {
-                rows.iter().any(|row| row.full == seat.full && row.available)
+                rows.iter().any(|row| row.full == seat.full && row.available && !row.hidden)
             })
             .unwrap_or(false);
     if !succeeded {
         tell(node, seat, SessionEvent::Gone).await;
+    }
+    if known {
+        light::brought_out(node, std::iter::once((&seat.full, seat.generation)));
     }
     copies(node, seat, left.copies);
     for stanza in left.unanswered {

@@ -59,7 +59,10 @@ pub struct Seat {
     lost_ms: AtomicU64,
     priority: AtomicI8,
     took_at: AtomicI8,
+    /// Rows are read while it is held; so it is not taken where rows are read.
     presence: Mutex<Shown>,
+    /// Whom it sent directed presence. Apart: what is delivered where rows are read looks at it.
+    directed: Mutex<Vec<Jid>>,
     roster: Mutex<Watch>,
     /// The id of the last filed message it was handed.
     handed: Mutex<u64>,
@@ -81,7 +84,6 @@ struct Shown {
     photo: Option<Arc<str>>,
     /// A [`Control::SayAgain`] is on its way.
     again: bool,
-    directed: Vec<Jid>,
 }
 
 /// What a mailbox holds.
@@ -206,6 +208,7 @@ impl Seat {
             priority: AtomicI8::new(-1),
             took_at: AtomicI8::new(0),
             presence: Mutex::default(),
+            directed: Mutex::default(),
             roster: Mutex::default(),
             read: Mutex::default(),
             handed: Mutex::new(0),
@@ -566,27 +569,27 @@ impl Seat {
 
     /// Remembers whom it sent directed presence (RFC 6121 §4.6), the last `max` of them: who is forgotten gets no `unavailable` at the end.
     pub fn direct(&self, to: Jid, max: usize) {
-        let mut presence = self.presence.lock();
-        if !presence.directed.contains(&to) {
-            if presence.directed.len() >= max {
-                presence.directed.remove(0);
+        let mut directed = self.directed.lock();
+        if !directed.contains(&to) {
+            if directed.len() >= max {
+                directed.remove(0);
             }
-            presence.directed.push(to);
+            directed.push(to);
         }
     }
 
     /// Whom it sent directed presence.
     pub fn directed(&self) -> Vec<Jid> {
-        self.presence.lock().directed.clone()
+        self.directed.lock().clone()
     }
 
     /// It told `to` that it is unavailable.
     pub fn undirect(&self, to: &Jid) {
-        self.presence.lock().directed.retain(|known| known != to);
+        self.directed.lock().retain(|known| known != to);
     }
 
     /// Whom directed presence was sent, forgetting them.
     pub fn take_directed(&self) -> Vec<Jid> {
-        std::mem::take(&mut self.presence.lock().directed)
+        std::mem::take(&mut *self.directed.lock())
     }
 }

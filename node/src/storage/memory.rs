@@ -7,6 +7,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use config::canary::{Canary, sings};
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
 use parking_lot::RwLock;
@@ -39,7 +40,8 @@ impl Tables {
     /// Whether somebody who took the pen in that term may write.
     fn may_write(&self, pen: u64) -> Result<(), StorageError> {
         let term = self.scribe.as_ref().map_or(0, |scribe| scribe.term);
-        if pen == 0 || pen == term { Ok(()) } else { Err(StorageError::Superseded) }
+        let may = pen == 0 || pen == term || sings(Canary::SleeperWrites);
+        if may { Ok(()) } else { Err(StorageError::Superseded) }
     }
 
     fn values_of(&self, store: &str, owner: &str) -> impl Iterator<Item = (&str, &Vec<u8>)> {

@@ -1,14 +1,15 @@
 //! The route log: each region's ordered log of session-row changes, tailed by the other regions.
 //!
 //! Callers: the session table of `global-distrib` appends, its links tail. Entries are opaque bytes here. [`engine`] is the
-//! ring as a plain value; [`RouteLog`] is what a backend offers; [`embedded`] is the one inside a process. Every backend
-//! passes `suite.rs`. Absent: what an entry means, and durability; a log that lost its beginning is answered with a
+//! ring as a plain value; [`RouteLog`] is what a backend offers; [`embedded`] is the one inside a process (`node::registry` has one in Redis). Every
+//! backend passes `suite.rs`. Absent: what an entry means, and durability; a log that lost its beginning is answered with a
 //! full resync of the rows, never with a gap.
 
 pub mod embedded;
 pub mod engine;
-#[cfg(test)]
-mod suite;
+#[cfg(any(test, feature = "suite"))]
+#[allow(clippy::unwrap_used, reason = "tests, also of backends in other crates")]
+pub mod suite;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;

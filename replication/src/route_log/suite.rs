@@ -12,7 +12,10 @@ fn entries(numbers: std::ops::RangeInclusive<u64>) -> Vec<Bytes> {
 }
 
 /// `make` gives an empty log that keeps at least the given number of entries, and not many times more.
-pub(super) async fn run<L: RouteLog>(make: impl Fn(usize) -> Arc<L>) {
+///
+/// # Panics
+/// When the log does not do what it must.
+pub async fn run<L: RouteLog>(make: impl Fn(usize) -> Arc<L>) {
     numbers_are_dense_and_begin_at_one(&*make(100)).await;
     a_batch_is_no_longer_than_asked(&*make(100)).await;
     what_was_trimmed_is_never_skipped_silently(&*make(8)).await;

@@ -205,10 +205,16 @@ impl Stanza {
         (child.name.text(&self.0.bytes), ns)
     }
 
+    /// Asked a dozen times of each message: most children differ in their local names, and bytes are compared sooner than text is made.
+    #[inline]
+    fn is_named(&self, child: &Child, name: &str, ns: &str) -> bool {
+        child.name.of(&self.0.bytes) == name.as_bytes() && self.expanded(child).1 == ns
+    }
+
     /// Whether there is a direct child of this expanded name.
     #[must_use]
     pub fn has_child(&self, name: &str, ns: &str) -> bool {
-        self.children().any(|child| child == (name, ns))
+        self.0.head.children.iter().any(|child| self.is_named(child, name, ns))
     }
 
     /// The expanded name of the first child: the payload of an IQ.
@@ -220,7 +226,7 @@ impl Stanza {
     /// A tree of the first direct child of this expanded name; the rest is not looked at.
     #[must_use]
     pub fn child(&self, name: &str, ns: &str) -> Option<Element> {
-        let child = self.0.head.children.iter().find(|child| self.expanded(child) == (name, ns))?;
+        let child = self.0.head.children.iter().find(|child| self.is_named(child, name, ns))?;
         match parse::element(child.whole.of(&self.0.bytes), &Scope::client()) {
             Ok(element) => Some(element),
             // It uses a prefix declared on the stanza.

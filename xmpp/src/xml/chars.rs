@@ -1,4 +1,4 @@
-//! Which bytes and characters may stand where (XML 1.0 §2.2, §2.3; XML Namespaces §3). Called by `framer` and `tag`.
+//! Which bytes and characters may stand where (XML 1.0 §2.2, §2.3; XML Namespaces §3). Called by `framer`, `tag`, `parse` and `write`.
 
 use memchr::{memchr_iter, memchr3};
 
@@ -17,6 +17,12 @@ pub(crate) fn trim_end(bytes: &[u8]) -> &[u8] {
 pub(crate) fn trim(bytes: &[u8]) -> &[u8] {
     let start = bytes.iter().position(|&b| !is_space(b)).unwrap_or(bytes.len());
     trim_end(&bytes[start..])
+}
+
+/// Whether one of the bytes `is` so. All of them are looked at, without a branch: that is done many at once, and most texts have none.
+#[inline]
+pub(crate) fn has_any(bytes: &[u8], is: impl Fn(u8) -> bool) -> bool {
+    bytes.iter().fold(0, |any, &b| any | u8::from(is(b))) != 0
 }
 
 /// `memchr3` for what is usually near: the first bytes eight at a time and inline, the rest by wide instructions.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::ns;
 use crate::stream::error::StreamError;
+use crate::xml::chars::has_any;
 use crate::xml::element::Element;
 use crate::xml::write::is_xml_char;
 
@@ -201,7 +202,7 @@ pub(crate) fn unescape_text(raw: &str) -> Option<Cow<'_, str>> {
 
 /// An attribute value without references, white space normalised. `None` for a reference XMPP does not know.
 pub(crate) fn unescape_attr(raw: &str) -> Option<Cow<'_, str>> {
-    if !raw.bytes().any(|b| matches!(b, b'&' | b'\r' | b'\n' | b'\t')) {
+    if !has_any(raw.as_bytes(), |b| (b == b'&') | (b < b' ')) {
         return Some(Cow::Borrowed(raw));
     }
     let raw = line_ends(raw).replace(['\n', '\t'], " ");

@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 
 use crate::ns;
 use crate::stanza::header::{Child, Head, Kind, NsRef, Span, Type};
-use crate::xml::chars::{are_legal, find3, is_space};
+use crate::xml::chars::{are_legal, find3, has_any, is_space};
 use crate::xml::framer::Limits;
 use crate::xml::parse::{Scope, unescape_attr};
 use crate::xml::tag::{MALFORMED, Name, RESTRICTED, Stop, TOO_MUCH, Tag, find_end, reference_end};
@@ -384,8 +384,7 @@ fn namespace(input: &[u8], prefix: &[u8], decls: &Decls, scope: &Scope) -> Optio
 /// and no type anybody knows, and refused when the piece ends.
 fn uri_of(input: &[u8], span: Span) -> Cow<'_, [u8]> {
     let raw = span.of(input);
-    let is_plain = |least: u8, &b: &u8| least & u8::from((b != b'&') & (b >= b' '));
-    if raw.iter().fold(1, is_plain) == 1 {
+    if !has_any(raw, |b| (b == b'&') | (b < b' ')) {
         return Cow::Borrowed(raw);
     }
     match std::str::from_utf8(raw).ok().and_then(unescape_attr) {

@@ -1,9 +1,11 @@
-//! Escaping text and attribute values (XML 1.0 §2.4, §2.10, §2.11). Called by whoever writes XML; calls nothing.
+//! Escaping text and attribute values (XML 1.0 §2.4, §2.10, §2.11). Called by whoever writes XML; calls `chars`.
 //!
 //! Characters that XML cannot carry at all are left out, so that what is written is always well-formed. Attribute values may be quoted with either quote.
 //! White space that a parser would normalise is written as a character reference, so what is read back is equal.
 
 use std::borrow::Cow;
+
+use crate::xml::chars::has_any;
 
 /// Appends `text` as character data: `&`, `<`, `>` and carriage returns are escaped.
 pub fn escape_text(out: &mut Vec<u8>, text: &str) {
@@ -43,6 +45,18 @@ pub fn attr(out: &mut Vec<u8>, name: &str, value: &str) {
 
 #[inline]
 fn escape(out: &mut Vec<u8>, bytes: &[u8], replacement: impl Fn(u8) -> Option<&'static [u8]>) {
+    let is_special = |b: u8| {
+        (b < b' ')
+            | (b == b'"')
+            | (b == b'&')
+            | (b == b'\'')
+            | (b == b'<')
+            | (b == b'>')
+            | (b == 0xef)
+    };
+    if !has_any(bytes, is_special) {
+        return out.extend_from_slice(bytes);
+    }
     let mut done = 0;
     for (at, &byte) in bytes.iter().enumerate() {
         let (reference, length) = match byte {

@@ -551,6 +551,18 @@ fn light_changes_once_and_names_rows_that_show_something_only() {
 }
 
 #[test]
+fn a_row_comes_out_as_dark_as_its_node() {
+    let play = Play::new(Wire::alone());
+    play.bind("balcony", Place::There(B), 1);
+    play.bind("balcony", Place::There(C), 2);
+    assert!(play.table.light(B, false).is_empty());
+    play.table.unbind_there(C, &full("balcony"), Hlc(2), 0, &play.wire);
+    let rows = |rows: &[Row<u32>]| rows.iter().map(|row| (row.there(), row.lit)).collect();
+    let rows: Option<Vec<_>> = play.table.read(juliet().as_str(), rows);
+    assert_eq!(rows, Some(vec![(Some(B), false)]));
+}
+
+#[test]
 fn a_node_that_gave_one_back_gives_back_what_follows_until_the_sender_knows() {
     let play = Play::new(Wire::with_peers());
     let refused = RefCell::new(Vec::new());

@@ -39,6 +39,7 @@ Examples:
   pangaea quickstart --wan 80ms
   pangaea quickstart --regions eu,us --dir two --port-base 7000
   pangaea quickstart --database postgres://me:secret@127.0.0.1/pangaea
+  pangaea quickstart --redis redis://127.0.0.1:6379
   curl -X PUT http://127.0.0.1:5900/wan/eu/us -d '{\"delay_ms\":80,\"jitter_ms\":10}'
   curl -X POST http://127.0.0.1:5900/nodes/us-0/kill
 
@@ -65,7 +66,8 @@ pub(super) struct Args {
     /// One-way delay between any two regions, as in 80ms
     #[arg(long, default_value = "0ms", value_parser = delay, value_name = "DELAY")]
     pub(super) wan: Duration,
-    /// A Redis for the session tables (comes with a later version)
+    /// A Redis in which the nodes register and write down who is connected, as in redis://127.0.0.1:6379: each region has
+    /// keys of its own there
     #[arg(long, value_name = "URL")]
     pub(super) redis: Option<String>,
     /// A database server, as in postgres://USER:PASSWORD@HOST:PORT/NAME or mysql://…: each region has a database

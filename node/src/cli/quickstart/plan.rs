@@ -30,6 +30,8 @@ pub(super) struct Plan {
     pub(super) archive: bool,
     /// The server with the regions' databases; without one they are files.
     database: Option<Database>,
+    /// The Redis with the regions' registries.
+    redis: Option<String>,
 }
 
 /// One node.
@@ -126,6 +128,7 @@ impl Plan {
             nodes,
             archive: args.archive,
             database: args.database.as_deref().map(server).transpose()?,
+            redis: args.redis.as_deref().map(registry).transpose()?,
         })
     }
 
@@ -147,6 +150,13 @@ impl Plan {
                 Some((Database::Mysql(url), name))
             }
         }
+    }
+
+    /// What a node's configuration says of Redis: each region has keys of its own there.
+    fn redis(&self, region: &str) -> String {
+        let Some(url) = &self.redis else { return String::new() };
+        let url = toml::Value::String(url.clone());
+        format!("[redis]\nurl = {url}\nprefix = \"pangaea:{region}\"\n\n")
     }
 
     /// What a node's configuration says of it. Where it is a file, the region's nodes share that of the first.
@@ -328,7 +338,7 @@ voter = {voter}
 {place}# How long a stanza waits for a region that cannot be reached.
 hold = "1m"
 
-{storage}[archive]
+{storage}{redis}[archive]
 enabled = {archive}
 
 [invitations]
@@ -346,6 +356,7 @@ unauthenticated_per_address_max = 20000
             archive = self.archive,
             storage = self.storage(node),
             upload_dir = Plan::upload_dir(node),
+            redis = self.redis(region),
             c2s = ports.c2s,
             c2s_tls = ports.c2s_tls,
             s2s = ports.s2s,
@@ -386,7 +397,7 @@ voter = {}
 }
 
 fn refuse_what_comes_later(args: &Args) -> miette::Result<()> {
-    let later = [("--redis", args.redis.is_some()), ("--dns", args.dns.is_some())];
+    let later = [("--dns", args.dns.is_some())];
     if let Some((option, _)) = later.iter().find(|(_, asked)| *asked) {
         return Err(miette::miette!(help = "leave it out", "{option} comes with a later version"));
     }
@@ -417,6 +428,17 @@ fn server(url: &str) -> miette::Result<Database> {
             "--database takes the URL of a server"
         )),
     }
+}
+
+fn registry(url: &str) -> miette::Result<String> {
+    // Perhaps with a password: it is not repeated.
+    let known = config::RedisUrl::parse(url).map(|_| url.to_owned());
+    known.ok_or_else(|| {
+        miette::miette!(
+            help = "as in redis://127.0.0.1:6379, or rediss://:secret@host:6379 with TLS",
+            "--redis takes the URL of a Redis"
+        )
+    })
 }
 
 fn random_key() -> miette::Result<String> {
@@ -519,8 +541,8 @@ mod tests {
             assert!(error.contains(says), "{error} should say {says:?}");
         };
         check("--nodes 0", "at least one");
+        check("--redis h:6379", "--redis takes the URL of a Redis");
         check("--nodes 6", "at most 5");
-        check("--redis redis://h", "--redis comes with a later version");
         check("--database sqlite:file", "the URL of a server");
         check("--dns 127.0.0.1:53", "--dns comes");
         check("--regions eu,EU", "\"EU\" cannot be");
@@ -540,6 +562,19 @@ mod tests {
         let text = plan.config(&plan.nodes[0], &Dialled::new(), &BTreeMap::new());
         let read = config::Config::parse(&text, "test", Path::new("/")).unwrap();
         assert_eq!(read.storage.database.to_string(), "mysql://h/chat_us_east");
+    }
+
+    #[test]
+    fn each_region_has_keys_of_its_own_in_redis() {
+        let plan = plan("--regions eu,us-east --redis redis://:se\"cret@h:6379/1").unwrap();
+        let text = plan.config(&plan.nodes[1], &Dialled::new(), &BTreeMap::new());
+        let read = config::Config::parse(&text, "test", Path::new("/")).unwrap();
+        assert_eq!(read.redis.prefix, "pangaea:us-east");
+        let url = read.redis.url.unwrap();
+        assert_eq!(
+            (url.to_string().as_str(), url.expose()),
+            ("redis://h:6379/1", "redis://:se\"cret@h:6379/1")
+        );
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! This feature decides *whether* a message is copied and says so with [`Action::Copy`]; the router knows which resources want
 //! copies, here and in the other regions, and wraps them. A sent copy is made where the sender is, a received copy where
-//! the message is taken; both go to the account's other resources only.
+//! the message is taken; both go to the account's other resources only, and are not thought of where there are none.
 //!
 //! An error that comes from a bare JID is copied: what is answered so was sent to an account, as conversations are (§6.1 asks for the errors
 //! of copied messages; to know those for certain would need a memory of everything sent). `<private/>` is taken out where the message is
@@ -18,6 +18,7 @@ use xmpp::stanza::{Kind, Stanza, Type};
 use xmpp::xml::element::Element;
 
 use crate::feature::{Action, Ctx, Disco, Feature, Flow, Interests, Iq, Target};
+use crate::router::perform::has_others;
 use crate::session::Seat;
 
 #[cfg(test)]
@@ -83,6 +84,7 @@ impl Feature for Carbons {
             && stanza.kind() == Kind::Message
             && should_copy(stanza, Direction::Sent).is_copy()
             && !is_to_self(stanza, false)
+            && has_others(ctx.node, &seat.full)
         {
             ctx.actions.push(Action::Copy {
                 account: seat.bare.clone(),
@@ -97,6 +99,9 @@ impl Feature for Carbons {
     fn inbound(&self, ctx: &mut Ctx<'_>, stanza: &Stanza, at: &[Arc<Seat>]) {
         // §6.2: what was sent to the bare JID has reached every resource that may have it. Only what went to one full JID is copied.
         let [seat] = at else { return };
+        if ctx.nobody_else {
+            return;
+        }
         if stanza.to().and_then(Jid::resource) == Some(seat.full.resource())
             && should_copy(stanza, Direction::Received).is_copy()
             && !is_to_self(stanza, true)
@@ -132,7 +137,7 @@ pub fn without_private(message: &Stanza) -> Stanza {
 /// copy; to another own resource there is a sent copy for the rest of them, and no received one.
 fn is_to_self(message: &Stanza, full: bool) -> bool {
     match (message.from(), message.to()) {
-        (Some(from), Some(to)) => from.bare() == to.bare() && to.resource().is_some() == full,
+        (Some(from), Some(to)) => from.bare_str() == to.bare_str() && to.is_full() == full,
         // Without `to` it is for the own account (RFC 6120 §10.3.1).
         (_, None) => !full,
         _ => false,

@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::*;
 use crate::features::tests::iq;
+use crate::testing::{House, stanza};
 
 fn message(type_: &str, from: &str, payload: &str) -> Stanza {
     let text = format!(
@@ -115,4 +116,26 @@ fn a_note_to_oneself_is_copied_once() {
         let note = note(to);
         assert_eq!((is_to_self(&note, false), is_to_self(&note, true)), (sent, received), "{to}");
     }
+}
+
+/// A copy is thought of only where there is somebody for it.
+#[tokio::test]
+async fn who_has_one_resource_has_no_copies_made() {
+    let house = House::new().await;
+    house.accounts(["juliet"]).await;
+    let balcony = house.available("juliet/balcony", 0).await;
+    let copies = || {
+        let mut ctx = Ctx::new(&house.node, Some(&balcony));
+        let said = "<message to='romeo@chat.example/orchard' from='juliet@chat.example/balcony' \
+                    type='chat'><body>x</body></message>";
+        assert!(matches!(Carbons.outbound(&mut ctx, &mut stanza(said)), Flow::Next));
+        let heard = "<message to='juliet@chat.example/balcony' from='romeo@chat.example/orchard' \
+                     type='chat'><body>x</body></message>";
+        ctx.nobody_else = !has_others(&house.node, &balcony.full);
+        Carbons.inbound(&mut ctx, &stanza(heard), std::slice::from_ref(&balcony));
+        ctx.actions.len()
+    };
+    assert_eq!(copies(), 0);
+    let _chamber = house.available("juliet/chamber", 0).await;
+    assert_eq!(copies(), 2);
 }

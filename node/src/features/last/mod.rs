@@ -3,46 +3,40 @@
 //! see the account's presence (§6), and the home is asked, for the answer to fit what its contacts have seen. What is for a full JID is
 //! passed to the client (§5). An account that never was there counts from when it was made.
 //!
-//! One write an account is on its way at most: of what happens meanwhile the last is kept. Bound: [`WAITING_MAX`] accounts; what
-//! comes beyond (a region whose clients all leave while a home cannot be reached) is not kept.
+//! What is on its way there is gathered (`leaving`), and the home knows of it.
 //! Left out: nothing.
 
 pub mod home;
+pub mod leaving;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::sync::Arc;
+use std::time::Duration;
 
 use global_distrib::Row;
-use parking_lot::Mutex;
+use tokio::time::timeout;
 use xmpp::jid::BareJid;
 use xmpp::ns;
 use xmpp::stanza::error::StanzaError;
 use xmpp::stanza::{Kind, Stanza, Type};
 use xmpp::xml::element::Element;
 
-use self::home::{LAST, Left, OP};
+use self::home::{LAST, Left, OP, Request, newest};
 use crate::app::Node;
 use crate::feature::{Action, Ctx, Disco, Feature, Flow, Interests, Iq, SessionEvent, Target};
 use crate::features::roster;
 use crate::homes::accounts::Account;
-use crate::homes::look::look;
 use crate::session::Seat;
 use crate::storage::StorageError;
 
-/// Accounts whose last activity is on its way to their homes.
-const WAITING_MAX: usize = 100_000;
 /// Of the last words, in bytes; the rest is cut off.
 const STATUS_BYTES_MAX: usize = 1_023;
+/// How long a home may take to answer: two journeys round the world, and its queue.
+const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
 /// See the room.
-#[derive(Default)]
-pub struct LastFeature {
-    /// What their homes are being told, or will be next.
-    waiting: Arc<Mutex<HashMap<BareJid, Left>>>,
-}
+pub struct LastFeature;
 
 impl Feature for LastFeature {
     fn name(&self) -> &'static str {
@@ -66,7 +60,7 @@ impl Feature for LastFeature {
                 && iq.stanza.type_() == Type::Set
                 && !matches!(iq.target, Target::Account { own: false, .. })
             {
-                self.left(ctx.node, seat, String::new());
+                leaves(ctx.node, seat, String::new());
             }
             return Flow::Next;
         }
@@ -100,7 +94,7 @@ impl Feature for LastFeature {
             && let Some(seat) = ctx.seat
         {
             let status = stanza.child("status", ns::CLIENT).map(|status| status.text());
-            self.left(ctx.node, seat, status.unwrap_or_default());
+            leaves(ctx.node, seat, status.unwrap_or_default());
         }
         Flow::Next
     }
@@ -109,53 +103,25 @@ impl Feature for LastFeature {
         if event == SessionEvent::Gone
             && let Some(seat) = ctx.seat
         {
-            self.left(ctx.node, seat, String::new());
+            leaves(ctx.node, seat, String::new());
         }
         Flow::Next
     }
 }
 
-impl LastFeature {
-    /// A session is not available any more, which it was until now: this feature stands before presence in the list.
-    fn left(&self, node: &Arc<Node>, seat: &Arc<Seat>, mut status: String) {
-        if !seat.is_shown() || !is_kept(node, &seat.bare) {
-            return;
-        }
-        let cut = (0..=STATUS_BYTES_MAX).rev().find(|at| status.is_char_boundary(*at));
-        status.truncate(cut.unwrap_or(0));
-        let left = Left { at_ms: node.wall_ms(), login_ms: seat.generation.millis(), status };
-        let mut waiting = self.waiting.lock();
-        let full = waiting.len() >= WAITING_MAX;
-        match waiting.entry(seat.bare.clone()) {
-            // Whoever is at it looks once more.
-            Entry::Occupied(mut entry) => drop(entry.insert(left)),
-            Entry::Vacant(_) if full => {}
-            Entry::Vacant(entry) => {
-                entry.insert(left);
-                tokio::spawn(tell(node.clone(), self.waiting.clone(), seat.bare.clone()));
-            }
-        }
+/// A session is not available any more, which it was until now: this feature stands before presence in the list.
+fn leaves(node: &Arc<Node>, seat: &Arc<Seat>, mut status: String) {
+    if !seat.is_shown() || !is_kept(node, &seat.bare) {
+        return;
     }
+    status.truncate(status.floor_char_boundary(STATUS_BYTES_MAX));
+    let left = Left { at_ms: node.wall_ms(), login_ms: seat.generation.millis(), status };
+    node.leaving.add(node, &seat.bare, left);
 }
 
 /// Guests are not kept.
 fn is_kept(node: &Node, account: &BareJid) -> bool {
     account.domain() == node.domains.global
-}
-
-/// Tells the home, until it knows the last. A home that cannot be reached is not waited for.
-async fn tell(node: Arc<Node>, waiting: Arc<Mutex<HashMap<BareJid, Left>>>, account: BareJid) {
-    loop {
-        let Some(left) = waiting.lock().get(&account).cloned() else { return };
-        if let Err(error) = node.homes.exchange::<_, ()>(&account, OP, &left).await {
-            tracing::debug!(%account, %error, "its last activity is not kept");
-        }
-        let mut waiting = waiting.lock();
-        if waiting.get(&account) == Some(&left) {
-            waiting.remove(&account);
-            return;
-        }
-    }
 }
 
 /// §4: who is there is there now.
@@ -191,8 +157,13 @@ fn query(seconds: u64, status: Option<&str>) -> Element {
 /// # Errors
 /// The local replica cannot be read.
 pub async fn left(node: &Arc<Node>, account: &BareJid) -> Result<Option<Left>, StorageError> {
-    look(&node.homes, account).await;
-    Ok(node.storage.get(LAST, account.as_str(), "").await?.as_deref().and_then(Left::decode))
+    match timeout(ANSWER_WITHIN, node.homes.exchange(account, OP, &Request::When)).await {
+        Ok(Ok(left)) => return Ok(left),
+        Ok(Err(error)) => tracing::debug!(%account, %error, "its home cannot be asked"),
+        Err(_) => tracing::debug!(%account, "its home does not answer in time"),
+    }
+    let known = node.storage.get(LAST, account.as_str(), "").await?;
+    Ok(newest(known.as_deref().and_then(Left::decode), node.leaving.of(account)))
 }
 
 /// When the newest of its sessions that are connected was bound, in milliseconds since the epoch.

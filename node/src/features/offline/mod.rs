@@ -2,6 +2,7 @@
 //! handed out to the first resource that becomes available with a priority that is not negative, in any region.
 //! The home looks at its session table when it files: a user who is connected after all gets the message by the ordinary way, so
 //! a message can not be filed behind the back of a user who has just been handed what there was.
+//! Who never had anything filed is known without a look at the database: most who sign in.
 //! Left out: flexible retrieval (XEP-0013).
 
 pub mod home;
@@ -11,15 +12,16 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
+use replication::durable_log::Change;
 use tokio::time::Instant;
 
 use xmpp::jid::BareJid;
 use xmpp::stanza::Stanza;
 use xmpp::stanza::error::StanzaError;
 
-use self::home::{Answer, Request};
+use self::home::{Answer, FILED, Request};
 use crate::app::Node;
-use crate::feature::{Disco, Feature};
+use crate::feature::{Ctx, Disco, Feature, Flow, Interests};
 use crate::features::carbons::without_private;
 use crate::homes::HomeError;
 use crate::router::Routed;
@@ -45,9 +47,18 @@ impl Feature for OfflineFeature {
         "offline"
     }
 
+    fn interests(&self) -> Interests {
+        Interests { changes: &[FILED], ..Interests::default() }
+    }
+
     fn disco(&self, disco: &mut Disco) {
         disco.server.push("msgoffline");
         disco.account.push("msgoffline");
+    }
+
+    fn changed(&self, ctx: &mut Ctx<'_>, change: &Change, _snapshot: bool) -> Flow {
+        ctx.node.filed.apply(change);
+        Flow::Next
     }
 }
 

@@ -175,7 +175,9 @@ impl Parting {
         let parted = !watches
             && node.rosters.is_held(account)
             && node.rosters.watches(account.as_str(), key);
-        if !watches && !parted {
+        if watches {
+            node.geo.partings.resume(key, account.as_str());
+        } else if !parted {
             node.geo.partings.forget(key, account.as_str());
         }
         (withdrawn || parted).then(|| BareJid::parse(key).ok()).flatten().map(|contact| Self {

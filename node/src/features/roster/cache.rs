@@ -1,8 +1,10 @@
 //! Rosters of accounts with sessions here, kept current by the changes that are applied. A presence broadcast reads no database.
 //! Bound: entries of accounts without a local session are dropped when more than [`CACHED_MAX`] are held.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use replication::durable_log::Change;
 use xmpp::jid::BareJid;
 
@@ -47,6 +49,8 @@ impl Slot {
 #[derive(Debug, Default)]
 pub struct Rosters {
     slots: scc::HashMap<BareJid, Slot, foldhash::fast::RandomState>,
+    /// What was held of accounts with sessions here when a copy of them began to arrive, until it has: see `copied`.
+    before: Mutex<BTreeMap<BareJid, Arc<Roster>>>,
 }
 
 impl Rosters {
@@ -88,13 +92,23 @@ impl Rosters {
                     *slot = Slot::Ready(roster.clone().into());
                     drop(entry);
                     if self.slots.len() > CACHED_MAX {
-                        self.slots.retain_sync(|account, slot| {
-                            slot.is_loading() || is_here(node, account)
-                        });
+                        self.make_room(node);
                     }
                     return Ok(roster);
                 }
             }
+        }
+    }
+
+    /// Drops what nobody here needs. Rows are not read under a lock of ours: rosters are asked under theirs.
+    fn make_room(&self, node: &Node) {
+        let mut held = Vec::new();
+        self.slots.iter_sync(|account, slot| {
+            held.extend((!slot.is_loading()).then(|| account.clone()));
+            true
+        });
+        for account in held.into_iter().filter(|account| !is_here(node, account)) {
+            self.evict(&account);
         }
     }
 
@@ -126,17 +140,30 @@ impl Rosters {
     /// Nobody of that account is here any more. While it is read it stays: the reader must hear of what changes meanwhile.
     pub fn evict(&self, account: &BareJid) {
         self.slots.remove_if_sync(account, |slot| !slot.is_loading());
+        self.before.lock().remove(account);
     }
 
-    /// The account's data was copied from elsewhere: what is held may be old.
-    pub fn forget(&self, account: &BareJid) {
-        self.slots.remove_if_sync(account, |slot| match slot {
+    /// The account's data is being copied from elsewhere: what is held may be old. If somebody of it is here, it is kept for
+    /// [`Rosters::take_before`].
+    pub fn forget(&self, account: &BareJid, is_here: bool) {
+        let forgotten = self.slots.remove_if_sync(account, |slot| match slot {
             Slot::Ready(_) => true,
             Slot::Loading { changes } => {
                 *changes += 1;
                 false
             }
         });
+        if let Some((_, Slot::Ready(held))) = forgotten
+            && is_here
+        {
+            // A copy is many changes; the first of them finds what was true before it.
+            self.before.lock().entry(account.clone()).or_insert(held.roster);
+        }
+    }
+
+    /// The copy has arrived: the roster that was held before it.
+    pub fn take_before(&self, account: &BareJid) -> Option<Arc<Roster>> {
+        self.before.lock().remove(account)
     }
 
     /// Whether the roster that is held knew of the entry that is being applied when it was read.
@@ -184,7 +211,8 @@ impl Rosters {
     }
 }
 
-fn is_here(node: &Node, account: &BareJid) -> bool {
+/// Whether somebody of the account is on this node.
+pub fn is_here(node: &Node, account: &BareJid) -> bool {
     node.directory
         .read(account.as_str(), |rows| rows.iter().any(|row| row.here().is_some()))
         .unwrap_or(false)
@@ -231,7 +259,7 @@ mod tests {
         assert_eq!(rosters.apply(&account, &change), None);
         rosters.evict(&account);
         assert_eq!(changes(&rosters, &account), Some(1));
-        rosters.forget(&account);
+        rosters.forget(&account, true);
         assert_eq!(changes(&rosters, &account), Some(2));
     }
 
@@ -262,6 +290,26 @@ mod tests {
             assert_eq!(contacts(), left);
             assert_eq!(rosters.cached(&account).expect("held").version, number.max(2));
         }
+    }
+
+    #[test]
+    fn what_was_held_before_a_copy_is_kept_until_it_has_arrived() {
+        let (rosters, account) = (Rosters::default(), BareJid::parse("romeo@x").expect("jid"));
+        let held = |version| Slot::Ready(Arc::new(Roster { version, ..Roster::default() }).into());
+        for (is_here, kept) in [(false, None), (true, Some(1))] {
+            put(&rosters, &account, held(1));
+            rosters.forget(&account, is_here);
+            // It is read while the copy arrives, and is half of it.
+            put(&rosters, &account, held(2));
+            rosters.forget(&account, is_here);
+            let before = rosters.take_before(&account).map(|roster| roster.version);
+            assert_eq!(before, kept);
+            assert!(rosters.take_before(&account).is_none() && rosters.slots.is_empty());
+        }
+        put(&rosters, &account, held(1));
+        rosters.forget(&account, true);
+        rosters.evict(&account);
+        assert!(rosters.take_before(&account).is_none());
     }
 
     #[test]

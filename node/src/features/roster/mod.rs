@@ -1,10 +1,11 @@
 //! RFC 6121 §2, the roster, with versions (§2.6). Changes are requests to the account's home (`home`); the roster push is an effect
 //! of *applying* the committed change, in every region alike, so each interested resource gets it exactly when its region has it.
-//! A guest has a roster too, while its session lasts (`guest`). `subscription` is appendix A, `cache` what is held in memory, `record` what is stored.
+//! A guest has a roster too, while its session lasts (`guest`). `subscription` is appendix A, `cache` what is held in memory, `copied` what comes as a whole, `record` what is stored.
 //! Left out, on purpose: interim pushes for an outdated `ver`. The full roster is sent instead, which §2.6.3 allows, and which is what clients
 //! know from every other server.
 
 pub mod cache;
+pub mod copied;
 pub mod guest;
 pub mod home;
 pub mod record;
@@ -85,10 +86,11 @@ impl Feature for RosterFeature {
     fn changed(&self, ctx: &mut Ctx<'_>, change: &Change, snapshot: bool) -> Flow {
         let Ok(account) = BareJid::parse(change.owner()) else { return Flow::Next };
         if snapshot {
-            ctx.node.rosters.forget(&account);
+            ctx.node.rosters.forget(&account, cache::is_here(ctx.node, &account));
             // Comes behind the contacts, once for each account.
             if matches!(change, Change::Put { store, .. } if store.as_str() == VERSION) {
-                light::retell(ctx.node, &account);
+                let before = ctx.node.rosters.take_before(&account);
+                light::retell(ctx.node, &account, before);
             }
             return Flow::Next;
         }
@@ -131,10 +133,7 @@ impl Feature for RosterFeature {
             Change::Delete { store, key, .. }
                 if store.as_str() == ROSTER && (was_listed || ctx.node.rosters.knew(&account)) =>
             {
-                let item = Element::new("item", ns::ROSTER)
-                    .with_attr("jid", key)
-                    .with_attr("subscription", "remove");
-                push(ctx, &account, item, version);
+                push(ctx, &account, removed(key), version);
             }
             _ => {}
         }
@@ -150,11 +149,20 @@ fn refuse(ctx: &mut Ctx<'_>, iq: &Iq, error: &StanzaError) -> Flow {
 /// §2.1.6: to every interested resource, and to each region its own.
 fn push(ctx: &mut Ctx<'_>, account: &BareJid, item: Element, version: Option<u64>) {
     let Some(version) = version else { return };
+    let push = push_of(account, version, item);
+    ctx.actions.push(Action::ToInterested { account: account.clone(), version, push });
+}
+
+fn push_of(account: &BareJid, version: u64, item: Element) -> Stanza {
     let query =
         Element::new("query", ns::ROSTER).with_attr("ver", &version.to_string()).with_child(item);
     let id = format!("push{version}");
-    let stanza = Stanza::iq_set(Some(&Jid::from(account)), None, &id, query);
-    ctx.actions.push(Action::ToInterested { account: account.clone(), version, push: stanza });
+    Stanza::iq_set(Some(&Jid::from(account)), None, &id, query)
+}
+
+/// Of a contact that is in the roster no more.
+fn removed(contact: &str) -> Element {
+    Element::new("item", ns::ROSTER).with_attr("jid", contact).with_attr("subscription", "remove")
 }
 
 /// The answer, and the version it speaks of.

@@ -14,6 +14,8 @@ pub(super) struct Watch {
     asking: u32,
     /// The version of the last whole roster it got.
     whole: u64,
+    /// The version that the last whole copy of it brought here, which it was told or is to be.
+    copied: u64,
     waiting: Vec<(u64, Stanza)>,
 }
 
@@ -46,12 +48,32 @@ impl Seat {
         deliver: impl Fn(Stanza),
     ) {
         let mut roster = self.roster.lock();
-        if !roster.interested || version <= roster.whole {
+        if !roster.interested || version <= roster.whole.max(roster.copied) {
             return;
         }
         match roster.asking {
             0 => deliver(push()),
             _ => roster.waiting.push((version, push())),
+        }
+    }
+
+    /// A whole copy of its account's roster made it that version at once: the pushes that say what differs. The changes themselves may yet come,
+    /// and are not pushed then.
+    pub fn push_copied(
+        &self,
+        version: u64,
+        pushes: impl ExactSizeIterator<Item = Stanza>,
+        deliver: impl Fn(Stanza),
+    ) {
+        let mut roster = self.roster.lock();
+        let told = roster.whole.max(roster.copied);
+        if pushes.len() == 0 || !roster.interested || version <= told {
+            return;
+        }
+        roster.copied = version;
+        match roster.asking {
+            0 => pushes.for_each(deliver),
+            _ => roster.waiting.extend(pushes.map(|push| (version, push))),
         }
     }
 }

@@ -146,14 +146,14 @@ impl Part {
     async fn take(&self, shared: &Shared) -> Result<(), StorageError> {
         let term = shared.term.load(Ordering::Acquire);
         let node = shared.node.lock().clone();
-        while term > 0 {
+        // Without a pen nobody asks for one.
+        let mut is_ours = term == 0;
+        while !is_ours {
             let former = self.storage.scribe().await?.map_or(0, |scribe| scribe.term);
             if former > term {
                 return Err(StorageError::Superseded);
             }
-            if self.storage.take_pen(former, term, &node).await? {
-                break;
-            }
+            is_ours = self.storage.take_pen(former, term, &node).await?;
         }
         let identity = shared.view().map.identity;
         let position = self.storage.applied(OWN).await?.filter(|at| at.log == identity);

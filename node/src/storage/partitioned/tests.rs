@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use futures_util::future::ready;
 use replication::{Hlc, shard_of};
 
+use super::begin::META_PART;
 use super::map::Moving;
 use super::*;
 use crate::storage::Trouble;

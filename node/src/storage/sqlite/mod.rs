@@ -1,7 +1,8 @@
 //! Storage in one SQLite file: the embedded default. Called through [`Storage`], opened by `app`.
 //!
 //! Write-ahead log; one connection writes (SQLite allows no more), a few read, memory mapped. `load.rs` gathers single
-//! reads, `write.rs` gathers rows, `scan.rs` pages for snapshots, `schema.rs` holds the tables. All SQL is static.
+//! reads, `write.rs` gathers rows, `scan.rs` pages for snapshots, `schema.rs` holds the tables. All SQL is static. A limit is written `+?`: of
+//! a plain `?` SQLite looks at the number, and plans the statement anew each time another is bound, which costs more than the rows.
 
 mod load;
 mod scan;
@@ -241,7 +242,7 @@ impl Sqlite {
         loop {
             let last = page.last().map_or(after, |entry| entry.seq);
             let rows = sqlx::query(
-                "SELECT seq, entry FROM durable_log WHERE seq > ? ORDER BY seq LIMIT ?",
+                "SELECT seq, entry FROM durable_log WHERE seq > ? ORDER BY seq LIMIT +?",
             )
             .bind(last as i64)
             .bind(SLICE)
@@ -304,13 +305,13 @@ impl Storage for Sqlite {
         page: Page,
     ) -> Answer<'a, Vec<(u64, Vec<u8>)>> {
         const OLDEST: &str = "SELECT id, value FROM archive WHERE store = ? AND owner = ? \
-             AND id >= ? AND id <= ? ORDER BY id LIMIT ?";
+             AND id >= ? AND id <= ? ORDER BY id LIMIT +?";
         const NEWEST: &str = "SELECT id, value FROM archive WHERE store = ? AND owner = ? \
-             AND id >= ? AND id <= ? ORDER BY id DESC LIMIT ?";
+             AND id >= ? AND id <= ? ORDER BY id DESC LIMIT +?";
         const OLDEST_MARKED: &str = "SELECT id, value FROM archive WHERE store = ? AND owner = ? \
-             AND substr(value, 1, 8) = ? AND id >= ? AND id <= ? ORDER BY id LIMIT ?";
+             AND substr(value, 1, 8) = ? AND id >= ? AND id <= ? ORDER BY id LIMIT +?";
         const NEWEST_MARKED: &str = "SELECT id, value FROM archive WHERE store = ? AND owner = ? \
-             AND substr(value, 1, 8) = ? AND id >= ? AND id <= ? ORDER BY id DESC LIMIT ?";
+             AND substr(value, 1, 8) = ? AND id >= ? AND id <= ? ORDER BY id DESC LIMIT +?";
         async move {
             let (Some(from), Some(to)) = (
                 page.after.map_or(Some(0), |after| after.checked_add(1)),
@@ -348,9 +349,9 @@ impl Storage for Sqlite {
 
     fn archive_count<'a>(&'a self, store: &'a str, owner: &'a str, page: Page) -> Answer<'a, u64> {
         const ALL: &str = "SELECT COUNT(*) FROM (SELECT 1 FROM archive WHERE store = ? AND owner = ? \
-             AND id >= ? AND id <= ? LIMIT ?)";
+             AND id >= ? AND id <= ? LIMIT +?)";
         const MARKED: &str = "SELECT COUNT(*) FROM (SELECT 1 FROM archive WHERE store = ? AND owner = ? \
-             AND substr(value, 1, 8) = ? AND id >= ? AND id <= ? LIMIT ?)";
+             AND substr(value, 1, 8) = ? AND id >= ? AND id <= ? LIMIT +?)";
         async move {
             let (Some(from), Some(to)) = (
                 page.after.map_or(Some(0), |after| after.checked_add(1)),
@@ -399,11 +400,11 @@ impl Storage for Sqlite {
             let max = i64::try_from(max).unwrap_or(i64::MAX);
             let query = match after {
                 None => sqlx::query(
-                    "SELECT DISTINCT owner FROM kv WHERE store = ? ORDER BY owner LIMIT ?",
+                    "SELECT DISTINCT owner FROM kv WHERE store = ? ORDER BY owner LIMIT +?",
                 )
                 .bind(store),
                 Some(after) => sqlx::query(
-                    "SELECT DISTINCT owner FROM kv WHERE store = ? AND owner > ? ORDER BY owner LIMIT ?",
+                    "SELECT DISTINCT owner FROM kv WHERE store = ? AND owner > ? ORDER BY owner LIMIT +?",
                 )
                 .bind(store)
                 .bind(after),

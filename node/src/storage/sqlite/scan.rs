@@ -72,13 +72,13 @@ async fn values(pool: &SqlitePool, after: Option<&Place>) -> Result<Vec<Row>, sq
     let query = match after {
         Some(Place::Value(store, owner, key)) => sqlx::query(
             "SELECT store, owner, key, value FROM kv WHERE (store, owner, key) > (?, ?, ?) \
-             ORDER BY store, owner, key LIMIT ?",
+             ORDER BY store, owner, key LIMIT +?",
         )
         .bind(store.as_str())
         .bind(owner.as_str())
         .bind(key.as_str()),
         _ => sqlx::query(
-            "SELECT store, owner, key, value FROM kv ORDER BY store, owner, key LIMIT ?",
+            "SELECT store, owner, key, value FROM kv ORDER BY store, owner, key LIMIT +?",
         ),
     };
     let rows = query.bind(SLICE).fetch_all(pool).await?;
@@ -92,13 +92,13 @@ async fn items(pool: &SqlitePool, after: Option<&Place>) -> Result<Vec<Row>, sql
     let query = match after {
         Some(Place::Item(store, owner, id)) => sqlx::query(
             "SELECT store, owner, id, value FROM archive WHERE (store, owner, id) > (?, ?, ?) \
-             ORDER BY store, owner, id LIMIT ?",
+             ORDER BY store, owner, id LIMIT +?",
         )
         .bind(store.as_str())
         .bind(owner.as_str())
         .bind(to_sql(*id)),
         _ => sqlx::query(
-            "SELECT store, owner, id, value FROM archive ORDER BY store, owner, id LIMIT ?",
+            "SELECT store, owner, id, value FROM archive ORDER BY store, owner, id LIMIT +?",
         ),
     };
     let rows = query.bind(SLICE).fetch_all(pool).await?;

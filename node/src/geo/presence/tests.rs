@@ -1,0 +1,127 @@
+//! Presence that other regions tell late, out of rosters or behind rows of another time. The other region is a row in the table and what it would
+//! say; nothing is linked.
+
+use global_distrib::{Place, Shows};
+
+use super::*;
+use crate::features::roster::home::Request;
+use crate::features::roster::{self, subscription::Kind};
+use crate::testing::{House, bare, jid, mail, stanza};
+
+const FULL: &str = "juliet@chat.example/phone";
+
+/// Romeo watches Juliet, and is here.
+async fn verona() -> (House, Arc<Seat>) {
+    let house = House::new().await;
+    house.accounts(["romeo", "juliet"]).await;
+    house.watches("romeo", "juliet").await;
+    let romeo = house.available("romeo/orchard", 0).await;
+    drop(mail(&romeo));
+    (house, romeo)
+}
+
+/// A session of that full JID in another region, bound an hour later than any here.
+struct Elsewhere {
+    ix: NodeIx,
+    generation: Hlc,
+}
+
+impl Elsewhere {
+    fn new(house: &House) -> Self {
+        let ix = house.node.geo.nodes.index("ap-0").expect("few nodes");
+        Self { ix, generation: Hlc::new(house.node.wall_ms() + 3_600_000, 0) }
+    }
+
+    /// Its node tells of its row.
+    fn is_bound(&self, house: &House) {
+        let row = Row {
+            full: jid("juliet/phone"),
+            place: Place::There(self.ix),
+            generation: self.generation,
+            priority: 0,
+            available: true,
+            hidden: false,
+            lit: true,
+        };
+        house.node.directory.bind(row, |_| true);
+    }
+
+    /// And what the session shows.
+    fn says(&self, house: &House, text: &str) {
+        let presence = Presence {
+            stanza: stanza(text),
+            generation: self.generation,
+            node: Some(self.ix),
+            withdrawn: false,
+        };
+        local_presence(&house.node, "romeo@chat.example", &presence);
+    }
+}
+
+fn shows(what: &str) -> String {
+    format!("<presence from='{FULL}'><status>{what}</status></presence>")
+}
+
+fn gone() -> String {
+    format!("<presence from='{FULL}' type='unavailable'/>")
+}
+
+#[tokio::test]
+async fn who_came_and_went_unseen_by_a_clock_ahead_hides_no_successor() {
+    let (house, romeo) = verona().await;
+    let juliet = house.bound("juliet/phone");
+    house.says(&juliet, "<presence><status>here</status></presence>").await;
+    assert!(mail(&romeo).join("").contains("here"));
+    // The line heals: its row is gone again already, what it has shown and its end come behind.
+    let before = Elsewhere::new(&house);
+    assert!(before.generation > juliet.generation);
+    before.says(&house, &shows("before"));
+    before.says(&house, &gone());
+    assert_eq!(mail(&romeo), [""; 0]);
+    // Its successor's own end is heard.
+    house.says(&juliet, "<presence type='unavailable'/>").await;
+    assert!(mail(&romeo).join("").contains("type='unavailable'"));
+    // While nobody is there, nothing but an end is believed of who has no row.
+    before.says(&house, &shows("before"));
+    assert_eq!(mail(&romeo), [""; 0]);
+    before.says(&house, &gone());
+    assert_eq!(mail(&romeo).len(), 1);
+}
+
+#[tokio::test]
+async fn a_session_elsewhere_is_seen_from_its_row_to_its_end() {
+    let (house, romeo) = verona().await;
+    let there = Elsewhere::new(&house);
+    there.is_bound(&house);
+    there.says(&house, &shows("there"));
+    assert!(mail(&romeo).join("").contains("there"));
+    // Its row says otherwise: that it is gone is out of date.
+    there.says(&house, &gone());
+    assert_eq!(mail(&romeo), [""; 0]);
+    let shows = Shows { priority: 0, available: false, hidden: false };
+    house.node.directory.update_there(there.ix, &jid("juliet/phone"), there.generation, shows);
+    there.says(&house, &gone());
+    assert!(mail(&romeo).join("").contains("type='unavailable'"));
+}
+
+#[tokio::test]
+async fn who_does_not_watch_is_shown_nobody_though_the_other_roster_is_behind() {
+    let house = House::new().await;
+    house.accounts(["romeo", "juliet"]).await;
+    house.watches("romeo", "juliet").await;
+    // While nobody is here, Romeo's roster comes further than the copy of Juliet's.
+    let word = b"<presence type='unsubscribed'/>".to_vec();
+    let request = Request::In {
+        contact: bare("juliet"),
+        kind: Kind::Unsubscribed,
+        stanza: word,
+        items_max: 9,
+    };
+    roster::ask(&house.node, &bare("romeo"), &request).await.expect("done");
+    let romeo = house.available("romeo/orchard", 0).await;
+    drop(mail(&romeo));
+    let roster = house.node.rosters.load(&house.node, &bare("juliet")).await.expect("read");
+    assert!(roster.has_subscriber(&bare("romeo")) && house.node.geo.partings.is_empty());
+    house.available("juliet/phone", 0).await;
+    assert_eq!(mail(&romeo), [""; 0]);
+}

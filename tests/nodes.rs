@@ -1,0 +1,408 @@
+//! A region of three nodes: what is done at one is seen at all, and what becomes of messages, changes and sessions when one of them dies.
+//!
+//! Run by `tests/run`, or `cargo test -p pangaea-tests --test nodes [WORD…]` when the server has been built. One platform for all tests, one
+//! after the other: each kills a node and starts it again.
+
+use pangaea_tests::client::{Client, Result, patience};
+use pangaea_tests::harness::{Choice, Outcome, Test, run};
+use pangaea_tests::http;
+use pangaea_tests::ledger::{Ledger, body};
+use pangaea_tests::platform::{Plan, Platform};
+use pangaea_tests::xml::Element;
+use std::collections::BTreeSet;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+const LONGEST_SECONDS: u64 = 180;
+const NODES: usize = 3;
+/// Between two messages.
+const FAST: Duration = Duration::from_millis(5);
+/// The same where they wait until a node counts as dead: what waits for one addressee is bounded (`limits.parked_stanzas_per_address_max`).
+const CALM: Duration = Duration::from_millis(20);
+
+const NAMES: [&str; 5] = [
+    "what_is_done_at_one_node_is_seen_at_all",
+    "the_scribe_killed_under_load",
+    "a_node_killed_under_load",
+    "a_node_that_comes_back_takes_part_again",
+    "what_a_dead_node_had_promised_is_delivered",
+];
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let choice = Choice::from_args();
+    let mut outcome = Outcome::default();
+    if choice.list {
+        NAMES.iter().for_each(|name| println!("{name}: test"));
+        return ExitCode::SUCCESS;
+    }
+    if !NAMES.iter().any(|name| choice.wants(name)) {
+        return outcome.finish();
+    }
+    let plan = Plan { regions: vec!["eu".into()], nodes: NODES as u16, ..Plan::default() };
+    match Platform::start(plan).await {
+        Ok(platform) => {
+            let on = &platform;
+            let tests = vec![
+                Test::new(NAMES[0], || seen_at_all(on)),
+                Test::new(NAMES[1], || scribe_killed(on)),
+                Test::new(NAMES[2], || node_killed(on)),
+                Test::new(NAMES[3], || comes_back(on)),
+                Test::new(NAMES[4], || promised(on)),
+            ];
+            run(&mut outcome, &choice, tests, 1, LONGEST_SECONDS).await;
+            for panic in platform.panics() {
+                outcome.fail("no_node_panics", &panic);
+            }
+        }
+        Err(e) => outcome.fail("the_platform_starts", &e),
+    }
+    outcome.finish()
+}
+
+async fn online(platform: &Platform, number: u32, node: usize, resource: &str) -> Result<Client> {
+    let mut client = platform.user_at(number, (0, node), resource)?;
+    client.connect().await?;
+    client.send("<presence/>").await?;
+    client.ping().await?;
+    Ok(client)
+}
+
+/// The number of the node that writes the region's database.
+async fn scribe(platform: &Platform) -> Result<usize> {
+    let deadline = Instant::now() + patience();
+    loop {
+        for node in 0..NODES {
+            let port = platform.port_of(0, node, 280);
+            let asked = http::request(port, hyper::Method::GET, "/metrics", None).await;
+            let Ok((_, text)) = asked else { continue };
+            if text.lines().any(|line| line.starts_with("pangaea_scribe{") && line.ends_with(" 1"))
+            {
+                return Ok(node);
+            }
+        }
+        if Instant::now() > deadline {
+            return Err("nobody writes the database".to_owned());
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+const ROSTER: &str = "jabber:iq:roster";
+
+async fn set(client: &mut Client, contact: &str) -> Result<Element> {
+    let item = format!("<query xmlns='{ROSTER}'><item jid='{contact}'/></query>");
+    client.iq("set", None, &item).await
+}
+
+/// The push of a contact.
+async fn pushed(client: &mut Client, contact: &str) -> Result<()> {
+    let push = client
+        .wait_for("a roster push", |e| {
+            e.attr("type") == Some("set")
+                && e.child("query", ROSTER).is_some_and(|q| q.to_string().contains(contact))
+        })
+        .await?;
+    let id = push.attr("id").unwrap_or_default();
+    client.send(&format!("<iq type='result' id='{id}'/>")).await
+}
+
+async fn seen_at_all(platform: &Platform) -> Result<()> {
+    let mut devices = Vec::new();
+    for node in 0..NODES {
+        let mut device = online(platform, 1, node, &format!("device{node}")).await?;
+        device.iq("get", None, &format!("<query xmlns='{ROSTER}'/>")).await?;
+        devices.push(device);
+    }
+    for node in 0..NODES {
+        let contact = format!("contact{node}@elsewhere.example");
+        set(&mut devices[node], &contact).await?;
+        for device in &mut devices {
+            pushed(device, &contact).await?;
+        }
+    }
+    // A block at one node holds at all.
+    let stranger = "user2@pangaea.localhost";
+    let block = format!("<block xmlns='urn:xmpp:blocking'><item jid='{stranger}'/></block>");
+    devices[0].iq("set", None, &block).await?;
+    for node in 0..NODES {
+        let mut other = online(platform, 2, node, "stranger").await?;
+        other.send("<message to='user1@pangaea.localhost' type='chat' id='m'><body>hi</body></message>").await?;
+        let back = other.wait_for("an error", |e| e.attr("type") == Some("error")).await?;
+        if !back.to_string().contains("service-unavailable") {
+            return Err(format!("node {node}: {back}"));
+        }
+        other.disconnect().await?;
+    }
+    // What one has written the others read.
+    let card = "<vCard xmlns='vcard-temp'><FN>At home</FN></vCard>";
+    devices[1].iq("set", None, card).await?;
+    for device in &mut devices {
+        let read = device.iq("get", None, "<vCard xmlns='vcard-temp'/>").await?;
+        if !read.to_string().contains("At home") {
+            return Err(format!("{}: {read}", device.name));
+        }
+    }
+    Ok(())
+}
+
+/// Somebody who writes to somebody until it is enough.
+struct Writing {
+    enough: watch::Sender<bool>,
+    task: JoinHandle<Result<(Client, u64)>>,
+}
+
+impl Writing {
+    async fn begin(
+        platform: &Platform,
+        number: u32,
+        node: usize,
+        to: String,
+        pause: Duration,
+    ) -> Result<Self> {
+        let mut writer = online(platform, number, node, "writer").await?;
+        writer.enable_sm(true).await?;
+        let (enough, mut said) = watch::channel(false);
+        let task = tokio::spawn(async move {
+            let mut sent = 0;
+            let mut pace = tokio::time::interval(pause);
+            pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            while !*said.borrow_and_update() {
+                let text = body("writer", sent);
+                writer
+                    .send(&format!(
+                        "<message to='{to}' type='chat' id='{sent}'><body>{text}</body></message>"
+                    ))
+                    .await?;
+                sent += 1;
+                pace.tick().await;
+            }
+            Ok((writer, sent))
+        });
+        Ok(Self { enough, task })
+    }
+
+    /// How many it has sent, all of them acknowledged and none refused.
+    async fn end(self) -> Result<u64> {
+        self.enough.send_replace(true);
+        let (mut writer, sent) = self.task.await.map_err(|e| e.to_string())??;
+        let deadline = Instant::now() + patience() * 3;
+        while let Err(e) = writer.wait_acked().await {
+            if Instant::now() > deadline {
+                return Err(e);
+            }
+        }
+        writer.ping().await?;
+        match writer.drain().iter().find(|e| e.name == "message") {
+            Some(back) => Err(format!("came back: {back}")),
+            None => Ok(sent),
+        }
+    }
+}
+
+/// Hears until `goal` numbers have come or it has waited long enough; takes what comes twice for what it is.
+async fn hear(
+    reader: &mut Client,
+    heard: &mut Heard,
+    goal: impl Fn() -> Option<u64>,
+) -> Result<()> {
+    let mut deadline = None;
+    loop {
+        if let Some(goal) = goal() {
+            let deadline = *deadline.get_or_insert_with(|| Instant::now() + patience() * 3);
+            if heard.numbers.len() as u64 >= goal || Instant::now() > deadline {
+                return Ok(());
+            }
+        }
+        let within = Duration::from_millis(200);
+        match reader.wait_for_within(within, "a message", |e| e.body().is_some()).await {
+            Ok(got) => heard.enter(&got.body().unwrap_or_default()),
+            Err(_) if reader.is_connected() => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+/// What somebody heard who may hear some of it again.
+#[derive(Default)]
+struct Heard {
+    ledger: Ledger,
+    numbers: BTreeSet<u64>,
+    again: u64,
+    gap: Duration,
+    last: Option<Instant>,
+}
+
+impl Heard {
+    fn enter(&mut self, text: &str) {
+        let number = text.rsplit(' ').next().and_then(|word| word.parse().ok());
+        let Some(number) = number else { return self.ledger.enter(text) };
+        if !self.numbers.insert(number) {
+            self.again += 1;
+            return;
+        }
+        self.ledger.enter(text);
+        self.gap = self.gap.max(self.last.map_or(Duration::ZERO, |last| last.elapsed()));
+        self.last = Some(Instant::now());
+    }
+}
+
+/// Of two who talk over the other two nodes nothing is lost, doubled, refused or late, nobody's change is refused, and what is filed for
+/// somebody who is away is there.
+async fn scribe_killed(platform: &Platform) -> Result<()> {
+    let dead = scribe(platform).await?;
+    let others: Vec<usize> = (0..NODES).filter(|node| *node != dead).collect();
+    let mut reader = online(platform, 12, others[1], "reader").await?;
+    let to_reader = Writing::begin(platform, 11, others[0], reader.bare(), FAST).await?;
+    let away = platform.user_at(14, (0, others[1]), "away")?.bare();
+    let to_away = Writing::begin(platform, 13, others[1], away, FAST).await?;
+    let mut changing = online(platform, 15, others[0], "changing").await?;
+
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    platform.kill(&format!("eu-{dead}")).await?;
+    let began = Instant::now();
+    let changed = set(&mut changing, "during@elsewhere.example").await?;
+    let took = began.elapsed();
+    if changed.attr("type") != Some("result") {
+        return Err(format!("a change was refused: {changed}"));
+    }
+    tokio::time::sleep(Duration::from_secs(4).saturating_sub(took)).await;
+    let next = scribe(platform).await?;
+    let (sent, filed) = (to_reader.end().await?, to_away.end().await?);
+    let mut heard = Heard::default();
+    hear(&mut reader, &mut heard, || Some(sent)).await?;
+    heard.ledger.verdict("writer", sent)?;
+    let mut away = online(platform, 14, others[0], "away").await?;
+    let mut found = Heard::default();
+    hear(&mut away, &mut found, || Some(filed)).await?;
+    found.ledger.verdict("writer", filed)?;
+    println!(
+        "    eu-{dead} killed, eu-{next} writes: {sent} sent, {sent} acknowledged, {} delivered, {} again; {filed} for somebody \
+         away, {filed} acknowledged, {} stored and fetched, {} again; 0 refused; a change took {:.1} s",
+        heard.numbers.len(),
+        heard.again,
+        found.numbers.len(),
+        found.again,
+        took.as_secs_f64(),
+    );
+    if heard.again + found.again > 0 {
+        return Err("some came twice".to_owned());
+    }
+    platform.start_node(&format!("eu-{dead}")).await
+}
+
+/// The reader's node dies: contacts see it within 15 s; the reader comes back at another node and misses nothing. What had come and was not
+/// acknowledged may come again.
+async fn node_killed(platform: &Platform) -> Result<()> {
+    let (dead, other, third) = (2, 0, 1);
+    let mut contact = online(platform, 23, other, "contact").await?;
+    let mut reader = online(platform, 22, dead, "reader").await?;
+    for (asks, says) in [("subscribe", "subscribed")] {
+        contact.send(&format!("<presence to='{}' type='{asks}'/>", reader.bare())).await?;
+        reader.wait_for("a request", |e| e.attr("type") == Some(asks)).await?;
+        reader.send(&format!("<presence to='{}' type='{says}'/>", contact.bare())).await?;
+    }
+    let full = reader.full();
+    contact
+        .wait_for("presence", |e| e.attr("from") == Some(&full) && e.attr("type").is_none())
+        .await?;
+    reader.enable_sm(true).await?;
+    let writing = Writing::begin(platform, 21, other, reader.bare(), CALM).await?;
+    let (goal, told) = watch::channel(None);
+    let hearing = tokio::spawn({
+        let mut again = platform.user_at(22, (0, third), "reader again")?;
+        async move {
+            let mut heard = Heard::default();
+            if hear(&mut reader, &mut heard, || *told.borrow()).await.is_ok() {
+                return Err("its node did not die".to_owned());
+            }
+            again.connect().await?;
+            again.send("<presence/>").await?;
+            again.enable_sm(true).await?;
+            hear(&mut again, &mut heard, || *told.borrow()).await?;
+            Ok::<_, String>(heard)
+        }
+    });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    platform.kill(&format!("eu-{dead}")).await?;
+    let began = Instant::now();
+    let gone = |e: &Element| e.attr("from") == Some(&full) && e.attr("type") == Some("unavailable");
+    contact.wait_for_within(Duration::from_secs(15), "unavailable", gone).await?;
+    let seen = began.elapsed();
+    // Until it counts as dead, and a little longer.
+    tokio::time::sleep(Duration::from_secs(9).saturating_sub(began.elapsed())).await;
+    let sent = writing.end().await?;
+    goal.send_replace(Some(sent));
+    let heard = hearing.await.map_err(|e| e.to_string())??;
+    println!(
+        "    eu-{dead} killed: {sent} sent, {sent} acknowledged, {} delivered, {} of them again, 0 refused; at most {:.1} s without \
+         one; contacts knew after {:.1} s",
+        heard.numbers.len(),
+        heard.again,
+        heard.gap.as_secs_f64(),
+        seen.as_secs_f64(),
+    );
+    heard.ledger.verdict("writer", sent)?;
+    platform.start_node(&format!("eu-{dead}")).await
+}
+
+/// Its sessions are told of changes again, whoever is the scribe.
+async fn comes_back(platform: &Platform) -> Result<()> {
+    for dead in 0..NODES {
+        let name = format!("eu-{dead}");
+        platform.kill(&name).await?;
+        platform.start_node(&name).await?;
+        let mut there = online(platform, 31, dead, "there").await?;
+        let mut here = online(platform, 31, (dead + 1) % NODES, "here").await?;
+        there.iq("get", None, &format!("<query xmlns='{ROSTER}'/>")).await?;
+        for (number, client) in [&mut here, &mut there].into_iter().enumerate() {
+            let contact = format!("back{dead}{number}@elsewhere.example");
+            let changed = set(client, &contact).await?;
+            if changed.attr("type") != Some("result") {
+                return Err(format!("{name}: {changed}"));
+            }
+        }
+        for number in 0..2 {
+            pushed(&mut there, &format!("back{dead}{number}@elsewhere.example")).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Messages for somebody at another node that is silent are acknowledged by the node where they entered, from its outbox; then both die. The scribe
+/// finds what was promised and delivers it, though that node never comes back in the meantime.
+async fn promised(platform: &Platform) -> Result<()> {
+    const COUNT: u64 = 50;
+    let scribe = scribe(platform).await?;
+    let others: Vec<usize> = (0..NODES).filter(|node| *node != scribe).collect();
+    let (entered, asleep) = (others[0], others[1]);
+    let mut reader = online(platform, 42, asleep, "reader").await?;
+    reader.enable_sm(true).await?;
+    reader.answer_acks(false);
+    let mut writer = online(platform, 41, entered, "writer").await?;
+    writer.enable_sm(false).await?;
+    for number in 0..COUNT {
+        let (to, text) = (reader.bare(), body("writer", number));
+        writer
+            .send(&format!("<message to='{to}' type='chat'><body>{text}</body></message>"))
+            .await?;
+    }
+    writer.wait_acked().await?;
+    for node in [entered, asleep] {
+        platform.kill(&format!("eu-{node}")).await?;
+    }
+    // One of three cannot agree on anything alone.
+    platform.start_node(&format!("eu-{asleep}")).await?;
+    let mut again = online(platform, 42, scribe, "again").await?;
+    let mut heard = Heard::default();
+    hear(&mut again, &mut heard, || Some(COUNT)).await?;
+    heard.ledger.verdict("writer", COUNT)?;
+    println!(
+        "    {COUNT} sent, {COUNT} acknowledged, both nodes killed: {} delivered, {} again",
+        heard.numbers.len(),
+        heard.again
+    );
+    platform.start_node(&format!("eu-{entered}")).await
+}
