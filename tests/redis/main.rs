@@ -17,15 +17,17 @@ use std::time::Duration;
 
 const LONGEST_SECONDS: u64 = 120;
 
-const NAMES: [&str; 12] = [
+const NAMES: [&str; 14] = [
     "suite",
     "suite_over_tls",
+    "suite_on_a_cluster",
     "nodes_and_sessions_are_there",
     "idle_commands_do_not_grow_with_sessions",
     "messages_cost_no_command",
     "killed_under_load",
     "flushed_under_load",
     "paused_under_load",
+    "full_under_load",
     "a_dead_node_is_swept",
     "tls_and_a_password_by_reload",
     "sentinel_failover_under_load",
@@ -53,9 +55,12 @@ async fn all(choice: &Choice, outcome: &mut Outcome, redis: &mut Redis) {
         Test::new("suite_over_tls", || async {
             suite(&Redis::start(Kind::Tls).await?, "redis_passes").await
         }),
+        Test::new("suite_on_a_cluster", || async {
+            suite(&Redis::start(Kind::Cluster).await?, "redis").await
+        }),
     ];
     run(outcome, choice, suites, 1, 5 * LONGEST_SECONDS).await;
-    if !NAMES[2..].iter().any(|name| choice.wants(name)) {
+    if !NAMES[3..].iter().any(|name| choice.wants(name)) {
         return;
     }
     let plan = Plan {
@@ -81,6 +86,7 @@ async fn all(choice: &Choice, outcome: &mut Outcome, redis: &mut Redis) {
     let more = vec![
         Test::new("flushed_under_load", || trouble::flushed(on, redis)),
         Test::new("paused_under_load", || trouble::paused(on, redis)),
+        Test::new("full_under_load", || trouble::full(on, redis)),
         Test::new("a_dead_node_is_swept", || trouble::dead_node(on, redis)),
         Test::new("tls_and_a_password_by_reload", || trouble::tls(on)),
         Test::new("sentinel_failover_under_load", || trouble::sentinel(on)),
@@ -99,8 +105,11 @@ async fn suite(redis: &Redis, word: &str) -> Result<()> {
     let mut tests = tokio::process::Command::new(cargo);
     tests.args(["test", "-p", "pangaea", "--lib", "--", "--ignored", word]);
     tests.env("PANGAEA_TEST_REDIS", redis.url());
-    if redis.authority().exists() {
+    if redis.kind() == Kind::Tls {
         tests.env("PANGAEA_TEST_REDIS_CA", redis.authority());
+    }
+    if redis.kind() == Kind::Cluster {
+        tests.env("PANGAEA_TEST_REDIS_CLUSTER", "yes");
     }
     let status = tests.kill_on_drop(true).status().await.map_err(|e| e.to_string())?;
     if status.success() { Ok(()) } else { Err(format!("{status}")) }

@@ -111,6 +111,23 @@ pub(crate) async fn paused(platform: &Platform, redis: &Redis) -> Result<()> {
     end("paused", couples).await
 }
 
+/// It has no room for another row.
+pub(crate) async fn full(platform: &Platform, redis: &Redis) -> Result<()> {
+    let couples = couples(platform, 35).await?;
+    written(redis, "eu", &in_eu(&couples)).await?;
+    redis.cli(&["CONFIG", "SET", "maxmemory", "1"]).await?;
+    let said = alarm(platform, true).await?;
+    let (took, _) = sign_in(platform, 39).await?;
+    redis.cli(&["CONFIG", "SET", "maxmemory", "0"]).await?;
+    alarm(platform, false).await?;
+    written(redis, "eu", &in_eu(&couples)).await?;
+    println!("    full: a sign-in took {:.2} s", took.as_secs_f64());
+    if !said.contains("maxmemory") {
+        return Err(said);
+    }
+    end("full", couples).await
+}
+
 /// A node dies with sessions. Another life of it comes: what the first one wrote is removed by the one with the least name.
 pub(crate) async fn dead_node(platform: &Platform, redis: &Redis) -> Result<()> {
     quiet(platform).await?;

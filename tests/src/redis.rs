@@ -20,6 +20,8 @@ pub enum Kind {
     Plain,
     /// TLS alone, with a certificate of an authority of its own, and a password.
     Tls,
+    /// A cluster of one.
+    Cluster,
     /// A replica of the one on that port.
     ReplicaOf(u16),
     /// Looks after the one on that port, which it calls `master`: alone it decides, within a second or two.
@@ -47,14 +49,26 @@ impl Redis {
         if kind == Kind::Tls {
             make_certificate(dir.path())?;
         }
-        let port = std::net::TcpListener::bind("127.0.0.1:0")
-            .and_then(|l| l.local_addr())
-            .map_err(|e| e.to_string())?
-            .port();
+        let port = free_port()?;
         let child = spawn(kind, dir.path(), port)?;
         let mut redis = Self { kind, port, dir, child };
         redis.wait().await?;
+        if kind == Kind::Cluster {
+            redis.cli(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]).await?;
+            let deadline = Instant::now() + patience();
+            while !redis.cli(&["CLUSTER", "INFO"]).await?.contains(&"cluster_state:ok".to_owned()) {
+                if Instant::now() > deadline {
+                    return Err(format!("the cluster is not ready\n{}", redis.log()));
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
         Ok(redis)
+    }
+
+    /// Which it is.
+    pub fn kind(&self) -> Kind {
+        self.kind
     }
 
     /// Where it listens.
@@ -120,7 +134,7 @@ impl Redis {
         let said = tokio::time::timeout(patience(), asked).await;
         let said = said.map_err(|_| format!("redis-cli {words:?}: no answer"))?;
         let said = said.map_err(|e| format!("redis-cli: {e}"))?;
-        let text = String::from_utf8_lossy(&said.stdout).into_owned();
+        let text = String::from_utf8_lossy(&said.stdout).replace('\r', "");
         if said.status.success() {
             return Ok(text.lines().map(str::to_owned).collect());
         }
@@ -191,6 +205,11 @@ impl Drop for Redis {
     }
 }
 
+fn free_port() -> Result<u16> {
+    let bound = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr());
+    bound.map(|at| at.port()).map_err(|e| e.to_string())
+}
+
 fn make_certificate(at: &Path) -> Result<()> {
     let done = Command::new("sh")
         .current_dir(at)
@@ -218,6 +237,9 @@ fn spawn(kind: Kind, at: &Path, port: u16) -> Result<Child> {
                 "port 0\ntls-port {port}\ntls-cert-file host.pem\ntls-key-file host.key\ntls-ca-cert-file ca.pem\n\
                  tls-auth-clients no\nrequirepass {PASSWORD}\n"
             );
+        }
+        Kind::Cluster => {
+            text += &format!("port {port}\ncluster-enabled yes\ncluster-port {}\n", free_port()?);
         }
         Kind::ReplicaOf(master) => {
             text += &format!("port {port}\nreplicaof {own} {master}\nrepl-diskless-sync-delay 0\n");

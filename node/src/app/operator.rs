@@ -167,6 +167,9 @@ impl Operator for Desk {
         if node.metadata.leader().is_none() {
             reasons.push("the metadata group has no leader".to_owned());
         }
+        if node.homes.term().is_none() && node.geo.scribe_of(&node.geo.me.region).is_none() {
+            reasons.push("no node writes the region's database yet".to_owned());
+        }
         Ready { alarms: node.registry.alarms(node.now_ms()), ..Ready::unless(reasons) }
     }
 

@@ -50,7 +50,7 @@ pub const PRESENCE: FrameKind = FrameKind(0x1f);
 /// Whom the sender reaches, as a datagram: `Vec<String>` of node names.
 pub const REACH: FrameKind = FrameKind(0x22);
 
-/// "I write my region's database", with the term: `u64`, little endian. The first word on a link, and again when it begins.
+/// "I write my region's database", with the term: `u64`, little endian, and a byte: 1 for a reminder. The first word on a link, and when it begins.
 pub const SCRIBE: FrameKind = FrameKind(0x30);
 /// Between the scribe and the other nodes of its region; the body belongs to `homes::feed`.
 pub const FEED: FrameKind = FrameKind(0x31);

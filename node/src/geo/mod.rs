@@ -175,6 +175,11 @@ impl Geo {
         is_news
     }
 
+    /// Whether that is known already.
+    pub fn scribe_is(&self, peer: &Peer, term: u64) -> bool {
+        self.scribes.read().get(&peer.id.region) == Some(&(term, peer.ix))
+    }
+
     /// The peers of a region.
     pub fn peers_in(&self, region: &str) -> Vec<Peer> {
         let peers = self.peers.read();

@@ -284,11 +284,7 @@ fn take(node: &Arc<Node>, peer: &Peer, kind: FrameKind, body: Bytes) {
                 node.homes.shipped(&peer.id.region, body);
             }
         }
-        frame::SCRIBE => {
-            if let Ok(term) = <[u8; 8]>::try_from(&body[..]) {
-                scribe::heard(node, peer, u64::from_le_bytes(term));
-            }
-        }
+        frame::SCRIBE => scribe::heard(node, peer, &body),
         frame::FEED => {
             if peer.id.region == node.geo.me.region {
                 node.homes.fed(&peer.name, body);

@@ -313,6 +313,7 @@ fn config(log_max: usize) -> config::Redis {
     let mut config = config::Redis::none(&format!("suite:{:x}", u64::from_le_bytes(prefix)));
     config.url = config::RedisUrl::parse(&url);
     config.authority = std::env::var_os("PANGAEA_TEST_REDIS_CA").map(Into::into);
+    config.cluster = std::env::var_os("PANGAEA_TEST_REDIS_CLUSTER").is_some();
     config.log_entries_max = log_max;
     config
 }
