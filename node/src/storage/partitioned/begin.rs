@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use tokio::time::Instant;
 
 use super::map::{Map, View};
+use super::part::Part;
 use super::{LOOK, META_MAP, Shared, mover};
 use crate::storage::{Storage, StorageError};
 
@@ -37,8 +38,8 @@ pub(super) async fn look(shared: Arc<Shared>) {
 }
 
 impl Shared {
-    /// Whether the partitions that a map knows are these.
-    pub(super) async fn check(&self, map: &Map) -> Result<(), StorageError> {
+    /// Whether the partitions that a map knows are these. Without `all`, one that is away is passed over.
+    pub(super) async fn check(&self, map: &Map, all: bool) -> Result<(), StorageError> {
         let main = self.moves.lock().main.clone();
         let refuse = |name: &str, why: String| {
             Err(StorageError::Open { name: name.to_owned(), cause: why.into() })
@@ -52,21 +53,10 @@ impl Shared {
             return refuse(&main, why);
         }
         for part in self.parts.iter().filter(|part| part.number <= map.partitions) {
-            let (number, name) = (part.number, &part.name);
-            match part.storage.meta(META_PART).await? {
-                Some(found) if found == part.mark(map.identity) => {}
-                Some(_) => {
-                    let why = format!(
-                        "it is not partition {number} of {main}: the order of storage.partitions stays, new ones come last"
-                    );
-                    return refuse(name, why);
-                }
-                None => {
-                    let why = format!(
-                        "it is not the partition {number} that there was, but another database, or an empty one"
-                    );
-                    return refuse(name, why);
-                }
+            match part.check(map.identity, &main).await {
+                // It is asked again before it is used: see `Part::take`.
+                Err(StorageError::Unavailable { .. }) if !all => {}
+                checked => checked?,
             }
         }
         Ok(())
@@ -83,22 +73,20 @@ impl Shared {
                 map
             }
         };
-        self.check(&map).await?;
+        self.check(&map, false).await?;
         let count = u8::try_from(self.parts.len()).unwrap_or(u8::MAX);
         if map.partitions == count {
             return Ok(map);
         }
         for part in self.parts.iter().filter(|part| part.number > map.partitions) {
-            let own = part.mark(map.identity);
-            let found = part.storage.meta(META_PART).await?;
-            if found.as_ref().is_some_and(|found| *found != own)
-                || (found.is_none() && !is_empty(&*part.storage).await?)
-            {
-                let cause = "it is to be a partition, and has rows or a log of its own, or is one of another".into();
-                return Err(StorageError::Open { name: part.name.clone(), cause });
+            match part.adopt(self, &map).await {
+                Ok(()) => {}
+                Err(error @ StorageError::Unavailable { .. }) => {
+                    tracing::warn!(%error, number = part.number, "a new partition is not used yet");
+                    return Ok(map);
+                }
+                Err(error) => return Err(error),
             }
-            // The map last: a partition that it knows, and that is empty, is taken for lost.
-            part.storage.set_meta(META_PART, own).await?;
         }
         let is_new = map.partitions == 0 && map.version == 1 && is_empty(&*self.main).await?;
         map.partitions = count;
@@ -203,5 +191,39 @@ impl Shared {
             return Ok(self.view());
         }
         Ok(view)
+    }
+}
+
+impl Part {
+    /// Whether it is the partition of that number of that main database.
+    pub(super) async fn check(&self, identity: u64, main: &str) -> Result<(), StorageError> {
+        let number = self.number;
+        let why = match self.storage.meta(META_PART).await? {
+            Some(found) if found == self.mark(identity) => return Ok(()),
+            Some(_) => format!(
+                "it is not partition {number} of {main}: the order of storage.partitions stays, new ones come last"
+            ),
+            None => format!(
+                "it is not the partition {number} that there was, but another database, or an empty one"
+            ),
+        };
+        Err(StorageError::Open { name: self.name.clone(), cause: why.into() })
+    }
+
+    /// Makes it one, if it is empty.
+    async fn adopt(&self, shared: &Shared, map: &Map) -> Result<(), StorageError> {
+        let own = self.mark(map.identity);
+        let found = self.storage.meta(META_PART).await?;
+        if found.as_ref().is_some_and(|found| *found != own)
+            || (found.is_none() && !is_empty(&*self.storage).await?)
+        {
+            let cause =
+                "it is to be a partition, and has rows or a log of its own, or is one of another"
+                    .into();
+            return Err(StorageError::Open { name: self.name.clone(), cause });
+        }
+        self.fence(shared).await?;
+        // The map last: a partition that it knows, and that is empty, is taken for lost.
+        self.storage.set_meta(META_PART, own).await
     }
 }

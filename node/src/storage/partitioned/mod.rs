@@ -155,7 +155,7 @@ impl Partitioned {
             followers: Mutex::default(),
             mover: Mutex::default(),
         });
-        shared.check(&shared.view().map).await?;
+        shared.check(&shared.view().map, true).await?;
         let looker = tokio::spawn(look(shared.clone()));
         Ok(Partitioned { shared, looker })
     }

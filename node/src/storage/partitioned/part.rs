@@ -142,8 +142,8 @@ impl Part {
         Ok(())
     }
 
-    /// Nobody but this node writes there from here on, and it has said where it is.
-    async fn take(&self, shared: &Shared) -> Result<(), StorageError> {
+    /// Nobody but this node writes there from here on.
+    pub(super) async fn fence(&self, shared: &Shared) -> Result<(), StorageError> {
         let term = shared.term.load(Ordering::Acquire);
         let node = shared.node.lock().clone();
         // Without a pen nobody asks for one.
@@ -155,6 +155,14 @@ impl Part {
             }
             is_ours = self.storage.take_pen(former, term, &node).await?;
         }
+        Ok(())
+    }
+
+    /// The same, and it has said what it is and where.
+    async fn take(&self, shared: &Shared) -> Result<(), StorageError> {
+        let main = shared.moves.lock().main.clone();
+        self.check(shared.view().map.identity, &main).await?;
+        self.fence(shared).await?;
         let identity = shared.view().map.identity;
         let position = self.storage.applied(OWN).await?.filter(|at| at.log == identity);
         let seq = position.map_or(0, |at| at.seq);
