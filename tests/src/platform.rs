@@ -109,6 +109,12 @@ fn port_of(base: u16, region: usize, node: usize, offset: u16) -> u16 {
         + offset
 }
 
+/// `eu-1`: its region, and its number there.
+fn parts_of(node: &str) -> Result<(&str, usize)> {
+    let (region, number) = node.rsplit_once('-').ok_or("a node is called eu-0")?;
+    Ok((region, number.parse().map_err(|_| "a node is called eu-0")?))
+}
+
 impl Platform {
     /// Starts a platform in a fresh directory and waits for `ready`.
     ///
@@ -250,6 +256,25 @@ impl Platform {
         Ok(Endpoint { domain: self.plan.domain.clone(), port: self.port(region, offset), security })
     }
 
+    /// Where clients of any node connect, with STARTTLS.
+    ///
+    /// # Errors
+    /// When the test authority's certificate cannot be read, or there is no such node.
+    pub fn endpoint_of(&self, node: &str) -> Result<Endpoint> {
+        let (region, _) = parts_of(node)?;
+        let port = self.port_at(node, 222)?;
+        Ok(Endpoint { port, ..self.endpoint(self.region(region), Door::StartTls)? })
+    }
+
+    /// The port of a service of any node.
+    ///
+    /// # Errors
+    /// When there is no such node.
+    pub fn port_at(&self, node: &str, offset: u16) -> Result<u16> {
+        let (region, number) = parts_of(node)?;
+        Ok(self.port_of(self.region(region), number, offset))
+    }
+
     /// A client for one of the accounts that quickstart makes.
     ///
     /// # Errors
@@ -328,6 +353,26 @@ impl Platform {
     /// When quickstart refuses.
     pub async fn kill(&self, node: &str) -> Result<()> {
         self.steer(Method::POST, &format!("/nodes/{node}/kill"), None).await.map(|_| ())
+    }
+
+    /// Sends SIGTERM to one node and waits until its process has ended.
+    ///
+    /// # Errors
+    /// When there is no such process, or it does not end in time.
+    pub async fn stop_node(&self, node: &str) -> Result<()> {
+        let path = self.dir.join(format!("{node}.pid"));
+        let pid = std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+        let pid: u32 = pid.trim().parse().map_err(|_| format!("{node} has no pid"))?;
+        signal("TERM", pid);
+        let deadline = Instant::now() + patience() * 2;
+        // Quickstart removes the file when it has seen the end.
+        while runs_in(pid, &self.dir) || path.exists() {
+            if Instant::now() > deadline {
+                return Err(format!("{node} does not end on SIGTERM"));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
     }
 
     /// Starts a killed node again and waits until it says it is ready.

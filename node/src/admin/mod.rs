@@ -61,6 +61,12 @@ pub trait Operator: Send + Sync + 'static {
     fn kick<'a>(&'a self, jid: &'a str) -> Answer<'a, usize>;
     /// Changes a region's state, through the metadata group.
     fn region_state<'a>(&'a self, region: &'a str, state: RegionState) -> Answer<'a, ()>;
+    /// How far a node is emptied; this one if none is named.
+    fn drain<'a>(&'a self, node: Option<&'a str>) -> Answer<'a, DrainInfo>;
+    /// Begins to empty it, or goes on at another pace.
+    fn drain_begin<'a>(&'a self, node: Option<&'a str>, new: NewDrain) -> Answer<'a, DrainInfo>;
+    /// It serves again.
+    fn drain_undo<'a>(&'a self, node: Option<&'a str>) -> Answer<'a, DrainInfo>;
     /// Where an account's home is.
     fn home_of<'a>(&'a self, account: &'a str) -> Answer<'a, HomeInfo>;
     /// Moves the home of a shard, or of one account, to another region.

@@ -26,6 +26,41 @@ pub struct Reloaded {
     pub certificates: usize,
 }
 
+/// Begin to empty a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewDrain {
+    /// Sessions a second; as configured if not said.
+    #[serde(default)]
+    pub rate: Option<u32>,
+    /// Seconds after which those that are left are closed; ten minutes if not said.
+    #[serde(default)]
+    pub deadline: Option<u64>,
+}
+
+/// How far a node is emptied.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DrainInfo {
+    /// The node.
+    pub node: String,
+    /// It takes no new sessions.
+    pub draining: bool,
+    /// Sessions a second.
+    pub rate: u32,
+    /// Sessions there were when it began.
+    pub total: u64,
+    /// Went to another node.
+    pub moved: u64,
+    /// Ended.
+    pub ended: u64,
+    /// Are still there.
+    pub left: u64,
+    /// Seconds since it began.
+    pub seconds: u64,
+    /// Seconds until those that are left are closed.
+    pub deadline: u64,
+}
+
 /// The kinds of refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]

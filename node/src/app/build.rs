@@ -24,7 +24,7 @@ use xmpp::sasl::Secret;
 use super::run::RunError;
 use super::wires::{self, Late, RaftWire};
 use super::world::{World, wall_ms};
-use super::{Live, Node, Offers, Reloading};
+use super::{Drain, Live, Node, Offers, Reloading};
 use crate::auth::stored::AtHome;
 use crate::auth::{Chain, Internal, Kept, Stored, Throttle, sources};
 use crate::features::Features;
@@ -44,6 +44,7 @@ use crate::registry::Registry;
 use crate::router::{Domains, Ledger};
 use crate::service::Services;
 use crate::session::Resumable;
+use crate::session::moving::Moving;
 use crate::storage::holders::Holders;
 use crate::storage::{self, Storage};
 use crate::transport::TlsAcceptor;
@@ -165,6 +166,9 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
         second: Second::default(),
         outbox_writer: tokio::sync::Mutex::new(()),
         resumable: Resumable::default(),
+        moving: Moving::default(),
+        drain: Drain::default(),
+        turnstile: Arc::default(),
         authenticator,
         throttle: Throttle::new(),
         tls,

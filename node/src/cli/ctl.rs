@@ -18,6 +18,7 @@ Examples:
   pangaea ctl status
   pangaea ctl links --json
   pangaea ctl region drain us
+  pangaea ctl node drain eu-1 --rate 100
   pangaea ctl home move alice@pangaea.localhost --to us
   pangaea ctl storage rebalance
   pangaea ctl invite new --name juliet --of romeo@pangaea.localhost")]
@@ -76,6 +77,9 @@ enum Command {
         /// The region
         name: String,
     },
+    /// Empty a node, or let it serve again
+    #[command(subcommand)]
+    Node(super::drain::Order),
     /// Where the data of an account is written
     #[command(subcommand)]
     Home(Home),
@@ -203,6 +207,10 @@ async fn order(remote: &Remote, command: Command, json: bool) -> miette::Result<
             let path = format!("/admin/regions/{}/state", escape(&name));
             let done: () = remote.ask("PUT", &path, Some(NewRegionState { state })).await?;
             show(done, json, |()| format!("{name} is {state}\n"))
+        }
+        Command::Node(order) => {
+            let done = super::drain::order(remote, order, !json).await?;
+            show(done, json, super::drain::table)
         }
         Command::Home(Home::Show { account }) => {
             let path = format!("/admin/homes/{}", escape(&account));

@@ -7,6 +7,7 @@ mod bench;
 mod check;
 mod ctl;
 mod databases;
+mod drain;
 mod log;
 mod migrate;
 mod quickstart;

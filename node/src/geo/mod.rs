@@ -379,7 +379,7 @@ impl Geo {
         sent: bool,
         forwarded: &Stanza,
     ) {
-        perform::local_carbons(node, account, except, sent, forwarded);
+        perform::local_carbons(node, account, (except, None), sent, forwarded);
         let mut elsewhere: Vec<NodeIx> = Vec::new();
         node.directory.read(account.as_str(), |rows| {
             for ix in rows
@@ -398,6 +398,7 @@ impl Geo {
         let copy = CarbonCopy {
             account: account.clone(),
             except: except.cloned(),
+            only: None,
             sent,
             forwarded: forwarded.bytes().to_vec(),
         };

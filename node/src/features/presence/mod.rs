@@ -118,6 +118,7 @@ fn available(ctx: &mut Ctx<'_>, seat: &Arc<Seat>, stanza: &Stanza) -> Flow {
     };
     let unseen = seat.invisible();
     let initial = !seat.set_presence(Some(stanza.clone()));
+    seat.shown_at(ctx.node.now_ms());
     // Nothing is ever filed for a guest.
     let hand_out = seat.set_priority(priority) && ctx.node.domains.has_accounts(seat.bare.domain());
     if hand_out {
