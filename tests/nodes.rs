@@ -1,9 +1,10 @@
 //! A region of three nodes: what is done at one is seen at all, and what becomes of messages, changes and sessions when one of them dies.
 //!
 //! Run by `tests/run`, or `cargo test -p pangaea-tests --test nodes [WORD…]` when the server has been built. One platform for all tests, one
-//! after the other: each kills a node and starts it again.
+//! after the other: each kills a node and starts it again. Twice: over one SQLite file, and over PostgreSQL.
 
 use pangaea_tests::client::{Client, Result, patience};
+use pangaea_tests::database::{Kind, Server};
 use pangaea_tests::harness::{Choice, Outcome, Test, run};
 use pangaea_tests::http;
 use pangaea_tests::ledger::{Ledger, body};
@@ -35,31 +36,44 @@ async fn main() -> ExitCode {
     let choice = Choice::from_args();
     let mut outcome = Outcome::default();
     if choice.list {
-        NAMES.iter().for_each(|name| println!("{name}: test"));
+        for kind in ["sqlite", "postgres"] {
+            NAMES.iter().for_each(|name| println!("{kind}::{name}: test"));
+        }
         return ExitCode::SUCCESS;
     }
     if !NAMES.iter().any(|name| choice.wants(name)) {
         return outcome.finish();
     }
-    let plan = Plan { regions: vec!["eu".into()], nodes: NODES as u16, ..Plan::default() };
-    match Platform::start(plan).await {
-        Ok(platform) => {
-            let on = &platform;
-            let tests = vec![
-                Test::new(NAMES[0], || seen_at_all(on)),
-                Test::new(NAMES[1], || scribe_killed(on)),
-                Test::new(NAMES[2], || node_killed(on)),
-                Test::new(NAMES[3], || comes_back(on)),
-                Test::new(NAMES[4], || promised(on)),
-            ];
-            run(&mut outcome, &choice, tests, 1, LONGEST_SECONDS).await;
-            for panic in platform.panics() {
-                outcome.fail("no_node_panics", &panic);
-            }
+    on(&choice, &mut outcome, "sqlite", None).await;
+    match Server::start(Kind::Postgres).await {
+        Ok(server) => {
+            on(&choice, &mut outcome, "postgres", Some(format!("{}/nodes", server.url()))).await;
         }
-        Err(e) => outcome.fail("the_platform_starts", &e),
+        Err(e) => outcome.fail("postgres_starts", &e),
     }
     outcome.finish()
+}
+
+/// All tests over one kind of database.
+async fn on(choice: &Choice, outcome: &mut Outcome, kind: &str, database: Option<String>) {
+    let plan =
+        Plan { regions: vec!["eu".into()], nodes: NODES as u16, database, ..Plan::default() };
+    let platform = match Platform::start(plan).await {
+        Ok(platform) => platform,
+        Err(e) => return outcome.fail(&format!("{kind}::the_platform_starts"), &e),
+    };
+    let (on, name) = (&platform, |number: usize| format!("{kind}::{}", NAMES[number]));
+    let tests = vec![
+        Test::new(name(0), || seen_at_all(on)),
+        Test::new(name(1), || scribe_killed(on)),
+        Test::new(name(2), || node_killed(on)),
+        Test::new(name(3), || comes_back(on)),
+        Test::new(name(4), || promised(on)),
+    ];
+    run(outcome, choice, tests, 1, LONGEST_SECONDS).await;
+    for panic in platform.panics() {
+        outcome.fail(&format!("{kind}::no_node_panics"), &panic);
+    }
 }
 
 async fn online(platform: &Platform, number: u32, node: usize, resource: &str) -> Result<Client> {

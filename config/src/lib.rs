@@ -41,7 +41,7 @@ pub use section::limits::{Limits, Rate, RateExceeded};
 pub use section::link::{Link, Peer};
 pub use section::log::{Log, LogFormat};
 pub use section::metadata::Metadata;
-pub use section::node::Node;
+pub use section::node::{DrainTo, Node};
 pub use section::proxy::Proxy;
 pub use section::push::Push;
 pub use section::redis::{Password, Redis, RedisUrl};

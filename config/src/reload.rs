@@ -20,6 +20,7 @@ pub const LIVE: &[&str] = &[
     "c2s.certificate",
     "c2s.certificates",
     "c2s.key",
+    "c2s.see_other_host",
     "clients",
     "external_services",
     "invitations.expire",
@@ -42,6 +43,9 @@ pub const LIVE: &[&str] = &[
     "limits.roster_items_max",
     "limits.roster_name_bytes_max",
     "limits.sessions_per_account_max",
+    "limits.sign_ins_burst",
+    "limits.sign_ins_per_second",
+    "limits.sign_ins_waiting_max",
     "limits.sm_expired_max",
     "limits.sm_queue_max",
     "limits.sm_timeout",
@@ -52,6 +56,8 @@ pub const LIVE: &[&str] = &[
     "limits.unsettled_per_session_max",
     "limits.vcard_bytes_max",
     "log.filter",
+    "node.drain_rate",
+    "node.drain_to",
     "push.include_body",
     "push.include_sender",
     "push.options_bytes_max",
@@ -60,6 +66,11 @@ pub const LIVE: &[&str] = &[
     "redis",
     "registration",
     "reports",
+    "storage.connections",
+    "storage.database",
+    "storage.partitions",
+    "storage.retry",
+    "storage.timeout",
 ];
 
 /// The file of a running node, and what of it is in force.
@@ -97,7 +108,21 @@ impl Source {
     /// # Errors
     /// As [`Config::load`]; what is in force stays.
     pub fn reread(&self) -> Result<Reread, ConfigError> {
-        let (_, new) = read(&self.file)?;
+        self.reread_without(&[])
+    }
+
+    /// The same, with what is in force of these sections whatever the file says now.
+    ///
+    /// # Errors
+    /// As [`Source::reread`].
+    pub fn reread_without(&self, sections: &[&str]) -> Result<Reread, ConfigError> {
+        let (_, mut new) = read(&self.file)?;
+        for section in sections {
+            match self.table.get(*section) {
+                Some(old) => drop(new.insert((*section).to_owned(), old.clone())),
+                None => drop(new.remove(*section)),
+            }
+        }
         let (table, applied, needs_restart) = merge(&self.table, &new);
         let text = toml::to_string(&table).expect("what was TOML can be written as TOML");
         let config = parse(&text, &self.file)?;
@@ -186,6 +211,7 @@ mod tests {
         let done = reread(&after).unwrap_or_else(|error| panic!("{error:?}"));
         let applied = [
             "c2s.key",
+            "c2s.see_other_host",
             "external_services",
             "limits.roster_items_max",
             "limits.vcard_bytes_max",

@@ -2,6 +2,8 @@
 //! `Node` is what everything on the stanza path shares; `run` builds it, starts it, waits for the stop and drains it.
 
 mod build;
+mod databases;
+pub mod drain;
 mod heirs;
 mod inviting;
 mod live;
@@ -23,7 +25,7 @@ use replication::metadata::{Metadata, NodeRecord};
 use replication::{Hlc, HybridClock};
 use tokio::sync::watch;
 use tokio::time::Instant;
-use xmpp::jid::{BareJid, Jid};
+use xmpp::jid::{BareJid, FullJid, Jid};
 use xmpp::sasl::{Mechanism, Secret};
 use xmpp::stanza::error::StanzaError;
 use xmpp::stream::error::StreamError;
@@ -31,6 +33,7 @@ use xmpp::stream::features::limits;
 use xmpp::stream::negotiate::{Inline, Offer, TlsPolicy};
 
 pub use self::build::{Parts, asks_for_certificates, assemble, start_links};
+pub use self::drain::Drain;
 pub use self::live::Live;
 pub use self::operator::operator;
 pub use self::reload::{Reload, Reloading, SetFilter};
@@ -52,7 +55,8 @@ use crate::registry::Registry;
 use crate::router::{Domains, Ledger, Routed, perform};
 use crate::service::Services;
 use crate::session::mailbox::{Mailbox, MailboxLimits};
-use crate::session::{self, Resumable, Seat};
+use crate::session::moving::Moving;
+use crate::session::{self, Item, Resumable, Seat, Turnstile};
 use crate::storage::Storage;
 use crate::storage::holders::Holders;
 use crate::transport::TlsAcceptor;
@@ -105,6 +109,12 @@ pub struct Node {
     pub(crate) outbox_writer: tokio::sync::Mutex<()>,
     /// Sessions that may be resumed.
     pub resumable: Resumable,
+    /// Sessions on their way from node to node.
+    pub moving: Moving,
+    /// Whether it is being emptied.
+    pub drain: Drain,
+    /// How many sessions begin in a second.
+    pub turnstile: Arc<Turnstile>,
     /// Who may sign in.
     pub authenticator: Chain,
     /// Who tried too often.
@@ -268,25 +278,61 @@ impl Node {
         if others >= limits.sessions_per_account_max {
             return Err(too_many_resources());
         }
-        let bytes_max = u32::try_from(limits.mailbox_bytes_max).unwrap_or(u32::MAX);
-        let mailbox = Mailbox::new(MailboxLimits { bytes_max, ..MailboxLimits::default() });
+        let generation = self.next_generation(&full);
+        let seat = Arc::new(Seat::new(full, generation, self.mailbox()));
+        let shows = Shows { priority: 0, available: false, hidden: false };
+        match self.place(&seat, shows) {
+            true => Ok(seat),
+            // Another region's, whose clock is ahead, became known this very moment: it stays, as it would if it had come after ours.
+            false => Err(StanzaError::conflict()),
+        }
+    }
+
+    fn mailbox(&self) -> Mailbox<Item> {
+        let bytes_max = u32::try_from(self.config.limits.mailbox_bytes_max).unwrap_or(u32::MAX);
+        Mailbox::new(MailboxLimits { bytes_max, ..MailboxLimits::default() })
+    }
+
+    /// For a bind of it that is newer than all that are known.
+    fn next_generation(&self, full: &FullJid) -> Hlc {
         // What is known here was bound before, also by a clock that is an hour ahead and that ours does not follow.
         let known = |rows: &[Row<Arc<Seat>>]| {
-            let of_it = rows.iter().filter(|row| row.full == full);
+            let of_it = rows.iter().filter(|row| row.full == *full);
             of_it.map(|row| row.generation).max()
         };
-        let known = self.directory.read(account.as_str(), known).flatten();
+        let known = self.directory.read(full.bare_str(), known).flatten();
         let known = known.filter(|_| !sings(Canary::ClockFollowsWall));
-        let generation =
-            known.map_or(Hlc::ZERO, |known| Hlc(known.0.saturating_add(1))).max(self.tick_clock());
-        let seat = Arc::new(Seat::new(full.clone(), generation, mailbox));
+        known.map_or(Hlc::ZERO, |known| Hlc(known.0.saturating_add(1))).max(self.tick_clock())
+    }
+
+    /// A seat for a session that comes from another node; [`Node::arrive`] makes it known. `None`: its state makes no sense.
+    pub fn arriving(&self, state: &session::State) -> Option<Arc<Seat>> {
+        self.observe(state.generation);
+        let generation = self.next_generation(&state.full);
+        let generation = generation.max(Hlc(state.generation.0.saturating_add(1)));
+        Seat::arrived(state, generation, self.mailbox()).map(Arc::new)
+    }
+
+    /// The session is here from now on: its row says so in every region, and what it shows goes on. False: a newer one of the same full JID
+    /// has become known.
+    pub fn arrive(&self, seat: &Arc<Seat>) -> bool {
+        let available = seat.available();
+        let hidden = available && seat.invisible();
+        let priority = if available { seat.priority() } else { 0 };
+        self.place(seat, Shows { priority, available, hidden })
+    }
+
+    /// Makes the row of a new seat, here and everywhere.
+    fn place(&self, seat: &Arc<Seat>, shows: Shows) -> bool {
+        let Shows { priority, available, hidden } = shows;
+        let (full, generation) = (seat.full.clone(), seat.generation);
         let row = Row {
             full: full.clone(),
             place: Place::Here(seat.clone()),
             generation,
-            priority: 0,
-            available: false,
-            hidden: false,
+            priority,
+            available,
+            hidden,
             lit: true,
         };
         let bound = self.directory.bind(row, |_| true);
@@ -294,14 +340,12 @@ impl Node {
             perform::close(&older, StreamError::conflict());
         }
         if bound.lost {
-            // Another region's, whose clock is ahead, became known this very moment: it stays, as it would if it had come after ours.
-            return Err(StanzaError::conflict());
+            return false;
         }
         self.metrics.sessions.inc();
-        let hidden = false;
-        let bind = RouteEntry::Bind { full, generation, priority: 0, available: false, hidden };
+        let bind = RouteEntry::Bind { full, generation, priority, available, hidden };
         self.geo.route.append(self, bind);
-        Ok(seat)
+        true
     }
 
     /// New presence of a local session: in its row, and to every region. If it takes no messages any more, those that wait in it go elsewhere
@@ -337,6 +381,11 @@ impl Node {
         } else {
             self.filing.fetch_sub(1, Ordering::Relaxed);
         }
+    }
+
+    /// Whether the node is being emptied: it takes no new sessions.
+    pub fn is_leaving(&self) -> bool {
+        self.drain.is_on()
     }
 
     /// Resolves when the node is told to stop.

@@ -210,6 +210,10 @@ pub enum SessionEvent {
     Resumed,
     /// The session is over; its row is already gone.
     Gone,
+    /// It has come from another node, with all that hangs on its seat but what is read from storage; its row is not here yet.
+    Arrived,
+    /// It has moved to another node, which has its row: nothing of it ends.
+    Left,
 }
 
 /// What the server, or an account, says of itself (XEP-0030). Collected once, when the features are made.

@@ -95,6 +95,14 @@ pub struct Metrics {
     pub hibernating: Gauge,
     /// Sessions resumed (XEP-0198).
     pub resumed: Counter,
+    /// Clients that are signed in and wait for their session to begin.
+    pub sign_ins_waiting: Gauge,
+    /// Those turned away because too many waited.
+    pub sign_ins_refused: Counter,
+    /// Sessions that have come from another node.
+    pub moved_here: Counter,
+    /// Sessions that have gone to another node.
+    pub moved_away: Counter,
     /// Successful logins.
     pub auth_ok: Counter,
     /// Refused logins.
@@ -207,6 +215,18 @@ impl Metrics {
             sessions: gauge(r, "sessions", "Bound sessions, resumable ones included"),
             hibernating: gauge(r, "sessions_hibernating", "Sessions that wait to be resumed"),
             resumed: counter(r, "sessions_resumed", "Sessions resumed"),
+            sign_ins_waiting: gauge(
+                r,
+                "sign_ins_waiting",
+                "Clients that wait for their session to begin",
+            ),
+            sign_ins_refused: counter(
+                r,
+                "sign_ins_refused",
+                "Clients turned away because too many waited",
+            ),
+            moved_here: counter(r, "sessions_moved_here", "Sessions that came from another node"),
+            moved_away: counter(r, "sessions_moved_away", "Sessions that went to another node"),
             auth_ok: result("ok"),
             auth_failed: result("failed"),
             registered: counter(r, "accounts_registered", "Accounts made by registration"),

@@ -28,6 +28,8 @@ pub enum Door {
 pub struct Plan {
     /// Names of the regions, in order.
     pub regions: Vec<String>,
+    /// Nodes of each region.
+    pub nodes: u16,
     /// One-way delay between regions.
     pub wan: String,
     /// The global domain.
@@ -36,8 +38,6 @@ pub struct Plan {
     pub users: u32,
     /// The server with the regions' databases; without one they are files.
     pub database: Option<String>,
-    /// Nodes of each region.
-    pub nodes: u16,
     /// The Redis with the regions' registries.
     pub redis: Option<String>,
 }
@@ -46,11 +46,11 @@ impl Default for Plan {
     fn default() -> Self {
         Self {
             regions: ["eu", "us", "ap"].map(Into::into).into(),
+            nodes: 1,
             wan: "0ms".into(),
             domain: "pangaea.localhost".into(),
             users: 100,
             database: None,
-            nodes: 1,
             redis: None,
         }
     }
@@ -96,7 +96,7 @@ fn free_base(regions: usize, nodes: u16) -> Result<u16> {
         getrandom::fill(&mut random).map_err(|e| e.to_string())?;
         // Below the range from which the kernel takes ports for outgoing connections.
         let base = 10_000 + (u16::from_le_bytes(random) % 180) * 100;
-        if (0..usize::from(nodes)).all(|node| Platform::is_free(base + 10 * node as u16, regions)) {
+        if Platform::is_free(base, regions, nodes) {
             return Ok(base);
         }
     }
@@ -104,9 +104,14 @@ fn free_base(regions: usize, nodes: u16) -> Result<u16> {
 }
 
 fn port_of(base: u16, region: usize, node: usize, offset: u16) -> u16 {
-    base + 1000 * u16::try_from(region).expect("few regions")
-        + 10 * u16::try_from(node).expect("few nodes")
-        + offset
+    let few = |number| u16::try_from(number).expect("few regions, few nodes");
+    base + 1000 * few(region) + 10 * few(node) + offset
+}
+
+/// `eu-1`: its region, and its number there.
+fn parts_of(node: &str) -> Result<(&str, usize)> {
+    let (region, number) = node.rsplit_once('-').ok_or("a node is called eu-0")?;
+    Ok((region, number.parse().map_err(|_| "a node is called eu-0")?))
 }
 
 impl Platform {
@@ -120,10 +125,10 @@ impl Platform {
     }
 
     /// Are all ports of a base free at this moment?
-    pub fn is_free(base: u16, regions: usize) -> bool {
-        let ports =
-            (0..regions).flat_map(|i| OFFSETS.map(|o| port_of(base, i, 0, o))).chain([base + 900]);
-        ports.into_iter().all(|p| std::net::TcpListener::bind(("127.0.0.1", p)).is_ok())
+    pub fn is_free(base: u16, regions: usize, nodes: u16) -> bool {
+        let all = (0..regions).flat_map(|i| (0..usize::from(nodes)).map(move |j| (i, j)));
+        let ports = all.flat_map(|(i, j)| OFFSETS.map(|o| port_of(base, i, j, o)));
+        ports.chain([base + 900]).all(|p| std::net::TcpListener::bind(("127.0.0.1", p)).is_ok())
     }
 
     /// As [`Self::start`], at a port base of one's own choice.
@@ -148,12 +153,12 @@ impl Platform {
         let mut child = Command::new(binary()?)
             .arg("quickstart")
             .args(["--regions", &plan.regions.join(",")])
+            .args(["--nodes", &plan.nodes.to_string()])
             .args(["--port-base", &base.to_string()])
             .args(["--domain", &plan.domain])
             .args(["--wan", &plan.wan])
             .args(["--users", &plan.users.to_string()])
             .args(plan.database.iter().flat_map(|url| ["--database", url]))
-            .args(["--nodes", &plan.nodes.to_string()])
             .args(plan.redis.iter().flat_map(|url| ["--redis", url]))
             .arg("--dir")
             .arg(&dir)
@@ -250,6 +255,26 @@ impl Platform {
         Ok(Endpoint { domain: self.plan.domain.clone(), port: self.port(region, offset), security })
     }
 
+    /// Where clients of any node connect, with STARTTLS.
+    ///
+    /// # Errors
+    /// When the test authority's certificate cannot be read, or there is no such node.
+    pub fn endpoint_of(&self, node: &str) -> Result<Endpoint> {
+        let (region, number) = parts_of(node)?;
+        let region = self.region(region);
+        let port = self.port_of(region, number, 222);
+        Ok(Endpoint { port, ..self.endpoint(region, Door::StartTls)? })
+    }
+
+    /// The port of a service of any node.
+    ///
+    /// # Errors
+    /// When there is no such node.
+    pub fn port_at(&self, node: &str, offset: u16) -> Result<u16> {
+        let (region, number) = parts_of(node)?;
+        Ok(self.port_of(self.region(region), number, offset))
+    }
+
     /// A client for one of the accounts that quickstart makes.
     ///
     /// # Errors
@@ -330,6 +355,26 @@ impl Platform {
         self.steer(Method::POST, &format!("/nodes/{node}/kill"), None).await.map(|_| ())
     }
 
+    /// Sends SIGTERM to one node and waits until its process has ended.
+    ///
+    /// # Errors
+    /// When there is no such process, or it does not end in time.
+    pub async fn stop_node(&self, node: &str) -> Result<()> {
+        let path = self.dir.join(format!("{node}.pid"));
+        let pid = std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+        let pid: u32 = pid.trim().parse().map_err(|_| format!("{node} has no pid"))?;
+        signal("TERM", pid);
+        let deadline = Instant::now() + patience() * 2;
+        // Quickstart removes the file when it has seen the end.
+        while runs_in(pid, &self.dir) || path.exists() {
+            if Instant::now() > deadline {
+                return Err(format!("{node} does not end on SIGTERM"));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
     /// Starts a killed node again and waits until it says it is ready.
     ///
     /// # Errors
@@ -352,9 +397,7 @@ impl Platform {
     /// # Errors
     /// When it does not in time.
     pub async fn wait_ready(&self, node: &str, fits: impl Fn(u16, &str) -> bool) -> Result<()> {
-        let (region, index) = node.rsplit_once('-').ok_or("a node is called eu-0")?;
-        let index = index.parse().map_err(|_| "a node is called eu-0")?;
-        let port = self.port_of(self.region(region), index, 280);
+        let port = self.port_at(node, 280)?;
         let deadline = Instant::now() + patience() * 3;
         loop {
             match http::request(port, Method::GET, "/ready", None).await {

@@ -54,10 +54,21 @@ impl<T> Outbound<T> {
         Outbound { queue: VecDeque::new(), bytes: 0, bytes_max, items_max, acked: 0 }
     }
 
-    /// A queue that goes on counting at `acked`: for a session that moved here.
+    /// A queue that goes on counting at `acked`, with what was not acknowledged and its size on the wire: for a session that moved
+    /// here. The bounds are for what comes from now on: what was taken elsewhere is kept.
     #[must_use]
-    pub fn resumed(acked: u32, items_max: usize, bytes_max: usize) -> Outbound<T> {
-        Outbound { acked, ..Outbound::new(items_max, bytes_max) }
+    pub fn resumed(
+        acked: u32,
+        unacked: impl IntoIterator<Item = (T, usize)>,
+        items_max: usize,
+        bytes_max: usize,
+    ) -> Outbound<T> {
+        let mut queue = Outbound { acked, ..Outbound::new(items_max, bytes_max) };
+        for (item, bytes) in unacked {
+            queue.bytes += bytes;
+            queue.queue.push_back((item, u32::try_from(bytes).unwrap_or(u32::MAX)));
+        }
+        queue
     }
 
     /// Counts and keeps an item about to be sent. `bytes` is its size on the wire. An item larger than the whole bound
@@ -455,7 +466,7 @@ mod tests {
 
     #[test]
     fn counters_wrap_at_two_to_the_thirty_second() {
-        let mut queue = Outbound::resumed(u32::MAX - 1, 10, 1000); // B-181
+        let mut queue = Outbound::resumed(u32::MAX - 1, [], 10, 1000); // B-181
         for item in 0..4 {
             queue.push(item, 1).expect("has room");
         }

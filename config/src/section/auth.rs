@@ -30,6 +30,10 @@ pub struct Auth {
     pub remember: Duration,
     /// How many of them are remembered. Beyond: those not used lately are forgotten.
     pub remembered_max: usize,
+    /// While the database cannot be read: how long after their SCRAM keys were last looked at users can sign in by them. Zero: nobody can.
+    pub cache: Duration,
+    /// Of how many accounts they are kept for that. Beyond: those not used lately are forgotten.
+    pub cache_max: usize,
 }
 
 /// `[[auth.backends]]`: one source of accounts.
@@ -181,6 +185,14 @@ pub(crate) fn read(table: &Table<'_>) -> Auth {
             10_000_000,
             "a number from 2 to 10000000",
         ),
+        cache: table.between(
+            "cache",
+            Duration::ZERO,
+            Duration::ZERO,
+            Duration::from_secs(7 * 86_400),
+            "a duration from \"0s\" to \"7d\"",
+        ),
+        cache_max: table.between("cache_max", 10_000, 2, 10_000_000, "a number from 2 to 10000000"),
     }
 }
 

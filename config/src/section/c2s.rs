@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::table::Table;
-use crate::value::DomainName;
+use crate::value::{DomainName, HostPort};
 
 /// The `[c2s]` section.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +24,9 @@ pub struct C2s {
     pub allow_plain_without_tls: bool,
     /// From accept to a bound resource; then the connection is closed with `policy-violation`.
     pub auth_deadline: Duration,
+    /// Where clients of this node are sent when it takes them no longer, host and port (RFC 6120 §4.9.3.19): other nodes of its region, in turn.
+    /// If there are none, they find their way as they found it here.
+    pub see_other_host: Vec<String>,
     /// Failed logins that one connection survives; the next closes it with `policy-violation`.
     pub auth_attempts_max: u8,
 }
@@ -62,6 +65,11 @@ pub(crate) fn read(table: &Table<'_>) -> C2s {
             Duration::from_secs(600),
             "a duration from \"1s\" to \"10m\"",
         ),
+        see_other_host: table
+            .value::<Vec<HostPort>>("see_other_host", Vec::new())
+            .into_iter()
+            .map(|place| place.0)
+            .collect(),
         auth_attempts_max: table.between("auth_attempts_max", 5, 1, 100, "a number from 1 to 100"),
     }
 }

@@ -111,6 +111,10 @@ pub struct Limits {
     pub unsettled_bytes_max: usize,
     /// The same of one session, counted in stanzas. Beyond: nothing more is read from it until half of them are settled.
     pub unsettled_per_session_max: usize,
+    /// Sessions that begin on this node, those that are resumed not waited for. Beyond: the client waits, signed in, for its turn.
+    pub sign_ins: Rate,
+    /// Clients that wait so. Beyond: the stream is closed with `resource-constraint`.
+    pub sign_ins_waiting_max: usize,
     /// What one session sends. Beyond: see `rate_exceeded`.
     pub stanzas: Rate,
     /// Presence of one session. Beyond: see `rate_exceeded`.
@@ -193,6 +197,8 @@ pub(crate) fn read(table: &Table<'_>) -> Limits {
         parked_stanzas_per_address_max: count("parked_stanzas_per_address_max", 1_000),
         unsettled_bytes_max: size("unsettled_bytes_max", 256 * MIB, 64 * KIB),
         unsettled_per_session_max: count("unsettled_per_session_max", 1_000),
+        sign_ins: rate("sign_ins_per_second", 500, "sign_ins_burst", 2_000),
+        sign_ins_waiting_max: count("sign_ins_waiting_max", 10_000),
         stanzas: rate("stanzas_per_second", 20_000, "stanzas_burst", 100_000),
         presence: rate("presence_per_second", 100, "presence_burst", 1_000),
         roster_changes: rate("roster_changes_per_second", 200, "roster_changes_burst", 2_000),

@@ -3,8 +3,35 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use toml::de::DeValue;
+
 use crate::table::Table;
-use crate::value::RegionName;
+use crate::value::{FromToml, RegionName, describe};
+
+/// Where the sessions of a node go that is emptied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DrainTo {
+    /// To other nodes of its region; if it has none, they end.
+    Region,
+    /// If it has none, to nodes of other regions.
+    Anywhere,
+}
+
+impl FromToml for DrainTo {
+    fn expected() -> String {
+        "\"region\" or \"anywhere\"".to_owned()
+    }
+    fn from_toml(value: &DeValue<'_>) -> Result<Self, String> {
+        match value.as_str() {
+            Some("region") => Ok(DrainTo::Region),
+            Some("anywhere") => Ok(DrainTo::Anywhere),
+            _ => Err(describe(value)),
+        }
+    }
+    fn stand_in() -> Self {
+        DrainTo::Region
+    }
+}
 
 /// The `[node]` section.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +44,10 @@ pub struct Node {
     pub data_dir: PathBuf,
     /// How long a graceful stop may take before what is left is cut.
     pub drain_deadline: Duration,
+    /// How many sessions a second leave a node that is emptied, if nobody says otherwise; a graceful stop takes as many as it needs.
+    pub drain_rate: u32,
+    /// Where they go.
+    pub drain_to: DrainTo,
 }
 
 pub(crate) fn read(table: &Table<'_>) -> Node {
@@ -31,5 +62,7 @@ pub(crate) fn read(table: &Table<'_>) -> Node {
             Duration::from_secs(600),
             "a duration from \"100ms\" to \"10m\"",
         ),
+        drain_rate: table.between("drain_rate", 200, 1, 1_000_000, "a number from 1 to 1000000"),
+        drain_to: table.value("drain_to", DrainTo::Region),
     }
 }

@@ -12,6 +12,8 @@ use crate::value::{FromToml, describe};
 pub struct Storage {
     /// Where it is.
     pub database: Database,
+    /// More databases, over which the accounts are spread. Their order stays; a new one comes last.
+    pub partitions: Vec<Database>,
     /// When a commit counts as done.
     pub sync: Sync,
     /// Connections of a node to a database server, all together; what needs one more waits.
@@ -27,6 +29,7 @@ impl Storage {
     pub fn of(database: Database) -> Storage {
         Storage {
             database,
+            partitions: Vec::new(),
             sync: Sync::Full,
             connections: CONNECTIONS,
             timeout: TIMEOUT,
@@ -35,6 +38,7 @@ impl Storage {
     }
 }
 
+const PARTITIONS_MAX: usize = 64;
 const CONNECTIONS: u32 = 8;
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// Shorter than who asks a home waits for its answer.
@@ -174,9 +178,32 @@ pub(crate) fn read(table: &Table<'_>) -> Storage {
         }
         database => database,
     };
+    let partitions = table.value("partitions", Vec::new());
+    let partitions: Vec<Database> = partitions
+        .into_iter()
+        .map(|partition| match partition {
+            Database::Sqlite(file) => Database::Sqlite(table.base().join(file)),
+            server => server,
+        })
+        .collect();
+    if partitions.len() > PARTITIONS_MAX {
+        table.refuse("partitions", "64 databases at most", "more");
+    }
+    if partitions
+        .iter()
+        .enumerate()
+        .any(|(at, one)| partitions[..at].contains(one) || *one == database)
+    {
+        table.refuse(
+            "partitions",
+            "databases that are not each other, nor storage.database",
+            "one twice",
+        );
+    }
     let times = "a time from 100ms to 10m";
     let (least, most) = (Duration::from_millis(100), Duration::from_secs(600));
     Storage {
+        partitions,
         sync: table.value("sync", Sync::Full),
         connections: table.between("connections", CONNECTIONS, 2, 1000, "a number from 2 to 1000"),
         timeout: table.between("timeout", TIMEOUT, least, most, times),

@@ -383,6 +383,10 @@ impl<H: Clone + PartialEq, S> Directory<H, S> {
             (None, None) => {}
         }
         user.way.left(node, generation, |node| carrier.fence(node));
+        if node.is_some_and(|node| user.way.is_open(node, carrier)) {
+            // At once: a node that is emptied answers now, and may not be there when somebody has to wait for it.
+            carrier.mark();
+        }
         for stanza in drain() {
             self.put_back(&bare, user, stanza, now_ms, carrier);
         }

@@ -105,6 +105,11 @@ impl Way {
         self.trail.iter().copied().filter(|(node, number)| carrier.acked(*node) < *number)
     }
 
+    /// Whether something at that node is unsettled.
+    pub(super) fn is_open<H, S>(&self, node: NodeIx, carrier: &impl Carrier<H, S>) -> bool {
+        self.open(carrier).any(|(known, _)| known == node)
+    }
+
     /// Forgets what is settled and of no more use.
     pub(super) fn tidy<H, S>(
         &mut self,

@@ -24,6 +24,7 @@ use utoipa::{IntoParams, Modify, OpenApi};
 use super::export::*;
 use super::invitations::*;
 use super::model::*;
+use super::storage::*;
 use super::{Answer, Operator};
 
 /// The largest body: one account with all it has.
@@ -51,11 +52,14 @@ pub fn router(operator: Arc<dyn Operator>, accounts: &[String]) -> Router {
         .route("/admin/regions", get(regions))
         .route("/admin/regions/{name}/state", put(region_state))
         .route("/admin/nodes", get(nodes))
+        .route("/admin/drain", get(drain).post(drain_begin).delete(drain_undo))
         .route("/admin/metadata", get(metadata))
         .route("/admin/links", get(links))
         .route("/admin/registry", get(registry))
         .route("/admin/registry/{account}", get(registry_rows))
         .route("/admin/reload", post(reload))
+        .route("/admin/storage", get(storage))
+        .route("/admin/storage/rebalance", post(rebalance))
         .route("/admin/sessions", get(sessions).delete(kick))
         .route("/admin/homes/{account}", get(home_of))
         .route("/admin/homes/move", post(home_move))
@@ -87,7 +91,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 #[openapi(
     info(title = "Pangaea admin API", description = "What `pangaea ctl` and `pangaea user` speak."),
     paths(
-        status, reload, regions, region_state, nodes, metadata, links, registry, registry_rows, sessions, kick, home_of, home_move,
+        status, reload, regions, region_state, nodes, drain, drain_begin, drain_undo, metadata, links, registry, registry_rows, storage, rebalance, sessions, kick, home_of, home_move,
         reports, users, user_add, user_import, user_remove, user_passwd, user_export, user_offline,
         user_archive, user_import_archive, invite, invitations, invitation_revoke
     ),
@@ -239,6 +243,43 @@ async fn nodes(State(admin): State<Admin>) -> Reply<Vec<NodeInfo>> {
     reply(admin.operator.nodes()).await
 }
 
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct DrainAsked {
+    /// Which node; the one that is asked if not said.
+    node: Option<String>,
+}
+
+/// How far a node is emptied.
+#[utoipa::path(get, path = "/admin/drain", params(DrainAsked),
+    responses((status = 200, body = DrainInfo), (status = 404, body = Refusal)))]
+async fn drain(State(admin): State<Admin>, Asked(asked): Asked<DrainAsked>) -> Reply<DrainInfo> {
+    reply(admin.operator.drain(asked.node.as_deref())).await
+}
+
+/// Begins to empty a node: it takes no new sessions, and those it has go to other nodes.
+#[utoipa::path(post, path = "/admin/drain", params(DrainAsked), request_body = NewDrain,
+    responses((status = 200, body = DrainInfo), (status = 404, body = Refusal),
+        (status = 503, body = Refusal)))]
+async fn drain_begin(
+    State(admin): State<Admin>,
+    Asked(asked): Asked<DrainAsked>,
+    Body(new): Body<NewDrain>,
+) -> Reply<DrainInfo> {
+    reply(admin.operator.drain_begin(asked.node.as_deref(), new)).await
+}
+
+/// A node that was emptied serves again.
+#[utoipa::path(delete, path = "/admin/drain", params(DrainAsked),
+    responses((status = 200, body = DrainInfo), (status = 404, body = Refusal)))]
+async fn drain_undo(
+    State(admin): State<Admin>,
+    Asked(asked): Asked<DrainAsked>,
+) -> Reply<DrainInfo> {
+    reply(admin.operator.drain_undo(asked.node.as_deref())).await
+}
+
 /// The metadata group as this node sees it.
 #[utoipa::path(get, path = "/admin/metadata", responses((status = 200, body = MetadataInfo)))]
 async fn metadata(State(admin): State<Admin>) -> Reply<MetadataInfo> {
@@ -264,6 +305,19 @@ async fn registry_rows(
 #[utoipa::path(get, path = "/admin/links", responses((status = 200, body = [LinkInfo])))]
 async fn links(State(admin): State<Admin>) -> Reply<Vec<LinkInfo>> {
     reply(admin.operator.links()).await
+}
+
+/// The databases of the region, and how far accounts are moved between them.
+#[utoipa::path(get, path = "/admin/storage", responses((status = 200, body = StorageInfo)))]
+async fn storage(State(admin): State<Admin>) -> Reply<StorageInfo> {
+    reply(admin.operator.storage()).await
+}
+
+/// Begins to spread accounts evenly over the databases.
+#[utoipa::path(post, path = "/admin/storage/rebalance", request_body = Rebalance,
+    responses((status = 200, body = StorageInfo), (status = 409, body = Refusal)))]
+async fn rebalance(State(admin): State<Admin>, Body(asked): Body<Rebalance>) -> Reply<StorageInfo> {
+    reply(admin.operator.rebalance(asked)).await
 }
 
 #[derive(Deserialize, IntoParams)]

@@ -9,6 +9,7 @@ mod api;
 mod export;
 mod invitations;
 mod model;
+mod storage;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -18,6 +19,7 @@ pub use api::{openapi, router};
 pub use export::*;
 pub use invitations::*;
 pub use model::*;
+pub use storage::*;
 
 /// An answer of the node, or why there is none.
 pub type Answer<'a, T> = BoxFuture<'a, Result<T, Refusal>>;
@@ -45,6 +47,10 @@ pub trait Operator: Send + Sync + 'static {
     fn registry(&self) -> Answer<'_, RegistryInfo>;
     /// What the registry has of an account: sessions of this region.
     fn registry_rows<'a>(&'a self, account: &'a str) -> Answer<'a, Vec<RegistryRow>>;
+    /// The databases of the region.
+    fn storage(&self) -> Answer<'_, StorageInfo>;
+    /// Begins to spread accounts evenly over them.
+    fn rebalance(&self, asked: Rebalance) -> Answer<'_, StorageInfo>;
     /// Sessions, at most `limit`: those of one account in every region, or all of this region.
     fn sessions<'a>(
         &'a self,
@@ -55,6 +61,12 @@ pub trait Operator: Send + Sync + 'static {
     fn kick<'a>(&'a self, jid: &'a str) -> Answer<'a, usize>;
     /// Changes a region's state, through the metadata group.
     fn region_state<'a>(&'a self, region: &'a str, state: RegionState) -> Answer<'a, ()>;
+    /// How far a node is emptied; this one if none is named.
+    fn drain<'a>(&'a self, node: Option<&'a str>) -> Answer<'a, DrainInfo>;
+    /// Begins to empty it, or goes on at another pace.
+    fn drain_begin<'a>(&'a self, node: Option<&'a str>, new: NewDrain) -> Answer<'a, DrainInfo>;
+    /// It serves again.
+    fn drain_undo<'a>(&'a self, node: Option<&'a str>) -> Answer<'a, DrainInfo>;
     /// Where an account's home is.
     fn home_of<'a>(&'a self, account: &'a str) -> Answer<'a, HomeInfo>;
     /// Moves the home of a shard, or of one account, to another region.

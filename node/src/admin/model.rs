@@ -19,8 +19,46 @@ pub struct Reloaded {
     pub applied: Vec<String>,
     /// Keys that changed and are in force when the node is started again.
     pub needs_restart: Vec<String>,
+    /// What changed and cannot be: which section, and why. It stays as it was.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<String>,
     /// Certificates for clients that were read again.
     pub certificates: usize,
+}
+
+/// Begin to empty a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewDrain {
+    /// Sessions a second; as configured if not said.
+    #[serde(default)]
+    pub rate: Option<u32>,
+    /// Seconds after which those that are left are closed; ten minutes if not said.
+    #[serde(default)]
+    pub deadline: Option<u64>,
+}
+
+/// How far a node is emptied.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DrainInfo {
+    /// The node.
+    pub node: String,
+    /// It takes no new sessions.
+    pub draining: bool,
+    /// Sessions a second.
+    pub rate: u32,
+    /// Sessions there were when it began.
+    pub total: u64,
+    /// Went to another node.
+    pub moved: u64,
+    /// Ended.
+    pub ended: u64,
+    /// Are still there.
+    pub left: u64,
+    /// Seconds since it began.
+    pub seconds: u64,
+    /// Seconds until those that are left are closed.
+    pub deadline: u64,
 }
 
 /// The kinds of refusal.

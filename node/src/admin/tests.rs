@@ -38,9 +38,16 @@ impl Operator for Fake {
         let done = Reloaded {
             applied: vec!["limits.roster_items_max".to_owned()],
             needs_restart: vec!["http.listen".to_owned()],
+            refused: Vec::new(),
             certificates: 1,
         };
         self.done("reload".to_owned(), done)
+    }
+    fn storage(&self) -> Answer<'_, StorageInfo> {
+        self.done("storage".to_owned(), StorageInfo::default())
+    }
+    fn rebalance(&self, asked: Rebalance) -> Answer<'_, StorageInfo> {
+        self.done(format!("rebalance without {:?}", asked.without), StorageInfo::default())
     }
     fn ready(&self) -> Ready {
         Ready::unless(self.missing.lock().clone())
@@ -104,6 +111,19 @@ impl Operator for Fake {
     }
     fn kick<'a>(&'a self, jid: &'a str) -> Answer<'a, usize> {
         self.done(format!("kick {jid}"), 2)
+    }
+    fn drain<'a>(&'a self, node: Option<&'a str>) -> Answer<'a, DrainInfo> {
+        let info = DrainInfo { node: node.unwrap_or("eu-0").to_owned(), ..DrainInfo::default() };
+        self.done(format!("drain? {}", info.node), info)
+    }
+    fn drain_begin<'a>(&'a self, node: Option<&'a str>, new: NewDrain) -> Answer<'a, DrainInfo> {
+        let name = node.unwrap_or("eu-0").to_owned();
+        let info = DrainInfo { node: name, draining: true, ..DrainInfo::default() };
+        self.done(format!("drain {} {:?} {:?}", info.node, new.rate, new.deadline), info)
+    }
+    fn drain_undo<'a>(&'a self, node: Option<&'a str>) -> Answer<'a, DrainInfo> {
+        let info = DrainInfo { node: node.unwrap_or("eu-0").to_owned(), ..DrainInfo::default() };
+        self.done(format!("undrain {}", info.node), info)
     }
     fn region_state<'a>(&'a self, region: &'a str, state: RegionState) -> Answer<'a, ()> {
         if region == "mars" {
@@ -349,7 +369,7 @@ async fn the_description_names_every_path_and_is_open_to_all() {
     assert_eq!(reply.status, 200);
     let description: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
     let paths = description["paths"].as_object().unwrap();
-    assert_eq!(paths.len(), 20, "{:?}", paths.keys());
+    assert_eq!(paths.len(), 25, "{:?}", paths.keys());
     assert!(paths["/admin/regions/{name}/state"]["put"].is_object());
     assert_eq!(description["components"]["securitySchemes"]["password"]["scheme"], "basic");
 }

@@ -24,9 +24,9 @@ use xmpp::sasl::Secret;
 use super::run::RunError;
 use super::wires::{self, Late, RaftWire};
 use super::world::{World, wall_ms};
-use super::{Live, Node, Offers, Reloading};
+use super::{Drain, Live, Node, Offers, Reloading};
 use crate::auth::stored::AtHome;
-use crate::auth::{Chain, Internal, Stored, Throttle, sources};
+use crate::auth::{Chain, Internal, Kept, Stored, Throttle, sources};
 use crate::features::Features;
 use crate::features::archive::{self, Archive};
 use crate::features::blocking::record::PRIVACY;
@@ -44,6 +44,7 @@ use crate::registry::Registry;
 use crate::router::{Domains, Ledger};
 use crate::service::Services;
 use crate::session::Resumable;
+use crate::session::moving::Moving;
 use crate::storage::holders::Holders;
 use crate::storage::{self, Storage};
 use crate::transport::TlsAcceptor;
@@ -116,8 +117,9 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
         let (jid, name) = (host.to_owned(), Some(title.to_owned()));
         features.disco.services.push(Item { jid, node: None, name });
     }
-    let internal =
-        Internal::new(Arc::new(Stored(storage.clone())), crate::homes::accounts::ITERATIONS);
+    let kept = Kept { time: config.auth.cache, accounts_max: config.auth.cache_max };
+    let records = Arc::new(Stored(storage.clone()));
+    let internal = Internal::keeping(records, crate::homes::accounts::ITERATIONS, kept);
     let accounts = AtHome { homes: homes.clone(), wall_ms: world.wall.clone() };
     let links = sources::links(&config.auth, &config.domains.global, &world.wall);
     let links = links.map_err(RunError::Auth)?;
@@ -164,6 +166,9 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
         second: Second::default(),
         outbox_writer: tokio::sync::Mutex::new(()),
         resumable: Resumable::default(),
+        moving: Moving::default(),
+        drain: Drain::default(),
+        turnstile: Arc::default(),
         authenticator,
         throttle: Throttle::new(),
         tls,

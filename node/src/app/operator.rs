@@ -11,12 +11,12 @@ use xmpp::jid::{BareJid, Jid};
 use xmpp::sasl::{Password, Verdict};
 use xmpp::stream::error::StreamError;
 
-use super::{Node, inviting, portable};
+use super::{Node, databases, drain, inviting, portable};
 use crate::admin::{
-    Answer, ArchivePage, ArchivePart, HomeInfo, HomeTarget, Imported, InvitationInfo,
-    IssuedInvitation, LinkInfo, MetadataInfo, NewInvitation, NodeInfo, OfflinePage, Operator,
-    Ready, Refusal, RegionInfo, RegionState, RegistryInfo, RegistryRow, Reloaded, ReportInfo,
-    ReportedStanza, SessionInfo, Status, UserExport,
+    Answer, ArchivePage, ArchivePart, DrainInfo, HomeInfo, HomeTarget, Imported, InvitationInfo,
+    IssuedInvitation, LinkInfo, MetadataInfo, NewDrain, NewInvitation, NodeInfo, OfflinePage,
+    Operator, Ready, Rebalance, Refusal, RegionInfo, RegionState, RegistryInfo, RegistryRow,
+    Reloaded, ReportInfo, ReportedStanza, SessionInfo, Status, StorageInfo, UserExport,
 };
 use crate::auth::Authenticator;
 use crate::auth::internal::NoKeys;
@@ -51,6 +51,36 @@ impl Desk {
             Err(ProposeError::Refused(why)) => Err(Refusal::conflict(why.to_string())),
             Err(error) => Err(Refusal::unavailable(error.to_string())),
         }
+    }
+
+    /// To this node, or to another one over the link.
+    async fn drain_order(
+        &self,
+        name: Option<&str>,
+        order: drain::Order,
+    ) -> Result<DrainInfo, Refusal> {
+        let me = self.node.geo.me.to_string();
+        let name = name.unwrap_or(&me);
+        let progress = if name == me {
+            drain::obey(&self.node, order)
+        } else {
+            let peer = self.node.geo.peer_named(name);
+            let peer =
+                peer.ok_or_else(|| Refusal::not_found(format!("there is no node {name}")))?;
+            let answer = drain::order(&self.node, peer.ix, order).await;
+            answer.ok_or_else(|| Refusal::unavailable(format!("{name} does not answer")))?
+        };
+        Ok(DrainInfo {
+            node: name.to_owned(),
+            draining: progress.on,
+            rate: progress.rate,
+            total: progress.total,
+            moved: progress.moved,
+            ended: progress.ended,
+            left: progress.left,
+            seconds: progress.lasts.as_secs(),
+            deadline: progress.deadline.as_secs(),
+        })
     }
 
     /// By the home itself; see [`crate::homes::hand_over`].
@@ -156,6 +186,9 @@ impl Operator for Desk {
         if node.metadata.state().version == 0 {
             reasons.push("metadata is not founded yet".to_owned());
         }
+        if node.is_leaving() {
+            reasons.push("it is being emptied".to_owned());
+        }
         for (name, ix) in node.geo.live() {
             let up = node.geo.peer_at(ix).is_some_and(|peer| peer.link.is_up());
             if !up {
@@ -166,6 +199,9 @@ impl Operator for Desk {
         }
         if node.metadata.leader().is_none() {
             reasons.push("the metadata group has no leader".to_owned());
+        }
+        if node.homes.term().is_none() && node.geo.scribe_of(&node.geo.me.region).is_none() {
+            reasons.push("no node writes the region's database yet".to_owned());
         }
         Ready { alarms: node.registry.alarms(node.now_ms()), ..Ready::unless(reasons) }
     }
@@ -344,6 +380,14 @@ impl Operator for Desk {
         })
     }
 
+    fn storage(&self) -> Answer<'_, StorageInfo> {
+        Box::pin(std::future::ready(Ok(databases::show(&self.node))))
+    }
+
+    fn rebalance(&self, asked: Rebalance) -> Answer<'_, StorageInfo> {
+        Box::pin(databases::rebalance(&self.node, asked))
+    }
+
     fn reload(&self) -> Answer<'_, Reloaded> {
         Box::pin(async move { super::reload::now(&self.node).await.map_err(Refusal::invalid) })
     }
@@ -375,6 +419,19 @@ impl Operator for Desk {
             };
             self.propose(Command::RegionState { region: region.to_owned(), state }).await
         })
+    }
+
+    fn drain<'a>(&'a self, node: Option<&'a str>) -> Answer<'a, DrainInfo> {
+        Box::pin(self.drain_order(node, drain::Order::Look))
+    }
+
+    fn drain_begin<'a>(&'a self, node: Option<&'a str>, new: NewDrain) -> Answer<'a, DrainInfo> {
+        let within_ms = new.deadline.map(|seconds| seconds.saturating_mul(1_000));
+        Box::pin(self.drain_order(node, drain::Order::Begin { rate: new.rate, within_ms }))
+    }
+
+    fn drain_undo<'a>(&'a self, node: Option<&'a str>) -> Answer<'a, DrainInfo> {
+        Box::pin(self.drain_order(node, drain::Order::Undo))
     }
 
     fn home_of<'a>(&'a self, account: &'a str) -> Answer<'a, HomeInfo> {

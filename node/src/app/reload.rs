@@ -37,6 +37,7 @@ pub(super) async fn follow(node: Arc<Node>, reload: Reload) {
             Ok(done) => tracing::info!(
                 applied = done.applied.join(" "),
                 needs_restart = done.needs_restart.join(" "),
+                refused = done.refused.join("; "),
                 certificates = done.certificates,
                 "the configuration was read again"
             ),
@@ -63,6 +64,20 @@ fn take(node: &Node) -> Result<Reloaded, String> {
         let problems = error.problems.iter().map(|problem| format!("; {problem}"));
         format!("{error}{}", problems.collect::<String>())
     })?;
+    // Whether the databases are the same is asked of them, before anything is applied.
+    let (reread, renewal, refused) = if reread.config.storage == node.config.storage {
+        (reread, None, Vec::new())
+    } else {
+        let renewal = node.storage.renew(&reread.config.storage);
+        match tokio::runtime::Handle::current().block_on(renewal) {
+            Ok(renewal) => (reread, Some(renewal), Vec::new()),
+            Err(why) => {
+                let reread =
+                    source.reread_without(&["storage"]).map_err(|error| error.to_string())?;
+                (reread, None, vec![format!("storage: {why}")])
+            }
+        }
+    };
     let Reread { source: in_force, config, applied, mut needs_restart } = reread;
     let pairs = build::client_pairs(&config).map_err(|error| error.to_string())?;
     let certificates = pairs.len();
@@ -83,6 +98,9 @@ fn take(node: &Node) -> Result<Reloaded, String> {
         node.offer_again();
         node.registry.reloaded();
     }
+    if let Some(renewal) = renewal {
+        renewal();
+    }
     *source = in_force;
-    Ok(Reloaded { applied, needs_restart, certificates })
+    Ok(Reloaded { applied, needs_restart, refused, certificates })
 }

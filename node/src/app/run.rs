@@ -9,8 +9,8 @@ use replication::metadata::Command;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
-use xmpp::stream::error::StreamError;
 
+use super::drain::{self};
 use super::{Node, Reload, build, heirs, operator::Desk, reload, scribe, wires};
 use crate::features::{archive, last};
 use crate::geo::tick;
@@ -24,6 +24,8 @@ use crate::transport::tcp::{self, Gate, GateLimits};
 const ANNOUNCE_WITHIN: Duration = Duration::from_secs(5);
 /// How long the last writing of the outbox may take.
 const OUTBOX_WITHIN: Duration = Duration::from_secs(5);
+/// How long it waits for those that can be reached, when others cannot.
+const ECHO_WITHIN: Duration = Duration::from_secs(1);
 /// How often the drain looks whether the last session is gone.
 const DRAIN_LOOK: Duration = Duration::from_millis(20);
 
@@ -171,22 +173,37 @@ async fn announce(node: Arc<Node>) {
     }
 }
 
-/// The orderly end: sessions, then what they left behind, then the links, within `node.drain_deadline`.
+/// The orderly end: sessions, which move to other nodes of the region if there are any; then what they left behind, then the links, within
+/// `node.drain_deadline`.
 pub async fn drain(node: &Arc<Node>, mut tasks: JoinSet<()>) {
     tasks.abort_all();
     while tasks.join_next().await.is_some() {}
+    let whole = node.config.node.drain_deadline;
+    let deadline = Instant::now() + whole;
+    drain::begin_to_refuse(node);
+    if node.directory.sessions_here() > 0 && drain::has_heirs(node) {
+        // What cannot leave has a third of the time to end here.
+        drain::finish(node, Instant::now() + whole * 2 / 3).await;
+    }
     let mut seats = Vec::new();
     node.directory.for_each(|row| seats.extend(row.here().cloned()));
     for seat in &seats {
-        perform::close(seat, StreamError::system_shutdown());
+        perform::close(seat, drain::elsewhere(node));
     }
     drop(seats);
-    let deadline = Instant::now() + node.config.node.drain_deadline;
     // First the sessions, then what they left behind finds its place, then the other nodes have it.
     let settled = || {
         node.directory.sessions_here() == 0 && node.directory.parked().0 == 0 && node.filing() == 0
     };
     while !settled() && Instant::now() < deadline {
+        tokio::time::sleep(DRAIN_LOOK).await;
+    }
+    // Others ask whether anything comes back of what they sent here: when this is echoed they have asked.
+    let mark = node.geo.mark();
+    node.geo.send_due_probes();
+    let all_up = node.geo.all_peers().iter().all(|peer| peer.link.is_up());
+    let patience = if all_up { deadline } else { deadline.min(Instant::now() + ECHO_WITHIN) };
+    while !node.geo.closed(&mark) && Instant::now() < patience {
         tokio::time::sleep(DRAIN_LOOK).await;
     }
     for peer in node.geo.all_peers().iter().filter(|peer| peer.link.is_up()) {

@@ -12,6 +12,9 @@ use crate::homes::Pen;
 use crate::homes::scribe::{BEAT_MS, Watch, next_term};
 use crate::storage::{Scribe, Storage, StorageError};
 
+/// After so many beats the scribe says again that it is one: a link may have been full.
+const SAY_AGAIN: u64 = 20;
+
 /// The pen, at the start: ours if nobody has it, or if a former life of this node had.
 pub(super) async fn first(
     storage: &dyn Storage,
@@ -36,6 +39,7 @@ pub(super) async fn run(node: Arc<Node>) {
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut watch = Watch::default();
     let begun = Instant::now();
+    let mut beats: u64 = 0;
     loop {
         tokio::select! {
             biased; // a beat too many, at the stop, harms nobody
@@ -45,6 +49,10 @@ pub(super) async fn run(node: Arc<Node>) {
         if node.homes.term().is_some() {
             if has_company(&node) {
                 beat(&node).await;
+            }
+            beats += 1;
+            if beats % SAY_AGAIN == 0 {
+                node.geo.all_peers().iter().for_each(|peer| tell(&node, peer, true));
             }
             watch = Watch::default();
             continue;
@@ -113,14 +121,22 @@ async fn take(node: &Arc<Node>, former: u64) {
 
 /// Tells a peer that we are our region's scribe, if we are.
 pub fn say(node: &Node, peer: &Peer) {
+    tell(node, peer, false);
+}
+
+fn tell(node: &Node, peer: &Peer, again: bool) {
     if let Some(term) = node.homes.term() {
-        node.geo.send(peer.ix, frame::SCRIBE, &[&term.to_le_bytes()]);
+        // A full link has no room for it; it is said again.
+        node.geo.send(peer.ix, frame::SCRIBE, &[&term.to_le_bytes(), &[u8::from(again)]]);
     }
 }
 
-/// A peer says that it is its region's.
-pub fn heard(node: &Node, peer: &Peer, term: u64) {
-    if !node.geo.heard_scribe(peer, term) {
+/// A peer says that it is its region's, in a body of [`frame::SCRIBE`].
+pub fn heard(node: &Node, peer: &Peer, body: &[u8]) {
+    let Some((term, [again])) = body.split_first_chunk() else { return };
+    let term = u64::from_le_bytes(*term);
+    let is_known = *again == 1 && node.geo.scribe_is(peer, term);
+    if is_known || !node.geo.heard_scribe(peer, term) {
         return;
     }
     if peer.id.region == node.geo.me.region {

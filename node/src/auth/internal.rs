@@ -1,18 +1,21 @@
 //! Auth: passwords from the account records of this server.
 //!
 //! Reads through [`Records`] (the homes' replica of this region: login needs no other region) and keeps what was read lately, so
-//! that a reconnect storm is not a query storm. Told by the store's changes what to forget. Verifying PLAIN means PBKDF2: that
+//! that a reconnect storm is not a query storm. Told by the store's changes what to forget. While the database cannot be read what was read lately
+//! does not count: a change may have passed us by. Unless the operator says that it may ([`Kept`]). Verifying PLAIN means PBKDF2: that
 //! runs on blocking threads, few at a time, with a short queue before them.
 //!
 //! Deliberately absent: writing. Registration and password changes are requests to the account's home, with [`Keys`] made here.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use xmpp::jid::BareJid;
 use xmpp::sasl::{BadPassword, Credentials, Hash, Password, SALT_BYTES, ScramKeys, Secret};
 
@@ -87,6 +90,20 @@ pub trait Records: Send + Sync + 'static {
     /// # Errors
     /// The storage cannot be read now; what it says is for the log.
     fn read(&self, account: &BareJid) -> BoxFuture<'static, Result<Option<Record>, String>>;
+
+    /// Whether they could be read when somebody last tried. Costs nothing.
+    fn is_well(&self, _account: &BareJid) -> bool {
+        true
+    }
+}
+
+/// What signing in rests on while the records cannot be read: `auth.cache`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// So long after it was last looked at a record will do. Zero: never.
+    pub time: Duration,
+    /// Of how many accounts.
+    pub accounts_max: usize,
 }
 
 /// The account records, asked. [`Chain`](super::Chain) does it in its turn. Cloning shares it.
@@ -98,6 +115,7 @@ pub struct Internal {
 struct Inner {
     records: Arc<dyn Records>,
     cache: Mutex<Cache>,
+    kept_for: Duration,
     iterations: u32,
     derivations: Arc<Semaphore>,
     queued: AtomicUsize,
@@ -108,6 +126,8 @@ struct Inner {
 struct Cache {
     // Absence is not kept: it would let a stranger push out those who exist.
     recent: Recent<BareJid, Arc<Record>>,
+    /// For when they cannot be read, with when that was.
+    kept: Recent<BareJid, (Arc<Record>, Instant)>,
     /// How often anything was forgotten: a record that was read before that may be the old one, and is not kept.
     forgotten: u64,
 }
@@ -118,11 +138,21 @@ impl Internal {
 
     /// `iterations`: what new accounts get; also the time an answer about no account takes.
     pub fn new(records: Arc<dyn Records>, iterations: u32) -> Self {
-        let cache = Cache { recent: Recent::new(CACHED_ACCOUNTS_MAX), forgotten: 0 };
+        Self::keeping(records, iterations, Kept::default())
+    }
+
+    /// The same, which lets users sign in by what it has kept while the records cannot be read.
+    pub fn keeping(records: Arc<dyn Records>, iterations: u32, kept: Kept) -> Self {
+        let cache = Cache {
+            recent: Recent::new(CACHED_ACCOUNTS_MAX),
+            kept: Recent::new(kept.accounts_max),
+            forgotten: 0,
+        };
         Self {
             inner: Arc::new(Inner {
                 records,
                 cache: Mutex::new(cache),
+                kept_for: kept.time,
                 iterations,
                 derivations: Arc::new(Semaphore::new(DERIVATIONS_AT_ONCE)),
                 queued: AtomicUsize::new(0),
@@ -152,6 +182,7 @@ impl Internal {
         let mut cache = self.inner.cache.lock();
         cache.forgotten += 1;
         cache.recent.remove(account);
+        cache.kept.remove(account);
     }
 
     /// Any record may have changed (a resync from a snapshot).
@@ -159,6 +190,7 @@ impl Internal {
         let mut cache = self.inner.cache.lock();
         cache.forgotten += 1;
         cache.recent.clear();
+        cache.kept.clear();
     }
 }
 
@@ -173,8 +205,11 @@ impl Inner {
     async fn record(&self, account: &BareJid) -> Result<Option<Arc<Record>>, ()> {
         let before = {
             let mut cache = self.cache.lock();
-            if let Some(record) = cache.recent.get(account.as_str()) {
-                return Ok(Some(record.clone()));
+            if self.records.is_well(account)
+                && let Some(record) = cache.recent.get(account.as_str()).cloned()
+            {
+                self.keep(&mut cache, account, &record);
+                return Ok(Some(record));
             }
             cache.forgotten
         };
@@ -185,14 +220,32 @@ impl Inner {
                 let mut cache = self.cache.lock();
                 if cache.forgotten == before {
                     cache.recent.insert(account.clone(), record.clone());
+                    self.keep(&mut cache, account, &record);
                 }
                 Ok(Some(record))
             }
             Err(error) => {
-                tracing::warn!(error, "account records cannot be read; nobody can sign in");
+                if let Some(record) = self.kept(account) {
+                    tracing::debug!(%account, error, "account records cannot be read; this one is kept");
+                    return Ok(Some(record));
+                }
+                tracing::warn!(error, "account records cannot be read; the account cannot sign in");
                 Err(())
             }
         }
+    }
+
+    fn keep(&self, cache: &mut Cache, account: &BareJid, record: &Arc<Record>) {
+        if !self.kept_for.is_zero() {
+            cache.kept.insert(account.clone(), (record.clone(), Instant::now()));
+        }
+    }
+
+    /// What will do while the records cannot be read.
+    fn kept(&self, account: &BareJid) -> Option<Arc<Record>> {
+        let mut cache = self.cache.lock();
+        let (record, read) = cache.kept.get(account.as_str())?;
+        (read.elapsed() < self.kept_for).then(|| record.clone())
     }
 
     /// Works on a blocking thread. `None`: too many wait already.
@@ -316,15 +369,22 @@ mod tests {
         records: Mutex<HashMap<String, Record>>,
         reads: AtomicUsize,
         broken: bool,
+        /// It cannot be read now, and that is known.
+        is_away: std::sync::atomic::AtomicBool,
         /// When set, a read takes its answer and then waits.
         hold: Option<Arc<(Notify, Notify)>>,
     }
 
     impl Records for Fake {
+        fn is_well(&self, _account: &BareJid) -> bool {
+            !self.is_away.load(Ordering::SeqCst)
+        }
+
         fn read(&self, account: &BareJid) -> BoxFuture<'static, Result<Option<Record>, String>> {
             self.reads.fetch_add(1, Ordering::SeqCst);
             let found = self.records.lock().get(account.as_str()).cloned();
-            let (broken, hold) = (self.broken, self.hold.clone());
+            let broken = self.broken || self.is_away.load(Ordering::SeqCst);
+            let hold = self.hold.clone();
             async move {
                 if let Some(hold) = hold {
                     hold.0.notify_one();
@@ -433,6 +493,44 @@ mod tests {
         );
         assert_ne!(keys.sha256.salt, again.sha256.salt);
         assert!(matches!(auth.derive(Password::new("\u{7}")).await, Err(NoKeys::Bad(_))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_records_cannot_be_read_those_who_were_here_lately_sign_in_if_the_operator_says_so()
+     {
+        let juliet = jid("juliet@example.org");
+        let right = Password::new("wonderland");
+        for hours in [0, 1] {
+            let (fake, _) = with_juliet(Fake::default());
+            let hour = Duration::from_secs(3_600);
+            let kept = Kept { time: hour * hours, accounts_max: 10 };
+            let auth = Internal::keeping(fake.clone(), 16, kept);
+            assert_eq!(auth.password(&juliet, &right).await, Said::Right);
+            fake.is_away.store(true, Ordering::SeqCst);
+            if hours == 0 {
+                assert_eq!(auth.password(&juliet, &right).await, Said::Down);
+                assert!(matches!(
+                    auth.scram(&juliet, Hash::Sha256).await,
+                    Credentials::Unavailable
+                ));
+                continue;
+            }
+            assert_eq!(auth.password(&juliet, &right).await, Said::Right);
+            assert_eq!(auth.password(&juliet, &Password::new("x")).await, Said::Wrong);
+            assert!(matches!(auth.scram(&juliet, Hash::Sha256).await, Credentials::Keys(_)));
+            assert_eq!(auth.standing(&juliet).await, Ok(Some(true)));
+            assert_eq!(auth.password(&jid("tybalt@example.org"), &right).await, Said::Down);
+            tokio::time::advance(hour / 2).await;
+            assert_eq!(auth.password(&juliet, &right).await, Said::Right);
+            // Signing in by what is kept does not keep it longer.
+            tokio::time::advance(hour / 2).await;
+            assert_eq!(auth.password(&juliet, &right).await, Said::Down);
+            fake.is_away.store(false, Ordering::SeqCst);
+            assert_eq!(auth.password(&juliet, &right).await, Said::Right);
+            fake.is_away.store(true, Ordering::SeqCst);
+            auth.forget("juliet@example.org");
+            assert_eq!(auth.password(&juliet, &right).await, Said::Down, "it has changed");
+        }
     }
 
     #[tokio::test]

@@ -30,7 +30,7 @@ use xmpp::jid::BareJid;
 use xmpp::sasl::{Credentials, Hash, Hashes, Password, Verdict};
 
 pub use chain::Chain;
-pub use internal::Internal;
+pub use internal::{Internal, Kept};
 pub use stored::Stored;
 pub use throttle::Throttle;
 

@@ -383,7 +383,7 @@ mod tests {
         ('rosaline', 'x', NULL, 'yes'), ('nurse', NULL, false, ''), ('paris', 'a', false, ''), ('paris', 'b', false, '')";
 
     #[tokio::test]
-    #[ignore = "needs a server: tests/databases.rs"]
+    #[ignore = "needs a server: tests/databases/main.rs"]
     async fn plain_passwords_answer_in_postgresql() {
         let url = std::env::var("PANGAEA_TEST_POSTGRES").expect("the URL of a server");
         let Some(config::Database::Postgres(url)) = config::Database::parse(&url) else {
@@ -409,7 +409,7 @@ mod tests {
     }
 
     #[tokio::test]
-    #[ignore = "needs a server: tests/databases.rs"]
+    #[ignore = "needs a server: tests/databases/main.rs"]
     async fn plain_passwords_answer_in_mysql() {
         let url = std::env::var("PANGAEA_TEST_MYSQL").expect("the URL of a server");
         let Some(config::Database::Mysql(url)) = config::Database::parse(&url) else {

@@ -18,6 +18,10 @@ use crate::storage::Storage;
 pub struct Stored(pub Arc<dyn Storage>);
 
 impl Records for Stored {
+    fn is_well(&self, account: &BareJid) -> bool {
+        self.0.is_well(account.as_str())
+    }
+
     fn read(&self, account: &BareJid) -> BoxFuture<'static, Result<Option<Record>, String>> {
         let (storage, account) = (self.0.clone(), account.clone());
         async move {

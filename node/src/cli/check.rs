@@ -66,6 +66,9 @@ fn summary(config: &Config) -> String {
     let admins = &config.admin.accounts;
     line("admins", if admins.is_empty() { "nobody".to_owned() } else { admins.join(", ") });
     line("storage", config.storage.database.to_string());
+    for (at, partition) in config.storage.partitions.iter().enumerate() {
+        line("", format!("partition {}: {partition}", at + 1));
+    }
     text
 }
 

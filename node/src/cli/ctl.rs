@@ -4,6 +4,7 @@ use clap::{Subcommand, ValueEnum};
 use serde::Serialize;
 use xmpp::payload::date_time;
 
+use super::databases;
 use super::remote::{Remote, Target};
 use super::table::columns;
 use crate::admin::*;
@@ -17,7 +18,9 @@ Examples:
   pangaea ctl status
   pangaea ctl links --json
   pangaea ctl region drain us
+  pangaea ctl node drain eu-1 --rate 100
   pangaea ctl home move alice@pangaea.localhost --to us
+  pangaea ctl storage rebalance
   pangaea ctl invite new --name juliet --of romeo@pangaea.localhost")]
 pub(super) struct Args {
     #[command(flatten)]
@@ -74,9 +77,15 @@ enum Command {
         /// The region
         name: String,
     },
+    /// Empty a node, or let it serve again
+    #[command(subcommand)]
+    Node(super::drain::Order),
     /// Where the data of an account is written
     #[command(subcommand)]
     Home(Home),
+    /// The databases of the region, and accounts moved between them
+    #[command(subcommand)]
+    Storage(databases::Storage),
     /// Invitations: URIs that make accounts, or contacts
     #[command(subcommand)]
     Invite(Invite),
@@ -199,6 +208,10 @@ async fn order(remote: &Remote, command: Command, json: bool) -> miette::Result<
             let done: () = remote.ask("PUT", &path, Some(NewRegionState { state })).await?;
             show(done, json, |()| format!("{name} is {state}\n"))
         }
+        Command::Node(order) => {
+            let done = super::drain::order(remote, order, !json).await?;
+            show(done, json, super::drain::table)
+        }
         Command::Home(Home::Show { account }) => {
             let path = format!("/admin/homes/{}", escape(&account));
             show(remote.get(&path).await?, json, home)
@@ -210,6 +223,9 @@ async fn order(remote: &Remote, command: Command, json: bool) -> miette::Result<
             };
             let body = Some(MoveHome { what, to });
             show(remote.ask("POST", "/admin/homes/move", body).await?, json, home)
+        }
+        Command::Storage(order) => {
+            show(databases::order(remote, order, json).await?, json, databases::show)
         }
         Command::Invite(order) => invite(remote, order, json).await,
     }
@@ -285,7 +301,10 @@ fn reloaded(done: &Reloaded) -> String {
     let mut text = format!("{} certificates read\n", done.certificates);
     text += &all("applied", &done.applied);
     text += &all("needs a restart", &done.needs_restart);
-    if done.applied.is_empty() && done.needs_restart.is_empty() {
+    for why in &done.refused {
+        text += &format!("refused: {why}\n");
+    }
+    if done.applied.is_empty() && done.needs_restart.is_empty() && done.refused.is_empty() {
         text += "the configuration is as it was\n";
     }
     text

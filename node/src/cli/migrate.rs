@@ -23,7 +23,9 @@ pub(super) struct Args {
 pub(super) fn main(args: &Args) -> miette::Result<()> {
     let config = Config::load(&args.config)?;
     super::small_runtime()?.block_on(migrate(&config))?;
-    println!("{} is of this version", config.storage.database);
+    for database in std::iter::once(&config.storage.database).chain(&config.storage.partitions) {
+        println!("{database} is of this version");
+    }
     Ok(())
 }
 
@@ -35,9 +37,7 @@ async fn migrate(config: &Config) -> miette::Result<()> {
         std::fs::create_dir_all(dir)
             .map_err(|cause| miette::miette!("cannot make {}: {cause}", dir.display()))?;
     }
-    let opened = storage::open::open(&config.storage).await;
-    opened.map_err(|cause| miette::miette!("{cause}"))?.close().await;
-    Ok(())
+    storage::open::migrate(&config.storage).await.map_err(|cause| miette::miette!("{cause}"))
 }
 
 #[cfg(test)]

@@ -6,6 +6,8 @@
 mod bench;
 mod check;
 mod ctl;
+mod databases;
+mod drain;
 mod log;
 mod migrate;
 mod quickstart;

@@ -50,10 +50,14 @@ pub const PRESENCE: FrameKind = FrameKind(0x1f);
 /// Whom the sender reaches, as a datagram: `Vec<String>` of node names.
 pub const REACH: FrameKind = FrameKind(0x22);
 
-/// "I write my region's database", with the term: `u64`, little endian. The first word on a link, and again when it begins.
+/// "I write my region's database", with the term: `u64`, little endian, and a byte: 1 for a reminder. The first word on a link, and when it begins.
 pub const SCRIBE: FrameKind = FrameKind(0x30);
 /// Between the scribe and the other nodes of its region; the body belongs to `homes::feed`.
 pub const FEED: FrameKind = FrameKind(0x31);
+/// A session that moves between two nodes: `session::moving::Word`.
+pub const MOVE: FrameKind = FrameKind(0x40);
+/// What an operator says to the receiver, through the sender: [`Call`], answered by a [`Reply`].
+pub const ORDER: FrameKind = FrameKind(0x41);
 
 /// Head of a [`STANZA`] and of a [`RETURN`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -209,12 +213,14 @@ pub struct PresenceProbe {
 }
 
 /// A carbon for the resources of an account on the receiving node.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct CarbonCopy {
     /// Whose.
     pub account: BareJid,
     /// Not for this one, which sent or received it; `None`: for those that take no messages of the account (RFC 6121 §8.5.2.1.1).
     pub except: Option<FullJid>,
+    /// For this one alone, which has just moved to the receiving node.
+    pub only: Option<FullJid>,
     /// Sent or received.
     pub sent: bool,
     /// The original.

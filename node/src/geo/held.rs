@@ -32,6 +32,18 @@ impl Held {
         self.inner.lock().by.entry(via).or_default().insert(order, sessions);
     }
 
+    /// One more session here has it: one that came from another node.
+    pub fn add(&self, via: NodeIx, order: u64) {
+        let mut inner = self.inner.lock();
+        let sessions = inner.by.entry(via).or_default().entry(order).or_default();
+        *sessions = sessions.saturating_add(1);
+    }
+
+    /// Whether it is one session alone that has it.
+    pub fn is_with_one(&self, via: NodeIx, order: u64) -> bool {
+        self.inner.lock().by.get(&via).and_then(|all| all.get(&order)) == Some(&1)
+    }
+
     /// A client has it. Whether that is news.
     pub fn kept(&self, via: NodeIx, order: u64) -> bool {
         let mut inner = self.inner.lock();
@@ -107,5 +119,9 @@ mod tests {
         assert!(held.kept(eu, 8) && !held.kept(eu, 8));
         assert!(!held.let_go(eu, 8) && held.is_empty());
         assert_eq!(held.recent(eu), [8]);
+        held.add(eu, 9);
+        assert!(held.is_with_one(eu, 9));
+        held.add(eu, 9);
+        assert!(!held.is_with_one(eu, 9) && !held.let_go(eu, 9) && held.let_go(eu, 9));
     }
 }

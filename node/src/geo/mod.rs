@@ -175,6 +175,11 @@ impl Geo {
         is_news
     }
 
+    /// Whether that is known already.
+    pub fn scribe_is(&self, peer: &Peer, term: u64) -> bool {
+        self.scribes.read().get(&peer.id.region) == Some(&(term, peer.ix))
+    }
+
     /// The peers of a region.
     pub fn peers_in(&self, region: &str) -> Vec<Peer> {
         let peers = self.peers.read();
@@ -374,7 +379,7 @@ impl Geo {
         sent: bool,
         forwarded: &Stanza,
     ) {
-        perform::local_carbons(node, account, except, sent, forwarded);
+        perform::local_carbons(node, account, (except, None), sent, forwarded);
         let mut elsewhere: Vec<NodeIx> = Vec::new();
         node.directory.read(account.as_str(), |rows| {
             for ix in rows
@@ -393,6 +398,7 @@ impl Geo {
         let copy = CarbonCopy {
             account: account.clone(),
             except: except.cloned(),
+            only: None,
             sent,
             forwarded: forwarded.bytes().to_vec(),
         };

@@ -42,6 +42,7 @@ pub async fn run(node: Arc<Node>) {
         for (peer, orders) in node.geo.held.take_untold() {
             node.geo.tell_kept(peer, &orders);
         }
+        node.moving.tick(&node);
         report_reach(&node);
         numbers.show(&node, now);
         declare(&node, now, &mut unreached).await;

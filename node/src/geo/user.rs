@@ -17,11 +17,11 @@ use xmpp::stanza::Stanza;
 use super::frame::{self, Call, CarbonCopy, PresenceProbe, Reply, StanzaHead};
 use super::presence::{self, Presence};
 use super::{Peer, light};
-use crate::app::{Node, scribe};
+use crate::app::{Node, drain, scribe};
 use crate::features::blocking;
 use crate::router::road::Road;
 use crate::router::{self, Holder, LetGo, Routed, perform};
-use crate::session::{Delivery, Owed, Seat};
+use crate::session::{Delivery, Owed, Seat, moving};
 
 /// A message that comes back after so long says when it was sent (XEP-0203).
 const LATE_MS: u64 = 1_000;
@@ -59,6 +59,7 @@ impl LinkUser for User {
         self.with(id, |node, peer| {
             tracing::warn!(peer = %id, "link is down");
             node.geo.health.lock().down(peer.ix, node.now_ms());
+            node.moving.node_silent(peer.ix);
         });
     }
 
@@ -134,6 +135,7 @@ impl LinkUser for User {
 fn anew(node: &Arc<Node>, peer: &Peer, unacked: Vec<(u64, FrameKind, Bytes)>) {
     node.geo.route.fresh(peer.ix);
     node.geo.calls.restarted(peer.ix);
+    node.moving.node_gone(peer.ix);
     let (removed, mut reopen) = node.directory.remove_rows(peer.ix, |_| true);
     let mut back: Vec<Routed> = Vec::new();
     for (order, accepted_ms, stanza) in node.ledger.node_gone(peer.ix) {
@@ -215,18 +217,18 @@ fn take(node: &Arc<Node>, peer: &Peer, kind: FrameKind, body: Bytes) {
             if let Some((generation, to, bytes)) = frame::read_presence(body)
                 && let Ok(stanza) = Stanza::parse(bytes)
             {
-                presence::answered(
-                    node,
-                    &Presence { stanza, generation, node: Some(peer.ix), withdrawn: false },
-                    &to,
-                );
+                let presence =
+                    Presence { stanza, generation, node: Some(peer.ix), withdrawn: false };
+                presence::answered(node, &presence, &to);
+                moving::presence_came(node, to.bare_str(), &presence);
             }
         }
         frame::CARBON => {
             let Some(copy) = value::<CarbonCopy>(&peer.id, kind, &body) else { return };
-            if let Ok(forwarded) = Stanza::parse(copy.forwarded.into()) {
-                let except = copy.except.as_ref();
-                perform::local_carbons(node, &copy.account, except, copy.sent, &forwarded);
+            if let Ok(forwarded) = Stanza::parse(copy.forwarded.clone().into()) {
+                let whom = (copy.except.as_ref(), copy.only.as_ref());
+                perform::local_carbons(node, &copy.account, whom, copy.sent, &forwarded);
+                moving::carbon_came(node, &copy);
             }
         }
         frame::REPRESENT => light::represent(node, peer.ix),
@@ -272,23 +274,31 @@ fn take(node: &Arc<Node>, peer: &Peer, kind: FrameKind, body: Bytes) {
                 }
             });
         }
+        frame::ORDER => {
+            let Some(call) = value::<Call>(&peer.id, kind, &body) else { return };
+            if !node.geo.calls.is_taken_back(peer.ix, call.id) {
+                let reply = Reply { id: call.id, body: drain::obey_bytes(node, &call.body) };
+                node.geo.send_value(peer.ix, frame::REPLY, &reply);
+            }
+        }
         frame::REPLY => {
             if let Some(reply) = value::<Reply>(&peer.id, kind, &body) {
                 node.geo.calls.answered(reply.id, reply.body);
             }
         }
         frame::GIVEN_UP => node.geo.calls.taken_back(peer.ix, frame::read_orders(&body)),
+        frame::MOVE => {
+            if let Some(word) = value::<moving::Word>(&peer.id, kind, &body) {
+                moving::heard(node, peer, word);
+            }
+        }
         frame::DURABLE => {
             // Of a scribe that has been superseded it says nothing any more.
             if node.geo.scribe_of(&peer.id.region).is_some_and(|scribe| scribe.ix == peer.ix) {
                 node.homes.shipped(&peer.id.region, body);
             }
         }
-        frame::SCRIBE => {
-            if let Ok(term) = <[u8; 8]>::try_from(&body[..]) {
-                scribe::heard(node, peer, u64::from_le_bytes(term));
-            }
-        }
+        frame::SCRIBE => scribe::heard(node, peer, &body),
         frame::FEED => {
             if peer.id.region == node.geo.me.region {
                 node.homes.fed(&peer.name, body);
@@ -425,6 +435,7 @@ fn multicast(node: &Arc<Node>, peer: &Peer, kind: FrameKind, body: Bytes) {
         let Ok(account) = std::str::from_utf8(&account) else { continue };
         if kind != frame::GRANT {
             presence::local_presence(node, account, &presence);
+            moving::presence_came(node, account, &presence);
         } else if let Ok(account) = BareJid::parse(account) {
             presence::granted_here(node, &presence, &account);
         }

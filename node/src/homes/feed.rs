@@ -484,6 +484,7 @@ impl Shared {
     /// wait for them.
     pub(super) fn learn(&self, region: &str, position: Position, entries: &[Entry]) {
         let origin = AppliedAt { local_home: *region == *self.config.region };
+        self.storage.heard((!origin.local_home).then_some(region), position, entries);
         for entry in entries.iter().filter(|entry| !entry.changes.is_empty()) {
             self.applied.applied(origin, &entry.changes);
         }

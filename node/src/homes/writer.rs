@@ -58,7 +58,7 @@ pub(super) struct Writer {
     head: u64,
     trimmed: u64,
     former: Former,
-    /// What former homes brought while their accounts were being handed over. Bounded by what the queue takes in that time.
+    /// What former homes brought while their accounts were being handed over, or their database was away. Bounded by what the queue takes in that time.
     kept_back: Vec<(BareJid, Vec<Change>)>,
     /// `former` has something to be stored before the next commit.
     unstored: bool,
@@ -102,7 +102,10 @@ impl Writer {
                     answers.push((request.answer, result, Some((request.account, made))));
                 }
                 Job::Fence(answer) => answers.push((answer, Ok(Vec::new()), None)),
-                Job::Late(account, changes) if self.shared.is_leaving(account.as_str()) => {
+                Job::Late(account, changes)
+                    if self.shared.is_leaving(account.as_str())
+                        || self.shared.storage.refuses(account.as_str()).is_some() =>
+                {
                     self.kept_back.push((account, changes));
                 }
                 Job::Late(account, changes) => self.late(&account, changes, at, &mut entries),
@@ -153,7 +156,9 @@ impl Writer {
         for job in jobs {
             let Job::Run(request) = job else { continue };
             let place = self.shared.map.home(request.account.as_str());
-            if let Some(op) = self.shared.ops.get(request.op.as_str()).filter(|_| place.local) {
+            let is_ours =
+                place.local && self.shared.storage.refuses(request.account.as_str()).is_none();
+            if let Some(op) = self.shared.ops.get(request.op.as_str()).filter(|_| is_ours) {
                 let reads = op.reads(&request.account, &request.request);
                 let account = request.account.as_str();
                 wanted.extend(reads.into_iter().map(|read| (account, place.epoch, read)));
@@ -177,6 +182,9 @@ impl Writer {
         let place = self.shared.map.home(request.account.as_str());
         if !place.local || self.shared.is_leaving(request.account.as_str()) {
             return Err(HomeError::NotHome { epoch: place.epoch });
+        }
+        if let Some(error) = self.shared.storage.refuses(request.account.as_str()) {
+            return Err(error.into());
         }
         self.tx.in_epoch(request.account.as_str(), place.epoch);
         self.tx.begin(request.account.as_str(), at);

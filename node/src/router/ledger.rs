@@ -175,6 +175,22 @@ impl Ledger {
         if entry.is_held() { LetGo::NotLast } else { LetGo::Last }
     }
 
+    /// A session that has it has moved: from there (which has it no more if it `leaves`, and still has it for others if not), to there.
+    pub fn moves(&self, order: u64, from: Holder, to: Holder, leaves: bool) {
+        let mut inner = self.inner.lock();
+        let Some(entry) = inner.entries.get_mut(&order) else { return };
+        match from {
+            Holder::Here => entry.here = entry.here.saturating_sub(1),
+            Holder::There(node) if leaves => entry.there.retain(|known| *known != node),
+            Holder::There(_) => {}
+        }
+        match to {
+            Holder::Here => entry.here = entry.here.saturating_add(1),
+            Holder::There(node) if entry.there.contains(&node) => {}
+            Holder::There(node) => entry.there.push(node),
+        }
+    }
+
     /// That node is gone with all it held: what nobody else has, oldest first, with the time (wall clock, ms) it was accepted.
     pub fn node_gone(&self, node: NodeIx) -> Vec<(u64, u64, Stanza)> {
         let mut inner = self.inner.lock();
@@ -295,5 +311,44 @@ impl Entry {
 
     fn is_held(&self) -> bool {
         self.here > 0 || !self.there.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::stanza;
+
+    #[test]
+    fn what_a_session_takes_along_is_with_the_node_it_went_to() {
+        let ledger = Ledger::new(1, 1 << 20);
+        let (eu, us) = (NodeIx(0), NodeIx(1));
+        let enter = |here, there: &[NodeIx]| {
+            let order = ledger.next_order();
+            let message = stanza("<message to='juliet@chat.example'/>");
+            ledger.enter(order, &message, Due::Nobody, 0, 0).expect("room");
+            ledger.hand(order, here, there);
+            order
+        };
+        // From here to there: two sessions here had it.
+        let order = enter(2, &[]);
+        ledger.moves(order, Holder::Here, Holder::There(eu), true);
+        assert_eq!(ledger.let_go(order, Holder::Here), LetGo::NotLast);
+        assert_eq!(ledger.let_go(order, Holder::There(eu)), LetGo::Last);
+        // From node to node; the first has another session with it.
+        let order = enter(0, &[eu]);
+        ledger.moves(order, Holder::There(eu), Holder::There(us), false);
+        assert_eq!(ledger.let_go(order, Holder::There(eu)), LetGo::NotLast);
+        assert_eq!(ledger.let_go(order, Holder::There(us)), LetGo::Last);
+        // It comes back to where it entered, and the node it was at is gone.
+        let order = enter(0, &[eu]);
+        ledger.moves(order, Holder::There(eu), Holder::Here, true);
+        assert!(ledger.node_gone(eu).is_empty());
+        assert_eq!(ledger.let_go(order, Holder::Here), LetGo::Last);
+        // Kept meanwhile: nothing comes of it.
+        let order = enter(1, &[]);
+        ledger.kept(order);
+        ledger.moves(order, Holder::Here, Holder::There(eu), true);
+        assert_eq!(ledger.let_go(order, Holder::There(eu)), LetGo::Unknown);
     }
 }

@@ -121,11 +121,11 @@ fn to_interested(node: &Arc<Node>, account: &BareJid, version: u64, push: &Stanz
     }
 }
 
-/// Carbon copies for the local resources of an account that want them.
+/// Carbon copies for the local resources of an account that want them: all but `except`, or `only` one.
 pub fn local_carbons(
     node: &Arc<Node>,
     account: &BareJid,
-    except: Option<&FullJid>,
+    (except, only): (Option<&FullJid>, Option<&FullJid>),
     sent: bool,
     forwarded: &Stanza,
 ) {
@@ -145,7 +145,8 @@ pub fn local_carbons(
             }
         };
         let is_refused = !sent && blocking::refuses(&seat, forwarded);
-        if seat.carbons() && !has_it && !is_refused {
+        let is_meant = only.is_none_or(|only| seat.full == *only);
+        if seat.carbons() && !has_it && !is_refused && is_meant {
             let copy = if sent {
                 carbons::sent(&seat.full, forwarded)
             } else {

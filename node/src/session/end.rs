@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use config::canary::{Canary, sings};
 use global_distrib::{NodeIx, RouteEntry, Row};
+use tokio::time::Instant;
 use xmpp::stanza::{Kind, Stanza};
 use xmpp::stream::error::StreamError;
 
@@ -28,7 +29,7 @@ impl Alive {
     }
 
     /// The session's end is being seen to.
-    fn disarm(mut self) {
+    pub(super) fn disarm(mut self) {
         self.0 = None;
     }
 }
@@ -56,46 +57,56 @@ impl Drop for Alive {
 pub(super) async fn end(mut session: Box<Session>, close: Close) {
     let fits = match close {
         Close::Clean | Close::Error(_) => session.flush_held(),
-        Close::Lost | Close::TakenOver => session.keep_held(),
+        Close::Lost | Close::TakenOver | Close::Left(..) => session.keep_held(),
     };
     session.farewell(&close);
     if !session.unwritten.is_empty() && !matches!(close, Close::Lost) {
         session.write_out().await;
     }
     let resume_deadline = session.resume_deadline();
-    let Session { node, seat, transport, output, sm, alive, unwritten, .. } = *session;
+    let Session { node, seat, transport, output, mut sm, mut alive, unwritten, .. } = *session;
     let unwritten = unwritten.into_iter().map(|(_, delivery)| delivery).collect();
-    match close {
-        Close::TakenOver => transport.close(output).await,
-        Close::Lost => {
+    let resumable = match close {
+        Close::Lost | Close::Left(..) => sm
+            .take_if(|sm| fits && sm.id.is_some())
+            .and_then(|sm| Some(Handover { seat: seat.clone(), sm, alive: alive.take()? })),
+        _ => None,
+    };
+    match (close, resumable) {
+        (Close::TakenOver, _) => transport.close(output).await,
+        (Close::Lost, None) => {
             drop(transport);
             drop(output);
-            let mut sm = sm;
-            let mut alive = alive;
-            if let Some(resumable) = sm.take_if(|sm| fits && sm.id.is_some())
-                && let Some(guard) = alive.take()
-            {
-                let handover = Handover { seat: seat.clone(), sm: resumable, alive: guard };
-                match Box::pin(sm::hibernate(&node, handover, resume_deadline)).await {
-                    Some(back) => {
-                        if let Some(id) = &back.sm.id {
-                            let h = back.sm.handled.handled();
-                            let most = node.config.limits.sm_expired_max;
-                            node.resumable.expired(id, &seat.bare, h, most);
-                        }
-                        sm = Some(back.sm);
-                        alive = Some(back.alive);
-                    }
-                    None => return,
-                }
-            }
             over_guarded(&node, &seat, sm, alive, unwritten).await;
         }
-        Close::Clean | Close::Error(_) => {
+        (Close::Lost, Some(session)) => {
+            drop(transport);
+            drop(output);
+            Box::pin(sleep(&node, session, resume_deadline)).await;
+        }
+        (Close::Left(_, reply), Some(session)) => {
+            let back = reply.send(session).err();
+            transport.close(output).await;
+            if let Some(session) = back {
+                Box::pin(sleep(&node, session, resume_deadline)).await;
+            }
+        }
+        (Close::Clean | Close::Error(_) | Close::Left(..), _) => {
             over_guarded(&node, &seat, sm, alive, unwritten).await;
             transport.close(output).await;
         }
     }
+}
+
+/// A session without a connection, until another task has it or it is over.
+pub(super) async fn sleep(node: &Arc<Node>, session: Handover, deadline: Instant) {
+    let Some(back) = sm::hibernate(node, session, deadline).await else { return };
+    if let Some(id) = &back.sm.id {
+        let h = back.sm.handled.handled();
+        let most = node.config.limits.sm_expired_max;
+        node.resumable.expired(id, &back.seat.bare, h, most);
+    }
+    abandon(node, back).await;
 }
 
 /// A session that was handed over and cannot go on.
@@ -288,7 +299,7 @@ impl Left {
 }
 
 /// In the step that takes the row away: `false` if the link has no room for it.
-fn give_back(
+pub(super) fn give_back(
     node: &Node,
     via: NodeIx,
     stanza: &Stanza,

@@ -2,13 +2,15 @@
 //! (bytes, mailbox), names it an `Event`, and acts. Others reach it only through its [`Seat`].
 //! Called by the listeners (`serve`). Calls the outbound features and the router.
 //!
-//! * `seat` what others see · `mailbox`, `wheel` how they reach it · `negotiate` from the first byte to the bind · `task` the loop · `pace` how fast ·
+//! * `seat` what others see · `mailbox`, `wheel` how they reach it · `negotiate` from the first byte to the bind · `turnstile` how many begin in a second · `task` the loop · `pace` how fast ·
 //!   `stanza` what a client sends · `receipt` what of it may not be acknowledged yet · `sm` XEP-0198, resumption and hibernation · `csi` what an
-//!   inactive client need not see · `end` what happens to what is left
+//!   inactive client need not see · `end` what happens to what is left ·
+//!   `moving` from one node to another
 
 mod csi;
 mod end;
 pub mod mailbox;
+pub mod moving;
 mod negotiate;
 mod pace;
 mod receipt;
@@ -20,14 +22,16 @@ mod stanza;
 mod task;
 #[cfg(test)]
 mod tests;
+mod turnstile;
 pub mod wheel;
 
 use std::sync::Arc;
 
 pub use self::end::no_room;
 pub use self::receipt::{Handled, Receipt};
-pub use self::seat::{Control, Delivery, Item, Older, Owed, Seat};
+pub use self::seat::{Control, Delivery, Item, Older, Owed, Seat, State};
 pub use self::sm::{Handover, Resumable};
+pub use self::turnstile::Turnstile;
 use crate::app::Node;
 use crate::transport::tcp::Accepted;
 

@@ -23,7 +23,7 @@ use xmpp::xml::framer::{Framer, Limits, Scan};
 use super::end::Alive;
 use super::sm::{Handover, Refused, enable_inline, resume};
 use super::{Seat, sm::Sm};
-use crate::app::Node;
+use crate::app::{Node, drain};
 use crate::auth::{About, Authenticator};
 use crate::feature::Ctx;
 use crate::features::archive;
@@ -180,6 +180,10 @@ impl Talk<'_> {
                     self.output.put(Framing::Stream.close());
                     return End::Closed;
                 }
+                Ok(Scan::Open(bytes, _)) if self.node.is_leaving() && self.is_private() => {
+                    self.input.consume(bytes);
+                    Input::Broken(drain::elsewhere(self.node))
+                }
                 Ok(Scan::Open(bytes, header)) => {
                     self.input.consume(bytes);
                     let lang = header.lang.as_deref().filter(|lang| is_language(lang));
@@ -302,8 +306,12 @@ impl Talk<'_> {
     /// # Errors
     /// It goes on; what the machine is to be told, if anything.
     async fn place(&mut self, output: Output) -> Result<End, Option<Input>> {
+        if self.node.is_leaving() {
+            return Err(Some(Input::Broken(drain::elsewhere(self.node))));
+        }
         match output {
             Output::Bind { account, resource, .. } => {
+                self.take_turn().await?;
                 let bound = self.node.bind(&account, resource.as_deref());
                 let seat = bound.map_err(|error| Some(Input::BindRefused(error)))?;
                 self.finish(Input::Bound(seat.full.clone()));
@@ -311,6 +319,7 @@ impl Talk<'_> {
                 Ok(End::Ready(seat, None, None))
             }
             Output::BindInline { account, resource, features } => {
+                self.take_turn().await?;
                 let bound = self.node.bind(&account, Some(&resource));
                 let seat = bound.map_err(|error| Some(Input::BindRefused(error)))?;
                 let (sm, mut said) = self.enable(&seat, &features);
@@ -379,7 +388,32 @@ impl Talk<'_> {
         }
     }
 
+    /// A new session begins when it is its turn.
+    async fn take_turn(&self) -> Result<(), Option<Input>> {
+        let (limits, metrics) = (&self.node.config.limits, &self.node.metrics);
+        let turnstile = &self.node.turnstile;
+        let passed = turnstile.pass(limits.sign_ins, limits.sign_ins_waiting_max).await;
+        metrics.sign_ins_waiting.set(i64::try_from(turnstile.waiting()).unwrap_or(i64::MAX));
+        if passed.is_ok() && !self.node.is_leaving() {
+            return Ok(());
+        }
+        let error = match passed {
+            Ok(()) => drain::elsewhere(self.node),
+            Err(_) => {
+                metrics.sign_ins_refused.inc();
+                StreamError::resource_constraint()
+            }
+        };
+        Err(Some(Input::Broken(error)))
+    }
+
+    /// Nobody else hears where this client is sent (RFC 6120 §4.9.3.19).
+    fn is_private(&self) -> bool {
+        self.transport.as_ref().is_some_and(|transport| transport.tls_info().is_some())
+    }
+
     fn resumed(&mut self, seat: Arc<Seat>, mut sm: Box<Sm>, alive: Alive) -> End {
+        self.node.turnstile.pass_first(self.node.config.limits.sign_ins);
         sm.resend(self.node, &mut self.output);
         if sm.wants_answer() {
             self.output.put(xmpp::sm::REQUEST);

@@ -72,11 +72,17 @@ impl Pace {
 
 /// A token bucket in one number: when it will be full again. (The generic cell rate algorithm.)
 #[derive(Clone, Copy, Debug, Default)]
-struct Bucket(u64);
+pub(super) struct Bucket(u64);
 
 impl Bucket {
+    /// How long until one more can be taken without overdrawing it; all in nanoseconds.
+    pub(super) fn wait(self, rate: Rate, now: u64) -> u64 {
+        let mut after = self;
+        after.take(1, rate, now)
+    }
+
     /// Takes `count` out of it. How long until it is not overdrawn; all in nanoseconds.
-    fn take(&mut self, count: u32, rate: Rate, now: u64) -> u64 {
+    pub(super) fn take(&mut self, count: u32, rate: Rate, now: u64) -> u64 {
         if rate.per_second == 0 {
             return 0;
         }

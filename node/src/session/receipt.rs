@@ -58,6 +58,12 @@ impl Handled {
         Arc::new(Self { seat: seat.clone(), state: Mutex::default() })
     }
 
+    /// Of a session that has come from another node, where so many stanzas were handled.
+    pub fn resumed(seat: &Arc<Seat>, handled: u32) -> Arc<Self> {
+        let state = State { inbound: Inbound::resumed(handled), ..State::default() };
+        Arc::new(Self { seat: seat.clone(), state: Mutex::new(state) })
+    }
+
     /// One stanza came and is handled.
     pub fn count(&self) {
         self.state.lock().inbound.count();

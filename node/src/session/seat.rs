@@ -1,6 +1,7 @@
 //! Room: what the rest of the node may know of a local session: its address, its mailbox, its last presence, three flags.
 //! The session task owns everything else. A row of the session table points here.
 
+mod moved;
 mod newer;
 mod photo;
 mod watch;
@@ -16,6 +17,7 @@ use xmpp::jid::{BareJid, FullJid, Jid};
 use xmpp::stanza::{Kind, Stanza, Type};
 use xmpp::stream::error::StreamError;
 
+pub use self::moved::State;
 use self::newer::Newer;
 use self::watch::Watch;
 use super::mailbox::{Class, Mailbox, Refused, Weight};
@@ -84,6 +86,8 @@ struct Shown {
     photo: Option<Arc<str>>,
     /// A [`Control::SayAgain`] is on its way.
     again: bool,
+    /// When it last showed itself (monotonic, ms).
+    since_ms: u64,
 }
 
 /// What a mailbox holds.
@@ -156,6 +160,9 @@ pub enum Control {
     },
     /// Another connection resumes this session: hand over your state (XEP-0198 §5).
     Resume(tokio::sync::oneshot::Sender<super::Handover>),
+    /// The node is emptied: close the connection with this stream error, and hand over your state if the session may be resumed. If not, it
+    /// ends.
+    Leave(StreamError, tokio::sync::oneshot::Sender<super::Handover>),
 }
 
 impl Weight for Item {
@@ -174,7 +181,9 @@ impl Weight for Item {
                 _ => Class::Iq,
             },
             // A handed-over session takes its mailbox along; how much is handled is said behind the errors that belong to it.
-            Item::Control(Control::Close(_) | Control::Resume(_)) => Class::Order,
+            Item::Control(Control::Close(_) | Control::Resume(_) | Control::Leave(..)) => {
+                Class::Order
+            }
             Item::Control(Control::Handled { .. } | Control::Tick | Control::SayAgain) => {
                 Class::Control
             }
@@ -556,6 +565,11 @@ impl Seat {
         self.set(AVAILABLE, presence.is_some());
         let presence = presence.filter(|_| !self.invisible());
         std::mem::replace(&mut self.presence.lock().last, presence).is_some()
+    }
+
+    /// It has just shown itself.
+    pub fn shown_at(&self, now_ms: u64) {
+        self.presence.lock().since_ms = now_ms;
     }
 
     /// New priority; -1 stands for "not available". Returns whether messages to the account now reach it and did not before.

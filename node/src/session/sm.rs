@@ -1,7 +1,7 @@
-//! Room: XEP-0198 for one session: what is unacknowledged, resumption on another connection of this node, and the sleep in between
+//! Room: XEP-0198 for one session: what is unacknowledged, resumption on another connection, and the sleep in between
 //! (hibernation), during which the session keeps its place: it is still available, and what arrives for it is kept for it.
-//! Counters and elements are `xmpp::sm`. Left out: resumption on another node or region (answered with `item-not-found`; the client binds
-//! anew there, and what it had not acknowledged follows it when the session ends), and so `location`.
+//! A session that is on another node is fetched from there (`moving`). Counters and elements are `xmpp::sm`. Left out: `location`, for any
+//! node can resume what any other has.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -20,6 +20,7 @@ use xmpp::stream::error::StreamError;
 use xmpp::xml::element::Element;
 
 use super::end::Alive;
+use super::moving::{self, Why};
 use super::task::{Close, Session};
 use super::{Control, Delivery, Handled, Item, Seat};
 use crate::app::Node;
@@ -30,6 +31,10 @@ use crate::{outbox, router};
 
 /// How long the old connection's task may take to hand over.
 const HANDOVER_DEADLINE: Duration = Duration::from_secs(2);
+/// How long a client that comes back waits for a session that is just moving between nodes.
+const RESUME_DEADLINE: Duration = Duration::from_secs(5);
+/// Before it is looked for again.
+const MOVING_RETRY: Duration = Duration::from_millis(50);
 
 /// How long a client that comes back waits until what it had sent is safe. Then it is told less than was received, and some of it comes
 /// twice.
@@ -40,9 +45,9 @@ const SAFE_RETRY: Duration = Duration::from_millis(100);
 /// What was sent, or came while there was no connection.
 #[derive(Debug)]
 pub struct Sent {
-    delivery: Delivery,
+    pub(super) delivery: Delivery,
     /// When (wall clock, ms).
-    at_ms: u64,
+    pub(super) at_ms: u64,
 }
 
 /// Stream management of one session.
@@ -69,6 +74,32 @@ impl Sm {
         let out = Outbound::new(limits.sm_queue_max, limits.mailbox_bytes_max);
         let handled = Handled::new(seat);
         Self { id, timeout, out, handled, full: false, overflow: Vec::new(), asked_at: None }
+    }
+
+    /// Of a session that comes from another node.
+    pub(super) fn arrived(
+        seat: &Arc<Seat>,
+        id: String,
+        timeout: Duration,
+        (handled, acked): (u32, u32),
+        unacked: Vec<Sent>,
+        limits: &Limits,
+    ) -> Self {
+        let unacked = unacked.into_iter().map(|sent| {
+            let bytes = sent.delivery.stanza.bytes().len();
+            (sent, bytes)
+        });
+        let out = Outbound::resumed(acked, unacked, limits.sm_queue_max, limits.mailbox_bytes_max);
+        let handled = Handled::resumed(seat, handled);
+        Self {
+            id: Some(id),
+            timeout,
+            out,
+            handled,
+            full: false,
+            overflow: Vec::new(),
+            asked_at: None,
+        }
     }
 
     /// Keeps a stanza until it is acknowledged. False when there is no room: it is kept behind the others all the same, for what
@@ -130,7 +161,7 @@ pub struct Resumable {
 }
 
 impl Resumable {
-    fn add(&self, id: String, seat: Arc<Seat>) {
+    pub(super) fn add(&self, id: String, seat: Arc<Seat>) {
         self.seats.upsert_sync(id, seat);
     }
 
@@ -148,12 +179,12 @@ impl Resumable {
         expired.push_back((id.to_owned(), account.clone(), h));
     }
 
-    fn handled_by_expired(&self, id: &str, account: &BareJid) -> Option<u32> {
+    pub(super) fn handled_by_expired(&self, id: &str, account: &BareJid) -> Option<u32> {
         let expired = self.expired.lock();
         expired.iter().rev().find(|(known, of, _)| known == id && of == account).map(|(.., h)| *h)
     }
 
-    fn find(&self, id: &str, account: &BareJid) -> Option<Arc<Seat>> {
+    pub(super) fn find(&self, id: &str, account: &BareJid) -> Option<Arc<Seat>> {
         self.seats.read_sync(id, |_, seat| seat.clone()).filter(|seat| seat.bare == *account)
     }
 }
@@ -180,18 +211,69 @@ pub(super) enum Refused {
     Broken(StreamError),
 }
 
-/// Takes a session over for a new connection.
+/// Takes a session over for a new connection, from this node or from another one.
 pub(super) async fn resume(
     node: &Arc<Node>,
     account: &BareJid,
     previd: &str,
     h: u32,
 ) -> Result<Handover, Refused> {
-    let gone = || Refused::NotFound { h: node.resumable.handled_by_expired(previd, account) };
-    let seat = node.resumable.find(previd, account).ok_or_else(gone)?;
+    let give_up = Instant::now() + RESUME_DEADLINE;
+    let mut known = None;
+    loop {
+        let mut moves = false;
+        match node.resumable.find(previd, account) {
+            Some(seat) => match take_out(node, &seat, h, SAFE_DEADLINE).await {
+                Ok(handover) => return Ok(finish(node, handover)),
+                Err(NotOut::Broken(too_high)) => return Err(Refused::Broken(too_high.error())),
+                Err(NotOut::Moving) => moves = true,
+                Err(NotOut::Over) => {}
+            },
+            None => known = known.or(node.resumable.handled_by_expired(previd, account)),
+        }
+        match moving::fetch(node, account, previd, h).await {
+            Ok(handover) => return Ok(finish(node, *handover)),
+            Err(Why::TooHigh { h, sent }) => {
+                return Err(Refused::Broken(TooHigh { h, sent }.error()));
+            }
+            Err(Why::Moving) => moves = true,
+            Err(Why::NotFound { h }) => known = known.or(h),
+        }
+        if !moves || Instant::now() >= give_up {
+            return Err(Refused::NotFound { h: known });
+        }
+        sleep(MOVING_RETRY).await;
+    }
+}
+
+fn finish(node: &Node, mut handover: Handover) -> Handover {
+    handover.seat.set_lost_ms(0);
+    handover.sm.full = false;
+    handover.sm.asked_at = None;
+    node.metrics.resumed.inc();
+    handover
+}
+
+/// Why a session of this node is not to be had.
+pub(super) enum NotOut {
+    /// It is just ending.
+    Over,
+    /// Somebody else has it at this moment.
+    Moving,
+    /// The client's count makes no sense, and the session has ended.
+    Broken(TooHigh),
+}
+
+/// Takes a session of this node out of its task: what its client has handled is kept, and what it has sent is safe, if that can be had in time.
+pub(super) async fn take_out(
+    node: &Arc<Node>,
+    seat: &Arc<Seat>,
+    h: u32,
+    safe_within: Duration,
+) -> Result<Handover, NotOut> {
     let (reply, mut answer) = oneshot::channel();
     if seat.mailbox.push(Item::Control(Control::Resume(reply))).is_err() {
-        return Err(Refused::NotFound { h: None });
+        return Err(NotOut::Over);
     }
     let handed = match timeout(HANDOVER_DEADLINE, &mut answer).await {
         Ok(handed) => handed.ok(),
@@ -201,10 +283,10 @@ pub(super) async fn resume(
             answer.try_recv().ok()
         }
     };
-    let Some(mut handover) = handed else { return Err(Refused::NotFound { h: None }) };
+    let Some(mut handover) = handed else { return Err(NotOut::Moving) };
     let refused = match handover.sm.acked(h) {
         Ok(kept) => {
-            router::kept(node, &seat, kept);
+            router::kept(node, seat, kept);
             None
         }
         Err(too_high) => Some(too_high),
@@ -212,22 +294,22 @@ pub(super) async fn resume(
     if let Some(too_high) = refused {
         // The session is in our hands now and nobody else's: it ends here.
         super::end::abandon(node, handover).await;
-        return Err(Refused::Broken(too_high.error()));
+        return Err(NotOut::Broken(too_high));
     }
-    // `<resumed/>` tells how much was handled, and the client sends the rest again: so what it has sent must be safe before.
-    let safe_by = Instant::now() + SAFE_DEADLINE;
-    while handover.sm.handled.open() > 0 && Instant::now() < safe_by {
+    make_safe(node, &handover.sm, safe_within).await;
+    Ok(handover)
+}
+
+/// `<resumed/>` tells how much was handled, and the client sends the rest again: so what it has sent must be safe before.
+pub(super) async fn make_safe(node: &Arc<Node>, sm: &Sm, within: Duration) {
+    let safe_by = Instant::now() + within;
+    while sm.handled.open() > 0 && Instant::now() < safe_by {
         let written = outbox::flush(node, safe_by).await;
         archive::queue::flush(node).await;
-        if !written || handover.sm.handled.open() > 0 {
+        if !written || sm.handled.open() > 0 {
             sleep(SAFE_RETRY).await;
         }
     }
-    seat.set_lost_ms(0);
-    handover.sm.full = false;
-    handover.sm.asked_at = None;
-    node.metrics.resumed.inc();
-    Ok(handover)
 }
 
 /// Stream management for a session that has none, and what its client is told.
@@ -241,7 +323,7 @@ pub(super) fn enable(
     // The client may want less, not more.
     let wish = max.map_or(Duration::MAX, |max| Duration::from_secs(max.into()));
     let timeout = limits.sm_timeout.min(wish);
-    let id = resume.then(|| node.token());
+    let id = resume.then(|| moving::new_id(node));
     if let Some(id) = &id {
         node.resumable.add(id.clone(), seat.clone());
     }
@@ -357,8 +439,12 @@ pub(super) async fn hibernate(
 ) -> Option<Handover> {
     node.metrics.hibernating.inc();
     let seat = session.seat.clone();
+    // One that has slept before, here or where it comes from, has its devices told.
+    let slept = seat.lost_ms() > 0;
     make_room(node, &seat);
-    push::asleep(node, &seat, session.sm.out.unacked().map(|sent| &sent.delivery));
+    if !slept {
+        push::asleep(node, &seat, session.sm.out.unacked().map(|sent| &sent.delivery));
+    }
     let mut mail = Vec::new();
     let outcome = loop {
         let drained =
@@ -375,7 +461,9 @@ pub(super) async fn hibernate(
                     push::missed(node, &seat, &delivery);
                     over |= !session.sm.keep(delivery, node.wall_ms());
                 }
-                Item::Control(Control::Resume(reply)) => taken = Some(reply),
+                Item::Control(Control::Resume(reply) | Control::Leave(_, reply)) => {
+                    taken = Some(reply);
+                }
                 Item::Control(Control::Close(_)) => over = true,
                 Item::Control(Control::SayAgain) => again = true,
                 Item::Control(Control::Tick | Control::Handled { .. }) => {}

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use config::RateExceeded;
 use config::canary::{Canary, sings};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep, timeout};
 use xmpp::ns;
 use xmpp::sm::Nonza;
@@ -25,7 +26,7 @@ use super::end::Alive;
 use super::negotiate::Ready;
 use super::pace::{Pace, Sent};
 use super::sm::{self, Sm};
-use super::{Control, Delivery, Item, Owed, Seat, end};
+use super::{Control, Delivery, Handover, Item, Owed, Seat, end};
 use crate::app::Node;
 use crate::feature::{Ctx, Flow, SessionEvent};
 use crate::router;
@@ -84,6 +85,8 @@ pub(super) enum Close {
     Lost,
     /// Another connection has taken the session over.
     TakenOver,
+    /// As with a stream error, but the session is handed over to whoever empties the node, if it may be resumed.
+    Left(StreamError, oneshot::Sender<Handover>),
 }
 
 impl Session {
@@ -353,6 +356,10 @@ impl Session {
                 Item::Control(Control::Tick) => {}
                 Item::Control(Control::SayAgain) => again = true,
                 Item::Control(Control::Close(error)) => close = Some(Close::Error(error)),
+                Item::Control(Control::Leave(error, reply)) if close.is_none() => {
+                    close = Some(Close::Left(error, reply));
+                }
+                Item::Control(Control::Leave(..)) => {}
             }
         }
         if again && close.is_none() {
@@ -478,14 +485,18 @@ impl Session {
 
     /// Says why and closes our stream.
     pub(super) fn farewell(&mut self, close: &Close) {
-        if let (Close::Clean | Close::Error(_), Some(sm)) = (close, self.sm.as_ref()) {
-            // The last word on what was handled: there is no resumption after this (XEP-0198 §7).
+        if let (Close::Clean | Close::Error(_) | Close::Left(..), Some(sm)) =
+            (close, self.sm.as_ref())
+        {
+            // The last word on what was handled: there may be no resumption after this (XEP-0198 §7).
             self.output.put(&Nonza::Answer { h: sm.handled.handled() }.to_bytes());
         }
         match close {
             Close::Clean => self.output.put(Framing::Stream.close()),
             // The closing tag is part of it.
-            Close::Error(error) => self.output.put(&Framing::Stream.error(error)),
+            Close::Error(error) | Close::Left(error, _) => {
+                self.output.put(&Framing::Stream.error(error));
+            }
             // XEP-0198 §5: the older stream, should anybody still listen.
             Close::TakenOver => self.output.put(&Framing::Stream.error(&StreamError::conflict())),
             Close::Lost => {}

@@ -14,8 +14,8 @@ use parking_lot::RwLock;
 use replication::{Change, Entry};
 
 use super::{
-    Answer, LogPage, Page, Place, Position, Replace, Row, Scribe, Storage, StorageError, changes,
-    check_order, row_bytes,
+    Answer, LogPage, Page, Place, Position, Replace, Row, Scribe, Shelf, Storage, StorageError,
+    changes, check_order, row_bytes,
 };
 
 /// Everything in memory. `Memory::default()` is empty.
@@ -68,6 +68,10 @@ impl Tables {
                 Place::Value(..) => None,
             },
         )
+    }
+
+    fn check(&self, entries: &[Entry]) -> Result<(), StorageError> {
+        check_order(self.log.last_key_value().map_or(0, |(seq, _)| *seq), entries)
     }
 
     fn change(&mut self, change: &Change) {
@@ -237,9 +241,17 @@ impl Storage for Memory {
 
     fn commit_home(&self, entries: Vec<Entry>) -> Answer<'_, ()> {
         self.write(move |tables| {
-            let head = tables.log.last_key_value().map_or(0, |(seq, _)| *seq);
-            check_order(head, &entries)?;
+            tables.check(&entries)?;
             changes(&entries).for_each(|change| tables.change(change));
+            tables.log.extend(entries.into_iter().map(|entry| (entry.seq, entry)));
+            Ok(())
+        })
+    }
+
+    fn commit_part(&self, entries: Vec<Entry>, here: Vec<Change>) -> Answer<'_, ()> {
+        self.write(move |tables| {
+            tables.check(&entries)?;
+            here.iter().for_each(|change| tables.change(change));
             tables.log.extend(entries.into_iter().map(|entry| (entry.seq, entry)));
             Ok(())
         })
@@ -314,6 +326,27 @@ impl Storage for Memory {
                 page.push(row);
             }
             page
+        })
+    }
+
+    fn shelves(&self, after: Option<Shelf>, max: usize) -> Answer<'_, Vec<Shelf>> {
+        self.read(|tables| {
+            let mut found: Vec<Shelf> = Vec::new();
+            for place in tables.rows.keys() {
+                let (is_archive, store, owner) = match place {
+                    Place::Value(store, owner, _) => (false, store.clone(), owner.clone()),
+                    Place::Item(store, owner, _) => (true, store.clone(), owner.clone()),
+                };
+                let shelf = Shelf { is_archive, store, owner };
+                if after.as_ref().is_none_or(|after| shelf > *after) && found.last() != Some(&shelf)
+                {
+                    found.push(shelf);
+                    if found.len() == max {
+                        break;
+                    }
+                }
+            }
+            found
         })
     }
 

@@ -10,6 +10,7 @@ pub mod holders;
 pub mod memory;
 pub mod mysql;
 pub mod open;
+pub mod partitioned;
 pub mod postgres;
 mod sql;
 pub mod sqlite;
@@ -22,6 +23,8 @@ use std::fmt;
 use futures_util::future::BoxFuture;
 use replication::{Change, Entry};
 use serde::{Deserialize, Serialize};
+
+use self::partitioned::Partitioned;
 
 /// Why storage could not do what was asked. Nothing of the operation has happened, unless the variant says otherwise.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +64,16 @@ pub enum StorageError {
         /// What the driver said.
         cause: String,
     },
+    /// Another database does not take the place of the one in use.
+    #[error("{name} does not take the place of {used}: {why}")]
+    NotTheSame {
+        /// The new one, without secrets.
+        name: String,
+        /// The one in use.
+        used: String,
+        /// What is different, or what went wrong.
+        why: String,
+    },
     /// Another node writes this database now ([`Storage::take_pen`]). Nothing was written, and nothing will be through this handle.
     #[error("another node of the region writes the database now")]
     Superseded,
@@ -86,6 +99,11 @@ impl StorageError {
                 name: name.clone(),
                 trouble: *trouble,
                 cause: cause.clone(),
+            },
+            StorageError::NotTheSame { name, used, why } => StorageError::NotTheSame {
+                name: name.clone(),
+                used: used.clone(),
+                why: why.clone(),
             },
             StorageError::Superseded => StorageError::Superseded,
             StorageError::Closed => StorageError::Closed,
@@ -136,6 +154,9 @@ impl fmt::Display for Trouble {
 
 /// What a driver said, kept whole.
 pub type Cause = Box<dyn StdError + Send + Sync>;
+
+/// Puts other connections in force: see [`Storage::renew`].
+pub type Renewal = Box<dyn FnOnce() + Send>;
 
 /// What storage methods return. Dropping one before it is ready leaves either everything of a write or nothing.
 pub type Answer<'a, T> = BoxFuture<'a, Result<T, StorageError>>;
@@ -196,6 +217,17 @@ impl Place {
             Place::Value(_, owner, _) | Place::Item(_, owner, _) => owner,
         }
     }
+}
+
+/// Where rows of one owner stand together: first all map shelves, then all archive shelves, each by store and owner.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Shelf {
+    /// Archive shape; else map shape.
+    pub is_archive: bool,
+    /// Of which store.
+    pub store: String,
+    /// Whose.
+    pub owner: String,
 }
 
 /// One row as a snapshot carries it.
@@ -270,6 +302,10 @@ pub trait Storage: Send + Sync + 'static {
     /// The first entry must follow the log's head.
     fn commit_home(&self, entries: Vec<Entry>) -> Answer<'_, ()>;
 
+    /// The home's commit where rows live in several databases and the log in this one: all entries into the log, and of their changes only
+    /// those that belong `here`. Else as [`Storage::commit_home`].
+    fn commit_part(&self, entries: Vec<Entry>, here: Vec<Change>) -> Answer<'_, ()>;
+
     /// The replica's commit: changes of entries of `home`'s log and the position they lead to, in one transaction. The
     /// caller has checked their order; entries handed in here are not written to our own log.
     fn apply<'a>(
@@ -297,6 +333,9 @@ pub trait Storage: Send + Sync + 'static {
     /// All rows after a place, in order, at most about `bytes_max` bytes but at least one row if there is one. Fewer
     /// than that does not mean the end; an empty answer does.
     fn rows(&self, after: Option<Place>, bytes_max: usize) -> Answer<'_, Vec<Row>>;
+
+    /// The first `max` shelves after one that have anything, in order.
+    fn shelves(&self, after: Option<Shelf>, max: usize) -> Answer<'_, Vec<Shelf>>;
 
     /// Makes a range equal to what a snapshot has there, in one transaction. Answers the places that are empty now.
     fn replace<'a>(&'a self, replace: Replace<'a>) -> Answer<'a, Vec<Place>>;
@@ -332,6 +371,38 @@ pub trait Storage: Send + Sync + 'static {
 
     /// Writes such a fact.
     fn set_meta<'a>(&'a self, key: &'a str, value: Vec<u8>) -> Answer<'a, ()>;
+
+    /// To a node that does not write: entries of `home`'s log (None: our own) were applied by the one that does, up to this position. What is read
+    /// from now on has them, or is refused.
+    fn heard(&self, _home: Option<&str>, _position: Position, _entries: &[Entry]) {}
+
+    /// Why no change to that owner's data is to be begun now, as far as it is known without asking: the database they are in is away. What
+    /// was begun all the same is done when it is back.
+    fn refuses(&self, _owner: &str) -> Option<StorageError> {
+        None
+    }
+
+    /// Connects as another configuration says, to the same database: under another address, with another password, with more connections. What is
+    /// answered puts that in force: from then on it is used, and what is under way ends where it began, or is tried again there.
+    fn renew<'a>(&'a self, storage: &'a config::Storage) -> Answer<'a, Renewal> {
+        Box::pin(async move {
+            Err(StorageError::NotTheSame {
+                name: storage.database.to_string(),
+                used: "this one".to_owned(),
+                why: "it cannot be changed while it is in use".to_owned(),
+            })
+        })
+    }
+
+    /// Whether what was read last could be read, of that owner's database: from memory.
+    fn is_well(&self, _owner: &str) -> bool {
+        true
+    }
+
+    /// The several databases that this one is, if it is.
+    fn partitions(&self) -> Option<&Partitioned> {
+        None
+    }
 
     /// Finishes what is running and closes; further calls answer [`StorageError::Closed`] or wait-free errors.
     fn close(&self) -> BoxFuture<'_, ()>;

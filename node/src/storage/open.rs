@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use config::{Database, DatabaseUrl};
+use config::Database;
+use futures_util::future::try_join_all;
 use tokio::time::Instant;
 
+use super::partitioned::{self, Partitioned};
 use super::sql::ServerConfig;
 use super::sqlite::{Sqlite, SqliteConfig};
 use super::{Storage, StorageError, mysql, postgres};
@@ -20,26 +22,56 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// # Errors
 /// [`StorageError::Open`].
 pub async fn open(storage: &config::Storage) -> Result<Arc<dyn Storage>, StorageError> {
+    let main = one(storage, &storage.database).await?;
+    let name = storage.database.to_string();
+    if storage.partitions.is_empty() {
+        return match Partitioned::elsewhere(&*main).await? {
+            0 => Ok(main),
+            slots => Err(StorageError::Open {
+                name,
+                cause: format!(
+                    "{slots} of its 256 slots are in partitions, and storage.partitions names none"
+                )
+                .into(),
+            }),
+        };
+    }
+    let parts = storage.partitions.iter().map(|database| async move {
+        Ok::<_, StorageError>((database.to_string(), one(storage, database).await?))
+    });
+    let parts = try_join_all(parts).await?;
+    let settings = partitioned::Settings { patience: storage.timeout, ..Default::default() };
+    Ok(Arc::new(Partitioned::open((name, main), parts, settings).await?))
+}
+
+/// Brings every database to this version's tables, and closes it.
+///
+/// # Errors
+/// [`StorageError::Open`].
+pub async fn migrate(storage: &config::Storage) -> Result<(), StorageError> {
+    for database in std::iter::once(&storage.database).chain(&storage.partitions) {
+        one(storage, database).await?.close().await;
+    }
+    Ok(())
+}
+
+/// One of the databases.
+async fn one(
+    storage: &config::Storage,
+    database: &Database,
+) -> Result<Arc<dyn Storage>, StorageError> {
     let sync = storage.sync == config::Sync::Full;
-    let server = |url: &DatabaseUrl| ServerConfig {
-        url: url.expose().to_owned(),
-        name: url.to_string(),
-        connections: storage.connections,
-        timeout: storage.timeout,
-        retry: storage.retry,
-        sync,
-    };
-    match &storage.database {
+    match database {
         Database::Sqlite(file) => {
             let sqlite = SqliteConfig { sync, ..SqliteConfig::new(file) };
             Ok(Arc::new(Sqlite::open(sqlite).await?))
         }
         Database::Postgres(url) => {
-            let server = server(url);
+            let server = ServerConfig::of(storage, url);
             patiently(|| postgres::open(server.clone())).await
         }
         Database::Mysql(url) => {
-            let server = server(url);
+            let server = ServerConfig::of(storage, url);
             patiently(|| mysql::open(server.clone())).await
         }
     }

@@ -1,7 +1,7 @@
 //! What every backend must do, as one suite: a backend is finished when all of it passes.
 //!
 //! Called by the tests at the end of this file, once a backend; a new backend is one more `all_cases!` line. Those that need a server are passed
-//! over unless asked for (`--ignored`); `tests/databases.rs` starts the servers and asks.
+//! over unless asked for (`--ignored`); `tests/databases/main.rs` starts the servers and asks.
 
 use std::sync::Arc;
 use std::task::Poll;
@@ -13,7 +13,8 @@ use replication::{Change, Entry, Hlc};
 use super::memory::Memory;
 use super::sqlite::{Sqlite, SqliteConfig};
 use super::{
-    LogPage, Page, Place, Position, Replace, Storage, StorageError, mysql, open, postgres,
+    LogPage, Page, Place, Position, Replace, Shelf, Storage, StorageError, mysql, open,
+    partitioned, postgres,
 };
 
 const ROMEO: &str = "romeo@chat.example";
@@ -165,6 +166,49 @@ async fn long_keys_and_those_like_them_are_told_apart(storage: &dyn Storage) {
     commit(storage, vec![Change::Delete { store: "roster".into(), owner: ROMEO.into(), key }])
         .await;
     assert_eq!(storage.map("roster", ROMEO).await.unwrap().len(), 2);
+}
+
+async fn shelves_are_found_in_order_and_once(storage: &dyn Storage) {
+    let owner = |i: usize| format!("user{i}@chat.example");
+    let changes = (0..20).flat_map(|i| {
+        let items = (0..3).map(move |id| append("mam", &owner(i), id, b"x"));
+        let values = ["a", "b"].map(|key| put("roster", &owner(i), key, b"x"));
+        items.chain(values).chain([put("alone", &owner(i), "", b"x")])
+    });
+    commit(storage, changes.collect()).await;
+    for max in [1, 7, 1000] {
+        let mut found: Vec<Shelf> = Vec::new();
+        loop {
+            let page = storage.shelves(found.last().cloned(), max).await.unwrap();
+            assert!(page.len() <= max);
+            if page.is_empty() {
+                break;
+            }
+            found.extend(page);
+        }
+        let mut owners: Vec<String> = (0..20).map(owner).collect();
+        owners.sort();
+        let of = |is_archive: bool, store: &str| {
+            let store = store.to_owned();
+            owners.clone().into_iter().map(move |owner| Shelf {
+                is_archive,
+                store: store.clone(),
+                owner,
+            })
+        };
+        let expected = of(false, "alone").chain(of(false, "roster")).chain(of(true, "mam"));
+        assert_eq!(found, expected.collect::<Vec<_>>(), "{max}");
+    }
+}
+
+async fn only_a_part_of_a_commit_is_applied_and_all_of_it_logged(storage: &dyn Storage) {
+    let changes = vec![put("a", ROMEO, "", b"x"), put("a", JULIET, "", b"x")];
+    let (entry, here) = (entry(1, changes.clone()), changes[..1].to_vec());
+    storage.commit_part(vec![entry.clone()], here).await.unwrap();
+    assert_eq!(storage.log_read(0, 1000).await.unwrap(), LogPage::Entries(vec![entry]));
+    assert_eq!(storage.log_head().await.unwrap(), 1);
+    assert_eq!(storage.get("a", ROMEO, "").await.unwrap(), Some(b"x".to_vec()));
+    assert_eq!(storage.get("a", JULIET, "").await.unwrap(), None);
 }
 
 async fn big_values_and_empty_ones_come_back(storage: &dyn Storage) {
@@ -385,7 +429,7 @@ macro_rules! case {
     };
     (server, $case:ident, $open:expr) => {
         #[tokio::test]
-        #[ignore = "needs a server: tests/databases.rs"]
+        #[ignore = "needs a server: tests/databases/main.rs"]
         async fn $case() {
             let (storage, _keep) = $open.await;
             super::$case(&*storage).await;
@@ -395,6 +439,12 @@ macro_rules! case {
 
 /// Runs these cases against one backend.
 macro_rules! backend {
+    // Nobody divides further what is divided.
+    (whole, $backend:ident, $needs:ident, $open:expr) => {
+        mod $backend {
+            case!($needs, only_a_part_of_a_commit_is_applied_and_all_of_it_logged, $open);
+        }
+    };
     ($backend:ident, $needs:ident, $open:expr, [$($case:ident),* $(,)?]) => {
         mod $backend {
             $(case!($needs, $case, $open);)*
@@ -416,6 +466,7 @@ macro_rules! all_cases {
                 long_keys_and_those_like_them_are_told_apart,
                 big_values_and_empty_ones_come_back,
                 ten_thousand_rows_page_without_loss,
+                shelves_are_found_in_order_and_once,
                 the_log_is_dense_and_trims_to_its_newest_entry,
                 applying_moves_the_position_and_not_our_log,
                 a_write_that_is_dropped_happens_whole_or_not_at_all,
@@ -503,6 +554,25 @@ async fn a_server_of_another_authority_is_refused(variable: &str) {
     assert!(error.to_lowercase().contains("certificate"), "{error}");
 }
 
+/// Over three of these, with slots in all of them.
+async fn over_three<K>(each: [(Arc<dyn Storage>, K); 3]) -> (Arc<dyn Storage>, [K; 3]) {
+    let [(main, a), (one, b), (two, c)] = each;
+    (Arc::new(partitioned::tests::mixed(main, vec![one, two]).await), [a, b, c])
+}
+
+async fn open_three_memories() -> (Arc<dyn Storage>, [(); 3]) {
+    over_three([open_memory().await, open_memory().await, open_memory().await]).await
+}
+
+async fn open_three_sqlites() -> (Arc<dyn Storage>, [tempfile::TempDir; 3]) {
+    over_three([open_sqlite().await, open_sqlite().await, open_sqlite().await]).await
+}
+
+async fn open_three_servers(variable: &str) -> (Arc<dyn Storage>, [(); 3]) {
+    let one = || open_server(variable);
+    over_three([one().await, one().await, one().await]).await
+}
+
 /// Two nodes and one database: whoever has the pen writes, and nobody else.
 async fn only_the_scribe_writes(one: &dyn Storage, other: &dyn Storage) {
     assert_eq!(one.scribe().await.unwrap(), None);
@@ -556,6 +626,17 @@ async fn only_the_scribe_writes_in_memory() {
 }
 
 #[tokio::test]
+async fn only_the_scribe_writes_three_memories() {
+    let three: [Memory; 3] = Default::default();
+    let one = async || {
+        let [main, one, two] =
+            three.each_ref().map(|memory| Arc::new(memory.shared()) as Arc<dyn Storage>);
+        partitioned::tests::mixed(main, vec![one, two]).await
+    };
+    only_the_scribe_writes(&one().await, &one().await).await;
+}
+
+#[tokio::test]
 async fn only_the_scribe_writes_a_file() {
     let dir = tempfile::tempdir().unwrap();
     let config = SqliteConfig::new(dir.path().join("a.sqlite"));
@@ -572,6 +653,14 @@ async fn only_the_scribe_writes_it(variable: &str) {
 }
 
 all_cases!(memory, file, super::open_memory());
+backend!(whole, memory_whole, file, super::open_memory());
+backend!(whole, sqlite_whole, file, super::open_sqlite());
+all_cases!(three_memories, file, super::open_three_memories());
+all_cases!(three_sqlites, file, super::open_three_sqlites());
+all_cases!(postgres_three_servers, server, super::open_three_servers("PANGAEA_TEST_POSTGRES"));
+all_cases!(mysql_three_servers, server, super::open_three_servers("PANGAEA_TEST_MYSQL"));
+backend!(whole, postgres_server_whole, server, super::open_server("PANGAEA_TEST_POSTGRES"));
+backend!(whole, mysql_server_whole, server, super::open_server("PANGAEA_TEST_MYSQL"));
 all_cases!(sqlite, file, super::open_sqlite());
 all_cases!(postgres_server, server, super::open_server("PANGAEA_TEST_POSTGRES"));
 all_cases!(mysql_server, server, super::open_server("PANGAEA_TEST_MYSQL"));
@@ -582,7 +671,7 @@ macro_rules! of_servers {
         mod $backend {
             $(
                 #[tokio::test]
-                #[ignore = "needs a server: tests/databases.rs"]
+                #[ignore = "needs a server: tests/databases/main.rs"]
                 async fn $case() {
                     super::$case($variable).await;
                 }

@@ -481,6 +481,7 @@ impl Device {
     fn resumed(&mut self, around: &mut Around<'_>, element: &Element) {
         let name = self.name();
         around.story.tell(around.now, || format!("{name} has resumed"));
+        self.moved(around);
         self.stage = Stage::Online;
         self.handled(around, element);
         let again: Vec<Vec<u8>> = self
@@ -493,6 +494,30 @@ impl Device {
             self.write(around, &bytes);
         }
         self.ask(around);
+    }
+
+    /// It goes on, at a host it was not at before: for what is asked of hosts that is another session.
+    fn moved(&mut self, around: &mut Around<'_>) {
+        let (Some(line), Some(bound)) = (self.line, self.bound.as_mut()) else { return };
+        if line.host == bound.host {
+            return;
+        }
+        let number = around.journal.sessions.len();
+        around.journal.sessions[bound.number].over = Some(around.now);
+        around.journal.sessions.push(Session {
+            device: self.id,
+            user: self.user,
+            host: line.host,
+            life: around.lives[line.host],
+            at: around.now,
+            managed: true,
+            over: None,
+            acks: Vec::new(),
+        });
+        (bound.number, bound.host) = (number, line.host);
+        self.last = Some((line.host, around.lives[line.host]));
+        let (name, host) = (self.name(), &around.hosts[line.host]);
+        around.story.tell(around.now, || format!("{name} has moved to {host} (session {number})"));
     }
 
     /// The server has handled so many.

@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use futures_util::future::BoxFuture;
 use node::storage::memory::Memory;
 use node::storage::{
-    Answer, LogPage, Page, Place, Position, Replace, Row, Scribe, Storage, StorageError,
+    Answer, LogPage, Page, Place, Position, Replace, Row, Scribe, Shelf, Storage, StorageError,
 };
 use parking_lot::Mutex;
-use replication::Entry;
+use replication::{Change, Entry};
 
 use super::chance::Chance;
 use super::life::Life;
@@ -136,6 +136,10 @@ impl Storage for Mounted {
         Box::pin(self.written(self.memory.commit_home(entries)))
     }
 
+    fn commit_part(&self, entries: Vec<Entry>, here: Vec<Change>) -> Answer<'_, ()> {
+        Box::pin(self.written(self.memory.commit_part(entries, here)))
+    }
+
     fn apply<'a>(
         &'a self,
         home: &'a str,
@@ -167,6 +171,10 @@ impl Storage for Mounted {
 
     fn rows(&self, after: Option<Place>, bytes_max: usize) -> Answer<'_, Vec<Row>> {
         self.memory.rows(after, bytes_max)
+    }
+
+    fn shelves(&self, after: Option<Shelf>, max: usize) -> Answer<'_, Vec<Shelf>> {
+        self.memory.shelves(after, max)
     }
 
     fn replace<'a>(&'a self, replace: Replace<'a>) -> Answer<'a, Vec<Place>> {

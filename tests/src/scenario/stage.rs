@@ -56,6 +56,8 @@ pub async fn perform(play: &Play, theatre: &Theatre, placement: Placement) -> Re
         clients: BTreeMap::new(),
         names: Names::new(),
         ignored: BTreeMap::new(),
+        regions: theatre.regions.clone(),
+        places: BTreeMap::new(),
         transcript: transcript.clone(),
         markers: 0,
     };
@@ -67,6 +69,9 @@ struct Stage {
     clients: BTreeMap<String, Client>,
     names: Names,
     ignored: BTreeMap<String, Vec<Element>>,
+    /// Ways in, and at which of them each client is.
+    regions: Vec<Endpoint>,
+    places: BTreeMap<String, usize>,
     transcript: Transcript,
     markers: u32,
 }
@@ -128,6 +133,7 @@ impl Stage {
                 (None, Placement::Spread) => next % theatre.regions.len(),
             };
             places.insert(&role.name, region);
+            self.places.insert(role.name.clone(), region);
             let owner = role.account_of.as_ref().unwrap_or(&role.name);
             let user = format!("{}-{}{number}", owner.to_lowercase(), theatre.season);
             let mut endpoint = theatre.regions[region].clone();
@@ -348,6 +354,14 @@ impl Stage {
                 Ok(())
             }
             Act::Resumes => self.client(who).resume().await,
+            Act::ResumesElsewhere => {
+                let place = self.places.get_mut(who).expect("everybody has a place");
+                *place = (*place + 1) % self.regions.len();
+                let endpoint = self.regions[*place].clone();
+                let client = self.client(who);
+                client.endpoint = Endpoint { domain: client.endpoint.domain.clone(), ..endpoint };
+                client.resume().await
+            }
             Act::FailsToResume => match self.client(who).resume().await {
                 Ok(()) => Err(format!("{who} resumed")),
                 Err(e) if e.contains("not resumed") => Ok(()),

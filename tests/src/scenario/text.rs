@@ -67,6 +67,8 @@ pub enum Act {
     Cuts,
     /// Comes back and resumes.
     Resumes,
+    /// The same in the next region.
+    ResumesElsewhere,
     /// Comes back and is refused resumption.
     FailsToResume,
     /// The server ends the stream.
@@ -214,7 +216,7 @@ fn role(name: &str, block: &str) -> Result<Role> {
 }
 
 fn step(line: usize, text: &str, block: String) -> Result<Step> {
-    const PLAIN: [(&str, Act); 17] = [
+    const PLAIN: [(&str, Act); 18] = [
         ("opens a stream", Act::OpensStream),
         ("is known to everybody", Act::IsKnown),
         ("asks for the roster", Act::AsksForRoster),
@@ -226,6 +228,7 @@ fn step(line: usize, text: &str, block: String) -> Result<Step> {
         ("disconnects", Act::Disconnects),
         ("cuts the connection", Act::Cuts),
         ("resumes", Act::Resumes),
+        ("resumes elsewhere", Act::ResumesElsewhere),
         ("fails to resume", Act::FailsToResume),
         ("enables stream management", Act::EnablesSm(true)),
         ("enables stream management without resumption", Act::EnablesSm(false)),

@@ -170,6 +170,20 @@ impl Plan {
         format!("[storage]\ndatabase = {}\n\n", toml::Value::String(url))
     }
 
+    /// Where it sends its clients when it is emptied: the region's other nodes.
+    fn see_other_host(&self, node: &NodePlan) -> String {
+        let others = self
+            .nodes
+            .iter()
+            .filter(|other| other.region == node.region && other.index != node.index);
+        let places: Vec<String> =
+            others.map(|other| format!("\"127.0.0.1:{}\"", other.ports.c2s)).collect();
+        match places.as_slice() {
+            [] => String::new(),
+            places => format!("see_other_host = [{}]\n", places.join(", ")),
+        }
+    }
+
     /// And of uploaded files, which they share too.
     fn upload_dir(node: &NodePlan) -> String {
         if node.index == 0 {
@@ -292,7 +306,7 @@ certificate = "{name}.pem"
 key = "{name}.key"
 # Only here, on loopback.
 allow_plain_without_tls = true
-
+{see_other_host}
 [s2s]
 listen = ["127.0.0.1:{s2s}"]
 
@@ -353,6 +367,7 @@ password_length_min = 1
 # All clients of a quickstart come from one address.
 unauthenticated_per_address_max = 20000
 "#,
+            see_other_host = self.see_other_host(node),
             archive = self.archive,
             storage = self.storage(node),
             upload_dir = Plan::upload_dir(node),
@@ -566,8 +581,8 @@ mod tests {
 
     #[test]
     fn each_region_has_keys_of_its_own_in_redis() {
-        let plan = plan("--regions eu,us-east --redis redis://:se\"cret@h:6379/1").unwrap();
-        let text = plan.config(&plan.nodes[1], &Dialled::new(), &BTreeMap::new());
+        let plan = plan("--regions us-east --redis redis://:se\"cret@h:6379/1").unwrap();
+        let text = plan.config(&plan.nodes[0], &Dialled::new(), &BTreeMap::new());
         let read = config::Config::parse(&text, "test", Path::new("/")).unwrap();
         assert_eq!(read.redis.prefix, "pangaea:us-east");
         let url = read.redis.url.unwrap();

@@ -96,9 +96,18 @@ impl Feature for Blocking {
         let Some(seat) = ctx.seat.cloned() else { return Flow::Next };
         match event {
             // Who makes a list from now on has a change come by.
-            SessionEvent::Bound if !ctx.node.guarded.may_have(seat.bare.as_str()) => Flow::Next,
+            SessionEvent::Bound | SessionEvent::Arrived
+                if !ctx.node.guarded.may_have(seat.bare.as_str()) =>
+            {
+                Flow::Next
+            }
             SessionEvent::Bound => Flow::Later(Box::pin(guard::load(ctx.node.clone(), seat))),
-            SessionEvent::Gone => {
+            // Once more, now that changes come by.
+            SessionEvent::Arrived => {
+                let active = seat.guard().and_then(|guard| guard.active.clone());
+                Flow::Later(Box::pin(in_effect(ctx.node.clone(), seat, active)))
+            }
+            SessionEvent::Gone | SessionEvent::Left => {
                 if seat.guard().is_some_and(|guard| guard.active.is_some()) {
                     let node = ctx.node.clone();
                     tokio::spawn(async move {
@@ -232,6 +241,31 @@ async fn set(
         }
         Err(error) => vec![Action::Reply(error_of(request, &error))],
     }
+}
+
+/// A session comes from another node, where it had chosen that list, or none: it is in effect before anything reaches it.
+pub async fn arriving(node: &Arc<Node>, seat: &Arc<Seat>, active: Option<String>) {
+    if !node.guarded.may_have(seat.bare.as_str()) {
+        return;
+    }
+    if let Some(name) = &active {
+        let told = ask(node, seat, What::Active(seat.generation.0, Some(name.clone()))).await;
+        if let Err(error) = told {
+            tracing::debug!(session = %seat.full, ?error, "its home does not know that it uses a list");
+        }
+    }
+    // Whom that shows it to, and from whom it hides, was settled where it comes from.
+    in_effect(node.clone(), seat.clone(), active).await;
+}
+
+async fn in_effect(node: Arc<Node>, seat: Arc<Seat>, active: Option<String>) -> Vec<Action> {
+    if active.is_none() {
+        return guard::load(node, seat).await;
+    }
+    guard::choose(&node, &seat, active).await.unwrap_or_else(|error| {
+        tracing::error!(%error, session = %seat.full, "a privacy list cannot be read");
+        Vec::new()
+    })
 }
 
 /// Asks the account's home.

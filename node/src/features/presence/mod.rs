@@ -8,7 +8,8 @@ pub mod relation;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use global_distrib::Row;
 use replication::Hlc;
@@ -22,6 +23,10 @@ use crate::features::blocking;
 use crate::features::roster::record::Roster;
 use crate::geo::presence::Presence;
 use crate::session::Seat;
+use crate::storage::StorageError;
+
+/// Before a roster that could not be read is read again.
+const TOLD_AGAIN: Duration = Duration::from_secs(2);
 
 /// See the room.
 pub struct PresenceFeature;
@@ -113,6 +118,7 @@ fn available(ctx: &mut Ctx<'_>, seat: &Arc<Seat>, stanza: &Stanza) -> Flow {
     };
     let unseen = seat.invisible();
     let initial = !seat.set_presence(Some(stanza.clone()));
+    seat.shown_at(ctx.node.now_ms());
     // Nothing is ever filed for a guest.
     let hand_out = seat.set_priority(priority) && ctx.node.domains.has_accounts(seat.bare.domain());
     if hand_out {
@@ -135,6 +141,10 @@ fn available(ctx: &mut Ctx<'_>, seat: &Arc<Seat>, stanza: &Stanza) -> Flow {
         let mut actions = Vec::new();
         match node.rosters.load(&node, &seat.bare).await {
             Ok(roster) => told(&mut actions, &seat, &roster, stanza, initial),
+            Err(error @ StorageError::Unavailable { .. }) => {
+                tracing::debug!(%error, account = %seat.bare, "its contacts hear of it later");
+                tokio::spawn(told_later(node.clone(), Arc::downgrade(&seat), stanza, initial));
+            }
             Err(error) => {
                 tracing::error!(%error, "a roster cannot be read");
                 actions.extend(
@@ -145,6 +155,33 @@ fn available(ctx: &mut Ctx<'_>, seat: &Arc<Seat>, stanza: &Stanza) -> Flow {
         actions.extend(hand_out);
         actions
     }))
+}
+
+/// The database is away: who is told is known when it is back, if the session still shows itself then. Before, its other sessions and those who
+/// write to it find it there.
+async fn told_later(node: Arc<Node>, seat: Weak<Seat>, stanza: Stanza, initial: bool) {
+    loop {
+        tokio::time::sleep(TOLD_AGAIN).await;
+        let Some(seat) = seat.upgrade() else { return };
+        let is_newest = || seat.presence().is_some_and(|newest| newest.bytes() == stanza.bytes());
+        if !is_newest() {
+            return;
+        }
+        match node.rosters.load(&node, &seat.bare).await {
+            Ok(roster) if is_newest() => {
+                let mut actions = Vec::new();
+                told(&mut actions, &seat, &roster, stanza, initial);
+                crate::router::perform(&node, Some(&seat), actions);
+                return;
+            }
+            Ok(_) => return,
+            Err(StorageError::Unavailable { .. }) => {}
+            Err(error) => {
+                tracing::error!(%error, "a roster cannot be read");
+                return;
+            }
+        }
+    }
 }
 
 /// Who is told, and who is asked.

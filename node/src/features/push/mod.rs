@@ -103,15 +103,17 @@ impl Feature for Push {
         let (node, seat) = (ctx.node.clone(), seat.clone());
         match event {
             // Who registers from now on has a change come by.
-            SessionEvent::Bound if !node.pushes.registered.may_have(seat.bare.as_str()) => {
+            SessionEvent::Bound | SessionEvent::Arrived
+                if !node.pushes.registered.may_have(seat.bare.as_str()) =>
+            {
                 Flow::Next
             }
-            SessionEvent::Bound => Flow::Later(Box::pin(async move {
+            SessionEvent::Bound | SessionEvent::Arrived => Flow::Later(Box::pin(async move {
                 node.pushes.load(&node, &seat).await;
                 Vec::new()
             })),
             SessionEvent::Resumed => Flow::Next,
-            SessionEvent::Gone => {
+            SessionEvent::Gone | SessionEvent::Left => {
                 node.pushes.evict(&node, &seat.bare);
                 Flow::Next
             }

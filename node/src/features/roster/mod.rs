@@ -32,6 +32,8 @@ use crate::feature::{Action, Ctx, Disco, Feature, Flow, Interests, Iq, Target};
 use crate::features::presence::relation::{self, Parting};
 use crate::geo::light;
 use crate::homes::HomeError;
+use crate::router::perform::to_seat;
+use crate::session::Seat;
 
 /// See the room.
 pub struct RosterFeature;
@@ -146,6 +148,28 @@ fn refuse(ctx: &mut Ctx<'_>, iq: &Iq, error: &StanzaError) -> Flow {
     Flow::Done
 }
 
+/// A session comes from another node, where pushes have brought it to a version: what this node has applied since is pushed here. Who was removed
+/// just then is not named: its client finds that with the next roster it asks for.
+pub async fn arrived(node: &Arc<Node>, seat: &Arc<Seat>, known: u64) {
+    if seat.roster_told().is_none() {
+        return;
+    }
+    let Ok(roster) = node.rosters.load(node, &seat.bare).await else { return };
+    if roster.version > known {
+        let version = roster.version.to_string();
+        for (jid, contact) in roster.contacts.iter().filter(|(_, contact)| contact.listed) {
+            let query = Element::new("query", ns::ROSTER)
+                .with_attr("ver", &version)
+                .with_child(contact.element(jid));
+            let from = Jid::from(&seat.bare);
+            let id = format!("push{version}");
+            let push = Stanza::iq_set(Some(&from), Some(seat.address()), &id, query);
+            to_seat(node, seat, push);
+        }
+    }
+    seat.roster_is_told(roster.version.max(known));
+}
+
 /// §2.1.6: to every interested resource, and to each region its own.
 fn push(ctx: &mut Ctx<'_>, account: &BareJid, item: Element, version: Option<u64>) {
     let Some(version) = version else { return };
@@ -171,7 +195,7 @@ async fn get(node: &Arc<Node>, account: &BareJid, request: &Stanza) -> (Option<u
         Ok(roster) => roster,
         Err(error) => {
             tracing::error!(%error, "a roster cannot be read");
-            return (None, error_of(request, &StanzaError::internal_server_error()));
+            return (None, error_of(request, &HomeError::from(error).stanza_error()));
         }
     };
     let ver = request

@@ -76,7 +76,9 @@ impl Feature for VcardFeature {
     fn session(&self, ctx: &mut Ctx<'_>, event: SessionEvent) -> Flow {
         match (event, ctx.seat.cloned()) {
             // Who makes a card from now on has a change come by.
-            (SessionEvent::Bound, Some(seat)) if ctx.node.cards.may_have(seat.bare.as_str()) => {
+            (SessionEvent::Bound | SessionEvent::Arrived, Some(seat))
+                if ctx.node.cards.may_have(seat.bare.as_str()) =>
+            {
                 Flow::Later(Box::pin(photo::load(ctx.node.clone(), seat)))
             }
             _ => Flow::Next,

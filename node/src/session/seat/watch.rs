@@ -1,9 +1,35 @@
 //! Room: what a session has been told of its account's roster, so that no version goes back at its client (RFC 6121 §2.1.6, §2.6). Called by the
 //! roster's answers and pushes.
 
+use serde::{Deserialize, Serialize};
 use xmpp::stanza::Stanza;
 
 use super::Seat;
+
+/// The part of it that goes along when the session moves to another node.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Told {
+    interested: bool,
+    whole: u64,
+}
+
+impl From<Told> for Watch {
+    fn from(told: Told) -> Self {
+        Self { interested: told.interested, whole: told.whole, ..Self::default() }
+    }
+}
+
+impl Watch {
+    /// See [`Told`]. An answer that is just being made is made where its session was, and does not arrive: its client asks again.
+    pub(super) fn told(&self) -> Told {
+        Told { interested: self.interested, whole: self.whole }
+    }
+
+    /// The version of the last whole roster it got, if it ever asked for one.
+    pub(super) fn interested_since(&self) -> Option<u64> {
+        self.interested.then_some(self.whole)
+    }
+}
 
 /// What it has been told of its account's roster (RFC 6121 §2.1.6).
 #[derive(Debug, Default)]
@@ -38,6 +64,12 @@ impl Seat {
             let newer = std::mem::take(&mut roster.waiting).into_iter();
             newer.filter(|(version, _)| *version > whole).for_each(|(_, push)| deliver(push));
         }
+    }
+
+    /// It has been told of everything up to this version, one way or another: nothing up to it is pushed any more.
+    pub fn roster_is_told(&self, version: u64) {
+        let mut roster = self.roster.lock();
+        roster.whole = roster.whole.max(version);
     }
 
     /// A change of its account's roster, which made it that version: for those who asked for the roster, unless they have it with the whole.

@@ -192,6 +192,17 @@ impl driver::Driver for MySql {
     const PUT_META: &'static str = "INSERT INTO meta (name, value) VALUES (?, ?) \
          ON DUPLICATE KEY UPDATE value = VALUES(value)";
 
+    fn options(config: &ServerConfig) -> Result<MySqlConnectOptions, Error> {
+        options(&config.url)
+    }
+
+    fn url(database: &config::Database) -> Option<&config::DatabaseUrl> {
+        match database {
+            config::Database::Mysql(url) => Some(url),
+            _ => None,
+        }
+    }
+
     async fn simple(conn: &mut MySqlConnection, sql: &'static str) -> Result<(), Error> {
         sqlx::raw_sql(sql).execute(conn).await.map(drop)
     }

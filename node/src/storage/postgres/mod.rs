@@ -194,6 +194,17 @@ impl driver::Driver for Postgres {
     const PUT_META: &'static str = "INSERT INTO meta (name, value) VALUES (?, ?) \
          ON CONFLICT (name) DO UPDATE SET value = EXCLUDED.value";
 
+    fn options(config: &ServerConfig) -> Result<PgConnectOptions, Error> {
+        options(config)
+    }
+
+    fn url(database: &config::Database) -> Option<&config::DatabaseUrl> {
+        match database {
+            config::Database::Postgres(url) => Some(url),
+            _ => None,
+        }
+    }
+
     async fn simple(conn: &mut PgConnection, sql: &'static str) -> Result<(), Error> {
         sqlx::raw_sql(sql).execute(conn).await.map(drop)
     }

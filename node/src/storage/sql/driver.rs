@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use sqlx::{Database, Error};
 
+use super::{Options, ServerConfig};
 use crate::storage::Trouble;
 
 /// A parameter.
@@ -87,6 +88,12 @@ pub(crate) trait Driver: Send + Sync + 'static {
     const PUT_META: &'static str;
     /// The term of the one that writes, which nobody may change before the transaction has ended.
     const SHARE_TERM: &'static str;
+
+    /// How to connect.
+    fn options(config: &ServerConfig) -> Result<Options<Self>, Error>;
+
+    /// Where a database is, if it is of this kind.
+    fn url(database: &config::Database) -> Option<&config::DatabaseUrl>;
 
     /// Sends a statement that has no parameters, unprepared: the beginning and the end of transactions.
     fn simple(

@@ -6,9 +6,10 @@
 //! reads never makes commits wait.
 //! * `driver` what the servers differ in · `lent` a connection for one piece of work
 //! * `write` the transactions · `effect` changes as few statements · `name` long keys
+//! * `renew` other connections to the same database, while it is used
 //! * `load` single reads gathered · `gather` outboxes' writes · `scan` pages for snapshots
 //!
-//! Deliberately absent: one database for a part of the accounts; whoever wants that puts it in front of several of these.
+//! Deliberately absent: one database for a part of the accounts: `storage::partitioned` puts that in front of several of these.
 
 pub(super) mod driver;
 mod effect;
@@ -16,6 +17,7 @@ mod gather;
 mod lent;
 mod load;
 mod name;
+mod renew;
 mod scan;
 mod trouble;
 mod write;
@@ -26,14 +28,15 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use replication::Entry;
+use parking_lot::{Mutex, RwLock};
+use replication::{Change, Entry};
 use sqlx::Pool;
 use sqlx::pool::PoolOptions;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Answer, LogPage, Page, Place, Position, Replace, Row, Scribe, Storage, StorageError, Trouble,
-    from_sql, to_sql,
+    Answer, LogPage, Page, Place, Position, Renewal, Replace, Row, Scribe, Shelf, Storage,
+    StorageError, Trouble, from_sql, to_sql,
 };
 use driver::{BulkRead, Column, Driver, Found, RowOf, Value};
 use gather::Outgoing;
@@ -41,6 +44,12 @@ use lent::Lent;
 use load::Read;
 use trouble::{Health, Tries};
 use write::{Failed, Reached, Signed, Write};
+
+impl<D: Driver> Link<D> {
+    async fn reader(&self) -> Result<Lent<D>, Failed> {
+        Lent::of(&self.readers, self.timeout).await
+    }
+}
 
 /// How a server is used.
 #[derive(Debug, Clone)]
@@ -59,6 +68,20 @@ pub struct ServerConfig {
     pub sync: bool,
 }
 
+impl ServerConfig {
+    /// Of a database of the configuration.
+    pub fn of(storage: &config::Storage, url: &config::DatabaseUrl) -> ServerConfig {
+        ServerConfig {
+            url: url.expose().to_owned(),
+            name: url.to_string(),
+            connections: storage.connections,
+            timeout: storage.timeout,
+            retry: storage.retry,
+            sync: storage.sync == config::Sync::Full,
+        }
+    }
+}
+
 /// A database of a server. Belongs to one tokio runtime.
 pub(super) struct Server<D: Driver> {
     inner: Arc<Inner<D>>,
@@ -69,12 +92,35 @@ pub(super) struct Server<D: Driver> {
 }
 
 struct Inner<D: Driver> {
+    link: RwLock<Arc<Link<D>>>,
+    known: Mutex<renew::Known>,
+    reading: Health,
+    writing: Health,
+}
+
+/// The connections in use.
+struct Link<D: Driver> {
     readers: Pool<D::Db>,
     writers: Pool<D::Db>,
     timeout: Duration,
     retry: Duration,
-    reading: Health,
-    writing: Health,
+}
+
+impl<D: Driver> Link<D> {
+    fn new(config: &ServerConfig, options: Options<D>) -> Link<D> {
+        let connections = config.connections.max(2);
+        let write = write_connections(connections);
+        Link {
+            readers: pool::<D>(connections - write, config.timeout, options.clone()),
+            writers: pool::<D>(write, config.timeout, options),
+            timeout: config.timeout,
+            retry: config.retry,
+        }
+    }
+}
+
+fn write_connections(connections: u32) -> u32 {
+    (connections / 3).max(1)
 }
 
 /// A pool, whose connections are made when they are needed.
@@ -101,13 +147,10 @@ impl<D: Driver> Server<D> {
     /// Of a database that has its tables.
     pub(super) fn new(config: &ServerConfig, options: Options<D>) -> Server<D> {
         let connections = config.connections.max(2);
-        let write = (connections / 3).max(1);
-        let readers = pool::<D>(connections - write, config.timeout, options.clone());
+        let write = write_connections(connections);
         let inner = Arc::new(Inner {
-            readers,
-            writers: pool::<D>(write, config.timeout, options),
-            timeout: config.timeout,
-            retry: config.retry,
+            link: RwLock::new(Arc::new(Link::new(config, options))),
+            known: Mutex::default(),
             reading: Health::new(config.name.clone(), "reading"),
             writing: Health::new(config.name.clone(), "writing"),
         });
@@ -166,10 +209,11 @@ impl<D: Driver> Inner<D> {
         sql: &'static str,
         values: &[Value<'_>],
     ) -> Result<Vec<RowOf<D>>, StorageError> {
-        let mut tries = Tries::new(self.timeout);
+        let mut tries = Tries::new(self.link().timeout);
         loop {
-            let read = async { self.reader().await?.read(sql, values).await };
-            match self.turn(&self.reading, read, failed_read).await? {
+            let link = self.link();
+            let read = async { link.reader().await?.read(sql, values).await };
+            match self.turn(&self.reading, &link, read, failed_read).await? {
                 Turn::Done(rows) => return Ok(rows),
                 turn => pause(&self.reading, &mut tries, turn).await?,
             }
@@ -181,10 +225,11 @@ impl<D: Driver> Inner<D> {
         bulk: BulkRead,
         columns: &[Column<'_>],
     ) -> Result<Vec<Found>, StorageError> {
-        let mut tries = Tries::new(self.timeout);
+        let mut tries = Tries::new(self.link().timeout);
         loop {
-            let read = async { self.reader().await?.bulk_read(bulk, columns).await };
-            match self.turn(&self.reading, read, failed_read).await? {
+            let link = self.link();
+            let read = async { link.reader().await?.bulk_read(bulk, columns).await };
+            match self.turn(&self.reading, &link, read, failed_read).await? {
                 Turn::Done(found) => return Ok(found),
                 turn => pause(&self.reading, &mut tries, turn).await?,
             }
@@ -192,15 +237,19 @@ impl<D: Driver> Inner<D> {
     }
 
     async fn write(&self, write: &Signed) -> Result<(), StorageError> {
-        let mut tries = Tries::new(self.retry);
+        let mut tries = Tries::new(self.link().retry);
         let mut reached = Reached::Nothing;
         loop {
+            let link = self.link();
             let attempt = async {
-                let mut lent = Lent::<D>::of(&self.writers, self.timeout).await?;
+                let mut lent = Lent::<D>::of(&link.writers, link.timeout).await?;
                 write.attempt(&mut lent, &mut reached).await
             };
-            match self.turn(&self.writing, attempt, failed_write).await? {
-                Turn::Done(()) => return Ok(()),
+            match self.turn(&self.writing, &link, attempt, failed_write).await? {
+                Turn::Done(()) => {
+                    self.known.lock().written(&write.write);
+                    return Ok(());
+                }
                 turn => {
                     if reached == Reached::Commit && write.write.must_be_known() {
                         tries.go_on();
@@ -211,18 +260,20 @@ impl<D: Driver> Inner<D> {
         }
     }
 
-    async fn reader(&self) -> Result<Lent<D>, Failed> {
-        Lent::of(&self.readers, self.timeout).await
+    /// The connections in use at this moment.
+    fn link(&self) -> Arc<Link<D>> {
+        self.link.read().clone()
     }
 
     /// One attempt, if it is its turn.
     async fn turn<T>(
         &self,
         health: &Health,
+        link: &Link<D>,
         attempt: impl Future<Output = Result<T, Failed>>,
         never: fn(sqlx::Error) -> StorageError,
     ) -> Result<Turn<T>, StorageError> {
-        if !health.may_try(self.timeout) {
+        if !health.may_try(link.timeout) {
             return Ok(Turn::Another);
         }
         match attempt.await {
@@ -236,7 +287,7 @@ impl<D: Driver> Inner<D> {
                 Err(error)
             }
             Err(Failed::Slow) => {
-                Ok(Turn::Failed(Trouble::Slow, format!("no answer in {:?}", self.timeout)))
+                Ok(Turn::Failed(Trouble::Slow, format!("no answer in {:?}", link.timeout)))
             }
             Err(Failed::Sql(sqlx::Error::PoolClosed)) => Err(StorageError::Closed),
             Err(Failed::Sql(error)) => match D::trouble(&error) {
@@ -407,7 +458,11 @@ impl<D: Driver> Storage for Server<D> {
     }
 
     fn commit_home(&self, entries: Vec<Entry>) -> Answer<'_, ()> {
-        self.write(self.signed(Write::home(entries))).boxed()
+        self.write(self.signed(Write::home(entries, None))).boxed()
+    }
+
+    fn commit_part(&self, entries: Vec<Entry>, here: Vec<Change>) -> Answer<'_, ()> {
+        self.write(self.signed(Write::home(entries, Some(here)))).boxed()
     }
 
     fn apply<'a>(
@@ -460,6 +515,10 @@ impl<D: Driver> Storage for Server<D> {
 
     fn rows(&self, after: Option<Place>, bytes_max: usize) -> Answer<'_, Vec<Row>> {
         async move { scan::rows(&self.inner, after, bytes_max).await }.boxed()
+    }
+
+    fn shelves(&self, after: Option<Shelf>, max: usize) -> Answer<'_, Vec<Shelf>> {
+        async move { scan::shelves(&self.inner, after, max).await }.boxed()
     }
 
     fn replace<'a>(&'a self, replace: Replace<'a>) -> Answer<'a, Vec<Place>> {
@@ -538,7 +597,12 @@ impl<D: Driver> Storage for Server<D> {
         const SQL: &str = "SELECT value FROM meta WHERE name = ?";
         async move {
             let rows = self.inner.read(SQL, &[Value::Text(key)]).await?;
-            rows.first().map_or(Ok(None), |row| D::bytes(row, 0)).map_err(failed_read)
+            let value =
+                rows.first().map_or(Ok(None), |row| D::bytes(row, 0)).map_err(failed_read)?;
+            if let Some(value) = &value {
+                self.inner.known.lock().fact(key, value);
+            }
+            Ok(value)
         }
         .boxed()
     }
@@ -547,10 +611,19 @@ impl<D: Driver> Storage for Server<D> {
         self.write(self.signed(Write::Meta { name: key.to_owned(), value })).boxed()
     }
 
+    fn renew<'a>(&'a self, storage: &'a config::Storage) -> Answer<'a, Renewal> {
+        renew::renew(&self.inner, storage).boxed()
+    }
+
+    fn is_well(&self, _owner: &str) -> bool {
+        self.inner.reading.is_well()
+    }
+
     fn close(&self) -> BoxFuture<'_, ()> {
         async move {
-            self.inner.readers.close().await;
-            self.inner.writers.close().await;
+            let link = self.inner.link();
+            link.readers.close().await;
+            link.writers.close().await;
         }
         .boxed()
     }

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use super::driver::{Driver, RowOf, Value};
 use super::{Inner, failed_read, name};
-use crate::storage::{Place, Replace, Row, StorageError, from_sql, row_bytes, to_sql};
+use crate::storage::{Place, Replace, Row, Shelf, StorageError, from_sql, row_bytes, to_sql};
 
 /// Rows asked for at once.
 const SLICE: usize = 128;
@@ -79,6 +79,62 @@ pub(super) async fn rows<D: Driver>(
     let fits = fits.count().max(1);
     page.truncate(fits);
     Ok(page)
+}
+
+/// The first shelves after one.
+pub(super) async fn shelves<D: Driver>(
+    inner: &Inner<D>,
+    after: Option<Shelf>,
+    max: usize,
+) -> Result<Vec<Shelf>, StorageError> {
+    // Within a store, and in the stores behind it: see the top of the file.
+    const TABLES: [(bool, [&str; 2]); 2] = [
+        (
+            false,
+            [
+                "SELECT DISTINCT store, owner FROM kv WHERE store = ? AND owner > ? \
+                 ORDER BY store, owner LIMIT ?",
+                "SELECT DISTINCT store, owner FROM kv WHERE store > ? ORDER BY store, owner LIMIT ?",
+            ],
+        ),
+        (
+            true,
+            [
+                "SELECT DISTINCT store, owner FROM archive WHERE store = ? AND owner > ? \
+                 ORDER BY store, owner LIMIT ?",
+                "SELECT DISTINCT store, owner FROM archive WHERE store > ? \
+                 ORDER BY store, owner LIMIT ?",
+            ],
+        ),
+    ];
+    let mut found: Vec<Shelf> = Vec::new();
+    for (is_archive, [inside, behind]) in TABLES {
+        if !is_archive && after.as_ref().is_some_and(|after| after.is_archive) {
+            continue;
+        }
+        let after = after.as_ref().filter(|after| after.is_archive == is_archive);
+        let mut take = |rows: Vec<RowOf<D>>| {
+            for row in &rows {
+                let text = |at| D::text(row, at).map_err(failed_read);
+                found.push(Shelf { is_archive, store: text(0)?, owner: text(1)? });
+            }
+            Ok::<i64, StorageError>((max - found.len()) as i64)
+        };
+        let mut left = take(Vec::new())?;
+        if let Some(after) = after {
+            let values = [Value::Text(&after.store), Value::Text(&after.owner), Value::Int(left)];
+            left = take(inner.read(inside, &values).await?)?;
+        }
+        if left > 0 {
+            // No store is "".
+            let store = Value::Text(after.map_or("", |after| &after.store));
+            take(inner.read(behind, &[store, Value::Int(left)]).await?)?;
+        }
+        if found.len() >= max {
+            break;
+        }
+    }
+    Ok(found)
 }
 
 /// What goes, what comes, and what is empty afterwards. Nobody else writes to those owners' rows meanwhile.

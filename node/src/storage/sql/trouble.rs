@@ -64,7 +64,7 @@ fn chance() -> f64 {
 /// Whether the server was well lately.
 #[derive(Debug)]
 pub(super) struct Health {
-    name: String,
+    name: Mutex<String>,
     /// `reading`, `writing`.
     what: &'static str,
     is_ill: AtomicBool,
@@ -82,7 +82,29 @@ struct Ill {
 impl Health {
     /// Of that database.
     pub(super) fn new(name: String, what: &'static str) -> Health {
-        Health { name, what, is_ill: AtomicBool::new(false), ill: Mutex::new(None) }
+        Health {
+            name: Mutex::new(name),
+            what,
+            is_ill: AtomicBool::new(false),
+            ill: Mutex::new(None),
+        }
+    }
+
+    /// It is under another address now, and nothing is known of it.
+    pub(super) fn renewed(&self, name: String) {
+        *self.name.lock() = name;
+        *self.ill.lock() = None;
+        self.is_ill.store(false, Ordering::Release);
+    }
+
+    /// Where it is, without secrets.
+    pub(super) fn name(&self) -> String {
+        self.name.lock().clone()
+    }
+
+    /// Whether what was done last went well.
+    pub(super) fn is_well(&self) -> bool {
+        !self.is_ill.load(Ordering::Acquire)
     }
 
     /// Whether to try now; nobody else looks for so long. One load while it is well.
@@ -120,7 +142,7 @@ impl Health {
             let now = Instant::now();
             let mut ill = self.ill.lock();
             if ill.as_ref().is_none_or(|ill| ill.trouble != trouble) {
-                let (database, what) = (&self.name, self.what);
+                let (database, what) = (self.name(), self.what);
                 tracing::warn!(%database, what, %cause, "the database {trouble}");
             }
             let began = ill.as_ref().map_or(now, |ill| ill.began);
@@ -138,13 +160,13 @@ impl Health {
             && let Some(ill) = self.ill.lock().take()
         {
             self.is_ill.store(false, Ordering::Release);
-            let (database, what, after) = (&self.name, self.what, ill.began.elapsed());
+            let (database, what, after) = (self.name(), self.what, ill.began.elapsed());
             tracing::info!(%database, what, ?after, "the database is well again");
         }
     }
 
     fn error(&self, trouble: Trouble, cause: String) -> StorageError {
-        StorageError::Unavailable { name: self.name.clone(), trouble, cause }
+        StorageError::Unavailable { name: self.name(), trouble, cause }
     }
 }
 

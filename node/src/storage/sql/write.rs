@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use replication::Entry;
+use replication::{Change, Entry};
 use sqlx::Error;
 
 use super::driver::{Bulk, Column, Driver, Value};
@@ -41,8 +41,8 @@ pub(super) struct Signed {
 /// One transaction.
 #[derive(Debug)]
 pub(super) enum Write {
-    /// The home's commit; with each entry its bytes.
-    Home { entries: Vec<Entry>, encoded: Vec<Vec<u8>> },
+    /// The home's commit; with each entry its bytes. `here`: only these of the changes.
+    Home { entries: Vec<Entry>, encoded: Vec<Vec<u8>>, here: Option<Vec<Change>> },
     /// The replica's.
     Apply { home: String, position: Position, entries: Vec<Entry> },
     /// Our log up to there goes, but for its newest entry.
@@ -71,10 +71,10 @@ pub(super) enum Reached {
 }
 
 impl Write {
-    /// The home's commit of these.
-    pub(super) fn home(entries: Vec<Entry>) -> Write {
+    /// The home's commit of these; `here`: of their changes only those.
+    pub(super) fn home(entries: Vec<Entry>, here: Option<Vec<Change>>) -> Write {
         let encoded = entries.iter().map(Entry::encode).collect();
-        Write::Home { entries, encoded }
+        Write::Home { entries, encoded, here }
     }
 
     /// Whether it must be known in the end if it was done: others count on.
@@ -120,8 +120,8 @@ impl Signed {
             }
         }
         match &self.write {
-            Write::Home { entries, encoded } => {
-                return commit_home(lent, entries, encoded, before).await;
+            Write::Home { entries, encoded, here } => {
+                return commit_home(lent, entries, encoded, here.as_deref(), before).await;
             }
             Write::Apply { home, position, entries } => {
                 let set = [
@@ -187,6 +187,7 @@ async fn commit_home<D: Driver>(
     lent: &mut Lent<D>,
     entries: &[Entry],
     encoded: &[Vec<u8>],
+    here: Option<&[Change]>,
     before: Reached,
 ) -> Result<bool, Failed> {
     const HEAD: &str = "SELECT seq FROM log_head WHERE one = 1 FOR UPDATE";
@@ -205,7 +206,10 @@ async fn commit_home<D: Driver>(
         }
     }
     check_order(head as u64, entries)?;
-    effect(lent, &Effect::of(changes(entries))).await?;
+    match here {
+        None => effect(lent, &Effect::of(changes(entries))).await?,
+        Some(here) => effect(lent, &Effect::of(here.iter())).await?,
+    }
     let columns = [
         Column::Ints(entries.iter().map(|entry| entry.seq as i64).collect()),
         Column::Ints(entries.iter().map(|entry| i64::from(entry.shard)).collect()),

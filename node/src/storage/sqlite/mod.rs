@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use replication::Entry;
+use replication::{Change, Entry};
 use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
@@ -24,8 +24,8 @@ use sqlx::{Connection, Row as _, Sqlite as Driver, SqliteConnection, SqlitePool}
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Answer, LogPage, Page, Place, Position, Replace, Row, Scribe, Storage, StorageError, changes,
-    check_order, from_sql, to_sql,
+    Answer, LogPage, Page, Place, Position, Renewal, Replace, Row, Scribe, Shelf, Storage,
+    StorageError, changes, check_order, from_sql, to_sql,
 };
 use load::Read;
 
@@ -61,6 +61,7 @@ pub struct Sqlite {
     writer: SqlitePool,
     readers: SqlitePool,
     loader: mpsc::Sender<Read>,
+    path: PathBuf,
     /// The term in which this handle writes; 0: it has never taken the pen.
     pen: AtomicU64,
 }
@@ -113,7 +114,7 @@ impl Sqlite {
             .connect_with(options.pragma("query_only", "on").thread_name(|_| "sqlite-read".into()))
             .await?;
         let loader = load::start(readers.clone());
-        Ok(Sqlite { writer, readers, loader, pen: AtomicU64::new(0) })
+        Ok(Sqlite { writer, readers, loader, path: config.path, pen: AtomicU64::new(0) })
     }
 
     /// The writing connection, for bulk work before the server runs (genesis).
@@ -151,7 +152,13 @@ impl Sqlite {
         self.pen.load(Ordering::Acquire)
     }
 
-    async fn commit(&self, pen: u64, entries: Vec<Entry>) -> Result<(), StorageError> {
+    /// `here`: only these of the changes.
+    async fn commit(
+        &self,
+        pen: u64,
+        entries: Vec<Entry>,
+        here: Option<Vec<Change>>,
+    ) -> Result<(), StorageError> {
         let mut conn = self.writer().await?;
         let mut tx = conn.begin_with("BEGIN IMMEDIATE").await.map_err(failed_write)?;
         may_write(&mut tx, pen).await?;
@@ -161,7 +168,11 @@ impl Sqlite {
             .and_then(|row| row.try_get::<i64, _>(0))
             .map_err(failed_write)?;
         check_order(head as u64, &entries)?;
-        write::change(&mut tx, changes(&entries)).await.map_err(failed_write)?;
+        match &here {
+            None => write::change(&mut tx, changes(&entries)).await,
+            Some(here) => write::change(&mut tx, here.iter()).await,
+        }
+        .map_err(failed_write)?;
         let mut log = entries
             .iter()
             .map(|e| write::Insert::Log(e.seq, e.shard, e.epoch, e.encode()))
@@ -405,7 +416,11 @@ impl Storage for Sqlite {
     }
 
     fn commit_home(&self, entries: Vec<Entry>) -> Answer<'_, ()> {
-        self.commit(self.pen(), entries).boxed()
+        self.commit(self.pen(), entries, None).boxed()
+    }
+
+    fn commit_part(&self, entries: Vec<Entry>, here: Vec<Change>) -> Answer<'_, ()> {
+        self.commit(self.pen(), entries, Some(here)).boxed()
     }
 
     fn apply<'a>(
@@ -474,6 +489,10 @@ impl Storage for Sqlite {
 
     fn rows(&self, after: Option<Place>, bytes_max: usize) -> Answer<'_, Vec<Row>> {
         scan::rows(&self.readers, after, bytes_max).map(|r| r.map_err(failed_read)).boxed()
+    }
+
+    fn shelves(&self, after: Option<Shelf>, max: usize) -> Answer<'_, Vec<Shelf>> {
+        scan::shelves(&self.readers, after, max).map(|r| r.map_err(failed_read)).boxed()
     }
 
     fn replace<'a>(&'a self, replace: Replace<'a>) -> Answer<'a, Vec<Place>> {
@@ -547,6 +566,22 @@ impl Storage for Sqlite {
     fn set_meta<'a>(&'a self, key: &'a str, value: Vec<u8>) -> Answer<'a, ()> {
         const SET: &str = "INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)";
         self.run(self.pen(), sqlx::query(SET).bind(key).bind(value)).boxed()
+    }
+
+    fn renew<'a>(&'a self, storage: &'a config::Storage) -> Answer<'a, Renewal> {
+        async move {
+            match &storage.database {
+                config::Database::Sqlite(file) if *file == self.path => {
+                    Ok(Box::new(|| {}) as Renewal)
+                }
+                other => Err(StorageError::NotTheSame {
+                    name: other.to_string(),
+                    used: self.path.display().to_string(),
+                    why: "a file stays the one it is while the node runs".to_owned(),
+                }),
+            }
+        }
+        .boxed()
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

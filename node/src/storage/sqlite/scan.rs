@@ -6,7 +6,7 @@ use sqlx::{Connection, Row as _, SqliteConnection, SqlitePool};
 
 use super::write::{self, Insert};
 use super::{failed_write, may_write};
-use crate::storage::{Place, Replace, Row, StorageError, from_sql, row_bytes, to_sql};
+use crate::storage::{Place, Replace, Row, Shelf, StorageError, from_sql, row_bytes, to_sql};
 
 /// Rows asked for at once.
 const SLICE: i64 = 128;
@@ -33,6 +33,39 @@ pub(super) async fn rows(
     let fits = fits.count().max(1);
     page.truncate(fits);
     Ok(page)
+}
+
+/// The first shelves after one.
+pub(super) async fn shelves(
+    pool: &SqlitePool,
+    after: Option<Shelf>,
+    max: usize,
+) -> Result<Vec<Shelf>, sqlx::Error> {
+    const VALUES: &str = "SELECT DISTINCT store, owner FROM kv WHERE (store, owner) > (?, ?) \
+         ORDER BY store, owner LIMIT ?";
+    const ITEMS: &str = "SELECT DISTINCT store, owner FROM archive WHERE (store, owner) > (?, ?) \
+         ORDER BY store, owner LIMIT ?";
+    let mut found = Vec::new();
+    for (is_archive, sql) in [(false, VALUES), (true, ITEMS)] {
+        let (store, owner) = match &after {
+            Some(after) if after.is_archive && !is_archive => continue,
+            Some(after) if after.is_archive == is_archive => (&*after.store, &*after.owner),
+            // No store is "".
+            _ => ("", ""),
+        };
+        let left = max - found.len();
+        let rows = sqlx::query(sql)
+            .bind(store)
+            .bind(owner)
+            .bind(i64::try_from(left).unwrap_or(i64::MAX))
+            .fetch_all(pool)
+            .await?;
+        for row in rows {
+            let (store, owner) = (row.try_get(0)?, row.try_get(1)?);
+            found.push(Shelf { is_archive, store, owner });
+        }
+    }
+    Ok(found)
 }
 
 async fn values(pool: &SqlitePool, after: Option<&Place>) -> Result<Vec<Row>, sqlx::Error> {

@@ -3,6 +3,8 @@
 //! Run by `tests/run`, or `cargo test -p pangaea-tests --test databases [WORD…]` when the server has been built. Needs Debian's `postgresql` and
 //! `mariadb-server-core`; each server runs on a port and in a directory of its own ([`pangaea_tests::database`]).
 
+mod several;
+
 use pangaea_tests::client::{Client, Result, patience};
 use pangaea_tests::database::{Kind, Server};
 use pangaea_tests::harness::{Choice, Outcome, Test, run};
@@ -37,6 +39,14 @@ const PLAYS: [&str; 16] = [
     "subscription_handshake",
 ];
 
+/// See [`several`].
+const SEVERAL: [&str; 4] = [
+    "moving_a_partition_under_load",
+    "partition_killed_under_load",
+    "another_address_under_load",
+    "sign_in_while_it_is_killed",
+];
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let choice = Choice::from_args();
@@ -45,7 +55,8 @@ async fn main() -> ExitCode {
         // A word may choose tests, and so servers.
         let under_load = ["killed_under_load", "paused_under_load", "read_only_under_load"];
         let names = ["suite", "play", "play_again_after_a_restart"].into_iter().chain(under_load);
-        let names: Vec<&str> = names.collect();
+        let several: &[&str] = if kind == Kind::Postgres { &SEVERAL } else { &[] };
+        let names: Vec<&str> = names.chain(several.iter().copied()).collect();
         let wanted = |part: &&str| choice.wants(&format!("{name}::{part}"));
         if choice.list {
             names.iter().for_each(|part| println!("{name}::{part}: test"));
@@ -63,6 +74,10 @@ async fn main() -> ExitCode {
 }
 
 async fn all(choice: &Choice, outcome: &mut Outcome, kind: Kind, name: &str, mut server: Server) {
+    let wants = |part: &&str| choice.wants(&format!("{name}::{part}"));
+    if kind == Kind::Postgres && SEVERAL.iter().any(wants) {
+        of_several(choice, outcome, name, &mut server).await;
+    }
     let url = server.url();
     // The suite over TLS; the plays without.
     let secure = format!("{url}?{}", server.with_tls());
@@ -92,6 +107,27 @@ async fn all(choice: &Choice, outcome: &mut Outcome, kind: Kind, name: &str, mut
     }
     let again = Test::new(format!("{name}::play_again_after_a_restart"), || restart(platform));
     run(outcome, choice, vec![again], 1, LONGEST_SECONDS).await;
+}
+
+/// One region over several databases.
+async fn of_several(choice: &Choice, outcome: &mut Outcome, name: &str, server: &mut Server) {
+    let mut several = match several::Several::begin(&server.url()).await {
+        Ok(several) => several,
+        Err(e) => return outcome.fail(&format!("{name}::several_databases_begin"), &e),
+    };
+    let [moving, killed, address, sign_in] = SEVERAL.map(|part| format!("{name}::{part}"));
+    let seconds = 2 * LONGEST_SECONDS;
+    let test = Test::new(moving, || several::moving_under_load(&mut several));
+    run(outcome, choice, vec![test], 1, seconds).await;
+    let test = Test::new(killed, || several::partition_killed(&mut several));
+    run(outcome, choice, vec![test], 1, seconds).await;
+    let test = Test::new(address, || several::another_address_under_load(&mut several));
+    run(outcome, choice, vec![test], 1, seconds).await;
+    let test = Test::new(sign_in, || several::sign_in_while_it_is_killed(&mut several, server));
+    run(outcome, choice, vec![test], 1, seconds).await;
+    for panic in several.panics() {
+        outcome.fail(&format!("{name}::no_node_of_several_panics"), &panic);
+    }
 }
 
 /// What was stored is there after a restart, in both regions.

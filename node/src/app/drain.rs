@@ -1,0 +1,364 @@
+//! Emptying a node: it takes no new sessions, and those it has go, at a chosen pace, to another node where their clients resume them. Begun by
+//! an operator (`ctl node drain`, who may take it back) and by the orderly stop.
+//!
+//! A session that may be resumed is told where to go (RFC 6120 §4.9.3.19, if `c2s.see_other_host` says where; `system-shutdown` if not), and
+//! moves to another node at once (`session::moving`): its row, its presence and what waits for it are there before its client comes. One that may
+//! not be resumed ends, as by any stream error. Where no node takes a session it waits here to be fetched, until the deadline.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use config::DrainTo;
+use global_distrib::NodeIx;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use xmpp::stream::error::StreamError;
+
+use super::Node;
+use crate::geo::frame;
+use crate::router::perform;
+use crate::session::{Control, Handover, Item, Seat, moving};
+
+/// How long a session's task may take until it lets go.
+const LEAVE_WITHIN: Duration = Duration::from_secs(5);
+/// Sessions on their way at one time.
+const AT_ONCE: usize = 128;
+/// Before a node that took none is asked again.
+const ASK_AGAIN: Duration = Duration::from_secs(2);
+/// Before it is looked again for sessions that were being made when all this began, or could not go.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// The drain of this node: whether there is one, and how far it is.
+#[derive(Debug, Default)]
+pub struct Drain {
+    on: AtomicBool,
+    /// Which one: who takes part in a former one stops.
+    number: AtomicU64,
+    /// Sessions a second.
+    rate: AtomicU32,
+    total: AtomicU64,
+    moved: AtomicU64,
+    begun: Mutex<Option<(Instant, Instant)>>,
+    changed: Notify,
+    turn: AtomicUsize,
+}
+
+/// How far a drain is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// New sessions are refused.
+    pub on: bool,
+    /// Sessions a second.
+    pub rate: u32,
+    /// Sessions there were when it began, and since.
+    pub total: u64,
+    /// Went to another node.
+    pub moved: u64,
+    /// Ended.
+    pub ended: u64,
+    /// Are still here.
+    pub left: u64,
+    /// Since it began.
+    pub lasts: Duration,
+    /// Until those that are left are closed; zero: that time has come, or there is no drain.
+    pub deadline: Duration,
+}
+
+impl Drain {
+    /// Whether new sessions are refused.
+    pub fn is_on(&self) -> bool {
+        self.on.load(Ordering::Acquire)
+    }
+
+    /// How far it is.
+    pub fn progress(&self, node: &Node) -> Progress {
+        let begun = *self.begun.lock();
+        let now = Instant::now();
+        let total = self.total.load(Ordering::Relaxed);
+        let moved = self.moved.load(Ordering::Relaxed);
+        let left = node.directory.sessions_here() as u64;
+        Progress {
+            on: self.is_on(),
+            rate: self.rate.load(Ordering::Relaxed),
+            total,
+            moved,
+            ended: total.saturating_sub(moved + left),
+            left,
+            lasts: begun.map_or(Duration::ZERO, |(since, _)| now.duration_since(since)),
+            deadline: begun.map_or(Duration::ZERO, |(_, until)| until.duration_since(now)),
+        }
+    }
+
+    /// From now on, at another pace if it is on already. The number of this order.
+    fn begin(&self, node: &Node, rate: u32, deadline: Instant) -> u64 {
+        self.rate.store(rate.max(1), Ordering::Relaxed);
+        let number = self.number.fetch_add(1, Ordering::AcqRel) + 1;
+        {
+            let mut begun = self.begun.lock();
+            let since =
+                begun.filter(|_| self.is_on()).map_or_else(Instant::now, |(since, _)| since);
+            *begun = Some((since, deadline));
+        }
+        if !self.on.swap(true, Ordering::AcqRel) {
+            self.total.store(node.directory.sessions_here() as u64, Ordering::Relaxed);
+            self.moved.store(0, Ordering::Relaxed);
+        }
+        self.changed.notify_waiters();
+        number
+    }
+
+    /// A session has gone to another node.
+    pub fn count_moved(&self) {
+        self.moved.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The node serves again.
+    pub fn undo(&self) {
+        self.number.fetch_add(1, Ordering::AcqRel);
+        self.on.store(false, Ordering::Release);
+        *self.begun.lock() = None;
+        self.changed.notify_waiters();
+    }
+
+    /// So long, or until the order is another.
+    async fn pause(&self, wait: Duration) {
+        if wait.is_zero() {
+            return;
+        }
+        tokio::select! {
+            () = sleep(wait) => {}
+            () = self.changed.notified() => {}
+        }
+    }
+
+    fn is_current(&self, number: u64) -> bool {
+        self.number.load(Ordering::Acquire) == number
+    }
+
+    fn next_turn(&self, of: usize) -> usize {
+        self.turn.fetch_add(1, Ordering::Relaxed) % of
+    }
+}
+
+/// What a client is told that is to go elsewhere: where, in turn, if that is configured.
+pub fn elsewhere(node: &Node) -> StreamError {
+    let places = &node.config.c2s.see_other_host;
+    match places.len() {
+        0 => StreamError::system_shutdown(),
+        many => StreamError::see_other_host(&places[node.drain.next_turn(many)]),
+    }
+}
+
+/// Whether there is a node to which sessions of this one may move.
+pub fn has_heirs(node: &Node) -> bool {
+    !heirs(node).is_empty()
+}
+
+/// Nodes to which sessions may move: of this region, or of others too if it has none and that is configured.
+fn heirs(node: &Node) -> Vec<NodeIx> {
+    let peers: Vec<_> =
+        node.geo.live().iter().filter_map(|(_, ix)| node.geo.peer_at(*ix)).collect();
+    let of = |own: bool| -> Vec<NodeIx> {
+        let fits = peers.iter().filter(|peer| (peer.id.region == node.geo.me.region) == own);
+        fits.filter(|peer| peer.link.is_up()).map(|peer| peer.ix).collect()
+    };
+    match (of(true), node.config.node.drain_to) {
+        (own, DrainTo::Region) => own,
+        (own, DrainTo::Anywhere) if own.is_empty() => of(false),
+        (own, DrainTo::Anywhere) => own,
+    }
+}
+
+/// From now on no session begins here: the node stops.
+pub fn begin_to_refuse(node: &Node) {
+    let deadline = Instant::now() + node.config.node.drain_deadline;
+    node.drain.begin(node, node.config.node.drain_rate, deadline);
+}
+
+/// Begins to empty the node.
+pub fn start(node: &Arc<Node>, rate: u32, within: Duration) {
+    let deadline = Instant::now() + within;
+    let number = node.drain.begin(node, rate, deadline);
+    let node = node.clone();
+    tokio::spawn(async move { empty(&node, number, deadline).await });
+}
+
+/// Empties the node at a pace at which it is done well before the deadline, and waits for that.
+pub async fn finish(node: &Arc<Node>, deadline: Instant) {
+    let time = deadline.duration_since(Instant::now()).as_secs_f64() / 2.0;
+    let sessions = node.directory.sessions_here() as f64;
+    let needed = (sessions / time.max(0.1)).ceil().min(f64::from(u32::MAX)) as u32;
+    let rate = node.config.node.drain_rate.max(needed);
+    let number = node.drain.begin(node, rate, deadline);
+    if timeout_at(deadline, empty(node, number, deadline)).await.is_err() {
+        tracing::warn!(sessions = node.directory.sessions_here(), "not all sessions have left");
+    }
+}
+
+/// Until there is no session any more, or somebody has taken the order back or given another one.
+async fn empty(node: &Arc<Node>, number: u64, deadline: Instant) {
+    let drain = &node.drain;
+    let places = Arc::new(Semaphore::new(AT_ONCE));
+    let refused = Arc::new(Mutex::new(HashMap::<NodeIx, Instant>::new()));
+    let mut pace = Pace::new(Instant::now());
+    tracing::info!(sessions = node.directory.sessions_here(), "the node is emptied");
+    while drain.is_current(number) {
+        let mut seats: Vec<Arc<Seat>> = Vec::new();
+        node.directory.for_each(|row| seats.extend(row.here().cloned()));
+        if seats.is_empty() && places.available_permits() == AT_ONCE {
+            tracing::info!("no session is left");
+            return;
+        }
+        for seat in seats {
+            if !drain.is_current(number) {
+                return;
+            }
+            if Instant::now() >= deadline {
+                perform::close(&seat, elsewhere(node));
+                continue;
+            }
+            let to = target(node, &refused.lock());
+            // One that sleeps already waits for a node that takes it, or for its client.
+            if to.is_none() && seat.lost_ms() > 0 {
+                continue;
+            }
+            drain.pause(pace.wait(Instant::now(), drain.rate.load(Ordering::Relaxed))).await;
+            if !node.domains.has_accounts(seat.bare.domain()) {
+                // What a guest has is with its session's node alone.
+                perform::close(&seat, elsewhere(node));
+                continue;
+            }
+            let Ok(place) = places.clone().acquire_owned().await else { return };
+            // Of itself: it has the session in its hands, and must not be dropped with it.
+            let (node, refused) = (node.clone(), refused.clone());
+            tokio::spawn(async move {
+                if let Some(to) = leave(&node, &seat, to).await {
+                    refused.lock().insert(to, Instant::now() + ASK_AGAIN);
+                }
+                drop(place);
+            });
+        }
+        drain.pause(LOOK).await;
+        refused.lock().retain(|_, until| *until > Instant::now());
+    }
+}
+
+fn target(node: &Node, refused: &HashMap<NodeIx, Instant>) -> Option<NodeIx> {
+    let mut heirs = heirs(node);
+    heirs.retain(|ix| !refused.contains_key(ix));
+    (!heirs.is_empty()).then(|| heirs[node.drain.next_turn(heirs.len())])
+}
+
+/// One session goes. The node that did not take it, if so.
+async fn leave(node: &Arc<Node>, seat: &Arc<Seat>, to: Option<NodeIx>) -> Option<NodeIx> {
+    let (reply, mut handed) = oneshot::channel::<Handover>();
+    let order = Control::Leave(elsewhere(node), reply);
+    if seat.mailbox.push(Item::Control(order)).is_err() {
+        return None; // Over meanwhile.
+    }
+    let session = match timeout(LEAVE_WITHIN, &mut handed).await {
+        Ok(session) => session.ok(),
+        Err(_) => {
+            // It is here this very moment, or its task keeps it.
+            handed.close();
+            handed.try_recv().ok()
+        }
+    };
+    let session = session?; // If not, it has ended, or its client has just taken it elsewhere.
+    let Some(to) = to else {
+        moving::sleep(node, session);
+        return None;
+    };
+    let taken = moving::push(node, to, session).await;
+    (!taken).then_some(to)
+}
+
+/// When the next one may go: a pace that makes up for nothing.
+struct Pace {
+    next: Instant,
+}
+
+impl Pace {
+    fn new(now: Instant) -> Self {
+        Self { next: now }
+    }
+
+    fn wait(&mut self, now: Instant, rate: u32) -> Duration {
+        let step = Duration::from_secs(1) / rate.max(1);
+        let at = self.next.max(now);
+        self.next = at + step;
+        at.duration_since(now)
+    }
+}
+
+/// What an operator says to a node, over the link if he speaks to another one.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub enum Order {
+    /// It is emptied from now on: at so many sessions a second, within so many milliseconds; as configured if not said.
+    Begin {
+        /// Sessions a second.
+        rate: Option<u32>,
+        /// Then those that are left are closed.
+        within_ms: Option<u64>,
+    },
+    /// It serves again.
+    Undo,
+    /// How far is it?
+    Look,
+}
+
+/// How long an operator's drain takes at most, if he does not say.
+const WITHIN: Duration = Duration::from_secs(600);
+/// How long another node may take to answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// Carries out an order to this node.
+pub fn obey(node: &Arc<Node>, order: Order) -> Progress {
+    match order {
+        Order::Begin { rate, within_ms } => {
+            let rate = rate.unwrap_or(node.config.node.drain_rate);
+            start(node, rate, within_ms.map_or(WITHIN, Duration::from_millis));
+        }
+        Order::Undo => node.drain.undo(),
+        Order::Look => {}
+    }
+    node.drain.progress(node)
+}
+
+/// An order that came over a link; the answer.
+pub fn obey_bytes(node: &Arc<Node>, body: &[u8]) -> Vec<u8> {
+    match postcard::from_bytes(body) {
+        Ok(order) => postcard::to_stdvec(&obey(node, order)).expect("a plain value"),
+        Err(_) => Vec::new(),
+    }
+}
+
+/// Carries out an order to another node. `None`: it does not answer.
+pub async fn order(node: &Arc<Node>, to: NodeIx, order: Order) -> Option<Progress> {
+    let body = postcard::to_stdvec(&order).expect("a plain value");
+    let send = |id| node.geo.send_value(to, frame::ORDER, &frame::Call { id, body }).is_some();
+    let answer = node.geo.calls.call(Some(to), ANSWER_WITHIN, send).await.ok()?;
+    postcard::from_bytes(&answer).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_many_a_second_and_nothing_is_made_up_for() {
+        let start = Instant::now();
+        let mut pace = Pace::new(start);
+        let waits: Vec<u128> = (0..4).map(|_| pace.wait(start, 100).as_millis()).collect();
+        assert_eq!(waits, [0, 10, 20, 30]);
+        let later = start + Duration::from_secs(5);
+        assert_eq!(pace.wait(later, 100), Duration::ZERO);
+        assert_eq!(pace.wait(later, 100), Duration::from_millis(10));
+        assert_eq!(pace.wait(later, 0), Duration::from_millis(20));
+        assert_eq!(pace.wait(later, 1), Duration::from_millis(1_020));
+    }
+}

@@ -1,0 +1,304 @@
+//! The side a session comes from. It keeps all of it until the other side says that it has it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use global_distrib::{NodeIx, RouteEntry, Row};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use xmpp::jid::BareJid;
+use xmpp::stanza::Kind;
+
+use super::capsule::{Call, Capsule, Kept, PART_BYTES, Why, Word};
+use super::protocol::Giver;
+use super::say;
+use crate::app::Node;
+use crate::feature::SessionEvent;
+use crate::router::road::Road;
+use crate::router::{self, Holder, LetGo, Routed};
+use crate::session::end;
+use crate::session::sm::{self, NotOut};
+use crate::session::{Control, Delivery, Handover, Item, Owed, Seat};
+
+/// How long a client that comes back elsewhere waits until what it had sent is safe here.
+const SAFE_WITHIN: Duration = Duration::from_secs(8);
+
+/// Who showed itself before that has been heard of everywhere, unless a link is down.
+const HEARD_AFTER_MS: u64 = 60_000;
+
+/// Another node asks for a session, on behalf of its client.
+pub(super) async fn asked(
+    node: &Arc<Node>,
+    to: NodeIx,
+    call: u64,
+    account: &BareJid,
+    id: &str,
+    h: u32,
+) {
+    let out = match node.resumable.find(id, account) {
+        Some(seat) => sm::take_out(node, &seat, h, SAFE_WITHIN).await,
+        None => Err(NotOut::Over),
+    };
+    let why = match out {
+        Ok(session) => {
+            let Err(why) = offer(node, to, Call::Asked(call), session).await else { return };
+            why
+        }
+        Err(NotOut::Moving) => Why::Moving,
+        Err(NotOut::Broken(too_high)) => Why::TooHigh { h: too_high.h, sent: too_high.sent },
+        Err(NotOut::Over) => Why::NotFound { h: node.resumable.handled_by_expired(id, account) },
+    };
+    say(node, to, &Word::Refused { call, why });
+}
+
+/// A session of a node that is emptied goes to that one. Whether it has it; if not it sleeps here, or is over.
+pub async fn push(node: &Arc<Node>, to: NodeIx, session: Handover) -> bool {
+    sm::make_safe(node, &session.sm, SAFE_WITHIN).await;
+    let call = Call::Pushed(node.moving.number());
+    let (settled, outcome) = oneshot::channel();
+    let node = node.clone();
+    tokio::spawn(async move {
+        let _ = settled.send(offer_and_tell(&node, to, call, session).await);
+    });
+    outcome.await.unwrap_or(false)
+}
+
+async fn offer_and_tell(node: &Arc<Node>, to: NodeIx, call: Call, session: Handover) -> bool {
+    offer(node, to, call, session).await.unwrap_or(false)
+}
+
+/// Sends the session's state, and does what is answered. Whether it was taken; if not it sleeps here again, and is seen to.
+///
+/// # Errors
+/// It could not be sent; it sleeps here, or is over.
+async fn offer(
+    node: &Arc<Node>,
+    to: NodeIx,
+    call: Call,
+    mut session: Handover,
+) -> Result<bool, Why> {
+    if !collect(node, &mut session) {
+        end::abandon(node, session).await;
+        return Err(Why::NotFound { h: None });
+    }
+    let (answer, answered) = oneshot::channel();
+    node.moving.offered.lock().insert((to, call), answer);
+    let (bytes, leaves) = sealed(node, &session);
+    if !send(node, to, call, &bytes) {
+        node.moving.offered.lock().remove(&(to, call));
+        sleep_on(node, session);
+        return Err(Why::Moving);
+    }
+    drop(bytes);
+    let Ok(answer) = answered.await else {
+        sleep_on(node, session); // Nobody can say any more what became of it.
+        return Ok(false);
+    };
+    match Giver::Offered.hears(answer) {
+        Giver::Theirs => {
+            left(node, to, session, &leaves).await;
+            Ok(true)
+        }
+        Giver::Own | Giver::Offered => {
+            sleep_on(node, session);
+            Ok(false)
+        }
+    }
+}
+
+/// What has come until now. False: the session is to end.
+fn collect(node: &Node, session: &mut Handover) -> bool {
+    let mut goes_on = true;
+    for item in session.seat.mailbox.drain() {
+        match item {
+            Item::Stanza(delivery) => goes_on &= session.sm.keep(delivery, node.wall_ms()),
+            Item::Control(Control::Close(_)) => goes_on = false,
+            // Who else wants it looks again; the rest is for a session with a connection, or made anew where it goes.
+            Item::Control(_) => {}
+        }
+    }
+    goes_on
+}
+
+/// The session's state in bytes, and of what its client has not acknowledged: whether no other session here has it.
+fn sealed(node: &Arc<Node>, session: &Handover) -> (Vec<u8>, Vec<bool>) {
+    let Handover { seat, sm, .. } = session;
+    let me = node.geo.me.to_string();
+    let name = |delivery: &Delivery| match (delivery.via, delivery.order) {
+        (Some(via), _) => node.geo.nodes.name(via),
+        (None, 0) => None,
+        (None, _) => Some(me.clone()),
+    };
+    let unacked: Vec<Kept> = sm
+        .out
+        .unacked()
+        .map(|sent| {
+            let delivery = &sent.delivery;
+            let leaves = match (delivery.owed, delivery.via) {
+                (Owed::Ledger, Some(via)) => node.geo.held.is_with_one(via, delivery.order),
+                _ => true,
+            };
+            Kept {
+                stanza: delivery.stanza.bytes().to_vec(),
+                at_ms: sent.at_ms,
+                via: name(delivery),
+                sole: delivery.sole,
+                order: delivery.order,
+                owed: delivery.owed.into(),
+                leaves,
+            }
+        })
+        .collect();
+    let leaves = unacked.iter().map(|kept| kept.leaves).collect();
+    let cut_off = node
+        .geo
+        .live()
+        .iter()
+        .any(|(_, ix)| node.geo.peer_at(*ix).is_none_or(|peer| !peer.link.is_up()));
+    let fresh_after = if cut_off { 0 } else { node.now_ms().saturating_sub(HEARD_AFTER_MS) };
+    let roster = node.rosters.cached(&seat.bare).map_or(0, |roster| roster.version);
+    let capsule = Capsule {
+        seat: seat.state(fresh_after, roster),
+        id: sm.id.clone().unwrap_or_default(),
+        timeout_ms: millis(sm.timeout),
+        left_ms: millis(remaining(node, session)),
+        handled: sm.handled.handled(),
+        acked: sm.out.last_acked(),
+        unacked,
+    };
+    (postcard::to_stdvec(&capsule).expect("a capsule is a plain value"), leaves)
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// How long a session without a connection may still wait.
+fn remaining(node: &Node, session: &Handover) -> Duration {
+    let slept = match session.seat.lost_ms() {
+        0 => 0,
+        since => node.now_ms().saturating_sub(since),
+    };
+    session.sm.timeout.saturating_sub(Duration::from_millis(slept))
+}
+
+fn send(node: &Node, to: NodeIx, call: Call, bytes: &[u8]) -> bool {
+    let mut parts = bytes.chunks(PART_BYTES).peekable();
+    let mut first = true;
+    while let Some(part) = parts.next() {
+        let last = parts.peek().is_none();
+        if !say(node, to, &Word::Part { call, last, bytes: part.to_vec() }) {
+            if !first {
+                // What has arrived of it is no capsule.
+                tracing::warn!(node = ?node.geo.nodes.name(to), "no room in the link for a session");
+            }
+            return false;
+        }
+        first = false;
+    }
+    true
+}
+
+/// A session that was taken out of its task and goes nowhere: it sleeps here as long as it may.
+pub fn sleep_on(node: &Arc<Node>, session: Handover) {
+    let deadline = Instant::now() + remaining(node, &session);
+    let node = node.clone();
+    tokio::spawn(async move { end::sleep(&node, session, deadline).await });
+}
+
+/// The other node has it: what was in the capsule is theirs to answer for, what came since finds its way anew, and nothing of it ends.
+async fn left(node: &Arc<Node>, to: NodeIx, session: Handover, leaves: &[bool]) {
+    let Handover { seat, sm, alive } = session;
+    if let Some(id) = &sm.id {
+        node.resumable.remove(id);
+    }
+    let theirs = sm.into_unacked();
+    let mut again = Vec::new();
+    let mut late = Vec::new();
+    let road = Road::new(node);
+    let unbound =
+        node.directory.unbind_here(&seat.full, seat.generation, node.now_ms(), &road, || {
+            for (delivery, leaves) in theirs.into_iter().zip(leaves) {
+                theirs_now(node, to, &seat, &delivery, *leaves);
+            }
+            for delivery in seat.close() {
+                late.extend(anew(node, &mut again, delivery, &seat));
+            }
+            std::mem::take(&mut again)
+        });
+    road.finish();
+    node.metrics.sessions.dec();
+    node.metrics.moved_away.inc();
+    node.drain.count_moved();
+    for stanza in late {
+        say(node, to, &Word::Late { to: seat.full.clone(), stanza });
+    }
+    node.moving.forward(&seat.full, to, node.geo.mark());
+    let entry = RouteEntry::Unbind { full: seat.full.clone(), generation: seat.generation };
+    node.geo.route.append(node, entry);
+    node.geo.send_due_probes();
+    end::tell(node, &seat, SessionEvent::Left).await;
+    if unbound.reopen {
+        router::reopen(node, &seat.bare);
+    }
+    let is_elsewhere = |row: &Row<Arc<Seat>>| row.here().is_none();
+    let last = node.directory.read(seat.bare.as_str(), |rows| rows.iter().all(is_elsewhere));
+    if last.unwrap_or(true) {
+        node.rosters.evict(&seat.bare);
+    }
+    alive.disarm();
+}
+
+/// Whoever answers for a message knows who has it; of other nodes' messages the taker tells them.
+fn theirs_now(node: &Node, to: NodeIx, seat: &Seat, delivery: &Delivery, leaves: bool) {
+    match (delivery.owed, delivery.via) {
+        (Owed::Ledger, None) => {
+            node.ledger.moves(delivery.order, Holder::Here, Holder::There(to), true);
+        }
+        (Owed::Ledger, Some(via)) => {
+            let last = node.geo.held.let_go(via, delivery.order);
+            // Another session had it too when the capsule was made, and has it no more.
+            if last && !leaves {
+                end::give_back(node, via, &delivery.stanza, delivery.order, true, seat);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// One that came after the capsule was made. It goes back to where it entered; what was made for this session goes after it.
+fn anew(
+    node: &Arc<Node>,
+    again: &mut Vec<Routed>,
+    delivery: Delivery,
+    seat: &Seat,
+) -> Option<Vec<u8>> {
+    let Delivery { stanza, sole, via, order, owed } = delivery;
+    let tracked = owed == Owed::Ledger;
+    let goes_back = match stanza.kind() {
+        Kind::Message => tracked || sole,
+        Kind::Iq => via.is_some() || order > 0,
+        _ => false,
+    };
+    if owed == Owed::Home {
+        return None; // Still filed: it is handed out where the session is.
+    }
+    if !goes_back {
+        return Some(stanza.bytes().to_vec());
+    }
+    match via {
+        Some(via) => {
+            let others_have_it = tracked && !node.geo.held.let_go(via, order);
+            if !others_have_it && !end::give_back(node, via, &stanza, order, tracked, seat) {
+                again.extend(router::adopted(node, via, order, tracked, stanza));
+            }
+        }
+        None => {
+            let others_have_it = tracked && node.ledger.let_go(order, Holder::Here) != LetGo::Last;
+            if !others_have_it {
+                again.push(Routed { stanza, tries: 0, order, tracked });
+            }
+        }
+    }
+    None
+}

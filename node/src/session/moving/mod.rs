@@ -1,0 +1,231 @@
+//! Room: a session moves from the node that has it to another one of the platform: because its client came back there (XEP-0198 §5), or because
+//! its node is emptied. `give` is the side it comes from, `take` the side it goes to, `protocol` who owns it meanwhile, `capsule` what goes
+//! over the link. Called by `session::sm`, by the drain, and by `geo` for what arrives. Decision 0013.
+//!
+//! The row changes hands as when a resource is bound anew elsewhere: the taker binds it under a newer generation, every table replaces the
+//! older one, and no contact sees it go. What was sent to the former place, and is not in the capsule, comes back from there and finds its way anew,
+//! ahead of what is newer; that is how the session table keeps order for everybody who moves.
+
+mod capsule;
+mod give;
+mod protocol;
+mod take;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use global_distrib::{Mark, NodeIx};
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+use xmpp::jid::FullJid;
+use xmpp::stanza::{Stanza, Type};
+
+use self::capsule::Call;
+pub(super) use self::capsule::Why;
+pub use self::capsule::Word;
+pub use self::give::{push, sleep_on as sleep};
+use self::protocol::Answer;
+pub(super) use self::take::fetch;
+use crate::app::Node;
+use crate::geo::presence::Presence;
+use crate::geo::{Peer, frame};
+use crate::router::Holder;
+
+/// What is on the move, to and from this node.
+#[derive(Debug, Default)]
+pub struct Moving {
+    next: AtomicU64,
+    /// Asked of other nodes by this one.
+    asked: Mutex<BTreeMap<u64, Asked>>,
+    /// Capsules that arrive and nobody here has asked for.
+    pushed: Mutex<BTreeMap<(NodeIx, u64), Vec<u8>>>,
+    /// Capsules of this node's that wait for an answer.
+    offered: Mutex<BTreeMap<(NodeIx, Call), oneshot::Sender<Answer>>>,
+    /// Sessions that have moved, until everybody knows: presence may still come here that passed by where they are.
+    forwards: Mutex<Vec<Forward>>,
+    forwards_count: AtomicUsize,
+}
+
+#[derive(Debug)]
+struct Asked {
+    of: NodeIx,
+    arrived: Vec<u8>,
+    answer: oneshot::Sender<Given>,
+}
+
+#[derive(Debug)]
+enum Given {
+    Capsule(Vec<u8>),
+    Refused(Why),
+    /// The other node's life is over.
+    Over,
+    /// It cannot be reached now.
+    Silent,
+}
+
+#[derive(Debug)]
+struct Forward {
+    full: FullJid,
+    to: NodeIx,
+    /// When it is echoed, what others send goes to where the session is.
+    mark: Mark,
+}
+
+/// Bytes of a capsule that are taken: a session may have as much waiting as its mailbox and its queue hold, and more if the other node's bounds
+/// are wider.
+const CAPSULE_BYTES_MAX: usize = 64 << 20;
+
+impl Moving {
+    fn number(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// That node lives another life, or counts as dead: what was agreed on with it is void.
+    pub fn node_gone(&self, node: NodeIx) {
+        self.give_up(node, || Given::Over);
+        self.pushed.lock().retain(|(from, _), _| *from != node);
+        let offered: Vec<_> = {
+            let mut all = self.offered.lock();
+            let gone: Vec<_> = all.keys().filter(|(to, _)| *to == node).copied().collect();
+            gone.into_iter().filter_map(|key| all.remove(&key)).collect()
+        };
+        for one in offered {
+            let _ = one.send(Answer::Over);
+        }
+        let mut forwards = self.forwards.lock();
+        forwards.retain(|forward| forward.to != node);
+        self.forwards_count.store(forwards.len(), Ordering::Release);
+    }
+
+    /// There is no line to that node now: who waits for a session of its does not wait any longer. If it comes after all it is declined.
+    pub fn node_silent(&self, node: NodeIx) {
+        self.give_up(node, || Given::Silent);
+    }
+
+    fn give_up(&self, node: NodeIx, word: impl Fn() -> Given) {
+        let asked: Vec<Asked> = {
+            let mut all = self.asked.lock();
+            let gone: Vec<u64> =
+                all.iter().filter(|(_, one)| one.of == node).map(|(call, _)| *call).collect();
+            gone.into_iter().filter_map(|call| all.remove(&call)).collect()
+        };
+        for one in asked {
+            let _ = one.answer.send(word()); // Nobody may wait for it any more.
+        }
+    }
+
+    /// Forgets the forwards of which everybody knows. Once a second.
+    pub fn tick(&self, node: &Node) {
+        if self.forwards_count.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        let mut forwards = self.forwards.lock();
+        forwards.retain(|forward| !node.geo.closed(&forward.mark));
+        self.forwards_count.store(forwards.len(), Ordering::Release);
+    }
+
+    /// Capsules of this node's that wait for an answer.
+    #[cfg(test)]
+    fn offers(&self) -> usize {
+        self.offered.lock().len()
+    }
+
+    fn forward(&self, full: &FullJid, to: NodeIx, mark: Mark) {
+        let mut forwards = self.forwards.lock();
+        forwards.retain(|known| known.full != *full);
+        forwards.push(Forward { full: full.clone(), to, mark });
+        self.forwards_count.store(forwards.len(), Ordering::Release);
+    }
+
+    /// Where sessions of that account have moved to a moment ago. One load when nobody's has.
+    fn moved(&self, account: &str) -> Vec<(FullJid, NodeIx)> {
+        if self.forwards_count.load(Ordering::Acquire) == 0 {
+            return Vec::new();
+        }
+        let forwards = self.forwards.lock();
+        let of = forwards.iter().filter(|forward| forward.full.bare_str() == account);
+        of.map(|forward| (forward.full.clone(), forward.to)).collect()
+    }
+}
+
+/// A resumption id: by chance, so that nobody guesses it, and with the node and the life that gave it, which know longest what was handled.
+pub(super) fn new_id(node: &Node) -> String {
+    format!("{}.{}.{:x}", node.token(), node.geo.me, node.incarnation)
+}
+
+/// The node and the life that gave an id; `None`: it is none of ours.
+fn born(id: &str) -> Option<(&str, u64)> {
+    let (rest, incarnation) = id.rsplit_once('.')?;
+    let (_, node) = rest.split_once('.')?;
+    Some((node, u64::from_str_radix(incarnation, 16).ok()?))
+}
+
+fn say(node: &Node, to: NodeIx, word: &Word) -> bool {
+    node.geo.send_value(to, frame::MOVE, word).is_some()
+}
+
+/// A word of another node.
+pub fn heard(node: &Arc<Node>, peer: &Peer, word: Word) {
+    match word {
+        Word::Ask { call, account, id, h } => {
+            let (node, to) = (node.clone(), peer.ix);
+            tokio::spawn(async move { give::asked(&node, to, call, &account, &id, h).await });
+        }
+        Word::Refused { call, why } => {
+            if let Some(asked) = node.moving.asked.lock().remove(&call) {
+                let _ = asked.answer.send(Given::Refused(why));
+            }
+        }
+        Word::Part { call, last, bytes } => take::part(node, peer, call, last, bytes),
+        Word::Took { call } => answered(node, peer.ix, call, Answer::Took),
+        Word::Declined { call } => answered(node, peer.ix, call, Answer::Declined),
+        Word::Holds { from, orders } => {
+            let Some(from) = node.geo.nodes.index(&from) else { return };
+            for (order, leaves) in orders {
+                let (from, to) = (Holder::There(from), Holder::There(peer.ix));
+                node.ledger.moves(order, from, to, leaves);
+            }
+        }
+        Word::Late { to, stanza } => {
+            if let Ok(stanza) = Stanza::parse(stanza.into()) {
+                take::late(node, &to, stanza);
+            }
+        }
+        Word::AskPresence { to, of } => node.geo.probe_presence(node, &to, vec![of]),
+    }
+}
+
+fn answered(node: &Node, by: NodeIx, call: Call, answer: Answer) {
+    if let Some(offer) = node.moving.offered.lock().remove(&(by, call)) {
+        let _ = offer.send(answer);
+    }
+}
+
+/// Presence has come from another node for an account. A session of it that was here until a moment ago may have been passed by: it hears of an end,
+/// and asks for anything else.
+pub fn presence_came(node: &Node, account: &str, presence: &Presence) {
+    for (full, to) in node.moving.moved(account) {
+        let Some(from) = presence.stanza.from() else { return };
+        if presence.stanza.type_() == Type::Unavailable {
+            node.geo.send_with(to, frame::PRESENCE, |out| {
+                let stanza = presence.stanza.bytes();
+                frame::write_presence(out, presence.generation, &full, stanza);
+            });
+        } else {
+            say(node, to, &Word::AskPresence { to: full, of: from.bare() });
+        }
+    }
+}
+
+/// A carbon has come for an account: for a session that was here until a moment ago, too.
+pub fn carbon_came(node: &Node, copy: &frame::CarbonCopy) {
+    for (full, to) in node.moving.moved(copy.account.as_str()) {
+        if copy.only.is_none() && copy.except.as_ref() != Some(&full) {
+            let copy = frame::CarbonCopy { only: Some(full), ..copy.clone() };
+            node.geo.send_value(to, frame::CARBON, &copy);
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! What needs no second node: ids, and what of a seat goes along. That sessions move is shown by the plays `sm_resumes_elsewhere*`, by
+//! `tests/drain.rs` and by the simulator.
+
+use replication::Hlc;
+
+use super::*;
+use crate::session::mailbox::{Mailbox, MailboxLimits};
+use crate::session::{Seat, State};
+use crate::testing::{House, stanza};
+
+#[tokio::test]
+async fn an_id_names_where_it_was_given_and_is_nobodys_guess() {
+    let house = House::new().await;
+    let id = new_id(&house.node);
+    let me = house.node.geo.me.to_string();
+    assert_eq!(born(&id), Some((me.as_str(), house.node.incarnation)));
+    assert!(id.split('.').next().is_some_and(|token| token.len() >= 24), "{id}");
+    assert_ne!(id, new_id(&house.node));
+    for strange in ["", "a", "a.b", "a.eu-0.xyz", "no-such-session"] {
+        assert_eq!(born(strange), None, "{strange}");
+    }
+    assert_eq!(born("t.east.eu-0.1f"), Some(("east.eu-0", 31)));
+}
+
+#[tokio::test]
+async fn all_that_was_said_since_the_bind_goes_along() {
+    let house = House::new().await;
+    house.accounts(["juliet"]).await;
+    let seat = house.available("juliet/balcony", 5).await;
+    house.says(&seat, "<presence to='nurse@chat.example/x'/>").await;
+    seat.set_carbons(true);
+    seat.follow_blocklist();
+    seat.set_inactive(true);
+    seat.set_client("a client", true);
+    seat.ask_roster();
+    seat.answer_roster(Some(7), stanza("<iq type='result' id='r'/>"), |_| {});
+
+    let sent = postcard::to_stdvec(&seat.state(0, 9)).expect("a plain value");
+    let state: State = postcard::from_bytes(&sent).expect("what was written");
+    assert!(state.is_fresh && state.roster_version == 9 && !state.slept);
+    let generation = Hlc(seat.generation.0 + 1);
+    let there = Seat::arrived(&state, generation, Mailbox::new(MailboxLimits::default()))
+        .expect("a seat of ours");
+    assert_eq!((&there.full, there.generation), (&seat.full, generation));
+    assert!(there.available() && there.takes_messages() && there.carbons());
+    assert!(there.follows_blocklist() && !there.follows_privacy() && !there.invisible());
+    // Who resumes is active until it says otherwise (XEP-0352 §3).
+    assert!(!there.inactive());
+    assert_eq!((there.priority(), there.took_at()), (5, 5));
+    assert_eq!(there.client(), Some(("a client", true)));
+    assert_eq!(there.presence(), seat.presence());
+    assert_eq!(there.directed(), seat.directed());
+    assert_eq!(there.directed().len(), 1);
+    assert_eq!(there.roster_told(), Some(7));
+    // What it has been told of is not pushed again.
+    there.roster_is_told(9);
+    there.push_roster(9, || stanza("<iq type='set' id='p'/>"), |_| panic!("it has that"));
+}
+
+#[tokio::test]
+async fn a_session_that_moves_to_nobody_is_not_waited_for() {
+    let house = House::new().await;
+    let node = &house.node;
+    let elsewhere = NodeIx(3);
+    let (answer, answered) = oneshot::channel();
+    node.moving.asked.lock().insert(1, Asked { of: elsewhere, arrived: Vec::new(), answer });
+    node.moving.node_silent(NodeIx(4));
+    assert_eq!(node.moving.asked.lock().len(), 1);
+    node.moving.node_silent(elsewhere);
+    assert!(matches!(answered.await, Ok(Given::Silent)));
+    let (offer, offered) = oneshot::channel();
+    node.moving.offered.lock().insert((elsewhere, Call::Pushed(1)), offer);
+    // A line that is cut settles nothing.
+    node.moving.node_silent(elsewhere);
+    assert_eq!(node.moving.offers(), 1);
+    node.moving.node_gone(elsewhere);
+    assert_eq!(offered.await, Ok(Answer::Over));
+    assert_eq!(node.moving.offers(), 0);
+}

@@ -1,0 +1,823 @@
+//! One [`Storage`] over several databases: the main one has the log, the outboxes and the facts, and rows of owners are in it or in one of the
+//! partitions, by the slot that their name falls into. Written on the trait alone; `storage::open` puts it together.
+//!
+//! * `map` which partition has which slot, and what a rebalance does to it; pure
+//! * `part` one partition, and how it follows the log · `merge` lists over all of them · `mover` slots moved while everything runs
+//!
+//! **The log is the truth, partitions follow it.** A home's commit is the main database's: entries, and rows that are there. What is
+//! elsewhere is applied by each partition with its position in the log as one transaction, from memory a moment later, or from the log after a
+//! restart or when the partition was away. Nothing of an owner is read before their partition has all of it, so what was acknowledged is there, and
+//! what was refused never appears. When a partition is away its owners alone have to wait.
+//!
+//! One node of a region writes, the one that has the pen of the main database ([`Storage::take_pen`]): from then on it settles the map and brings the
+//! partitions up. The others read; they look at the map about once a second, and wait for what they were told of ([`Storage::heard`]).
+//!
+//! Deliberately absent: starting without one of the databases.
+
+mod map;
+mod merge;
+mod mover;
+mod part;
+#[cfg(test)]
+pub(super) mod tests;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, try_join_all};
+use parking_lot::{Mutex, RwLock};
+use replication::{Change, Entry};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use self::map::{MAIN, Map, View};
+use self::part::Part;
+use super::{
+    Answer, LogPage, Page, Place, Position, Renewal, Replace, Row, Scribe, Shelf, Storage,
+    StorageError, Trouble,
+};
+
+pub use self::mover::{Moves, NotMoved};
+
+/// How often the map is looked at by a node that does not write.
+const LOOK: Duration = Duration::from_secs(1);
+/// The fact in the main database that says where slots are.
+const META_MAP: &str = "partitions";
+/// The fact in a partition that says whose it is and which.
+const META_PART: &str = "partition";
+
+/// The numbers.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// How long a read waits for a partition that has not followed the log yet.
+    pub patience: Duration,
+    /// How long a commit waits for the partitions; they go on by themselves.
+    pub lag: Duration,
+    /// How long a slot that has moved is written where it was, too: other nodes look at the map about once a second.
+    pub hold: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            patience: Duration::from_secs(5),
+            lag: Duration::from_secs(1),
+            hold: Duration::from_secs(15),
+        }
+    }
+}
+
+/// See the room.
+pub struct Partitioned {
+    shared: Arc<Shared>,
+    looker: JoinHandle<()>,
+}
+
+struct Shared {
+    settings: Settings,
+    main: Arc<dyn Storage>,
+    /// By number, from 1.
+    parts: Vec<Arc<Part>>,
+    view: RwLock<Arc<View>>,
+    /// Read by whoever changes rows, written by whoever moves them.
+    gate: tokio::sync::RwLock<()>,
+    /// Held by one commit at a time, so that partitions hear of them in order.
+    commits: tokio::sync::Mutex<()>,
+    /// The newest entry that is in the log and may not have been told to the partitions yet.
+    committing: AtomicU64,
+    /// The newest entry that they have been told of.
+    head: AtomicU64,
+    moves: Mutex<mover::Progress>,
+    /// Whether this node writes.
+    is_writer: AtomicBool,
+    /// The term in which it does; 0: it has never taken the pen, and nobody asks.
+    term: AtomicU64,
+    /// Its name.
+    node: Mutex<String>,
+    /// Held by whoever begins to write.
+    beginning: tokio::sync::Mutex<()>,
+    /// When the map was last looked at.
+    looked: Mutex<Instant>,
+    followers: Mutex<Vec<JoinHandle<()>>>,
+    mover: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What one database has, for operators.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartStatus {
+    /// 0: the main one.
+    pub number: u8,
+    /// Without secrets.
+    pub name: String,
+    /// How many of the 256 slots.
+    pub slots: usize,
+    /// Entries of the log that it may lack.
+    pub behind: u64,
+    /// Why it is not used now.
+    pub away: Option<String>,
+}
+
+impl Partitioned {
+    /// Over these; `parts` in the order of their numbers, always the same.
+    ///
+    /// # Errors
+    /// [`StorageError::Open`]: one of them is not what it was; another: it cannot be read.
+    pub async fn open(
+        main: (String, Arc<dyn Storage>),
+        parts: Vec<(String, Arc<dyn Storage>)>,
+        settings: Settings,
+    ) -> Result<Partitioned, StorageError> {
+        let (main_name, main) = main;
+        // Nobody's yet: whoever writes first settles it.
+        let map = read_map(&*main).await?.unwrap_or_else(|| Map::new(0));
+        let parts = (1u8..=u8::MAX).zip(parts);
+        let parts =
+            parts.map(|(number, (name, storage))| Arc::new(Part::new(number, name, storage)));
+        let shared = Arc::new(Shared {
+            settings,
+            main,
+            parts: parts.collect(),
+            view: RwLock::new(Arc::new(View::new(map))),
+            gate: tokio::sync::RwLock::default(),
+            commits: tokio::sync::Mutex::default(),
+            committing: AtomicU64::new(0),
+            head: AtomicU64::new(0),
+            moves: Mutex::new(mover::Progress::new(main_name)),
+            is_writer: AtomicBool::new(false),
+            term: AtomicU64::new(0),
+            node: Mutex::default(),
+            beginning: tokio::sync::Mutex::default(),
+            looked: Mutex::new(Instant::now()),
+            followers: Mutex::default(),
+            mover: Mutex::default(),
+        });
+        shared.check(&shared.view().map).await?;
+        let looker = tokio::spawn(look(shared.clone()));
+        Ok(Partitioned { shared, looker })
+    }
+
+    /// How many slots of that main database are in partitions.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub async fn elsewhere(main: &dyn Storage) -> Result<usize, StorageError> {
+        let map = main.meta(META_MAP).await?.and_then(|bytes| Map::decode(&bytes));
+        Ok(map.map_or(0, |map| map.slots.iter().filter(|number| **number != MAIN).count()))
+    }
+
+    /// The databases, the main one first.
+    pub fn status(&self) -> Vec<PartStatus> {
+        let counts = self.shared.view().map.counts();
+        let slots = |number: usize| counts.get(number).copied().unwrap_or(0);
+        let main = PartStatus {
+            number: MAIN,
+            name: self.shared.moves.lock().main.clone(),
+            slots: slots(0),
+            behind: 0,
+            away: None,
+        };
+        let parts = self.shared.parts.iter().map(|part| PartStatus {
+            number: part.number,
+            name: part.name.clone(),
+            slots: slots(usize::from(part.number)),
+            behind: part.behind(),
+            away: part.away().map(|why| why.to_string()),
+        });
+        std::iter::once(main).chain(parts).collect()
+    }
+}
+
+/// Whether nobody has anything there.
+async fn is_empty(storage: &dyn Storage) -> Result<bool, StorageError> {
+    Ok(storage.log_head().await? == 0 && storage.rows(None, 1).await?.is_empty())
+}
+
+async fn read_map(main: &dyn Storage) -> Result<Option<Map>, StorageError> {
+    let Some(bytes) = main.meta(META_MAP).await? else { return Ok(None) };
+    let map = Map::decode(&bytes);
+    map.map(Some).ok_or_else(|| StorageError::Damaged("the map of the partitions".into()))
+}
+
+/// Looks at the map, where another node may change it.
+async fn look(shared: Arc<Shared>) {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        if !shared.is_writer.load(Ordering::Acquire)
+            && let Err(error) = shared.look().await
+        {
+            tracing::debug!(%error, "the map of the partitions was not looked at");
+        }
+    }
+}
+
+impl Shared {
+    /// Whether the partitions that a map knows are these.
+    async fn check(&self, map: &Map) -> Result<(), StorageError> {
+        let main = self.moves.lock().main.clone();
+        let refuse = |name: &str, why: String| {
+            Err(StorageError::Open { name: name.to_owned(), cause: why.into() })
+        };
+        if usize::from(map.highest()) > self.parts.len() {
+            let why = format!(
+                "slots of it are in partition {}, and storage.partitions names {}",
+                map.highest(),
+                self.parts.len()
+            );
+            return refuse(&main, why);
+        }
+        for part in self.parts.iter().filter(|part| part.number <= map.partitions) {
+            let (number, name) = (part.number, &part.name);
+            match part.storage.meta(META_PART).await? {
+                Some(found) if found == part.mark(map.identity) => {}
+                Some(_) => {
+                    let why = format!(
+                        "it is not partition {number} of {main}: the order of storage.partitions stays, new ones come last"
+                    );
+                    return refuse(name, why);
+                }
+                None => {
+                    let why = format!(
+                        "it is not the partition {number} that there was, but another database, or an empty one"
+                    );
+                    return refuse(name, why);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The map as it is to be written by: with all partitions that this node has been told of. One that is new must be empty.
+    async fn settle(&self) -> Result<Map, StorageError> {
+        let mut map = match read_map(&*self.main).await? {
+            Some(map) => map,
+            None => {
+                // Whose partitions they are is to be known before there are any.
+                let map = Map::new(getrandom::u64().unwrap_or(1).max(1));
+                self.main.set_meta(META_MAP, map.encode()).await?;
+                map
+            }
+        };
+        self.check(&map).await?;
+        let count = u8::try_from(self.parts.len()).unwrap_or(u8::MAX);
+        if map.partitions == count {
+            return Ok(map);
+        }
+        for part in self.parts.iter().filter(|part| part.number > map.partitions) {
+            let own = part.mark(map.identity);
+            let found = part.storage.meta(META_PART).await?;
+            if found.as_ref().is_some_and(|found| *found != own)
+                || (found.is_none() && !is_empty(&*part.storage).await?)
+            {
+                let cause = "it is to be a partition, and has rows or a log of its own, or is one of another".into();
+                return Err(StorageError::Open { name: part.name.clone(), cause });
+            }
+            // The map last: a partition that it knows, and that is empty, is taken for lost.
+            part.storage.set_meta(META_PART, own).await?;
+        }
+        let is_new = map.partitions == 0 && map.version == 1 && is_empty(&*self.main).await?;
+        map.partitions = count;
+        if is_new {
+            // There is nothing to be moved.
+            let all: Vec<u8> = (1..=count).collect();
+            map.spread(&all);
+        }
+        map.version += 1;
+        self.main.set_meta(META_MAP, map.encode()).await?;
+        Ok(map)
+    }
+
+    /// From here on this node is the one that writes.
+    async fn begin(self: &Arc<Self>) -> Result<(), StorageError> {
+        self.stop();
+        let map = self.settle().await?;
+        *self.view.write() = Arc::new(View::new(map));
+        let head = self.main.log_head().await?;
+        self.committing.store(head, Ordering::SeqCst);
+        self.head.store(head, Ordering::SeqCst);
+        let mut followers = Vec::new();
+        for part in &self.parts {
+            part.reset(self, head).await?;
+            followers.push(tokio::spawn(part.clone().follow(self.clone())));
+        }
+        *self.followers.lock() = followers;
+        self.is_writer.store(true, Ordering::Release);
+        mover::go_on(self);
+        Ok(())
+    }
+
+    /// What this node writes with: tools and tests take no pen, and begin with what they write first.
+    async fn writing(self: &Arc<Self>) -> Result<(), StorageError> {
+        if self.is_writer.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let _one = self.beginning.lock().await;
+        if self.is_writer.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        if self.term.load(Ordering::Acquire) > 0 {
+            return Err(StorageError::Superseded);
+        }
+        self.begin().await
+    }
+
+    fn stop(&self) {
+        let mover = self.mover.lock().take();
+        for task in mover.into_iter().chain(self.followers.lock().drain(..)) {
+            task.abort();
+        }
+    }
+
+    /// Another node writes now.
+    fn put_down(&self) {
+        if self.is_writer.swap(false, Ordering::AcqRel) {
+            self.stop();
+        }
+    }
+
+    /// Sees to it that one who is superseded knows.
+    fn told<T>(&self, done: Result<T, StorageError>) -> Result<T, StorageError> {
+        if matches!(done, Err(StorageError::Superseded)) {
+            self.put_down();
+        }
+        done
+    }
+
+    /// Looks at the map that another node writes.
+    async fn look(&self) -> Result<(), StorageError> {
+        let map = read_map(&*self.main).await?;
+        let mut view = self.view.write();
+        if self.is_writer.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        *self.looked.lock() = Instant::now();
+        if let Some(map) =
+            map.filter(|map| map.version > view.map.version || view.map.identity == 0)
+        {
+            if usize::from(map.highest()) > self.parts.len() {
+                tracing::error!(
+                    "slots are in partitions that storage.partitions does not name here: they are not read"
+                );
+            }
+            *view = Arc::new(View::new(map));
+        }
+        Ok(())
+    }
+
+    /// The map, as new as a reader needs it.
+    async fn reading(&self) -> Result<Arc<View>, StorageError> {
+        let view = self.view();
+        if self.is_writer.load(Ordering::Acquire) {
+            return Ok(view);
+        }
+        // While nobody has settled it, somebody may be about to.
+        let is_old =
+            view.map.identity == 0 || self.looked.lock().elapsed() > self.settings.hold / 3;
+        if is_old {
+            self.look().await?;
+            return Ok(self.view());
+        }
+        Ok(view)
+    }
+
+    /// The partition of that number, when it may be read.
+    async fn part(&self, number: u8) -> Result<&Arc<Part>, StorageError> {
+        let Some(part) = self.parts.get(usize::from(number) - 1) else {
+            let cause = "storage.partitions does not name it".to_owned();
+            let name = format!("partition {number}");
+            return Err(StorageError::Unavailable { name, trouble: Trouble::Gone, cause });
+        };
+        let patience = self.settings.patience;
+        match self.is_writer.load(Ordering::Acquire) {
+            true => part.ready(patience).await?,
+            false => part.has_heard_of(patience).await?,
+        }
+        Ok(part)
+    }
+
+    fn view(&self) -> Arc<View> {
+        self.view.read().clone()
+    }
+
+    /// Where to read and write, by number.
+    fn at(&self, number: u8) -> &Arc<dyn Storage> {
+        match number {
+            MAIN => &self.main,
+            number => &self.parts[usize::from(number) - 1].storage,
+        }
+    }
+
+    fn is_in_sync(&self, number: u8) -> bool {
+        number == MAIN || self.parts[usize::from(number) - 1].is_in_sync()
+    }
+
+    /// Where an owner's rows are read now.
+    async fn reader(&self, owner: &str) -> Result<&Arc<dyn Storage>, StorageError> {
+        match self.reading().await?.at(owner) {
+            MAIN => Ok(&self.main),
+            number => Ok(&self.part(number).await?.storage),
+        }
+    }
+
+    /// Every database that has rows that are read, when it may be read.
+    async fn readers(&self) -> Result<(Arc<View>, Vec<(u8, Arc<dyn Storage>)>), StorageError> {
+        let view = self.reading().await?;
+        let mut readers = vec![(MAIN, self.main.clone())];
+        for number in (1..=view.map.highest()).filter(|number| view.is_read(*number)) {
+            readers.push((number, self.part(number).await?.storage.clone()));
+        }
+        Ok((view, readers))
+    }
+
+    /// On a task of its own: partitions hear of what is in the log also if nobody waits for it.
+    async fn commit(self: Arc<Self>, entries: Vec<Entry>) -> Result<(), StorageError> {
+        let Some(last) = entries.last().map(|entry| entry.seq) else { return Ok(()) };
+        self.writing().await?;
+        let mut touched = Vec::new();
+        {
+            let _one = self.commits.lock().await;
+            let _same = self.gate.read().await;
+            let view = self.view();
+            let all = entries.iter().flat_map(|entry| &entry.changes);
+            let here: Vec<Change> =
+                all.filter(|change| view.takes(MAIN, change.owner())).cloned().collect();
+            let parts = self.parts.iter().map(|part| (part, view.part(part.number, &entries)));
+            let parts: Vec<_> = parts.filter(|(_, entries)| !entries.is_empty()).collect();
+            self.told(self.main.commit_part(entries, here).await)?;
+            // In this order: see `Part::catch_up` and `Part::step`.
+            self.committing.store(last, Ordering::SeqCst);
+            for (part, entries) in parts {
+                part.push(last, entries);
+                touched.push(part.clone());
+            }
+            self.head.store(last, Ordering::SeqCst);
+        }
+        let until = Instant::now() + self.settings.lag;
+        for part in touched {
+            part.followed(until).await;
+        }
+        Ok(())
+    }
+
+    async fn apply(
+        self: Arc<Self>,
+        home: String,
+        position: Position,
+        entries: Vec<Entry>,
+    ) -> Result<(), StorageError> {
+        self.writing().await?;
+        let _same = self.gate.read().await;
+        let view = self.view();
+        // A position alone is a new beginning, for all.
+        let is_reset = entries.is_empty();
+        let parts = self.parts.iter().filter_map(|part| {
+            let entries = view.part(part.number, &entries);
+            let concerned =
+                if is_reset { view.is_written(part.number) } else { !entries.is_empty() };
+            concerned.then(|| part.apply(&self, &home, position, entries, is_reset))
+        });
+        self.told(try_join_all(parts).await)?;
+        // Last: that it stands here says that all of them have it.
+        self.told(self.main.apply(&home, position, view.part(MAIN, &entries)).await)
+    }
+
+    async fn trim(self: &Arc<Self>, upto: u64) -> Result<(), StorageError> {
+        self.writing().await?;
+        let (view, head) = (self.view(), self.head.load(Ordering::SeqCst));
+        let mut least = upto;
+        for part in self.parts.iter().filter(|part| view.is_written(part.number)) {
+            if part.stored() < upto.min(head)
+                && let Err(error) = part.note(view.map.identity, head).await
+            {
+                tracing::debug!(%error, number = part.number, "its position was not written down");
+            }
+            least = least.min(part.stored());
+        }
+        self.told(self.main.log_trim(least).await)
+    }
+
+    async fn replace(self: &Arc<Self>, replace: Replace<'_>) -> Result<Vec<Place>, StorageError> {
+        self.writing().await?;
+        let _same = self.gate.read().await;
+        let view = self.view();
+        let Replace { from, to, owned, rows } = replace;
+        let written = self.parts.iter().filter(|part| view.is_written(part.number));
+        for part in written.clone() {
+            part.ready(self.settings.patience).await?;
+        }
+        let numbers: Vec<u8> =
+            std::iter::once(MAIN).chain(written.map(|part| part.number)).collect();
+        let each = numbers.into_iter().map(|number| {
+            let (from, to, view) = (from.clone(), to.clone(), view.clone());
+            let rows: Vec<Row> = rows
+                .iter()
+                .filter(|(place, _)| view.takes(number, place.owner()))
+                .cloned()
+                .collect();
+            async move {
+                let owned = |owner: &str| owned(owner) && view.takes(number, owner);
+                let replace = Replace { from, to, owned: &owned, rows };
+                let mut gone = self.at(number).replace(replace).await?;
+                gone.retain(|place| view.at(place.owner()) == number);
+                Ok::<_, StorageError>(gone)
+            }
+        });
+        let gone = self.told(try_join_all(each).await)?;
+        let gone: BTreeSet<Place> = gone.into_iter().flatten().collect();
+        Ok(gone.into_iter().collect())
+    }
+
+    /// When nobody changes rows, until it is dropped. Whoever changes some does not wait for one who waits for this.
+    async fn alone(&self) -> tokio::sync::RwLockWriteGuard<'_, ()> {
+        const TURN: Duration = Duration::from_millis(100);
+        loop {
+            if let Ok(alone) = tokio::time::timeout(TURN, self.gate.write()).await {
+                return alone;
+            }
+            tokio::time::sleep(TURN).await;
+        }
+    }
+
+    /// Changes the map, durably, and then what this node does by it. Called by the mover alone; nothing else is written meanwhile.
+    async fn publish(&self, map: Map) -> Result<(), StorageError> {
+        let bytes = map.encode();
+        if let Err(error) = self.told(self.main.set_meta(META_MAP, bytes.clone()).await) {
+            if matches!(error, StorageError::Superseded | StorageError::Closed) {
+                return Err(error);
+            }
+            // It may be there all the same, and must not be guessed.
+            tracing::warn!(%error, "the map of the partitions is in doubt");
+            let found = loop {
+                match self.main.meta(META_MAP).await {
+                    Ok(found) => break found,
+                    Err(StorageError::Closed) => return Err(StorageError::Closed),
+                    Err(_) => tokio::time::sleep(Duration::from_millis(500)).await,
+                }
+            };
+            if found.as_deref() != Some(&bytes) {
+                return Err(error);
+            }
+        }
+        let next = self.view().next(map);
+        *self.view.write() = Arc::new(next);
+        Ok(())
+    }
+}
+
+impl Storage for Partitioned {
+    fn get<'a>(
+        &'a self,
+        store: &'a str,
+        owner: &'a str,
+        key: &'a str,
+    ) -> Answer<'a, Option<Vec<u8>>> {
+        async move { self.shared.reader(owner).await?.get(store, owner, key).await }.boxed()
+    }
+
+    fn map<'a>(&'a self, store: &'a str, owner: &'a str) -> Answer<'a, Vec<(String, Vec<u8>)>> {
+        async move { self.shared.reader(owner).await?.map(store, owner).await }.boxed()
+    }
+
+    fn archive<'a>(
+        &'a self,
+        store: &'a str,
+        owner: &'a str,
+        page: Page,
+    ) -> Answer<'a, Vec<(u64, Vec<u8>)>> {
+        async move { self.shared.reader(owner).await?.archive(store, owner, page).await }.boxed()
+    }
+
+    fn archive_count<'a>(&'a self, store: &'a str, owner: &'a str, page: Page) -> Answer<'a, u64> {
+        async move { self.shared.reader(owner).await?.archive_count(store, owner, page).await }
+            .boxed()
+    }
+
+    fn archive_len<'a>(&'a self, store: &'a str, owner: &'a str) -> Answer<'a, u64> {
+        async move { self.shared.reader(owner).await?.archive_len(store, owner).await }.boxed()
+    }
+
+    fn owners<'a>(
+        &'a self,
+        store: &'a str,
+        after: Option<&'a str>,
+        max: usize,
+    ) -> Answer<'a, Vec<String>> {
+        async move {
+            let (view, readers) = self.shared.readers().await?;
+            merge::owners(&view, &readers, store, after, max).await
+        }
+        .boxed()
+    }
+
+    fn commit_home(&self, entries: Vec<Entry>) -> Answer<'_, ()> {
+        let commit = self.shared.clone().commit(entries);
+        async move { tokio::spawn(commit).await.map_err(|_| StorageError::Closed)? }.boxed()
+    }
+
+    fn commit_part(&self, entries: Vec<Entry>, here: Vec<Change>) -> Answer<'_, ()> {
+        // Nobody divides it further.
+        self.shared.main.commit_part(entries, here)
+    }
+
+    fn apply<'a>(
+        &'a self,
+        home: &'a str,
+        position: Position,
+        entries: Vec<Entry>,
+    ) -> Answer<'a, ()> {
+        let apply = self.shared.clone().apply(home.to_owned(), position, entries);
+        async move { tokio::spawn(apply).await.map_err(|_| StorageError::Closed)? }.boxed()
+    }
+
+    fn applied<'a>(&'a self, home: &'a str) -> Answer<'a, Option<Position>> {
+        self.shared.main.applied(home)
+    }
+
+    fn positions(&self) -> Answer<'_, Vec<(String, Position)>> {
+        async move {
+            let mut positions = self.shared.main.positions().await?;
+            // Those are no regions.
+            positions.retain(|(region, _)| !region.starts_with('~'));
+            Ok(positions)
+        }
+        .boxed()
+    }
+
+    fn heard(&self, home: Option<&str>, position: Position, entries: &[Entry]) {
+        let shared = &self.shared;
+        if shared.is_writer.load(Ordering::Acquire) {
+            return;
+        }
+        let view = shared.view();
+        for part in &shared.parts {
+            let of = |change: &Change| view.takes(part.number, change.owner());
+            let last = entries.iter().rev().find(|entry| entry.changes.iter().any(of));
+            if let Some(last) = last {
+                let (log, at) = match home {
+                    Some(home) => (home, position),
+                    None => (part::OWN, Position { log: view.map.identity, seq: last.seq }),
+                };
+                part.heard(log, Position { seq: last.seq, ..at });
+            }
+        }
+    }
+
+    fn log_read(&self, after: u64, bytes_max: usize) -> Answer<'_, LogPage> {
+        self.shared.main.log_read(after, bytes_max)
+    }
+
+    fn log_head(&self) -> Answer<'_, u64> {
+        self.shared.main.log_head()
+    }
+
+    fn log_trim(&self, upto: u64) -> Answer<'_, ()> {
+        self.shared.trim(upto).boxed()
+    }
+
+    fn rows(&self, after: Option<Place>, bytes_max: usize) -> Answer<'_, Vec<Row>> {
+        async move {
+            let (view, readers) = self.shared.readers().await?;
+            merge::rows(&view, &readers, after, bytes_max).await
+        }
+        .boxed()
+    }
+
+    fn shelves(&self, after: Option<Shelf>, max: usize) -> Answer<'_, Vec<Shelf>> {
+        async move {
+            let (view, readers) = self.shared.readers().await?;
+            merge::shelves(&view, &readers, after, max).await
+        }
+        .boxed()
+    }
+
+    fn replace<'a>(&'a self, replace: Replace<'a>) -> Answer<'a, Vec<Place>> {
+        self.shared.replace(replace).boxed()
+    }
+
+    fn outbox<'a>(&'a self, node: &'a str) -> Answer<'a, Vec<(u64, Vec<u8>)>> {
+        self.shared.main.outbox(node)
+    }
+
+    fn outbox_write<'a>(
+        &'a self,
+        node: &'a str,
+        put: Vec<(u64, Vec<u8>)>,
+        remove: Vec<u64>,
+    ) -> Answer<'a, ()> {
+        self.shared.main.outbox_write(node, put, remove)
+    }
+
+    fn outbox_move<'a>(&'a self, from: &'a str, to: &'a str) -> Answer<'a, ()> {
+        async move { self.shared.told(self.shared.main.outbox_move(from, to).await) }.boxed()
+    }
+
+    fn scribe(&self) -> Answer<'_, Option<Scribe>> {
+        self.shared.main.scribe()
+    }
+
+    fn take_pen<'a>(&'a self, former: u64, term: u64, node: &'a str) -> Answer<'a, bool> {
+        async move {
+            let shared = &self.shared;
+            let _one = shared.beginning.lock().await;
+            if !shared.main.take_pen(former, term, node).await? {
+                return Ok(false);
+            }
+            shared.term.store(term, Ordering::Release);
+            node.clone_into(&mut shared.node.lock());
+            if node.is_empty() {
+                // It is laid down.
+                shared.put_down();
+                return Ok(true);
+            }
+            shared.is_writer.store(false, Ordering::Release);
+            shared.begin().await.map(|()| true)
+        }
+        .boxed()
+    }
+
+    fn beat(&self) -> Answer<'_, ()> {
+        async move { self.shared.told(self.shared.main.beat().await) }.boxed()
+    }
+
+    fn meta<'a>(&'a self, key: &'a str) -> Answer<'a, Option<Vec<u8>>> {
+        self.shared.main.meta(key)
+    }
+
+    fn set_meta<'a>(&'a self, key: &'a str, value: Vec<u8>) -> Answer<'a, ()> {
+        async move { self.shared.told(self.shared.main.set_meta(key, value).await) }.boxed()
+    }
+
+    fn refuses(&self, owner: &str) -> Option<StorageError> {
+        match self.shared.view.read().at(owner) {
+            MAIN => None,
+            number => self.shared.parts.get(usize::from(number) - 1)?.refuses(),
+        }
+    }
+
+    fn renew<'a>(&'a self, storage: &'a config::Storage) -> Answer<'a, Renewal> {
+        async move {
+            let shared = &self.shared;
+            if storage.partitions.len() != shared.parts.len() {
+                return Err(StorageError::NotTheSame {
+                    name: format!("storage.partitions with {}", storage.partitions.len()),
+                    used: format!("the one with {}", shared.parts.len()),
+                    why: "partitions come and go when the node is started again".to_owned(),
+                });
+            }
+            let one = |database: &config::Database| config::Storage {
+                database: database.clone(),
+                partitions: Vec::new(),
+                ..storage.clone()
+            };
+            let mut renewals = vec![shared.main.renew(&one(&storage.database)).await?];
+            for (part, database) in shared.parts.iter().zip(&storage.partitions) {
+                renewals.push(part.storage.renew(&one(database)).await?);
+            }
+            Ok(Box::new(move || renewals.into_iter().for_each(|renewal| renewal())) as Renewal)
+        }
+        .boxed()
+    }
+
+    fn is_well(&self, owner: &str) -> bool {
+        match self.shared.view.read().at(owner) {
+            MAIN => self.shared.main.is_well(owner),
+            number => self
+                .shared
+                .parts
+                .get(usize::from(number) - 1)
+                .is_some_and(|part| part.away().is_none() && part.storage.is_well(owner)),
+        }
+    }
+
+    fn partitions(&self) -> Option<&Partitioned> {
+        Some(self)
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        async move {
+            self.looker.abort();
+            self.shared.stop();
+            let is_writer = self.shared.is_writer.swap(false, Ordering::AcqRel);
+            let head = self.shared.head.load(Ordering::SeqCst);
+            let identity = self.shared.view().map.identity;
+            for part in &self.shared.parts {
+                // So that the next start has nothing to read; it does not matter if it fails.
+                if is_writer {
+                    let _ = part.note(identity, head).await;
+                }
+                part.storage.close().await;
+            }
+            self.shared.main.close().await;
+        }
+        .boxed()
+    }
+}
+
+impl Drop for Partitioned {
+    fn drop(&mut self) {
+        self.looker.abort();
+        self.shared.stop();
+    }
+}
