@@ -39,7 +39,7 @@ pub(crate) async fn perform(outcome: &mut Outcome, choice: &Choice, longest: u64
     }
     // The domain is the host they connect to.
     let plan = Plan { domain: "localhost".into(), ..Plan::default() };
-    let platform = if Platform::is_free(BASE, plan.regions.len(), plan.nodes) {
+    let platform = if Platform::is_free(BASE, plan.regions.len()) {
         match Platform::start_at(plan, BASE).await {
             Ok(platform) => Some(platform),
             Err(e) => return outcome.fail("slixmpp_suite::the_platform_starts", &e),

@@ -28,8 +28,6 @@ pub enum Door {
 pub struct Plan {
     /// Names of the regions, in order.
     pub regions: Vec<String>,
-    /// Nodes of each region.
-    pub nodes: u16,
     /// One-way delay between regions.
     pub wan: String,
     /// The global domain.
@@ -38,6 +36,8 @@ pub struct Plan {
     pub users: u32,
     /// The server with the regions' databases; without one they are files.
     pub database: Option<String>,
+    /// Nodes of each region.
+    pub nodes: u16,
     /// The Redis with the regions' registries.
     pub redis: Option<String>,
 }
@@ -46,11 +46,11 @@ impl Default for Plan {
     fn default() -> Self {
         Self {
             regions: ["eu", "us", "ap"].map(Into::into).into(),
-            nodes: 1,
             wan: "0ms".into(),
             domain: "pangaea.localhost".into(),
             users: 100,
             database: None,
+            nodes: 1,
             redis: None,
         }
     }
@@ -96,7 +96,7 @@ fn free_base(regions: usize, nodes: u16) -> Result<u16> {
         getrandom::fill(&mut random).map_err(|e| e.to_string())?;
         // Below the range from which the kernel takes ports for outgoing connections.
         let base = 10_000 + (u16::from_le_bytes(random) % 180) * 100;
-        if Platform::is_free(base, regions, nodes) {
+        if (0..usize::from(nodes)).all(|node| Platform::is_free(base + 10 * node as u16, regions)) {
             return Ok(base);
         }
     }
@@ -104,8 +104,9 @@ fn free_base(regions: usize, nodes: u16) -> Result<u16> {
 }
 
 fn port_of(base: u16, region: usize, node: usize, offset: u16) -> u16 {
-    let few = |number| u16::try_from(number).expect("few regions, few nodes");
-    base + 1000 * few(region) + 10 * few(node) + offset
+    base + 1000 * u16::try_from(region).expect("few regions")
+        + 10 * u16::try_from(node).expect("few nodes")
+        + offset
 }
 
 /// `eu-1`: its region, and its number there.
@@ -125,10 +126,10 @@ impl Platform {
     }
 
     /// Are all ports of a base free at this moment?
-    pub fn is_free(base: u16, regions: usize, nodes: u16) -> bool {
-        let all = (0..regions).flat_map(|i| (0..usize::from(nodes)).map(move |j| (i, j)));
-        let ports = all.flat_map(|(i, j)| OFFSETS.map(|o| port_of(base, i, j, o)));
-        ports.chain([base + 900]).all(|p| std::net::TcpListener::bind(("127.0.0.1", p)).is_ok())
+    pub fn is_free(base: u16, regions: usize) -> bool {
+        let ports =
+            (0..regions).flat_map(|i| OFFSETS.map(|o| port_of(base, i, 0, o))).chain([base + 900]);
+        ports.into_iter().all(|p| std::net::TcpListener::bind(("127.0.0.1", p)).is_ok())
     }
 
     /// As [`Self::start`], at a port base of one's own choice.
@@ -153,12 +154,12 @@ impl Platform {
         let mut child = Command::new(binary()?)
             .arg("quickstart")
             .args(["--regions", &plan.regions.join(",")])
-            .args(["--nodes", &plan.nodes.to_string()])
             .args(["--port-base", &base.to_string()])
             .args(["--domain", &plan.domain])
             .args(["--wan", &plan.wan])
             .args(["--users", &plan.users.to_string()])
             .args(plan.database.iter().flat_map(|url| ["--database", url]))
+            .args(["--nodes", &plan.nodes.to_string()])
             .args(plan.redis.iter().flat_map(|url| ["--redis", url]))
             .arg("--dir")
             .arg(&dir)
@@ -260,10 +261,9 @@ impl Platform {
     /// # Errors
     /// When the test authority's certificate cannot be read, or there is no such node.
     pub fn endpoint_of(&self, node: &str) -> Result<Endpoint> {
-        let (region, number) = parts_of(node)?;
-        let region = self.region(region);
-        let port = self.port_of(region, number, 222);
-        Ok(Endpoint { port, ..self.endpoint(region, Door::StartTls)? })
+        let (region, _) = parts_of(node)?;
+        let port = self.port_at(node, 222)?;
+        Ok(Endpoint { port, ..self.endpoint(self.region(region), Door::StartTls)? })
     }
 
     /// The port of a service of any node.
@@ -397,7 +397,9 @@ impl Platform {
     /// # Errors
     /// When it does not in time.
     pub async fn wait_ready(&self, node: &str, fits: impl Fn(u16, &str) -> bool) -> Result<()> {
-        let port = self.port_at(node, 280)?;
+        let (region, index) = node.rsplit_once('-').ok_or("a node is called eu-0")?;
+        let index = index.parse().map_err(|_| "a node is called eu-0")?;
+        let port = self.port_of(self.region(region), index, 280);
         let deadline = Instant::now() + patience() * 3;
         loop {
             match http::request(port, Method::GET, "/ready", None).await {

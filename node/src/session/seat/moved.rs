@@ -47,15 +47,10 @@ pub struct State {
 impl Seat {
     /// What moves. `fresh_after_ms`: who showed itself after that says so again; `roster_version`: up to which changes were pushed here.
     pub fn state(&self, fresh_after_ms: u64, roster_version: u64) -> State {
-        let (presence, photo, directed, since_ms) = {
+        let (presence, photo, since_ms) = {
             let shown = self.presence.lock();
             let presence = shown.last.as_ref().map(|stanza| stanza.bytes().to_vec());
-            (
-                presence,
-                shown.photo.as_deref().map(str::to_owned),
-                shown.directed.clone(),
-                shown.since_ms,
-            )
+            (presence, shown.photo.as_deref().map(str::to_owned), shown.since_ms)
         };
         State {
             full: self.full.clone(),
@@ -66,7 +61,7 @@ impl Seat {
             client: self.client().map(|(key, inline)| (key.to_owned(), inline)),
             presence,
             photo,
-            directed,
+            directed: self.directed(),
             roster: self.roster.lock().told(),
             handed: *self.handed.lock(),
             archived: self.archived(),
@@ -92,11 +87,8 @@ impl Seat {
             seat.set_client(key, *inline);
         }
         seat.set_photo(state.photo.as_deref().map(Into::into));
-        {
-            let mut shown = seat.presence.lock();
-            shown.last = presence;
-            shown.directed.clone_from(&state.directed);
-        }
+        seat.presence.lock().last = presence;
+        seat.directed.lock().clone_from(&state.directed);
         *seat.roster.lock() = state.roster.into();
         *seat.handed.lock() = state.handed;
         *seat.archived.lock() = state.archived;
