@@ -303,7 +303,7 @@ async fn emptied(platform: &Platform) -> Result<()> {
             other => Err(format!("a new client at the emptied node: {other:?}")),
         }
     };
-    let resumed = under_load(platform, 0..READERS, &[1], &[0, 2], drain).await?;
+    let resumed = Box::pin(under_load(platform, 0..READERS, &[1], &[0, 2], drain)).await?;
     if resumed < READERS {
         return Err(format!("{resumed} of {READERS} sessions went on"));
     }
