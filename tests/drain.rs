@@ -20,6 +20,7 @@ use tokio::task::JoinHandle;
 
 const NODES: [&str; 3] = ["eu-0", "eu-1", "eu-2"];
 const LONGEST_SECONDS: u64 = 180;
+const A_WHILE: Duration = Duration::from_millis(100);
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -105,8 +106,8 @@ impl Roamer {
     }
 
     /// The next element, wherever it comes; `None`: nothing for a while.
-    async fn next(&mut self) -> Result<Option<Element>> {
-        match self.client.receive_within(Duration::from_millis(100)).await {
+    async fn next(&mut self, within: Duration) -> Result<Option<Element>> {
+        match self.client.receive_within(within).await {
             Ok(element) => Ok(Some(element)),
             Err(_) if self.client.is_connected() => Ok(None),
             Err(_) => {
@@ -132,7 +133,7 @@ fn read(mut roamer: Roamer, goals: watch::Receiver<Option<Vec<u64>>>) -> JoinHan
         let mut read = Read { ledger: Ledger::default(), resumed: 0, anew: 0, went: Vec::new() };
         let mut since = Instant::now();
         loop {
-            if let Some(element) = roamer.next().await? {
+            if let Some(element) = roamer.next(A_WHILE).await? {
                 if let Some(text) = element.body() {
                     read.ledger.enter(&text);
                     since = Instant::now();
@@ -176,7 +177,7 @@ fn write(
                 }
             }
             round += 1;
-            while let Ok(Some(element)) = roamer.next().await {
+            while let Ok(Some(element)) = roamer.next(Duration::from_millis(10)).await {
                 refused += u64::from(element.attr("type") == Some("error"));
             }
         }
@@ -302,7 +303,7 @@ async fn emptied(platform: &Platform) -> Result<()> {
             other => Err(format!("a new client at the emptied node: {other:?}")),
         }
     };
-    let resumed = under_load(platform, 0..READERS, &[1], &[0, 2], drain).await?;
+    let resumed = Box::pin(under_load(platform, 0..READERS, &[1], &[0, 2], drain)).await?;
     if resumed < READERS {
         return Err(format!("{resumed} of {READERS} sessions went on"));
     }
@@ -345,7 +346,7 @@ async fn waits_elsewhere(platform: &Platform) -> Result<()> {
     let mut ledger = Ledger::default();
     let deadline = Instant::now() + patience();
     while ledger.count("w") < 15 && Instant::now() < deadline {
-        if let Some(text) = reader.next().await?.and_then(|element| element.body()) {
+        if let Some(text) = reader.next(A_WHILE).await?.and_then(|element| element.body()) {
             ledger.enter(&text);
         }
     }

@@ -28,6 +28,10 @@ pub enum Canary {
     ClockFollowsWall,
     /// A node that another has superseded as scribe of their region goes on writing.
     SleeperWrites,
+    /// A session that moves leaves behind what its client had not acknowledged.
+    CapsuleEmpty,
+    /// A node that gives a session away keeps it, too.
+    GiverKeeps,
     /// A node does not follow what the scribe of its region feeds it.
     ReaderStarves,
 }

@@ -71,6 +71,16 @@ fn forgetting_what_was_not_acknowledged() {
 }
 
 #[test]
+fn a_session_that_moves_with_nothing() {
+    is_found(Canary::CapsuleEmpty, Profile::Moves);
+}
+
+#[test]
+fn a_session_that_moves_and_stays() {
+    is_found(Canary::GiverKeeps, Profile::Moves);
+}
+
+#[test]
 fn taking_what_follows_a_refused_stanza() {
     is_found(Canary::TakesBehindRefused, Profile::Moves);
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use config::canary::{Canary, sings};
 use global_distrib::{NodeIx, RouteEntry, Row};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -95,11 +96,11 @@ async fn offer(
         return Ok(false);
     };
     match Giver::Offered.hears(answer) {
-        Giver::Theirs => {
+        Giver::Theirs if !sings(Canary::GiverKeeps) => {
             left(node, to, session, &leaves).await;
             Ok(true)
         }
-        Giver::Own | Giver::Offered => {
+        Giver::Own | Giver::Offered | Giver::Theirs => {
             sleep_on(node, session);
             Ok(false)
         }
@@ -132,6 +133,7 @@ fn sealed(node: &Arc<Node>, session: &Handover) -> (Vec<u8>, Vec<bool>) {
     let unacked: Vec<Kept> = sm
         .out
         .unacked()
+        .filter(|_| !sings(Canary::CapsuleEmpty))
         .map(|sent| {
             let delivery = &sent.delivery;
             let leaves = match (delivery.owed, delivery.via) {

@@ -430,10 +430,13 @@ async fn while_slots_move_another_node_reads_what_is_right() {
     assert_eq!(reader.owners("roster", None, 1_000).await.unwrap().len(), 100);
 }
 
+/// What is to be found, by owner and key.
+type Expected = Arc<Mutex<BTreeMap<(String, String), Vec<u8>>>>;
+
 /// Somebody writes all the time, and reads what they wrote.
 struct Load {
     storage: Arc<Partitioned>,
-    expected: Arc<Mutex<BTreeMap<(String, String), Vec<u8>>>>,
+    expected: Expected,
     enough: Arc<AtomicBool>,
     task: JoinHandle<u64>,
 }
@@ -467,11 +470,7 @@ impl Load {
     }
 }
 
-async fn load(
-    storage: Arc<Partitioned>,
-    expected: Arc<Mutex<BTreeMap<(String, String), Vec<u8>>>>,
-    enough: Arc<AtomicBool>,
-) -> u64 {
+async fn load(storage: Arc<Partitioned>, expected: Expected, enough: Arc<AtomicBool>) -> u64 {
     let (mut count, mut foreign) = (0u64, 0u64);
     while !enough.load(Ordering::SeqCst) {
         count += 1;
