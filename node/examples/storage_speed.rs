@@ -11,8 +11,8 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
 use node::homes::accounts::{Account, derive, genesis_accounts};
 use node::homes::{
-    CallError, Full, HomeError, HomeMap, HomeOp, HomePlace, HomeTransport, Homes, HomesConfig,
-    HomesParts, ShipSink, Tx, Unwatched,
+    CallError, FeedSink, Full, HomeError, HomeMap, HomeOp, HomePlace, HomeTransport, Homes,
+    HomesConfig, HomesParts, Pen, ShipSink, Tx, Unwatched,
 };
 use node::storage::Storage;
 use node::storage::sqlite::{Sqlite, SqliteConfig};
@@ -37,6 +37,12 @@ impl HomeMap for Alone {
 impl HomeTransport for Alone {
     fn call<'a>(&'a self, _: &'a str, _: Vec<u8>) -> BoxFuture<'a, Result<Vec<u8>, CallError>> {
         async { Err(CallError::Unreachable) }.boxed()
+    }
+}
+
+impl FeedSink for Alone {
+    fn send_feed(&self, _: &str, bytes: Vec<u8>) -> Result<(), Full> {
+        Err(Full(bytes))
     }
 }
 
@@ -127,6 +133,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let parts = HomesParts {
         storage: Arc::clone(&storage),
         map: Arc::new(Alone),
+        pen: Arc::new(Pen::held(1)),
         ops: vec![Box::new(File), Box::new(Roster)],
         transport: Arc::new(Alone),
         sink: Arc::new(Alone),

@@ -148,6 +148,7 @@ pub(crate) async fn moving_under_load(several: &mut Several) -> Result<()> {
 
 /// A partition is killed: its accounts' changes are refused for now, others' are not, and when it is back nothing is missing.
 pub(crate) async fn partition_killed(several: &mut Several) -> Result<()> {
+    several.ctl(&["storage", "rebalance"]).await?;
     let platform = &several.platform;
     let mut clients = Vec::new();
     for number in 20..32 {

@@ -203,7 +203,7 @@ pub(crate) async fn joins(platform: &Platform, redis: &Redis) -> Result<()> {
         let rows = ctl(
             platform,
             (0, 0),
-            &["registry", &couple.reader.split('/').next().unwrap_or_default().to_owned()],
+            &["registry", couple.reader.split('/').next().unwrap_or_default()],
         )
         .await?;
         Ok((rows[0]["node"] == "eu-2").then_some(()))

@@ -43,14 +43,14 @@ pub trait Operator: Send + Sync + 'static {
     fn metadata(&self) -> Answer<'_, MetadataInfo>;
     /// The links of this node.
     fn links(&self) -> Answer<'_, Vec<LinkInfo>>;
-    /// The region's registry as this node sees it.
-    fn registry(&self) -> Answer<'_, RegistryInfo>;
-    /// What the registry has of an account: sessions of this region.
-    fn registry_rows<'a>(&'a self, account: &'a str) -> Answer<'a, Vec<RegistryRow>>;
     /// The databases of the region.
     fn storage(&self) -> Answer<'_, StorageInfo>;
     /// Begins to spread accounts evenly over them.
     fn rebalance(&self, asked: Rebalance) -> Answer<'_, StorageInfo>;
+    /// The region's registry as this node sees it.
+    fn registry(&self) -> Answer<'_, RegistryInfo>;
+    /// What the registry has of an account: sessions of this region.
+    fn registry_rows<'a>(&'a self, account: &'a str) -> Answer<'a, Vec<RegistryRow>>;
     /// Sessions, at most `limit`: those of one account in every region, or all of this region.
     fn sessions<'a>(
         &'a self,

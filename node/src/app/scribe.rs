@@ -51,7 +51,7 @@ pub(super) async fn run(node: Arc<Node>) {
                 beat(&node).await;
             }
             beats += 1;
-            if beats % SAY_AGAIN == 0 {
+            if beats.is_multiple_of(SAY_AGAIN) {
                 node.geo.all_peers().iter().for_each(|peer| tell(&node, peer, true));
             }
             watch = Watch::default();

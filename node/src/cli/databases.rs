@@ -95,7 +95,7 @@ pub(super) fn show(info: &StorageInfo) -> String {
 
 fn bar(moves: &MovesInfo) -> String {
     let all = moves.moved + moves.left;
-    let full = if all == 0 { BAR } else { BAR * moves.moved / all };
+    let full = (BAR * moves.moved).checked_div(all).unwrap_or(BAR);
     let mut text = format!(
         "[{}{}] {} of {all} slots, {}",
         "#".repeat(full),

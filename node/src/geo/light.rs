@@ -15,7 +15,6 @@ use super::presence::{Presence, local_presence};
 use crate::app::Node;
 use crate::features::blocking;
 use crate::features::roster::copied;
-use crate::features::roster::record::Roster;
 use crate::router::perform::seats_of;
 use crate::session::Seat;
 
@@ -100,17 +99,18 @@ pub fn ask(node: &Arc<Node>, of: NodeIx) {
 }
 
 /// The roster of an account has come as a whole, and nobody says what is new in it: its resources here tell who they are, and ask, as if they had
-/// just become available. Who knew already hears it once more. What has ended goes by the roster that was held `before`.
-pub fn retell(node: &Arc<Node>, account: &BareJid, before: Option<Arc<Roster>>) {
+/// just become available. Who knew already hears it once more. What has ended goes by the roster that was held before.
+pub fn retell(node: &Arc<Node>, account: &BareJid) {
     let seats = seats_of(node, account.as_str());
     if seats.is_empty() {
+        node.rosters.take_before(account);
         return;
     }
     let (node, account) = (node.clone(), account.clone());
     tokio::spawn(async move {
         // For pushes too: they follow the roster that is held.
         let Ok(roster) = node.rosters.load(&node, &account).await else { return };
-        if let Some(before) = before {
+        if let Some(before) = node.rosters.take_before(&account) {
             copied::tell(&node, &account, &before, &roster);
         }
         let subscribers: Vec<BareJid> = roster.subscribers().cloned().collect();

@@ -1,5 +1,5 @@
 //! Room: the registry's task: asks Redis what the machine says, one question at a time, and shows what came of it. It owns the connection; nobody
-//! waits for it. Ends with the node: then it writes what is left in the queue and takes back its lease, within `redis.timeout`.
+//! waits for it. Ends with the node: then it writes what is left in the queue and gives its lease back, within a second.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,6 +19,9 @@ use super::machine::{BATCH, Machine, Site, Step};
 use super::row::{Life, Record};
 use super::{Open, join, script};
 use crate::app::Node;
+
+/// How long the node's end may wait for Redis.
+const FAREWELL_MAX: Duration = Duration::from_secs(1);
 
 /// The node, as the machine asks about it.
 struct Here<'a> {
@@ -292,12 +295,12 @@ impl Driver {
         shown.sample(now, numbers.commands.get());
     }
 
-    /// What is left in the queue is written, and the lease given back: within one `redis.timeout`.
+    /// What is left in the queue is written, and the lease given back, as far as that is done soon: the node's end waits for it.
     async fn farewell(mut self) {
         let Some(mut conn) = self.conn.take() else { return };
         // What was just being asked may be done or not.
         self.machine.failed(self.node.now_ms(), &mut self.node.registry.queue.lock(), 0.0);
-        let deadline = Instant::now() + self.config.timeout;
+        let deadline = Instant::now() + self.config.timeout.min(FAREWELL_MAX);
         let all = async {
             loop {
                 let now = self.node.now_ms();

@@ -3,6 +3,9 @@
 //! Called by the tests at the end of this file, once a backend; a new backend is one more `all_cases!` line. Those that need a server are passed
 //! over unless asked for (`--ignored`); `tests/databases/main.rs` starts the servers and asks.
 
+mod handles;
+mod several;
+
 use std::sync::Arc;
 use std::task::Poll;
 
@@ -10,11 +13,13 @@ use config::Database;
 use futures_util::future::join_all;
 use replication::{Change, Entry, Hlc};
 
+use handles::several_open_a_new_database_at_once;
+use several::{open_three_memories, open_three_servers, open_three_sqlites};
+
 use super::memory::Memory;
 use super::sqlite::{Sqlite, SqliteConfig};
 use super::{
-    LogPage, Page, Place, Position, Replace, Shelf, Storage, StorageError, mysql, open,
-    partitioned, postgres,
+    LogPage, Page, Place, Position, Replace, Shelf, Storage, StorageError, mysql, open, postgres,
 };
 
 const ROMEO: &str = "romeo@chat.example";
@@ -516,18 +521,6 @@ async fn open_server(variable: &str) -> (Arc<dyn Storage>, ()) {
     (open::open(&new_database(variable).await).await.unwrap(), ())
 }
 
-async fn several_open_a_new_database_at_once(variable: &str) {
-    let config = new_database(variable).await;
-    let opened = join_all((0..6).map(|_| open::open(&config))).await;
-    let opened: Vec<_> = opened.into_iter().map(Result::unwrap).collect();
-    commit(&*opened[0], vec![put("a", ROMEO, "", b"x")]).await;
-    assert_eq!(opened[5].get("a", ROMEO, "").await.unwrap(), Some(b"x".to_vec()));
-    let (first, second) = (entry(2, vec![]), entry(2, vec![]));
-    let both = [opened[1].commit_home(vec![first]), opened[2].commit_home(vec![second])];
-    let done = join_all(both).await.into_iter().filter(Result::is_ok).count();
-    assert_eq!(done, 1, "one of them comes second, and is told so");
-}
-
 async fn what_is_not_there_is_said_without_the_password(variable: &str) {
     let mut config = new_database(variable).await;
     let nowhere = |url: &config::DatabaseUrl| url.with_name("no_such_database");
@@ -552,104 +545,6 @@ async fn a_server_of_another_authority_is_refused(variable: &str) {
     let database = Database::parse(&format!("{before}?{another}")).unwrap();
     let error = open::open(&config::Storage::of(database)).await.err().unwrap().to_string();
     assert!(error.to_lowercase().contains("certificate"), "{error}");
-}
-
-/// Over three of these, with slots in all of them.
-async fn over_three<K>(each: [(Arc<dyn Storage>, K); 3]) -> (Arc<dyn Storage>, [K; 3]) {
-    let [(main, a), (one, b), (two, c)] = each;
-    (Arc::new(partitioned::tests::mixed(main, vec![one, two]).await), [a, b, c])
-}
-
-async fn open_three_memories() -> (Arc<dyn Storage>, [(); 3]) {
-    over_three([open_memory().await, open_memory().await, open_memory().await]).await
-}
-
-async fn open_three_sqlites() -> (Arc<dyn Storage>, [tempfile::TempDir; 3]) {
-    over_three([open_sqlite().await, open_sqlite().await, open_sqlite().await]).await
-}
-
-async fn open_three_servers(variable: &str) -> (Arc<dyn Storage>, [(); 3]) {
-    let one = || open_server(variable);
-    over_three([one().await, one().await, one().await]).await
-}
-
-/// Two nodes and one database: whoever has the pen writes, and nobody else.
-async fn only_the_scribe_writes(one: &dyn Storage, other: &dyn Storage) {
-    assert_eq!(one.scribe().await.unwrap(), None);
-    assert!(one.take_pen(0, 5, "eu-0").await.unwrap());
-    assert!(!other.take_pen(0, 6, "eu-1").await.unwrap(), "it is taken");
-    commit(one, vec![put("a", ROMEO, "", b"one")]).await;
-    one.beat().await.unwrap();
-    one.beat().await.unwrap();
-    let scribe = other.scribe().await.unwrap().unwrap();
-    assert_eq!((scribe.term, &*scribe.node), (5, "eu-0"));
-    let before = scribe.beat;
-    one.beat().await.unwrap();
-    assert_eq!(other.scribe().await.unwrap().unwrap().beat, before + 1);
-
-    assert!(other.take_pen(5, 9, "eu-1").await.unwrap());
-    let position = Position { log: 1, seq: 1 };
-    let replace = Replace { from: None, to: None, owned: &|_| true, rows: Vec::new() };
-    let seq = one.log_head().await.unwrap() + 1;
-    let refused = [
-        one.commit_home(vec![entry(seq, vec![put("a", ROMEO, "", b"two")])]).await,
-        one.apply("us", position, vec![entry(1, vec![put("a", ROMEO, "", b"three")])]).await,
-        one.replace(replace).await.map(drop),
-        one.log_trim(1).await,
-        one.set_meta("a", b"four".to_vec()).await,
-        one.outbox_move("eu-0", "eu-1").await,
-        one.beat().await,
-    ];
-    for (place, refused) in refused.into_iter().enumerate() {
-        assert!(matches!(refused, Err(StorageError::Superseded)), "{place}: {refused:?}");
-    }
-    assert_eq!(other.get("a", ROMEO, "").await.unwrap(), Some(b"one".to_vec()));
-    assert_eq!(other.meta("a").await.unwrap(), None);
-    assert_eq!(other.positions().await.unwrap(), []);
-
-    // An outbox is its node's alone.
-    one.outbox_write("eu-0", vec![(7, b"x".to_vec())], vec![]).await.unwrap();
-    other.outbox_move("eu-0", "eu-0*").await.unwrap();
-    assert_eq!(one.outbox("eu-0").await.unwrap(), []);
-    assert_eq!(other.outbox("eu-0*").await.unwrap(), [(7, b"x".to_vec())]);
-    commit(other, vec![put("a", ROMEO, "", b"five")]).await;
-    other.apply("us", position, Vec::new()).await.unwrap();
-    assert_eq!(other.positions().await.unwrap(), [("us".to_owned(), position)]);
-    assert!(one.take_pen(9, 12, "eu-0").await.unwrap(), "it comes back");
-    commit(one, vec![put("a", ROMEO, "", b"six")]).await;
-}
-
-#[tokio::test]
-async fn only_the_scribe_writes_in_memory() {
-    let memory = Memory::default();
-    only_the_scribe_writes(&memory, &memory.shared()).await;
-}
-
-#[tokio::test]
-async fn only_the_scribe_writes_three_memories() {
-    let three: [Memory; 3] = Default::default();
-    let one = async || {
-        let [main, one, two] =
-            three.each_ref().map(|memory| Arc::new(memory.shared()) as Arc<dyn Storage>);
-        partitioned::tests::mixed(main, vec![one, two]).await
-    };
-    only_the_scribe_writes(&one().await, &one().await).await;
-}
-
-#[tokio::test]
-async fn only_the_scribe_writes_a_file() {
-    let dir = tempfile::tempdir().unwrap();
-    let config = SqliteConfig::new(dir.path().join("a.sqlite"));
-    let (one, other) =
-        (Sqlite::open(config.clone()).await.unwrap(), Sqlite::open(config).await.unwrap());
-    only_the_scribe_writes(&one, &other).await;
-}
-
-/// Two handles on a database of a server.
-async fn only_the_scribe_writes_it(variable: &str) {
-    let config = new_database(variable).await;
-    let (one, other) = (open::open(&config).await.unwrap(), open::open(&config).await.unwrap());
-    only_the_scribe_writes(&*one, &*other).await;
 }
 
 all_cases!(memory, file, super::open_memory());
@@ -684,7 +579,6 @@ of_servers!(
     postgres_alone,
     "PANGAEA_TEST_POSTGRES",
     [
-        only_the_scribe_writes_it,
         several_open_a_new_database_at_once,
         what_is_not_there_is_said_without_the_password,
         a_server_of_another_authority_is_refused,
@@ -694,7 +588,6 @@ of_servers!(
     mysql_alone,
     "PANGAEA_TEST_MYSQL",
     [
-        only_the_scribe_writes_it,
         several_open_a_new_database_at_once,
         what_is_not_there_is_said_without_the_password,
         a_server_of_another_authority_is_refused,

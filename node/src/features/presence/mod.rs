@@ -110,50 +110,36 @@ fn priority(stanza: &Stanza) -> Result<i8, StanzaError> {
     child.text().trim().parse().map_err(|_| StanzaError::bad_request())
 }
 
-/// §4.2 and §4.4: initial or later presence.
+/// §4.2 and §4.4: initial or later presence. The roster is at hand before anybody is shown to it: it says whom it watches.
 fn available(ctx: &mut Ctx<'_>, seat: &Arc<Seat>, stanza: &Stanza) -> Flow {
     let priority = match priority(stanza) {
         Ok(priority) => priority,
         Err(error) => return refuse(ctx, stanza, &error),
     };
-    let unseen = seat.invisible();
-    let initial = !seat.set_presence(Some(stanza.clone()));
-    seat.shown_at(ctx.node.now_ms());
-    // Nothing is ever filed for a guest.
-    let hand_out = seat.set_priority(priority) && ctx.node.domains.has_accounts(seat.bare.domain());
-    if hand_out {
-        // Before the row says so: what is new must not overtake what waits.
-        seat.begin_catching_up();
-    }
-    let hand_out = hand_out.then(|| Action::HandOut(seat.clone()));
-    ctx.node.announce(seat, priority, true);
-    if unseen {
-        ctx.actions.extend(hand_out);
-        return Flow::Done;
-    }
     if let Some(roster) = ctx.node.rosters.cached(&seat.bare) {
-        told(&mut ctx.actions, seat, &roster, stanza.clone(), initial);
-        ctx.actions.extend(hand_out);
+        let stanza = stanza.clone();
+        ctx.actions.extend(shown(ctx.node, seat, &roster, stanza, priority));
         return Flow::Done;
     }
     let (node, seat, stanza) = (ctx.node.clone(), seat.clone(), stanza.clone());
     Flow::Later(Box::pin(async move {
-        let mut actions = Vec::new();
         match node.rosters.load(&node, &seat.bare).await {
-            Ok(roster) => told(&mut actions, &seat, &roster, stanza, initial),
+            Ok(roster) => shown(&node, &seat, &roster, stanza, priority),
             Err(error @ StorageError::Unavailable { .. }) => {
                 tracing::debug!(%error, account = %seat.bare, "its contacts hear of it later");
-                tokio::spawn(told_later(node.clone(), Arc::downgrade(&seat), stanza, initial));
+                let Shown { initial, unseen, hand_out } = show(&node, &seat, &stanza, priority);
+                if !unseen {
+                    let seat = Arc::downgrade(&seat);
+                    tokio::spawn(told_later(node.clone(), seat, stanza, initial));
+                }
+                hand_out.into_iter().collect()
             }
             Err(error) => {
                 tracing::error!(%error, "a roster cannot be read");
-                actions.extend(
-                    stanza.error_reply(&StanzaError::internal_server_error()).map(Action::Reply),
-                );
+                let error = stanza.error_reply(&StanzaError::internal_server_error());
+                error.map(Action::Reply).into_iter().collect()
             }
         }
-        actions.extend(hand_out);
-        actions
     }))
 }
 
@@ -182,6 +168,47 @@ async fn told_later(node: Arc<Node>, seat: Weak<Seat>, stanza: Stanza, initial: 
             }
         }
     }
+}
+
+/// What has come of showing a session.
+struct Shown {
+    /// It had shown nothing before.
+    initial: bool,
+    /// It is invisible: nobody is told.
+    unseen: bool,
+    hand_out: Option<Action>,
+}
+
+/// The session shows itself: its row says so from now on.
+fn show(node: &Arc<Node>, seat: &Arc<Seat>, stanza: &Stanza, priority: i8) -> Shown {
+    let unseen = seat.invisible();
+    let initial = !seat.set_presence(Some(stanza.clone()));
+    seat.shown_at(node.now_ms());
+    // Nothing is ever filed for a guest.
+    let hand_out = seat.set_priority(priority) && node.domains.has_accounts(seat.bare.domain());
+    if hand_out {
+        // Before the row says so: what is new must not overtake what waits.
+        seat.begin_catching_up();
+    }
+    node.announce(seat, priority, true);
+    Shown { initial, unseen, hand_out: hand_out.then(|| Action::HandOut(seat.clone())) }
+}
+
+/// The same, and its contacts are told.
+fn shown(
+    node: &Arc<Node>,
+    seat: &Arc<Seat>,
+    roster: &Roster,
+    stanza: Stanza,
+    priority: i8,
+) -> Vec<Action> {
+    let Shown { initial, unseen, hand_out } = show(node, seat, &stanza, priority);
+    let mut actions = Vec::new();
+    if !unseen {
+        told(&mut actions, seat, roster, stanza, initial);
+    }
+    actions.extend(hand_out);
+    actions
 }
 
 /// Who is told, and who is asked.

@@ -99,6 +99,19 @@ async fn initial_presence_tells_the_subscribers_and_asks_the_subscriptions() {
 }
 
 #[tokio::test]
+async fn nobody_is_shown_to_a_session_before_its_roster_is_read() {
+    let house = verona().await;
+    let seat = house.bound("romeo/orchard");
+    house.node.rosters.evict(&seat.bare);
+    let mut sent = stanza("<presence/>").with_from(seat.address());
+    let mut ctx = Ctx::new(&house.node, Some(&seat));
+    let flow = PresenceFeature.outbound(&mut ctx, &mut sent);
+    assert!(!row(&house, &seat).0 && !seat.available());
+    assert_eq!(all(ctx, flow).await.len(), 4);
+    assert!(row(&house, &seat).0 && house.node.rosters.cached(&seat.bare).is_some());
+}
+
+#[tokio::test]
 async fn later_presence_tells_but_does_not_ask_again() {
     let house = verona().await;
     let seat = house.bound("romeo/orchard");

@@ -131,10 +131,17 @@ impl Rosters {
     /// Whether the account watches that one, as far as is known here: yes, if its roster is not held.
     pub fn watches(&self, account: &str, of: &str) -> bool {
         let watches = |slot: &Slot| match slot {
-            Slot::Ready(held) => held.roster.has_subscription(of),
-            Slot::Loading { .. } => true,
+            Slot::Ready(held) => Some(held.roster.has_subscription(of)),
+            Slot::Loading { .. } => None,
         };
-        account == of || self.slots.read_sync(account, |_, slot| watches(slot)).unwrap_or(true)
+        if account == of {
+            return true;
+        }
+        let known = self.slots.read_sync(account, |_, slot| watches(slot)).flatten();
+        // While a copy of it arrives: as before.
+        known.unwrap_or_else(|| {
+            self.before.lock().get(account).is_none_or(|roster| roster.has_subscription(of))
+        })
     }
 
     /// Nobody of that account is here any more. While it is read it stays: the reader must hear of what changes meanwhile.
@@ -161,7 +168,7 @@ impl Rosters {
         }
     }
 
-    /// The copy has arrived: the roster that was held before it.
+    /// The copy has arrived and is held: the roster that was held before it.
     pub fn take_before(&self, account: &BareJid) -> Option<Arc<Roster>> {
         self.before.lock().remove(account)
     }
@@ -299,6 +306,7 @@ mod tests {
         for (is_here, kept) in [(false, None), (true, Some(1))] {
             put(&rosters, &account, held(1));
             rosters.forget(&account, is_here);
+            assert_eq!(rosters.watches("romeo@x", "juliet@x"), !is_here);
             // It is read while the copy arrives, and is half of it.
             put(&rosters, &account, held(2));
             rosters.forget(&account, is_here);

@@ -77,6 +77,8 @@ fn requests(before: &Roster, now: &Roster) -> impl Iterator<Item = Stanza> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::features::roster;
+    use crate::features::roster::home::Request;
     use crate::features::roster::record::Contact;
     use crate::features::roster::subscription::State;
     use crate::geo::light;
@@ -128,17 +130,21 @@ mod tests {
     #[tokio::test]
     async fn who_is_watched_no_longer_is_seen_no_longer() {
         let house = House::new().await;
-        house.accounts(["romeo", "juliet", "nurse"]).await;
-        house.watches("romeo", "nurse").await;
+        let [account, juliet] = house.accounts(["romeo", "juliet"]).await;
+        house.watches("romeo", "juliet").await;
         let romeo = house.available("romeo/orchard", 0).await;
         house.available("juliet/balcony", 0).await;
         romeo.ask_roster();
         let answer = Stanza::presence(None, None, xmpp::stanza::Type::Available).build();
         romeo.answer_roster(None, answer, |_| {});
         drop(mail(&romeo));
-        // As a copy has it: the roster was that, and there is nobody but the nurse in it now.
-        let before = roster(1, &[("juliet", "to", true), ("nurse", "to", true)]);
-        light::retell(&house.node, &bare("romeo"), Some(Arc::new(before)));
+        // A copy begins, and brings a roster without her.
+        house.node.rosters.forget(&account, true);
+        roster::ask(&house.node, &account, &Request::Remove { contact: juliet })
+            .await
+            .expect("done");
+        assert_eq!(mail(&romeo), [""; 0]);
+        light::retell(&house.node, &account);
         let seen = house.mail(&romeo).await.join("\n");
         for part in ["from='juliet@chat.example/balcony'", "type='unavailable'"] {
             assert!(seen.contains(part), "{part} in {seen}");
@@ -146,7 +152,7 @@ mod tests {
         assert_eq!(seen.matches("jabber:iq:roster").count(), 1, "{seen}");
         assert!(seen.contains("jid='juliet@chat.example' subscription='remove'"), "{seen}");
         // What made it so comes by itself after all.
-        let roster = house.node.rosters.load(&house.node, &bare("romeo")).await.expect("read");
+        let roster = house.node.rosters.load(&house.node, &account).await.expect("read");
         romeo.push_roster(roster.version, || unreachable!("it has that"), |_| ());
     }
 }

@@ -98,8 +98,7 @@ impl Feature for RosterFeature {
             ctx.node.rosters.forget(&account, cache::is_here(ctx.node, &account));
             // Comes behind the contacts, once for each account.
             if matches!(change, Change::Put { store, .. } if store.as_str() == VERSION) {
-                let before = ctx.node.rosters.take_before(&account);
-                light::retell(ctx.node, &account, before);
+                light::retell(ctx.node, &account);
             }
             return Flow::Next;
         }

@@ -2,7 +2,8 @@
 //! partitions, by the slot that their name falls into. Written on the trait alone; `storage::open` puts it together.
 //!
 //! * `map` which partition has which slot, and what a rebalance does to it; pure
-//! * `part` one partition, and how it follows the log · `merge` lists over all of them · `mover` slots moved while everything runs
+//! * `part` one partition, and how it follows the log · `work` what is read and written, and where
+//! * `begin` whose pen it is · `merge` lists over all of them · `mover` slots moved while everything runs
 //!
 //! **The log is the truth, partitions follow it.** A home's commit is the main database's: entries, and rows that are there. What is
 //! elsewhere is applied by each partition with its position in the log as one transaction, from memory a moment later, or from the log after a
@@ -14,30 +15,32 @@
 //!
 //! Deliberately absent: starting without one of the databases.
 
+mod begin;
 mod map;
 mod merge;
 mod mover;
 mod part;
 #[cfg(test)]
 pub(super) mod tests;
+mod work;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, try_join_all};
+use futures_util::future::BoxFuture;
 use parking_lot::{Mutex, RwLock};
 use replication::{Change, Entry};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use self::begin::{look, read_map};
 use self::map::{MAIN, Map, View};
 use self::part::Part;
 use super::{
     Answer, LogPage, Page, Place, Position, Renewal, Replace, Row, Scribe, Shelf, Storage,
-    StorageError, Trouble,
+    StorageError,
 };
 
 pub use self::mover::{Moves, NotMoved};
@@ -46,8 +49,6 @@ pub use self::mover::{Moves, NotMoved};
 const LOOK: Duration = Duration::from_secs(1);
 /// The fact in the main database that says where slots are.
 const META_MAP: &str = "partitions";
-/// The fact in a partition that says whose it is and which.
-const META_PART: &str = "partition";
 
 /// The numbers.
 #[derive(Debug, Clone)]
@@ -154,7 +155,7 @@ impl Partitioned {
             followers: Mutex::default(),
             mover: Mutex::default(),
         });
-        shared.check(&shared.view().map).await?;
+        shared.check(&shared.view().map, true).await?;
         let looker = tokio::spawn(look(shared.clone()));
         Ok(Partitioned { shared, looker })
     }
@@ -187,382 +188,6 @@ impl Partitioned {
             away: part.away().map(|why| why.to_string()),
         });
         std::iter::once(main).chain(parts).collect()
-    }
-}
-
-/// Whether nobody has anything there.
-async fn is_empty(storage: &dyn Storage) -> Result<bool, StorageError> {
-    Ok(storage.log_head().await? == 0 && storage.rows(None, 1).await?.is_empty())
-}
-
-async fn read_map(main: &dyn Storage) -> Result<Option<Map>, StorageError> {
-    let Some(bytes) = main.meta(META_MAP).await? else { return Ok(None) };
-    let map = Map::decode(&bytes);
-    map.map(Some).ok_or_else(|| StorageError::Damaged("the map of the partitions".into()))
-}
-
-/// Looks at the map, where another node may change it.
-async fn look(shared: Arc<Shared>) {
-    loop {
-        tokio::time::sleep(LOOK).await;
-        if !shared.is_writer.load(Ordering::Acquire)
-            && let Err(error) = shared.look().await
-        {
-            tracing::debug!(%error, "the map of the partitions was not looked at");
-        }
-    }
-}
-
-impl Shared {
-    /// Whether the partitions that a map knows are these.
-    async fn check(&self, map: &Map) -> Result<(), StorageError> {
-        let main = self.moves.lock().main.clone();
-        let refuse = |name: &str, why: String| {
-            Err(StorageError::Open { name: name.to_owned(), cause: why.into() })
-        };
-        if usize::from(map.highest()) > self.parts.len() {
-            let why = format!(
-                "slots of it are in partition {}, and storage.partitions names {}",
-                map.highest(),
-                self.parts.len()
-            );
-            return refuse(&main, why);
-        }
-        for part in self.parts.iter().filter(|part| part.number <= map.partitions) {
-            let (number, name) = (part.number, &part.name);
-            match part.storage.meta(META_PART).await? {
-                Some(found) if found == part.mark(map.identity) => {}
-                Some(_) => {
-                    let why = format!(
-                        "it is not partition {number} of {main}: the order of storage.partitions stays, new ones come last"
-                    );
-                    return refuse(name, why);
-                }
-                None => {
-                    let why = format!(
-                        "it is not the partition {number} that there was, but another database, or an empty one"
-                    );
-                    return refuse(name, why);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The map as it is to be written by: with all partitions that this node has been told of. One that is new must be empty.
-    async fn settle(&self) -> Result<Map, StorageError> {
-        let mut map = match read_map(&*self.main).await? {
-            Some(map) => map,
-            None => {
-                // Whose partitions they are is to be known before there are any.
-                let map = Map::new(getrandom::u64().unwrap_or(1).max(1));
-                self.main.set_meta(META_MAP, map.encode()).await?;
-                map
-            }
-        };
-        self.check(&map).await?;
-        let count = u8::try_from(self.parts.len()).unwrap_or(u8::MAX);
-        if map.partitions == count {
-            return Ok(map);
-        }
-        for part in self.parts.iter().filter(|part| part.number > map.partitions) {
-            let own = part.mark(map.identity);
-            let found = part.storage.meta(META_PART).await?;
-            if found.as_ref().is_some_and(|found| *found != own)
-                || (found.is_none() && !is_empty(&*part.storage).await?)
-            {
-                let cause = "it is to be a partition, and has rows or a log of its own, or is one of another".into();
-                return Err(StorageError::Open { name: part.name.clone(), cause });
-            }
-            // The map last: a partition that it knows, and that is empty, is taken for lost.
-            part.storage.set_meta(META_PART, own).await?;
-        }
-        let is_new = map.partitions == 0 && map.version == 1 && is_empty(&*self.main).await?;
-        map.partitions = count;
-        if is_new {
-            // There is nothing to be moved.
-            let all: Vec<u8> = (1..=count).collect();
-            map.spread(&all);
-        }
-        map.version += 1;
-        self.main.set_meta(META_MAP, map.encode()).await?;
-        Ok(map)
-    }
-
-    /// From here on this node is the one that writes.
-    async fn begin(self: &Arc<Self>) -> Result<(), StorageError> {
-        self.stop();
-        let map = self.settle().await?;
-        *self.view.write() = Arc::new(View::new(map));
-        let head = self.main.log_head().await?;
-        self.committing.store(head, Ordering::SeqCst);
-        self.head.store(head, Ordering::SeqCst);
-        let mut followers = Vec::new();
-        for part in &self.parts {
-            part.reset(self, head).await?;
-            followers.push(tokio::spawn(part.clone().follow(self.clone())));
-        }
-        *self.followers.lock() = followers;
-        self.is_writer.store(true, Ordering::Release);
-        mover::go_on(self);
-        Ok(())
-    }
-
-    /// What this node writes with: tools and tests take no pen, and begin with what they write first.
-    async fn writing(self: &Arc<Self>) -> Result<(), StorageError> {
-        if self.is_writer.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        let _one = self.beginning.lock().await;
-        if self.is_writer.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        if self.term.load(Ordering::Acquire) > 0 {
-            return Err(StorageError::Superseded);
-        }
-        self.begin().await
-    }
-
-    fn stop(&self) {
-        let mover = self.mover.lock().take();
-        for task in mover.into_iter().chain(self.followers.lock().drain(..)) {
-            task.abort();
-        }
-    }
-
-    /// Another node writes now.
-    fn put_down(&self) {
-        if self.is_writer.swap(false, Ordering::AcqRel) {
-            self.stop();
-        }
-    }
-
-    /// Sees to it that one who is superseded knows.
-    fn told<T>(&self, done: Result<T, StorageError>) -> Result<T, StorageError> {
-        if matches!(done, Err(StorageError::Superseded)) {
-            self.put_down();
-        }
-        done
-    }
-
-    /// Looks at the map that another node writes.
-    async fn look(&self) -> Result<(), StorageError> {
-        let map = read_map(&*self.main).await?;
-        let mut view = self.view.write();
-        if self.is_writer.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        *self.looked.lock() = Instant::now();
-        if let Some(map) =
-            map.filter(|map| map.version > view.map.version || view.map.identity == 0)
-        {
-            if usize::from(map.highest()) > self.parts.len() {
-                tracing::error!(
-                    "slots are in partitions that storage.partitions does not name here: they are not read"
-                );
-            }
-            *view = Arc::new(View::new(map));
-        }
-        Ok(())
-    }
-
-    /// The map, as new as a reader needs it.
-    async fn reading(&self) -> Result<Arc<View>, StorageError> {
-        let view = self.view();
-        if self.is_writer.load(Ordering::Acquire) {
-            return Ok(view);
-        }
-        // While nobody has settled it, somebody may be about to.
-        let is_old =
-            view.map.identity == 0 || self.looked.lock().elapsed() > self.settings.hold / 3;
-        if is_old {
-            self.look().await?;
-            return Ok(self.view());
-        }
-        Ok(view)
-    }
-
-    /// The partition of that number, when it may be read.
-    async fn part(&self, number: u8) -> Result<&Arc<Part>, StorageError> {
-        let Some(part) = self.parts.get(usize::from(number) - 1) else {
-            let cause = "storage.partitions does not name it".to_owned();
-            let name = format!("partition {number}");
-            return Err(StorageError::Unavailable { name, trouble: Trouble::Gone, cause });
-        };
-        let patience = self.settings.patience;
-        match self.is_writer.load(Ordering::Acquire) {
-            true => part.ready(patience).await?,
-            false => part.has_heard_of(patience).await?,
-        }
-        Ok(part)
-    }
-
-    fn view(&self) -> Arc<View> {
-        self.view.read().clone()
-    }
-
-    /// Where to read and write, by number.
-    fn at(&self, number: u8) -> &Arc<dyn Storage> {
-        match number {
-            MAIN => &self.main,
-            number => &self.parts[usize::from(number) - 1].storage,
-        }
-    }
-
-    fn is_in_sync(&self, number: u8) -> bool {
-        number == MAIN || self.parts[usize::from(number) - 1].is_in_sync()
-    }
-
-    /// Where an owner's rows are read now.
-    async fn reader(&self, owner: &str) -> Result<&Arc<dyn Storage>, StorageError> {
-        match self.reading().await?.at(owner) {
-            MAIN => Ok(&self.main),
-            number => Ok(&self.part(number).await?.storage),
-        }
-    }
-
-    /// Every database that has rows that are read, when it may be read.
-    async fn readers(&self) -> Result<(Arc<View>, Vec<(u8, Arc<dyn Storage>)>), StorageError> {
-        let view = self.reading().await?;
-        let mut readers = vec![(MAIN, self.main.clone())];
-        for number in (1..=view.map.highest()).filter(|number| view.is_read(*number)) {
-            readers.push((number, self.part(number).await?.storage.clone()));
-        }
-        Ok((view, readers))
-    }
-
-    /// On a task of its own: partitions hear of what is in the log also if nobody waits for it.
-    async fn commit(self: Arc<Self>, entries: Vec<Entry>) -> Result<(), StorageError> {
-        let Some(last) = entries.last().map(|entry| entry.seq) else { return Ok(()) };
-        self.writing().await?;
-        let mut touched = Vec::new();
-        {
-            let _one = self.commits.lock().await;
-            let _same = self.gate.read().await;
-            let view = self.view();
-            let all = entries.iter().flat_map(|entry| &entry.changes);
-            let here: Vec<Change> =
-                all.filter(|change| view.takes(MAIN, change.owner())).cloned().collect();
-            let parts = self.parts.iter().map(|part| (part, view.part(part.number, &entries)));
-            let parts: Vec<_> = parts.filter(|(_, entries)| !entries.is_empty()).collect();
-            self.told(self.main.commit_part(entries, here).await)?;
-            // In this order: see `Part::catch_up` and `Part::step`.
-            self.committing.store(last, Ordering::SeqCst);
-            for (part, entries) in parts {
-                part.push(last, entries);
-                touched.push(part.clone());
-            }
-            self.head.store(last, Ordering::SeqCst);
-        }
-        let until = Instant::now() + self.settings.lag;
-        for part in touched {
-            part.followed(until).await;
-        }
-        Ok(())
-    }
-
-    async fn apply(
-        self: Arc<Self>,
-        home: String,
-        position: Position,
-        entries: Vec<Entry>,
-    ) -> Result<(), StorageError> {
-        self.writing().await?;
-        let _same = self.gate.read().await;
-        let view = self.view();
-        // A position alone is a new beginning, for all.
-        let is_reset = entries.is_empty();
-        let parts = self.parts.iter().filter_map(|part| {
-            let entries = view.part(part.number, &entries);
-            let concerned =
-                if is_reset { view.is_written(part.number) } else { !entries.is_empty() };
-            concerned.then(|| part.apply(&self, &home, position, entries, is_reset))
-        });
-        self.told(try_join_all(parts).await)?;
-        // Last: that it stands here says that all of them have it.
-        self.told(self.main.apply(&home, position, view.part(MAIN, &entries)).await)
-    }
-
-    async fn trim(self: &Arc<Self>, upto: u64) -> Result<(), StorageError> {
-        self.writing().await?;
-        let (view, head) = (self.view(), self.head.load(Ordering::SeqCst));
-        let mut least = upto;
-        for part in self.parts.iter().filter(|part| view.is_written(part.number)) {
-            if part.stored() < upto.min(head)
-                && let Err(error) = part.note(view.map.identity, head).await
-            {
-                tracing::debug!(%error, number = part.number, "its position was not written down");
-            }
-            least = least.min(part.stored());
-        }
-        self.told(self.main.log_trim(least).await)
-    }
-
-    async fn replace(self: &Arc<Self>, replace: Replace<'_>) -> Result<Vec<Place>, StorageError> {
-        self.writing().await?;
-        let _same = self.gate.read().await;
-        let view = self.view();
-        let Replace { from, to, owned, rows } = replace;
-        let written = self.parts.iter().filter(|part| view.is_written(part.number));
-        for part in written.clone() {
-            part.ready(self.settings.patience).await?;
-        }
-        let numbers: Vec<u8> =
-            std::iter::once(MAIN).chain(written.map(|part| part.number)).collect();
-        let each = numbers.into_iter().map(|number| {
-            let (from, to, view) = (from.clone(), to.clone(), view.clone());
-            let rows: Vec<Row> = rows
-                .iter()
-                .filter(|(place, _)| view.takes(number, place.owner()))
-                .cloned()
-                .collect();
-            async move {
-                let owned = |owner: &str| owned(owner) && view.takes(number, owner);
-                let replace = Replace { from, to, owned: &owned, rows };
-                let mut gone = self.at(number).replace(replace).await?;
-                gone.retain(|place| view.at(place.owner()) == number);
-                Ok::<_, StorageError>(gone)
-            }
-        });
-        let gone = self.told(try_join_all(each).await)?;
-        let gone: BTreeSet<Place> = gone.into_iter().flatten().collect();
-        Ok(gone.into_iter().collect())
-    }
-
-    /// When nobody changes rows, until it is dropped. Whoever changes some does not wait for one who waits for this.
-    async fn alone(&self) -> tokio::sync::RwLockWriteGuard<'_, ()> {
-        const TURN: Duration = Duration::from_millis(100);
-        loop {
-            if let Ok(alone) = tokio::time::timeout(TURN, self.gate.write()).await {
-                return alone;
-            }
-            tokio::time::sleep(TURN).await;
-        }
-    }
-
-    /// Changes the map, durably, and then what this node does by it. Called by the mover alone; nothing else is written meanwhile.
-    async fn publish(&self, map: Map) -> Result<(), StorageError> {
-        let bytes = map.encode();
-        if let Err(error) = self.told(self.main.set_meta(META_MAP, bytes.clone()).await) {
-            if matches!(error, StorageError::Superseded | StorageError::Closed) {
-                return Err(error);
-            }
-            // It may be there all the same, and must not be guessed.
-            tracing::warn!(%error, "the map of the partitions is in doubt");
-            let found = loop {
-                match self.main.meta(META_MAP).await {
-                    Ok(found) => break found,
-                    Err(StorageError::Closed) => return Err(StorageError::Closed),
-                    Err(_) => tokio::time::sleep(Duration::from_millis(500)).await,
-                }
-            };
-            if found.as_deref() != Some(&bytes) {
-                return Err(error);
-            }
-        }
-        let next = self.view().next(map);
-        *self.view.write() = Arc::new(next);
-        Ok(())
     }
 }
 

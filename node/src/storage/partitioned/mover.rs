@@ -108,7 +108,7 @@ impl Partitioned {
     /// See [`NotMoved`].
     pub async fn rebalance(&self, without: &[u8]) -> Result<usize, NotMoved> {
         let shared = &self.shared;
-        let all = 1..=u8::try_from(shared.parts.len()).unwrap_or(u8::MAX);
+        let all = 1..=shared.view().map.partitions;
         if let Some(unknown) = without.iter().find(|number| !all.contains(number)) {
             return Err(NotMoved::Unknown(*unknown));
         }

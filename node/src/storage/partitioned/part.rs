@@ -142,19 +142,27 @@ impl Part {
         Ok(())
     }
 
-    /// Nobody but this node writes there from here on, and it has said where it is.
-    async fn take(&self, shared: &Shared) -> Result<(), StorageError> {
+    /// Nobody but this node writes there from here on.
+    pub(super) async fn fence(&self, shared: &Shared) -> Result<(), StorageError> {
         let term = shared.term.load(Ordering::Acquire);
         let node = shared.node.lock().clone();
-        while term > 0 {
+        // Without a pen nobody asks for one.
+        let mut is_ours = term == 0;
+        while !is_ours {
             let former = self.storage.scribe().await?.map_or(0, |scribe| scribe.term);
             if former > term {
                 return Err(StorageError::Superseded);
             }
-            if self.storage.take_pen(former, term, &node).await? {
-                break;
-            }
+            is_ours = self.storage.take_pen(former, term, &node).await?;
         }
+        Ok(())
+    }
+
+    /// The same, and it has said what it is and where.
+    async fn take(&self, shared: &Shared) -> Result<(), StorageError> {
+        let main = shared.moves.lock().main.clone();
+        self.check(shared.view().map.identity, &main).await?;
+        self.fence(shared).await?;
         let identity = shared.view().map.identity;
         let position = self.storage.applied(OWN).await?.filter(|at| at.log == identity);
         let seq = position.map_or(0, |at| at.seq);

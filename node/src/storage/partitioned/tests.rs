@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use futures_util::future::ready;
 use replication::{Hlc, shard_of};
 
+use super::begin::META_PART;
 use super::map::Moving;
 use super::*;
 use crate::storage::Trouble;
@@ -385,6 +386,29 @@ async fn one_node_writes_and_the_others_read_what_they_were_told_of() {
     assert_eq!(scribe.map("roster", &in_part).await.unwrap().len(), 4);
 }
 
+#[tokio::test]
+async fn another_takes_over_while_a_partition_is_away() {
+    let three = Three::new();
+    let storage = three.mixed().await;
+    let [main, one, two] = [0, 1, 2].map(owner_in);
+    three.one.go(true);
+    commit(&storage, [&main, &one, &two].map(|owner| put(owner, "a", b"1")).into()).await;
+    drop(storage);
+    let memories = [&three.main, &three.one, &three.two].map(|shaky| shaky.memory.shared());
+    let [a, b, c] = memories.map(|memory| Arc::new(Shaky { memory, ..Shaky::default() }));
+    let storage = unsigned(a, vec![b.clone(), c], quick()).await.unwrap();
+    b.go(true);
+    let term = storage.scribe().await.unwrap().unwrap().term;
+    assert!(storage.take_pen(term, term + 1, "eu-1").await.unwrap());
+    commit(&storage, [&main, &two].map(|owner| put(owner, "b", b"2")).into()).await;
+    assert_eq!(storage.map("roster", &main).await.unwrap().len(), 2);
+    assert_eq!(storage.map("roster", &two).await.unwrap().len(), 2);
+    assert!(is_away(storage.map("roster", &one).await));
+    b.go(false);
+    until("it is back", || storage.shared.is_in_sync(1)).await;
+    assert_eq!(storage.map("roster", &one).await.unwrap().len(), 1);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_slots_move_another_node_reads_what_is_right() {
     let mut nodes = nodes(2).into_iter();
@@ -406,10 +430,13 @@ async fn while_slots_move_another_node_reads_what_is_right() {
     assert_eq!(reader.owners("roster", None, 1_000).await.unwrap().len(), 100);
 }
 
+/// What is to be found, by owner and key.
+type Expected = Arc<Mutex<BTreeMap<(String, String), Vec<u8>>>>;
+
 /// Somebody writes all the time, and reads what they wrote.
 struct Load {
     storage: Arc<Partitioned>,
-    expected: Arc<Mutex<BTreeMap<(String, String), Vec<u8>>>>,
+    expected: Expected,
     enough: Arc<AtomicBool>,
     task: JoinHandle<u64>,
 }
@@ -443,11 +470,7 @@ impl Load {
     }
 }
 
-async fn load(
-    storage: Arc<Partitioned>,
-    expected: Arc<Mutex<BTreeMap<(String, String), Vec<u8>>>>,
-    enough: Arc<AtomicBool>,
-) -> u64 {
+async fn load(storage: Arc<Partitioned>, expected: Expected, enough: Arc<AtomicBool>) -> u64 {
     let (mut count, mut foreign) = (0u64, 0u64);
     while !enough.load(Ordering::SeqCst) {
         count += 1;

@@ -4,7 +4,7 @@
 //! pauses and some chance in them, and then refused ([`StorageError::Unavailable`]). A home's commit of which nobody knows whether it happened (the
 //! connection broke after COMMIT was sent) is not given up before that is known: the log goes on from it. Two bounded pools, so that a storm of
 //! reads never makes commits wait.
-//! * `driver` what the servers differ in · `lent` a connection for one piece of work
+//! * `driver` what the servers differ in · `link` the connections in use · `lent` a connection for one piece of work
 //! * `write` the transactions · `effect` changes as few statements · `name` long keys
 //! * `renew` other connections to the same database, while it is used
 //! * `load` single reads gathered · `gather` outboxes' writes · `scan` pages for snapshots
@@ -15,6 +15,7 @@ pub(super) mod driver;
 mod effect;
 mod gather;
 mod lent;
+mod link;
 mod load;
 mod name;
 mod renew;
@@ -30,8 +31,6 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use parking_lot::{Mutex, RwLock};
 use replication::{Change, Entry};
-use sqlx::Pool;
-use sqlx::pool::PoolOptions;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
@@ -41,15 +40,10 @@ use super::{
 use driver::{BulkRead, Column, Driver, Found, RowOf, Value};
 use gather::Outgoing;
 use lent::Lent;
+use link::{Link, write_connections};
 use load::Read;
 use trouble::{Health, Tries};
 use write::{Failed, Reached, Signed, Write};
-
-impl<D: Driver> Link<D> {
-    async fn reader(&self) -> Result<Lent<D>, Failed> {
-        Lent::of(&self.readers, self.timeout).await
-    }
-}
 
 /// How a server is used.
 #[derive(Debug, Clone)]
@@ -96,51 +90,6 @@ struct Inner<D: Driver> {
     known: Mutex<renew::Known>,
     reading: Health,
     writing: Health,
-}
-
-/// The connections in use.
-struct Link<D: Driver> {
-    readers: Pool<D::Db>,
-    writers: Pool<D::Db>,
-    timeout: Duration,
-    retry: Duration,
-}
-
-impl<D: Driver> Link<D> {
-    fn new(config: &ServerConfig, options: Options<D>) -> Link<D> {
-        let connections = config.connections.max(2);
-        let write = write_connections(connections);
-        Link {
-            readers: pool::<D>(connections - write, config.timeout, options.clone()),
-            writers: pool::<D>(write, config.timeout, options),
-            timeout: config.timeout,
-            retry: config.retry,
-        }
-    }
-}
-
-fn write_connections(connections: u32) -> u32 {
-    (connections / 3).max(1)
-}
-
-/// A pool, whose connections are made when they are needed.
-fn pool<D: Driver>(connections: u32, timeout: Duration, options: Options<D>) -> Pool<D::Db> {
-    PoolOptions::<D::Db>::new()
-        .max_connections(connections)
-        .idle_timeout(Duration::from_secs(300))
-        .max_lifetime(None)
-        .test_before_acquire(false)
-        .acquire_timeout(timeout)
-        .after_connect(|conn, _| {
-            async move {
-                for sql in D::GREETING {
-                    D::simple(conn, sql).await?;
-                }
-                Ok(())
-            }
-            .boxed()
-        })
-        .connect_lazy_with(options)
 }
 
 impl<D: Driver> Server<D> {
