@@ -211,7 +211,6 @@ mod tests {
         let done = reread(&after).unwrap_or_else(|error| panic!("{error:?}"));
         let applied = [
             "c2s.key",
-            "c2s.see_other_host",
             "external_services",
             "limits.roster_items_max",
             "limits.vcard_bytes_max",

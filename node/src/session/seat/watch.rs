@@ -22,7 +22,7 @@ impl From<Told> for Watch {
 impl Watch {
     /// See [`Told`]. An answer that is just being made is made where its session was, and does not arrive: its client asks again.
     pub(super) fn told(&self) -> Told {
-        Told { interested: self.interested, whole: self.whole }
+        Told { interested: self.interested, whole: self.whole.max(self.copied) }
     }
 
     /// The version of the last whole roster it got, if it ever asked for one.
