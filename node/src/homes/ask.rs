@@ -26,8 +26,9 @@ use crate::storage::Position;
 /// Between two attempts over a broken way.
 const RETRY: Duration = Duration::from_millis(250);
 
-/// How long to wait for metadata here or there to catch up, after `NotHome`.
-const NOT_HOME_PATIENCE: Duration = Duration::from_secs(2);
+/// How long to wait for metadata here to change, after `NotHome`. Short, for it may be there that it is behind (a follower hears of what is agreed
+/// with the leader's next heartbeat, up to a second later), or a hand-over may have been given up: of neither anything is heard here.
+const NOT_HOME_PATIENCE: Duration = Duration::from_millis(250);
 
 type Answer = SharedFuture<BoxFuture<'static, Vec<u8>>>;
 

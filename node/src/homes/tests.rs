@@ -312,6 +312,25 @@ async fn a_request_follows_its_home_to_another_region() {
     assert_eq!(us.storage.log_head().await.unwrap(), 2);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_home_that_hears_late_that_it_is_one_is_asked_again_soon() {
+    let (net, here, there) = (Arc::new(Net::default()), World::new("us"), World::new("us"));
+    let us = node(&net, &here, "us", memory(), |_| ()).await;
+    let _eu = node(&net, &there, "eu", memory(), |_| ()).await;
+    net.up("eu", "us");
+    here.move_home(ROMEO, "eu");
+    let began = tokio::time::Instant::now();
+    let asked = tokio::spawn({
+        let homes = us.homes.clone();
+        async move { homes.request(&romeo(), "test.set", b"k=v".to_vec()).await }
+    });
+    // Metadata reaches it with the leader's next heartbeat; nothing changes any more where the request was made.
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    there.move_home(ROMEO, "eu");
+    assert_eq!(asked.await.unwrap(), Ok(Vec::new()));
+    assert!(began.elapsed() < std::time::Duration::from_secs(1), "{:?}", began.elapsed());
+}
+
 #[tokio::test]
 async fn a_group_is_committed_together_and_a_failed_operation_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
