@@ -1,5 +1,5 @@
 //! What a region's session rows do, whoever keeps them: the table in a process with its ring of changes, and Redis with its log. One suite of
-//! behaviours; then what only Redis has. Redis is the one that `PANGAEA_TEST_REDIS` names (tests/redis.rs starts one), each test behind a prefix of its own.
+//! behaviours; then what only Redis has. Redis is the one that `PANGAEA_TEST_REDIS` names (tests/redis/main.rs starts one), each test behind a prefix of its own.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -409,13 +409,13 @@ async fn the_table_of_a_process_passes_the_suite() {
 }
 
 #[tokio::test]
-#[ignore = "needs a server: tests/redis.rs"]
+#[ignore = "needs a server: tests/redis/main.rs"]
 async fn redis_passes_the_suite_of_session_tables() {
     run(InRedis::new).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a server: tests/redis.rs"]
+#[ignore = "needs a server: tests/redis/main.rs"]
 async fn redis_passes_the_suite_of_route_logs() {
     // The suite makes a log where it cannot wait for one.
     let open = |log_max| {
@@ -426,7 +426,7 @@ async fn redis_passes_the_suite_of_route_logs() {
 }
 
 #[tokio::test]
-#[ignore = "needs a server: tests/redis.rs"]
+#[ignore = "needs a server: tests/redis/main.rs"]
 async fn redis_removes_what_a_former_writing_or_a_dead_life_left() {
     let table = InRedis::new().await;
     let mut conn = table.conn.clone();
@@ -470,7 +470,7 @@ async fn redis_removes_what_a_former_writing_or_a_dead_life_left() {
 }
 
 #[tokio::test]
-#[ignore = "needs a server: tests/redis.rs"]
+#[ignore = "needs a server: tests/redis/main.rs"]
 async fn redis_begins_its_log_anew_when_its_numbers_are_lost() {
     let table = InRedis::new().await;
     let full = jid("romeo@x.example/home");
@@ -488,7 +488,7 @@ async fn redis_begins_its_log_anew_when_its_numbers_are_lost() {
 }
 
 #[tokio::test]
-#[ignore = "needs a server: tests/redis.rs"]
+#[ignore = "needs a server: tests/redis/main.rs"]
 async fn redis_keeps_a_life_that_was_taken_the_place_of_from_registering() {
     let table = InRedis::new().await;
     let mut conn = table.conn.clone();
