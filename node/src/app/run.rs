@@ -157,6 +157,7 @@ pub fn housekeeping(node: &Arc<Node>, tasks: &mut JoinSet<()>) {
     tasks.spawn(heirs::run(node.clone()));
     tasks.spawn(scribe::run(node.clone()));
     tasks.spawn(outbox::recover(node.clone()));
+    tasks.spawn(outbox::inherit::run(node.clone()));
 }
 
 /// Makes this life of the node known to metadata: its address, certificate and incarnation.

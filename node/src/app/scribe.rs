@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::{Node, World, wires};
+use super::{Node, World};
 use crate::geo::{Peer, frame};
 use crate::homes::Pen;
 use crate::homes::scribe::{BEAT_MS, Watch, next_term};
@@ -116,7 +116,6 @@ async fn take(node: &Arc<Node>, former: u64) {
             node.homes.peer_up(region);
         }
     }
-    wires::inherit(node);
 }
 
 /// Tells a peer that we are our region's scribe, if we are.

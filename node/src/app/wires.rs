@@ -28,7 +28,7 @@ use crate::homes::{
     self, Applied, AppliedAt, FeedSink, HomeMap, HomeOp, HomePlace, HomeTransport, Homes,
     HomesConfig, HomesParts, MoveSaid, Moved, Pen, ShipSink, Wall,
 };
-use crate::outbox::{self, second};
+use crate::outbox::second;
 use crate::pie;
 use crate::router;
 use crate::storage::{Storage, StorageError};
@@ -135,18 +135,6 @@ fn dead(node: &Node) -> Vec<String> {
     dead.map(|(name, _)| name.clone()).collect()
 }
 
-/// What nodes of our own region that have fallen left in their outboxes is taken over by the region's scribe.
-pub(super) fn inherit(node: &Arc<Node>) {
-    let state = node.metadata.state();
-    let own = |name: &str| {
-        state.nodes.get(name).is_some_and(|record| *record.region == *node.geo.me.region)
-    };
-    let fallen: Vec<String> = state.fallen.keys().filter(|name| own(name)).cloned().collect();
-    if !fallen.is_empty() && node.homes.term().is_some() {
-        outbox::inherit::take_over(node, fallen);
-    }
-}
-
 /// Applies what metadata says, at every version, until the node stops.
 pub(super) async fn follow_metadata(node: Arc<Node>) {
     let mut version = node.metadata.watch();
@@ -188,7 +176,6 @@ fn apply(node: &Arc<Node>) {
     }
     node.homes.has_company(scribe::has_company(node));
     node.homes.metadata_changed();
-    inherit(node);
     if falls {
         // Of all that are away: homes that have passed on just now may keep something for those that went before.
         second::take_over(node, dead(node));

@@ -59,6 +59,12 @@ impl Homes {
         self.shared.pen.term()
     }
 
+    /// Waits until this node becomes the scribe, or is it no longer.
+    pub async fn until_term_changes(&self) {
+        let before = self.shared.pen.term();
+        self.shared.metadata.until(|_| self.shared.pen.term() != before).await;
+    }
+
     /// Whether the region has other nodes. Until then nothing is kept for them.
     pub fn has_company(&self, has: bool) {
         self.shared.feed.has_company(has);

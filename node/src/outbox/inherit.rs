@@ -1,17 +1,19 @@
 //! What a node of our region promised and could not hand on before it fell (`MetaState::fallen`): the region's scribe takes it over, as messages of
 //! its own. The node's outbox is given another name first, so that the node, should it start at this moment, finds all of it or nothing; under
-//! that name it waits until it is in the scribe's own outbox, whoever is the scribe by then. Blueprint §7.
+//! that name it waits until it is in the scribe's own outbox, whoever is the scribe by then, and whether or not the node stands again. Blueprint §7.
 //!
-//! Called by `app` when metadata changes and when this node becomes the scribe. What was filed under the fallen node's name is not routed again; what
-//! another node had of it and has not told anybody yet may come twice.
+//! Run by `app`. What was filed under the fallen node's name is not routed again; what another node had of it and has not told anybody yet may come
+//! twice. What cannot be done now stays where it is, and is tried again.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 use xmpp::jid::{BareJid, Jid};
+use xmpp::stanza::Stanza;
 
-use super::second::WRITTEN_WITHIN;
+use super::second::{self, WRITTEN_WITHIN};
 use crate::app::Node;
 use crate::features::archive::queue;
 use crate::features::offline;
@@ -19,80 +21,167 @@ use crate::router::ledger::Due;
 use crate::router::{self, Routed};
 use crate::storage::StorageError;
 
+/// Before what could not be taken over is tried again.
+const AGAIN: Duration = Duration::from_secs(5);
+
 /// The name under which the outbox of a node waits to be taken over.
 fn left_by(outbox: &str) -> String {
     format!("{outbox}*")
 }
 
-/// Those nodes have fallen. Calling it again is harmless.
-pub fn take_over(node: &Arc<Node>, fallen: Vec<String>) {
-    let node = node.clone();
-    tokio::spawn(async move {
-        // One look at a time: what the first takes over the next one does not find.
-        let _alone = node.second.taking_over.lock().await;
-        for name in fallen {
-            if let Err(error) = take_over_from(&node, &name).await {
-                tracing::error!(of = name, %error, "what a fallen node left stays there until metadata changes again");
-            }
+/// Runs until the node stops.
+pub async fn run(node: Arc<Node>) {
+    let mut version = node.metadata.watch();
+    loop {
+        version.mark_unchanged();
+        let is_done = node.homes.term().is_none() || take_over(&node).await;
+        tokio::select! {
+            biased; // the stop has waited longest
+            () = node.stopped() => return,
+            changed = version.changed() => if changed.is_err() { return },
+            () = node.homes.until_term_changes() => {}
+            () = tokio::time::sleep(AGAIN), if !is_done => {}
         }
-    });
+    }
 }
 
-async fn take_over_from(node: &Arc<Node>, name: &str) -> Result<(), StorageError> {
+/// Of all other nodes of the region. False: something is left.
+async fn take_over(node: &Arc<Node>) -> bool {
+    let state = node.metadata.state();
+    let me = node.geo.me.to_string();
+    let fellows =
+        state.nodes.iter().filter(|(name, of)| **name != me && *of.region == *node.geo.me.region);
+    let mut is_done = true;
+    for (name, _) in fellows {
+        match take_over_from(node, name, state.fallen.contains_key(name)).await {
+            Ok(all) => is_done &= all,
+            Err(error) => {
+                tracing::error!(of = name, %error, "what a fallen node left stays there for now");
+                is_done = false;
+            }
+        }
+    }
+    is_done
+}
+
+/// `false`: there was no room for all of it, or a home does not answer.
+async fn take_over_from(
+    node: &Arc<Node>,
+    name: &str,
+    has_fallen: bool,
+) -> Result<bool, StorageError> {
     let archive = queue::outbox_of(name);
-    for outbox in [name, &archive] {
-        node.storage.outbox_move(outbox, &left_by(outbox)).await?;
+    if has_fallen {
+        for outbox in [name, &archive] {
+            node.storage.outbox_move(outbox, &left_by(outbox)).await?;
+        }
     }
     queue::inherit(node, &left_by(&archive)).await?;
 
-    let mut of_account: BTreeMap<BareJid, Vec<_>> = BTreeMap::new();
-    let mut over = Vec::new();
-    for (order, row) in node.storage.outbox(&left_by(name)).await? {
+    let left = left_by(name);
+    let mut all = true;
+    let mut messages: BTreeMap<BareJid, Vec<(u64, u64, Stanza)>> = BTreeMap::new();
+    let mut marked: BTreeMap<BareJid, Vec<u64>> = BTreeMap::new();
+    for (order, row) in node.storage.outbox(&left).await? {
+        if let Some(to) = second::read_mark(&row) {
+            marked.entry(to).or_default().push(order);
+            continue;
+        }
         let read = super::read(row);
-        let to = read.as_ref().and_then(|(_, stanza)| stanza.to().map(Jid::bare));
-        match (read, to) {
-            (Some((accepted_ms, stanza)), Some(to)) => {
-                of_account.entry(to).or_default().push((order, accepted_ms, stanza));
-            }
-            // A mark of what homes elsewhere keep (`second`): they drop it when its region falls, or never need it.
-            _ => over.push(order),
+        match read.and_then(|(at, stanza)| Some((stanza.to().map(Jid::bare)?, at, stanza))) {
+            Some((to, at, stanza)) => messages.entry(to).or_default().push((order, at, stanza)),
+            None => tracing::error!(
+                of = name,
+                order,
+                "a message in the outbox cannot be read; it stays there"
+            ),
         }
     }
-    let mut count = 0;
-    for (to, left) in of_account {
-        let orders: Vec<u64> = left.iter().map(|(order, ..)| *order).collect();
+    let (mut count, mut over, mut marks) = (0, Vec::new(), Vec::new());
+    for (to, waiting) in messages {
+        let orders: Vec<u64> = waiting.iter().map(|(order, ..)| *order).collect();
         let filed = offline::filed_before(node, &to, name, orders).await;
         let mut routed = Vec::new();
-        for (order, accepted_ms, stanza) in left {
+        for (order, accepted_ms, stanza) in waiting {
             if !filed.contains(&order) {
                 let own = node.ledger.next_order();
                 let entered =
                     node.ledger.enter(own, &stanza, Due::Nobody, node.now_ms(), accepted_ms);
                 if entered.is_err() {
-                    tracing::error!(
-                        of = name,
-                        "no room to take over everything; the rest comes next time"
-                    );
+                    tracing::warn!(of = name, %to, "no room to take over everything at once");
+                    all = false;
                     break;
                 }
                 let stanza = router::delayed(node, &stanza, accepted_ms);
                 routed.push(Routed { stanza, tries: 0, order: own, tracked: true });
             }
-            over.push(order);
+            if super::is_in_two(node) {
+                // Homes elsewhere may keep it for that node: they are to forget it before its region falls too.
+                marks.push((order, second::mark(&to)));
+                marked.entry(to.clone()).or_default().push(order);
+            } else {
+                over.push(order);
+            }
         }
         count += routed.len();
         if !routed.is_empty() {
             router::put_back(node, &to, routed);
         }
     }
-    if over.is_empty() {
-        return Ok(());
+    if !over.is_empty() || !marks.is_empty() {
+        // Ours only when they are on disk as ours: if we die before, the next scribe finds them.
+        if !super::flush(node, Instant::now() + WRITTEN_WITHIN).await {
+            return Ok(false);
+        }
+        node.storage.outbox_write(&left, marks, over).await?;
+        tracing::info!(of = name, count, "messages of a fallen node are taken over");
     }
-    // Ours only when they are on disk as ours: if we die before, the next scribe finds them.
-    if !super::flush(node, Instant::now() + WRITTEN_WITHIN).await {
-        return Err(StorageError::Closed);
+    for (to, orders) in marked {
+        if second::drop_for(node, name, &to, orders.clone()).await {
+            node.storage.outbox_write(&left, Vec::new(), orders).await?;
+        } else {
+            all = false;
+        }
     }
-    node.storage.outbox_write(&left_by(name), Vec::new(), over).await?;
-    tracing::info!(of = name, count, "messages of a fallen node are taken over");
-    Ok(())
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{House, stanza};
+
+    async fn left(house: &House, name: &str) -> usize {
+        house.node.storage.outbox(&left_by(name)).await.expect("memory").len()
+    }
+
+    #[tokio::test]
+    async fn what_was_moved_aside_is_delivered_though_its_node_stands_again() {
+        let house = House::new().await;
+        let [juliet] = house.accounts(["juliet"]).await;
+        let message = |id: &str| {
+            stanza(&format!(
+                "<message from='romeo@chat.example/x' to='{juliet}' type='chat' id='{id}'><body>{id}</body></message>"
+            ))
+        };
+        let rows = vec![
+            (1, super::super::row(5, &message("one"))),
+            (2, super::super::row(5, &message("two"))),
+            (3, b"nothing that can be read".to_vec()),
+        ];
+        house.node.storage.outbox_write("here-7", rows, Vec::new()).await.expect("memory");
+        // It has not fallen: what it has is its own.
+        assert!(take_over_from(&house.node, "here-7", false).await.expect("memory"));
+        assert_eq!(house.node.storage.outbox("here-7").await.expect("memory").len(), 3);
+        // A scribe that died when it had moved them.
+        house.node.storage.outbox_move("here-7", &left_by("here-7")).await.expect("memory");
+        let seat = house.available("juliet/balcony", 0).await;
+        assert!(take_over_from(&house.node, "here-7", false).await.expect("memory"));
+        let heard = house.mail(&seat).await.concat();
+        assert_eq!(heard.matches("<body>").count(), 2, "{heard}");
+        assert!(heard.find(">one<") < heard.find(">two<"), "{heard}");
+        assert_eq!(left(&house, "here-7").await, 1, "what cannot be read stays");
+        assert!(take_over_from(&house.node, "here-7", false).await.expect("memory"));
+        assert_eq!(crate::testing::mail(&seat), [String::new(); 0], "and nothing comes twice");
+    }
 }

@@ -149,7 +149,7 @@ pub struct Second {
     /// Requests that are not answered.
     pending: AtomicUsize,
     answered: Notify,
-    pub(super) taking_over: tokio::sync::Mutex<()>,
+    taking_over: tokio::sync::Mutex<()>,
 }
 
 /// A request on the way; when it goes, it is answered.
@@ -318,8 +318,16 @@ fn drop_at(node: &Arc<Node>, to: BareJid, orders: Vec<u64>) {
     });
 }
 
+/// Tells a home to drop what it keeps for another node of our region. False: it does not answer now.
+pub(super) async fn drop_for(node: &Node, of: &str, to: &BareJid, orders: Vec<u64>) -> bool {
+    let asked = ask(node, to, &Request::Drop { node: of.to_owned(), orders }).await;
+    asked
+        .inspect_err(|error| tracing::debug!(%to, %error, "a home does not answer for the outbox"))
+        .is_ok()
+}
+
 /// The row of a message that somebody has kept, and whose home has not heard it: no time of acceptance is so late.
-fn mark(to: &BareJid) -> Vec<u8> {
+pub(super) fn mark(to: &BareJid) -> Vec<u8> {
     let mut mark = u64::MAX.to_le_bytes().to_vec();
     mark.extend_from_slice(to.as_str().as_bytes());
     mark
