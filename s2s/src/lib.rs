@@ -1,9 +1,10 @@
-//! Room `s2s`: the wire to other servers. Called by `node::app`; calls `xmpp` for framing and streams. What is here now is the
-//! link, the road between our own nodes ([`link`]); the classic federation (DNS, dialback, domain streams) joins it in this crate later.
+//! Room `s2s`: the wire to other servers. Called by `node::app` and `node::federation`; calls `xmpp` for framing and streams. Two things share one port: the
+//! link, the road between our own nodes ([`link`]), and the streams of the classic federation ([`federation`]).
 //!
-//! This crate moves bytes it does not read: it knows no stanza, no session row and no Raft message.
+//! The link moves bytes it does not read: it knows no stanza, no session row and no Raft message.
 
 mod error;
+pub mod federation;
 pub mod link;
 pub mod tls;
 
