@@ -10,6 +10,7 @@
 
 pub mod bidi;
 pub mod dialback;
+pub mod incoming;
 pub mod pairs;
 pub mod settings;
 pub mod wire;
