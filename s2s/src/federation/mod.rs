@@ -8,6 +8,8 @@
 //! Called by `node::federation`, which implements [`FederationUser`]. This crate does not know who is where: which node sends for whom is decided
 //! there (decision 0016).
 
+pub mod net;
+pub mod policy;
 pub mod settings;
 
 use std::sync::Arc;
