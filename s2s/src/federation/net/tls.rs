@@ -250,3 +250,7 @@ impl ClientCertVerifier for Anybody {
         self.algorithms.supported_schemes()
     }
 }
+
+#[cfg(test)]
+#[path = "tls_tests.rs"]
+mod tests;
