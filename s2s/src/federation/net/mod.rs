@@ -94,11 +94,11 @@ pub fn unusable(s2s: &config::S2s) -> Vec<(&'static str, String)> {
         let named = why.starts_with(&file.display().to_string());
         Some((key, if named { why } else { format!("{}: {why}", file.display()) }))
     };
-    let lists = |text: &[u8]| Trust::new(Some(text), None);
-    // The authorities do not matter to the lists, which are only read here.
+    let authorities = |text: &[u8]| Trust::new(Some(text), None);
+    // Whose lists they are does not matter here: they are only read.
     let revoked = |text: &[u8]| Trust::new(None, Some(text));
     [
-        judge("s2s.trust", s2s.trust.as_ref(), lists),
+        judge("s2s.trust", s2s.trust.as_ref(), authorities),
         judge("s2s.revoked", s2s.revoked.as_ref(), revoked),
     ]
     .into_iter()
