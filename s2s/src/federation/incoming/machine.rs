@@ -21,6 +21,7 @@ use super::pairing::Asked;
 use super::turns::{House, Input, Kept, Output, Settings};
 use crate::federation::dialback::{self, Pair};
 use crate::federation::pairs::Pairs;
+use crate::federation::policy::{Certificate, Tls};
 use crate::federation::wire;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +105,12 @@ impl Machine {
             active: now,
             prodded: false,
         }
+    }
+
+    /// Other bounds and times, from now on.
+    pub fn set(&mut self, settings: Arc<Settings>) {
+        self.management.set(&settings.limits);
+        self.settings = settings;
     }
 
     /// What the peer has proved.
@@ -289,7 +296,7 @@ impl Machine {
             if house.is_ours(from) {
                 return Err(StreamError::invalid_from());
             }
-            if !house.rules(from).allowed {
+            if !house.policy(from).allow {
                 return Err(StreamError::policy_violation());
             }
             if self.tls == Some(true) && !self.authenticated {
@@ -306,26 +313,28 @@ impl Machine {
     fn greet(&mut self, house: &dyn House, out: &mut Vec<Output>) {
         self.state = State::Open;
         self.send_header(out);
-        let rules = house.rules(self.from.as_deref().unwrap_or_default());
+        let policy = house.policy(self.from.as_deref().unwrap_or_default());
         let secure = self.tls.is_some();
+        let needs_tls = policy.tls == Tls::Required;
+        let dialback = policy.certificate != Certificate::Required;
         let mut features = Writer::new(Framing::Stream);
         if !secure {
-            features = features.starttls(rules.tls);
+            features = features.starttls(needs_tls);
         }
         if secure && self.external && !self.authenticated {
             features = features.mechanisms(&[Mechanism::External]);
         }
-        if secure || !rules.tls {
+        if secure || !needs_tls {
             // Who has a certificate may add more domains of it without dialling back (XEP-0344 §2.4).
-            if rules.dialback || self.external {
+            if dialback || self.external {
                 features = features.raw(dialback::FEATURE);
             }
-            if rules.bidi && !self.bidi {
+            if !self.bidi {
                 features = features.raw(b"<bidi xmlns='urn:xmpp:features:bidi'/>");
             }
         }
         // To whom dialback is all there is, no other features will be shown.
-        if self.authenticated || (secure && !self.external && rules.dialback) {
+        if self.authenticated || (secure && !self.external && dialback) {
             features = features.stream_management();
         }
         let bytes_max = if self.authenticated {
@@ -376,7 +385,8 @@ impl Machine {
 
     /// Whether the peer must begin with STARTTLS before it may do anything else.
     fn needs_tls(&self, house: &dyn House) -> bool {
-        self.tls.is_none() && house.rules(self.from.as_deref().unwrap_or_default()).tls
+        self.tls.is_none()
+            && house.policy(self.from.as_deref().unwrap_or_default()).tls == Tls::Required
     }
 
     fn element(
@@ -407,20 +417,19 @@ impl Machine {
             (ns::SM, _) if self.needs_tls(house) => Err(StreamError::not_authorized()), // B-068
             (ns::DIALBACK, _) => self.dialback(house, element, out),
             (ns::SM, _) => self.sm(element, now, out),
-            (ns::BIDI, "bidi") if !self.needs_tls(house) => self.want_bidi(house, out),
+            (ns::BIDI, "bidi") if !self.needs_tls(house) => {
+                self.want_bidi(out);
+                Ok(())
+            }
             _ => Err(wire::unknown(element)),
         }
     }
 
     /// The peer wants to be sent to over this stream (XEP-0288 §2.2).
-    fn want_bidi(&mut self, house: &dyn House, out: &mut Vec<Output>) -> Result<(), StreamError> {
-        if !house.rules(self.from.as_deref().unwrap_or_default()).bidi {
-            return Err(StreamError::unsupported_stanza_type()); // S-025
-        }
+    fn want_bidi(&mut self, out: &mut Vec<Output>) {
         if !std::mem::replace(&mut self.bidi, true) {
             out.extend(self.proved.iter().map(|pair| Output::Back(pair.reversed())));
         }
-        Ok(())
     }
 
     fn stanza(

@@ -55,6 +55,13 @@ impl Management {
         }
     }
 
+    /// Other bounds.
+    pub(super) fn set(&mut self, limits: &Limits) {
+        self.unacked_max = limits.unacked_max;
+        self.unacked_bytes_max = limits.queue_bytes_max;
+        self.unhandled_max = limits.unhandled_max;
+    }
+
     /// A stanza has come. Its number.
     pub(super) fn begin(&mut self) -> u64 {
         self.inbound.begin()

@@ -5,6 +5,7 @@ use xmpp::{Element, StreamError};
 
 use super::machine::Machine;
 use super::turns::{House, Output};
+use crate::federation::policy::{Certificate, Tls};
 use crate::federation::dialback::{self, Dialback, DialbackError, Outcome, Pair, Step, Verify};
 
 /// A request of the peer's that is not answered yet.
@@ -63,10 +64,10 @@ impl Machine {
         if house.is_ours(&pair.from) {
             return Err(StreamError::invalid_from()); // B-194
         }
-        let rules = house.rules(&pair.from);
+        let policy = house.policy(&pair.from);
         let error = if !house.is_ours(&pair.to) {
             Some(DialbackError::ItemNotFound)
-        } else if !rules.allowed || (rules.tls && self.tls.is_none()) {
+        } else if !policy.allow || (policy.tls == Tls::Required && self.tls.is_none()) {
             Some(DialbackError::PolicyViolation)
         } else if self.proved.has(&pair) {
             out.push(answer(&pair, Outcome::Valid));
@@ -144,7 +145,7 @@ impl Machine {
 
 /// The certificate says nothing: what the authoritative server says counts, where that is enough.
 fn ask_server(house: &dyn House, verify: Verify, out: &mut Vec<Output>) -> Option<Asked> {
-    if !house.rules(&verify.pair.from).dialback {
+    if house.policy(&verify.pair.from).certificate == Certificate::Required {
         out.push(refuse(&verify.pair, DialbackError::NotAuthorized));
         return None;
     }
@@ -161,7 +162,7 @@ fn verify(house: &dyn House, pair: &Pair, id: &str, key: &str) -> Outcome {
     if !house.is_ours(&pair.to) {
         return Outcome::Error(DialbackError::ItemNotFound);
     }
-    if !house.rules(&pair.from).allowed {
+    if !house.policy(&pair.from).allow {
         return Outcome::Error(DialbackError::PolicyViolation);
     }
     match house.dialback_secret() {

@@ -10,6 +10,7 @@ use xmpp::{Element, Stanza, StreamError};
 use crate::federation::Ticket;
 use crate::federation::dialback::{DialbackError, Pair, Verify};
 use crate::federation::pairs::Pairs;
+use crate::federation::policy::Policy;
 use crate::federation::settings::{Limits, Timers};
 
 /// The server around a stream. Answers at once.
@@ -20,21 +21,8 @@ pub trait House: Send + Sync {
     /// What dialback keys are made from; `None` while nobody knows it.
     fn dialback_secret(&self) -> Option<[u8; 32]>;
 
-    /// What is asked of that domain (prepared).
-    fn rules(&self, domain: &str) -> Rules;
-}
-
-/// What is asked of a domain that sends to us.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rules {
-    /// Whether it may send at all. Else `policy-violation`.
-    pub allowed: bool,
-    /// Whether it must use TLS. Else it may do without, and prove who it is by dialback.
-    pub tls: bool,
-    /// Whether dialback is enough; else it needs a certificate that proves the domain.
-    pub dialback: bool,
-    /// Whether we send over its streams, if it wishes (XEP-0288).
-    pub bidi: bool,
+    /// What is asked of that domain (prepared); of `""`, while the peer has no name.
+    fn policy(&self, domain: &str) -> Policy;
 }
 
 /// What all streams have in common; replaced as a whole by a reload.

@@ -10,10 +10,11 @@ use xmpp::xml::framer::Limits as XmlLimits;
 use xmpp::{BareJid, Element, Stanza, ns};
 
 use super::machine::Machine;
-use super::turns::{House, Input, Kept, Output, Rules, Settings};
+use super::turns::{House, Input, Kept, Output, Settings};
 use crate::federation::Ticket;
 use crate::federation::dialback::{self, DialbackError, Pair, Verify};
 use crate::federation::pairs::Pairs;
+use crate::federation::policy::{Certificate, Policy, Tls};
 use crate::federation::settings::{Limits, Timers};
 use crate::federation::wire::{Item, Wire};
 
@@ -31,14 +32,12 @@ impl House for Home {
         Some(SECRET)
     }
 
-    fn rules(&self, domain: &str) -> Rules {
-        let all = Rules { allowed: true, tls: true, dialback: true, bidi: true };
+    fn policy(&self, domain: &str) -> Policy {
         match domain {
-            "denied.example" => Rules { allowed: false, ..all },
-            "clear.example" => Rules { tls: false, ..all },
-            "strict.example" => Rules { dialback: false, ..all },
-            "oneway.example" => Rules { bidi: false, ..all },
-            _ => all,
+            "denied.example" => Policy { allow: false, ..Policy::DEFAULT },
+            "clear.example" => Policy { tls: Tls::Optional, ..Policy::DEFAULT },
+            "strict.example" => Policy { certificate: Certificate::Required, ..Policy::DEFAULT },
+            _ => Policy::DEFAULT,
         }
     }
 }
