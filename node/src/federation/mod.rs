@@ -11,6 +11,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use config::canary::{Canary, sings};
 use global_distrib::NodeIx;
 use global_distrib::gateway::{Gateways, Pair, Way, rendezvous};
 use parking_lot::{Mutex, MutexGuard};
@@ -140,7 +141,10 @@ pub fn send_again(node: &Arc<Node>, routed: Routed) {
 
 /// Towards its gateway. Under the lock: so what leaves first is first.
 fn forward(node: &Node, gate: &mut Gate<'_>, order: u64, stanza: Stanza) -> Refused {
-    let pair = pair_of(&stanza)?;
+    let mut pair = pair_of(&stanza)?;
+    if sings(Canary::PairWanders) {
+        pair.from = order.to_string(); // None is ever known.
+    }
     let wanted = gateway(node, &stanza);
     match gate.send(pair, order, wanted) {
         Way::Here => {
@@ -256,6 +260,7 @@ pub fn node_gone(node: &Arc<Node>, gone: NodeIx) -> Vec<(u64, u64, Stanza)> {
         let mut back = Vec::new();
         for (order, accepted_ms, stanza) in all {
             match stanza.to().is_some_and(|to| node.domains.is_foreign(to.domain())) {
+                true if sings(Canary::GatewayForgets) => {}
                 true => {
                     let stanza = stamped(node, stanza, accepted_ms);
                     refused.push(forward(node, &mut gate, order, stanza));
