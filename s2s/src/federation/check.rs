@@ -4,9 +4,10 @@
 //! It goes to every server that DNS names, each address by itself, where a stream would be content with the first. It proves nothing to the other side:
 //! whether that would believe our dialback key is not tried.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use futures_util::future::{join, join_all};
 use rustls::pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -22,8 +23,8 @@ use super::net::{Answer, FindError, Net, Security, Target, WhyNot, server_name};
 use super::policy::{Certificate, Policies, Policy, Tls};
 use super::wire::{Item, Turn, Wire, farewell};
 
-/// One connection: TCP, TLS, and what the other side says.
-const CONNECTION: Duration = Duration::from_secs(10);
+/// To connect, and again for TLS and what the other side says. All addresses are tried at the same time.
+const CONNECTION: Duration = Duration::from_secs(6);
 /// Addresses that are tried. Beyond: the rest is left out, and said so.
 pub const ADDRESSES_MAX: usize = 16;
 
@@ -63,29 +64,30 @@ pub struct Report {
     pub works: bool,
 }
 
-impl Report {
+/// Steps of one part of the way.
+#[derive(Default)]
+struct Steps(Vec<Step>);
+
+impl Steps {
     fn say(&mut self, at: impl ToString, outcome: Outcome, words: impl Into<String>) {
-        self.steps.push(Step { at: at.to_string(), outcome, words: words.into() });
+        self.0.push(Step { at: at.to_string(), outcome, words: words.into() });
     }
 }
 
-/// Goes the way from `ours` to `theirs`, both in prepared form.
+/// Goes the way from `ours` to `theirs`, both in prepared form. Takes less than half a minute.
 pub async fn check(net: &Net, policies: &Policies, ours: &str, theirs: &str) -> Report {
-    let mut report = Report {
-        ours: ours.to_owned(),
-        theirs: theirs.to_owned(),
-        steps: Vec::new(),
-        works: false,
-    };
     let policy = policies.of(theirs);
-    let allowed = say_policy(&mut report, policies, &policy);
-    let found_us = say_ours(&mut report, net).await;
-    if let Some(targets) = say_dns(&mut report, net).await {
-        let us = Us { net, policy, ours, theirs, found: found_us };
-        let works = say_servers(&mut report, &us, &targets).await;
-        report.works = allowed && works;
-    }
-    report
+    let mut all = Steps::default();
+    let allowed = say_policy(&mut all, &policy, policies.is_blocked(theirs));
+    let ((us, found), (them, targets)) = join(say_ours(net, ours), say_dns(net, theirs)).await;
+    all.0.extend(us.0.into_iter().chain(them.0));
+    let us = Us { net, policy, ours, theirs, found };
+    let reached = match targets {
+        Some(targets) => say_servers(&mut all, &us, &targets).await,
+        None => false,
+    };
+    let (ours, theirs) = (ours.to_owned(), theirs.to_owned());
+    Report { ours, theirs, steps: all.0, works: allowed && reached }
 }
 
 /// What every connection needs to know.
@@ -98,10 +100,10 @@ struct Us<'a> {
     found: bool,
 }
 
-fn say_policy(report: &mut Report, policies: &Policies, policy: &Policy) -> bool {
+fn say_policy(report: &mut Steps, policy: &Policy, blocked: bool) -> bool {
     let at = "policy";
     if !policy.allow {
-        let why = if policies.is_blocked(&report.theirs) {
+        let why = if blocked {
             "it, or a domain above it, is on the blocklist"
         } else {
             "a rule of [[s2s.policy]] allows no streams with it"
@@ -123,9 +125,9 @@ fn say_policy(report: &mut Report, policies: &Policies, policy: &Policy) -> bool
 }
 
 /// What others will find when they look for us, to answer or to verify a dialback key.
-async fn say_ours(report: &mut Report, net: &Net) -> bool {
-    let ours = report.ours.clone();
-    match net.proves_ours(&ours) {
+async fn say_ours(net: &Net, ours: &str) -> (Steps, bool) {
+    let mut report = Steps::default();
+    match net.proves_ours(ours) {
         Ok(()) => report.say(
             "our certificate",
             Outcome::Good,
@@ -137,7 +139,7 @@ async fn say_ours(report: &mut Report, net: &Net) -> bool {
             format!("it is {why}: others may not let us in with it, and dialback is left"),
         ),
     }
-    match net.find(&ours).await {
+    let found = match net.find(ours).await {
         Err(FindError::Ourselves(_)) => {
             report.say("our DNS", Outcome::Good, format!("{ours} leads to this node"));
             true
@@ -153,7 +155,8 @@ async fn say_ours(report: &mut Report, net: &Net) -> bool {
             report.say("our DNS", Outcome::Remark, words);
             false
         }
-    }
+    };
+    (report, found)
 }
 
 fn place(target: &Target) -> String {
@@ -161,9 +164,9 @@ fn place(target: &Target) -> String {
     format!("{target} at {}", ips.join(" and "))
 }
 
-async fn say_dns(report: &mut Report, net: &Net) -> Option<Vec<Target>> {
-    let theirs = report.theirs.clone();
-    if let Ok((direct, start_tls)) = net.services(&theirs).await {
+async fn say_dns(net: &Net, theirs: &str) -> (Steps, Option<Vec<Target>>) {
+    let mut report = Steps::default();
+    if let Ok((direct, start_tls)) = net.services(theirs).await {
         for (service, answer) in [("_xmpps-server", direct), ("_xmpp-server", start_tls)] {
             let at = format!("{service}._tcp");
             match answer {
@@ -186,7 +189,7 @@ async fn say_dns(report: &mut Report, net: &Net) -> Option<Vec<Target>> {
             }
         }
     }
-    match net.find(&theirs).await {
+    let found = match net.find(theirs).await {
         Ok(targets) => {
             let all: Vec<String> = targets.iter().map(place).collect();
             report.say("DNS", Outcome::Good, all.join(", then "));
@@ -197,20 +200,21 @@ async fn say_dns(report: &mut Report, net: &Net) -> Option<Vec<Target>> {
             report.say("DNS", Outcome::Bad, words);
             None
         }
-    }
+    };
+    (report, found)
 }
 
-async fn say_servers(report: &mut Report, us: &Us<'_>, targets: &[Target]) -> bool {
+async fn say_servers(report: &mut Steps, us: &Us<'_>, targets: &[Target]) -> bool {
     let each = targets.iter().flat_map(|target| {
-        let one = |ip: &std::net::IpAddr| Target { addresses: vec![*ip], ..target.clone() };
+        let one = |ip: &IpAddr| Target { addresses: vec![*ip], ..target.clone() };
         target.addresses.iter().map(one)
     });
     let all: Vec<Target> = each.collect();
+    let tried = join_all(all.iter().take(ADDRESSES_MAX).map(|target| say_server(us, target))).await;
     let mut works = false;
-    for target in all.iter().take(ADDRESSES_MAX) {
-        let address = SocketAddr::new(target.addresses[0], target.port);
-        let at = format!("{} {}", target.host, address);
-        works |= say_server(report, us, target, &at).await;
+    for (steps, good) in tried {
+        report.0.extend(steps.0);
+        works |= good;
     }
     if let more @ 1.. = all.len().saturating_sub(ADDRESSES_MAX) {
         report.say("servers", Outcome::Remark, format!("{more} more addresses were not tried"));
@@ -221,27 +225,30 @@ async fn say_servers(report: &mut Report, us: &Us<'_>, targets: &[Target]) -> bo
     works
 }
 
-async fn say_server(report: &mut Report, us: &Us<'_>, target: &Target, at: &str) -> bool {
+async fn say_server(us: &Us<'_>, target: &Target) -> (Steps, bool) {
+    let mut report = Steps::default();
+    let at = format!("{} {}", target.host, SocketAddr::new(target.addresses[0], target.port));
     let deadline = Instant::now() + CONNECTION;
     let stream = match us.net.connect(std::slice::from_ref(target), deadline).await {
         Ok((stream, _)) => stream,
         Err(error) => {
             report.say(at, Outcome::Bad, error.to_string());
-            return false;
+            return (report, false);
         }
     };
-    report.say(at, Outcome::Good, format!("connected, for {}", target.security));
-    match timeout(CONNECTION, talk(us, target.security, stream)).await {
-        Ok(Ok(found)) => judge(report, us, at, &found),
+    report.say(&at, Outcome::Good, format!("connected, for {}", target.security));
+    let works = match timeout(CONNECTION, talk(us, target.security, stream)).await {
+        Ok(Ok(found)) => judge(&mut report, us, &at, &found),
         Ok(Err(why)) => {
-            report.say(at, Outcome::Bad, why);
+            report.say(&at, Outcome::Bad, why);
             false
         }
         Err(_) => {
-            report.say(at, Outcome::Bad, format!("it has not answered within {CONNECTION:?}"));
+            report.say(&at, Outcome::Bad, format!("it has not answered within {CONNECTION:?}"));
             false
         }
-    }
+    };
+    (report, works)
 }
 
 /// What a server has said of itself.
@@ -359,7 +366,7 @@ async fn bye<S: AsyncRead + AsyncWrite + Unpin>(mut wire: Wire<S>) {
 }
 
 /// What would come of a stream there.
-fn judge(report: &mut Report, us: &Us<'_>, at: &str, found: &Found) -> bool {
+fn judge(report: &mut Steps, us: &Us<'_>, at: &str, found: &Found) -> bool {
     let policy = &us.policy;
     match &found.tls {
         Some(tls) => report.say(at, Outcome::Good, tls.clone()),
