@@ -2,6 +2,7 @@
 //! `Node` is what everything on the stanza path shares; `run` builds it, starts it, waits for the stop and drains it.
 
 mod build;
+mod checking;
 mod databases;
 pub mod drain;
 mod heirs;
