@@ -100,8 +100,6 @@ pub struct Node {
     pub services: Services,
     /// Messages on their way into archives.
     pub archive: Archive,
-    /// Other domains.
-    pub federation: Federation,
     /// What it has promised and not handed on.
     pub ledger: Ledger,
     /// What a former life had promised.
@@ -118,6 +116,8 @@ pub struct Node {
     pub drain: Drain,
     /// How many sessions begin in a second.
     pub turnstile: Arc<Turnstile>,
+    /// Other people's domains.
+    pub federation: Federation,
     /// Who may sign in.
     pub authenticator: Chain,
     /// Who tried too often.
