@@ -2,9 +2,13 @@
 //! streams themselves are `s2s::federation`. The node where a stanza enters has it in its ledger until the gateway says that it is kept.
 //!
 //! Called by the router (what leaves), by `geo` (what other nodes bring, and what becomes of them) and by the streams.
+//! * `inbound` what the streams bring
 
+pub mod inbound;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod users_tests;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -57,6 +61,8 @@ pub struct Federation {
     streams: OnceLock<Arc<dyn Streams>>,
     /// This node is about to stop: what it is given for other domains goes back.
     is_leaving: AtomicBool,
+    /// What has come and waits.
+    pub inbound: inbound::Inbound,
 }
 
 impl Federation {

@@ -64,7 +64,7 @@ pub fn route(node: &Arc<Node>, stanza: Stanza) {
     route_from(node, stanza, None);
 }
 
-/// As [`route`]; for a message of a client that wants to know when it is handled.
+/// As [`route`]; for a message of a client, or of another domain, that wants to know when it is handled.
 pub fn route_from(node: &Arc<Node>, stanza: Stanza, receipt: Option<Receipt>) {
     match decide(&stanza, &node.domains) {
         Destination::Account(account) => to_account(node, &account, stanza, receipt),
