@@ -62,7 +62,7 @@ impl Recovery {
                 if let Some((_, stanza)) = left.stanzas.remove(&order) {
                     tracing::debug!(order, ?by, "another node has what a former life promised");
                     node.ledger.hand(order, 0, &[by]);
-                    addressees.extend(stanza.to().map(xmpp::jid::Jid::bare));
+                    addressees.extend(router::addressee(node, &stanza));
                 }
             }
         }
@@ -159,7 +159,11 @@ pub async fn load(node: &Arc<Node>) -> Result<(), crate::storage::StorageError> 
     }
     second::recover_marks(node, marks);
     // Also when it is not asked for any more: a home may have them from before.
-    node.second.recover(stanzas.iter().map(|(order, (_, stanza))| (*order, stanza)));
+    let addressed = stanzas.iter();
+    node.second.recover(
+        addressed
+            .filter_map(|(order, (_, stanza))| Some((*order, router::addressee(node, stanza)?))),
+    );
     let mut left = node.recovery.left.lock();
     left.known = stanzas.keys().copied().collect();
     left.stanzas = stanzas;
@@ -181,7 +185,7 @@ pub async fn recover(node: Arc<Node>) {
         }
         let mut by_account: BTreeMap<BareJid, Vec<(u64, u64, Stanza)>> = BTreeMap::new();
         for (order, (accepted_ms, stanza)) in left {
-            if let Some(to) = stanza.to().map(xmpp::jid::Jid::bare) {
+            if let Some(to) = router::addressee(&node, &stanza) {
                 by_account.entry(to).or_default().push((order, accepted_ms, stanza));
             }
         }
