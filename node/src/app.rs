@@ -47,6 +47,7 @@ use crate::features::archive::Archive;
 use crate::features::last::leaving::Leaving;
 use crate::features::push::cache::Pushes;
 use crate::features::roster::cache::Rosters;
+use crate::federation::Federation;
 use crate::geo::Geo;
 use crate::homes::Homes;
 use crate::metrics::Metrics;
@@ -102,6 +103,8 @@ pub struct Node {
     pub components: Components,
     /// Messages on their way into archives.
     pub archive: Archive,
+    /// Other domains.
+    pub federation: Federation,
     /// What it has promised and not handed on.
     pub ledger: Ledger,
     /// What a former life had promised.

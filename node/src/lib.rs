@@ -8,6 +8,7 @@ pub mod cli;
 pub mod components;
 pub mod feature;
 pub mod features;
+pub mod federation;
 pub mod geo;
 pub mod homes;
 pub mod http;

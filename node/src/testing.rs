@@ -6,11 +6,14 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+use s2s::federation::{Handled, OnHandled};
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use xmpp::jid::{BareJid, FullJid};
@@ -22,8 +25,10 @@ use crate::certs::Authority;
 use crate::feature::{Action, Ctx, Flow};
 use crate::features::roster::home::Request;
 use crate::features::roster::{self, subscription::Kind};
+use crate::federation::inbound::inbound;
 use crate::homes::accounts::{self, Account};
 use crate::router;
+use crate::router::perform::seats_of;
 use crate::session::{Item, Seat};
 use crate::storage::memory::Memory;
 use crate::transport::tls::Pair;
@@ -55,6 +60,23 @@ auth_deadline = '5s'
 pub(crate) fn limits() -> config::Limits {
     let config = config::Config::parse(CONFIG, "test.toml", std::path::Path::new("."));
     config.unwrap_or_else(|error| panic!("{error:?}")).limits
+}
+
+/// What would leave for other domains, once a test has asked for it; before, it is answered as where there is no federation.
+#[derive(Debug, Default)]
+pub(crate) struct Sink(Mutex<Option<Vec<Stanza>>>);
+
+impl Sink {
+    /// Keeps it; given back if nobody has asked.
+    pub(crate) fn take(&self, stanza: Stanza) -> Option<Stanza> {
+        match self.0.lock().as_mut() {
+            Some(kept) => {
+                kept.push(stanza);
+                None
+            }
+            None => Some(stanza),
+        }
+    }
 }
 
 /// A node, and the directory its metadata lives in.
@@ -152,6 +174,28 @@ impl House {
         seat
     }
 
+    /// What has left for other domains since this was last asked, as text. The first time: what leaves from now on is kept.
+    pub(crate) fn abroad(&self) -> Vec<String> {
+        let left = self.node.federation.sink.0.lock().replace(Vec::new());
+        let text = |stanza: &Stanza| String::from_utf8_lossy(stanza.bytes()).into_owned();
+        left.unwrap_or_default().iter().map(text).collect()
+    }
+
+    /// A stanza comes from another domain, and has been dealt with.
+    pub(crate) async fn hears(&self, text: &str) {
+        let counted = Arc::new(Counted::default());
+        let handled = Handled::new(counted.clone(), 0);
+        let stanza = stanza(text);
+        let to = stanza.to().map(|to| to.bare_str().to_owned());
+        let to = to.filter(|_| stanza.kind() == xmpp::stanza::Kind::Message);
+        inbound(&self.node, stanza, handled);
+        // A message is the ledger's until its receiver has it.
+        let there = |seat: &Arc<Seat>| seat.mailbox.depth().items > 0;
+        let is_there = || to.as_ref().is_some_and(|to| seats_of(&self.node, to).iter().any(there));
+        self.until(text, || counted.0.load(Ordering::Acquire) > 0 || is_there()).await;
+        self.until(text, || self.node.federation.inbound.lanes() == 0).await;
+    }
+
     /// What a session does with a message or presence of its client.
     pub(crate) async fn says(&self, seat: &Arc<Seat>, text: &str) {
         let mut stanza = stanza(text).with_from(seat.address());
@@ -188,6 +232,16 @@ impl House {
         });
         router::kept(&self.node, seat, deliveries);
         texts
+    }
+}
+
+/// How many of a stream's stanzas are handled.
+#[derive(Debug, Default)]
+pub(crate) struct Counted(pub(crate) AtomicUsize);
+
+impl OnHandled for Counted {
+    fn handled(&self, _number: u64) {
+        self.0.fetch_add(1, Ordering::AcqRel);
     }
 }
 
@@ -239,6 +293,7 @@ pub(crate) fn words(actions: &[Action]) -> Vec<String> {
             format!("tell {}: {:?}", names(to), presence.stanza)
         }
         Action::Probe { to, .. } => format!("ask {}", names(to)),
+        Action::Show(show) => format!("show {} {:?} to {}", show.account, show.resource, show.to),
         Action::HandOut(_) => "hand out".to_owned(),
         other => format!("{other:?}"),
     };

@@ -36,6 +36,7 @@ use crate::features::offline::home::FILED;
 use crate::features::push::cache::Pushes;
 use crate::features::roster::cache::Rosters;
 use crate::features::vcard::home::VCARD;
+use crate::federation::Federation;
 use crate::geo::Geo;
 use crate::geo::user::User;
 use crate::metrics::Metrics;
@@ -173,6 +174,7 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
         services,
         components,
         archive: Archive::new(&config.archive),
+        federation: Federation::default(),
         ledger: Ledger::new(incarnation, config.limits.unsettled_bytes_max),
         recovery: Recovery::default(),
         second: Second::default(),

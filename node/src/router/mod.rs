@@ -64,7 +64,7 @@ pub fn route(node: &Arc<Node>, stanza: Stanza) {
     route_from(node, stanza, None);
 }
 
-/// As [`route`]; for a message of a client that wants to know when it is handled.
+/// As [`route`]; for a message of a client, or of another domain, that wants to know when it is handled.
 pub fn route_from(node: &Arc<Node>, stanza: Stanza, receipt: Option<Receipt>) {
     match decide(&stanza, &node.domains) {
         Destination::Account(account) => to_account(node, &account, stanza, receipt),
@@ -76,7 +76,11 @@ pub fn route_from(node: &Arc<Node>, stanza: Stanza, receipt: Option<Receipt>) {
         Destination::Foreign if is_guest(node, &stanza) => {
             bounce(node, &stanza, &StanzaError::not_allowed());
         }
-        Destination::Foreign => bounce(node, &stanza, &StanzaError::remote_server_not_found()),
+        Destination::Foreign => {
+            #[cfg(test)]
+            let Some(stanza) = node.federation.sink.take(stanza) else { return };
+            bounce(node, &stanza, &StanzaError::remote_server_not_found());
+        }
     }
 }
 
