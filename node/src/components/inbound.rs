@@ -1,14 +1,11 @@
-//! What components send, and how much of it is open: each stanza holds a [`Handled`] until somebody is responsible for it. Called by `serve`, in the
-//! component's order.
+//! How much of what a component has sent is open. It goes the way of other domains' stanzas (`federation::inbound`), for a component's addresses are no accounts of ours
+//! either, and each stanza holds a [`Handled`] until somebody is responsible for it. Called by `serve`, in the component's order.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use s2s::federation::{Handled, OnHandled};
 use tokio::sync::Notify;
-use xmpp::stanza::Stanza;
-
-use crate::app::Node;
 
 /// Stanzas of one connection for which nobody is responsible yet.
 #[derive(Debug, Default)]
@@ -42,10 +39,4 @@ impl OnHandled for Open {
         self.count.fetch_sub(1, Ordering::AcqRel);
         self.fewer.notify_one();
     }
-}
-
-/// To whom it is addressed. Requests to accounts and to the server find nobody yet.
-pub(super) fn inbound(node: &Arc<Node>, stanza: Stanza, handled: Handled) {
-    crate::router::route(node, stanza);
-    drop(handled);
 }

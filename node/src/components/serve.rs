@@ -22,8 +22,9 @@ use xmpp::xml::element::Element;
 use xmpp::xml::framer::{Framer, Limits, Scan};
 
 use super::handshake::{self, Handshake};
-use super::inbound::{Open, inbound};
+use super::inbound::Open;
 use crate::app::Node;
+use crate::federation::inbound::inbound;
 use crate::router;
 use crate::session::{Control, Delivery, Item, Seat, component_over};
 use crate::transport::tcp::{Accepted, Admission};
