@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::drain::{self};
 use super::{Node, Reload, build, heirs, operator::Desk, reload, scribe, wires};
+use crate::components;
 use crate::features::{archive, last};
 use crate::federation;
 use crate::geo::tick;
@@ -83,6 +84,10 @@ pub async fn run(
     for address in &config.s2s.listen {
         s2s.push(tcp::listen(*address)?);
     }
+    let mut components = Vec::new();
+    for address in &config.components.listen {
+        components.push(tcp::listen(*address)?);
+    }
     let http = crate::http::bind(&config.http.listen).await?;
 
     let node = build::build(config).await?;
@@ -101,6 +106,15 @@ pub async fn run(
                     return; // Dropped, and thereby closed.
                 }
                 tokio::spawn(session::serve(node.clone(), accepted, direct));
+            })
+            .await;
+        });
+    }
+    for listener in components {
+        let (node, gate) = (node.clone(), gate.clone());
+        tasks.spawn(async move {
+            tcp::accept_loop(listener, gate, |accepted| {
+                tokio::spawn(components::serve(node.clone(), accepted));
             })
             .await;
         });
