@@ -16,7 +16,7 @@ use xmpp::stanza::Stanza;
 
 use super::frame::{self, Call, CarbonCopy, PresenceProbe, Reply, StanzaHead};
 use super::presence::{self, Presence};
-use super::{Peer, light};
+use super::{Peer, abroad, light};
 use crate::app::{Node, drain, scribe};
 use crate::features::blocking;
 use crate::federation;
@@ -173,6 +173,7 @@ fn anew(node: &Arc<Node>, peer: &Peer, unacked: Vec<(u64, FrameKind, Bytes)>) {
         router::reopen(node, &account);
     }
     light::rows_gone(node, &removed);
+    abroad::gone(node, &peer.name, &removed);
 }
 
 /// A stanza that was on its way to a life that is over, unless the ledger knows of it anyhow.
@@ -216,6 +217,11 @@ fn take(node: &Arc<Node>, peer: &Peer, kind: FrameKind, body: Bytes) {
         frame::PRESENCE_PROBE => {
             if let Some(probe) = value::<PresenceProbe>(&peer.id, kind, &body) {
                 presence::answer_probe(node, peer, &probe);
+            }
+        }
+        frame::SHOW => {
+            if let Some(show) = value(&peer.id, kind, &body) {
+                abroad::show_here(node, &show);
             }
         }
         frame::PRESENCE => {

@@ -64,7 +64,7 @@ pub fn route(node: &Arc<Node>, stanza: Stanza) {
     route_from(node, stanza, None);
 }
 
-/// As [`route`]; for a message of a client that wants to know when it is handled.
+/// As [`route`]; for a message of a client, or of another domain, that wants to know when it is handled.
 pub fn route_from(node: &Arc<Node>, stanza: Stanza, receipt: Option<Receipt>) {
     match decide(&stanza, &node.domains) {
         Destination::Account(account) => to_account(node, &account, stanza, receipt),
@@ -116,6 +116,9 @@ pub fn dispatch(node: &Arc<Node>, account: &BareJid, routed: Routed) {
 /// A node sent a stanza back: no session there has it any more. `early`: it was not even tried.
 pub fn returned(node: &Arc<Node>, from: NodeIx, mut routed: Routed, early: bool) {
     let Some(account) = routed.stanza.to().map(xmpp::jid::Jid::bare) else { return };
+    if node.domains.is_foreign(account.domain()) {
+        return federation::came_back(node, from, &routed);
+    }
     routed.tries = routed.tries.saturating_add(u8::from(!early));
     if routed.tries >= TRIES_MAX {
         node.directory.refused(&account, from);
