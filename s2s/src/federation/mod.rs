@@ -10,7 +10,9 @@
 
 pub mod bidi;
 pub mod dialback;
+pub mod net;
 pub mod pairs;
+pub mod policy;
 pub mod settings;
 pub mod wire;
 
