@@ -224,7 +224,10 @@ async fn what_cannot_be_known_may_be_there_later() {
         .srv("_xmpp-server._tcp.a.lab", 2, 2, "c.lab.")
         .a("c.lab", "192.0.2.3");
     assert_eq!(words(find(zone, "a.lab", &[]).await), "c.lab:2 (STARTTLS) at 192.0.2.3");
-    // Nobody at home.
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_name_server_nothing_is_known() {
     let nobody = UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let resolver = Resolver::new(&[nobody], false).unwrap();
     let error = resolver.find("a.lab", &Own::default(), &mut |_| 0).await.unwrap_err();

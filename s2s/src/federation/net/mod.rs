@@ -83,6 +83,29 @@ impl NetConfig {
     }
 }
 
+/// What a configuration names for streams to other servers and cannot be used: its key, and why. For `pangaea check`, which starts nothing.
+#[must_use]
+pub fn unusable(s2s: &config::S2s) -> Vec<(&'static str, String)> {
+    let read =
+        |file: &Path| std::fs::read(file).map_err(|cause| format!("{}: {cause}", file.display()));
+    let judge = |key, file: Option<&PathBuf>, good: fn(&[u8]) -> Result<Trust, String>| {
+        let file = file?;
+        let why = read(file).and_then(|text| good(&text)).err()?;
+        let named = why.starts_with(&file.display().to_string());
+        Some((key, if named { why } else { format!("{}: {why}", file.display()) }))
+    };
+    let authorities = |text: &[u8]| Trust::new(Some(text), None);
+    // Whose lists they are does not matter here: they are only read.
+    let revoked = |text: &[u8]| Trust::new(None, Some(text));
+    [
+        judge("s2s.trust", s2s.trust.as_ref(), authorities),
+        judge("s2s.revoked", s2s.revoked.as_ref(), revoked),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
 /// Why there is no [`Net`].
 #[derive(Debug, thiserror::Error)]
 pub enum NetError {
