@@ -11,6 +11,7 @@
 pub mod bidi;
 pub mod dialback;
 pub mod net;
+pub mod outgoing;
 pub mod pairs;
 pub mod policy;
 pub mod settings;
