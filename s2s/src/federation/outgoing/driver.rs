@@ -14,6 +14,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 use xmpp::StreamError;
+use xmpp::sm::{self, Nonza};
 use xmpp::xml::framer::Limits as Framing;
 
 use super::failure::Failure;
@@ -275,7 +276,12 @@ impl Stream<'_> {
                         pairs_max: settings.limits.pairs_per_stream_max,
                     };
                     let session = &mut self.life.session;
-                    let todos = self.online.element(&element, session, &rules)?;
+                    let todos = self.online.element(
+                        &element,
+                        session,
+                        &rules,
+                        Instant::now().into_std(),
+                    )?;
                     self.perform(todos)?;
                 }
             }
@@ -318,9 +324,11 @@ impl Stream<'_> {
                 self.wire.put(&out);
             }
         }
-        if session.wants_ack() {
-            session.asked = Some(Instant::now().into_std());
-            self.wire.put(xmpp::sm::REQUEST);
+        if let Some(h) = session.settle() {
+            self.wire.put(&Nonza::Answer { h }.to_bytes());
+        }
+        if session.ask(Instant::now().into_std()) {
+            self.wire.put(sm::REQUEST);
         }
         if self.wire.position() == self.wire.flushed() {
             self.stalled = None;
@@ -364,7 +372,7 @@ impl Stream<'_> {
                     self.wire.put(&out);
                 }
                 Todo::Answered(ours, answer) => {
-                    let answer = answer.as_ref().map(|()| ()).map_err(|failure| failure);
+                    let answer = answer.as_ref().copied();
                     self.life.shared.pool(|pool| pool.answered(&theirs, id, &ours, answer));
                 }
                 Todo::Verify(verify) => {
@@ -402,7 +410,15 @@ impl Stream<'_> {
             return Err(Failure::Done);
         }
         let overdue = self.online.overdue_at(timers.negotiate).map(Instant::from_std);
+        let asks = session.asks_at(now.into_std()).map(Instant::from_std);
         let idle = if is_idle && self.is_up { idle } else { now + Duration::from_secs(3600) };
-        Ok(cut.into_iter().chain(settled).chain(overdue).chain([idle]).min().unwrap_or(idle))
+        Ok(cut
+            .into_iter()
+            .chain(settled)
+            .chain(overdue)
+            .chain(asks)
+            .chain([idle])
+            .min()
+            .unwrap_or(idle))
     }
 }

@@ -188,9 +188,7 @@ impl Outgoing {
         let since_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
         let since_ms = u64::try_from(since_ms).unwrap_or(u64::MAX);
         let item = Item { ticket, stanza, since, since_ms, sendings: 0 };
-        shared
-            .pool(|pool| pool.send(from.domain(), to.domain(), item, since, &settings.limits))
-            .map_err(|(item, error)| (item.stanza, error))
+        shared.pool(|pool| pool.send(from.domain(), to.domain(), item, since, &settings.limits))
     }
 
     /// All pairs that have a stream or something to send.

@@ -137,13 +137,14 @@ impl Online {
         element: &Element,
         session: &mut Session,
         rules: &Rules<'_>,
+        now: Instant,
     ) -> Result<Vec<Todo>, Failure> {
         if let Some(error) = StreamError::from_element(element) {
             return Err(Failure::Peer(error));
         }
         if let Some(nonza) = Nonza::parse(element) {
             return match nonza {
-                Ok(nonza) => self.managed(nonza, session),
+                Ok(nonza) => Self::managed(nonza, session, now),
                 Err(Malformed::Stream(error)) => Err(Failure::Protocol(error)),
                 Err(Malformed::Failed(condition)) => {
                     Ok(vec![put(&Nonza::Failed { condition, h: None })])
@@ -161,7 +162,7 @@ impl Online {
         Err(Failure::Protocol(unknown(element)))
     }
 
-    fn managed(&mut self, nonza: Nonza, session: &mut Session) -> Result<Vec<Todo>, Failure> {
+    fn managed(nonza: Nonza, session: &mut Session, now: Instant) -> Result<Vec<Todo>, Failure> {
         match (nonza, session.phase) {
             (Nonza::Enabled { id, max, .. }, Phase::Enabling) => {
                 session.phase = Phase::On;
@@ -175,25 +176,25 @@ impl Online {
             }
             (Nonza::Resumed { previd, h }, Phase::Resuming) => {
                 session.phase = Phase::On;
-                let arrived = session.acked(h).map_err(|high| Failure::Protocol(high.error()))?;
+                let arrived =
+                    session.acked(h, now).map_err(|high| Failure::Protocol(high.error()))?;
                 session.resumable = Some(Resumable { id: previd, max: None });
                 Ok(vec![Todo::Arrived(arrived), Todo::Resend])
             }
             (Nonza::Failed { h, .. }, Phase::Resuming) => {
                 // It may still know how far it came (XEP-0198 §5); an impossible count is no news.
-                let arrived = h.and_then(|h| session.acked(h).ok()).unwrap_or_default();
+                let arrived = h.and_then(|h| session.acked(h, now).ok()).unwrap_or_default();
                 let back = session.begin_anew();
                 session.phase = Phase::Enabling;
                 let enable = put(&Nonza::Enable { resume: true, max: None });
                 Ok(vec![Todo::Arrived(arrived), Todo::Back(back), enable])
             }
             (Nonza::Answer { h }, Phase::On) => {
-                let arrived = session.acked(h).map_err(|high| Failure::Protocol(high.error()))?;
+                let arrived =
+                    session.acked(h, now).map_err(|high| Failure::Protocol(high.error()))?;
                 Ok(vec![Todo::Arrived(arrived)])
             }
-            (Nonza::Request, Phase::On) => {
-                Ok(vec![put(&Nonza::Answer { h: session.received.handled() })])
-            }
+            (Nonza::Request, Phase::On) => Ok(vec![put(&Nonza::Answer { h: session.answer() })]),
             // An acknowledgement that crossed our `<enable/>`, or a peer that manages its own half alone: nothing to us.
             (Nonza::Answer { .. } | Nonza::Request, _) => Ok(Vec::new()),
             _ => Err(Failure::Protocol(StreamError::unsupported_stanza_type())),

@@ -146,11 +146,11 @@ impl Pool {
         item: Item,
         now: Instant,
         limits: &Limits,
-    ) -> Result<(), (Item, StanzaError)> {
+    ) -> Result<(), (Stanza, StanzaError)> {
         let full =
             || StanzaError::resource_constraint().with_text("too much waits for this domain");
         if self.bytes + item.bytes() > limits.queued_bytes_max {
-            return Err((item, full()));
+            return Err((item.stanza, full()));
         }
         let (name, peer) = match self.peers.get_key_value(theirs) {
             Some((name, _)) => {
@@ -163,11 +163,11 @@ impl Pool {
             }
         };
         if let Some((_, error)) = peer.gone.as_ref().filter(|(until, _)| *until > now) {
-            return Err((item, error.clone()));
+            return Err((item.stanza, error.clone()));
         }
         let line = peer.line(ours);
         let bytes = item.bytes();
-        line.queue.push(item, limits).map_err(|item| (item, full()))?;
+        line.queue.push(item, limits).map_err(|item| (item.stanza, full()))?;
         self.bytes += bytes;
         let was_empty = line.queue.waiting() == 1;
         match line.road {

@@ -16,6 +16,9 @@ use xmpp::sm::{Inbound, Outbound, TooHigh};
 use super::pool::Sent;
 use crate::federation::OnHandled;
 
+/// After an answer that did not acknowledge everything.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
 /// How far stream management has come on the present connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
@@ -46,6 +49,10 @@ pub(super) struct Session {
     pub(super) resumable: Option<Resumable>,
     /// Since when an acknowledgement is awaited.
     pub(super) asked: Option<Instant>,
+    /// How many had been sent when we asked last, and when the answer came.
+    asked_for: Option<(u32, Option<Instant>)>,
+    /// The peer has asked when so many of its own had come, and was told less.
+    owed: Option<u64>,
     pub(super) received: Arc<Received>,
 }
 
@@ -58,6 +65,8 @@ impl Session {
             plain: VecDeque::new(),
             resumable: None,
             asked: None,
+            asked_for: None,
+            owed: None,
             received: Received::new(bell),
         }
     }
@@ -88,9 +97,10 @@ impl Session {
     }
 
     /// The peer acknowledges: what has thereby arrived.
-    pub(super) fn acked(&mut self, h: u32) -> Result<Vec<Sent>, TooHigh> {
+    pub(super) fn acked(&mut self, h: u32, now: Instant) -> Result<Vec<Sent>, TooHigh> {
         let arrived: Vec<Sent> = self.managed.acked(h)?.collect();
         self.asked = None;
+        self.asked_for = self.asked_for.map(|(count, _)| (count, Some(now)));
         Ok(arrived)
     }
 
@@ -99,9 +109,45 @@ impl Session {
         self.managed.unacked()
     }
 
-    /// Whether an acknowledgement should be asked for.
-    pub(super) fn wants_ack(&self) -> bool {
-        self.phase == Phase::On && self.asked.is_none() && !self.managed.is_empty()
+    /// Asks for an acknowledgement, if one should be asked for now.
+    pub(super) fn ask(&mut self, now: Instant) -> bool {
+        let asks = self.asks_at(now).is_some_and(|at| at <= now);
+        if asks {
+            self.asked = Some(now);
+            self.asked_for = Some((self.managed.sent(), None));
+        }
+        asks
+    }
+
+    /// When to ask. A peer that knows of all that was sent and has not handled it all says so by itself when it has, or is asked again after a while.
+    pub(super) fn asks_at(&self, now: Instant) -> Option<Instant> {
+        if self.phase != Phase::On || self.asked.is_some() || self.managed.is_empty() {
+            return None;
+        }
+        match self.asked_for {
+            Some((count, Some(answered))) if count == self.managed.sent() => {
+                Some(answered + ASK_AGAIN)
+            }
+            _ => Some(now),
+        }
+    }
+
+    /// The peer asks what is handled of its own: the `h` to answer. If that is not all, it is told once more when it is: see [`Session::settle`].
+    pub(super) fn answer(&mut self) -> u32 {
+        let inbound = self.received.inbound.lock();
+        self.owed = (inbound.first_open() < inbound.next()).then_some(inbound.next());
+        inbound.handled()
+    }
+
+    /// The `h` to tell the peer now, of what it asked for and was not told.
+    pub(super) fn settle(&mut self) -> Option<u32> {
+        let owed = self.owed?;
+        let inbound = self.received.inbound.lock();
+        if inbound.first_open() < owed {
+            return None;
+        }
+        self.owed = None;
+        (self.phase == Phase::On).then(|| inbound.handled())
     }
 
     /// Whether, without stream management, something has not left our buffers.
@@ -118,7 +164,7 @@ impl Session {
     pub(super) fn begin_anew(&mut self) -> Vec<Sent> {
         self.phase = Phase::Off;
         self.resumable = None;
-        self.asked = None;
+        (self.asked, self.asked_for, self.owed) = (None, None, None);
         self.received = Received::new(self.received.bell.clone());
         let managed = std::mem::replace(&mut self.managed, Outbound::new(usize::MAX, usize::MAX));
         let plain = std::mem::take(&mut self.plain);
@@ -128,7 +174,7 @@ impl Session {
     /// The connection is gone. What may be resumed stays; the rest comes back, oldest first.
     pub(super) fn cut(&mut self) -> Vec<Sent> {
         self.phase = Phase::Off;
-        self.asked = None;
+        (self.asked, self.asked_for, self.owed) = (None, None, None);
         if self.resumable.is_none() {
             return self.begin_anew();
         }

@@ -128,6 +128,20 @@ async fn a_peer_that_stops_taking_bytes_fails_in_order_too() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_peer_that_handles_late_is_not_asked_without_end() {
+    let world = World::new(Manners { behind: 1, ..Manners::default() });
+    let outgoing = world.outgoing();
+    send(&outgoing, 0..10);
+    world.until("nine delivered", |seen| seen.delivered.len() == 9).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let asked = world.seen.lock().asked;
+    assert!((30..=70).contains(&asked), "{asked}");
+    world.manners.lock().behind = 0;
+    world.until("all delivered", |seen| seen.delivered.len() == 10).await;
+    assert_eq!(world.seen.lock().attempts.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_peer_may_speak_first() {
     // S-059.
     let world = World::new(Manners { eager: true, ..Manners::default() });
@@ -328,11 +342,29 @@ async fn a_further_domain_of_the_peer_is_verified_elsewhere() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_peer_is_told_what_is_handled_when_it_is() {
+    let world = World::new(Manners { bidi: true, ..Manners::default() });
+    *world.keeps.lock() = true;
+    let stanza = "<message from='montague.example' to='capulet.example'/>".to_owned();
+    *world.later.lock() = vec![stanza.clone(), stanza, "<r xmlns='urn:xmpp:sm:3'/>".to_owned()];
+    let outgoing = world.outgoing();
+    send(&outgoing, 0..1);
+    world.until("told", |seen| seen.dialback == ["a 0"]).await;
+    let mut kept = std::mem::take(&mut world.seen.lock().kept);
+    kept.pop();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(world.seen.lock().dialback, ["a 0"], "h counts up to the first that is open");
+    kept.clear();
+    world.until("told again", |seen| seen.dialback == ["a 0", "a 2"]).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn too_much_that_is_not_handled_is_not_read() {
     let world = World::new(Manners { bidi: true, sm: false, ..Manners::default() });
     *world.keeps.lock() = true;
     let stanza = "<message from='montague.example' to='capulet.example'/>";
     *world.says.lock() = vec![stanza.repeat(500)];
+    // Stream management or not: the bound is the same.
     let outgoing = world.outgoing_with(Limits { unhandled_max: 20, ..limits() }, timers());
     send(&outgoing, 0..1);
     world.until("some received", |seen| seen.received.len() == 20).await;

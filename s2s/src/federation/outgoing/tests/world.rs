@@ -47,8 +47,10 @@ pub(super) struct Manners {
     pub(super) inject: &'static str,
     /// Closes each connection when TLS is on.
     pub(super) closes_after_tls: bool,
-    /// Does not acknowledge.
+    /// Does not answer when it is asked.
     pub(super) mute: bool,
+    /// Says that it has handled so many less than have come.
+    pub(super) behind: u32,
     /// Drops the connection when so many stanzas have come over all.
     pub(super) cuts: Vec<usize>,
     /// The domain's certificate is good.
@@ -87,6 +89,7 @@ impl Default for Manners {
             inject: "",
             closes_after_tls: false,
             mute: false,
+            behind: 0,
             cuts: Vec::new(),
             proved: true,
             closes_at: None,
@@ -106,6 +109,8 @@ pub(super) struct Seen {
     /// Elements of dialback that came, in words.
     pub(super) dialback: Vec<String>,
     pub(super) resumed: usize,
+    /// How often the peer was asked for an acknowledgement.
+    pub(super) asked: usize,
     /// Stream errors that the peer was told.
     pub(super) errors: Vec<String>,
     pub(super) closed: usize,
@@ -131,6 +136,8 @@ pub(super) struct World {
     pub(super) ours: Mutex<Vec<String>>,
     /// What the peer sends us once it may.
     pub(super) says: Mutex<Vec<String>>,
+    /// And once stream management is on.
+    pub(super) later: Mutex<Vec<String>>,
     pub(super) keeps: Mutex<bool>,
 }
 
@@ -148,6 +155,7 @@ impl World {
                 "rooms.capulet.example".to_owned(),
             ]),
             says: Mutex::default(),
+            later: Mutex::default(),
             keeps: Mutex::new(false),
         })
     }
@@ -462,13 +470,22 @@ impl Peer {
                 }
             }
             Nonza::Request if self.manners.mute => return,
-            Nonza::Request => Nonza::Answer { h: self.h },
+            Nonza::Request => {
+                self.world.note(|seen| seen.asked += 1);
+                let behind = self.world.manners.lock().behind;
+                Nonza::Answer { h: self.h.saturating_sub(behind) }
+            }
             Nonza::Answer { h } => {
                 return self.world.note(|seen| seen.dialback.push(format!("a {h}")));
             }
             other => panic!("unexpected {other:?}"),
         };
         wire.put(&answer.to_bytes());
+        if matches!(answer, Nonza::Enabled { .. }) {
+            for says in self.world.later.lock().drain(..) {
+                wire.put(says.as_bytes());
+            }
+        }
     }
 }
 
