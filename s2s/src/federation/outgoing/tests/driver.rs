@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::world::{Connect, Find, Manners, World, refusal};
+use super::world::{Connect, Fails, Find, Manners, World, refusal};
 use super::{limits, message, message_from, ticket, timers};
 use crate::federation::dialback::{DialbackError, Outcome};
 use crate::federation::outgoing::Outgoing;
@@ -234,6 +234,48 @@ async fn what_dialback_is_refused_with_is_told_at_once() {
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert_eq!(world.seen.lock().failed.len(), 2);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn dialback_takes_the_place_of_external_that_failed() {
+    for (external_fails, attempts) in [(Fails::Mildly, 1), (Fails::Finally, 2)] {
+        let world = World::new(Manners { external_fails, ..Manners::default() });
+        let outgoing = world.outgoing();
+        send(&outgoing, 0..2);
+        world.until("delivered", |seen| seen.delivered.len() == 2).await;
+        let seen = world.seen.lock();
+        assert_eq!(seen.dialback, ["result capulet.example montague.example"]);
+        assert_eq!(seen.attempts.len(), attempts);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_cannot_be_talked_with_is_left_for_the_next() {
+    let hosts = &["bad1.montague.example", "bad2.montague.example", "good.montague.example"];
+    let world = World::new(Manners { hosts, ..Manners::default() });
+    let outgoing = world.outgoing();
+    send(&outgoing, 0..1);
+    world.until("delivered", |seen| seen.delivered.len() == 1).await;
+    assert!(world.age() < Duration::from_millis(100));
+    assert_eq!(world.seen.lock().hosts.len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_redirection_is_followed_once() {
+    let elsewhere = Some("192.0.2.7:5270");
+    let world = World::new(Manners { elsewhere, ..Manners::default() });
+    let outgoing = world.outgoing();
+    send(&outgoing, 0..1);
+    world.until("delivered", |seen| seen.delivered.len() == 1).await;
+    assert_eq!(world.seen.lock().hosts, ["xmpp.montague.example:5269", "192.0.2.7:5270"]);
+    // One that leads in a circle is no way.
+    let world = World::new(Manners { elsewhere: Some("other.example"), ..Manners::default() });
+    let outgoing = world.outgoing();
+    send(&outgoing, 0..1);
+    world.until("failed", |seen| seen.failed.len() == 1).await;
+    let seen = world.seen.lock();
+    assert_eq!(seen.searches[..2], ["montague.example", "other.example"]);
+    assert_eq!(seen.hosts.len(), seen.searches.len());
 }
 
 fn from_rooms(outgoing: &Outgoing, order: u64) {

@@ -55,6 +55,12 @@ pub(super) struct Manners {
     pub(super) cuts: Vec<usize>,
     /// The domain's certificate is good.
     pub(super) proved: bool,
+    /// What it makes of EXTERNAL; by default it is content.
+    pub(super) external_fails: Fails,
+    /// Servers that the domain has, by name: those called `bad…` close each connection.
+    pub(super) hosts: &'static [&'static str],
+    /// Sends everybody who is not there yet to this host.
+    pub(super) elsewhere: Option<&'static str>,
     /// Closes in order when so many stanzas have come over all.
     pub(super) closes_at: Option<usize>,
 }
@@ -64,6 +70,15 @@ pub(super) enum Find {
     Found,
     NotFound,
     Unknown,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fails {
+    Never,
+    /// And goes on.
+    Mildly,
+    /// And closes.
+    Finally,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +107,9 @@ impl Default for Manners {
             behind: 0,
             cuts: Vec::new(),
             proved: true,
+            external_fails: Fails::Never,
+            hosts: &["xmpp.montague.example"],
+            elsewhere: None,
             closes_at: None,
         }
     }
@@ -102,6 +120,10 @@ impl Default for Manners {
 pub(super) struct Seen {
     /// When each connection was asked for, in milliseconds from the start.
     pub(super) attempts: Vec<u64>,
+    /// Domains that were searched.
+    pub(super) searches: Vec<String>,
+    /// Servers that took a connection.
+    pub(super) hosts: Vec<String>,
     /// Bodies that came to the peer, and whether with a delay.
     pub(super) arrived: Vec<(u64, bool)>,
     /// Streams on which stanzas came, by the domain of the first header.
@@ -212,20 +234,25 @@ impl World {
 
 struct FakeWay(Arc<World>);
 
+fn target(host: &str) -> Target {
+    Target {
+        host: host.to_owned(),
+        port: 5269,
+        security: Security::StartTls,
+        addresses: vec![[192, 0, 2, 1].into()],
+        authentic: false,
+    }
+}
+
 impl Way for FakeWay {
-    fn find<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Vec<Target>, Failure>> {
-        let find = self.0.manners.lock().find;
+    fn find<'a>(&'a self, domain: &'a str) -> BoxFuture<'a, Result<Vec<Target>, Failure>> {
+        let Manners { find, hosts, .. } = self.0.manners.lock().clone();
+        self.0.note(|seen| seen.searches.push(domain.to_owned()));
         let found = async move {
             match find {
                 Find::NotFound => Err(Failure::NotFound("no such domain".to_owned())),
                 Find::Unknown => Err(Failure::Unreachable("DNS does not say".to_owned())),
-                Find::Found => Ok(vec![Target {
-                    host: "xmpp.montague.example".to_owned(),
-                    port: 5269,
-                    security: Security::StartTls,
-                    addresses: vec![[192, 0, 2, 1].into()],
-                    authentic: false,
-                }]),
+                Find::Found => Ok(hosts.iter().map(|host| target(host)).collect()),
             }
         };
         found.boxed()
@@ -249,7 +276,9 @@ impl Way for FakeWay {
                 Connect::Accepts => {}
             }
             let (near, far) = tokio::io::duplex(16 << 10);
-            tokio::spawn(serve(self.0.clone(), far));
+            let there = format!("{}:{}", targets[0].host, targets[0].port);
+            self.0.note(|seen| seen.hosts.push(there.clone()));
+            tokio::spawn(serve(self.0.clone(), far, there));
             Ok((Box::new(near) as Io, targets[0].clone()))
         };
         connected.boxed()
@@ -268,8 +297,10 @@ impl Way for FakeWay {
 }
 
 /// The peer on one connection.
-async fn serve(world: Arc<World>, io: DuplexStream) {
-    let manners = world.manners.lock().clone();
+async fn serve(world: Arc<World>, io: DuplexStream, host: String) {
+    let mut manners = world.manners.lock().clone();
+    manners.closes_after_tls |= host.starts_with("bad");
+    manners.elsewhere = manners.elsewhere.filter(|elsewhere| *elsewhere != host);
     let mut wire = Wire::new(io, Framing::STANZA);
     let name = "montague.example".to_owned();
     let mut peer = Peer {
@@ -351,6 +382,9 @@ impl Peer {
         let header = "<?xml version='1.0'?><stream:stream xmlns='jabber:server' \
             xmlns:stream='http://etherx.jabber.org/streams' xmlns:db='jabber:server:dialback' version='1.0'";
         wire.put(format!("{header} from='{}' id='{}'>", self.name, self.world.id()).as_bytes());
+        if let (Some(host), true) = (self.manners.elsewhere, self.tls) {
+            return wire.put(&xmpp::StreamError::see_other_host(host).to_bytes());
+        }
         let mut features = String::from("<stream:features>");
         let mut add = |is: bool, feature: &str| {
             if is {
@@ -394,6 +428,14 @@ impl Peer {
                 wire.restart();
                 self.tls = true;
                 if self.manners.closes_after_tls {
+                    drop(wire.flush().await);
+                    return false;
+                }
+            }
+            (ns::SASL, "auth") if self.manners.external_fails != Fails::Never => {
+                wire.put(b"<failure xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><not-authorized/></failure>");
+                if self.manners.external_fails == Fails::Finally {
+                    wire.put(b"</stream:stream>");
                     drop(wire.flush().await);
                     return false;
                 }
