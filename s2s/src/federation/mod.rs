@@ -10,6 +10,7 @@
 
 pub mod bidi;
 pub mod dialback;
+pub mod incoming;
 pub mod net;
 pub mod outgoing;
 pub mod pairs;
