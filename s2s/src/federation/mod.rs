@@ -13,6 +13,7 @@ pub mod check;
 pub mod dialback;
 pub mod incoming;
 pub mod net;
+pub mod outgoing;
 pub mod pairs;
 pub mod policy;
 pub mod settings;
