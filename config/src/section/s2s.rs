@@ -46,7 +46,7 @@ pub struct S2s {
 /// The bounds of `[s2s]`. What happens beyond each is said in `s2s::federation::settings`, which has the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct S2sLimits {
-    /// Streams in either direction.
+    /// Streams in each direction.
     pub streams_max: usize,
     /// Incoming streams from one address that have proved nothing yet.
     pub unproved_per_address_max: usize,

@@ -390,13 +390,13 @@ impl Pool {
         let Some(peer) = self.peers.get_mut(theirs) else { return Vec::new() };
         let (mut sent, mut bytes) = (Vec::new(), 0);
         for line in peer.lines.iter_mut().filter(|line| line.road == Road::On(id)) {
-            while let Some(item) = line.queue.too_late(now, timers.queue) {
+            while let Some(item) = line.queue.expire(now, timers.queue) {
                 self.bytes -= item.bytes();
                 self.dead.push_back(dead(item, too_late(peer.last.as_deref())));
             }
             while sent.len() < items_max
                 && bytes < bytes_max
-                && let Some(item) = line.queue.take()
+                && let Some(item) = line.queue.take(now, timers.queue)
             {
                 bytes += item.bytes();
                 sent.push(Sent { ours: line.ours.clone(), item });
