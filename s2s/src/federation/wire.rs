@@ -115,6 +115,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
     }
 
+    /// As if it had been read.
+    #[cfg(test)]
+    pub(super) fn feed(&mut self, bytes: &[u8]) {
+        self.input.extend_from_slice(bytes);
+    }
+
     /// After [`Wire::next`] has found nothing: whether something has begun whose end is still to come.
     pub fn is_amid(&self) -> bool {
         !self.input.is_empty()
@@ -190,8 +196,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 
     /// The end: what was put is written, our half is closed, and what the peer still sends is dropped until it closes its own (else it might lose our last
-    /// words). Takes no longer than `patience`.
-    pub async fn close(mut self, patience: Duration) {
+    /// words). Takes no longer than `patience`. Gives what [`Wire::flushed`] was at the end.
+    pub async fn close(mut self, patience: Duration) -> u64 {
         let closing = async {
             self.flush().await?;
             self.io.shutdown().await?;
@@ -203,6 +209,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         };
         // Whatever comes of it, the connection is over.
         let _ = timeout(patience, closing).await;
+        self.flushed
     }
 }
 
