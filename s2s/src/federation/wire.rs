@@ -196,8 +196,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 
     /// The end: what was put is written, our half is closed, and what the peer still sends is dropped until it closes its own (else it might lose our last
-    /// words). Takes no longer than `patience`. Gives what [`Wire::flushed`] was at the end.
-    pub async fn close(mut self, patience: Duration) -> u64 {
+    /// words). Takes no longer than `patience`.
+    pub async fn close(mut self, patience: Duration) {
         let closing = async {
             self.flush().await?;
             self.io.shutdown().await?;
@@ -209,7 +209,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         };
         // Whatever comes of it, the connection is over.
         let _ = timeout(patience, closing).await;
-        self.flushed
     }
 }
 

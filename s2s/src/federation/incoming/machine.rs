@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use xmpp::sasl::Mechanism;
-use xmpp::stanza::{Head, is_language};
+use xmpp::stanza::Head;
 use xmpp::stream::features::{self, Writer};
 use xmpp::stream::header::{Framing, Opening, StreamHeader};
 use xmpp::stream::negotiate::Tokens;
@@ -60,7 +60,6 @@ pub struct Machine {
     /// Who the peer said it is, and whom it called: prepared.
     pub(super) from: Option<String>,
     pub(super) to: Option<String>,
-    lang: Option<String>,
     /// The id of the stream: dialback keys are made for it.
     pub(super) stream_id: String,
     /// The certificate is good for `from`.
@@ -93,7 +92,6 @@ impl Machine {
             closed: false,
             from: None,
             to: None,
-            lang: None,
             stream_id: String::new(),
             external: false,
             authenticated: false,
@@ -291,7 +289,6 @@ impl Machine {
                 from => Some(from.flatten().ok_or_else(StreamError::improper_addressing)?),
             };
         }
-        self.lang = header.lang.clone().filter(|lang| is_language(lang));
         if let Some(from) = &self.from {
             if house.is_ours(from) {
                 return Err(StreamError::invalid_from());
@@ -441,7 +438,8 @@ impl Machine {
         out: &mut Vec<Output>,
     ) -> Result<(), StreamError> {
         let is_ours = |domain: &str| house.is_ours(domain);
-        let stanza = wire::stanza(piece, head, self.lang.as_deref(), &self.proved, is_ours)?;
+        // COMPAT: what language a server's stream says it has is not that of the people behind it.
+        let stanza = wire::stanza(piece, head, None, &self.proved, is_ours)?;
         (self.active, self.prodded) = (now, false);
         out.push(Output::Receive(stanza, self.management.begin()));
         Ok(())

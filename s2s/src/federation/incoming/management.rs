@@ -260,8 +260,8 @@ impl Machine {
     }
 
     /// The stream has ended for good: what the peer may not have, in order.
-    #[must_use]
-    pub fn into_unacked(self) -> Vec<(Ticket, Stanza)> {
-        self.management.outbound.into_unacked().collect()
+    pub fn take_unacked(&mut self) -> Vec<(Ticket, Stanza)> {
+        let none = Outbound::new(usize::MAX, usize::MAX);
+        std::mem::replace(&mut self.management.outbound, none).into_unacked().collect()
     }
 }

@@ -5,8 +5,8 @@ use xmpp::{Element, StreamError};
 
 use super::machine::Machine;
 use super::turns::{House, Output};
-use crate::federation::policy::{Certificate, Tls};
 use crate::federation::dialback::{self, Dialback, DialbackError, Outcome, Pair, Step, Verify};
+use crate::federation::policy::{Certificate, Tls};
 
 /// A request of the peer's that is not answered yet.
 #[derive(Debug)]
