@@ -14,7 +14,8 @@ pub(super) fn command(lot: &Lot<'_>) -> Result<Command> {
     };
     let configuration = format!(
         r#"hosts: ["{domain}"]
-loglevel: debug
+loglevel: info
+log_burst_limit_count: 100000
 certfiles: ["{at}/host.pem"]
 {trusted}s2s_use_starttls: required
 s2s_access: all

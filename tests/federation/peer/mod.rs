@@ -176,10 +176,28 @@ impl Peer {
         lines[lines.len().saturating_sub(60)..].join("\n")
     }
 
-    /// Whether a word is anywhere in what it said.
-    pub(crate) fn said(&self, word: &str) -> bool {
+    /// It has shown, and was shown, who each is in the way that it was made for, and in no other.
+    pub(crate) fn has_proved(&self) -> Result<()> {
         let text = std::fs::read(self.dir.path().join("server.log")).unwrap_or_default();
-        String::from_utf8_lossy(&text).contains(word)
+        let text = String::from_utf8_lossy(&text);
+        let (external, dialback) = match self.which {
+            Which::Prosody => {
+                ("<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'", "dialback key on outgoing")
+            }
+            Which::Ejabberd => (" s2s EXTERNAL authentication", " s2s dialback authentication"),
+        };
+        let s2s = |word: &str| {
+            let mut lines = text.lines().filter(|line| line.contains("s2s") && line.contains(word));
+            lines.any(|line| !line.contains("Failed"))
+        };
+        let (was, not) = match self.proof {
+            Proof::External => (external, dialback),
+            Proof::Dialback => (dialback, external),
+        };
+        if s2s(was) && !s2s(not) {
+            return Ok(());
+        }
+        Err(format!("{}: {was:?} was said: {}, {not:?}: {}", self.domain, s2s(was), s2s(not)))
     }
 
     /// Ends it; with `PANGAEA_TEST_KEEP` its directory stays, for who wants to read the logs.
