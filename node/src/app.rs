@@ -46,6 +46,7 @@ use crate::features::archive::Archive;
 use crate::features::last::leaving::Leaving;
 use crate::features::push::cache::Pushes;
 use crate::features::roster::cache::Rosters;
+use crate::federation::Federation;
 use crate::geo::Geo;
 use crate::homes::Homes;
 use crate::metrics::Metrics;
@@ -115,6 +116,8 @@ pub struct Node {
     pub drain: Drain,
     /// How many sessions begin in a second.
     pub turnstile: Arc<Turnstile>,
+    /// Other people's domains.
+    pub federation: Federation,
     /// Who may sign in.
     pub authenticator: Chain,
     /// Who tried too often.

@@ -7,6 +7,7 @@ pub mod certs;
 pub mod cli;
 pub mod feature;
 pub mod features;
+pub mod federation;
 pub mod geo;
 pub mod homes;
 pub mod http;

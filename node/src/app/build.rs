@@ -35,6 +35,7 @@ use crate::features::offline::home::FILED;
 use crate::features::push::cache::Pushes;
 use crate::features::roster::cache::Rosters;
 use crate::features::vcard::home::VCARD;
+use crate::federation::Federation;
 use crate::geo::Geo;
 use crate::geo::user::User;
 use crate::metrics::Metrics;
@@ -168,6 +169,7 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
         resumable: Resumable::default(),
         moving: Moving::default(),
         drain: Drain::default(),
+        federation: Federation::default(),
         turnstile: Arc::default(),
         authenticator,
         throttle: Throttle::new(),
