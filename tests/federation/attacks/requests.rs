@@ -235,16 +235,18 @@ impl Requests<'_> {
             homes.push((row, home));
         }
         let mut wrong = Vec::new();
+        let deadline = Instant::now() + GIVEN_UP;
         for (number, (row, home)) in homes.iter().enumerate() {
             let (_, what, .., proves) = row;
             let id = format!("o{number}");
+            let left = deadline.saturating_duration_since(Instant::now());
             if *proves {
-                let came = home.wait_for(&id, GIVEN_UP).await;
+                let came = home.wait_for(&id, left).await;
                 wrong.extend(came.err().map(|e| format!("{what}: {e}")));
                 continue;
             }
             let fits = |e: &Element| e.attr("id") == Some(&id);
-            match romeo.wait_for_within(GIVEN_UP, "an error", fits).await {
+            match romeo.wait_for_within(left, "an error", fits).await {
                 Ok(back) if TIMEOUT.contains(&&*condition(&back)) => {}
                 Ok(back) => wrong.push(format!("{what}: {}", condition(&back))),
                 Err(e) => wrong.push(format!("{what}: {e}")),
