@@ -18,6 +18,7 @@ use xmpp::xml::element::Element;
 
 use crate::app::Node;
 use crate::features::adhoc::command::Command;
+use crate::geo::abroad::Show;
 use crate::geo::presence::Presence;
 use crate::session::{Receipt, Seat};
 
@@ -51,7 +52,8 @@ pub enum Action {
     },
     /// To the available resources of an account on this node, as it is (other nodes are told by the same change).
     ToAvailable(BareJid, Stanza),
-    /// Presence to the available resources of many accounts, wherever they are: one copy a region (blueprint §6, multicast).
+    /// Presence to the available resources of many accounts, wherever they are: one copy a region (blueprint §6, multicast). To those at other
+    /// domains one stanza each.
     Multicast {
         /// The presence; its `to` is set to each account in turn.
         presence: Presence,
@@ -66,13 +68,15 @@ pub enum Action {
         /// To whom.
         to: BareJid,
     },
-    /// Ask the regions where these accounts are for their presence, on behalf of a local resource (RFC 6121 §4.3).
+    /// Ask the regions where these accounts are, or their servers, for their presence, on behalf of a local resource (RFC 6121 §4.3).
     Probe {
         /// Who wants to know.
         from: FullJid,
         /// About whom.
         to: Vec<BareJid>,
     },
+    /// Show the resources of an account, wherever they are, to somebody at another domain who has asked and may see them (RFC 6121 §4.3.2).
+    Show(Show),
     /// Give a local resource what waits for its account (XEP-0160); until that is done, new messages wait in its seat.
     HandOut(Arc<Seat>),
     /// A carbon copy for the account's other resources, here and elsewhere (XEP-0280).

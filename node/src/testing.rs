@@ -5,25 +5,32 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+use s2s::federation::{Handled, OnHandled, Ticket};
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use tokio::time::Instant;
 use xmpp::jid::{BareJid, FullJid};
 use xmpp::sasl::{Hash, ScramKeys, Secret};
 use xmpp::stanza::Stanza;
+use xmpp::stanza::error::StanzaError;
 
 use crate::app::{Node, Parts, World, asks_for_certificates, assemble};
 use crate::certs::Authority;
 use crate::feature::{Action, Ctx, Flow};
 use crate::features::roster::home::Request;
 use crate::features::roster::{self, subscription::Kind};
+use crate::federation::{self, Streams, inbound::inbound};
 use crate::homes::accounts::{self, Account};
 use crate::router;
+use crate::router::perform::seats_of;
 use crate::session::{Item, Seat};
 use crate::storage::memory::Memory;
 use crate::transport::tls::Pair;
@@ -57,11 +64,31 @@ pub(crate) fn limits() -> config::Limits {
     config.unwrap_or_else(|error| panic!("{error:?}")).limits
 }
 
+/// The streams to other domains of a node in a test: they keep what is to leave.
+#[derive(Debug, Default)]
+struct Leaving(Mutex<Vec<(Ticket, Stanza)>>);
+
+impl Streams for Leaving {
+    fn send(&self, ticket: Ticket, stanza: Stanza) -> Result<(), (Stanza, StanzaError)> {
+        self.0.lock().push((ticket, stanza));
+        Ok(())
+    }
+
+    fn patience(&self) -> Duration {
+        SOON
+    }
+
+    fn shutdown(&self, _: Instant) -> BoxFuture<'_, Vec<(Ticket, Stanza)>> {
+        Box::pin(async { std::mem::take(&mut *self.0.lock()) })
+    }
+}
+
 /// A node, and the directory its metadata lives in.
 pub(crate) struct House {
     pub(crate) node: Arc<Node>,
     /// Who has issued its certificate, PEM.
     pub(crate) authority: String,
+    streams: OnceLock<Arc<Leaving>>,
     _dir: TempDir,
 }
 
@@ -94,7 +121,8 @@ impl House {
         let founded = tokio::time::timeout(SOON, version.wait_for(|version| *version > 0));
         founded.await.expect("founded in time").expect("founded");
         node.homes.metadata_changed();
-        House { node, authority: authority.certificate().to_owned(), _dir: dir }
+        let authority = authority.certificate().to_owned();
+        House { node, authority, streams: OnceLock::new(), _dir: dir }
     }
 
     /// Makes accounts nobody can sign in to, and says their JIDs.
@@ -152,6 +180,35 @@ impl House {
         seat
     }
 
+    /// What has left for other domains since this was last asked, as text: they have it. From the first time on there are streams to them.
+    pub(crate) fn abroad(&self) -> Vec<String> {
+        let streams = self.streams.get_or_init(|| {
+            let streams = Arc::new(Leaving::default());
+            self.node.federation.set_streams(streams.clone());
+            streams
+        });
+        let left = std::mem::take(&mut *streams.0.lock());
+        let tickets: Vec<Ticket> = left.iter().map(|(ticket, _)| *ticket).collect();
+        federation::delivered(&self.node, &tickets);
+        let text = |stanza: &Stanza| String::from_utf8_lossy(stanza.bytes()).into_owned();
+        left.iter().map(|(_, stanza)| text(stanza)).collect()
+    }
+
+    /// A stanza comes from another domain, and has been dealt with.
+    pub(crate) async fn hears(&self, text: &str) {
+        let counted = Arc::new(Counted::default());
+        let handled = Handled::new(counted.clone(), 0);
+        let stanza = stanza(text);
+        let to = stanza.to().map(|to| to.bare_str().to_owned());
+        let to = to.filter(|_| stanza.kind() == xmpp::stanza::Kind::Message);
+        inbound(&self.node, stanza, handled);
+        // A message is the ledger's until its receiver has it.
+        let there = |seat: &Arc<Seat>| seat.mailbox.depth().items > 0;
+        let is_there = || to.as_ref().is_some_and(|to| seats_of(&self.node, to).iter().any(there));
+        self.until(text, || counted.0.load(Ordering::Acquire) > 0 || is_there()).await;
+        self.until(text, || self.node.federation.inbound.lanes() == 0).await;
+    }
+
     /// What a session does with a message or presence of its client.
     pub(crate) async fn says(&self, seat: &Arc<Seat>, text: &str) {
         let mut stanza = stanza(text).with_from(seat.address());
@@ -188,6 +245,16 @@ impl House {
         });
         router::kept(&self.node, seat, deliveries);
         texts
+    }
+}
+
+/// How many of a stream's stanzas are handled.
+#[derive(Debug, Default)]
+pub(crate) struct Counted(pub(crate) AtomicUsize);
+
+impl OnHandled for Counted {
+    fn handled(&self, _number: u64) {
+        self.0.fetch_add(1, Ordering::AcqRel);
     }
 }
 
@@ -239,6 +306,7 @@ pub(crate) fn words(actions: &[Action]) -> Vec<String> {
             format!("tell {}: {:?}", names(to), presence.stanza)
         }
         Action::Probe { to, .. } => format!("ask {}", names(to)),
+        Action::Show(show) => format!("show {} {:?} to {}", show.account, show.resource, show.to),
         Action::HandOut(_) => "hand out".to_owned(),
         other => format!("{other:?}"),
     };

@@ -12,7 +12,9 @@ use tokio::time::{Instant, timeout_at};
 
 use super::drain::{self};
 use super::{Node, Reload, build, heirs, operator::Desk, reload, scribe, wires};
+use crate::components;
 use crate::features::{archive, last};
+use crate::federation;
 use crate::geo::tick;
 use crate::outbox;
 use crate::registry;
@@ -26,6 +28,8 @@ const ANNOUNCE_WITHIN: Duration = Duration::from_secs(5);
 const OUTBOX_WITHIN: Duration = Duration::from_secs(5);
 /// How long it waits for those that can be reached, when others cannot.
 const ECHO_WITHIN: Duration = Duration::from_secs(1);
+/// How long the streams to other domains have to deliver what they were given; the rest goes another way.
+const STREAMS_WITHIN: Duration = Duration::from_secs(5);
 /// How often the drain looks whether the last session is gone.
 const DRAIN_LOOK: Duration = Duration::from_millis(20);
 
@@ -80,6 +84,10 @@ pub async fn run(
     for address in &config.s2s.listen {
         s2s.push(tcp::listen(*address)?);
     }
+    let mut components = Vec::new();
+    for address in &config.components.listen {
+        components.push(tcp::listen(*address)?);
+    }
     let http = crate::http::bind(&config.http.listen).await?;
 
     let node = build::build(config).await?;
@@ -98,6 +106,15 @@ pub async fn run(
                     return; // Dropped, and thereby closed.
                 }
                 tokio::spawn(session::serve(node.clone(), accepted, direct));
+            })
+            .await;
+        });
+    }
+    for listener in components {
+        let (node, gate) = (node.clone(), gate.clone());
+        tasks.spawn(async move {
+            tcp::accept_loop(listener, gate, |accepted| {
+                tokio::spawn(components::serve(node.clone(), accepted));
             })
             .await;
         });
@@ -199,6 +216,7 @@ pub async fn drain(node: &Arc<Node>, mut tasks: JoinSet<()>) {
     while !settled() && Instant::now() < deadline {
         tokio::time::sleep(DRAIN_LOOK).await;
     }
+    federation::stop(node, deadline.min(Instant::now() + STREAMS_WITHIN)).await;
     // Others ask whether anything comes back of what they sent here: when this is echoed they have asked.
     let mark = node.geo.mark();
     node.geo.send_due_probes();

@@ -45,6 +45,8 @@ pub const RAFT_REPLY: FrameKind = FrameKind(0x21);
 pub const GRANT: FrameKind = FrameKind(0x1d);
 /// "You may see it no longer", of a session that is still there; body as [`MULTICAST`].
 pub const WITHDRAWN: FrameKind = FrameKind(0x24);
+/// "Show somebody at another domain your sessions of that account": [`super::abroad::Show`].
+pub const SHOW: FrameKind = FrameKind(0x25);
 /// The presence of one session for one that asked: [`write_presence`].
 pub const PRESENCE: FrameKind = FrameKind(0x1f);
 /// Whom the sender reaches, as a datagram: `Vec<String>` of node names.

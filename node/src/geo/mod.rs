@@ -2,10 +2,11 @@
 //! says how a stanza, a presence, a carbon gets to another region. `user` is the other direction: what arrives.
 //! Called by the router and by features' actions. Blueprint §4 to §6.
 //!
-//! * `frame` what is said on a link · `user` what arrives · `route` our route log and the others' · `held` what we have of
+//! * `abroad` presence for other domains · `frame` what is said on a link · `user` what arrives · `route` our route log and the others' · `held` what we have of
 //!   other nodes' ledgers · `calls` request and answer · `presence` who shows what to whom · `light` presence when a node falls silent or returns · `parting` subscriptions that are ending · `tick` once a second ·
 //!   `numbers` for `/metrics`
 
+pub mod abroad;
 pub mod calls;
 pub mod frame;
 pub mod held;
@@ -78,6 +79,8 @@ pub struct Geo {
     pub calls: calls::Calls,
     /// Subscriptions that are ending.
     pub partings: parting::Partings,
+    /// Subscriptions of contacts at other domains that are beginning.
+    pub granting: abroad::Granting,
     /// Our session rows' changes, and where each peer is in them.
     pub route: route::Routes,
     /// A link was forgotten and may be made anew.
@@ -103,6 +106,7 @@ impl Geo {
             held: held::Held::default(),
             calls: calls::Calls::default(),
             partings: parting::Partings::default(),
+            granting: abroad::Granting::default(),
             route: route::Routes::new(route_entries_max),
             relink: tokio::sync::Notify::new(),
             scribes: RwLock::default(),

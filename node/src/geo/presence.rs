@@ -12,7 +12,7 @@ use xmpp::jid::{BareJid, FullJid, Jid};
 use xmpp::stanza::{Stanza, Type};
 
 use super::frame::{self, PresenceProbe};
-use super::{Geo, Peer};
+use super::{Geo, Peer, abroad};
 use crate::app::Node;
 use crate::features::blocking;
 use crate::router::perform::{self, seat_of};
@@ -39,7 +39,7 @@ impl Presence {
     /// full JID has one row here at most. So what a session shows is out of date when the row is not its own; and its end is when there is a row
     /// that shows itself, be its generation newer or (made by a clock that is behind) older: whoever comes out from under a session that has
     /// ended is asked for (`light::brought_out`), and whoever never was under it is seen already.
-    fn is_stale(&self, node: &Node) -> bool {
+    pub(super) fn is_stale(&self, node: &Node) -> bool {
         let Some(from) = self.stanza.from() else { return false };
         if self.generation == Self::ALWAYS {
             return false;
@@ -85,10 +85,13 @@ impl Presence {
 impl Geo {
     /// Presence for the available resources of `to`, wherever they are: local ones at once, and one frame to every other live node,
     /// which knows its own rows best. All of them, not only those with rows here: a resource that is just binding there would
-    /// otherwise miss it (its own probe may have passed ours on the way).
+    /// otherwise miss it (its own probe may have passed ours on the way). Those at other domains get a stanza each, from here.
     pub fn multicast(&self, node: &Arc<Node>, presence: &Presence, to: &[BareJid]) {
-        let to: Vec<BareJid> =
-            to.iter().filter(|account| node.domains.has_users(account.domain())).cloned().collect();
+        let (abroad, to): (Vec<BareJid>, Vec<BareJid>) =
+            to.iter().cloned().partition(|account| abroad::is_abroad(node, account));
+        if !abroad.is_empty() {
+            abroad::tell(node, presence, &abroad);
+        }
         if to.is_empty() {
             return;
         }
@@ -118,8 +121,8 @@ impl Geo {
     /// What a local session shows, to an account that was just granted it. A region that does not know of the grant yet drops it, and asks
     /// by itself when it does: so a client never sees the presence of somebody who is not yet in its roster.
     pub fn grant(&self, node: &Arc<Node>, seat: &Seat, to: &BareJid) {
-        if !node.domains.has_users(to.domain()) {
-            return;
+        if abroad::is_abroad(node, to) {
+            return abroad::show(node, seat, &Jid::from(to));
         }
         let live = self.live();
         seat.tell_presence(|presence| {
@@ -133,11 +136,15 @@ impl Geo {
         });
     }
 
-    /// Tells a local resource the presence of `to`'s resources: local ones at once, others by asking the nodes that have them.
+    /// Tells a local resource the presence of `to`'s resources: local ones at once, others by asking the nodes that have them, or other servers.
     pub fn probe_presence(&self, node: &Arc<Node>, from: &FullJid, to: Vec<BareJid>) {
         let mut elsewhere: BTreeMap<NodeIx, Vec<BareJid>> = BTreeMap::new();
         let Some(asker) = seat_of(node, from) else { return };
         for account in to {
+            if abroad::is_abroad(node, &account) {
+                abroad::probe(node, &asker, &account);
+                continue;
+            }
             let shown = node.rosters.shows_to(&account, &asker.bare);
             let mut here: Vec<Arc<Seat>> = Vec::new();
             node.directory.read(account.as_str(), |rows| {

@@ -11,12 +11,12 @@ use global_distrib::{Choice, RouteEntry, Row, Taken};
 use s2s::link::{FrameKind, FrameSink, Incarnation, LinkUser, PeerId};
 use serde::de::DeserializeOwned;
 use smallvec::SmallVec;
-use xmpp::jid::{BareJid, Jid};
+use xmpp::jid::BareJid;
 use xmpp::stanza::Stanza;
 
 use super::frame::{self, Call, CarbonCopy, PresenceProbe, Reply, StanzaHead};
 use super::presence::{self, Presence};
-use super::{Peer, light};
+use super::{Peer, abroad, light};
 use crate::app::{Node, drain, scribe};
 use crate::features::blocking;
 use crate::federation;
@@ -173,6 +173,7 @@ fn anew(node: &Arc<Node>, peer: &Peer, unacked: Vec<(u64, FrameKind, Bytes)>) {
         router::reopen(node, &account);
     }
     light::rows_gone(node, &removed);
+    abroad::gone(node, &peer.name, &removed);
 }
 
 /// A stanza that was on its way to a life that is over, unless the ledger knows of it anyhow.
@@ -216,6 +217,11 @@ fn take(node: &Arc<Node>, peer: &Peer, kind: FrameKind, body: Bytes) {
         frame::PRESENCE_PROBE => {
             if let Some(probe) = value::<PresenceProbe>(&peer.id, kind, &body) {
                 presence::answer_probe(node, peer, &probe);
+            }
+        }
+        frame::SHOW => {
+            if let Some(show) = value(&peer.id, kind, &body) {
+                abroad::show_here(node, &show);
             }
         }
         frame::PRESENCE => {
@@ -322,7 +328,7 @@ fn stanza(node: &Arc<Node>, peer: &Peer, body: Bytes) {
         tracing::warn!(peer = %peer.id, "a stanza that cannot be read");
         return;
     };
-    let Some(account) = stanza.to().map(Jid::bare) else { return };
+    let Some(account) = router::addressee(node, &stanza) else { return };
     let road = Road::new(node);
     let owed = if head.tracked { Owed::Ledger } else { Owed::Nothing };
     let sole = !head.copy;
@@ -342,7 +348,7 @@ fn stanza(node: &Arc<Node>, peer: &Peer, body: Bytes) {
             .filter(|row| row.generation <= head.newest)
             .cloned()
             .collect();
-        let here = match router::account::choose(&stanza, &here, refuses) {
+        let here = match router::choose(node, &stanza, &here, refuses) {
             Choice::Send { here, .. } => here,
             // All who are here have refused it: it is judged, and nothing that follows has to wait for it.
             Choice::Refuse if denied.get() => return true,
@@ -389,7 +395,7 @@ fn stanza(node: &Arc<Node>, peer: &Peer, body: Bytes) {
 fn returned(node: &Arc<Node>, peer: &Peer, body: Bytes) {
     let Some((head, bytes)) = StanzaHead::read(body) else { return };
     let Ok(mut stanza) = Stanza::parse(bytes) else { return };
-    let Some(account) = stanza.to().map(Jid::bare) else { return };
+    let Some(account) = router::addressee(node, &stanza) else { return };
     let mut tracked = head.tracked;
     if tracked && node.recovery.waits(head.order) {
         node.directory.refused(&account, peer.ix);

@@ -22,6 +22,9 @@ pub fn bounce(node: &Arc<Node>, stanza: &Stanza, error: &StanzaError) {
             let seat = full.and_then(|full| perform::seat_of(node, &full));
             match seat {
                 Some(seat) if seat.take(Delivery::light(reply.clone())) => {
+                    if reply.kind() != Kind::Message {
+                        return; // Inbound features are for messages.
+                    }
                     let mut ctx = Ctx::new(node, None);
                     node.features.inbound(&mut ctx, &reply, &[seat]);
                     let actions = std::mem::take(&mut ctx.actions);

@@ -1,4 +1,4 @@
-//! Room: what this node has taken upon itself and not handed on yet. A message of a client with stream management is entered when it is
+//! Room: what this node has taken upon itself and not handed on yet. A message of a client with stream management, or of another domain, is entered when it is
 //! routed, and stays until one who has it has *kept* it: a client has acknowledged it, a home has filed it, or its sender has the error.
 //! Meanwhile the ledger knows who holds it; when the last holder lets go (its session ended, its node died), it is routed anew.
 //! What stays long is written to the outbox, so that its sender need not wait (`crate::outbox`). Blueprint §7.
@@ -30,7 +30,7 @@ pub enum Holder {
 /// Whoever waits to hear that a message is kept.
 #[derive(Debug)]
 pub enum Due {
-    /// A client of ours, who is told by `h`. Also when it is on disk here.
+    /// A client of ours, or the stream of another domain, who is told by `h`. Also when it is on disk here.
     Client(Receipt),
     /// The node where it entered, under that order; it could not be given back there.
     Node(NodeIx, u64),

@@ -13,6 +13,7 @@ use crate::app::Node;
 use crate::feature::Action;
 use crate::features::blocking;
 use crate::features::push;
+use crate::geo::abroad;
 use crate::geo::presence::{Presence, local_presence};
 use crate::session::{Control, Delivery, Item, Seat};
 
@@ -50,6 +51,7 @@ pub fn perform(
             Action::HandOut(seat) => crate::features::offline::hand_out(node, &seat),
             Action::Grant { seat, to } => node.geo.grant(node, &seat, &to),
             Action::Probe { from, to } => node.geo.probe_presence(node, &from, to),
+            Action::Show(show) => abroad::show_all(node, &show),
             Action::Copy { account, except, sent, forwarded } => {
                 node.geo.carbon(node, &account, except.as_ref(), sent, &forwarded)
             }

@@ -1,10 +1,12 @@
 //! Session: what a client has sent and may not be told of yet. XEP-0198 §3: `h` says that responsibility was *taken*; for a message that is
 //! when somebody else has it, when it is on disk here, or when its sender has the error. Until then its [`Receipt`] is open.
-//! Made by the session, kept by `router::ledger`, dropped when responsibility is taken: that is all there is to do with one.
+//! Made by the session, kept by `router::ledger`, dropped when responsibility is taken: that is all there is to do with one. Streams of other domains
+//! count in the same way (`s2s::federation::Handled`), and what waits for a receipt need not know whose it is.
 
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use s2s::federation;
 use xmpp::sm::Inbound;
 
 use super::{Control, Item, Seat};
@@ -25,9 +27,19 @@ struct State {
     resume_below: Option<u64>,
 }
 
-/// One message of a client, until responsibility for it is taken: then it is dropped.
+/// One message of a client or of another domain, until responsibility for it is taken: then it is dropped.
 #[derive(Debug)]
-pub struct Receipt {
+pub struct Receipt(Of);
+
+#[derive(Debug)]
+enum Of {
+    Client(Open),
+    /// The last of those who have a part of the responsibility ends it.
+    Stream(Arc<federation::Handled>),
+}
+
+#[derive(Debug)]
+struct Open {
     handled: Arc<Handled>,
     ticket: u64,
     /// Others have a part of the responsibility: the last of them to drop theirs ends it.
@@ -35,14 +47,24 @@ pub struct Receipt {
 }
 
 impl Receipt {
+    /// Of a stanza that another domain has sent.
+    pub fn of_stream(handled: federation::Handled) -> Receipt {
+        Receipt(Of::Stream(Arc::new(handled)))
+    }
+
     /// Another part of the responsibility for the same message.
     pub fn share(&mut self) -> Receipt {
-        let others = self.others.get_or_insert_default().clone();
-        Receipt { handled: self.handled.clone(), ticket: self.ticket, others: Some(others) }
+        Receipt(match &mut self.0 {
+            Of::Client(open) => {
+                let others = Some(open.others.get_or_insert_default().clone());
+                Of::Client(Open { handled: open.handled.clone(), ticket: open.ticket, others })
+            }
+            Of::Stream(handled) => Of::Stream(handled.clone()),
+        })
     }
 }
 
-impl Drop for Receipt {
+impl Drop for Open {
     fn drop(&mut self) {
         // Of several that are dropped at once exactly one is the last.
         let is_last = self.others.take().is_none_or(|others| Arc::into_inner(others).is_some());
@@ -72,7 +94,7 @@ impl Handled {
     /// One message came.
     pub fn begin(self: &Arc<Self>) -> Receipt {
         let ticket = self.state.lock().inbound.begin();
-        Receipt { handled: self.clone(), ticket, others: None }
+        Receipt(Of::Client(Open { handled: self.clone(), ticket, others: None }))
     }
 
     /// The `h` to tell.

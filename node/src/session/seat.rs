@@ -194,6 +194,12 @@ impl Seat {
         self.set(CATCHING_UP, true);
     }
 
+    /// Whether newer messages wait.
+    #[cfg(test)]
+    pub(crate) fn is_catching_up(&self) -> bool {
+        self.has(CATCHING_UP)
+    }
+
     /// An older message, ahead of those that wait; its order is its id at the home.
     pub fn push_older(&self, delivery: Delivery) -> Older {
         let id = delivery.order;

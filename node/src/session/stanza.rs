@@ -1,5 +1,6 @@
 //! Room: what a client sends. Its `from` is checked and stamped (RFC 6120 §8.1.2.1), what has no `to` gets the meaning RFC 6120 §10.3 gives
-//! it, IQs to us and to accounts go to the features, messages and presence past the outbound features to the router.
+//! it, IQs to us and to accounts go to the features, messages and presence past the outbound features to the router. What the same IQ is of
+//! another domain's user is decided here too ([`iq`]); the rest of what comes from there is `federation::inbound`'s.
 
 use std::sync::Arc;
 
@@ -66,12 +67,7 @@ pub(super) fn handle(ctx: &mut Ctx<'_>, mut stanza: Stanza) -> Flow {
     if let Some(flow) = blocking::outbound(ctx, &stanza) {
         return flow;
     }
-    if stanza.kind() != Kind::Iq && stanza.has_child("delay", ns::DELAY) {
-        // That we held it back is ours to say (XEP-0203).
-        let domains = &ctx.node.domains;
-        let ours = |from: &Jid| from.local().is_none() && domains.is_server(from.domain());
-        stanza = delay::without(&stanza, ours);
-    }
+    stanza = without_our_delay(ctx.node, stanza);
     match stanza.kind() {
         Kind::Iq => iq(ctx, stanza),
         Kind::Message => {
@@ -92,7 +88,17 @@ pub(super) fn handle(ctx: &mut Ctx<'_>, mut stanza: Stanza) -> Flow {
     }
 }
 
-fn iq(ctx: &mut Ctx<'_>, stanza: Stanza) -> Flow {
+/// A message or presence without delays in our name: that we held it back is ours to say (XEP-0203).
+pub(crate) fn without_our_delay(node: &Node, stanza: Stanza) -> Stanza {
+    if stanza.kind() == Kind::Iq || !stanza.has_child("delay", ns::DELAY) {
+        return stanza;
+    }
+    let ours = |from: &Jid| from.local().is_none() && node.domains.is_server(from.domain());
+    delay::without(&stanza, ours)
+}
+
+/// An IQ of a client of ours, or, if there is no seat, of somebody at another domain.
+pub(crate) fn iq(ctx: &mut Ctx<'_>, stanza: Stanza) -> Flow {
     let request = match stanza.type_() {
         Type::Get | Type::Set => true,
         Type::Result | Type::Error => false,
@@ -102,16 +108,19 @@ fn iq(ctx: &mut Ctx<'_>, stanza: Stanza) -> Flow {
     if stanza.id().is_none() || (request && stanza.children().count() != 1) {
         return refuse(ctx, &stanza, &StanzaError::bad_request());
     }
-    let own = ctx.seat.map(|seat| seat.bare.clone()).expect("a session sends");
+    let own = ctx.seat.map(|seat| &seat.bare);
     let target = match stanza.to() {
-        None => Target::Account { account: own, own: true },
+        None => match own {
+            Some(own) => Target::Account { account: own.clone(), own: true },
+            None => return refuse(ctx, &stanza, &StanzaError::bad_request()),
+        },
         Some(to) => match decide(&stanza, &ctx.node.domains) {
             Destination::Account(_) if to.resource().is_some() => {
                 router::route(ctx.node, stanza);
                 return Flow::Done;
             }
             Destination::Account(account) => {
-                let own = account == own;
+                let own = own == Some(&account);
                 Target::Account { account, own }
             }
             Destination::Server => Target::Server,
@@ -119,7 +128,7 @@ fn iq(ctx: &mut Ctx<'_>, stanza: Stanza) -> Flow {
                 let node = ctx.node.clone();
                 return node.services.handle(ctx, at, &stanza);
             }
-            Destination::NoService | Destination::Foreign => {
+            Destination::Component(_) | Destination::NoService | Destination::Foreign => {
                 router::route(ctx.node, stanza);
                 return Flow::Done;
             }

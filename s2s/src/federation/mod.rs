@@ -9,6 +9,7 @@
 //! there (decision 0016).
 
 pub mod bidi;
+pub mod check;
 pub mod dialback;
 pub mod net;
 pub mod pairs;

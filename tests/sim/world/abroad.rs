@@ -4,12 +4,13 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
 use node::app::Node;
 use node::federation::{self, Streams};
 use parking_lot::Mutex;
 use s2s::federation::Ticket;
 use tokio::sync::Notify;
-use tokio::time::Duration;
+use tokio::time::{Duration, Instant};
 use xmpp::stanza::Stanza;
 use xmpp::stanza::error::StanzaError;
 
@@ -50,6 +51,10 @@ impl Streams for Road {
 
     fn patience(&self) -> Duration {
         Duration::from_secs(300)
+    }
+
+    fn shutdown(&self, _: Instant) -> BoxFuture<'_, Vec<(Ticket, Stanza)>> {
+        Box::pin(async { self.queue.lock().drain(..).collect() })
     }
 }
 

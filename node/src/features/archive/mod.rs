@@ -41,7 +41,7 @@ use crate::features::blocking::record::PRIVACY;
 use crate::homes::HomeError;
 use crate::homes::accounts::ACCOUNTS;
 use crate::homes::look::look;
-use crate::session::Seat;
+use crate::session::{Receipt, Seat};
 use crate::storage::StorageError;
 
 /// How long a reader waits for what is on its way into the archive from here.
@@ -139,6 +139,10 @@ impl Feature for ArchiveFeature {
     }
 
     fn iq(&self, ctx: &mut Ctx<'_>, iq: &Iq) -> Flow {
+        // §7: nobody reads another's archive.
+        if matches!(iq.target, Target::Account { own: false, .. }) {
+            return refuse(ctx, iq, &StanzaError::forbidden());
+        }
         let Some(seat) = ctx.seat else { return Flow::Next };
         match iq.target {
             // A guest has none.
@@ -148,10 +152,6 @@ impl Feature for ArchiveFeature {
                 return Flow::Next;
             }
             Target::Account { own: true, .. } => {}
-            // §7: nobody reads another's archive.
-            Target::Account { own: false, .. } => {
-                return refuse(ctx, iq, &StanzaError::forbidden());
-            }
             _ => return Flow::Next,
         }
         let (node, seat, request) = (ctx.node.clone(), seat.clone(), iq.stanza.clone());
@@ -223,24 +223,7 @@ impl Feature for ArchiveFeature {
         }
         let said = stanza.clone();
         let mut enter = |account: &BareJid, with: &Jid, sent: bool, keep: Keep| {
-            let salt = u32::from_le_bytes(node.random());
-            let uid = Uid { order: node.ledger.next_order(), salt };
-            let item = Item {
-                uid,
-                at_ms: node.wall_ms(),
-                with: with.as_str().to_owned(),
-                sent,
-                stanza: said.bytes().to_vec(),
-            };
-            let filing = Filing {
-                item,
-                if_contact: keep == Keep::IfContact,
-                again: false,
-                retracts: said.has_child("retract", ns::RETRACT),
-            };
-            let receipt = ctx.receipt.as_mut().map(crate::session::Receipt::share);
-            queue::file(node, account.clone(), filing, receipt);
-            uid.to_string()
+            enter(node, account, with, sent, keep, &said, ctx.receipt.as_mut())
         };
         if sent != Keep::No {
             let uid = enter(own, &to, true, sent);
@@ -290,6 +273,62 @@ impl Feature for ArchiveFeature {
         }
         Flow::Next
     }
+}
+
+/// A message from another domain to one of our accounts, before it is routed: what it says of that account's archive is not true (XEP-0359 §5), and if
+/// it is kept there, it is named.
+///
+/// # Errors
+/// The message, which is refused: the home cannot be reached, and much waits for such homes.
+pub fn received(
+    node: &Arc<Node>,
+    account: &BareJid,
+    message: &Stanza,
+    receipt: &mut Receipt,
+) -> Result<Stanza, Stanza> {
+    let by = Jid::from(account);
+    let stanza = stanza_id::without(message, &by);
+    let is_kept = node.config.archive.enabled
+        && node.domains.has_accounts(account.domain())
+        && should_store(&stanza).is_kept();
+    let Some(from) = stanza.from().cloned().filter(|_| is_kept) else { return Ok(stanza) };
+    match node.archive.prefs.keep(account, &from) {
+        Keep::No => Ok(stanza),
+        _ if node.archive.queue.refuses(account) => Err(stanza),
+        keep => {
+            let uid = enter(node, account, &from, false, keep, &stanza, Some(receipt));
+            Ok(stanza.with_child(&stanza_id::element(&uid, &by)))
+        }
+    }
+}
+
+/// Files it, and says under which id.
+fn enter(
+    node: &Arc<Node>,
+    account: &BareJid,
+    with: &Jid,
+    sent: bool,
+    keep: Keep,
+    said: &Stanza,
+    receipt: Option<&mut Receipt>,
+) -> String {
+    let salt = u32::from_le_bytes(node.random());
+    let uid = Uid { order: node.ledger.next_order(), salt };
+    let item = Item {
+        uid,
+        at_ms: node.wall_ms(),
+        with: with.as_str().to_owned(),
+        sent,
+        stanza: said.bytes().to_vec(),
+    };
+    let filing = Filing {
+        item,
+        if_contact: keep == Keep::IfContact,
+        again: false,
+        retracts: said.has_child("retract", ns::RETRACT),
+    };
+    queue::file(node, account.clone(), filing, receipt.map(Receipt::share));
+    uid.to_string()
 }
 
 fn refuse(ctx: &mut Ctx<'_>, iq: &Iq, error: &StanzaError) -> Flow {

@@ -17,6 +17,7 @@ use super::record::{Head, PRIVACY, decode, key};
 use crate::app::Node;
 use crate::feature::{Action, Ctx, Flow};
 use crate::features::roster::record::Roster;
+use crate::geo::abroad::is_abroad;
 use crate::geo::presence::Presence;
 use crate::session::Seat;
 use crate::storage::StorageError;
@@ -296,8 +297,11 @@ fn put(actions: &mut Vec<Action>, node: &Node, seat: &Arc<Seat>, new: Option<Arc
     }
 }
 
-/// XEP-0016 §2.10, note: a contact that is not heard any more is shown unavailable.
+/// XEP-0016 §2.10, note: a contact that is not heard any more is shown unavailable. Of one at another domain we do not know which resources it has shown.
 fn leave(actions: &mut Vec<Action>, node: &Node, seat: &Arc<Seat>, contact: &BareJid) {
+    if is_abroad(node, contact) {
+        return not_there(actions, seat, contact);
+    }
     let shown = node.directory.read(contact.as_str(), |rows| {
         let shown = rows.iter().filter(|row| row.available && row.lit && !row.hidden);
         shown.map(|row| Jid::from(&row.full)).collect::<Vec<_>>()
@@ -313,11 +317,15 @@ fn leave(actions: &mut Vec<Action>, node: &Node, seat: &Arc<Seat>, contact: &Bar
 fn hear(actions: &mut Vec<Action>, node: &Node, seat: &Arc<Seat>, contact: BareJid) {
     let shown = |row: &Row<Arc<Seat>>| row.available && !row.hidden;
     let there = node.directory.read(contact.as_str(), |rows| rows.iter().any(shown));
-    if there.unwrap_or(false) {
+    if there.unwrap_or(false) || is_abroad(node, &contact) {
         actions.push(Action::Probe { from: seat.full.clone(), to: vec![contact] });
     } else if node.domains.has_accounts(contact.domain()) {
-        let (to, from) = (Jid::from(&seat.bare), Jid::from(&contact));
-        let stanza = Stanza::presence(Some(&to), Some(&from), Type::Unavailable).build();
-        actions.push(Action::ToSeat(seat.clone(), stanza));
+        not_there(actions, seat, &contact);
     }
+}
+
+fn not_there(actions: &mut Vec<Action>, seat: &Arc<Seat>, contact: &BareJid) {
+    let (to, from) = (Jid::from(&seat.bare), Jid::from(contact));
+    let stanza = Stanza::presence(Some(&to), Some(&from), Type::Unavailable).build();
+    actions.push(Action::ToSeat(seat.clone(), stanza));
 }

@@ -62,12 +62,12 @@ impl Feature for Blocking {
     }
 
     fn iq(&self, ctx: &mut Ctx<'_>, iq: &Iq) -> Flow {
-        let Some(seat) = ctx.seat else { return Flow::Next };
         match is_own(iq) {
             Ok(true) => {}
             Ok(false) => return Flow::Next,
             Err(error) => return refuse(ctx, iq, &error),
         }
+        let Some(seat) = ctx.seat else { return Flow::Next };
         let (node, seat, request) = (ctx.node.clone(), seat.clone(), iq.stanza.clone());
         match (iq.stanza.type_(), iq.stanza.first_child()) {
             (Type::Get, Some(("blocklist", _))) => {

@@ -34,12 +34,12 @@ impl Feature for Privacy {
     }
 
     fn iq(&self, ctx: &mut Ctx<'_>, iq: &Iq) -> Flow {
-        let Some(seat) = ctx.seat else { return Flow::Next };
         match is_own(iq) {
             Ok(true) => {}
             Ok(false) => return Flow::Next,
             Err(error) => return super::refuse(ctx, iq, &error),
         }
+        let Some(seat) = ctx.seat else { return Flow::Next };
         let Some(query) = iq.stanza.child("query", ns::PRIVACY) else { return Flow::Next };
         seat.follow_privacy();
         let (node, seat, request) = (ctx.node.clone(), seat.clone(), iq.stanza.clone());

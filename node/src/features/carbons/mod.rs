@@ -67,13 +67,14 @@ impl Feature for Carbons {
     }
 
     fn iq(&self, ctx: &mut Ctx<'_>, iq: &Iq) -> Flow {
-        let Some(seat) = ctx.seat else { return Flow::Next };
-        let reply = match switch(iq) {
-            Ok(on) => {
+        let reply = match (switch(iq), ctx.seat) {
+            (Ok(on), Some(seat)) => {
                 seat.set_carbons(on);
                 Some(Stanza::iq_result(&iq.stanza, None))
             }
-            Err(error) => iq.stanza.error_reply(&error),
+            // Somebody at another domain asks the server.
+            (Ok(_), None) => return Flow::Next,
+            (Err(error), _) => iq.stanza.error_reply(&error),
         };
         ctx.actions.extend(reply.map(Action::Reply));
         Flow::Done

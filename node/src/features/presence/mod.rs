@@ -1,9 +1,10 @@
 //! RFC 6121 §4, presence: initial presence, broadcast, probes, directed presence, unavailable; and the way of subscription stanzas
-//! (`relation`). A client may ask for somebody's presence too (`probe`). A broadcast goes to local contacts at once and as one frame to every other live region. The row is changed before
-//! the broadcast leaves, so a contact that comes up elsewhere either gets the broadcast or finds the row and probes.
-//! Left out: presence to other domains (federation has its own issue).
+//! (`relation`). Clients and other servers may ask for somebody's presence too (`probe`). A broadcast goes to local contacts at once and as one frame to every other live region. The row is changed before
+//! the broadcast leaves, so a contact that comes up elsewhere either gets the broadcast or finds the row and probes. Contacts at other domains get a
+//! stanza each, from the node of the session (`geo::abroad`).
+//! Left out: when somebody who is not there was seen last, in the answer to a probe (§4.3.2, a MAY); a contact that has moved (`gone`, `redirect`).
 
-mod probe;
+pub mod probe;
 pub mod relation;
 #[cfg(test)]
 mod tests;
@@ -21,6 +22,7 @@ use crate::app::Node;
 use crate::feature::{Action, Ctx, Feature, Flow, Interests, SessionEvent};
 use crate::features::blocking;
 use crate::features::roster::record::Roster;
+use crate::geo::abroad::is_abroad;
 use crate::geo::presence::Presence;
 use crate::session::Seat;
 use crate::storage::StorageError;
@@ -331,7 +333,8 @@ fn tell_gone(
     actions.push(Action::Multicast { presence, to });
 }
 
-/// §4.6.3: whether a target of directed presence hears of the end by the broadcast, and needs no word of its own.
+/// §4.6.3: whether a target of directed presence hears of the end by the broadcast, and needs no word of its own. Who of a contact at another domain
+/// is there its server knows.
 fn hears(node: &Node, account: &BareJid, roster: &Roster, to: &Jid) -> bool {
     let bare = to.bare();
     if bare != *account && !roster.has_subscriber(&bare) {
@@ -340,5 +343,7 @@ fn hears(node: &Node, account: &BareJid, roster: &Roster, to: &Jid) -> bool {
     let there = |rows: &[Row<Arc<Seat>>]| {
         rows.iter().any(|row| row.available && row.full.as_str() == to.as_str())
     };
-    to.is_bare() || node.directory.read(bare.as_str(), there).unwrap_or(false)
+    to.is_bare()
+        || is_abroad(node, &bare)
+        || node.directory.read(bare.as_str(), there).unwrap_or(false)
 }

@@ -17,6 +17,7 @@ use crate::features::roster;
 use crate::features::roster::home::{Answer, Request};
 use crate::features::roster::record::{Contact, Effect, ROSTER};
 use crate::features::roster::subscription::Kind;
+use crate::geo::abroad::{Sender, is_abroad};
 use crate::geo::presence::{Presence, parted};
 use crate::router::perform::seats_of;
 
@@ -50,7 +51,8 @@ pub async fn send(
 ) -> Vec<Action> {
     let items_max = items_max(node);
     let request = Request::Out { contact: contact.clone(), kind, items_max };
-    match roster::ask(node, account, &request).await {
+    let sender = (kind == Kind::Subscribed).then(|| Sender::new(node, account, contact)).flatten();
+    let mut actions = match roster::ask(node, account, &request).await {
         Ok(Answer::Subscription { pass: true, .. }) => {
             deliver(node, account, contact, kind, Some(stanza)).await
         }
@@ -61,7 +63,16 @@ pub async fn send(
         }
         Ok(_) => Vec::new(),
         Err(error) => refuse(&stanza, &error.stanza_error()),
-    }
+    };
+    actions.extend(shown_now(node, sender));
+    actions
+}
+
+/// Behind the `subscribed` to a contact at another domain: what [`granted`] has left to whoever sends that.
+fn shown_now(node: &Node, sender: Option<Sender>) -> Vec<Action> {
+    let Some(sender) = sender else { return Vec::new() };
+    let (account, contact) = sender.of().clone();
+    if sender.sent() { grants(node, &account, &contact).collect() } else { Vec::new() }
 }
 
 fn refuse(stanza: &Stanza, error: &StanzaError) -> Vec<Action> {
@@ -108,7 +119,9 @@ pub fn deliver<'a>(
             stanza: stanza.bytes().to_vec(),
             items_max: items_max(node),
         };
-        match roster::ask(node, contact, &request).await {
+        let asks = kind == Kind::Subscribe;
+        let sender = asks.then(|| Sender::new(node, contact, account)).flatten();
+        let mut actions = match roster::ask(node, contact, &request).await {
             // That it is delivered is an effect of the committed change, in every region (`roster::changed`).
             Ok(Answer::Subscription { auto_reply: true, .. }) => {
                 deliver(node, contact, account, Kind::Subscribed, None).await
@@ -126,23 +139,34 @@ pub fn deliver<'a>(
             // §8.5.1: to an account that does not exist, silence.
             Ok(_) => Vec::new(),
             Err(error) => refuse(&stanza, &error.stanza_error()),
-        }
+        };
+        actions.extend(shown_now(node, sender));
+        actions
     })
 }
 
-/// The contact was granted this account's presence: our sessions of it tell the contact (§3.1.5).
+/// The contact was granted this account's presence: our sessions of it tell the contact (§3.1.5). One at another domain hears first that it was.
 pub fn granted(ctx: &mut Ctx<'_>, account: &BareJid, contact: &BareJid) {
-    let to = Jid::from(contact);
-    for seat in seats_of(ctx.node, account.as_str()) {
-        if seat.available() && !blocking::hides(&seat, &to) {
-            ctx.actions.push(Action::Grant { seat, to: contact.clone() });
-        }
+    if is_abroad(ctx.node, contact) && ctx.node.geo.granting.defers(account, contact) {
+        return;
     }
+    ctx.actions.extend(grants(ctx.node, account, contact));
+}
+
+fn grants(node: &Node, account: &BareJid, contact: &BareJid) -> impl Iterator<Item = Action> {
+    let to = Jid::from(contact);
+    let seats = seats_of(node, account.as_str()).into_iter();
+    let seats = seats.filter(move |seat| seat.available() && !blocking::hides(seat, &to));
+    seats.map(|seat| Action::Grant { seat, to: contact.clone() })
 }
 
 /// The contact granted its presence to this account: our sessions of the account ask for it. (`granted`, at the other end, may have come
-/// before this region knew, and was then not heard; or a resource of the contact came up in between, and only `granted` tells of it.)
+/// before this region knew, and was then not heard; or a resource of the contact came up in between, and only `granted` tells of it.) Another server tells by itself
+/// (§3.1.5), and what it tells is delivered whatever is known here by then.
 pub fn gained(ctx: &mut Ctx<'_>, account: &BareJid, contact: &BareJid) {
+    if is_abroad(ctx.node, contact) {
+        return;
+    }
     for seat in seats_of(ctx.node, account.as_str()) {
         if seat.available() {
             ctx.actions.push(Action::Probe { from: seat.full.clone(), to: vec![contact.clone()] });
@@ -154,7 +178,7 @@ pub fn gained(ctx: &mut Ctx<'_>, account: &BareJid, contact: &BareJid) {
 #[derive(Debug)]
 pub struct Parting {
     contact: BareJid,
-    /// The contact is not to see the account any more.
+    /// The contact, which is one of ours, is not to see the account any more.
     withdrawn: bool,
     /// The account watched the contact and does not any more.
     parted: bool,
@@ -171,6 +195,10 @@ impl Parting {
             Change::Delete { store, key, .. } if store.as_str() == ROSTER => (key, false, false),
             _ => return None,
         };
+        // Those at other domains have rosters of which nothing is known here: what ends is told once, by each session.
+        if BareJid::parse(key).is_ok_and(|contact| is_abroad(node, &contact)) {
+            return None;
+        }
         // A roster that is not held is nobody's here: nobody can see anybody by it.
         let parted = !watches
             && node.rosters.is_held(account)

@@ -61,7 +61,6 @@ impl Feature for Push {
     }
 
     fn iq(&self, ctx: &mut Ctx<'_>, iq: &Iq) -> Flow {
-        let Some(seat) = ctx.seat else { return Flow::Next };
         match iq.target {
             Target::Account { own: true, .. } => {}
             Target::Account { own: false, .. } => {
@@ -69,6 +68,7 @@ impl Feature for Push {
             }
             Target::Server => return Flow::Next,
         }
+        let Some(seat) = ctx.seat else { return Flow::Next };
         if iq.stanza.type_() != Type::Set {
             return refuse(ctx, iq, &StanzaError::bad_request());
         }

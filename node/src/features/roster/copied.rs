@@ -12,6 +12,7 @@ use super::record::Roster;
 use crate::app::Node;
 use crate::feature::{Action, Ctx};
 use crate::features::presence::relation;
+use crate::geo::abroad::is_abroad;
 use crate::geo::presence::parted;
 use crate::router;
 use crate::router::perform::{seats_of, to_seat};
@@ -19,12 +20,14 @@ use crate::router::perform::{seats_of, to_seat};
 /// Tells sessions here what is other than `before`. `now` is what is held.
 pub fn tell(node: &Arc<Node>, account: &BareJid, before: &Roster, now: &Roster) {
     let mut ctx = Ctx::new(node, None);
-    for contact in before.subscriptions().filter(|contact| !now.has_subscription(contact.as_str()))
-    {
+    let ended = before.subscriptions().filter(|contact| !now.has_subscription(contact.as_str()));
+    for contact in ended.filter(|contact| !is_abroad(node, contact)) {
         parted(node, account, contact);
     }
     for contact in before.subscribers().filter(|contact| !now.has_subscriber(contact)) {
-        node.geo.partings.begin(account, contact);
+        if !is_abroad(node, contact) {
+            node.geo.partings.begin(account, contact);
+        }
         relation::withdrawn(&mut ctx, account, contact);
     }
     // Should the changes themselves come behind the copy, a request is seen twice, which says nothing new.

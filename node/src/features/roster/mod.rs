@@ -64,7 +64,6 @@ impl Feature for RosterFeature {
     }
 
     fn iq(&self, ctx: &mut Ctx<'_>, iq: &Iq) -> Flow {
-        let Some(seat) = ctx.seat else { return Flow::Next };
         if !iq.is("query") {
             return Flow::Next;
         }
@@ -76,6 +75,7 @@ impl Feature for RosterFeature {
             }
             Target::Server => return Flow::Next,
         }
+        let Some(seat) = ctx.seat else { return Flow::Next };
         let (node, seat, request) = (ctx.node.clone(), seat.clone(), iq.stanza.clone());
         if iq.stanza.type_() == Type::Get {
             seat.ask_roster();

@@ -30,6 +30,7 @@ pub use self::give::{push, sleep_on as sleep};
 use self::protocol::Answer;
 pub(super) use self::take::fetch;
 use crate::app::Node;
+use crate::geo::abroad::Show;
 use crate::geo::presence::Presence;
 use crate::geo::{Peer, frame};
 use crate::router::Holder;
@@ -216,6 +217,16 @@ pub fn presence_came(node: &Node, account: &str, presence: &Presence) {
             });
         } else {
             say(node, to, &Word::AskPresence { to: full, of: from.bare() });
+        }
+    }
+}
+
+/// An account is to show itself to somebody abroad: a session of it that was here until a moment ago, too.
+pub fn show_came(node: &Node, show: &Show) {
+    for (full, to) in node.moving.moved(show.account.as_str()) {
+        if show.resource.as_deref().is_none_or(|resource| resource == full.resource()) {
+            let show = Show { resource: Some(full.resource().to_owned()), ..show.clone() };
+            node.geo.send_value(to, frame::SHOW, &show);
         }
     }
 }

@@ -319,7 +319,7 @@ fn absolute(name: &str) -> Option<Name> {
 }
 
 /// Without that dot, in lower case; empty for the root.
-fn written(name: &Name) -> String {
+pub(super) fn written(name: &Name) -> String {
     let text = name.to_ascii();
     text.trim_end_matches('.').to_ascii_lowercase()
 }

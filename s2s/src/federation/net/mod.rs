@@ -11,6 +11,8 @@ pub mod dns;
 pub mod identity;
 mod seen;
 pub mod targets;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod tls;
 pub mod trust;
 
