@@ -203,6 +203,13 @@ async fn with_peers(
             let proved =
                 Test::new(format!("{place}::it was proved so"), || async { peer.has_proved() });
             run(outcome, choice, vec![proved], 1, LONGEST_SECONDS).await;
+            let calm = vec![
+                Test::new(format!("{place}::domains of regions and services"), || {
+                    trouble::domains(platform, ours, &peer)
+                }),
+                Test::new(format!("{place}::ctl s2s check"), || trouble::check(platform, &peer)),
+            ];
+            run(outcome, choice, calm, 1, LONGEST_SECONDS).await;
             if proof == Proof::External {
                 let killed = Test::new(format!("{place}::a region is killed under load"), || {
                     trouble::region_killed(platform, ours, &peer)

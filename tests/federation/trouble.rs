@@ -113,6 +113,33 @@ pub(crate) async fn every_region(platform: &Platform, ours: &Site, world: &World
     Ok(())
 }
 
+/// Domains of one region, and of services, are ours where they are served.
+pub(crate) async fn domains(platform: &Platform, ours: &Site, peer: &Peer) -> Result<()> {
+    let theirs = peer.site()?;
+    let mut juliet = theirs.online(next_user(), 0, "balcony").await?;
+    let regions = platform.plan.regions.iter().map(String::as_str);
+    for below in regions.chain(["upload", "anon"]) {
+        let domain = format!("{below}.{}", ours.domain);
+        let info = "<query xmlns='http://jabber.org/protocol/disco#info'/>";
+        let answer = juliet.iq("get", Some(&domain), info).await?;
+        let good = answer.attr("type") == Some("result") && answer.attr("from") == Some(&domain);
+        expect(good, || answer.to_string())?;
+    }
+    Ok(())
+}
+
+/// `ctl s2s check` says what is the case.
+pub(crate) async fn check(platform: &Platform, peer: &Peer) -> Result<()> {
+    let said = ctl(platform, &["s2s", "check", &peer.domain]).await?;
+    let expected = match peer.proof {
+        Proof::External => "valid",
+        Proof::Dialback => "self-signed",
+    };
+    expect(said.contains(expected), || said.clone())?;
+    let said = ctl(platform, &["s2s", "check", "void.lab"]).await.unwrap_or_else(|said| said);
+    expect(said.contains("DNS knows no domain"), || said.clone())
+}
+
 /// A region is killed while people of the others write to the peer, and the peer's to them. Nobody of ours is in the region that dies, but it is home to some, and
 /// has streams of the peer's.
 pub(crate) async fn region_killed(platform: &Platform, ours: &Site, peer: &Peer) -> Result<()> {

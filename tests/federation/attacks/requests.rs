@@ -41,6 +41,8 @@ pub(crate) fn tests<'a>(target: &'a Target<'a>, ours: &'a Site) -> Vec<Test<'a>>
         "B-214 DNS refuses" => on.dns("refuses.lab", Answer::Refuses, EITHER),
         "B-214 DNS says nothing" => on.dns("silent.lab", Answer::Silent, TIMEOUT),
         "B-214 DNS says what is no answer" => on.dns("noise.lab", Answer::Noise, EITHER),
+        "0368 TLS from the first byte" => on.direct(),
+        "6120 §3.2.1 the first target does not answer" => on.second(),
         "B-140 an address instead of a domain" => on.literals(),
         "B-202 nobody listens" => on.dns("nobody.lab", to_port(9), EITHER),
         "B-202 a server that says nothing" => on.manners("mute.lab", Manners { mute: true, ..Manners::default() }),
@@ -147,6 +149,43 @@ impl Requests<'_> {
             self.target.world.dns.set(&format!("{from}.lab"), Record::Cname(format!("{to}.lab")));
         }
         self.error("user@round.lab", EITHER).await
+    }
+
+    /// A message to somebody there comes.
+    async fn arrives(self, domain: &str, home: &Home) -> Result<()> {
+        let mut romeo = self.ours.online(next_user(), 0, "orchard").await?;
+        romeo
+            .send(&format!("<message to='user@{domain}' id='in'><body>x</body></message>"))
+            .await?;
+        home.wait_for("in", GIVEN_UP).await.map(|_| ())
+    }
+
+    async fn direct(self) -> Result<()> {
+        let (domain, dns) = ("direct.lab", &self.target.world.dns);
+        let paper = self.target.world.authority.for_domain(domain)?;
+        let manners = Manners { direct: true, ..Manners::default() };
+        let home = Home::start(dns, &[], &paper, manners).await?;
+        dns.say(&format!("_xmpps-server._tcp.{domain}"), Type::Srv, to_port(home.port));
+        self.arrives(domain, &home).await
+    }
+
+    /// Nobody listens at the first target, and the second does not know the domain.
+    async fn second(self) -> Result<()> {
+        let (domain, dns) = ("second.lab", &self.target.world.dns);
+        let paper = self.target.world.authority.for_domain(domain)?;
+        let home = Home::start(dns, &[], &paper, Manners::default()).await?;
+        let leaves = Manners { leaves_after_tls: true, ..Manners::default() };
+        let other = Home::start(dns, &[], &paper, leaves).await?;
+        let ports = [9, other.port, home.port];
+        let targets = ports.iter().zip(0..).map(|(port, priority)| Record::Srv {
+            priority,
+            weight: 0,
+            port: *port,
+            target: "localhost.".into(),
+        });
+        let answer = Answer::Records(targets.collect());
+        dns.say(&format!("_xmpp-server._tcp.{domain}"), Type::Srv, answer);
+        self.arrives(domain, &home).await
     }
 
     async fn literals(self) -> Result<()> {

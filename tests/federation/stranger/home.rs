@@ -12,6 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 
+const OFFERED: &str = "<dialback xmlns='urn:xmpp:features:dialback'><errors/></dialback>";
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What it answers when it is asked about a key.
@@ -32,6 +33,8 @@ pub(crate) struct Manners {
     pub(crate) starttls: bool,
     /// Sent in clear in one piece with `<proceed/>`.
     pub(crate) injects: &'static str,
+    /// TLS from the first byte (XEP-0368).
+    pub(crate) direct: bool,
     /// Says nothing at all.
     pub(crate) mute: bool,
     /// Closes when TLS stands.
@@ -50,6 +53,7 @@ impl Default for Manners {
         Self {
             starttls: true,
             injects: "",
+            direct: false,
             mute: false,
             leaves_after_tls: false,
             external: true,
@@ -85,6 +89,7 @@ struct Inside {
 
 /// A running one.
 pub(crate) struct Home {
+    pub(crate) port: u16,
     inside: Arc<Inside>,
     came: tokio::sync::Mutex<mpsc::UnboundedReceiver<Came>>,
     task: JoinHandle<()>,
@@ -111,7 +116,7 @@ impl Home {
             dns.serve(domain, &[port]);
         }
         let task = tokio::spawn(listen(listener, inside.clone()));
-        Ok(Self { inside, came: came.into(), task })
+        Ok(Self { port, inside, came: came.into(), task })
     }
 
     /// When somebody connected, so far.
@@ -188,9 +193,11 @@ async fn serve(tcp: TcpStream, inside: &Inside) -> Result<()> {
         let mut seen = inside.seen.lock().expect("nobody panics with it");
         seen.unproved.push(format!("{what:?}"));
     };
-    let dialback = "<dialback xmlns='urn:xmpp:features:dialback'><errors/></dialback>";
+    if manners.direct {
+        return secured(line.accept(inside.tls.clone()).await?, inside).await;
+    }
     if !manners.starttls {
-        answer_header(&mut line, dialback).await?;
+        answer_header(&mut line, OFFERED).await?;
         loop {
             match line.hear_within(PATIENCE).await? {
                 Heard::End => return Ok(()),
@@ -207,13 +214,22 @@ async fn serve(tcp: TcpStream, inside: &Inside) -> Result<()> {
         }
     }
     line.send(format!("<proceed xmlns='{TLS}'/>{}", manners.injects)).await;
-    let mut line = line.accept(inside.tls.clone()).await?;
+    secured(line.accept(inside.tls.clone()).await?, inside).await
+}
+
+/// The rest, inside TLS.
+async fn secured(mut line: Line, inside: &Inside) -> Result<()> {
+    let manners = &inside.manners;
+    let note = |what: &Heard| {
+        let mut seen = inside.seen.lock().expect("nobody panics with it");
+        seen.unproved.push(format!("{what:?}"));
+    };
     if manners.leaves_after_tls {
         return Ok(());
     }
     let mechanisms =
         format!("<mechanisms xmlns='{SASL}'><mechanism>EXTERNAL</mechanism></mechanisms>");
-    let offered = if manners.external { mechanisms } else { String::new() } + dialback;
+    let offered = if manners.external { mechanisms } else { String::new() } + OFFERED;
     answer_header(&mut line, &offered).await?;
     line.send(manners.adds).await;
     let mut proved = false;
@@ -226,7 +242,7 @@ async fn serve(tcp: TcpStream, inside: &Inside) -> Result<()> {
                 proved = true;
             }
             Heard::Element(element) if element.ns == DIALBACK => {
-                proved |= dialed(&mut line, &element, &manners).await;
+                proved |= dialed(&mut line, &element, manners).await;
             }
             Heard::Element(stanza) if stanza.ns == SERVER && proved => {
                 let from = line.shown.clone();

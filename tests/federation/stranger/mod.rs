@@ -283,11 +283,13 @@ fn connecting(paper: Option<&Paper>) -> Result<Arc<rustls::ClientConfig>> {
 
 pub(crate) fn accepting(paper: &Paper) -> Result<Arc<rustls::ServerConfig>> {
     let provider = Arc::new(ring::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider.clone())
+    let mut config = rustls::ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .map_err(|e| e.to_string())?
         .with_client_cert_verifier(Arc::new(Gullible(provider)))
         .with_single_cert(paper.chain()?, paper.private_key()?)
         .map_err(|e| e.to_string())?;
+    // Whoever names a protocol must name this one (XEP-0368).
+    config.alpn_protocols = vec![b"xmpp-server".to_vec()];
     Ok(Arc::new(config))
 }
