@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::drain::{self};
 use super::{Node, Reload, build, heirs, operator::Desk, reload, scribe, wires};
+use crate::components;
 use crate::features::{archive, last};
 use crate::federation;
 use crate::geo::tick;
@@ -57,6 +58,9 @@ pub enum RunError {
     /// A backend of users' passwords, tokens or certificates cannot be used.
     #[error("{0}")]
     Auth(String),
+    /// The streams to other domains cannot be made.
+    #[error("other domains: {0}")]
+    Streams(#[from] federation::streams::StreamsError),
     /// The links cannot be made.
     #[error("links: {0}")]
     Links(String),
@@ -80,8 +84,14 @@ pub async fn run(
         }
     }
     let mut s2s = Vec::new();
-    for address in &config.s2s.listen {
-        s2s.push(tcp::listen(*address)?);
+    for (addresses, is_tls) in [(&config.s2s.listen, false), (&config.s2s.listen_tls, true)] {
+        for address in addresses {
+            s2s.push((tcp::listen(*address)?, is_tls));
+        }
+    }
+    let mut components = Vec::new();
+    for address in &config.components.listen {
+        components.push(tcp::listen(*address)?);
     }
     let http = crate::http::bind(&config.http.listen).await?;
 
@@ -105,25 +115,20 @@ pub async fn run(
             .await;
         });
     }
-    for listener in s2s {
-        let node = node.clone();
+    for listener in components {
+        let (node, gate) = (node.clone(), gate.clone());
         tasks.spawn(async move {
-            loop {
-                match listener.accept().await {
-                    Ok((stream, _)) => {
-                        let _ = stream.set_nodelay(true);
-                        if let Some(links) = node.geo.links() {
-                            links.accept(stream);
-                        }
-                    }
-                    Err(error) => {
-                        tracing::warn!(%error, "cannot accept from other servers; pausing");
-                        tokio::time::sleep(Duration::from_millis(200)).await;
-                    }
-                }
-            }
+            tcp::accept_loop(listener, gate, |accepted| {
+                tokio::spawn(components::serve(node.clone(), accepted));
+            })
+            .await;
         });
     }
+    federation::streams::start(&node)?;
+    for (listener, is_tls) in s2s {
+        tasks.spawn(federation::streams::listen(node.clone(), listener, is_tls));
+    }
+    tasks.spawn(federation::streams::agree_on_secret(node.clone()));
     for service in node.services.all() {
         service.start(&node, &mut tasks)?;
     }

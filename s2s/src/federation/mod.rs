@@ -11,7 +11,9 @@
 pub mod bidi;
 pub mod check;
 pub mod dialback;
+pub mod incoming;
 pub mod net;
+pub mod outgoing;
 pub mod pairs;
 pub mod policy;
 pub mod settings;
