@@ -112,7 +112,7 @@ const NAMED_MAX: usize = 8;
 /// Asks DNS.
 pub(super) struct Resolver {
     inner: TokioResolver,
-    dnssec: bool,
+    pub(super) dnssec: bool,
 }
 
 impl Resolver {
