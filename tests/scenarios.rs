@@ -61,10 +61,11 @@ async fn at_pangaea(choice: &Choice, plays: &[(String, Play)], outcome: &mut Out
     };
     let doors = [Door::StartTls, Door::DirectTls, Door::StartTls];
     let endpoints = (0..3).map(|region| platform.endpoint(region, doors[region])).collect();
-    let theatre = match endpoints {
+    let mut theatre = match endpoints {
         Ok(endpoints) => Theatre::new(endpoints, "s"),
         Err(e) => return outcome.fail("the_platform_has_certificates", &e),
     };
+    theatre.components = (0..3).map(|region| platform.port(region, 347)).collect();
     let theatre = &theatre;
     let mut tests = Vec::new();
     for (name, play) in plays {

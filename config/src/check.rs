@@ -37,6 +37,31 @@ pub(crate) fn whole(config: &Config, document: &Document<'_>) {
     names_are_taken_elsewhere(config, document);
     peers(config, document);
     uploads(config, document);
+    components(config, document);
+}
+
+/// A component's domain is nobody else's.
+fn components(config: &Config, document: &Document<'_>) {
+    let ours = config.domains.all();
+    let regions = config.regions();
+    let all = &config.components.component;
+    for (at, component) in all.iter().enumerate().filter(|(_, one)| !one.domain.is_empty()) {
+        let name = &component.domain;
+        let of_region = || {
+            let region = name.strip_suffix(&config.domains.global)?.strip_suffix('.')?;
+            regions.iter().any(|known| known == region).then(|| format!("the region {region}"))
+        };
+        let taken = ours.iter().find(|(_, domain)| domain == name);
+        let taken = taken.map(|(key, _)| format!("domains.{key}")).or_else(of_region);
+        let taken = taken.or_else(|| {
+            let earlier = all[..at].iter().any(|other| other.domain == *name);
+            earlier.then(|| "another component".to_owned())
+        });
+        if let Some(whose) = taken {
+            let key = format!("components.component[{at}].domain");
+            document.refuse(&key, "a name of its own", format!("{name:?}, the name of {whose}"));
+        }
+    }
 }
 
 fn uploads(config: &Config, document: &Document<'_>) {
@@ -73,6 +98,7 @@ fn every_listener_once(config: &Config, document: &Document<'_>) {
         ("s2s.listen", &config.s2s.listen),
         ("s2s.listen_tls", &config.s2s.listen_tls),
         ("http.listen", &config.http.listen),
+        ("components.listen", &config.components.listen),
         ("proxy.listen", &config.proxy.listen),
     ];
     let used = |key: &str| key != "proxy.listen" || config.domains.proxy.is_some();

@@ -31,6 +31,7 @@ pub use section::auth::{
 };
 pub use section::c2s::{C2s, CertificateFor};
 pub use section::clients::Clients;
+pub use section::components::{Component, ComponentMode, Components};
 pub use section::contact::Contact;
 pub use section::domains::Domains;
 pub use section::external_services::ExternalService;
@@ -64,6 +65,8 @@ pub struct Config {
     pub c2s: C2s,
     /// What is kept of the clients people sign in with.
     pub clients: Clients,
+    /// External components.
+    pub components: Components,
     /// Server connections, links among them.
     pub s2s: S2s,
     /// Timers and bounds of the links to the other nodes.
@@ -142,6 +145,7 @@ impl Config {
             domains: section::domains::read(&root.section("domains")),
             c2s: section::c2s::read(&root.section("c2s")),
             clients: section::clients::read(&root.section("clients")),
+            components: section::components::read(&root.section("components")),
             s2s: section::s2s::read(&root.section("s2s")),
             link: section::link::read(&root.section("link")),
             peers: section::link::read_peers(&root),

@@ -28,6 +28,8 @@ pub enum Way {
     There(NodeIx),
     /// To that node, behind what waits for it; [`Gateways::next`] gives it back when its turn comes.
     Later(NodeIx),
+    /// Behind what a gateway that leaves has given back; [`Gateways::ready`] gives all of it when its turn comes.
+    Behind,
 }
 
 #[derive(Debug)]
@@ -35,6 +37,8 @@ struct State {
     /// `None`: this node.
     at: Option<NodeIx>,
     open: usize,
+    /// What the gateway has given back, and what came since: it goes to another when all else is over.
+    back: BTreeSet<u64>,
 }
 
 /// See the module. Memory: about 200 bytes for each stanza on its way; the ledger bounds how many there are.
@@ -46,6 +50,10 @@ pub struct Gateways {
     up: BTreeSet<NodeIx>,
     /// What is to go there when the link is up and has room, in order.
     waiting: BTreeMap<NodeIx, BTreeSet<u64>>,
+    /// Nodes that give back what they are given: they are about to stop.
+    leaving: BTreeSet<NodeIx>,
+    /// Pairs of which everything that is open was given back.
+    ready: Vec<Arc<Pair>>,
 }
 
 impl Gateways {
@@ -55,10 +63,18 @@ impl Gateways {
             Some((known, _)) => known.clone(),
             None => Arc::new(pair),
         };
-        let state = self.pairs.entry(pair.clone()).or_insert(State { at: wanted, open: 0 });
+        let state = self.pairs.entry(pair.clone()).or_insert(State {
+            at: wanted,
+            open: 0,
+            back: BTreeSet::new(),
+        });
         state.open += 1;
         let at = state.at;
         self.of.insert(order, pair);
+        if !state.back.is_empty() {
+            state.back.insert(order);
+            return Way::Behind;
+        }
         let Some(node) = at else { return Way::Here };
         if self.up.contains(&node) && !self.waiting.contains_key(&node) {
             return Way::There(node);
@@ -70,7 +86,11 @@ impl Gateways {
     /// Another node has it of a former life of ours, and will say what becomes of it. Newer ones of the pair follow it there.
     pub fn held(&mut self, pair: Pair, order: u64, by: NodeIx) {
         let pair = Arc::new(pair);
-        let state = self.pairs.entry(pair.clone()).or_insert(State { at: Some(by), open: 0 });
+        let state = self.pairs.entry(pair.clone()).or_insert(State {
+            at: Some(by),
+            open: 0,
+            back: BTreeSet::new(),
+        });
         state.open += 1;
         self.of.insert(order, pair);
     }
@@ -85,9 +105,12 @@ impl Gateways {
         let Some(pair) = self.of.remove(&order) else { return };
         let Some(state) = self.pairs.get_mut(&pair) else { return };
         state.open -= 1;
+        state.back.remove(&order);
         let at = state.at;
         if state.open == 0 {
             self.pairs.remove(&pair);
+        } else if state.open == state.back.len() {
+            self.ready.push(pair);
         }
         if let Some(node) = at
             && let Some(waiting) = self.waiting.get_mut(&node)
@@ -97,6 +120,38 @@ impl Gateways {
                 self.waiting.remove(&node);
             }
         }
+    }
+
+    /// That node has given it back, for it is about to stop. It has let go of it.
+    pub fn came_back(&mut self, from: NodeIx, order: u64) {
+        self.leaving.insert(from);
+        let Some(pair) = self.of.get(&order) else { return };
+        let Some(state) = self.pairs.get_mut(pair) else { return };
+        state.back.insert(order);
+        if state.open == state.back.len() {
+            self.ready.push(pair.clone());
+        }
+    }
+
+    /// Whether that node speaks to nobody any more.
+    pub fn is_leaving(&self, node: NodeIx) -> bool {
+        self.leaving.contains(&node)
+    }
+
+    /// What is to be sent again now, in order, each with [`Gateways::send`] and before anything newer: of those pairs whose gateway gave it back and
+    /// has nothing of them any more.
+    pub fn ready(&mut self) -> Vec<u64> {
+        let mut orders = BTreeSet::new();
+        for pair in std::mem::take(&mut self.ready) {
+            let is_ready = |state: &State| !state.back.is_empty() && state.open == state.back.len();
+            if self.pairs.get(&pair).is_some_and(is_ready)
+                && let Some(state) = self.pairs.remove(&pair)
+            {
+                state.back.iter().for_each(|order| drop(self.of.remove(order)));
+                orders.extend(state.back);
+            }
+        }
+        orders.into_iter().collect()
     }
 
     /// The link to that node is up.
@@ -133,13 +188,22 @@ impl Gateways {
     }
 
     /// That life of a node is over, or it counts as dead: everything that was with it is to be sent again, in order, before anything newer
-    /// (the ledger says what that is). Nothing is with it any more.
-    pub fn gone(&mut self, node: NodeIx) {
+    /// (the ledger says what that is, but for what it had given back: that is returned). Nothing is with it any more.
+    pub fn gone(&mut self, node: NodeIx) -> BTreeSet<u64> {
         self.up.remove(&node);
         self.waiting.remove(&node);
-        let pairs = &mut self.pairs;
-        pairs.retain(|_, state| state.at != Some(node));
+        self.leaving.remove(&node);
+        let mut back = BTreeSet::new();
+        self.pairs.retain(|_, state| {
+            let stays = state.at != Some(node);
+            if !stays {
+                back.append(&mut state.back);
+            }
+            stays
+        });
+        let pairs = &self.pairs;
         self.of.retain(|_, pair| pairs.contains_key(pair));
+        back
     }
 
     /// How many stanzas are on the way.
@@ -229,12 +293,40 @@ mod tests {
         assert_eq!(gateways.send(romeo(), 1, Some(EU)), Way::There(EU));
         gateways.down(EU);
         assert_eq!(gateways.send(romeo(), 2, Some(EU)), Way::Later(EU));
-        gateways.gone(EU);
-        assert!(gateways.is_empty());
+        assert!(gateways.gone(EU).is_empty() && gateways.is_empty());
         let again: Vec<_> = [1, 2].map(|order| gateways.send(romeo(), order, None)).into();
         assert_eq!(again, [Way::Here, Way::Here]);
         gateways.held(pair("nurse@a.example", "b.example"), 9, US);
         assert_eq!(gateways.send(pair("nurse@a.example", "b.example"), 10, None), Way::Later(US));
+    }
+
+    #[test]
+    fn what_a_leaving_gateway_gives_back_goes_elsewhere_when_the_rest_is_over() {
+        let mut gateways = Gateways::default();
+        gateways.up(EU);
+        let romeo = || pair("romeo@a.example", "b.example");
+        for order in 1..=3 {
+            assert_eq!(gateways.send(romeo(), order, Some(EU)), Way::There(EU));
+        }
+        gateways.came_back(EU, 2);
+        assert!(gateways.is_leaving(EU) && gateways.ready().is_empty(), "1 and 3 are with it");
+        assert_eq!(gateways.send(romeo(), 4, Some(US)), Way::Behind);
+        gateways.came_back(EU, 3);
+        assert!(gateways.ready().is_empty(), "1 is with it");
+        gateways.over(1);
+        assert_eq!(gateways.ready(), [2, 3, 4]);
+        assert!(gateways.is_empty());
+        assert_eq!(gateways.send(romeo(), 2, Some(US)), Way::Later(US));
+        // Or it dies first: then what it gave back is not in what the ledger knows to be with it.
+        let nurse = || pair("nurse@a.example", "b.example");
+        for order in 5..=6 {
+            gateways.send(nurse(), order, Some(EU));
+        }
+        gateways.came_back(EU, 5);
+        gateways.send(nurse(), 7, Some(EU));
+        assert_eq!(gateways.gone(EU), BTreeSet::from([5, 7]));
+        assert!(!gateways.is_leaving(EU) && gateways.ready().is_empty());
+        assert_eq!(gateways.len(), 1);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! `Node` is what everything on the stanza path shares; `run` builds it, starts it, waits for the stop and drains it.
 
 mod build;
+mod checking;
 mod databases;
 pub mod drain;
 mod heirs;
@@ -41,6 +42,7 @@ pub use self::run::{RunError, drain, housekeeping, run};
 pub use self::wires::Late;
 pub use self::world::{Chance, World};
 use crate::auth::{Chain, Throttle};
+use crate::components::Components;
 use crate::features::Features;
 use crate::features::archive::Archive;
 use crate::features::last::leaving::Leaving;
@@ -98,6 +100,8 @@ pub struct Node {
     pub features: Features,
     /// Those with a domain of their own.
     pub services: Services,
+    /// Programs of their own that have domains of ours.
+    pub components: Components,
     /// Messages on their way into archives.
     pub archive: Archive,
     /// What it has promised and not handed on.
@@ -285,7 +289,10 @@ impl Node {
         let seat = Arc::new(Seat::new(full, generation, self.mailbox()));
         let shows = Shows { priority: 0, available: false, hidden: false };
         match self.place(&seat, shows) {
-            true => Ok(seat),
+            true => {
+                self.metrics.sessions.inc();
+                Ok(seat)
+            }
             // Another region's, whose clock is ahead, became known this very moment: it stays, as it would if it had come after ours.
             false => Err(StanzaError::conflict()),
         }
@@ -322,7 +329,26 @@ impl Node {
         let available = seat.available();
         let hidden = available && seat.invisible();
         let priority = if available { seat.priority() } else { 0 };
-        self.place(seat, Shows { priority, available, hidden })
+        let placed = self.place(seat, Shows { priority, available, hidden });
+        if placed {
+            self.metrics.sessions.inc();
+        }
+        placed
+    }
+
+    /// Makes the row of a component's connection: it has a place among sessions, and shows nothing. At most so many stanzas, and bytes, wait
+    /// for it.
+    pub fn bind_component(
+        &self,
+        full: &FullJid,
+        (items_max, bytes_max): (usize, usize),
+    ) -> Option<Arc<Seat>> {
+        let least = |max: usize| u32::try_from(max).unwrap_or(u32::MAX);
+        let limits = MailboxLimits { items_max: least(items_max), bytes_max: least(bytes_max) };
+        let generation = self.next_generation(full);
+        let seat = Arc::new(Seat::new(full.clone(), generation, Mailbox::new(limits)));
+        let shows = Shows { priority: 0, available: false, hidden: false };
+        self.place(&seat, shows).then_some(seat)
     }
 
     /// Makes the row of a new seat, here and everywhere.
@@ -345,7 +371,6 @@ impl Node {
         if bound.lost {
             return false;
         }
-        self.metrics.sessions.inc();
         let bind = RouteEntry::Bind { full, generation, priority, available, hidden };
         self.geo.route.append(self, bind);
         true

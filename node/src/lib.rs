@@ -5,6 +5,7 @@ pub mod app;
 pub mod auth;
 pub mod certs;
 pub mod cli;
+pub mod components;
 pub mod feature;
 pub mod features;
 pub mod federation;

@@ -153,6 +153,14 @@ pub struct Metrics {
     pub hops_exhausted: Counter,
     /// Panics that ended a session: each is a bug.
     pub panics: Counter,
+    /// Connections of components (XEP-0114), before their handshake too.
+    pub components: Gauge,
+    /// Components that were refused.
+    pub components_refused: Counter,
+    /// Stanzas written to components.
+    pub to_components: Counter,
+    /// Stanzas that components sent.
+    pub from_components: Counter,
     links: LinkFamilies,
     registry: Mutex<Registry>,
 }
@@ -186,6 +194,8 @@ impl Metrics {
         let auth = family(r, "logins", "Logins by result");
         let rows = gauges(r, "session_rows", "Session rows in the table, by whose they are");
         let homes = family(r, "home_requests", "Requests to the homes of accounts, by where");
+        let with_components =
+            family(r, "component_stanzas", "Stanzas between this node and its components");
         let links = LinkFamilies {
             up: gauges(r, "link_up", "1 while the link to this peer carries frames"),
             connects: family(r, "link_connects", "Times the link came up"),
@@ -203,6 +213,9 @@ impl Metrics {
                 ])
             };
             ByKind { message: one("message"), presence: one("presence"), iq: one("iq") }
+        };
+        let component = |direction: &str| {
+            with_components.get_or_create_owned(&[("direction", direction.to_owned())])
         };
         let way = |name: &str| routed.get_or_create_owned(&[("way", name.to_owned())]);
         let result = |name: &str| auth.get_or_create_owned(&[("result", name.to_owned())]);
@@ -267,6 +280,10 @@ impl Metrics {
             conflicts: counter(r, "session_conflicts", "Sessions that lost to a newer bind"),
             hops_exhausted: counter(r, "hops_exhausted", "Stanzas routed anew too often"),
             panics: counter(r, "panics", "Panics that ended a session: each is a bug"),
+            components: gauge(r, "components", "Connections of components (XEP-0114)"),
+            components_refused: counter(r, "components_refused", "Components that were refused"),
+            to_components: component("sent"),
+            from_components: component("received"),
             links,
             registry: Mutex::new(Registry::default()),
         };

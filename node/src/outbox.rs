@@ -63,10 +63,9 @@ impl Recovery {
                 if let Some((_, stanza)) = left.stanzas.remove(&order) {
                     tracing::debug!(order, ?by, "another node has what a former life promised");
                     node.ledger.hand(order, 0, &[by]);
-                    let to = stanza.to().map(xmpp::jid::Jid::bare);
-                    match to.filter(|to| node.domains.is_foreign(to.domain())) {
-                        Some(_) => federation::held(node, order, &stanza, by),
-                        None => addressees.extend(stanza.to().map(xmpp::jid::Jid::bare)),
+                    match stanza.to().is_some_and(|to| node.domains.is_foreign(to.domain())) {
+                        true => federation::held(node, order, &stanza, by),
+                        false => addressees.extend(router::addressee(node, &stanza)),
                     }
                 }
             }
@@ -164,7 +163,11 @@ pub async fn load(node: &Arc<Node>) -> Result<(), crate::storage::StorageError> 
     }
     second::recover_marks(node, marks);
     // Also when it is not asked for any more: a home may have them from before.
-    node.second.recover(stanzas.iter().map(|(order, (_, stanza))| (*order, stanza)));
+    let addressed = stanzas.iter();
+    node.second.recover(
+        addressed
+            .filter_map(|(order, (_, stanza))| Some((*order, router::addressee(node, stanza)?))),
+    );
     let mut left = node.recovery.left.lock();
     left.known = stanzas.keys().copied().collect();
     left.stanzas = stanzas;
@@ -186,7 +189,7 @@ pub async fn recover(node: Arc<Node>) {
         }
         let mut by_account: BTreeMap<BareJid, Vec<(u64, u64, Stanza)>> = BTreeMap::new();
         for (order, (accepted_ms, stanza)) in left {
-            if let Some(to) = stanza.to().map(xmpp::jid::Jid::bare) {
+            if let Some(to) = router::addressee(&node, &stanza) {
                 by_account.entry(to).or_default().push((order, accepted_ms, stanza));
             }
         }

@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use s2s::federation::{Handled, OnHandled, Ticket};
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use tokio::time::Instant;
 use xmpp::jid::{BareJid, FullJid};
 use xmpp::sasl::{Hash, ScramKeys, Secret};
 use xmpp::stanza::Stanza;
@@ -75,6 +76,10 @@ impl Streams for Leaving {
 
     fn patience(&self) -> Duration {
         SOON
+    }
+
+    fn shutdown(&self, _: Instant) -> BoxFuture<'_, Vec<(Ticket, Stanza)>> {
+        Box::pin(async { std::mem::take(&mut *self.0.lock()) })
     }
 }
 

@@ -3,11 +3,12 @@
 //! Run by `tests/run`, or `cargo test -p pangaea-tests --test bad_input [WORD…]` when the server has been built. `row` is what a row
 //! says and how it is judged, `wire` a client's road as bytes and pieces (another transport is another implementation of [`wire::Wire`]),
 //! `state` how far a client has come before the bytes, and the other files are the tables: `stream` and `xml` (A), `tls` (B), `sasl` (C),
-//! `session` (D), `address` (E), `roster` (F), `sm` (G). Rows say `B-…` as bad input is numbered everywhere in this repository, or the
+//! `session` (D), `address` (E), `roster` (F), `sm` (G), `component` (A and H, on streams of components). Rows say `B-…` as bad input is numbered everywhere in this repository, or the
 //! section of the specification they come from.
 //! Deliberately absent: what takes a minute (deadlines) and what needs a server that is configured otherwise; those are unit tests.
 
 mod address;
+mod component;
 mod roster;
 mod row;
 mod sasl;
@@ -72,6 +73,7 @@ async fn main() -> ExitCode {
             });
             let all =
                 tests.chain(tls::tests(house)).chain(roster::tests(house)).chain(sm::tests(house));
+            let all = all.chain(component::tests(house));
             let tests = all.map(|test| Test { name: format!("bad_input::{}", test.name), ..test });
             let tests: Vec<Test<'_>> = tests.collect();
             run(&mut outcome, &choice, tests, TOGETHER, LONGEST_SECONDS).await;

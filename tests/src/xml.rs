@@ -8,6 +8,8 @@ use std::fmt;
 
 /// The content namespace of client streams.
 pub const CLIENT: &str = "jabber:client";
+/// That of component streams (XEP-0114): what stands in it is read as if it stood in that of clients.
+pub const COMPONENT: &str = "jabber:component:accept";
 /// The namespace of the stream element, its features and its errors.
 pub const STREAM: &str = "http://etherx.jabber.org/streams";
 const XML: &str = "http://www.w3.org/XML/1998/namespace";
@@ -133,6 +135,20 @@ impl Element {
     /// Is it a stanza: message, presence or iq?
     pub fn is_stanza(&self) -> bool {
         self.ns == CLIENT && matches!(self.name.as_str(), "message" | "presence" | "iq")
+    }
+
+    /// The same, with all that is in one namespace in another.
+    #[must_use]
+    pub fn renamed(mut self, from: &str, to: &str) -> Self {
+        if self.ns == from {
+            self.ns = to.into();
+        }
+        let nodes = std::mem::take(&mut self.nodes).into_iter().map(|node| match node {
+            Node::Element(element) => Node::Element(element.renamed(from, to)),
+            text => text,
+        });
+        self.nodes = nodes.collect();
+        self
     }
 
     fn write(&self, parent_ns: &str, out: &mut String) {

@@ -5,6 +5,7 @@ pub(crate) mod archive;
 pub(crate) mod auth;
 pub(crate) mod c2s;
 pub(crate) mod clients;
+pub(crate) mod components;
 pub(crate) mod contact;
 pub(crate) mod domains;
 pub(crate) mod external_services;

@@ -161,6 +161,22 @@ impl Operator for Fake {
     fn home_move<'a>(&'a self, what: HomeTarget, to: &'a str) -> Answer<'a, HomeInfo> {
         self.done(format!("move {what:?} to {to}"), home("x"))
     }
+    fn s2s_check<'a>(&'a self, domain: &'a str, from: Option<&'a str>) -> Answer<'a, DomainCheck> {
+        let step = |at: &str, outcome, words: &str| {
+            let (at, words) = (at.to_owned(), words.to_owned());
+            DomainCheckStep { at, outcome, words }
+        };
+        let check = DomainCheck {
+            from: from.unwrap_or("chat.example").to_owned(),
+            domain: domain.to_owned(),
+            works: false,
+            steps: vec![
+                step("policy", DomainCheckOutcome::Good, "TLS is required"),
+                step("DNS", DomainCheckOutcome::Bad, "DNS knows no domain"),
+            ],
+        };
+        self.done(format!("s2s check {domain} from {from:?}"), check)
+    }
     fn reports(&self, limit: usize) -> Answer<'_, Vec<ReportInfo>> {
         let report = ReportInfo {
             at: "2026-11-28T01:00:00Z".to_owned(),
@@ -369,7 +385,7 @@ async fn the_description_names_every_path_and_is_open_to_all() {
     assert_eq!(reply.status, 200);
     let description: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
     let paths = description["paths"].as_object().unwrap();
-    assert_eq!(paths.len(), 25, "{:?}", paths.keys());
+    assert_eq!(paths.len(), 26, "{:?}", paths.keys());
     assert!(paths["/admin/regions/{name}/state"]["put"].is_object());
     assert_eq!(description["components"]["securitySchemes"]["password"]["scheme"], "basic");
 }

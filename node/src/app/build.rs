@@ -17,7 +17,7 @@ use s2s::link::{Incarnation, LinkConfig, LinkLimits, LinkTimers, Links, PeerId, 
 use s2s::tls::TlsIdentity;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use xmpp::jid::Jid;
+use xmpp::jid::{BareJid, Jid};
 use xmpp::payload::disco::Item;
 use xmpp::sasl::Secret;
 
@@ -27,6 +27,7 @@ use super::world::{World, wall_ms};
 use super::{Drain, Live, Node, Offers, Reloading};
 use crate::auth::stored::AtHome;
 use crate::auth::{Chain, Internal, Kept, Stored, Throttle, sources};
+use crate::components::Components;
 use crate::features::Features;
 use crate::features::archive::{self, Archive};
 use crate::features::blocking::record::PRIVACY;
@@ -128,6 +129,11 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
     let fake_secret = Secret::new(world.random::<32>().to_vec());
     let offers = Offers::new(&config, &features, authenticator.mechanisms(), fake_secret);
     let regions = config.regions();
+    let components = Components::new(&config.components).map_err(|(file, cause)| {
+        RunError::File { what: "the secret of a component", file, cause }
+    })?;
+    let domain = |name: &str| BareJid::new(None, name).expect("the configuration has checked it");
+    let named = config.components.component.iter().map(|component| &component.domain);
     let domains = Domains {
         global: config.domains.global.clone(),
         regional: config.domains.regional.clone().unwrap_or_default(),
@@ -137,6 +143,11 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
             .map(|region| format!("{region}.{}", config.domains.global))
             .collect(),
         services: services.hosts().map(str::to_owned).zip(0..).collect(),
+        components: named.map(|name| (name.clone(), domain(name))).collect(),
+        any_component_but: config
+            .components
+            .any_below
+            .then(|| config.domains.all().into_iter().map(|(_, name)| name.to_owned()).collect()),
     };
     let limits = ParkLimits {
         bytes_max: config.limits.parked_bytes_max,
@@ -161,6 +172,7 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
         leaving: Leaving::default(),
         features,
         services,
+        components,
         archive: Archive::new(&config.archive),
         ledger: Ledger::new(incarnation, config.limits.unsettled_bytes_max),
         recovery: Recovery::default(),

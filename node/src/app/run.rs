@@ -12,7 +12,9 @@ use tokio::time::{Instant, timeout_at};
 
 use super::drain::{self};
 use super::{Node, Reload, build, heirs, operator::Desk, reload, scribe, wires};
+use crate::components;
 use crate::features::{archive, last};
+use crate::federation;
 use crate::geo::tick;
 use crate::outbox;
 use crate::registry;
@@ -26,6 +28,8 @@ const ANNOUNCE_WITHIN: Duration = Duration::from_secs(5);
 const OUTBOX_WITHIN: Duration = Duration::from_secs(5);
 /// How long it waits for those that can be reached, when others cannot.
 const ECHO_WITHIN: Duration = Duration::from_secs(1);
+/// How long the streams to other domains have to deliver what they were given; the rest goes another way.
+const STREAMS_WITHIN: Duration = Duration::from_secs(5);
 /// How often the drain looks whether the last session is gone.
 const DRAIN_LOOK: Duration = Duration::from_millis(20);
 
@@ -54,6 +58,9 @@ pub enum RunError {
     /// A backend of users' passwords, tokens or certificates cannot be used.
     #[error("{0}")]
     Auth(String),
+    /// The streams to other domains cannot be made.
+    #[error("other domains: {0}")]
+    Streams(#[from] federation::streams::StreamsError),
     /// The links cannot be made.
     #[error("links: {0}")]
     Links(String),
@@ -77,8 +84,14 @@ pub async fn run(
         }
     }
     let mut s2s = Vec::new();
-    for address in &config.s2s.listen {
-        s2s.push(tcp::listen(*address)?);
+    for (addresses, is_tls) in [(&config.s2s.listen, false), (&config.s2s.listen_tls, true)] {
+        for address in addresses {
+            s2s.push((tcp::listen(*address)?, is_tls));
+        }
+    }
+    let mut components = Vec::new();
+    for address in &config.components.listen {
+        components.push(tcp::listen(*address)?);
     }
     let http = crate::http::bind(&config.http.listen).await?;
 
@@ -102,25 +115,20 @@ pub async fn run(
             .await;
         });
     }
-    for listener in s2s {
-        let node = node.clone();
+    for listener in components {
+        let (node, gate) = (node.clone(), gate.clone());
         tasks.spawn(async move {
-            loop {
-                match listener.accept().await {
-                    Ok((stream, _)) => {
-                        let _ = stream.set_nodelay(true);
-                        if let Some(links) = node.geo.links() {
-                            links.accept(stream);
-                        }
-                    }
-                    Err(error) => {
-                        tracing::warn!(%error, "cannot accept from other servers; pausing");
-                        tokio::time::sleep(Duration::from_millis(200)).await;
-                    }
-                }
-            }
+            tcp::accept_loop(listener, gate, |accepted| {
+                tokio::spawn(components::serve(node.clone(), accepted));
+            })
+            .await;
         });
     }
+    federation::streams::start(&node)?;
+    for (listener, is_tls) in s2s {
+        tasks.spawn(federation::streams::listen(node.clone(), listener, is_tls));
+    }
+    tasks.spawn(federation::streams::agree_on_secret(node.clone()));
     for service in node.services.all() {
         service.start(&node, &mut tasks)?;
     }
@@ -199,6 +207,7 @@ pub async fn drain(node: &Arc<Node>, mut tasks: JoinSet<()>) {
     while !settled() && Instant::now() < deadline {
         tokio::time::sleep(DRAIN_LOOK).await;
     }
+    federation::stop(node, deadline.min(Instant::now() + STREAMS_WITHIN)).await;
     // Others ask whether anything comes back of what they sent here: when this is echoed they have asked.
     let mark = node.geo.mark();
     node.geo.send_due_probes();

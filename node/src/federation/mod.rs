@@ -2,29 +2,33 @@
 //! streams themselves are `s2s::federation`. The node where a stanza enters has it in its ledger until the gateway says that it is kept.
 //!
 //! Called by the router (what leaves), by `geo` (what other nodes bring, and what becomes of them) and by the streams.
-//! * `inbound` what the streams bring
+//! * `inbound` what the streams bring · `streams` the streams, started, with the node around them
 
 pub mod inbound;
+pub mod streams;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod users_tests;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use config::canary::{Canary, sings};
+use futures_util::future::BoxFuture;
 use global_distrib::NodeIx;
 use global_distrib::gateway::{Gateways, Pair, Way, rendezvous};
 use parking_lot::{Mutex, MutexGuard};
 use s2s::federation::Ticket;
+use tokio::time::Instant;
 use xmpp::stanza::error::StanzaError;
 use xmpp::stanza::{Kind, Stanza};
 
 use crate::app::Node;
-use crate::geo::{Peer, frame};
+use crate::geo::Peer;
+use crate::geo::frame::{self, StanzaHead};
 use crate::router::ledger::Due;
 use crate::router::{self, Routed};
 use crate::session::Receipt;
@@ -44,6 +48,9 @@ pub trait Streams: Send + Sync {
 
     /// How long a stanza may wait for a way to its domain.
     fn patience(&self) -> Duration;
+
+    /// Ends them: what can be delivered before the deadline is. What is left.
+    fn shutdown(&self, deadline: Instant) -> BoxFuture<'_, Vec<(Ticket, Stanza)>>;
 }
 
 /// See the room. Memory: that of [`Gateways`].
@@ -53,6 +60,10 @@ pub struct Federation {
     /// How many are on their way: what is asked for every message of everybody costs no lock while none is.
     open: AtomicUsize,
     streams: OnceLock<Arc<dyn Streams>>,
+    /// The same, as they are in a server that runs.
+    pub handle: streams::Handle,
+    /// This node is about to stop: what it is given for other domains goes back.
+    is_leaving: AtomicBool,
     /// What has come and waits.
     pub inbound: inbound::Inbound,
 }
@@ -151,7 +162,7 @@ fn forward(node: &Node, gate: &mut Gate<'_>, order: u64, stanza: Stanza) -> Refu
     if sings(Canary::PairWanders) {
         pair.from = order.to_string(); // None is ever known.
     }
-    let wanted = gateway(node, &stanza);
+    let wanted = gateway(node, gate, &stanza);
     match gate.send(pair, order, wanted) {
         Way::Here => {
             node.ledger.hand(order, 1, &[]);
@@ -168,6 +179,7 @@ fn forward(node: &Node, gate: &mut Gate<'_>, order: u64, stanza: Stanza) -> Refu
             node.ledger.hand(order, 0, &[at]);
             None
         }
+        Way::Behind => None,
     }
 }
 
@@ -177,7 +189,7 @@ fn pair_of(stanza: &Stanza) -> Option<Pair> {
 }
 
 /// The node that speaks to that domain for that sender; `None`: this one does.
-fn gateway(node: &Node, stanza: &Stanza) -> Option<NodeIx> {
+fn gateway(node: &Node, gate: &Gateways, stanza: &Stanza) -> Option<NodeIx> {
     let (from, to) = (stanza.from()?, stanza.to()?);
     if from.domain() == node.domains.regional {
         return None; // The classic way: from where it is.
@@ -186,7 +198,9 @@ fn gateway(node: &Node, stanza: &Stanza) -> Option<NodeIx> {
     let home = state.home_of(from.bare_str())?;
     let of_region =
         state.nodes.iter().filter(|(name, of)| of.region == home.region && state.is_live(name));
-    let chosen = rendezvous(to.domain(), of_region.map(|(name, _)| name.as_str()))?;
+    let stay = of_region
+        .filter(|(name, _)| !node.geo.nodes.index(name).is_some_and(|ix| gate.is_leaving(ix)));
+    let chosen = rendezvous(to.domain(), stay.map(|(name, _)| name.as_str()))?;
     node.geo.peer_named(chosen).map(|peer| peer.ix)
 }
 
@@ -196,6 +210,10 @@ fn write(node: &Node, to: NodeIx, order: u64, stanza: &Stanza) -> bool {
 }
 
 fn hand_over(node: &Node, ticket: Ticket, stanza: Stanza) -> Refused {
+    if node.federation.is_leaving.load(Ordering::Acquire) {
+        give_back(node, ticket, &stanza);
+        return None;
+    }
     let Some(streams) = node.federation.streams.get() else {
         return Some((ticket, stanza, StanzaError::remote_server_not_found()));
     };
@@ -207,6 +225,49 @@ fn refuse(node: &Arc<Node>, refused: Refused) {
     if let Some((ticket, stanza, error)) = refused {
         failed(node, ticket, &stanza, &error);
     }
+}
+
+/// This node is about to stop: its streams end. What has not left, or of which nobody has said that it arrived, goes back to the nodes it is of, for another
+/// gateway; our own stays in the ledger, and so comes into the outbox.
+pub async fn stop(node: &Arc<Node>, deadline: Instant) {
+    let Some(streams) = node.federation.streams.get() else { return };
+    node.federation.is_leaving.store(true, Ordering::Release);
+    for (ticket, stanza) in streams.shutdown(deadline).await {
+        give_back(node, ticket, &stanza);
+    }
+}
+
+fn give_back(node: &Node, ticket: Ticket, stanza: &Stanza) {
+    let Some(via) = ticket.via.map(NodeIx) else { return };
+    node.geo.held.let_go(via, ticket.order);
+    let head = StanzaHead { tracked: true, order: ticket.order, ..StanzaHead::default() };
+    if !node.geo.give_back(via, head, stanza) {
+        tracing::warn!(
+            "no room to give back what is for another domain: it is sent again when this node is gone"
+        );
+    }
+}
+
+/// A gateway has given one back: it is about to stop.
+pub fn came_back(node: &Arc<Node>, from: NodeIx, routed: &Routed) {
+    node.federation.lock().came_back(from, routed.order);
+    send_ready(node);
+}
+
+/// What leaving gateways have given back goes to others, as soon as nothing of its pair is with them.
+fn send_ready(node: &Arc<Node>) {
+    let refused: Vec<Refused> = {
+        let mut gate = node.federation.lock();
+        let ready = gate.ready();
+        ready.into_iter().map(|order| again(node, &mut gate, order)).collect()
+    };
+    refused.into_iter().for_each(|refused| refuse(node, refused));
+}
+
+/// One of the ledger, through whoever is its gateway now.
+fn again(node: &Node, gate: &mut Gate<'_>, order: u64) -> Refused {
+    let (accepted_ms, stanza) = node.ledger.look(order)?;
+    forward(node, gate, order, stamped(node, stanza, accepted_ms))
 }
 
 /// Its sender hears the error, and that is the end of it.
@@ -258,23 +319,20 @@ pub fn held(node: &Node, order: u64, stanza: &Stanza, by: NodeIx) {
 /// That life of a node is over (or it counts as dead): what it had for other domains is sent again, before anything newer can be. What it had
 /// for accounts is given back, as by [`router::Ledger::node_gone`].
 pub fn node_gone(node: &Arc<Node>, gone: NodeIx) -> Vec<(u64, u64, Stanza)> {
-    let mut refused = Vec::new();
-    let back = {
+    let (back, refused) = {
         let mut gate = node.federation.lock();
+        let is_abroad =
+            |stanza: &Stanza| stanza.to().is_some_and(|to| node.domains.is_foreign(to.domain()));
         let all = node.ledger.node_gone(gone);
-        gate.gone(gone);
-        let mut back = Vec::new();
-        for (order, accepted_ms, stanza) in all {
-            match stanza.to().is_some_and(|to| node.domains.is_foreign(to.domain())) {
-                true if sings(Canary::GatewayForgets) => {}
-                true => {
-                    let stanza = stamped(node, stanza, accepted_ms);
-                    refused.push(forward(node, &mut gate, order, stanza));
-                }
-                false => back.push((order, accepted_ms, stanza)),
-            }
+        let (abroad, back): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|(_, _, stanza)| is_abroad(stanza));
+        let mut orders = gate.gone(gone);
+        if !sings(Canary::GatewayForgets) {
+            orders.extend(abroad.iter().map(|(order, ..)| *order));
         }
-        back
+        let refused: Vec<Refused> =
+            orders.into_iter().map(|order| again(node, &mut gate, order)).collect();
+        (back, refused)
     };
     refused.into_iter().for_each(|refused| refuse(node, refused));
     back
@@ -314,11 +372,12 @@ fn flush(node: &Node, gate: &mut Gate<'_>, at: NodeIx) {
     }
 }
 
-/// Once a second: what has waited too long for a gateway that cannot be reached comes to an end; what found a link full is tried again.
+/// Once a second: what was given back and may go on does; what has waited too long for a gateway that cannot be reached comes to an end; what found a link full is tried again.
 pub fn tick(node: &Arc<Node>) {
     let Some(streams) = node.federation.streams.get().filter(|_| node.federation.open() > 0) else {
         return;
     };
+    send_ready(node);
     let before = node.wall_ms().saturating_sub(millis(streams.patience()));
     let late: Vec<(u64, Stanza)> = {
         let mut gate = node.federation.lock();

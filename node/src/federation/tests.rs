@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use s2s::federation::Ticket;
+use tokio::time::Instant;
 use xmpp::stanza::Stanza;
 use xmpp::stanza::error::StanzaError;
 
@@ -26,6 +28,10 @@ impl Streams for Kept {
 
     fn patience(&self) -> Duration {
         Duration::from_secs(60)
+    }
+
+    fn shutdown(&self, _: Instant) -> BoxFuture<'_, Vec<(Ticket, Stanza)>> {
+        Box::pin(async { std::mem::take(&mut *self.0.lock()) })
     }
 }
 

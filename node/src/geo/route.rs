@@ -14,6 +14,7 @@ use xmpp::stream::error::StreamError;
 
 use super::{Peer, frame, light};
 use crate::app::Node;
+use crate::components;
 use crate::router;
 
 /// Entries a frame carries at most.
@@ -128,6 +129,7 @@ impl Routes {
                         named.insert(full.clone());
                     }
                     node.observe(generation);
+                    let component = full.local().is_none().then(|| full.clone());
                     let bare = full.bare();
                     let row = Row {
                         full,
@@ -146,6 +148,9 @@ impl Routes {
                     if let Some(seat) = bound.superseded {
                         node.metrics.conflicts.inc();
                         router::perform::close(&seat, StreamError::conflict());
+                    }
+                    if let Some(full) = component {
+                        components::appeared(node, &full, generation);
                     }
                     if bound.reopen {
                         router::reopen(node, &bare);

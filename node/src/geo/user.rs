@@ -11,7 +11,7 @@ use global_distrib::{Choice, RouteEntry, Row, Taken};
 use s2s::link::{FrameKind, FrameSink, Incarnation, LinkUser, PeerId};
 use serde::de::DeserializeOwned;
 use smallvec::SmallVec;
-use xmpp::jid::{BareJid, Jid};
+use xmpp::jid::BareJid;
 use xmpp::stanza::Stanza;
 
 use super::frame::{self, Call, CarbonCopy, PresenceProbe, Reply, StanzaHead};
@@ -328,7 +328,7 @@ fn stanza(node: &Arc<Node>, peer: &Peer, body: Bytes) {
         tracing::warn!(peer = %peer.id, "a stanza that cannot be read");
         return;
     };
-    let Some(account) = stanza.to().map(Jid::bare) else { return };
+    let Some(account) = router::addressee(node, &stanza) else { return };
     let road = Road::new(node);
     let owed = if head.tracked { Owed::Ledger } else { Owed::Nothing };
     let sole = !head.copy;
@@ -348,7 +348,7 @@ fn stanza(node: &Arc<Node>, peer: &Peer, body: Bytes) {
             .filter(|row| row.generation <= head.newest)
             .cloned()
             .collect();
-        let here = match router::account::choose(&stanza, &here, refuses) {
+        let here = match router::choose(node, &stanza, &here, refuses) {
             Choice::Send { here, .. } => here,
             // All who are here have refused it: it is judged, and nothing that follows has to wait for it.
             Choice::Refuse if denied.get() => return true,
@@ -395,7 +395,7 @@ fn stanza(node: &Arc<Node>, peer: &Peer, body: Bytes) {
 fn returned(node: &Arc<Node>, peer: &Peer, body: Bytes) {
     let Some((head, bytes)) = StanzaHead::read(body) else { return };
     let Ok(mut stanza) = Stanza::parse(bytes) else { return };
-    let Some(account) = stanza.to().map(Jid::bare) else { return };
+    let Some(account) = router::addressee(node, &stanza) else { return };
     let mut tracked = head.tracked;
     if tracked && node.recovery.waits(head.order) {
         node.directory.refused(&account, peer.ix);

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use xmpp::jid::{BareJid, Jid};
+use xmpp::jid::BareJid;
 use xmpp::stanza::Stanza;
 
 use super::second::{self, WRITTEN_WITHIN};
@@ -88,7 +88,7 @@ async fn take_over_from(
             continue;
         }
         let read = super::read(row);
-        match read.and_then(|(at, stanza)| Some((stanza.to().map(Jid::bare)?, at, stanza))) {
+        match read.and_then(|(at, stanza)| Some((router::addressee(node, &stanza)?, at, stanza))) {
             Some((to, at, stanza)) => messages.entry(to).or_default().push((order, at, stanza)),
             None => tracing::error!(
                 of = name,

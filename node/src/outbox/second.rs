@@ -14,7 +14,6 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 use xmpp::jid::BareJid;
-use xmpp::stanza::Stanza;
 
 use crate::app::Node;
 use crate::homes::{Decision, HomeError, Tx};
@@ -171,11 +170,9 @@ impl Drop for Pending {
 
 impl Second {
     /// A former life left these; they may be with homes.
-    pub fn recover<'a>(&self, left: impl Iterator<Item = (u64, &'a Stanza)>) {
+    pub fn recover(&self, left: impl Iterator<Item = (u64, BareJid)>) {
         let mut copies = self.copies.lock();
-        copies.extend(
-            left.filter_map(|(order, stanza)| Some((order, (stanza.to()?.bare(), Copy::There)))),
-        );
+        copies.extend(left.map(|(order, to)| (order, (to, Copy::There))));
     }
 
     /// Waits until all that homes were asked is answered; false when the time is over.
@@ -198,7 +195,7 @@ pub fn keep(node: &Arc<Node>, written: Vec<ToStore>) {
     {
         let mut copies = node.second.copies.lock();
         for (order, accepted_ms, stanza) in written {
-            let Some(to) = stanza.to().map(xmpp::jid::Jid::bare) else { continue };
+            let Some(to) = router::addressee(node, &stanza) else { continue };
             copies.insert(order, (to.clone(), Copy::Going));
             by_account.entry(to).or_default().push((order, super::row(accepted_ms, &stanza)));
         }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use xmpp::jid::BareJid;
+use xmpp::jid::{BareJid, Jid};
 use xmpp::stanza::Stanza;
 
 /// The domains of this deployment, as one node sees them.
@@ -19,6 +19,10 @@ pub struct Domains {
     pub elsewhere: BTreeSet<String>,
     /// Domains of services (`upload.chat.example`), with their numbers in `Services`.
     pub services: BTreeMap<String, usize>,
+    /// Domains of components (XEP-0114), as their rows in the session table name them.
+    pub components: BTreeMap<String, BareJid>,
+    /// Any other domain below the global one may be a component's, but for these: they have a name in the configuration.
+    pub any_component_but: Option<BTreeSet<String>>,
 }
 
 impl Domains {
@@ -43,12 +47,57 @@ impl Domains {
             || self.is_server(domain)
             || self.services.contains_key(domain)
             || self.elsewhere.contains(domain)
+            || self.names_component(domain)
             || is_below(domain, &self.global))
+    }
+
+    /// Whether other servers may call us by that name: there is somebody behind it, connected or not.
+    pub fn is_ours(&self, domain: &str) -> bool {
+        // Guests are known here alone (XEP-0175 §3).
+        (self.is_server(domain) && !self.has_guests(domain))
+            || self.services.contains_key(domain)
+            || self.is_component(domain)
     }
 
     /// Whether a stanza to this domain is for this node itself.
     pub fn is_server(&self, domain: &str) -> bool {
         domain == self.global || domain == self.regional || self.has_guests(domain)
+    }
+
+    /// Whether somebody of ours has that domain, besides components.
+    pub fn is_taken(&self, domain: &str) -> bool {
+        self.is_server(domain)
+            || self.elsewhere.contains(domain)
+            || self.services.contains_key(domain)
+            || self.any_component_but.as_ref().is_some_and(|names| names.contains(domain))
+    }
+
+    /// Whether the configuration names a component of that domain.
+    pub fn names_component(&self, domain: &str) -> bool {
+        self.components.contains_key(domain)
+    }
+
+    /// Whether what is for that domain is for a component, connected or not.
+    pub fn is_component(&self, domain: &str) -> bool {
+        let may_be = || self.any_component_but.is_some() && is_below(domain, &self.global);
+        self.names_component(domain) || (may_be() && !self.is_taken(domain))
+    }
+
+    /// The component that has that domain, as the session table knows it.
+    pub fn component(&self, domain: &str) -> Option<BareJid> {
+        match self.components.get(domain) {
+            Some(component) => Some(component.clone()),
+            None if self.is_component(domain) => BareJid::new(None, domain).ok(),
+            None => None,
+        }
+    }
+
+    /// Whose rows of the session table what goes to `to` goes by: a user's bare JID, or the domain of a component.
+    pub fn addressee(&self, to: &Jid) -> BareJid {
+        if to.local().is_none() || self.has_users(to.domain()) {
+            return to.bare();
+        }
+        self.component(to.domain()).unwrap_or_else(|| to.bare())
     }
 }
 
@@ -61,6 +110,8 @@ pub enum Destination {
     Server,
     /// A service of ours, by its number: its domain, or an address under it.
     Service(usize),
+    /// A component, by its domain: that, or an address under it.
+    Component(BareJid),
     /// A domain of ours that no service answers for.
     NoService,
     /// Somebody else's domain.
@@ -75,6 +126,7 @@ pub fn decide(stanza: &Stanza, domains: &Domains) -> Destination {
         Some(_) if domains.has_users(domain) => Destination::Account(to.bare()),
         None if domains.is_server(domain) => Destination::Server,
         _ if let Some(service) = domains.services.get(domain) => Destination::Service(*service),
+        _ if let Some(component) = domains.component(domain) => Destination::Component(component),
         _ if domains.is_server(domain)
             || domains.elsewhere.contains(domain)
             || is_below(domain, &domains.global) =>
@@ -104,7 +156,12 @@ mod tests {
             anon: "anon.chat.example".into(),
             elsewhere: ["us.chat.example".into()].into(),
             services: [("upload.chat.example".into(), 0), ("proxy.example".into(), 1)].into(),
+            components: ["irc.chat.example", "bridge.example"]
+                .map(|name| (name.to_owned(), BareJid::parse(name).expect("a JID")))
+                .into(),
+            any_component_but: None,
         };
+        let component = |name: &str| Destination::Component(BareJid::parse(name).expect("a JID"));
         let account = |name: &str| {
             Destination::Account(BareJid::parse(&format!("{name}@chat.example")).expect("a JID"))
         };
@@ -125,6 +182,10 @@ mod tests {
             ("upload.chat.example/anything", Destination::Service(0)),
             ("romeo@upload.chat.example/orchard", Destination::Service(0)),
             ("proxy.example", Destination::Service(1)),
+            ("irc.chat.example", component("irc.chat.example")),
+            ("#hall%net@irc.chat.example/x", component("irc.chat.example")),
+            ("bridge.example/x", component("bridge.example")),
+            ("a.bridge.example", Destination::Foreign),
             // Guests are users.
             ("4f1c@anon.chat.example/x", guest),
             ("anon.chat.example", Destination::Server),
@@ -141,6 +202,30 @@ mod tests {
         ] {
             let stanza = Stanza::parse(Bytes::from(format!("<message to='{to}'/>")));
             assert_eq!(decide(&stanza.expect("a message"), &domains), expected, "{to}");
+        }
+        let any = Domains {
+            any_component_but: Some(["rooms.chat.example".into()].into()),
+            ..domains.clone()
+        };
+        for (to, expected) in [
+            ("x@comp.chat.example/y", component("comp.chat.example")),
+            ("a.b.chat.example", component("a.b.chat.example")),
+            ("irc.chat.example", component("irc.chat.example")),
+            ("rooms.chat.example", Destination::NoService),
+            ("upload.chat.example", Destination::Service(0)),
+            ("romeo@us.chat.example", Destination::NoService),
+            ("romeo@eu.chat.example", Destination::NoService),
+            ("romeo@chat.example", account("romeo")),
+            ("other.example", Destination::Foreign),
+        ] {
+            let stanza = Stanza::parse(Bytes::from(format!("<message to='{to}'/>")));
+            assert_eq!(decide(&stanza.expect("a message"), &any), expected, "{to}");
+            let to = Jid::parse(to).expect("a JID");
+            let addressee = any.addressee(&to);
+            match expected {
+                Destination::Component(domain) => assert_eq!(addressee, domain),
+                _ => assert_eq!(addressee, to.bare()),
+            }
         }
         let without = Domains { global: "chat.example".into(), ..Domains::default() };
         let guest = Stanza::parse(Bytes::from_static(b"<message to='a@anon.chat.example'/>"));

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use global_distrib::{NodeIx, Outcome};
+use global_distrib::{Choice, NodeIx, Outcome, Row};
 use smallvec::SmallVec;
 use xmpp::jid::BareJid;
 use xmpp::stanza::error::StanzaError;
@@ -28,6 +28,7 @@ pub use self::ledger::{Holder, Ledger, LetGo};
 pub use self::perform::perform;
 use self::road::Road;
 use crate::app::Node;
+use crate::components;
 use crate::features::blocking;
 use crate::federation;
 use crate::geo::frame::TRIES_MAX;
@@ -70,6 +71,7 @@ pub fn route_from(node: &Arc<Node>, stanza: Stanza, receipt: Option<Receipt>) {
         Destination::Account(account) => to_account(node, &account, stanza, receipt),
         // Answered, and so handled: the receipt is dropped behind the answer.
         Destination::Service(at) => service::take(node, at, &stanza),
+        Destination::Component(domain) => enter(node, &domain, stanza, receipt),
         Destination::Server | Destination::NoService => undeliverable(node, &stanza),
         // XEP-0175 §3: whoever is not known here is not sent elsewhere.
         Destination::Foreign if is_guest(node, &stanza) => {
@@ -93,6 +95,11 @@ fn to_account(node: &Arc<Node>, account: &BareJid, stanza: Stanza, receipt: Opti
             return;
         }
     }
+    enter(node, account, stanza, receipt);
+}
+
+/// From here on it has its place among what goes to this addressee.
+fn enter(node: &Arc<Node>, to: &BareJid, stanza: Stanza, receipt: Option<Receipt>) {
     let order = node.ledger.next_order();
     let tracked = receipt.is_some();
     if let Some(receipt) = receipt {
@@ -102,7 +109,30 @@ fn to_account(node: &Arc<Node>, account: &BareJid, stanza: Stanza, receipt: Opti
             return bounce(node, &stanza, &StanzaError::resource_constraint());
         }
     }
-    dispatch(node, account, Routed { stanza, tries: 0, order, tracked });
+    dispatch(node, to, Routed { stanza, tries: 0, order, tracked });
+}
+
+/// Whose rows of the session table a stanza goes by.
+pub fn addressee(node: &Node, stanza: &Stanza) -> Option<BareJid> {
+    stanza.to().map(|to| node.domains.addressee(to))
+}
+
+/// Whether what is dispatched is for a component, by its rows: everything else that is has users.
+fn is_to_component(node: &Node, stanza: &Stanza) -> bool {
+    stanza.to().is_some_and(|to| !node.domains.has_users(to.domain()))
+}
+
+/// Which of an addressee's rows get a stanza: the resources of an account (RFC 6121 §8.5), or one connection of a component.
+pub fn choose(
+    node: &Node,
+    stanza: &Stanza,
+    rows: &[Row<Arc<Seat>>],
+    refused: impl Fn(&Arc<Seat>) -> bool,
+) -> Choice<Arc<Seat>> {
+    match is_to_component(node, stanza) {
+        true => components::choose_row(node, stanza, rows),
+        false => account::choose(stanza, rows, refused),
+    }
 }
 
 /// Hands a stanza to the session table, in the addressee's order.
@@ -115,7 +145,10 @@ pub fn dispatch(node: &Arc<Node>, account: &BareJid, routed: Routed) {
 
 /// A node sent a stanza back: no session there has it any more. `early`: it was not even tried.
 pub fn returned(node: &Arc<Node>, from: NodeIx, mut routed: Routed, early: bool) {
-    let Some(account) = routed.stanza.to().map(xmpp::jid::Jid::bare) else { return };
+    if routed.stanza.to().is_some_and(|to| node.domains.is_foreign(to.domain())) {
+        return federation::came_back(node, from, &routed);
+    }
+    let Some(account) = addressee(node, &routed.stanza) else { return };
     routed.tries = routed.tries.saturating_add(u8::from(!early));
     if routed.tries >= TRIES_MAX {
         node.directory.refused(&account, from);
@@ -235,7 +268,7 @@ pub fn put_back(node: &Arc<Node>, account: &BareJid, stanzas: Vec<Routed>) {
 pub fn put_back_all(node: &Arc<Node>, stanzas: Vec<Routed>) -> BTreeSet<BareJid> {
     let mut by_account: BTreeMap<BareJid, Vec<Routed>> = BTreeMap::new();
     for routed in stanzas {
-        if let Some(account) = routed.stanza.to().map(xmpp::jid::Jid::bare) {
+        if let Some(account) = addressee(node, &routed.stanza) {
             by_account.entry(account).or_default().push(routed);
         }
     }

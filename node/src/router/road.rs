@@ -13,6 +13,7 @@ use xmpp::stanza::Kind;
 use super::ledger::{Due, Holder};
 use super::{Routed, account, perform};
 use crate::app::Node;
+use crate::components;
 use crate::feature::{Action, Ctx};
 use crate::features::blocking;
 use crate::features::carbons::{self, without_private};
@@ -51,7 +52,8 @@ impl<'a> Road<'a> {
         let sole = delivery.sole && here.len() == 1;
         let stanza = delivery.stanza.clone();
         let entered = (delivery.via, delivery.order);
-        if stanza.has_child("private", ns::CARBONS) {
+        let to_user = here.first().is_some_and(|seat| seat.bare.local().is_some());
+        if to_user && stanza.has_child("private", ns::CARBONS) {
             // XEP-0280 §9: for the servers, not for the client.
             delivery.stanza = without_private(&stanza);
         }
@@ -64,7 +66,7 @@ impl<'a> Road<'a> {
                 self.node.metrics.mailbox_full.inc();
             }
         }
-        if taken > 0 && stanza.kind() == Kind::Message {
+        if to_user && taken > 0 && stanza.kind() == Kind::Message {
             let mut ctx = Ctx::new(self.node, None);
             ctx.nobody_else = here.len() == rows;
             self.node.features.inbound(&mut ctx, &stanza, here);
@@ -129,6 +131,10 @@ impl<'a> Road<'a> {
 impl Carrier<Arc<Seat>, Routed> for Road<'_> {
     fn choose(&self, routed: &Routed, rows: &[Row<Arc<Seat>>]) -> Choice<Arc<Seat>> {
         self.rows.set(rows.len());
+        if super::is_to_component(self.node, &routed.stanza) {
+            self.passed_over.set(false);
+            return components::choose_row(self.node, &routed.stanza, rows);
+        }
         self.passed_over.set(account::passes_over(&routed.stanza, rows));
         account::choose(&routed.stanza, rows, |seat| blocking::refuses(seat, &routed.stanza))
     }

@@ -197,6 +197,27 @@ async fn over(node: &Arc<Node>, seat: &Arc<Seat>, sm: Option<Box<Sm>>, unwritten
     }
 }
 
+/// A component's connection is over: its row goes, and in the same step what it had not taken goes back in front of everything newer for the
+/// component. Another connection has it then, or its sender an error.
+pub fn component_over(node: &Arc<Node>, seat: &Arc<Seat>, unwritten: Vec<Delivery>) {
+    let mut left = Left::default();
+    let road = Road::new(node);
+    let (full, generation) = (&seat.full, seat.generation);
+    let unbound = node.directory.unbind_here(full, generation, node.now_ms(), &road, || {
+        left.sort(node, unwritten.into_iter(), seat);
+        std::mem::take(&mut left.again)
+    });
+    road.finish();
+    let entry = RouteEntry::Unbind { full: full.clone(), generation };
+    node.geo.route.append(node, entry);
+    for stanza in left.unanswered {
+        router::route(node, stanza);
+    }
+    if unbound.reopen {
+        router::reopen(node, &seat.bare);
+    }
+}
+
 /// What waited for a session that goes on, and finds no room in it: it goes on as if the session were over.
 pub fn no_room(node: &Arc<Node>, seat: &Arc<Seat>, back: Vec<Delivery>) {
     if back.is_empty() {

@@ -27,7 +27,7 @@ pub mod wheel;
 
 use std::sync::Arc;
 
-pub use self::end::no_room;
+pub use self::end::{component_over, no_room};
 pub use self::receipt::{Handled, Receipt};
 pub use self::seat::{Control, Delivery, Item, Older, Owed, Seat, State};
 pub use self::sm::{Handover, Resumable};

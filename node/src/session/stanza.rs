@@ -128,7 +128,7 @@ pub(crate) fn iq(ctx: &mut Ctx<'_>, stanza: Stanza) -> Flow {
                 let node = ctx.node.clone();
                 return node.services.handle(ctx, at, &stanza);
             }
-            Destination::NoService | Destination::Foreign => {
+            Destination::Component(_) | Destination::NoService | Destination::Foreign => {
                 router::route(ctx.node, stanza);
                 return Flow::Done;
             }

@@ -4,12 +4,13 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
 use node::app::Node;
 use node::federation::{self, Streams};
 use parking_lot::Mutex;
 use s2s::federation::Ticket;
 use tokio::sync::Notify;
-use tokio::time::Duration;
+use tokio::time::{Duration, Instant};
 use xmpp::stanza::Stanza;
 use xmpp::stanza::error::StanzaError;
 
@@ -51,6 +52,10 @@ impl Streams for Road {
     fn patience(&self) -> Duration {
         Duration::from_secs(300)
     }
+
+    fn shutdown(&self, _: Instant) -> BoxFuture<'_, Vec<(Ticket, Stanza)>> {
+        Box::pin(async { self.queue.lock().drain(..).collect() })
+    }
 }
 
 /// Gives a node its streams. In its runtime.
@@ -68,7 +73,7 @@ pub fn begin(node: &Arc<Node>, abroad: Abroad, life: Arc<Life>, chance: Chance) 
                     break;
                 }
                 // Found and reached quickly, as a rule.
-                let way = chance.weighted(&[(5, 80), (3, 600), (2, 15_000)]);
+                let way = chance.weighted(&[(5, 80), (3, 600), (2, 9_000)]);
                 tokio::time::sleep(Duration::from_millis(chance.between(20, way))).await;
                 let now = life.now();
                 let numbers = batch.iter().filter_map(|(_, stanza)| number(stanza));

@@ -106,6 +106,8 @@ pub struct Client {
     pub hash: Option<crate::scram::Hash>,
     /// Signs in with ANONYMOUS, and is called what the server says.
     pub is_guest: bool,
+    /// Is no user but a component (XEP-0114) with this secret: its `user` is the first part of its domain, its endpoint's port one for components.
+    pub component: Option<String>,
     /// The resource it asks for.
     pub resource: Option<String>,
     /// The full JID, once bound.
@@ -137,6 +139,7 @@ impl Client {
             password: password.into(),
             hash: None,
             is_guest: false,
+            component: None,
             resource: resource.map(Into::into),
             jid: None,
             transcript: Transcript::default(),
@@ -150,13 +153,17 @@ impl Client {
         }
     }
 
-    /// The bare JID.
+    /// The bare JID; a component's domain.
     pub fn bare(&self) -> String {
-        format!("{}@{}", self.user, self.endpoint.domain)
+        let at = if self.component.is_some() { '.' } else { '@' };
+        format!("{}{at}{}", self.user, self.endpoint.domain)
     }
 
     /// The full JID; what it would be, before binding.
     pub fn full(&self) -> String {
+        if self.component.is_some() {
+            return self.bare();
+        }
         self.jid.clone().unwrap_or_else(|| {
             format!("{}/{}", self.bare(), self.resource.as_deref().unwrap_or("?"))
         })
@@ -200,11 +207,20 @@ impl Client {
         Ok(())
     }
 
-    /// Logs in and binds.
+    /// Logs in and binds; a component makes its handshake.
     ///
     /// # Errors
     /// When any step of it is refused or takes too long.
     pub async fn connect(&mut self) -> Result<()> {
+        if let Some(secret) = self.component.clone() {
+            let (port, domain) = (self.endpoint.port, self.bare());
+            let who = (self.name.as_str(), &self.transcript);
+            let stream = Negotiation::as_component(port, who, &domain, &secret).await?;
+            self.sm = None;
+            self.waiting.clear();
+            self.run(stream);
+            return Ok(());
+        }
         let mut stream = self.authenticated().await?.0;
         let resource = match &self.resource {
             Some(resource) => format!("<resource>{}</resource>", escape(resource)),

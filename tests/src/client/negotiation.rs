@@ -2,8 +2,9 @@
 
 use super::{Result, Transcript, describe, patience};
 use crate::scram::{Hash, Scram};
-use crate::xml::{CLIENT, Element, Piece, STREAM, StreamReader, escape};
+use crate::xml::{CLIENT, COMPONENT, Element, Piece, STREAM, StreamReader, escape};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
+use sha1::{Digest as _, Sha1};
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
@@ -91,20 +92,7 @@ impl Negotiation {
         transcript: &Transcript,
         from: Option<&str>,
     ) -> Result<(Self, Element)> {
-        let deadline = tokio::time::Instant::now() + patience();
-        let tcp = timeout_at(deadline, TcpStream::connect(("127.0.0.1", endpoint.port)))
-            .await
-            .map_err(|_| format!("port {} does not answer", endpoint.port))?
-            .map_err(|e| format!("port {}: {e}", endpoint.port))?;
-        tcp.set_nodelay(true).map_err(|e| e.to_string())?;
-        let mut this = Self {
-            io: Box::new(tcp),
-            reader: StreamReader::new(),
-            pieces: VecDeque::new(),
-            deadline,
-            who: who.into(),
-            transcript: transcript.clone(),
-        };
+        let mut this = Self::reach(endpoint.port, who, transcript).await?;
         match &endpoint.security {
             Security::Plain => {}
             Security::Direct(config) => this.tls(config, &endpoint.domain).await?,
@@ -121,6 +109,52 @@ impl Negotiation {
         }
         let features = this.open_as(&endpoint.domain, from).await?;
         Ok((this, features))
+    }
+
+    async fn reach(port: u16, who: &str, transcript: &Transcript) -> Result<Self> {
+        let deadline = tokio::time::Instant::now() + patience();
+        let tcp = timeout_at(deadline, TcpStream::connect(("127.0.0.1", port)))
+            .await
+            .map_err(|_| format!("port {port} does not answer"))?
+            .map_err(|e| format!("port {port}: {e}"))?;
+        tcp.set_nodelay(true).map_err(|e| e.to_string())?;
+        Ok(Self {
+            io: Box::new(tcp),
+            reader: StreamReader::new(),
+            pieces: VecDeque::new(),
+            deadline,
+            who: who.into(),
+            transcript: transcript.clone(),
+        })
+    }
+
+    /// The stream of a component (XEP-0114 §3), up to the end of its handshake.
+    pub(super) async fn as_component(
+        port: u16,
+        (who, transcript): (&str, &Transcript),
+        domain: &str,
+        secret: &str,
+    ) -> Result<Self> {
+        let mut this = Self::reach(port, who, transcript).await?;
+        let to = escape(domain);
+        this.send(&format!(
+            "<stream:stream xmlns='{COMPONENT}' xmlns:stream='{STREAM}' to='{to}'>"
+        ))
+        .await?;
+        let id = match this.piece().await? {
+            Piece::Open(header) if header.is("stream", STREAM) => {
+                header.attr("id").unwrap_or_default().to_owned()
+            }
+            other => return Err(format!("expected a stream header, got {other:?}")),
+        };
+        let hash = Sha1::digest(format!("{id}{secret}").as_bytes());
+        let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+        this.send(&format!("<handshake>{hash}</handshake>")).await?;
+        match this.element().await {
+            Ok(answer) if answer.is("handshake", COMPONENT) => Ok(this),
+            Ok(answer) => Err(format!("refused: {answer}")),
+            Err(error) => Err(format!("refused: {error}")),
+        }
     }
 
     async fn tls(&mut self, config: &Arc<rustls::ClientConfig>, domain: &str) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use super::negotiation::Io;
 use super::{BIND2, SASL2, SM, Transcript, describe};
-use crate::xml::{Element, Piece, StreamReader};
+use crate::xml::{CLIENT, COMPONENT, Element, Piece, StreamReader};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -60,7 +60,9 @@ impl Reading {
             while let Some(piece) = pieces.pop_front() {
                 self.transcript.note(format!("{} ← {}", self.who, describe(&piece)));
                 match piece {
-                    Piece::Element(element) => self.element(element).await,
+                    Piece::Element(element) => {
+                        self.element(element.renamed(COMPONENT, CLIENT)).await;
+                    }
                     Piece::Open(_) => break 'reading "a second stream header".to_owned(),
                     Piece::Close => cleanly = true,
                 }

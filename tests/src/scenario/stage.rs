@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 pub struct Theatre {
     /// The endpoints of each region.
     pub regions: Vec<Endpoint>,
+    /// The port for components in each region; none: there are no components.
+    pub components: Vec<u16>,
     /// Makes account names of this run unlike those of others.
     pub season: String,
     /// What a server of others pushes besides, by namespace: passed over where the play does not expect such a push.
@@ -37,7 +39,8 @@ pub enum Placement {
 impl Theatre {
     /// A theatre on some regions.
     pub fn new(regions: Vec<Endpoint>, season: &str) -> Self {
-        Self { regions, season: season.into(), habits: &[], performed: AtomicU64::new(0) }
+        let (components, performed) = (Vec::new(), AtomicU64::new(0));
+        Self { regions, components, season: season.into(), habits: &[], performed }
     }
 }
 
@@ -142,6 +145,10 @@ impl Stage {
                 endpoint.domain = format!("anon.{}", endpoint.domain);
                 self.names.insert("guests".into(), endpoint.domain.clone());
             }
+            if role.is_component {
+                let port = theatre.components.get(region);
+                endpoint.port = *port.ok_or("there are no components here")?;
+            }
             let mut client = match role.is_admin {
                 // One account for all plays, and they are performed at the same time.
                 true => Client::new(&role.name, endpoint, "admin", "wonderland", Some(&user)),
@@ -160,7 +167,8 @@ impl Stage {
                 client.hash = Some(found.ok_or(format!("nobody knows {mechanism}"))?);
             }
             client.is_guest = role.is_guest;
-            let own = !role.is_guest && !role.is_admin && !role.stranger;
+            client.component = role.is_component.then(|| "wonderland".to_owned());
+            let own = !role.is_guest && !role.is_admin && !role.stranger && !role.is_component;
             if role.account_of.is_none() && own {
                 client.register().await?;
             }
@@ -432,10 +440,12 @@ impl Stage {
             .collect();
         for other in others {
             let to = crate::xml::escape(&self.client(&other).full());
+            let client = self.client(who);
+            let from = stamp(client);
             let marker = format!(
-                "<message to='{to}' type='normal' id='{mark}'><marker xmlns='{MARKER}'/></message>"
+                "<message to='{to}'{from} type='normal' id='{mark}'><marker xmlns='{MARKER}'/></message>"
             );
-            self.client(who).send(&marker).await?;
+            client.send(&marker).await?;
             self.client(&other)
                 .wait_for("a marker", |e| {
                     e.child("marker", MARKER).is_some() && e.attr("id") == Some(&mark)
@@ -454,8 +464,8 @@ impl Stage {
         for client in self.clients.values_mut() {
             if client.is_connected() {
                 senders += 1;
-                let to = crate::xml::escape(&to);
-                client.send(&format!("<message to='{to}' type='normal' id='{mark}'><marker xmlns='{MARKER}'/></message>")).await?;
+                let (to, from) = (crate::xml::escape(&to), stamp(client));
+                client.send(&format!("<message to='{to}'{from} type='normal' id='{mark}'><marker xmlns='{MARKER}'/></message>")).await?;
             }
         }
         let mut left = Vec::new();
@@ -550,6 +560,14 @@ impl Stage {
         pair[1].disconnect().await?;
         pair[0].wait_for("the friend's leaving", is_presence("unavailable", &leaver)).await?;
         pair[0].disconnect().await
+    }
+}
+
+/// A component says itself from whom.
+fn stamp(client: &Client) -> String {
+    match client.component {
+        Some(_) => format!(" from='{}'", client.bare()),
+        None => String::new(),
     }
 }
 

@@ -26,6 +26,8 @@ pub struct Role {
     pub is_guest: bool,
     /// Is the platform's administrator, with a resource nobody else has.
     pub is_admin: bool,
+    /// Is no client but a component (XEP-0114).
+    pub is_component: bool,
 }
 
 /// What happens in one step. XML is kept as text: names in it are filled in during the performance.
@@ -163,9 +165,12 @@ impl Play {
                 at += 1;
             }
             let block = block.join("\n").trim().to_owned();
-            if let Some(name) = line.strip_prefix("[Client] ") {
-                play.roles
-                    .push(role(name.trim(), &block).map_err(|e| format!("line {number}: {e}"))?);
+            let client = line.strip_prefix("[Client] ").map(|name| (name, false));
+            let component = || line.strip_prefix("[Component] ").map(|name| (name, true));
+            if let Some((name, is_component)) = client.or_else(component) {
+                let role = role(name.trim(), &block);
+                let role = role.map_err(|e| format!("line {number}: {e}"))?;
+                play.roles.push(Role { is_component, ..role });
             } else {
                 let step = step(number, line, block).map_err(|e| format!("line {number}: {e}"))?;
                 for name in [
@@ -199,6 +204,7 @@ fn role(name: &str, block: &str) -> Result<Role> {
         stranger: false,
         is_guest: false,
         is_admin: false,
+        is_component: false,
     };
     for line in block.lines().filter(|l| !l.is_empty()) {
         match line.split_once(':').map(|(k, v)| (k.trim(), v.trim())) {

@@ -233,11 +233,13 @@ fn endpoints(args: &Args, plan: &Plan) -> String {
                 at(node.ports.c2s),
                 at(node.ports.c2s_tls),
                 at(node.ports.s2s),
+                at(node.ports.components),
                 format!("http://{}", at(node.ports.http)),
             ]
         })
         .collect();
-    let table = columns(&["node", "STARTTLS", "TLS", "servers, links", "HTTP"], &rows);
+    let table =
+        columns(&["node", "STARTTLS", "TLS", "servers, links", "components", "HTTP"], &rows);
     let regional: Vec<String> =
         plan.regions.iter().map(|region| format!("{region}.{}", plan.domain)).collect();
     let proxies: Vec<String> =
@@ -256,6 +258,7 @@ authority   {dir}/ca.pem
 WAN, nodes  http://127.0.0.1:{control}: GET /wan, PUT /wan/{{from}}/{{to}}, POST /nodes/{{node}}/kill, …
 upload      upload.{domain}: files under /upload of each HTTP port
 bytestreams proxy.{domain}: {proxy}
+components  any domain below {domain} that is not taken (XEP-0114): secret wonderland
 files       {dir}/NODE.toml, NODE.log, NODE.pid
 ",
         domain = plan.domain,

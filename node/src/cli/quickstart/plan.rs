@@ -239,6 +239,7 @@ impl Plan {
                 (ports.c2s, "STARTTLS"),
                 (ports.c2s_tls, "TLS"),
                 (ports.s2s, "servers and links"),
+                (ports.components, "components"),
                 (ports.http, "HTTP"),
                 (ports.proxy, "bytestreams"),
             ];
@@ -332,6 +333,13 @@ allow_plain_without_tls = true
 [s2s]
 listen = ["127.0.0.1:{s2s}"]
 {federation}
+
+[components]
+listen = ["127.0.0.1:{components}"]
+# Only here: whoever knows it may be any domain below {domain} that is not taken.
+any_below = true
+secret = "wonderland"
+
 [http]
 listen = ["127.0.0.1:{http}"]
 
@@ -398,6 +406,7 @@ unauthenticated_per_address_max = 20000
             c2s = ports.c2s,
             c2s_tls = ports.c2s_tls,
             s2s = ports.s2s,
+            components = ports.components,
             http = ports.http,
             proxy = ports.proxy,
             upload_key = self.upload_key,

@@ -18,11 +18,12 @@ use std::collections::BTreeSet;
 use config::Config;
 use xmpp::jid::BareJid;
 use xmpp::ns;
-use xmpp::payload::disco::{Identity, Info, Items};
+use xmpp::payload::disco::{Identity, Info, Item, Items};
 use xmpp::stanza::error::StanzaError;
 use xmpp::stanza::{Stanza, Type};
 use xmpp::xml::element::Element;
 
+use crate::components;
 use crate::feature::{Action, Ctx, Disco, Feature, Flow, Interests, Iq, Target};
 use crate::features::{Features, roster};
 
@@ -58,7 +59,8 @@ impl Feature for DiscoFeature {
             return Flow::Next;
         }
         let anonymous = ctx.node.config.domains.anon.as_deref();
-        let answer = answer(&ctx.node.features, iq, anonymous)
+        let connected = || components::items(ctx.node);
+        let answer = answer(&ctx.node.features, iq, anonymous, connected)
             .map_or_else(|error| iq.stanza.error_reply(&error), Some)
             .map(Action::Reply);
         match &iq.target {
@@ -120,8 +122,13 @@ pub fn node_of(iq: &Stanza) -> Option<String> {
     (!node.is_empty()).then(|| node.to_owned())
 }
 
-/// What is asked of the server or of an account, whoever asks.
-fn answer(all: &Features, iq: &Iq, anonymous: Option<&str>) -> Result<Stanza, StanzaError> {
+/// What is asked of the server or of an account, whoever asks. The server's items are its services and the components that are `connected`.
+fn answer(
+    all: &Features,
+    iq: &Iq,
+    anonymous: Option<&str>,
+    connected: impl FnOnce() -> Vec<Item>,
+) -> Result<Stanza, StanzaError> {
     let node = node_of(&iq.stanza);
     let server = iq.target == Target::Server;
     let is_items = iq.stanza.first_child().is_some_and(|(_, ns)| ns == ns::DISCO_ITEMS);
@@ -131,7 +138,11 @@ fn answer(all: &Features, iq: &Iq, anonymous: Option<&str>) -> Result<Stanza, St
         return Err(StanzaError::item_not_found()); // §7
     }
     let answer = match &iq.target {
-        Target::Server if is_items => all.disco.server_items().element(),
+        Target::Server if is_items => {
+            let mut items = all.disco.server_items();
+            items.items.extend(connected());
+            items.element()
+        }
         Target::Server => Info { node, ..all.disco.server_info() }.element(),
         Target::Account { .. } if is_items => Items::default().element(),
         Target::Account { account, .. } => {

@@ -1,117 +1,11 @@
 //! Real questions to a name server of the tests' own on loopback: what it says, what it keeps to itself, and what it lies about.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use hickory_resolver::proto::rr::rdata::tlsa::{CertUsage, Matching, Selector};
+use hickory_resolver::proto::rr::rdata::{CNAME, TLSA};
+use tokio::net::UdpSocket;
 
-use hickory_resolver::proto::op::{Message, ResponseCode};
-use hickory_resolver::proto::rr::Record;
-use hickory_resolver::proto::rr::rdata::{A, AAAA, CNAME, SRV};
-use parking_lot::Mutex;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, UdpSocket};
-
+use super::super::testing::Zone;
 use super::*;
-
-/// A zone: `TYPE name` to records. A name without any is NXDOMAIN, with others NODATA.
-#[derive(Default)]
-struct Zone {
-    records: HashMap<String, Vec<RData>>,
-    /// Names whose questions fail, and those that nobody answers.
-    broken: Vec<String>,
-    silent: Vec<String>,
-    asked: Mutex<Vec<String>>,
-}
-
-impl Zone {
-    fn with(mut self, name: &str, data: RData) -> Self {
-        let key = format!("{} {name}", data.record_type());
-        self.records.entry(key).or_default().push(data);
-        self
-    }
-
-    fn srv(self, service: &str, priority: u16, port: u16, target: &str) -> Self {
-        let target = Name::from_ascii(target).unwrap();
-        self.with(service, RData::SRV(SRV::new(priority, 0, port, target)))
-    }
-
-    fn a(self, name: &str, ip: &str) -> Self {
-        let data = match ip.parse().unwrap() {
-            IpAddr::V4(ip) => RData::A(A(ip)),
-            IpAddr::V6(ip) => RData::AAAA(AAAA(ip)),
-        };
-        self.with(name, data)
-    }
-
-    fn answer(&self, question: &[u8], udp: bool) -> Option<Vec<u8>> {
-        let question = Message::from_vec(question).unwrap();
-        let query = &question.queries[0];
-        let name = written(query.name());
-        self.asked.lock().push(format!("{} {name}", query.query_type()));
-        if self.silent.contains(&name) {
-            return None;
-        }
-        let mut answer = Message::response(question.metadata.id, question.metadata.op_code);
-        answer.metadata.recursion_available = true;
-        answer.add_query(query.clone());
-        let kinds = [query.query_type(), RecordType::CNAME];
-        let found = kinds.iter().find_map(|kind| self.records.get(&format!("{kind} {name}")));
-        let named = self.records.keys().any(|key| key.ends_with(&format!(" {name}")));
-        answer.metadata.response_code = match found {
-            _ if self.broken.contains(&name) => ResponseCode::ServFail,
-            Some(all) => {
-                let record =
-                    |data: &RData| Record::from_rdata(query.name().clone(), 60, data.clone());
-                answer.add_answers(all.iter().map(record));
-                ResponseCode::NoError
-            }
-            None if named => ResponseCode::NoError,
-            None => ResponseCode::NXDomain,
-        };
-        let bytes = answer.to_vec().unwrap();
-        if udp && bytes.len() > 1_200 {
-            answer.answers.clear();
-            answer.metadata.truncation = true;
-            return Some(answer.to_vec().unwrap());
-        }
-        Some(bytes)
-    }
-
-    async fn serve(self) -> (SocketAddr, Arc<Zone>) {
-        let (tcp, udp, address) = loop {
-            let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let address = tcp.local_addr().unwrap();
-            if let Ok(udp) = UdpSocket::bind(address).await {
-                break (tcp, udp, address);
-            }
-        };
-        let zone = Arc::new(self);
-        let by_udp = zone.clone();
-        tokio::spawn(async move {
-            let mut buffer = [0; 4_096];
-            while let Ok((length, from)) = udp.recv_from(&mut buffer).await {
-                if let Some(answer) = by_udp.answer(&buffer[..length], true) {
-                    let _ = udp.send_to(&answer, from).await;
-                }
-            }
-        });
-        let by_tcp = zone.clone();
-        tokio::spawn(async move {
-            while let Ok((mut stream, _)) = tcp.accept().await {
-                let zone = by_tcp.clone();
-                tokio::spawn(async move {
-                    while let Ok(length) = stream.read_u16().await {
-                        let mut question = vec![0; usize::from(length)];
-                        stream.read_exact(&mut question).await.unwrap();
-                        let Some(answer) = zone.answer(&question, false) else { return };
-                        stream.write_u16(u16::try_from(answer.len()).unwrap()).await.unwrap();
-                        stream.write_all(&answer).await.unwrap();
-                    }
-                });
-            }
-        });
-        (address, zone)
-    }
-}
 
 async fn find(zone: Zone, domain: &str, own: &[&str]) -> Result<Vec<Target>, FindError> {
     let (server, _) = zone.serve().await;
@@ -263,4 +157,53 @@ async fn a_flood_of_servers_is_cut() {
     let again =
         zone.asked.lock()[asked..].iter().filter(|one| one.starts_with("SRV _xmpp-")).count();
     assert_eq!(again, 0);
+}
+
+fn tlsa(data: &[u8]) -> RData {
+    RData::TLSA(TLSA::new(CertUsage::DaneEe, Selector::Spki, Matching::Sha256, data.to_vec()))
+}
+
+fn named() -> Zone {
+    Zone::default()
+        .srv("_xmpp-server._tcp.a.lab", 1, 5270, "one.lab.")
+        .srv("_xmpps-server._tcp.a.lab", 2, 443, "two.lab.")
+        .a("one.lab", "192.0.2.1")
+        .with("_5270._tcp.one.lab", tlsa(&[1; 32]))
+        .with("_443._tcp.two.lab", tlsa(&[2; 32]))
+}
+
+#[tokio::test]
+async fn what_is_signed_says_which_certificates_there_are() {
+    let (zone, anchors) = named().signed();
+    let (server, _) = zone.serve().await;
+    let resolver = Resolver::with_anchors(&[server], Some(anchors)).unwrap();
+    let found = resolver.find("a.lab", &Own::default(), &mut |_| 0).await.unwrap();
+    assert!(found.len() == 1 && found[0].authentic, "{found:?}");
+    let named = resolver.tlsa("a.lab").await;
+    let words: Vec<String> =
+        named.iter().map(|one| format!("{} {} {}", one.host, one.usage, one.data[0])).collect();
+    assert_eq!(words, ["one.lab 3 1", "two.lab 3 2"]);
+    assert_eq!(resolver.tlsa("b.lab").await, []);
+    let error = resolver.find("b.lab", &Own::default(), &mut |_| 0).await.unwrap_err();
+    assert_eq!(error.condition(), Condition::RemoteServerNotFound, "{error}");
+}
+
+#[tokio::test]
+async fn what_is_signed_by_another_is_not_believed() {
+    let (_, anchors) = Zone::default().signed();
+    let (zone, _) = named().signed();
+    let (server, _) = zone.serve().await;
+    let resolver = Resolver::with_anchors(&[server], Some(anchors)).unwrap();
+    let error = resolver.find("a.lab", &Own::default(), &mut |_| 0).await.unwrap_err();
+    assert_eq!(error.condition(), Condition::RemoteServerTimeout, "{error}");
+    assert_eq!(resolver.tlsa("a.lab").await, []);
+}
+
+#[tokio::test]
+async fn without_dnssec_no_certificate_is_named() {
+    let (server, zone) = named().serve().await;
+    let resolver = Resolver::new(&[server], false).unwrap();
+    assert_eq!(resolver.tlsa("a.lab").await, []);
+    assert!(zone.asked.lock().is_empty());
+    assert!(!resolver.find("a.lab", &Own::default(), &mut |_| 0).await.unwrap()[0].authentic);
 }

@@ -2,40 +2,12 @@
 
 use std::sync::Arc;
 
-use rcgen::{CertificateParams, Issuer, KeyPair};
 use rustls::pki_types::CertificateDer;
 use tokio::io::duplex;
 
+use super::super::testing::{authority, net, pair};
 use super::*;
 use crate::federation::net::{Net, NetConfig, WhyNot};
-
-struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    pem: Vec<u8>,
-}
-
-fn authority() -> Authority {
-    let mut params = CertificateParams::default();
-    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    params.distinguished_name.push(rcgen::DnType::CommonName, "Root");
-    let key = KeyPair::generate().unwrap();
-    let pem = params.self_signed(&key).unwrap().pem().into_bytes();
-    Authority { issuer: Issuer::new(params, key), pem }
-}
-
-fn pair(authority: &Authority, names: &[&str]) -> Pair {
-    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-    let key = KeyPair::generate().unwrap();
-    let leaf = CertificateParams::new(names).unwrap().signed_by(&key, &authority.issuer).unwrap();
-    Pair { chain: leaf.pem().into_bytes(), key: key.serialize_pem().into_bytes() }
-}
-
-fn net(trusted: &Authority, pairs: Vec<Pair>) -> Net {
-    // A name server that nobody asks.
-    let dns = vec!["127.0.0.1:9".parse().unwrap()];
-    Net::new(NetConfig { dns, trust: Some(trusted.pem.clone()), pairs, ..NetConfig::default() })
-        .unwrap()
-}
 
 type Chain = Vec<CertificateDer<'static>>;
 

@@ -1,0 +1,151 @@
+//! `[components]`: external components (XEP-0114), programs of their own that answer for a domain. Off unless it listens somewhere.
+//! `[[components.component]]` are the same in every region, but for the secrets: where one has none, it does not connect.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::table::Table;
+use crate::value::{DomainName, OneOf, Size, Words};
+
+/// Which of several connections of one component gets a stanza.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ComponentMode {
+    /// One of the region where the stanza entered, by its sender; if there is none, one of another region.
+    Share,
+    /// The one that came first; the others stand by.
+    Standby,
+    /// There is but one in all regions: whoever comes second is refused with `conflict`.
+    One,
+}
+
+impl Words for ComponentMode {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("share", ComponentMode::Share),
+        ("standby", ComponentMode::Standby),
+        ("one", ComponentMode::One),
+    ];
+}
+
+/// One of `[[components.component]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Component {
+    /// What it answers for.
+    pub domain: String,
+    /// For people, in the server's list of items (XEP-0030).
+    pub title: Option<String>,
+    /// Whether it is in that list while it is connected.
+    pub listed: bool,
+    /// What it shares with this node. None, here and in a file: it does not connect to it.
+    pub secret: Option<String>,
+    /// A file with the secret, on its first line.
+    pub secret_file: Option<PathBuf>,
+    /// Of several connections.
+    pub mode: ComponentMode,
+}
+
+/// The `[components]` section.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Components {
+    /// Where components connect, without TLS: keep it on loopback or on a network of your own. Empty: nowhere.
+    pub listen: Vec<SocketAddr>,
+    /// The secret of those that have none of their own.
+    pub secret: Option<String>,
+    /// Whether a component may have any domain below the global one that is not taken. For trying things out.
+    pub any_below: bool,
+    /// Of those that say nothing else.
+    pub mode: ComponentMode,
+    /// Connections of one component to one region. Beyond: `conflict`.
+    pub connections_per_region_max: usize,
+    /// Connections of this node. Beyond: a new one is closed at once.
+    pub connections_max: usize,
+    /// From connecting to the end of the handshake. Beyond: `connection-timeout`.
+    pub handshake_deadline: Duration,
+    /// A connection on which nothing was written for so long is written a space.
+    pub keepalive: Duration,
+    /// One stanza of a component. Beyond: `policy-violation`.
+    pub stanza_bytes_max: usize,
+    /// Bytes that wait for one connection. Beyond: `resource-constraint` to the sender; presence is dropped from three quarters on.
+    pub queue_bytes_max: usize,
+    /// Stanzas that wait for one connection. Beyond: the same.
+    pub queue_items_max: usize,
+    /// Stanzas of one connection for which nobody is responsible yet: what waits for a home or a database, and messages until they are
+    /// delivered or on disk. Beyond: it is not read from.
+    pub unhandled_max: usize,
+    /// `[[components.component]]`.
+    pub component: Vec<Component>,
+}
+
+impl Components {
+    /// Which connection gets what is for that domain.
+    #[must_use]
+    pub fn mode_of(&self, domain: &str) -> ComponentMode {
+        let own = self.component.iter().find(|component| component.domain == domain);
+        own.map_or(self.mode, |component| component.mode)
+    }
+}
+
+pub(crate) fn read(table: &Table<'_>) -> Components {
+    let count = |key, default: usize| {
+        table.between(key, default, 1, 1_000_000, "a number from 1 to 1000000")
+    };
+    let size = |key, default: usize, least: usize| {
+        let words = format!("a size from {least} bytes to \"1GiB\"");
+        table.between(key, Size(default), Size(least), Size(1 << 30), &words).0
+    };
+    let time = |key, default: u64| {
+        let (least, most) = (Duration::from_secs(1), Duration::from_secs(3_600));
+        let words = "a duration from \"1s\" to \"1h\"";
+        table.between(key, Duration::from_secs(default), least, most, words)
+    };
+    let mode = table.value("mode", OneOf(ComponentMode::Standby)).0;
+    let secret: Option<String> = table.optional("secret");
+    let components = Components {
+        listen: table.value("listen", Vec::new()),
+        any_below: table.value("any_below", false),
+        mode,
+        connections_per_region_max: count("connections_per_region_max", 1),
+        connections_max: count("connections_max", 1_000),
+        handshake_deadline: time("handshake_deadline", 30),
+        keepalive: time("keepalive", 60),
+        // RFC 6120 §13.12: no less than 10,000 bytes.
+        stanza_bytes_max: size("stanza_bytes_max", 512 << 10, 10_000),
+        queue_bytes_max: size("queue_bytes_max", 32 << 20, 64 << 10),
+        queue_items_max: count("queue_items_max", 50_000),
+        unhandled_max: count("unhandled_max", 1_000),
+        component: table.sections("component").iter().map(|one| component(one, mode)).collect(),
+        secret,
+    };
+    if components.any_below && components.secret.is_none() {
+        table.refuse("any_below", "a secret with it", "none");
+    }
+    if components.secret.as_deref() == Some("") {
+        table.refuse("secret", "a text that is not empty", "an empty one");
+    }
+    if components.queue_bytes_max < components.stanza_bytes_max {
+        table.refuse(
+            "queue_bytes_max",
+            format!("at least stanza_bytes_max, {} bytes", components.stanza_bytes_max),
+            format!("{} bytes", components.queue_bytes_max),
+        );
+    }
+    components
+}
+
+fn component(table: &Table<'_>, mode: ComponentMode) -> Component {
+    let component = Component {
+        domain: table.required::<DomainName>("domain").0,
+        title: table.optional("title"),
+        listed: table.value("listed", true),
+        secret: table.optional("secret"),
+        secret_file: table.optional_path("secret_file"),
+        mode: table.optional::<OneOf<ComponentMode>>("mode").map_or(mode, |mode| mode.0),
+    };
+    if component.secret.as_deref() == Some("") {
+        table.refuse("secret", "a text that is not empty", "an empty one");
+    }
+    if component.secret.is_some() && component.secret_file.is_some() {
+        table.refuse("secret_file", "either a secret or a file with one", "both");
+    }
+    component
+}

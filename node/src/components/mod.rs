@@ -1,0 +1,184 @@
+//! Room: external components (XEP-0114), programs of their own that answer for a domain. One connects to one node, and is reached from every region:
+//! its connection is a row of the session table whose bare JID is the domain (`comp.chat.example/…`), so that the route log, the order of its
+//! stanzas, parking and what comes back are those of sessions. What is for an address under the domain is dispatched to the domain
+//! (`router::decide`, `Domains::addressee`), and [`choose`] says which of its connections gets it.
+//! Called by the listeners (`serve`), the router, disco, and `geo` when other nodes tell of theirs.
+//!
+//! * `handshake` who may be what · `serve` a connection, from its first byte to its end · `choose` which connection · `inbound` what a component sends
+
+mod choose;
+mod handshake;
+mod inbound;
+mod serve;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use config::ComponentMode;
+use global_distrib::{Choice, Row};
+use parking_lot::Mutex;
+use replication::Hlc;
+use xmpp::jid::{BareJid, FullJid, Jid};
+use xmpp::payload::disco::Item;
+use xmpp::sasl::Secret;
+use xmpp::stanza::Stanza;
+use xmpp::stream::error::StreamError;
+
+pub use self::choose::choose;
+use self::handshake::Claim;
+pub use self::serve::serve;
+use crate::app::Node;
+use crate::router::{Domains, perform};
+use crate::session::Seat;
+
+/// What this node knows of components. Whether one is connected, and where, the session table says.
+#[derive(Debug, Default)]
+pub struct Components {
+    /// Of those that may connect here.
+    secrets: BTreeMap<String, Secret>,
+    /// Of those that are not named.
+    any: Option<Secret>,
+    /// Domains of which there was a row; as many as there are rows, and no more.
+    seen: Mutex<BTreeSet<BareJid>>,
+    /// Connections of this node.
+    connections: AtomicUsize,
+    /// Held while one is bound: two that come at once do not find room for each.
+    binding: Mutex<()>,
+}
+
+impl Components {
+    /// With the secrets of the configuration, its files included.
+    ///
+    /// # Errors
+    /// A file that cannot be read, and why.
+    pub fn new(config: &config::Components) -> Result<Components, (String, String)> {
+        let mut secrets = BTreeMap::new();
+        for component in &config.component {
+            let secret = match (&component.secret, &component.secret_file) {
+                (Some(secret), _) => Some(secret.clone()),
+                (None, Some(file)) => Some(first_line(file)?),
+                (None, None) => config.secret.clone(),
+            };
+            if let Some(secret) = secret {
+                secrets.insert(component.domain.clone(), Secret::new(secret.into_bytes()));
+            }
+        }
+        let any = config.secret.clone().filter(|_| config.any_below);
+        let any = any.map(|secret| Secret::new(secret.into_bytes()));
+        Ok(Components { secrets, any, ..Components::default() })
+    }
+
+    /// What a connection that names this domain may be.
+    fn claim(&self, domains: &Domains, domain: &str) -> Claim<'_> {
+        match (domains.component(domain), self.secrets.get(domain)) {
+            (Some(_), Some(secret)) => Claim::May(secret),
+            (Some(_), None) if domains.names_component(domain) => Claim::Unknown,
+            (Some(_), None) => self.any.as_ref().map_or(Claim::Unknown, Claim::May),
+            (None, _) if domains.is_taken(domain) => Claim::Taken,
+            (None, _) => Claim::Unknown,
+        }
+    }
+
+    /// One connection more, if there may be.
+    fn admit(&self, max: usize) -> bool {
+        let more = |count| (count < max).then_some(count + 1);
+        self.connections.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok()
+    }
+
+    /// One less.
+    fn leave(&self) {
+        self.connections.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Connections of this node, before their handshake too.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Acquire)
+    }
+}
+
+fn first_line(file: &Path) -> Result<String, (String, String)> {
+    let failed = |cause: String| (file.display().to_string(), cause);
+    let text = std::fs::read_to_string(file).map_err(|cause| failed(cause.to_string()))?;
+    match text.lines().next().map(str::trim) {
+        Some(line) if !line.is_empty() => Ok(line.to_owned()),
+        _ => Err(failed("there is nothing on its first line".to_owned())),
+    }
+}
+
+/// Connected components, for the server's items (XEP-0030 §4.1): those that are to be listed.
+pub fn items(node: &Node) -> Vec<Item> {
+    let seen: Vec<BareJid> = node.components.seen.lock().iter().cloned().collect();
+    let known = &node.config.components.component;
+    let listed = seen.into_iter().filter(|domain| is_connected(node, domain));
+    let item = |domain: BareJid| {
+        let named = known.iter().find(|component| component.domain == domain.as_str());
+        let listed = named.is_none_or(|component| component.listed);
+        let name = named.and_then(|component| component.title.clone());
+        listed.then(|| Item { jid: domain.to_string(), node: None, name })
+    };
+    listed.filter_map(item).collect()
+}
+
+fn is_connected(node: &Node, domain: &BareJid) -> bool {
+    node.directory.read(domain.as_str(), |rows| !rows.is_empty()).unwrap_or(false)
+}
+
+/// There is a row of a component, here or elsewhere. Where there may be but one connection and there are two, the newer one ends.
+pub fn appeared(node: &Node, full: &FullJid, generation: Hlc) {
+    let domain = full.bare();
+    {
+        let mut seen = node.components.seen.lock();
+        if !seen.contains(&domain) {
+            seen.retain(|known| is_connected(node, known));
+            seen.insert(domain.clone());
+        }
+    }
+    if node.config.components.mode_of(domain.as_str()) == ComponentMode::One {
+        for seat in perform::seats_of(node, domain.as_str()) {
+            if (seat.generation, seat.full.as_str()) > (generation, full.as_str()) {
+                perform::close(&seat, StreamError::conflict());
+            }
+        }
+    }
+}
+
+/// A row for a connection that has proved to be this component.
+///
+/// # Errors
+/// `conflict`: there are as many as there may be.
+fn bind(node: &Node, domain: &BareJid) -> Result<Arc<Seat>, StreamError> {
+    let config = &node.config.components;
+    let _one_at_a_time = node.components.binding.lock();
+    let one = config.mode_of(domain.as_str()) == ComponentMode::One;
+    let competes =
+        |row: &&Row<Arc<Seat>>| row.lit && (one || *region_of(node, row) == *node.geo.me.region);
+    let count = |rows: &[Row<Arc<Seat>>]| rows.iter().filter(competes).count();
+    let others = node.directory.read(domain.as_str(), count).unwrap_or(0);
+    let most = if one { 1 } else { config.connections_per_region_max };
+    if others >= most {
+        return Err(StreamError::conflict().with_text("This component is connected already."));
+    }
+    let full = domain.with_resource(&node.token()).expect("a token is a resource");
+    let limits = (config.queue_items_max, config.queue_bytes_max);
+    let seat = node.bind_component(&full, limits).ok_or_else(StreamError::conflict)?;
+    appeared(node, &seat.full, seat.generation);
+    Ok(seat)
+}
+
+/// Which connection gets a stanza.
+pub fn choose_row(node: &Node, stanza: &Stanza, rows: &[Row<Arc<Seat>>]) -> Choice<Arc<Seat>> {
+    let domain = stanza.to().map_or("", Jid::domain);
+    let sender = stanza.from().map_or("", Jid::bare_str);
+    let mode = node.config.components.mode_of(domain);
+    choose(sender, mode, rows, &node.geo.me.region, |row| region_of(node, row))
+}
+
+/// The region where a row's connection is.
+fn region_of(node: &Node, row: &Row<Arc<Seat>>) -> Arc<str> {
+    let there = row.there().and_then(|ix| node.geo.peer_at(ix));
+    there.map_or_else(|| node.geo.me.region.clone(), |peer| peer.id.region)
+}

@@ -1,0 +1,280 @@
+//! Components on a wire in memory, at a whole node: what their streams are answered with, what reaches them, what becomes of it when they go.
+
+use std::time::Duration;
+
+use sha1::{Digest as _, Sha1};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+
+use super::*;
+use crate::testing::{House, Wire};
+use crate::transport::tcp::{Accepted, Gate, GateLimits};
+
+const SOON: Duration = Duration::from_secs(5);
+const CONFIG: &str = "
+[components]
+secret = 'of all'
+any_below = true
+[[components.component]]
+domain = 'irc.chat.example'
+title = 'IRC'
+secret = 'of its own'
+[[components.component]]
+domain = 'bridge.example'
+listed = false
+";
+
+/// The far end of a component's connection.
+struct Line {
+    line: DuplexStream,
+    got: String,
+}
+
+impl Line {
+    fn new(house: &House) -> Line {
+        let (transport, line) = Wire::pair();
+        let peer = transport.peer_addr().expect("an address");
+        let admission = Gate::new(GateLimits::default()).admit(peer.ip()).expect("admitted");
+        tokio::spawn(serve(house.node.clone(), Accepted { transport, peer, admission }));
+        Line { line, got: String::new() }
+    }
+
+    async fn connected(house: &House, domain: &str, secret: &str) -> Line {
+        let mut line = Line::new(house);
+        line.shakes(domain, secret).await;
+        line.reads("<handshake/>").await;
+        line
+    }
+
+    async fn shakes(&mut self, domain: &str, secret: &str) {
+        self.says(&open(domain)).await;
+        let header = self.reads(">").await + &self.reads(">").await;
+        let id = header.split(" id='").nth(1).and_then(|rest| rest.split('\'').next());
+        let id = id.expect("an id in the header");
+        let hash = Sha1::digest(format!("{id}{secret}").as_bytes());
+        let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+        self.says(&format!("<handshake>{hash}</handshake>")).await;
+    }
+
+    async fn says(&mut self, text: &str) {
+        self.line.write_all(text.as_bytes()).await.expect("written");
+    }
+
+    /// Everything up to and with `what`.
+    async fn reads(&mut self, what: &str) -> String {
+        let mut bytes = [0; 4096];
+        loop {
+            if let Some(at) = self.got.find(what) {
+                let rest = self.got.split_off(at + what.len());
+                return std::mem::replace(&mut self.got, rest);
+            }
+            let read = tokio::time::timeout(SOON, self.line.read(&mut bytes)).await;
+            let count = read.unwrap_or_else(|_| panic!("{what} after {:?}", self.got));
+            let count = count.expect("read");
+            assert!(count > 0, "the end instead of {what} after {:?}", self.got);
+            self.got.push_str(std::str::from_utf8(&bytes[..count]).expect("text"));
+        }
+    }
+
+    /// Everything until the end.
+    async fn rest(mut self) -> String {
+        let mut bytes = Vec::new();
+        let read = tokio::time::timeout(SOON, self.line.read_to_end(&mut bytes)).await;
+        read.expect("in time").expect("read");
+        self.got + std::str::from_utf8(&bytes).expect("text")
+    }
+}
+
+fn open(domain: &str) -> String {
+    format!(
+        "<stream:stream xmlns='jabber:component:accept' xmlns:stream='http://etherx.jabber.org/streams' to='{domain}'>"
+    )
+}
+
+#[tokio::test]
+async fn stanzas_go_both_ways_with_the_addresses_they_have() {
+    let house = House::with(CONFIG).await;
+    house.accounts(["romeo"]).await;
+    let romeo = house.available("romeo/orchard", 0).await;
+    house.mail(&romeo).await;
+    let mut irc = Line::connected(&house, "irc.chat.example", "of its own").await;
+    house
+        .says(&romeo, "<message to='#hall%net@irc.chat.example/x' id='1'><body>hi</body></message>")
+        .await;
+    let got = irc.reads("</message>").await;
+    assert_eq!(
+        got,
+        "<message to='#hall%net@irc.chat.example/x' id='1' from='romeo@chat.example/orchard'><body>hi</body></message>"
+    );
+    irc.says("<message xmlns='jabber:component:accept' from='#hall%net@irc.chat.example' to='romeo@chat.example/orchard'><body>x</body></message>").await;
+    irc.says("<message xmlns='jabber:client' from='irc.chat.example' to='romeo@chat.example/orchard'><body>y</body></message>").await;
+    let mut both = Vec::new();
+    while both.len() < 2 {
+        both.extend(house.mail(&romeo).await);
+    }
+    let expected = [("#hall%net@irc.chat.example", "x"), ("irc.chat.example", "y")];
+    for ((from, body), mail) in expected.into_iter().zip(both) {
+        assert!(mail.contains(&format!("from='{from}'")) && mail.contains(body), "{mail}");
+        assert!(!mail.contains("component:accept"), "{mail}");
+    }
+    // One to another, and to itself.
+    let mut other = Line::connected(&house, "other.chat.example", "of all").await;
+    other.says("<iq type='get' id='2' from='a@other.chat.example' to='irc.chat.example'><x xmlns='y'/></iq>").await;
+    assert!(irc.reads("</iq>").await.contains("from='a@other.chat.example'"));
+    irc.says("<message from='irc.chat.example' to='b@irc.chat.example'/>").await;
+    assert!(irc.reads("/>").await.contains("to='b@irc.chat.example'"));
+    // Its end ends ours, and it is gone.
+    irc.says("</stream:stream>").await;
+    assert_eq!(irc.rest().await, "</stream:stream>");
+    house.says(&romeo, "<message to='irc.chat.example' id='3'/>").await;
+    let mail = house.mail(&romeo).await.join("");
+    assert!(mail.contains("service-unavailable") && mail.contains("id='3'"), "{mail}");
+}
+
+#[tokio::test]
+async fn what_is_wrong_has_its_error_behind_a_header() {
+    let house = House::with(CONFIG).await;
+    let client = open("irc.chat.example").replace("component:accept", "client");
+    for (says, expected) in [
+        (open("nobody.example"), "host-unknown"),
+        (open("bot@irc.chat.example"), "host-unknown"),
+        (open("chat.example"), "conflict"),
+        (open("upload.chat.example"), "conflict"),
+        (open("eu.chat.example"), "conflict"),
+        (client, "invalid-namespace"),
+        (open("").replace(" to=''", ""), "improper-addressing"),
+        ("GET / HTTP/1.1\r\n".into(), "not-well-formed"),
+        ("<!DOCTYPE x>".into(), "restricted-xml"),
+        ("<stream xmlns='jabber:component:accept'>".into(), "invalid-namespace"),
+        (
+            open("irc.chat.example") + "<message from='irc.chat.example' to='a@chat.example'/>",
+            "not-authorized",
+        ),
+        (open("irc.chat.example") + "<handshake>0</handshake>", "not-authorized"),
+        (open("irc.chat.example") + "<?php", "restricted-xml"),
+    ] {
+        let mut line = Line::new(&house);
+        line.says(&says).await;
+        let said = line.rest().await;
+        assert!(said.starts_with("<?xml version='1.0'?><stream:stream "), "{says}: {said}");
+        assert!(said.contains(&format!("<stream:error><{expected} ")), "{says}: {said}");
+        assert!(said.ends_with("</stream:error></stream:stream>"), "{says}: {said}");
+        assert_eq!(said.matches("<stream:stream ").count(), 1, "{says}: {said}");
+    }
+    let stanza = |attrs: &str| format!("<message {attrs}><body>x</body></message>");
+    for (says, expected) in [
+        (stanza("from='romeo@chat.example' to='juliet@chat.example'"), "invalid-from"),
+        (stanza("from='other.chat.example' to='juliet@chat.example'"), "invalid-from"),
+        (stanza("from='a.irc.chat.example' to='juliet@chat.example'"), "invalid-from"),
+        (stanza("from='@' to='juliet@chat.example'"), "invalid-from"),
+        (stanza("xmlns='jabber:client' from='chat.example' to='a@chat.example'"), "invalid-from"),
+        (stanza("from='irc.chat.example'"), "improper-addressing"),
+        (stanza("to='juliet@chat.example'"), "improper-addressing"),
+        ("<presence/>".into(), "improper-addressing"),
+        ("<wish/>".into(), "unsupported-stanza-type"),
+        (
+            "<message xmlns='jabber:server' from='irc.chat.example' to='a@b'/>".into(),
+            "unsupported-stanza-type",
+        ),
+        ("<a><b></a>".into(), "not-well-formed"),
+        ("<!-- -->".into(), "restricted-xml"),
+        ("text".into(), "bad-format"),
+        (format!("<message x='{}'/>", "x".repeat(600 << 10)), "policy-violation"),
+    ] {
+        let mut line = Line::connected(&house, "irc.chat.example", "of its own").await;
+        let _ = line.line.write_all(says.as_bytes()).await; // The big one is not read to its end.
+        let said = line.rest().await;
+        let expected = format!(
+            "<stream:error><{expected} xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error></stream:stream>"
+        );
+        assert_eq!(said, expected, "{}", &says[..says.len().min(100)]);
+        let domain = BareJid::parse("irc.chat.example").expect("a JID");
+        assert!(!is_connected(&house.node, &domain), "its row goes before its connection");
+    }
+    // A bad addressee is no reason to end.
+    let mut line = Line::connected(&house, "irc.chat.example", "of its own").await;
+    line.says("<iq type='get' id='7' from='a@irc.chat.example' to='@'><x xmlns='y'/></iq>").await;
+    let said = line.reads("</iq>").await;
+    assert!(said.contains("jid-malformed") && said.contains("to='a@irc.chat.example'"), "{said}");
+}
+
+#[tokio::test]
+async fn who_comes_second_is_refused_unless_there_is_room() {
+    let house = House::with(CONFIG).await;
+    let first = Line::connected(&house, "irc.chat.example", "of its own").await;
+    let mut second = Line::new(&house);
+    second.shakes("irc.chat.example", "of its own").await;
+    let said = second.rest().await;
+    assert!(said.contains("<stream:error><conflict "), "{said}");
+    drop(first);
+    house.until("it is gone", || house.node.components.connections() == 0).await;
+    let _third = Line::connected(&house, "irc.chat.example", "of its own").await;
+    let mut wrong = Line::new(&house);
+    // That of all is not that of one with a secret of its own.
+    wrong.shakes("irc.chat.example", "of all").await;
+    assert!(wrong.rest().await.contains("<stream:error><not-authorized "));
+}
+
+#[tokio::test]
+async fn one_that_stands_by_gets_what_the_first_had_not_taken() {
+    let more = CONFIG.replace("[components]", "[components]\nconnections_per_region_max = 2");
+    let house = House::with(&more).await;
+    house.accounts(["romeo"]).await;
+    let romeo = house.available("romeo/orchard", 0).await;
+    house.mail(&romeo).await;
+    let mut first = Line::connected(&house, "irc.chat.example", "of its own").await;
+    let mut second = Line::connected(&house, "irc.chat.example", "of its own").await;
+    let message = |n: usize| {
+        let body = "x".repeat(40 << 10);
+        format!("<message to='irc.chat.example' id='{n}'><body>{body}</body></message>")
+    };
+    // More than wire and output hold: the rest waits in its mailbox.
+    for n in 0..20 {
+        house.says(&romeo, &message(n)).await;
+    }
+    let got = first.reads("</message>").await;
+    assert!(got.contains("id='0'"), "{}", &got[..80]);
+    drop(first);
+    let mut last = None;
+    while last != Some(19) {
+        let got = second.reads("</message>").await;
+        let id = got.split("id='").nth(1).and_then(|rest| rest.split('\'').next());
+        let id: usize = id.and_then(|id| id.parse().ok()).expect("a number");
+        assert!(last.is_none_or(|last| id == last + 1), "{id} behind {last:?}");
+        last = Some(id);
+    }
+}
+
+#[tokio::test]
+async fn connected_ones_are_items_of_the_server() {
+    let house = House::with(CONFIG).await;
+    let names = || -> Vec<(String, Option<String>)> {
+        items(&house.node).into_iter().map(|item| (item.jid, item.name)).collect()
+    };
+    assert!(names().is_empty());
+    let irc = Line::connected(&house, "irc.chat.example", "of its own").await;
+    let _hidden = Line::connected(&house, "bridge.example", "of all").await;
+    let _any = Line::connected(&house, "any.chat.example", "of all").await;
+    let expected = [
+        ("any.chat.example".to_owned(), None),
+        ("irc.chat.example".to_owned(), Some("IRC".to_owned())),
+    ];
+    assert_eq!(names(), expected);
+    drop(irc);
+    house.until("it is gone", || names() == expected[..1]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_says_nothing_is_closed_and_who_is_silent_is_kept() {
+    let house = House::with(CONFIG).await;
+    let mut silent = Line::new(&house);
+    silent.says(&open("irc.chat.example")).await;
+    tokio::time::sleep(Duration::from_secs(29)).await;
+    assert!(silent.reads("example'>").await.contains("from='irc.chat.example'"));
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(silent.rest().await.contains("<stream:error><connection-timeout "));
+    let mut irc = Line::connected(&house, "irc.chat.example", "of its own").await;
+    for _ in 0..2 {
+        tokio::time::sleep(Duration::from_secs(61)).await;
+        assert_eq!(irc.reads(" ").await, " ");
+    }
+}
