@@ -34,6 +34,10 @@ pub enum Canary {
     GiverKeeps,
     /// A node does not follow what the scribe of its region feeds it.
     ReaderStarves,
+    /// What a dead node had for other domains is not sent again.
+    GatewayForgets,
+    /// A pair of a sender and a domain changes its gateway while something of it is on the way.
+    PairWanders,
 }
 
 #[cfg(feature = "canary")]

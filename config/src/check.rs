@@ -96,6 +96,7 @@ fn every_listener_once(config: &Config, document: &Document<'_>) {
         ("c2s.listen", &config.c2s.listen),
         ("c2s.listen_tls", &config.c2s.listen_tls),
         ("s2s.listen", &config.s2s.listen),
+        ("s2s.listen_tls", &config.s2s.listen_tls),
         ("http.listen", &config.http.listen),
         ("components.listen", &config.components.listen),
         ("proxy.listen", &config.proxy.listen),

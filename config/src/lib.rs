@@ -48,7 +48,7 @@ pub use section::push::Push;
 pub use section::redis::{Password, Redis, RedisUrl};
 pub use section::registration::Registration;
 pub use section::reports::Reports;
-pub use section::s2s::S2s;
+pub use section::s2s::{S2s, S2sCertificate, S2sLimits, S2sPolicy, S2sTimers, S2sTls};
 pub use section::storage::{Database, DatabaseUrl, Storage, Sync};
 pub use section::upload::{S3, Upload, UploadRegion, UploadStore};
 pub use value::{Fingerprint, is_domain, is_region, parse_duration};

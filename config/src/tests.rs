@@ -135,6 +135,30 @@ fn every_mistake_is_told_with_its_line_its_key_and_what_was_expected() {
     check_added("[storage]\nconnections = 1", 13, "storage.connections", "from 2", "1");
     check_added("[storage]\nsync = true", 13, "storage.sync", "\"full\" or \"normal\"", "true");
     check_added("[s2s]\nkey = \"k\"", 12, "s2s.certificate", "both", "one of them");
+    check_added("[s2s]\ndns = \"localhost\"", 13, "s2s.dns", "an address and a port", "localhost");
+    check_added("[s2s]\nstanza_bytes_max = 9999", 13, "s2s.stanza_bytes_max", "10000", "9999");
+    check_added("[s2s]\nretry_max = \"500ms\"", 13, "s2s.retry_max", "retry_first", "500ms");
+    check_added(
+        "[s2s]\nqueued_bytes_max = \"4MiB\"",
+        13,
+        "s2s.queued_bytes_max",
+        "queue_bytes_max",
+        "4194304",
+    );
+    check_added("[s2s]\nlisten_tls = \"0.0.0.0:5269\"", 13, "s2s.listen_tls", "else", "s2s.listen");
+    let rule = |domain: &str, more: &str| format!("[[s2s.policy]]\ndomain = {domain}\n{more}");
+    check_added(&rule("\"*.Org\"", ""), 13, "s2s.policy[0].domain", "*.example.org", "*.Org");
+    check_added(&rule("\"a.*.b\"", ""), 13, "s2s.policy[0].domain", "for all", "a.*.b");
+    check_added(
+        &rule("\"*\"", "certificate = \"valid\""),
+        14,
+        "s2s.policy[0].certificate",
+        "\"required\", \"preferred\"",
+        "valid",
+    );
+    check_added(&rule("\"*\"", "tls = false"), 14, "s2s.policy[0].tls", "\"optional\"", "false");
+    let twice = rule("\"a.b\"", "") + &rule("\"a.b\"", "allow = false");
+    check_added(&twice, 12, "s2s.policy", "one [[s2s.policy]]", "two for \"a.b\"");
     check_added("[metadata]\nvoter = false", 13, "metadata.voter", "true", "nobody");
     check_added(
         "[metadata]\nelection_max = \"4s\"",

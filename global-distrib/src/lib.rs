@@ -1,6 +1,7 @@
 //! Who is connected where, and what follows from it: the policy of the geo layer. JIDs yes, XML no; no socket, no clock, no
 //! randomness: everything takes `now` and gives values back (blueprint §4, §5; `docs/architecture.md`).
 
+pub mod gateway;
 pub mod health;
 pub mod home;
 pub mod nearest;

@@ -2,6 +2,7 @@
 //! `Node` is what everything on the stanza path shares; `run` builds it, starts it, waits for the stop and drains it.
 
 mod build;
+mod checking;
 mod databases;
 pub mod drain;
 mod heirs;
@@ -103,8 +104,6 @@ pub struct Node {
     pub components: Components,
     /// Messages on their way into archives.
     pub archive: Archive,
-    /// Other domains.
-    pub federation: Federation,
     /// What it has promised and not handed on.
     pub ledger: Ledger,
     /// What a former life had promised.
@@ -121,6 +120,8 @@ pub struct Node {
     pub drain: Drain,
     /// How many sessions begin in a second.
     pub turnstile: Arc<Turnstile>,
+    /// Other people's domains.
+    pub federation: Federation,
     /// Who may sign in.
     pub authenticator: Chain,
     /// Who tried too often.

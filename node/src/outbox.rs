@@ -23,6 +23,7 @@ use xmpp::stanza::Stanza;
 
 use crate::app::Node;
 use crate::features::offline;
+use crate::federation;
 use crate::router::ledger::Due;
 use crate::router::road::Road;
 use crate::router::{self, Routed};
@@ -62,7 +63,10 @@ impl Recovery {
                 if let Some((_, stanza)) = left.stanzas.remove(&order) {
                     tracing::debug!(order, ?by, "another node has what a former life promised");
                     node.ledger.hand(order, 0, &[by]);
-                    addressees.extend(router::addressee(node, &stanza));
+                    match stanza.to().is_some_and(|to| node.domains.is_foreign(to.domain())) {
+                        true => federation::held(node, order, &stanza, by),
+                        false => addressees.extend(router::addressee(node, &stanza)),
+                    }
                 }
             }
         }
@@ -198,7 +202,10 @@ pub async fn recover(node: Arc<Node>) {
 async fn route_on(node: &Arc<Node>, to: BareJid, left: Vec<(u64, u64, Stanza)>) {
     let orders: Vec<u64> = left.iter().map(|(order, ..)| *order).collect();
     let me = node.geo.me.to_string();
-    let mut filed = offline::filed_before(node, &to, &me, orders.clone()).await;
+    let mut filed = Vec::new();
+    if !node.domains.is_foreign(to.domain()) {
+        filed = offline::filed_before(node, &to, &me, orders.clone()).await;
+    }
     if is_in_two(node) {
         filed.extend(second::taken_over(node, &to, orders).await);
     }
@@ -209,7 +216,7 @@ async fn route_on(node: &Arc<Node>, to: BareJid, left: Vec<(u64, u64, Stanza)>) 
         }
         tracing::debug!(order, %to, "nobody has what a former life promised");
         let stanza = router::delayed(node, &stanza, accepted_ms);
-        router::dispatch(node, &to, Routed { stanza, tries: 0, order, tracked: true });
+        router::go_on(node, &to, Routed { stanza, tries: 0, order, tracked: true });
     }
 }
 

@@ -5,27 +5,29 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
-use s2s::federation::{Handled, OnHandled};
+use s2s::federation::{Handled, OnHandled, Ticket};
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use tokio::time::Instant;
 use xmpp::jid::{BareJid, FullJid};
 use xmpp::sasl::{Hash, ScramKeys, Secret};
 use xmpp::stanza::Stanza;
+use xmpp::stanza::error::StanzaError;
 
 use crate::app::{Node, Parts, World, asks_for_certificates, assemble};
 use crate::certs::Authority;
 use crate::feature::{Action, Ctx, Flow};
 use crate::features::roster::home::Request;
 use crate::features::roster::{self, subscription::Kind};
-use crate::federation::inbound::inbound;
+use crate::federation::{self, Streams, inbound::inbound};
 use crate::homes::accounts::{self, Account};
 use crate::router;
 use crate::router::perform::seats_of;
@@ -62,20 +64,22 @@ pub(crate) fn limits() -> config::Limits {
     config.unwrap_or_else(|error| panic!("{error:?}")).limits
 }
 
-/// What would leave for other domains, once a test has asked for it; before, it is answered as where there is no federation.
+/// The streams to other domains of a node in a test: they keep what is to leave.
 #[derive(Debug, Default)]
-pub(crate) struct Sink(Mutex<Option<Vec<Stanza>>>);
+struct Leaving(Mutex<Vec<(Ticket, Stanza)>>);
 
-impl Sink {
-    /// Keeps it; given back if nobody has asked.
-    pub(crate) fn take(&self, stanza: Stanza) -> Option<Stanza> {
-        match self.0.lock().as_mut() {
-            Some(kept) => {
-                kept.push(stanza);
-                None
-            }
-            None => Some(stanza),
-        }
+impl Streams for Leaving {
+    fn send(&self, ticket: Ticket, stanza: Stanza) -> Result<(), (Stanza, StanzaError)> {
+        self.0.lock().push((ticket, stanza));
+        Ok(())
+    }
+
+    fn patience(&self) -> Duration {
+        SOON
+    }
+
+    fn shutdown(&self, _: Instant) -> BoxFuture<'_, Vec<(Ticket, Stanza)>> {
+        Box::pin(async { std::mem::take(&mut *self.0.lock()) })
     }
 }
 
@@ -84,6 +88,7 @@ pub(crate) struct House {
     pub(crate) node: Arc<Node>,
     /// Who has issued its certificate, PEM.
     pub(crate) authority: String,
+    streams: OnceLock<Arc<Leaving>>,
     _dir: TempDir,
 }
 
@@ -116,7 +121,8 @@ impl House {
         let founded = tokio::time::timeout(SOON, version.wait_for(|version| *version > 0));
         founded.await.expect("founded in time").expect("founded");
         node.homes.metadata_changed();
-        House { node, authority: authority.certificate().to_owned(), _dir: dir }
+        let authority = authority.certificate().to_owned();
+        House { node, authority, streams: OnceLock::new(), _dir: dir }
     }
 
     /// Makes accounts nobody can sign in to, and says their JIDs.
@@ -174,11 +180,18 @@ impl House {
         seat
     }
 
-    /// What has left for other domains since this was last asked, as text. The first time: what leaves from now on is kept.
+    /// What has left for other domains since this was last asked, as text: they have it. From the first time on there are streams to them.
     pub(crate) fn abroad(&self) -> Vec<String> {
-        let left = self.node.federation.sink.0.lock().replace(Vec::new());
+        let streams = self.streams.get_or_init(|| {
+            let streams = Arc::new(Leaving::default());
+            self.node.federation.set_streams(streams.clone());
+            streams
+        });
+        let left = std::mem::take(&mut *streams.0.lock());
+        let tickets: Vec<Ticket> = left.iter().map(|(ticket, _)| *ticket).collect();
+        federation::delivered(&self.node, &tickets);
         let text = |stanza: &Stanza| String::from_utf8_lossy(stanza.bytes()).into_owned();
-        left.unwrap_or_default().iter().map(text).collect()
+        left.iter().map(|(_, stanza)| text(stanza)).collect()
     }
 
     /// A stanza comes from another domain, and has been dealt with.

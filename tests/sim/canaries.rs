@@ -106,6 +106,16 @@ fn a_scribe_that_slept_and_goes_on_writing() {
 }
 
 #[test]
+fn a_gateway_that_dies_with_what_it_had() {
+    is_found(Canary::GatewayForgets, Profile::Deaths);
+}
+
+#[test]
+fn a_pair_that_changes_its_gateway_on_the_way() {
+    is_found(Canary::PairWanders, Profile::Cuts);
+}
+
+#[test]
 fn a_node_that_does_not_follow_its_scribe() {
     is_found(Canary::ReaderStarves, Profile::Nodes);
 }

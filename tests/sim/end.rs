@@ -93,6 +93,8 @@ pub struct End {
     pub shown_to: BTreeMap<(usize, usize), Shown>,
     /// By user: the roster at each host, home first.
     pub rosters: Vec<Vec<(String, Roster)>>,
+    /// Messages that arrived at another domain, in order: which, when.
+    pub abroad: Vec<(usize, u64)>,
     /// By user: the archive at each host, home first, if there are archives.
     pub archives: Option<Vec<Vec<(String, Archived)>>>,
 }
@@ -195,6 +197,7 @@ impl End {
             calm: play.plan.profile == Profile::Calm,
             faultless: matches!(play.plan.profile, Profile::Calm | Profile::Moves),
             rosters,
+            abroad: play.abroad.arrived(),
             archives: play.plan.archive.then_some(archives),
         }
     }

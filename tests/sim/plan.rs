@@ -158,6 +158,8 @@ pub struct Plan {
     pub two_regions: bool,
     /// What is said is archived.
     pub archive: bool,
+    /// People write to other domains too.
+    pub abroad: bool,
 }
 
 impl Plan {
@@ -244,6 +246,7 @@ impl Plan {
             faults,
             two_regions,
             archive: Chance::part(seed, "archive", 0).percent(40),
+            abroad: Chance::part(seed, "abroad", 0).percent(30),
             limits: if small {
                 "stanza_bytes_max = '16KiB'\nmailbox_bytes_max = '64KiB'\nparked_stanzas_per_address_max = 20\nsm_queue_max = 250\noffline_messages_max = 200"
             } else {

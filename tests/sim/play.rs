@@ -23,6 +23,7 @@ use crate::people::journal::Journal;
 use crate::people::{RESOURCES, number_of};
 use crate::plan::{Deed, Fault, Plan, Profile};
 use crate::promises;
+use crate::world::abroad::{self, Abroad};
 use crate::world::chance::Chance;
 use crate::world::council::Council;
 use crate::world::disk::Disk;
@@ -83,6 +84,8 @@ enum Event {
     Show(usize),
     /// A device that tells somebody something goes on: who, whom, how many words are left, how far apart.
     GoOn(usize, usize, u64, u64),
+    /// Somebody writes to another domain.
+    Abroad,
     Council,
     Look,
 }
@@ -97,6 +100,7 @@ pub struct Play {
     pub(crate) devices: BTreeMap<usize, Device>,
     pub(crate) journal: Journal,
     pub(crate) story: Story,
+    pub(crate) abroad: Abroad,
     pub(crate) now: u64,
     names: Vec<String>,
     lives: Vec<u64>,
@@ -105,6 +109,8 @@ pub struct Play {
     calls: BTreeSet<(u64, usize)>,
     people: Chance,
     fate: Chance,
+    /// Who writes to other domains, and when.
+    writers: Chance,
     /// Trouble is over.
     healing: bool,
     /// Hosts that drain.
@@ -135,8 +141,14 @@ impl Play {
         let council = Council::new(founded(&plan.nodes), hosts, net.clone());
         let peers =
             plan.nodes.iter().map(|(region, number)| PeerId::new(*region, *number)).collect();
-        let common =
-            Common { net: net.clone(), council: council.clone(), names: Arc::new(peers), seed };
+        let abroad = Abroad::default();
+        let common = Common {
+            net: net.clone(),
+            council: council.clone(),
+            names: Arc::new(peers),
+            seed,
+            abroad: plan.abroad.then(|| abroad.clone()),
+        };
         let genesis = genesis(plan.users);
         let mut databases: BTreeMap<&str, Memory> = BTreeMap::new();
         let hosts: Vec<Host> = (0..hosts)
@@ -172,6 +184,8 @@ impl Play {
             devices,
             journal: Journal::default(),
             story,
+            abroad,
+            writers: Chance::part(seed, "writers", 0),
             now: 0,
             events: BTreeMap::new(),
             ties: 0,
@@ -199,6 +213,9 @@ impl Play {
         }
         if let Some(pace) = self.plan.faults_ms {
             self.at(2_000 + pace, Event::Fault);
+        }
+        if self.plan.abroad {
+            self.at(3_000, Event::Abroad);
         }
         self.at(250, Event::Council);
         self.at(1_000, Event::Look);
@@ -395,6 +412,13 @@ impl Play {
                     self.at(self.now + apart, Event::GoOn(id, to, words - 1, apart));
                 }
             }
+            Event::Abroad => {
+                if !self.healing {
+                    self.write_abroad();
+                    let wait = self.writers.between(50, 1_200);
+                    self.at(self.now + wait, Event::Abroad);
+                }
+            }
             Event::Show(id) => {
                 if self.devices[&id].is_online() {
                     self.with(id, |device, around| device.show(around, Some(0)));
@@ -448,6 +472,17 @@ impl Play {
                     .collect();
                 format!("  {} knows {}", host.name, words.join(", "))
             });
+        }
+    }
+
+    fn write_abroad(&mut self) {
+        let online: Vec<usize> =
+            self.devices.values().filter(|device| device.is_online()).map(|one| one.id).collect();
+        let Some(id) = self.writers.one(&online).copied() else { return };
+        let is_there = !self.writers.percent(10);
+        let domain = if is_there { abroad::FAR } else { abroad::NONE };
+        for _ in 0..self.writers.weighted(&[(6, 1), (3, 3), (1, 6)]) {
+            self.with(id, |device, around| device.abroad(around, domain, is_there));
         }
     }
 
@@ -785,6 +820,10 @@ impl Play {
             if parked > 0 {
                 return Some(format!("{name} holds {parked} stanzas in gates"));
             }
+            if node.federation.open() > 0 {
+                let open = node.federation.open();
+                return Some(format!("{name} has {open} stanzas on the way to other domains"));
+            }
             if node.filing() > 0 || node.archive.queue.depth() > 0 {
                 return Some(format!("{name} is filing"));
             }
@@ -830,6 +869,9 @@ impl Play {
             }
             for to in 0..self.plan.users {
                 self.with(id, |device, around| device.message(around, to, None));
+            }
+            if self.plan.abroad {
+                self.with(id, |device, around| device.abroad(around, abroad::FAR, true));
             }
             let contact = self.people.below(3);
             self.with(id, |device, around| {

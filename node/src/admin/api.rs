@@ -22,6 +22,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{IntoParams, Modify, OpenApi};
 
 use super::export::*;
+use super::federation::*;
 use super::invitations::*;
 use super::model::*;
 use super::storage::*;
@@ -64,6 +65,7 @@ pub fn router(operator: Arc<dyn Operator>, accounts: &[String]) -> Router {
         .route("/admin/homes/{account}", get(home_of))
         .route("/admin/homes/move", post(home_move))
         .route("/admin/reports", get(reports))
+        .route("/admin/s2s/check/{domain}", get(s2s_check))
         .route("/admin/users", get(users).post(user_add))
         .route("/admin/users/import", post(user_import))
         .route("/admin/users/{account}", delete(user_remove))
@@ -92,7 +94,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
     info(title = "Pangaea admin API", description = "What `pangaea ctl` and `pangaea user` speak."),
     paths(
         status, reload, regions, region_state, nodes, drain, drain_begin, drain_undo, metadata, links, registry, registry_rows, storage, rebalance, sessions, kick, home_of, home_move,
-        reports, users, user_add, user_import, user_remove, user_passwd, user_export, user_offline,
+        reports, s2s_check, users, user_add, user_import, user_remove, user_passwd, user_export, user_offline,
         user_archive, user_import_archive, invite, invitations, invitation_revoke
     ),
     components(schemas(Refusal, Ready)),
@@ -387,6 +389,25 @@ async fn reports(
     Asked(asked): Asked<ReportsAsked>,
 ) -> Reply<Vec<ReportInfo>> {
     reply(admin.operator.reports(asked.limit.unwrap_or(PAGE).min(PAGE_MAX))).await
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct S2sCheckAsked {
+    /// The domain of ours that would send; the global one if not said.
+    from: Option<String>,
+}
+
+/// Walks the way to another domain (DNS, connection, TLS, certificate, what would prove us) and says what it finds.
+#[utoipa::path(get, path = "/admin/s2s/check/{domain}", params(("domain" = String, Path), S2sCheckAsked),
+    responses((status = 200, body = DomainCheck), (status = 409, body = Refusal)))]
+async fn s2s_check(
+    State(admin): State<Admin>,
+    Path(domain): Path<String>,
+    Asked(asked): Asked<S2sCheckAsked>,
+) -> Reply<DomainCheck> {
+    reply(admin.operator.s2s_check(&domain, asked.from.as_deref())).await
 }
 
 #[derive(Deserialize, IntoParams)]

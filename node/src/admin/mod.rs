@@ -7,6 +7,7 @@
 
 mod api;
 mod export;
+mod federation;
 mod invitations;
 mod model;
 mod storage;
@@ -17,6 +18,7 @@ use futures_util::future::BoxFuture;
 
 pub use api::{openapi, router};
 pub use export::*;
+pub use federation::*;
 pub use invitations::*;
 pub use model::*;
 pub use storage::*;
@@ -73,6 +75,9 @@ pub trait Operator: Send + Sync + 'static {
     fn home_move<'a>(&'a self, what: HomeTarget, to: &'a str) -> Answer<'a, HomeInfo>;
     /// What users reported of others, the newest first, at most `limit`.
     fn reports(&self, limit: usize) -> Answer<'_, Vec<ReportInfo>>;
+    /// Walks the way from a domain of ours (the global one if none is named) to another domain, and says what it finds. Takes
+    /// up to half a minute.
+    fn s2s_check<'a>(&'a self, domain: &'a str, from: Option<&'a str>) -> Answer<'a, DomainCheck>;
     /// Accounts in order of name, those after `after`, at most `limit`.
     fn users<'a>(&'a self, after: Option<&'a str>, limit: usize) -> Answer<'a, Vec<String>>;
     /// Makes an account. Refused if it is there.

@@ -161,6 +161,22 @@ impl Operator for Fake {
     fn home_move<'a>(&'a self, what: HomeTarget, to: &'a str) -> Answer<'a, HomeInfo> {
         self.done(format!("move {what:?} to {to}"), home("x"))
     }
+    fn s2s_check<'a>(&'a self, domain: &'a str, from: Option<&'a str>) -> Answer<'a, DomainCheck> {
+        let step = |at: &str, outcome, words: &str| {
+            let (at, words) = (at.to_owned(), words.to_owned());
+            DomainCheckStep { at, outcome, words }
+        };
+        let check = DomainCheck {
+            from: from.unwrap_or("chat.example").to_owned(),
+            domain: domain.to_owned(),
+            works: false,
+            steps: vec![
+                step("policy", DomainCheckOutcome::Good, "TLS is required"),
+                step("DNS", DomainCheckOutcome::Bad, "DNS knows no domain"),
+            ],
+        };
+        self.done(format!("s2s check {domain} from {from:?}"), check)
+    }
     fn reports(&self, limit: usize) -> Answer<'_, Vec<ReportInfo>> {
         let report = ReportInfo {
             at: "2026-11-28T01:00:00Z".to_owned(),

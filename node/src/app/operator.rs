@@ -11,12 +11,13 @@ use xmpp::jid::{BareJid, Jid};
 use xmpp::sasl::{Password, Verdict};
 use xmpp::stream::error::StreamError;
 
-use super::{Node, databases, drain, inviting, portable};
+use super::{Node, checking, databases, drain, inviting, portable};
 use crate::admin::{
-    Answer, ArchivePage, ArchivePart, DrainInfo, HomeInfo, HomeTarget, Imported, InvitationInfo,
-    IssuedInvitation, LinkInfo, MetadataInfo, NewDrain, NewInvitation, NodeInfo, OfflinePage,
-    Operator, Ready, Rebalance, Refusal, RegionInfo, RegionState, RegistryInfo, RegistryRow,
-    Reloaded, ReportInfo, ReportedStanza, SessionInfo, Status, StorageInfo, UserExport,
+    Answer, ArchivePage, ArchivePart, DomainCheck, DrainInfo, HomeInfo, HomeTarget, Imported,
+    InvitationInfo, IssuedInvitation, LinkInfo, MetadataInfo, NewDrain, NewInvitation, NodeInfo,
+    OfflinePage, Operator, Ready, Rebalance, Refusal, RegionInfo, RegionState, RegistryInfo,
+    RegistryRow, Reloaded, ReportInfo, ReportedStanza, SessionInfo, Status, StorageInfo,
+    UserExport,
 };
 use crate::auth::Authenticator;
 use crate::auth::internal::NoKeys;
@@ -456,6 +457,10 @@ impl Operator for Desk {
                 }
             }
         })
+    }
+
+    fn s2s_check<'a>(&'a self, domain: &'a str, from: Option<&'a str>) -> Answer<'a, DomainCheck> {
+        Box::pin(checking::walk(&self.node, domain, from))
     }
 
     fn reports(&self, limit: usize) -> Answer<'_, Vec<ReportInfo>> {

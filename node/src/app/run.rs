@@ -14,6 +14,7 @@ use super::drain::{self};
 use super::{Node, Reload, build, heirs, operator::Desk, reload, scribe, wires};
 use crate::components;
 use crate::features::{archive, last};
+use crate::federation;
 use crate::geo::tick;
 use crate::outbox;
 use crate::registry;
@@ -27,6 +28,8 @@ const ANNOUNCE_WITHIN: Duration = Duration::from_secs(5);
 const OUTBOX_WITHIN: Duration = Duration::from_secs(5);
 /// How long it waits for those that can be reached, when others cannot.
 const ECHO_WITHIN: Duration = Duration::from_secs(1);
+/// How long the streams to other domains have to deliver what they were given; the rest goes another way.
+const STREAMS_WITHIN: Duration = Duration::from_secs(5);
 /// How often the drain looks whether the last session is gone.
 const DRAIN_LOOK: Duration = Duration::from_millis(20);
 
@@ -213,6 +216,7 @@ pub async fn drain(node: &Arc<Node>, mut tasks: JoinSet<()>) {
     while !settled() && Instant::now() < deadline {
         tokio::time::sleep(DRAIN_LOOK).await;
     }
+    federation::stop(node, deadline.min(Instant::now() + STREAMS_WITHIN)).await;
     // Others ask whether anything comes back of what they sent here: when this is echoed they have asked.
     let mark = node.geo.mark();
     node.geo.send_due_probes();

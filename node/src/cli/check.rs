@@ -48,6 +48,7 @@ fn summary(config: &Config) -> String {
     line("clients", format!("STARTTLS {}", listed(&config.c2s.listen)));
     line("", format!("TLS      {}", listed(&config.c2s.listen_tls)));
     line("servers", listed(&config.s2s.listen));
+    line("federation", federation(&config.s2s));
     line("http", listed(&config.http.listen));
     let kinds: Vec<&str> = config.auth.backends.iter().map(config::AuthBackend::kind).collect();
     line("sign-in", kinds.join(", then "));
@@ -70,6 +71,22 @@ fn summary(config: &Config) -> String {
         line("", format!("partition {}: {partition}", at + 1));
     }
     text
+}
+
+fn federation(s2s: &config::S2s) -> String {
+    if !s2s.federation {
+        return "off: other servers' domains are not found".to_owned();
+    }
+    let dns: Vec<String> = s2s.dns.iter().map(ToString::to_string).collect();
+    let dns = if dns.is_empty() { "of the system".to_owned() } else { dns.join(" ") };
+    let tls = match s2s.listen_tls.as_slice() {
+        [] => String::new(),
+        all => format!(
+            ", direct TLS {}",
+            all.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+        ),
+    };
+    format!("on, DNS {dns}{tls}")
 }
 
 /// What is not wrong in the file, and would keep the node from starting all the same.
@@ -98,6 +115,12 @@ fn notes(config: &Config) -> Vec<String> {
             notes.push(format!("{section}.key: {cause}"));
         }
     }
+    if config.s2s.federation {
+        let unusable = s2s::federation::net::unusable(&config.s2s).into_iter();
+        notes.extend(unusable.map(|(key, why)| format!("{key}: {why}")));
+        let policies = s2s::federation::policy::Policies::read(&config.s2s);
+        notes.extend(policies.err().map(|why| format!("s2s.blocklist: {why}")));
+    }
     notes.extend(sources::notes(&config.auth, &config.domains.global));
     notes
 }
@@ -113,12 +136,22 @@ mod tests {
         let text = include_str!("../../../config/examples/three-regions.toml");
         let config = Config::parse(text, "example", Path::new("/nowhere")).unwrap();
         let summary = summary(&config);
-        for part in
-            ["eu-0", "chat.example (global)", "us-0 at us0.chat.example:5269", "0.0.0.0:5222"]
-        {
+        for part in [
+            "eu-0",
+            "chat.example (global)",
+            "us-0 at us0.chat.example:5269",
+            "0.0.0.0:5222",
+            "on, DNS of the system",
+        ] {
             assert!(summary.contains(part), "{part} is missing in:\n{summary}");
         }
-        assert_eq!(notes(&config).len(), 6, "{:?}", notes(&config));
+        // Whether the system has authorities depends on where this runs.
+        let notes_of = |config: &Config| {
+            let all = notes(config).into_iter().filter(|note| !note.starts_with("s2s.trust"));
+            all.collect::<Vec<_>>()
+        };
+        assert_eq!(notes_of(&config).len(), 8, "{:?}", notes(&config));
+        assert!(notes_of(&config)[7].starts_with("s2s.blocklist"), "{:?}", notes(&config));
         let text = text.replace("\nadvertise = ", "\n#advertise = ");
         let config = Config::parse(&text, "example", Path::new("/nowhere")).unwrap();
         assert!(notes(&config)[0].starts_with("s2s.advertise"), "{:?}", notes(&config));

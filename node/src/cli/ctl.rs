@@ -21,6 +21,7 @@ Examples:
   pangaea ctl node drain eu-1 --rate 100
   pangaea ctl home move alice@pangaea.localhost --to us
   pangaea ctl storage rebalance
+  pangaea ctl s2s check jabber.org
   pangaea ctl invite new --name juliet --of romeo@pangaea.localhost")]
 pub(super) struct Args {
     #[command(flatten)]
@@ -86,6 +87,9 @@ enum Command {
     /// The databases of the region, and accounts moved between them
     #[command(subcommand)]
     Storage(databases::Storage),
+    /// Streams to and from other people's servers
+    #[command(subcommand)]
+    S2s(super::s2s::Order),
     /// Invitations: URIs that make accounts, or contacts
     #[command(subcommand)]
     Invite(Invite),
@@ -226,6 +230,9 @@ async fn order(remote: &Remote, command: Command, json: bool) -> miette::Result<
         }
         Command::Storage(order) => {
             show(databases::order(remote, order, json).await?, json, databases::show)
+        }
+        Command::S2s(order) => {
+            show(super::s2s::order(remote, order).await?, json, super::s2s::table)
         }
         Command::Invite(order) => invite(remote, order, json).await,
     }
@@ -564,6 +571,10 @@ mod tests {
         check("reload", "reload", "needs a restart: http.listen").await;
         check("kick a@b/phone", "kick a@b/phone", "2 sessions ended").await;
         check("reports --limit 7", "reports 7", "alice@chat.example  mallory@example.net").await;
+        let check_of = "s2s check b.lab from None";
+        check("s2s check b.lab", check_of, "bad   DNS     DNS knows no domain\n").await;
+        let from = "s2s check b.lab from Some(\"eu.lab\")";
+        check("s2s check b.lab --from eu.lab --json", from, "\"works\": false").await;
         check("region drain us", "region us draining", "us is draining").await;
         check("home show a@b", "home of a@b", "home             eu\n").await;
         check("home move 17 --to us", "move Shard(17) to us", "epoch").await;

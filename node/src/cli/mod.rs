@@ -13,6 +13,7 @@ mod migrate;
 mod quickstart;
 mod remote;
 mod run;
+mod s2s;
 mod table;
 mod user;
 

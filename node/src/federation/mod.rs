@@ -1,16 +1,397 @@
-//! Room: other people's domains, as the node meets them. The streams are `s2s::federation`'s; here is what their stanzas mean to our users.
-//! * `inbound` what comes from there
+//! Room: this deployment among other people's domains. Which node speaks for whom is decided here (`global_distrib::gateway`, decision 0016); the
+//! streams themselves are `s2s::federation`. The node where a stanza enters has it in its ledger until the gateway says that it is kept.
+//!
+//! Called by the router (what leaves), by `geo` (what other nodes bring, and what becomes of them) and by the streams.
+//! * `inbound` what the streams bring
 
 pub mod inbound;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod users_tests;
 
-/// What a node knows of other domains.
-#[derive(Debug, Default)]
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use config::canary::{Canary, sings};
+use futures_util::future::BoxFuture;
+use global_distrib::NodeIx;
+use global_distrib::gateway::{Gateways, Pair, Way, rendezvous};
+use parking_lot::{Mutex, MutexGuard};
+use s2s::federation::Ticket;
+use tokio::time::Instant;
+use xmpp::stanza::error::StanzaError;
+use xmpp::stanza::{Kind, Stanza};
+
+use crate::app::Node;
+use crate::geo::Peer;
+use crate::geo::frame::{self, StanzaHead};
+use crate::router::ledger::Due;
+use crate::router::{self, Routed};
+use crate::session::Receipt;
+
+/// Stanzas of this node on their way to other domains, all together: they share the ledger with everybody else's. Beyond: `resource-constraint`.
+pub const OPEN_MAX: usize = 64 * 1024;
+/// A message that leaves so long after it was accepted says when that was (XEP-0203).
+const LATE_MS: u64 = 1_000;
+
+/// The streams to other domains, as the gateway sees them.
+pub trait Streams: Send + Sync {
+    /// Queues a stanza for the domain in its `to`; what becomes of it is said later, by its ticket.
+    ///
+    /// # Errors
+    /// It is not queued, and its sender is to hear the error.
+    fn send(&self, ticket: Ticket, stanza: Stanza) -> Result<(), (Stanza, StanzaError)>;
+
+    /// How long a stanza may wait for a way to its domain.
+    fn patience(&self) -> Duration;
+
+    /// Ends them: what can be delivered before the deadline is. What is left.
+    fn shutdown(&self, deadline: Instant) -> BoxFuture<'_, Vec<(Ticket, Stanza)>>;
+}
+
+/// See the room. Memory: that of [`Gateways`].
+#[derive(Default)]
 pub struct Federation {
+    gateways: Mutex<Gateways>,
+    /// How many are on their way: what is asked for every message of everybody costs no lock while none is.
+    open: AtomicUsize,
+    streams: OnceLock<Arc<dyn Streams>>,
+    /// This node is about to stop: what it is given for other domains goes back.
+    is_leaving: AtomicBool,
     /// What has come and waits.
     pub inbound: inbound::Inbound,
-    /// What would leave for other domains, for tests that ask for it.
-    #[cfg(test)]
-    pub(crate) sink: crate::testing::Sink,
+}
+
+impl Federation {
+    /// The streams, once, at start. Without them every other domain is one that cannot be found.
+    pub fn set_streams(&self, streams: Arc<dyn Streams>) {
+        assert!(self.streams.set(streams).is_ok(), "streams are set once");
+    }
+
+    /// Stanzas of this node on their way to other domains.
+    pub fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// A message of our ledger has come to an end. Cheap for one that is not for another domain.
+    pub fn over(&self, order: u64) {
+        if self.open() > 0 {
+            self.lock().over(order);
+        }
+    }
+
+    /// The link to a node is cut: what is to go there waits.
+    pub fn peer_down(&self, node: NodeIx) {
+        self.lock().down(node);
+    }
+
+    fn lock(&self) -> Gate<'_> {
+        Gate { gateways: self.gateways.lock(), open: &self.open }
+    }
+}
+
+/// The gateways, locked; the count is right again when it goes.
+struct Gate<'a> {
+    gateways: MutexGuard<'a, Gateways>,
+    open: &'a AtomicUsize,
+}
+
+impl std::ops::Deref for Gate<'_> {
+    type Target = Gateways;
+
+    fn deref(&self) -> &Gateways {
+        &self.gateways
+    }
+}
+
+impl std::ops::DerefMut for Gate<'_> {
+    fn deref_mut(&mut self) -> &mut Gateways {
+        &mut self.gateways
+    }
+}
+
+impl Drop for Gate<'_> {
+    fn drop(&mut self) {
+        self.open.store(self.gateways.len(), Ordering::Relaxed);
+    }
+}
+
+/// What did not leave: its sender is to hear it when no lock is held.
+type Refused = Option<(Ticket, Stanza, StanzaError)>;
+
+/// A stanza of ours for another domain. `receipt`: its sender waits to hear that it is handled.
+pub fn send(node: &Arc<Node>, stanza: Stanza, receipt: Option<Receipt>) {
+    if node.federation.streams.get().is_none() {
+        return router::bounce(node, &stanza, &StanzaError::remote_server_not_found());
+    }
+    let due = match receipt {
+        Some(receipt) => Due::Client(receipt),
+        None => Due::Passing,
+    };
+    let order = node.ledger.next_order();
+    let is_room = node.federation.open() < OPEN_MAX;
+    let entered = node.ledger.enter(order, &stanza, due, node.now_ms(), node.wall_ms());
+    if !is_room || entered.is_err() {
+        router::bounce(node, &stanza, &StanzaError::resource_constraint());
+        node.ledger.kept(order); // With the receipt, behind the error.
+        return;
+    }
+    let refused = forward(node, &mut node.federation.lock(), order, stanza);
+    refuse(node, refused);
+}
+
+/// One that is in the ledger already goes on its way again: its gateway has died, or this node has lived another life.
+pub fn send_again(node: &Arc<Node>, routed: Routed) {
+    if node.federation.streams.get().is_none() {
+        router::bounce(node, &routed.stanza, &StanzaError::remote_server_not_found());
+        return router::kept_here(node, routed.order);
+    }
+    let refused = forward(node, &mut node.federation.lock(), routed.order, routed.stanza);
+    refuse(node, refused);
+}
+
+/// Towards its gateway. Under the lock: so what leaves first is first.
+fn forward(node: &Node, gate: &mut Gate<'_>, order: u64, stanza: Stanza) -> Refused {
+    let mut pair = pair_of(&stanza)?;
+    if sings(Canary::PairWanders) {
+        pair.from = order.to_string(); // None is ever known.
+    }
+    let wanted = gateway(node, gate, &stanza);
+    match gate.send(pair, order, wanted) {
+        Way::Here => {
+            node.ledger.hand(order, 1, &[]);
+            hand_over(node, Ticket { via: None, order }, stanza)
+        }
+        Way::There(at) => {
+            node.ledger.hand(order, 0, &[at]);
+            if !write(node, at, order, &stanza) {
+                gate.refused(at, order);
+            }
+            None
+        }
+        Way::Later(at) => {
+            node.ledger.hand(order, 0, &[at]);
+            None
+        }
+        Way::Behind => None,
+    }
+}
+
+fn pair_of(stanza: &Stanza) -> Option<Pair> {
+    let (from, to) = (stanza.from()?, stanza.to()?);
+    Some(Pair { from: from.bare_str().to_owned(), domain: to.domain().to_owned() })
+}
+
+/// The node that speaks to that domain for that sender; `None`: this one does.
+fn gateway(node: &Node, gate: &Gateways, stanza: &Stanza) -> Option<NodeIx> {
+    let (from, to) = (stanza.from()?, stanza.to()?);
+    if from.domain() == node.domains.regional {
+        return None; // The classic way: from where it is.
+    }
+    let state = node.metadata.state();
+    let home = state.home_of(from.bare_str())?;
+    let of_region =
+        state.nodes.iter().filter(|(name, of)| of.region == home.region && state.is_live(name));
+    let stay = of_region
+        .filter(|(name, _)| !node.geo.nodes.index(name).is_some_and(|ix| gate.is_leaving(ix)));
+    let chosen = rendezvous(to.domain(), stay.map(|(name, _)| name.as_str()))?;
+    node.geo.peer_named(chosen).map(|peer| peer.ix)
+}
+
+fn write(node: &Node, to: NodeIx, order: u64, stanza: &Stanza) -> bool {
+    let write = |out: &mut Vec<u8>| frame::write_abroad(out, order, stanza.bytes());
+    node.geo.send_with(to, frame::ABROAD, write).is_some()
+}
+
+fn hand_over(node: &Node, ticket: Ticket, stanza: Stanza) -> Refused {
+    if node.federation.is_leaving.load(Ordering::Acquire) {
+        give_back(node, ticket, &stanza);
+        return None;
+    }
+    let Some(streams) = node.federation.streams.get() else {
+        return Some((ticket, stanza, StanzaError::remote_server_not_found()));
+    };
+    let refused = streams.send(ticket, stanza).err();
+    refused.map(|(stanza, error)| (ticket, stanza, error))
+}
+
+fn refuse(node: &Arc<Node>, refused: Refused) {
+    if let Some((ticket, stanza, error)) = refused {
+        failed(node, ticket, &stanza, &error);
+    }
+}
+
+/// This node is about to stop: its streams end. What has not left, or of which nobody has said that it arrived, goes back to the nodes it is of, for another
+/// gateway; our own stays in the ledger, and so comes into the outbox.
+pub async fn stop(node: &Arc<Node>, deadline: Instant) {
+    let Some(streams) = node.federation.streams.get() else { return };
+    node.federation.is_leaving.store(true, Ordering::Release);
+    for (ticket, stanza) in streams.shutdown(deadline).await {
+        give_back(node, ticket, &stanza);
+    }
+}
+
+fn give_back(node: &Node, ticket: Ticket, stanza: &Stanza) {
+    let Some(via) = ticket.via.map(NodeIx) else { return };
+    node.geo.held.let_go(via, ticket.order);
+    let head = StanzaHead { tracked: true, order: ticket.order, ..StanzaHead::default() };
+    if !node.geo.give_back(via, head, stanza) {
+        tracing::warn!(
+            "no room to give back what is for another domain: it is sent again when this node is gone"
+        );
+    }
+}
+
+/// A gateway has given one back: it is about to stop.
+pub fn came_back(node: &Arc<Node>, from: NodeIx, routed: &Routed) {
+    node.federation.lock().came_back(from, routed.order);
+    send_ready(node);
+}
+
+/// What leaving gateways have given back goes to others, as soon as nothing of its pair is with them.
+fn send_ready(node: &Arc<Node>) {
+    let refused: Vec<Refused> = {
+        let mut gate = node.federation.lock();
+        let ready = gate.ready();
+        ready.into_iter().map(|order| again(node, &mut gate, order)).collect()
+    };
+    refused.into_iter().for_each(|refused| refuse(node, refused));
+}
+
+/// One of the ledger, through whoever is its gateway now.
+fn again(node: &Node, gate: &mut Gate<'_>, order: u64) -> Refused {
+    let (accepted_ms, stanza) = node.ledger.look(order)?;
+    forward(node, gate, order, stamped(node, stanza, accepted_ms))
+}
+
+/// Its sender hears the error, and that is the end of it.
+pub fn failed(node: &Arc<Node>, ticket: Ticket, stanza: &Stanza, error: &StanzaError) {
+    router::bounce(node, stanza, error);
+    delivered(node, &[ticket]);
+}
+
+/// The other domain has these: whoever waits to hear of them is told.
+pub fn delivered(node: &Arc<Node>, tickets: &[Ticket]) {
+    let mut told: Vec<(NodeIx, Vec<u64>)> = Vec::new();
+    for ticket in tickets {
+        let Some(via) = ticket.via.map(NodeIx) else {
+            router::kept_here(node, ticket.order);
+            continue;
+        };
+        if node.geo.held.kept(via, ticket.order) {
+            match told.iter_mut().find(|(known, _)| *known == via) {
+                Some((_, orders)) => orders.push(ticket.order),
+                None => told.push((via, vec![ticket.order])),
+            }
+        }
+    }
+    for (via, orders) in told {
+        node.geo.tell_kept(via, &orders);
+    }
+}
+
+/// Another node's, for a domain that we speak to.
+pub fn arrived(node: &Arc<Node>, peer: &Peer, body: Bytes) {
+    let Some((order, bytes)) = frame::read_abroad(body) else { return };
+    let Ok(stanza) = Stanza::parse(bytes) else {
+        tracing::warn!(peer = %peer.id, "a stanza that cannot be read");
+        return;
+    };
+    node.geo.held.take(peer.ix, order, 1);
+    let ticket = Ticket { via: Some(peer.ix.0), order };
+    let refused = hand_over(node, ticket, stanza);
+    refuse(node, refused);
+}
+
+/// A node says that it has one of a former life of ours: newer ones of the pair follow it there.
+pub fn held(node: &Node, order: u64, stanza: &Stanza, by: NodeIx) {
+    if let Some(pair) = pair_of(stanza) {
+        node.federation.lock().held(pair, order, by);
+    }
+}
+
+/// That life of a node is over (or it counts as dead): what it had for other domains is sent again, before anything newer can be. What it had
+/// for accounts is given back, as by [`router::Ledger::node_gone`].
+pub fn node_gone(node: &Arc<Node>, gone: NodeIx) -> Vec<(u64, u64, Stanza)> {
+    let (back, refused) = {
+        let mut gate = node.federation.lock();
+        let is_abroad =
+            |stanza: &Stanza| stanza.to().is_some_and(|to| node.domains.is_foreign(to.domain()));
+        let all = node.ledger.node_gone(gone);
+        let (abroad, back): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|(_, _, stanza)| is_abroad(stanza));
+        let mut orders = gate.gone(gone);
+        if !sings(Canary::GatewayForgets) {
+            orders.extend(abroad.iter().map(|(order, ..)| *order));
+        }
+        let refused: Vec<Refused> =
+            orders.into_iter().map(|order| again(node, &mut gate, order)).collect();
+        (back, refused)
+    };
+    refused.into_iter().for_each(|refused| refuse(node, refused));
+    back
+}
+
+/// When it was sent, if that is some time ago.
+fn stamped(node: &Node, stanza: Stanza, accepted_ms: u64) -> Stanza {
+    match node.wall_ms().saturating_sub(accepted_ms) >= LATE_MS && stanza.kind() != Kind::Iq {
+        true => router::delayed(node, &stanza, accepted_ms),
+        false => stanza,
+    }
+}
+
+/// The link to a node is up: what waited for it leaves, in order.
+pub fn peer_up(node: &Node, at: NodeIx) {
+    let mut gate = node.federation.lock();
+    gate.up(at);
+    flush(node, &mut gate, at);
+}
+
+/// There is room in a link again.
+pub fn room(node: &Node, at: NodeIx) {
+    if node.federation.open() > 0 {
+        flush(node, &mut node.federation.lock(), at);
+    }
+}
+
+fn flush(node: &Node, gate: &mut Gate<'_>, at: NodeIx) {
+    while let Some(order) = gate.next(at) {
+        let Some((accepted_ms, stanza)) = node.ledger.look(order) else {
+            gate.over(order);
+            continue;
+        };
+        if !write(node, at, order, &stamped(node, stanza, accepted_ms)) {
+            return gate.refused(at, order);
+        }
+    }
+}
+
+/// Once a second: what was given back and may go on does; what has waited too long for a gateway that cannot be reached comes to an end; what found a link full is tried again.
+pub fn tick(node: &Arc<Node>) {
+    let Some(streams) = node.federation.streams.get().filter(|_| node.federation.open() > 0) else {
+        return;
+    };
+    send_ready(node);
+    let before = node.wall_ms().saturating_sub(millis(streams.patience()));
+    let late: Vec<(u64, Stanza)> = {
+        let mut gate = node.federation.lock();
+        for at in gate.waited_for() {
+            flush(node, &mut gate, at);
+        }
+        let entries = gate.waiting().filter_map(|order| Some((order, node.ledger.look(order)?)));
+        let late = entries.filter(|(_, (accepted_ms, _))| *accepted_ms < before);
+        let late: Vec<_> = late.map(|(order, (_, stanza))| (order, stanza)).collect();
+        late.iter().for_each(|(order, _)| gate.over(*order)); // So that it does not leave after all.
+        late
+    };
+    for (order, stanza) in late {
+        failed(node, Ticket { via: None, order }, &stanza, &StanzaError::remote_server_timeout());
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

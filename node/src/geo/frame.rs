@@ -56,6 +56,8 @@ pub const REACH: FrameKind = FrameKind(0x22);
 pub const SCRIBE: FrameKind = FrameKind(0x30);
 /// Between the scribe and the other nodes of its region; the body belongs to `homes::feed`.
 pub const FEED: FrameKind = FrameKind(0x31);
+/// A stanza for another domain, to the node that speaks to it: [`write_abroad`]. It stays in the ledger of the sender until that is told [`KEPT`].
+pub const ABROAD: FrameKind = FrameKind(0x32);
 /// A session that moves between two nodes: `session::moving::Word`.
 pub const MOVE: FrameKind = FrameKind(0x40);
 /// What an operator says to the receiver, through the sender: [`Call`], answered by a [`Reply`].
@@ -183,6 +185,17 @@ pub fn read_multicast(mut body: Bytes) -> Option<(Hlc, Vec<Bytes>, Bytes)> {
         to.push(body.split_to(length));
     }
     Some((generation, to, body))
+}
+
+/// Appends the body of an [`ABROAD`]: the order, the stanza.
+pub fn write_abroad(out: &mut Vec<u8>, order: u64, stanza: &[u8]) {
+    out.extend_from_slice(&order.to_le_bytes());
+    out.extend_from_slice(stanza);
+}
+
+/// Splits it; `None` when it is too short.
+pub fn read_abroad(mut body: Bytes) -> Option<(u64, Bytes)> {
+    Some((body.try_get_u64_le().ok()?, body))
 }
 
 /// Appends a presence body: the generation of the session it is of, to whom, the stanza.

@@ -10,6 +10,7 @@ use replication::metadata::{Command, MetaState, RegionState};
 use super::numbers::Numbers;
 use super::{frame, light};
 use crate::app::Node;
+use crate::federation;
 use crate::router;
 
 /// How old a reach report may be to count.
@@ -43,6 +44,7 @@ pub async fn run(node: Arc<Node>) {
             node.geo.tell_kept(peer, &orders);
         }
         node.moving.tick(&node);
+        federation::tick(&node);
         report_reach(&node);
         numbers.show(&node, now);
         declare(&node, now, &mut unreached).await;

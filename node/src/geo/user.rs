@@ -19,6 +19,7 @@ use super::presence::{self, Presence};
 use super::{Peer, abroad, light};
 use crate::app::{Node, drain, scribe};
 use crate::features::blocking;
+use crate::federation;
 use crate::router::road::Road;
 use crate::router::{self, Holder, LetGo, Routed, perform};
 use crate::session::{Delivery, Owed, Seat, moving};
@@ -46,6 +47,7 @@ impl LinkUser for User {
                 node.geo.tell_held(peer.ix);
                 peer.link.wake();
             }
+            federation::peer_up(node, peer.ix);
             scribe::say(node, peer);
             let turn = node.geo.health.lock().up(peer.ix, node.now_ms());
             if let Some(turn) = turn {
@@ -58,6 +60,7 @@ impl LinkUser for User {
     fn down(&self, id: &PeerId) {
         self.with(id, |node, peer| {
             tracing::warn!(peer = %id, "link is down");
+            node.federation.peer_down(peer.ix);
             node.geo.health.lock().down(peer.ix, node.now_ms());
             node.moving.node_silent(peer.ix);
         });
@@ -109,6 +112,7 @@ impl LinkUser for User {
 
     fn acked(&self, id: &PeerId, _upto: u64) {
         self.with(id, |node, peer| {
+            federation::room(node, peer.ix);
             node.homes.room(&peer.id.region);
             if peer.id.region == node.geo.me.region {
                 node.homes.room_at(&peer.name);
@@ -138,7 +142,7 @@ fn anew(node: &Arc<Node>, peer: &Peer, unacked: Vec<(u64, FrameKind, Bytes)>) {
     node.moving.node_gone(peer.ix);
     let (removed, mut reopen) = node.directory.remove_rows(peer.ix, |_| true);
     let mut back: Vec<Routed> = Vec::new();
-    for (order, accepted_ms, stanza) in node.ledger.node_gone(peer.ix) {
+    for (order, accepted_ms, stanza) in federation::node_gone(node, peer.ix) {
         if sings(Canary::DeadNodeKeeps) {
             continue;
         }
@@ -207,6 +211,7 @@ fn take(node: &Arc<Node>, peer: &Peer, kind: FrameKind, body: Bytes) {
             }
         }
         frame::STANZA => stanza(node, peer, body),
+        frame::ABROAD => federation::arrived(node, peer, body),
         frame::RETURN => returned(node, peer, body),
         frame::MULTICAST | frame::GRANT | frame::WITHDRAWN => multicast(node, peer, kind, body),
         frame::PRESENCE_PROBE => {

@@ -100,7 +100,10 @@ async fn take_over_from(
     let (mut count, mut over, mut marks) = (0, Vec::new(), Vec::new());
     for (to, waiting) in messages {
         let orders: Vec<u64> = waiting.iter().map(|(order, ..)| *order).collect();
-        let filed = offline::filed_before(node, &to, name, orders).await;
+        let filed = match node.domains.is_foreign(to.domain()) {
+            true => Vec::new(),
+            false => offline::filed_before(node, &to, name, orders).await,
+        };
         let mut routed = Vec::new();
         for (order, accepted_ms, stanza) in waiting {
             if !filed.contains(&order) {

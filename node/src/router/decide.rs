@@ -41,6 +41,16 @@ impl Domains {
         self.has_accounts(domain) || self.has_guests(domain)
     }
 
+    /// Whether `domain` is somebody else's: stanzas to it leave by federation.
+    pub fn is_foreign(&self, domain: &str) -> bool {
+        !(self.has_users(domain)
+            || self.is_server(domain)
+            || self.services.contains_key(domain)
+            || self.elsewhere.contains(domain)
+            || self.names_component(domain)
+            || is_below(domain, &self.global))
+    }
+
     /// Whether a stanza to this domain is for this node itself.
     pub fn is_server(&self, domain: &str) -> bool {
         domain == self.global || domain == self.regional || self.has_guests(domain)

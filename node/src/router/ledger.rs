@@ -36,6 +36,8 @@ pub enum Due {
     Node(NodeIx, u64),
     /// Nobody; it is remembered because several nodes have it.
     Nobody,
+    /// Nobody, and it means nothing to another life of this node: it is not written down. Presence, an IQ, what nobody was promised.
+    Passing,
 }
 
 /// What came of a holder's letting go.
@@ -227,6 +229,11 @@ impl Ledger {
         Some(entry.due)
     }
 
+    /// It, with the time (wall clock, ms) it was accepted.
+    pub fn look(&self, order: u64) -> Option<(u64, Stanza)> {
+        self.inner.lock().entries.get(&order).map(|entry| (entry.accepted_ms, entry.stanza.clone()))
+    }
+
     /// When it was accepted here (wall clock, ms).
     pub fn accepted_ms(&self, order: u64) -> Option<u64> {
         self.inner.lock().entries.get(&order).map(|entry| entry.accepted_ms)
@@ -244,7 +251,7 @@ impl Ledger {
         {
             inner.young.pop_front();
             let Some(entry) = inner.entries.get_mut(&order) else { continue };
-            if entry.disk == Disk::No && !matches!(entry.due, Due::Node(..)) {
+            if entry.disk == Disk::No && !matches!(entry.due, Due::Node(..) | Due::Passing) {
                 entry.disk = Disk::Writing;
                 bytes += entry.stanza.bytes().len();
                 put.push((order, entry.accepted_ms, entry.stanza.clone()));

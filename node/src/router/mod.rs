@@ -30,6 +30,7 @@ use self::road::Road;
 use crate::app::Node;
 use crate::components;
 use crate::features::blocking;
+use crate::federation;
 use crate::geo::frame::TRIES_MAX;
 use crate::geo::presence::Presence;
 use crate::service;
@@ -76,11 +77,7 @@ pub fn route_from(node: &Arc<Node>, stanza: Stanza, receipt: Option<Receipt>) {
         Destination::Foreign if is_guest(node, &stanza) => {
             bounce(node, &stanza, &StanzaError::not_allowed());
         }
-        Destination::Foreign => {
-            #[cfg(test)]
-            let Some(stanza) = node.federation.sink.take(stanza) else { return };
-            bounce(node, &stanza, &StanzaError::remote_server_not_found());
-        }
+        Destination::Foreign => federation::send(node, stanza, receipt),
     }
 }
 
@@ -148,6 +145,9 @@ pub fn dispatch(node: &Arc<Node>, account: &BareJid, routed: Routed) {
 
 /// A node sent a stanza back: no session there has it any more. `early`: it was not even tried.
 pub fn returned(node: &Arc<Node>, from: NodeIx, mut routed: Routed, early: bool) {
+    if routed.stanza.to().is_some_and(|to| node.domains.is_foreign(to.domain())) {
+        return federation::came_back(node, from, &routed);
+    }
     let Some(account) = addressee(node, &routed.stanza) else { return };
     routed.tries = routed.tries.saturating_add(u8::from(!early));
     if routed.tries >= TRIES_MAX {
@@ -189,9 +189,10 @@ pub fn kept(node: &Arc<Node>, seat: &Arc<Seat>, deliveries: impl Iterator<Item =
 
 /// A message of our ledger is kept by somebody.
 pub fn kept_here(node: &Node, order: u64) {
+    node.federation.over(order);
     match node.ledger.kept(order) {
         // Dropping a receipt tells the client.
-        None | Some(Due::Client(_) | Due::Nobody) => {}
+        None | Some(Due::Client(_) | Due::Nobody | Due::Passing) => {}
         Some(Due::Node(via, order)) => {
             if node.geo.held.kept(via, order) {
                 node.geo.tell_kept(via, &[order]);
@@ -243,8 +244,20 @@ pub fn reopen(node: &Arc<Node>, account: &BareJid) {
     }
 }
 
+/// A message of a former life, or of a node that has fallen, goes on its way: to an account or to another domain.
+pub fn go_on(node: &Arc<Node>, to: &BareJid, routed: Routed) {
+    if node.domains.is_foreign(to.domain()) {
+        federation::send_again(node, routed);
+    } else {
+        dispatch(node, to, routed);
+    }
+}
+
 /// What a session had not handed on when it ended: routed anew, ahead of everything newer.
 pub fn put_back(node: &Arc<Node>, account: &BareJid, stanzas: Vec<Routed>) {
+    if node.domains.is_foreign(account.domain()) {
+        return stanzas.into_iter().for_each(|routed| federation::send_again(node, routed));
+    }
     let road = Road::new(node);
     node.directory.put_back_all(account, stanzas, node.now_ms(), &road);
     road.finish();

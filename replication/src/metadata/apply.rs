@@ -33,6 +33,11 @@ impl MetaState {
                 let is_known = self.fallen.get(name) == Some(incarnation);
                 is_known && self.fallen.remove(name).is_some()
             }
+            Command::Dialback { secret } => {
+                let is_first = self.dialback.is_none();
+                self.dialback.get_or_insert_with(|| secret.clone());
+                is_first
+            }
             Command::RegionAdd { region } => self.region_add(region)?,
             Command::RegionState { region, state } => {
                 self.region_state_set(region, *state, &mut moved)?

@@ -51,7 +51,7 @@ pub(super) type Raft = openraft::Raft<Types, super::machine::Machine>;
 pub(super) type Metrics = openraft::RaftMetrics<Types>;
 
 /// The format of everything encoded here. 2: regions say of whom they are behind.
-const FORMAT: u8 = 3;
+const FORMAT: u8 = 4;
 
 /// Format byte and postcard.
 pub(super) fn encode<T: Serialize>(value: &T) -> io::Result<Vec<u8>> {

@@ -38,6 +38,18 @@ pub struct MetaState {
     /// Nodes that count as dead though their region does not, each with the incarnation that nobody reached. A region with one node is down as
     /// a whole instead.
     pub fallen: BTreeMap<String, u64>,
+    /// What all nodes' dialback keys are made with (XEP-0185), once the first has proposed one. A secret: shown nowhere.
+    pub dialback: Option<DialbackSecret>,
+}
+
+/// See [`MetaState::dialback`].
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DialbackSecret(pub [u8; 32]);
+
+impl fmt::Debug for DialbackSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("DialbackSecret(…)")
+    }
 }
 
 impl MetaState {
@@ -107,6 +119,7 @@ impl MetaState {
             homes,
             pins: BTreeMap::new(),
             fallen: BTreeMap::new(),
+            dialback: None,
         }
     }
 
@@ -272,6 +285,8 @@ pub enum Command {
     NodeFallen { name: String, incarnation: u64 },
     /// This life of a node is reached again.
     NodeReturned { name: String, incarnation: u64 },
+    /// The secret of dialback keys; the first one stays.
+    Dialback { secret: DialbackSecret },
 }
 
 /// What applying a command did.

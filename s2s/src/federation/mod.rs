@@ -8,7 +8,14 @@
 //! Called by `node::federation`, which implements [`FederationUser`]. This crate does not know who is where: which node sends for whom is decided
 //! there (decision 0016).
 
+pub mod bidi;
+pub mod check;
+pub mod dialback;
+pub mod net;
+pub mod pairs;
+pub mod policy;
 pub mod settings;
+pub mod wire;
 
 use std::sync::Arc;
 

@@ -47,3 +47,35 @@ pub struct Timers {
     /// How long an acknowledgement that was asked for may take before the stream counts as cut.
     pub ack: Duration,
 }
+
+impl From<&config::S2sLimits> for Limits {
+    fn from(of: &config::S2sLimits) -> Self {
+        Limits {
+            streams_max: of.streams_max,
+            unproved_per_address_max: of.unproved_per_address_max,
+            streams_per_domain_max: of.streams_per_domain_max,
+            pairs_per_stream_max: of.pairs_per_stream_max,
+            stanza_bytes_max: of.stanza_bytes_max,
+            queue_items_max: of.queue_items_max,
+            queue_bytes_max: of.queue_bytes_max,
+            queued_bytes_max: of.queued_bytes_max,
+            unacked_max: of.unacked_max,
+            unhandled_max: of.unhandled_max,
+            bytes_per_second: of.bytes_per_second,
+        }
+    }
+}
+
+impl From<&config::S2sTimers> for Timers {
+    fn from(of: &config::S2sTimers) -> Self {
+        Timers {
+            negotiate: of.negotiate,
+            queue: of.queue,
+            idle: of.idle,
+            retry_first: of.retry_first,
+            retry_max: of.retry_max,
+            resume: of.resume,
+            ack: of.ack,
+        }
+    }
+}

@@ -172,16 +172,18 @@ impl Links {
     }
 
     /// Takes a connection that reached this node's s2s port. Returns at once; the connection has a task of its own.
-    pub fn accept(&self, tcp: TcpStream) {
+    pub fn accept<S>(&self, io: S)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let shared = self.0.clone();
         let Ok(permit) = shared.handshakes.clone().try_acquire_owned() else {
             shared.log_end(None, &Refusal::Busy.into());
             return;
         };
-        let _ = tcp.set_nodelay(true);
         tokio::spawn(async move {
             let mut who = None;
-            let end = shared.accept(tcp, permit, &mut who).await;
+            let end = shared.accept(io, permit, &mut who).await;
             shared.log_end(who.as_ref(), &end);
         });
     }

@@ -8,7 +8,7 @@ use xmpp::ns;
 use xmpp::xml::element::Element;
 use xmpp::xml::framer::{Framer, Limits, Scan};
 
-use super::journal::{Ack, Journal, Ping, Sent, Session, Set};
+use super::journal::{Abroad, Ack, Journal, Ping, Sent, Session, Set};
 use crate::world::chance::Chance;
 use crate::world::net::{Attempt, Net, Party, Read, Way};
 use crate::world::story::Story;
@@ -67,6 +67,7 @@ struct Out {
 #[derive(Clone, Copy, Debug)]
 enum What {
     Message(usize),
+    Abroad(usize),
     Other,
 }
 
@@ -536,8 +537,14 @@ impl Device {
         }
         bound.handled = h;
         for out in bound.unacked.drain(..fresh) {
-            if let What::Message(message) = out.what {
-                around.journal.sent[message].acked = Some(around.now);
+            match out.what {
+                What::Message(message) => {
+                    around.journal.sent[message].acked = Some(around.now);
+                }
+                What::Abroad(message) => {
+                    around.journal.abroad[message].acked = Some(around.now);
+                }
+                What::Other => {}
             }
         }
     }
@@ -637,6 +644,20 @@ impl Device {
             "<message to='{address}' type='chat' id='m{message}'><body>{message}</body></message>"
         );
         self.say_what(around, What::Message(message), text.into_bytes());
+    }
+
+    /// Writes to somebody at another domain.
+    pub fn abroad(&mut self, around: &mut Around<'_>, domain: &str, is_there: bool) {
+        let Some(session) = self.session() else { return };
+        let number = around.journal.abroad.len();
+        let at = around.now;
+        around.journal.abroad.push(Abroad { session, is_there, at, acked: None, refused: None });
+        let name = self.name();
+        around.story.tell(at, || format!("{name} sends message a{number} to {domain}"));
+        let text = format!(
+            "<message to='who@{domain}' type='chat' id='a{number}'><body>far {number}</body></message>"
+        );
+        self.say_what(around, What::Abroad(number), text.into_bytes());
     }
 
     /// Asks a device whether it is there (XEP-0199), while it is known to have that session.

@@ -15,6 +15,23 @@ pub(super) fn stanza(device: &mut Device, around: &mut Around<'_>, element: &Ele
     }
 }
 
+/// A message for another domain that came back as an error. False: it is none.
+fn came_back(device: &Device, around: &mut Around<'_>, element: &Element) -> bool {
+    let id = element.attr("id").and_then(|id| id.strip_prefix('a'));
+    let Some(number) = id.and_then(|id| id.parse::<usize>().ok()) else { return false };
+    let why = condition(element);
+    let is_ours = around.journal.abroad.get(number).is_some_and(|sent| {
+        around.journal.sessions[sent.session].device == device.id
+            && element.attr("type") == Some("error")
+    });
+    if is_ours {
+        let name = device.name();
+        around.story.tell(around.now, || format!("{name}: message a{number} came back: {why}"));
+        around.journal.abroad[number].refused = Some((around.now, why));
+    }
+    is_ours
+}
+
 fn message(device: &mut Device, around: &mut Around<'_>, element: &Element) {
     let name = device.name();
     let number = element
@@ -22,6 +39,9 @@ fn message(device: &mut Device, around: &mut Around<'_>, element: &Element) {
         .and_then(|id| id.strip_prefix('m'))
         .and_then(|id| id.parse::<usize>().ok())
         .filter(|number| *number < around.journal.sent.len());
+    if number.is_none() && came_back(device, around, element) {
+        return;
+    }
     let Some(number) = number else {
         let what = String::from_utf8_lossy(&element.to_bytes()).into_owned();
         return around

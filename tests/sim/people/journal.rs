@@ -26,6 +26,21 @@ pub struct Sent {
     pub refused: Option<(u64, String)>,
 }
 
+/// A message for another domain.
+#[derive(Clone, Debug)]
+pub struct Abroad {
+    /// By which session.
+    pub session: usize,
+    /// To a domain that is there.
+    pub is_there: bool,
+    /// When.
+    pub at: u64,
+    /// The server has said that it is handled.
+    pub acked: Option<u64>,
+    /// An error came back.
+    pub refused: Option<(u64, String)>,
+}
+
 /// A message somebody saw.
 #[derive(Clone, Copy, Debug)]
 pub struct Seen {
@@ -140,6 +155,8 @@ pub struct Heard {
 pub struct Journal {
     /// Messages, by number.
     pub sent: Vec<Sent>,
+    /// Messages for other domains, by number.
+    pub abroad: Vec<Abroad>,
     /// In the order in which they were seen.
     pub seen: Vec<Seen>,
     /// Binds, by number.

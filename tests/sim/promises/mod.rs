@@ -11,6 +11,7 @@ pub mod no_phantom;
 pub mod no_silent_drop;
 pub mod not_too_early;
 pub mod one_owner;
+pub mod other_domains;
 pub mod pair_order;
 pub mod presence_converges;
 pub mod tables_converge;
@@ -39,6 +40,7 @@ pub const ALL: &[Promise] = &[
     Promise { name: "tables_converge", check: tables_converge::check },
     Promise { name: "presence_converges", check: presence_converges::check },
     Promise { name: "accounts_linearizable", check: accounts_linearizable::check },
+    Promise { name: "other_domains", check: other_domains::check },
     Promise { name: "archived", check: archived::check },
     Promise { name: "bounded", check: bounded::check },
     Promise { name: "heals_alone", check: heals_alone::check },

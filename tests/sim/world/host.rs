@@ -21,6 +21,7 @@ use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::task::JoinSet;
 use tokio::time::Duration;
 
+use super::abroad::{self, Abroad};
 use super::chance::Chance;
 use super::council::Council;
 use super::disk::{Disk, Mounted};
@@ -46,6 +47,7 @@ pub struct Host {
     net: Net,
     council: Council,
     seed: u64,
+    abroad: Option<Abroad>,
     process: Option<Process>,
     /// Since when it sleeps.
     paused: Option<u64>,
@@ -72,6 +74,8 @@ pub struct Common {
     pub names: Arc<Vec<PeerId>>,
     /// The seed.
     pub seed: u64,
+    /// Other domains, if people write to any.
+    pub abroad: Option<Abroad>,
 }
 
 impl Host {
@@ -88,6 +92,7 @@ impl Host {
             net: common.net.clone(),
             council: common.council.clone(),
             seed: common.seed,
+            abroad: common.abroad.clone(),
             process: None,
             paused: None,
         }
@@ -137,11 +142,14 @@ impl Host {
         self.council.set_up(self.ix, true);
         let node = Arc::new(OnceLock::new());
         let dials = Dials { net: self.net.clone(), life: life.clone(), names: self.names.clone() };
+        let part = (self.ix as u64) << 32 | self.lives;
+        let abroad = self.abroad.clone().map(|all| (all, Chance::part(self.seed, "abroad", part)));
         let (stop, stopped) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
         let running = Running {
             net: self.net.clone(),
             life: life.clone(),
             node: node.clone(),
+            abroad,
             stop: stop.clone(),
             stopped: stopped.clone(),
         };
@@ -211,6 +219,7 @@ struct Running {
     net: Net,
     life: Arc<Life>,
     node: Arc<OnceLock<Arc<Node>>>,
+    abroad: Option<(Abroad, Chance)>,
     stop: Arc<Notify>,
     stopped: Arc<AtomicBool>,
 }
@@ -218,6 +227,9 @@ struct Running {
 impl Running {
     async fn run(self, parts: Parts, dials: Dials, mut incoming: UnboundedReceiver<Incoming>) {
         let node = app::assemble(parts).await.expect("a simulated node can always begin");
+        if let Some((abroad, chance)) = self.abroad {
+            abroad::begin(&node, abroad, self.life.clone(), chance);
+        }
         app::start_links(&node, Road::Bare(Arc::new(dials))).expect("a bare road needs nothing");
         let mut tasks = JoinSet::new();
         app::housekeeping(&node, &mut tasks);

@@ -71,7 +71,7 @@ fn authority(dir: &Path, brought: Option<&Path>) -> miette::Result<Authority> {
     let own = dir.join("ca.pem");
     let own_key = dir.join("ca.key");
     let (file, key) = match brought {
-        Some(file) => (file.to_owned(), key_of(file)),
+        Some(file) => (file.to_owned(), key_of(file, dir)),
         None => (own.clone(), own_key.clone()),
     };
     if brought.is_none() && !own.exists() {
@@ -85,7 +85,7 @@ fn authority(dir: &Path, brought: Option<&Path>) -> miette::Result<Authority> {
     let authority = Authority::from_pem(&read(&file)?, &read(&key)?, &key.display().to_string())
         .map_err(|cause| {
             miette::miette!(
-                help = "an authority is a certificate and its private key, PEM, in one file or in X.pem and X.key",
+                help = "an authority is a certificate and its private key, PEM, in one file, in X.pem and X.key, or in X.pem and X-key.pem",
                 "{cause}"
             )
         })?;
@@ -99,10 +99,17 @@ fn authority(dir: &Path, brought: Option<&Path>) -> miette::Result<Authority> {
 }
 
 /// Where the key of a brought authority is: in the same file, or beside it.
-fn key_of(file: &Path) -> PathBuf {
-    let has_key = fs::read_to_string(file).is_ok_and(|text| text.contains("PRIVATE KEY-----"));
-    let beside = file.with_extension("key");
-    if !has_key && beside.exists() { beside } else { file.to_owned() }
+fn key_of(file: &Path, dir: &Path) -> PathBuf {
+    if fs::read_to_string(file).is_ok_and(|text| text.contains("PRIVATE KEY-----")) {
+        return file.to_owned();
+    }
+    let stem = file.file_stem().unwrap_or_default().to_string_lossy();
+    let beside = [
+        file.with_extension("key"),
+        file.with_file_name(format!("{stem}-key.pem")),
+        dir.join("ca-key"),
+    ];
+    beside.into_iter().find(|one| one.exists()).unwrap_or_else(|| file.to_owned())
 }
 
 /// Writes every node's configuration.

@@ -40,6 +40,7 @@ Examples:
   pangaea quickstart --regions eu,us --dir two --port-base 7000
   pangaea quickstart --database postgres://me:secret@127.0.0.1/pangaea
   pangaea quickstart --redis redis://127.0.0.1:6379
+  pangaea quickstart --domain chat.lab --dns 127.0.0.1:5353 --ca lab.pem
   curl -X PUT http://127.0.0.1:5900/wan/eu/us -d '{\"delay_ms\":80,\"jitter_ms\":10}'
   curl -X POST http://127.0.0.1:5900/nodes/us-0/kill
 
@@ -74,11 +75,12 @@ pub(super) struct Args {
     /// NAME_REGION there, made if it is missing
     #[arg(long, value_name = "URL")]
     pub(super) database: Option<String>,
-    /// A DNS server for other domains (comes with a later version)
+    /// A DNS server in which other people's servers are found, as in 127.0.0.1:5353: without it every foreign domain is
+    /// unknown
     #[arg(long, value_name = "ADDR:PORT")]
-    pub(super) dns: Option<String>,
-    /// An authority of your own that signs the certificates: certificate and private key, PEM, in one file, or the
-    /// key beside it in a file that ends in .key
+    pub(super) dns: Option<SocketAddr>,
+    /// An authority of your own that signs the certificates, and that other servers' may be from: certificate and private
+    /// key, PEM, in one file, or the key beside it (FILE with .key, or NAME-key.pem)
     #[arg(long, value_name = "FILE")]
     pub(super) ca: Option<PathBuf>,
     /// Whether people's messages are archived (XEP-0313)

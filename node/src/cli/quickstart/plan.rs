@@ -32,6 +32,8 @@ pub(super) struct Plan {
     database: Option<Database>,
     /// The Redis with the regions' registries.
     redis: Option<String>,
+    /// The DNS server that is asked for other domains; without one there is no federation.
+    dns: Option<SocketAddr>,
 }
 
 /// One node.
@@ -73,7 +75,11 @@ pub(super) fn ports(base: u16, i: u16, j: u16) -> Option<Ports> {
 impl Plan {
     /// The plan that the command line asks for, or why it cannot be.
     pub(super) fn new(args: &Args) -> miette::Result<Plan> {
-        refuse_what_comes_later(args)?;
+        if !(1..=NODES_MAX).contains(&args.nodes) {
+            return Err(miette::miette!(
+                "--nodes: a region has at least one node, and at most {NODES_MAX}"
+            ));
+        }
         let regions = &args.regions;
         for (at, region) in regions.iter().enumerate() {
             if !is_region(region) {
@@ -129,6 +135,7 @@ impl Plan {
             archive: args.archive,
             database: args.database.as_deref().map(server).transpose()?,
             redis: args.redis.as_deref().map(registry).transpose()?,
+            dns: args.dns,
         })
     }
 
@@ -168,6 +175,19 @@ impl Plan {
             _ => return String::new(),
         };
         format!("[storage]\ndatabase = {}\n\n", toml::Value::String(url))
+    }
+
+    /// What it says of other people's servers: they are found where `--dns` says, and are believed if the authority that signed the nodes'
+    /// certificates has signed theirs.
+    fn federation(&self) -> String {
+        let trust =
+            "# The authority that signed the certificate of this node too.\ntrust = \"ca.pem\"\n";
+        match self.dns {
+            Some(dns) => format!("dns = [\"{dns}\"]\n{trust}"),
+            None => {
+                format!("# Without --dns there are no other servers.\nfederation = false\n{trust}")
+            }
+        }
     }
 
     /// Where it sends its clients when it is emptied: the region's other nodes.
@@ -254,7 +274,9 @@ impl Plan {
     pub(super) fn names(&self) -> Vec<String> {
         let domain = &self.domain;
         let mut names = vec![domain.clone(), format!("*.{domain}")];
-        names.extend(self.regions.iter().map(|region| format!("{region}.{domain}")));
+        for region in &self.regions {
+            names.extend([format!("{region}.{domain}"), format!("*.{region}.{domain}")]);
+        }
         names.extend(
             ["rooms", "pubsub", "upload", "proxy", "anon"].map(|name| format!("{name}.{domain}")),
         );
@@ -310,6 +332,7 @@ allow_plain_without_tls = true
 {see_other_host}
 [s2s]
 listen = ["127.0.0.1:{s2s}"]
+{federation}
 
 [components]
 listen = ["127.0.0.1:{components}"]
@@ -377,6 +400,7 @@ unauthenticated_per_address_max = 20000
             see_other_host = self.see_other_host(node),
             archive = self.archive,
             storage = self.storage(node),
+            federation = self.federation(),
             upload_dir = Plan::upload_dir(node),
             redis = self.redis(region),
             c2s = ports.c2s,
@@ -417,19 +441,6 @@ voter = {}
         }
         text
     }
-}
-
-fn refuse_what_comes_later(args: &Args) -> miette::Result<()> {
-    let later = [("--dns", args.dns.is_some())];
-    if let Some((option, _)) = later.iter().find(|(_, asked)| *asked) {
-        return Err(miette::miette!(help = "leave it out", "{option} comes with a later version"));
-    }
-    if !(1..=NODES_MAX).contains(&args.nodes) {
-        return Err(miette::miette!(
-            "--nodes: a region has at least one node, and at most {NODES_MAX}"
-        ));
-    }
-    Ok(())
 }
 
 /// Whether node `j` of region `i` votes: one of each region, and more only as far as a majority must outlive any one node: of one region with
@@ -567,7 +578,6 @@ mod tests {
         check("--redis h:6379", "--redis takes the URL of a Redis");
         check("--nodes 6", "at most 5");
         check("--database sqlite:file", "the URL of a server");
-        check("--dns 127.0.0.1:53", "--dns comes");
         check("--regions eu,EU", "\"EU\" cannot be");
         check("--regions eu,us,eu", "eu is named twice");
         check("--regions rooms", "service already");
@@ -598,6 +608,19 @@ mod tests {
             (url.to_string().as_str(), url.expose()),
             ("redis://h:6379/1", "redis://:se\"cret@h:6379/1")
         );
+    }
+
+    #[test]
+    fn other_servers_are_found_where_dns_says_or_not_at_all() {
+        let s2s = |line: &str| {
+            let plan = plan(&format!("--regions eu {line}")).unwrap();
+            let text = plan.config(&plan.nodes[0], &Dialled::new(), &BTreeMap::new());
+            config::Config::parse(&text, "test", Path::new("/q")).unwrap().s2s
+        };
+        let (with, without) = (s2s("--dns 127.0.0.1:5353"), s2s(""));
+        assert!(with.federation && !without.federation);
+        assert_eq!(with.dns, ["127.0.0.1:5353".parse().unwrap()]);
+        assert_eq!(with.trust.as_deref(), Some(Path::new("/q/ca.pem")));
     }
 
     #[test]

@@ -1,0 +1,347 @@
+//! Which node speaks to another domain for one of our senders, and what is on its way there (decision 0016). A pair (our sender, their domain) stays with
+//! one gateway while anything of it is on the way, so that it leaves in order; it changes to another only when all is settled, or when the
+//! gateway is gone: then what was with it is sent again, before anything newer.
+//!
+//! Pure: called by `node::federation` under one lock, which also covers the queueing, so that the order of calls is the order on the road.
+//! Stanzas are named by their order; the ledger has them.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use crate::NodeIx;
+
+/// A sender of ours (bare JID, or a domain), and somebody else's domain.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Pair {
+    /// Our sender.
+    pub from: String,
+    /// Their domain.
+    pub domain: String,
+}
+
+/// Where a stanza goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// This node is the gateway.
+    Here,
+    /// To that node, now.
+    There(NodeIx),
+    /// To that node, behind what waits for it; [`Gateways::next`] gives it back when its turn comes.
+    Later(NodeIx),
+    /// Behind what a gateway that leaves has given back; [`Gateways::ready`] gives all of it when its turn comes.
+    Behind,
+}
+
+#[derive(Debug)]
+struct State {
+    /// `None`: this node.
+    at: Option<NodeIx>,
+    open: usize,
+    /// What the gateway has given back, and what came since: it goes to another when all else is over.
+    back: BTreeSet<u64>,
+}
+
+/// See the module. Memory: about 200 bytes for each stanza on its way; the ledger bounds how many there are.
+#[derive(Debug, Default)]
+pub struct Gateways {
+    pairs: HashMap<Arc<Pair>, State>,
+    of: BTreeMap<u64, Arc<Pair>>,
+    /// Nodes whose link is up.
+    up: BTreeSet<NodeIx>,
+    /// What is to go there when the link is up and has room, in order.
+    waiting: BTreeMap<NodeIx, BTreeSet<u64>>,
+    /// Nodes that give back what they are given: they are about to stop.
+    leaving: BTreeSet<NodeIx>,
+    /// Pairs of which everything that is open was given back.
+    ready: Vec<Arc<Pair>>,
+}
+
+impl Gateways {
+    /// A stanza of that pair is to leave. `wanted`: the gateway for a pair of which nothing is on the way; `None`: this node.
+    pub fn send(&mut self, pair: Pair, order: u64, wanted: Option<NodeIx>) -> Way {
+        let pair = match self.pairs.get_key_value(&pair) {
+            Some((known, _)) => known.clone(),
+            None => Arc::new(pair),
+        };
+        let state = self.pairs.entry(pair.clone()).or_insert(State {
+            at: wanted,
+            open: 0,
+            back: BTreeSet::new(),
+        });
+        state.open += 1;
+        let at = state.at;
+        self.of.insert(order, pair);
+        if !state.back.is_empty() {
+            state.back.insert(order);
+            return Way::Behind;
+        }
+        let Some(node) = at else { return Way::Here };
+        if self.up.contains(&node) && !self.waiting.contains_key(&node) {
+            return Way::There(node);
+        }
+        self.waiting.entry(node).or_default().insert(order);
+        Way::Later(node)
+    }
+
+    /// Another node has it of a former life of ours, and will say what becomes of it. Newer ones of the pair follow it there.
+    pub fn held(&mut self, pair: Pair, order: u64, by: NodeIx) {
+        let pair = Arc::new(pair);
+        let state = self.pairs.entry(pair.clone()).or_insert(State {
+            at: Some(by),
+            open: 0,
+            back: BTreeSet::new(),
+        });
+        state.open += 1;
+        self.of.insert(order, pair);
+    }
+
+    /// That one had no room: it waits, and so does whatever follows it to that node.
+    pub fn refused(&mut self, node: NodeIx, order: u64) {
+        self.waiting.entry(node).or_default().insert(order);
+    }
+
+    /// It has come to an end: the other domain has it, or its sender has an error.
+    pub fn over(&mut self, order: u64) {
+        let Some(pair) = self.of.remove(&order) else { return };
+        let Some(state) = self.pairs.get_mut(&pair) else { return };
+        state.open -= 1;
+        state.back.remove(&order);
+        let at = state.at;
+        if state.open == 0 {
+            self.pairs.remove(&pair);
+        } else if state.open == state.back.len() {
+            self.ready.push(pair);
+        }
+        if let Some(node) = at
+            && let Some(waiting) = self.waiting.get_mut(&node)
+        {
+            waiting.remove(&order);
+            if waiting.is_empty() {
+                self.waiting.remove(&node);
+            }
+        }
+    }
+
+    /// That node has given it back, for it is about to stop. It has let go of it.
+    pub fn came_back(&mut self, from: NodeIx, order: u64) {
+        self.leaving.insert(from);
+        let Some(pair) = self.of.get(&order) else { return };
+        let Some(state) = self.pairs.get_mut(pair) else { return };
+        state.back.insert(order);
+        if state.open == state.back.len() {
+            self.ready.push(pair.clone());
+        }
+    }
+
+    /// Whether that node speaks to nobody any more.
+    pub fn is_leaving(&self, node: NodeIx) -> bool {
+        self.leaving.contains(&node)
+    }
+
+    /// What is to be sent again now, in order, each with [`Gateways::send`] and before anything newer: of those pairs whose gateway gave it back and
+    /// has nothing of them any more.
+    pub fn ready(&mut self) -> Vec<u64> {
+        let mut orders = BTreeSet::new();
+        for pair in std::mem::take(&mut self.ready) {
+            let is_ready = |state: &State| !state.back.is_empty() && state.open == state.back.len();
+            if self.pairs.get(&pair).is_some_and(is_ready)
+                && let Some(state) = self.pairs.remove(&pair)
+            {
+                state.back.iter().for_each(|order| drop(self.of.remove(order)));
+                orders.extend(state.back);
+            }
+        }
+        orders.into_iter().collect()
+    }
+
+    /// The link to that node is up.
+    pub fn up(&mut self, node: NodeIx) {
+        self.up.insert(node);
+    }
+
+    /// And not any more: what is to go there waits.
+    pub fn down(&mut self, node: NodeIx) {
+        self.up.remove(&node);
+    }
+
+    /// The first of those that wait for that node, if its link is up. It counts as sent: say [`Gateways::refused`] if it was not.
+    pub fn next(&mut self, node: NodeIx) -> Option<u64> {
+        if !self.up.contains(&node) {
+            return None;
+        }
+        let waiting = self.waiting.get_mut(&node)?;
+        let first = waiting.pop_first();
+        if waiting.is_empty() {
+            self.waiting.remove(&node);
+        }
+        first
+    }
+
+    /// Nodes for which something waits.
+    pub fn waited_for(&self) -> Vec<NodeIx> {
+        self.waiting.keys().copied().collect()
+    }
+
+    /// What waits, of all nodes, oldest first.
+    pub fn waiting(&self) -> impl Iterator<Item = u64> + '_ {
+        self.waiting.values().flatten().copied()
+    }
+
+    /// That life of a node is over, or it counts as dead: everything that was with it is to be sent again, in order, before anything newer
+    /// (the ledger says what that is, but for what it had given back: that is returned). Nothing is with it any more.
+    pub fn gone(&mut self, node: NodeIx) -> BTreeSet<u64> {
+        self.up.remove(&node);
+        self.waiting.remove(&node);
+        self.leaving.remove(&node);
+        let mut back = BTreeSet::new();
+        self.pairs.retain(|_, state| {
+            let stays = state.at != Some(node);
+            if !stays {
+                back.append(&mut state.back);
+            }
+            stays
+        });
+        let pairs = &self.pairs;
+        self.of.retain(|_, pair| pairs.contains_key(pair));
+        back
+    }
+
+    /// How many stanzas are on the way.
+    pub fn len(&self) -> usize {
+        self.of.len()
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.of.is_empty()
+    }
+}
+
+/// The one of these nodes that speaks to that domain: by rendezvous, so that a node that comes or goes changes the gateway of its own share alone.
+/// Ties cannot be: names differ.
+pub fn rendezvous<'a>(domain: &str, nodes: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    nodes.max_by_key(|node| (weight(domain, node), *node))
+}
+
+/// FNV-1a of both, then mixed (the finaliser of SplitMix64), for FNV's high bits hardly depend on the last bytes.
+fn weight(domain: &str, node: &str) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for byte in domain.bytes().chain([0]).chain(node.bytes()) {
+        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    }
+    hash = (hash ^ hash >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    hash = (hash ^ hash >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    hash ^ hash >> 31
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EU: NodeIx = NodeIx(0);
+    const US: NodeIx = NodeIx(1);
+
+    fn pair(from: &str, domain: &str) -> Pair {
+        Pair { from: from.into(), domain: domain.into() }
+    }
+
+    #[test]
+    fn a_pair_stays_while_something_of_it_is_on_the_way() {
+        let mut gateways = Gateways::default();
+        gateways.up(EU);
+        gateways.up(US);
+        let romeo = || pair("romeo@a.example", "b.example");
+        assert_eq!(gateways.send(romeo(), 1, Some(EU)), Way::There(EU));
+        assert_eq!(gateways.send(romeo(), 2, Some(US)), Way::There(EU));
+        assert_eq!(gateways.send(pair("romeo@a.example", "c.example"), 3, None), Way::Here);
+        gateways.over(1);
+        assert_eq!(gateways.send(romeo(), 4, Some(US)), Way::There(EU));
+        gateways.over(2);
+        gateways.over(4);
+        gateways.over(4);
+        assert_eq!(gateways.send(romeo(), 5, Some(US)), Way::There(US));
+        gateways.over(5);
+        gateways.over(3);
+        assert!(gateways.is_empty() && gateways.pairs.is_empty() && gateways.waiting.is_empty());
+    }
+
+    #[test]
+    fn what_has_no_road_waits_and_nothing_overtakes_it() {
+        let mut gateways = Gateways::default();
+        let romeo = || pair("romeo@a.example", "b.example");
+        assert_eq!(gateways.send(romeo(), 1, Some(EU)), Way::Later(EU));
+        assert_eq!(gateways.next(EU), None, "its link is not up");
+        gateways.up(EU);
+        assert_eq!(gateways.send(romeo(), 2, Some(EU)), Way::Later(EU), "1 is not there yet");
+        assert_eq!(gateways.next(EU), Some(1));
+        gateways.refused(EU, 1);
+        assert_eq!(
+            (gateways.next(EU), gateways.next(EU), gateways.next(EU)),
+            (Some(1), Some(2), None)
+        );
+        assert_eq!(gateways.send(romeo(), 3, Some(EU)), Way::There(EU));
+        gateways.refused(EU, 3);
+        gateways.over(3);
+        assert!(gateways.waited_for().is_empty());
+    }
+
+    #[test]
+    fn what_was_with_a_dead_gateway_goes_through_another_before_anything_newer() {
+        let mut gateways = Gateways::default();
+        gateways.up(EU);
+        let romeo = || pair("romeo@a.example", "b.example");
+        assert_eq!(gateways.send(romeo(), 1, Some(EU)), Way::There(EU));
+        gateways.down(EU);
+        assert_eq!(gateways.send(romeo(), 2, Some(EU)), Way::Later(EU));
+        assert!(gateways.gone(EU).is_empty() && gateways.is_empty());
+        let again: Vec<_> = [1, 2].map(|order| gateways.send(romeo(), order, None)).into();
+        assert_eq!(again, [Way::Here, Way::Here]);
+        gateways.held(pair("nurse@a.example", "b.example"), 9, US);
+        assert_eq!(gateways.send(pair("nurse@a.example", "b.example"), 10, None), Way::Later(US));
+    }
+
+    #[test]
+    fn what_a_leaving_gateway_gives_back_goes_elsewhere_when_the_rest_is_over() {
+        let mut gateways = Gateways::default();
+        gateways.up(EU);
+        let romeo = || pair("romeo@a.example", "b.example");
+        for order in 1..=3 {
+            assert_eq!(gateways.send(romeo(), order, Some(EU)), Way::There(EU));
+        }
+        gateways.came_back(EU, 2);
+        assert!(gateways.is_leaving(EU) && gateways.ready().is_empty(), "1 and 3 are with it");
+        assert_eq!(gateways.send(romeo(), 4, Some(US)), Way::Behind);
+        gateways.came_back(EU, 3);
+        assert!(gateways.ready().is_empty(), "1 is with it");
+        gateways.over(1);
+        assert_eq!(gateways.ready(), [2, 3, 4]);
+        assert!(gateways.is_empty());
+        assert_eq!(gateways.send(romeo(), 2, Some(US)), Way::Later(US));
+        // Or it dies first: then what it gave back is not in what the ledger knows to be with it.
+        let nurse = || pair("nurse@a.example", "b.example");
+        for order in 5..=6 {
+            gateways.send(nurse(), order, Some(EU));
+        }
+        gateways.came_back(EU, 5);
+        gateways.send(nurse(), 7, Some(EU));
+        assert_eq!(gateways.gone(EU), BTreeSet::from([5, 7]));
+        assert!(!gateways.is_leaving(EU) && gateways.ready().is_empty());
+        assert_eq!(gateways.len(), 1);
+    }
+
+    #[test]
+    fn a_node_that_goes_moves_its_own_share_alone() {
+        let nodes = ["eu-0", "eu-1", "eu-2"];
+        let domains: Vec<String> = (0..300).map(|n| format!("d{n}.example")).collect();
+        let at = |nodes: &[&'static str]| -> Vec<&'static str> {
+            let chosen = domains.iter().map(|d| rendezvous(d, nodes.iter().copied()));
+            chosen.map(|node| node.expect("some")).collect()
+        };
+        let (three, two) = (at(&nodes), at(&nodes[..2]));
+        for name in nodes {
+            let share = three.iter().filter(|node| **node == name).count();
+            assert!((70..130).contains(&share), "{name} has {share} of 300");
+        }
+        assert!(three.iter().zip(&two).all(|(before, after)| *before == "eu-2" || before == after));
+    }
+}

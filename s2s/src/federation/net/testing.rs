@@ -1,0 +1,148 @@
+//! For the tests of federation: a name server on loopback, an authority and its certificates.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use hickory_resolver::proto::op::{Message, ResponseCode};
+use hickory_resolver::proto::rr::rdata::{A, AAAA, SRV};
+use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
+use parking_lot::Mutex;
+use rcgen::{CertificateParams, Issuer, KeyPair};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, UdpSocket};
+
+use super::dns::written;
+use super::{Net, NetConfig, Pair};
+
+/// A zone: `TYPE name` to records. A name without any is NXDOMAIN, with others NODATA.
+#[derive(Default)]
+pub(crate) struct Zone {
+    pub(crate) records: HashMap<String, Vec<RData>>,
+    /// Names whose questions fail, and those that nobody answers.
+    pub(crate) broken: Vec<String>,
+    pub(crate) silent: Vec<String>,
+    /// Every question, `TYPE name`.
+    pub(crate) asked: Mutex<Vec<String>>,
+}
+
+impl Zone {
+    pub(crate) fn with(mut self, name: &str, data: RData) -> Self {
+        let key = format!("{} {name}", data.record_type());
+        self.records.entry(key).or_default().push(data);
+        self
+    }
+
+    pub(crate) fn srv(self, service: &str, priority: u16, port: u16, target: &str) -> Self {
+        let target = Name::from_ascii(target).unwrap();
+        self.with(service, RData::SRV(SRV::new(priority, 0, port, target)))
+    }
+
+    pub(crate) fn a(self, name: &str, ip: &str) -> Self {
+        let data = match ip.parse().unwrap() {
+            IpAddr::V4(ip) => RData::A(A(ip)),
+            IpAddr::V6(ip) => RData::AAAA(AAAA(ip)),
+        };
+        self.with(name, data)
+    }
+
+    fn answer(&self, question: &[u8], udp: bool) -> Option<Vec<u8>> {
+        let question = Message::from_vec(question).unwrap();
+        let query = &question.queries[0];
+        let name = written(query.name());
+        self.asked.lock().push(format!("{} {name}", query.query_type()));
+        if self.silent.contains(&name) {
+            return None;
+        }
+        let mut answer = Message::response(question.metadata.id, question.metadata.op_code);
+        answer.metadata.recursion_available = true;
+        answer.add_query(query.clone());
+        let kinds = [query.query_type(), RecordType::CNAME];
+        let found = kinds.iter().find_map(|kind| self.records.get(&format!("{kind} {name}")));
+        let named = self.records.keys().any(|key| key.ends_with(&format!(" {name}")));
+        answer.metadata.response_code = match found {
+            _ if self.broken.contains(&name) => ResponseCode::ServFail,
+            Some(all) => {
+                let record =
+                    |data: &RData| Record::from_rdata(query.name().clone(), 60, data.clone());
+                answer.add_answers(all.iter().map(record));
+                ResponseCode::NoError
+            }
+            None if named => ResponseCode::NoError,
+            None => ResponseCode::NXDomain,
+        };
+        let bytes = answer.to_vec().unwrap();
+        if udp && bytes.len() > 1_200 {
+            answer.answers.clear();
+            answer.metadata.truncation = true;
+            return Some(answer.to_vec().unwrap());
+        }
+        Some(bytes)
+    }
+
+    pub(crate) async fn serve(self) -> (SocketAddr, Arc<Zone>) {
+        let (tcp, udp, address) = loop {
+            let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = tcp.local_addr().unwrap();
+            if let Ok(udp) = UdpSocket::bind(address).await {
+                break (tcp, udp, address);
+            }
+        };
+        let zone = Arc::new(self);
+        let by_udp = zone.clone();
+        tokio::spawn(async move {
+            let mut buffer = [0; 4_096];
+            while let Ok((length, from)) = udp.recv_from(&mut buffer).await {
+                if let Some(answer) = by_udp.answer(&buffer[..length], true) {
+                    let _ = udp.send_to(&answer, from).await;
+                }
+            }
+        });
+        let by_tcp = zone.clone();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = tcp.accept().await {
+                let zone = by_tcp.clone();
+                tokio::spawn(async move {
+                    while let Ok(length) = stream.read_u16().await {
+                        let mut question = vec![0; usize::from(length)];
+                        stream.read_exact(&mut question).await.unwrap();
+                        let Some(answer) = zone.answer(&question, false) else { return };
+                        stream.write_u16(u16::try_from(answer.len()).unwrap()).await.unwrap();
+                        stream.write_all(&answer).await.unwrap();
+                    }
+                });
+            }
+        });
+        (address, zone)
+    }
+}
+
+/// Signs certificates.
+pub(crate) struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pub(crate) pem: Vec<u8>,
+}
+
+pub(crate) fn authority() -> Authority {
+    let mut params = CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params.distinguished_name.push(rcgen::DnType::CommonName, "Root");
+    let key = KeyPair::generate().unwrap();
+    let pem = params.self_signed(&key).unwrap().pem().into_bytes();
+    Authority { issuer: Issuer::new(params, key), pem }
+}
+
+/// A certificate of these names, and its key.
+pub(crate) fn pair(authority: &Authority, names: &[&str]) -> Pair {
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let key = KeyPair::generate().unwrap();
+    let leaf = CertificateParams::new(names).unwrap().signed_by(&key, &authority.issuer).unwrap();
+    Pair { chain: leaf.pem().into_bytes(), key: key.serialize_pem().into_bytes() }
+}
+
+/// A net that trusts an authority and asks no name server.
+pub(crate) fn net(trusted: &Authority, pairs: Vec<Pair>) -> Net {
+    let dns = vec!["127.0.0.1:9".parse().unwrap()];
+    Net::new(NetConfig { dns, trust: Some(trusted.pem.clone()), pairs, ..NetConfig::default() })
+        .unwrap()
+}

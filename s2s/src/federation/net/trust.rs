@@ -1,0 +1,213 @@
+//! Room `s2s::federation::net`: what a certificate chain proves (RFC 6120 §13.7.1, RFC 5280, XEP-0178). Called by `net` after the handshake, which
+//! has proved that the peer has the key; calls webpki for the chain and `identity` for the names.
+//!
+//! Good as server or as client is good enough in either direction: authorities no longer issue certificates for clients, and whoever can
+//! speak for a domain as a server can do so as a client. Revocation is what is in the configured lists; nobody is asked over the network.
+
+use std::fmt;
+
+use rustls::crypto::{WebPkiSupportedAlgorithms, ring};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, TrustAnchor, UnixTime};
+use webpki::{
+    CertRevocationList, EndEntityCert, Error, ExtendedKeyUsageValidator, KeyPurposeId,
+    KeyPurposeIdIter, OwnedCertRevocationList, RevocationOptionsBuilder, UnknownStatusPolicy,
+};
+
+use super::identity::{Names, Naming, Unreadable};
+
+/// Certificates that one peer may send. Beyond: they prove nothing.
+pub const CHAIN_MAX: usize = 10;
+
+/// Why a certificate does not prove a domain, in words for the operator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WhyNot {
+    /// The peer has shown none.
+    NoCertificate,
+    /// It vouches for itself, and nobody else does.
+    SelfSigned,
+    /// No authority that is trusted here stands behind it.
+    UnknownIssuer,
+    /// Its time, or that of an authority in between, is over.
+    Expired,
+    /// Its time has not come.
+    NotYetValid,
+    /// It, or an authority in between, is on a revocation list.
+    Revoked,
+    /// It names others; the text says whom.
+    WrongName(String),
+    /// Only its Common Name is right, which does not count.
+    CommonNameOnly,
+    /// It is good neither for servers nor for clients.
+    WrongUsage,
+    /// More certificates than [`CHAIN_MAX`].
+    ChainTooLong,
+    /// More names than anybody needs.
+    TooManyNames,
+    /// Anything else that is wrong with it.
+    Bad(String),
+}
+
+impl fmt::Display for WhyNot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            WhyNot::NoCertificate => f.write_str("no certificate"),
+            WhyNot::SelfSigned => f.write_str("self-signed"),
+            WhyNot::UnknownIssuer => f.write_str("of an authority that is not trusted here"),
+            WhyNot::Expired => f.write_str("expired"),
+            WhyNot::NotYetValid => f.write_str("not yet valid"),
+            WhyNot::Revoked => f.write_str("revoked"),
+            WhyNot::WrongName(names) => write!(f, "of another name: it names {names}"),
+            WhyNot::CommonNameOnly => {
+                f.write_str("without a subjectAltName: the Common Name does not count")
+            }
+            WhyNot::WrongUsage => f.write_str("good neither for servers nor for clients"),
+            WhyNot::ChainTooLong => write!(f, "with more than {CHAIN_MAX} certificates"),
+            WhyNot::TooManyNames => f.write_str("with too many names"),
+            WhyNot::Bad(why) => write!(f, "not usable: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for WhyNot {}
+
+/// Whom we believe.
+pub(super) struct Trust {
+    anchors: Vec<TrustAnchor<'static>>,
+    revoked: Vec<CertRevocationList<'static>>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl Trust {
+    /// The authorities in a PEM text, by default the system's; and revocation lists, PEM.
+    pub(super) fn new(authorities: Option<&[u8]>, revoked: Option<&[u8]>) -> Result<Self, String> {
+        let certificates = match authorities {
+            Some(pem) => CertificateDer::pem_slice_iter(pem)
+                .collect::<Result<Vec<_>, _>>()
+                .map_err(|error| format!("the authorities cannot be read: {error}"))?,
+            None => rustls_native_certs::load_native_certs().certs,
+        };
+        let anchors: Vec<_> = certificates
+            .iter()
+            .filter_map(|one| webpki::anchor_from_trusted_cert(one).ok().map(|a| a.to_owned()))
+            .collect();
+        if authorities.is_some() && anchors.is_empty() {
+            return Err("there is no authority in it".to_owned());
+        }
+        if anchors.is_empty() {
+            tracing::warn!("this system trusts no authority: no peer's certificate will be valid");
+        }
+        let lists = |pem| {
+            CertificateRevocationListDer::pem_slice_iter(pem)
+                .map(|list| {
+                    let list = list
+                        .map_err(|error| format!("the revocation list cannot be read: {error}"))?;
+                    OwnedCertRevocationList::from_der(&list)
+                        .map(CertRevocationList::from)
+                        .map_err(|error| format!("the revocation list cannot be used: {error}"))
+                })
+                .collect::<Result<Vec<_>, _>>()
+        };
+        let lists = revoked.map(lists).transpose()?;
+        if lists.as_ref().is_some_and(Vec::is_empty) {
+            return Err("there is no revocation list in it".to_owned());
+        }
+        let algorithms = ring::default_provider().signature_verification_algorithms;
+        Ok(Self { anchors, revoked: lists.unwrap_or_default(), algorithms })
+    }
+
+    /// Whether `chain`, the peer's own certificate first, proves that it speaks for `domain` (prepared form).
+    pub(super) fn proves(
+        &self,
+        chain: &[CertificateDer<'_>],
+        domain: &str,
+        now: UnixTime,
+    ) -> Result<(), WhyNot> {
+        let [leaf, between @ ..] = chain else { return Err(WhyNot::NoCertificate) };
+        if chain.len() > CHAIN_MAX {
+            return Err(WhyNot::ChainTooLong);
+        }
+        let names = Names::of(leaf).map_err(|why| match why {
+            Unreadable::TooManyNames => WhyNot::TooManyNames,
+            Unreadable::Malformed => WhyNot::Bad(why.to_string()),
+        })?;
+        self.chain(leaf, between, now).map_err(|error| why(error, names.self_issued))?;
+        match names.name(domain) {
+            Naming::Named => Ok(()),
+            Naming::CommonNameOnly => Err(WhyNot::CommonNameOnly),
+            Naming::NotNamed => Err(WhyNot::WrongName(names.words())),
+        }
+    }
+
+    fn chain(
+        &self,
+        leaf: &CertificateDer<'_>,
+        between: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), Error> {
+        let leaf = EndEntityCert::try_from(leaf)?;
+        let lists: Vec<&CertRevocationList<'_>> = self.revoked.iter().collect();
+        // The lists need not be of every authority.
+        let revocation = RevocationOptionsBuilder::new(&lists)
+            .ok()
+            .map(|options| options.with_status_policy(UnknownStatusPolicy::Allow).build());
+        leaf.verify_for_usage(
+            self.algorithms.all,
+            &self.anchors,
+            between,
+            now,
+            ServerOrClient,
+            revocation,
+            None,
+        )
+        .map(drop)
+    }
+}
+
+impl fmt::Debug for Trust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Trust({} authorities, {} lists)", self.anchors.len(), self.revoked.len())
+    }
+}
+
+/// Extended key usage: none, or one of both.
+#[derive(Clone, Copy, Debug)]
+struct ServerOrClient;
+
+/// `id-kp-serverAuth`, `id-kp-clientAuth` and `anyExtendedKeyUsage` (RFC 5280 §4.2.1.12).
+const USAGES: [KeyPurposeId<'static>; 3] = [
+    KeyPurposeId::new(&[0x2b, 6, 1, 5, 5, 7, 3, 1]),
+    KeyPurposeId::new(&[0x2b, 6, 1, 5, 5, 7, 3, 2]),
+    KeyPurposeId::new(&[0x55, 0x1d, 0x25, 0]),
+];
+
+impl ExtendedKeyUsageValidator for ServerOrClient {
+    fn validate(&self, usages: KeyPurposeIdIter<'_, '_>) -> Result<(), Error> {
+        let mut any = false;
+        for usage in usages {
+            let usage = usage?;
+            if USAGES.iter().any(|good| *good == usage) {
+                return Ok(());
+            }
+            any = true;
+        }
+        if any { Err(Error::EmptyEkuExtension) } else { Ok(()) }
+    }
+}
+
+fn why(error: Error, self_issued: bool) -> WhyNot {
+    match error {
+        Error::CertExpired { .. } => WhyNot::Expired,
+        Error::CertNotValidYet { .. } => WhyNot::NotYetValid,
+        Error::CertRevoked => WhyNot::Revoked,
+        Error::EmptyEkuExtension => WhyNot::WrongUsage,
+        Error::UnknownIssuer | Error::CaUsedAsEndEntity if self_issued => WhyNot::SelfSigned,
+        Error::UnknownIssuer => WhyNot::UnknownIssuer,
+        Error::CaUsedAsEndEntity => WhyNot::Bad("it is an authority's own".to_owned()),
+        other => WhyNot::Bad(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+#[path = "trust_tests.rs"]
+mod tests;
