@@ -162,7 +162,7 @@ impl Outgoing {
     }
 
     /// Takes a stanza for another domain: from a domain of ours in its `from`, to the one in its `to`. Never blocks. From here on it is either
-    /// [`delivered`](FederationUser::delivered) or [`failed`](FederationUser::failed), or left over at [`Outgoing::shutdown`].
+    /// [`delivered`](FederationUser::delivered) or [`failed`](FederationUser::failed), or left over at [`Outgoing::finish`].
     ///
     /// # Errors
     /// The stanza again, and what its sender is to hear: `resource-constraint` when too much waits, `remote-server-not-found` for a domain that was not there a
@@ -210,8 +210,8 @@ impl Outgoing {
         self.0.shared.keeper.notify_one();
     }
 
-    /// Ends it: what can be delivered before `deadline` is. Gives what is left, in the order of its tickets: it may have arrived, but nobody said so.
-    pub async fn shutdown(&self, deadline: Instant) -> Vec<(Ticket, Stanza)> {
+    /// Takes nothing new, and comes back when all that streams can deliver is delivered, or at `deadline`.
+    pub async fn drain(&self, deadline: Instant) {
         let shared = &self.0.shared;
         shared.is_draining.store(true, Ordering::Release);
         shared.pool(|pool| {
@@ -224,6 +224,11 @@ impl Outgoing {
             }
         };
         let _ = timeout_at(deadline, done).await;
+    }
+
+    /// Ends it, after [`Outgoing::drain`]. Gives what is left, in the order of its tickets: it may have arrived, but nobody said so.
+    pub async fn finish(&self) -> Vec<(Ticket, Stanza)> {
+        let shared = &self.0.shared;
         let keeper = self.0.keeper.lock().take();
         if let Some(keeper) = keeper {
             keeper.abort();

@@ -53,7 +53,7 @@ fn manners(chance: &mut Chance, arrived: usize) -> Manners {
     }
 }
 
-async fn run(seed: u64) {
+async fn run(seed: u64) -> (usize, usize, usize) {
     let mut chance = Chance(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     let first = manners(&mut chance, 0);
     let world = World::new(first);
@@ -98,11 +98,15 @@ async fn run(seed: u64) {
         assert!(of_pair.is_sorted(), "seed {seed}: errors {of_pair:?}");
     }
     assert_eq!(outgoing.queued_bytes(), 0, "seed {seed}");
+    (seen.resumed, seen.failed.len(), seen.arrived.len() - firsts.len())
 }
 
 #[tokio::test(start_paused = true)]
 async fn each_stanza_ends_once_and_in_order_whatever_the_peer_does() {
+    let mut sums = (0, 0, 0);
     for seed in 0..60 {
-        run(seed).await;
+        let (resumed, failed, again) = run(seed).await;
+        sums = (sums.0 + resumed, sums.1 + failed, sums.2 + again);
     }
+    assert!(sums.0 > 10 && sums.1 > 10 && sums.2 > 10, "too little happened: {sums:?}");
 }

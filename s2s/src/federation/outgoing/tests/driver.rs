@@ -470,7 +470,8 @@ async fn what_is_left_at_the_end_is_given_back() {
     send(&outgoing, 0..5);
     world.until("arrived", |seen| seen.arrived.len() == 5).await;
     outgoing.send(ticket(5), message(5, "nurse@silent.example")).expect("there is room");
-    let left = outgoing.shutdown(Instant::now() + Duration::from_secs(2)).await;
+    outgoing.drain(Instant::now() + Duration::from_secs(2)).await;
+    let left = outgoing.finish().await;
     let orders: Vec<u64> = left.iter().map(|(ticket, _)| ticket.order).collect();
     assert!(orders == all(6) || orders == all(5), "{orders:?}");
     assert!(outgoing.send(ticket(6), message(6, ROMEO)).is_err());
@@ -479,7 +480,8 @@ async fn what_is_left_at_the_end_is_given_back() {
     let outgoing = world.outgoing();
     send(&outgoing, 0..1_000);
     world.until("some arrived", |seen| seen.arrived.len() > 10).await;
-    let left = outgoing.shutdown(Instant::now() + Duration::from_secs(60)).await;
+    outgoing.drain(Instant::now() + Duration::from_secs(60)).await;
+    let left = outgoing.finish().await;
     assert!(left.is_empty(), "{}", left.len());
     assert_eq!(world.seen.lock().delivered, all(1_000));
 }

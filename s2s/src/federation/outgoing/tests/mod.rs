@@ -9,6 +9,7 @@ use super::queue::Item;
 use crate::federation::Ticket;
 use crate::federation::settings::{Limits, Timers};
 
+mod both;
 mod chaos;
 mod driver;
 mod side;
