@@ -107,7 +107,7 @@ impl Line {
 
     /// The next piece.
     pub(crate) async fn hear_within(&mut self, within: Duration) -> Result<Heard> {
-        let mut buffer = [0u8; 16_384];
+        let mut buffer = vec![0u8; 16_384];
         loop {
             match self.pieces.pop_front() {
                 Some(Piece::Open(header)) => return Ok(Heard::Open(header)),
