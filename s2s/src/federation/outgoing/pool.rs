@@ -13,7 +13,7 @@ use xmpp::stanza::Stanza;
 use xmpp::stanza::error::StanzaError;
 
 use super::failure::{Failure, Verdict, too_late};
-use super::peer::{Dead, Peer, Road, Seat, Sent, StreamId, StreamStatus, dead, refuse};
+use super::peer::{Dead, Line, Peer, Road, Seat, Sent, StreamId, StreamStatus, dead, refuse};
 use super::queue::Item;
 use crate::federation::Ticket;
 use crate::federation::settings::{Limits, Timers};
