@@ -448,8 +448,7 @@ impl Machine {
         out: &mut Vec<Output>,
     ) -> Result<(), StreamError> {
         let is_ours = |domain: &str| house.is_ours(domain);
-        // COMPAT: what language a server's stream says it has is not that of the people behind it.
-        let stanza = wire::stanza(piece, head, None, &self.proved, is_ours)?;
+        let stanza = wire::stanza(piece, head, &self.proved, is_ours)?;
         (self.active, self.prodded) = (now, false);
         out.push(Output::Receive(stanza, self.management.begin()));
         Ok(())
