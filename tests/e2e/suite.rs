@@ -7,12 +7,13 @@ use pangaea_tests::client::Result;
 use pangaea_tests::harness::{Choice, Outcome, Test, run};
 use pangaea_tests::platform::{Plan, Platform};
 
-/// What is left out wants rooms, PEP, components or a page about outages (XEP-0455): not there yet.
-const MODULES: [&str; 20] = [
+/// What is left out wants rooms, PEP or a page about outages (XEP-0455): not there yet.
+const MODULES: [&str; 21] = [
     "basic_connect_and_message",
     "blocking",
     "bob",
     "chatmarkers",
+    "component",
     "disco",
     "httpupload",
     "ibb",
@@ -31,6 +32,13 @@ const MODULES: [&str; 20] = [
     "version",
 ];
 const BASE: u16 = 5000;
+/// Who the component is, where and with which secret, its module has written into it.
+const AS_COMPONENT: &str = "
+import unittest
+import itests.test_component as module
+module.CI_JID, module.CI_SECRET, module.CI_SERVER = 'slixmpp.localhost', 'wonderland', 'localhost'
+unittest.main(module, argv=['component'])
+";
 
 pub(crate) async fn perform(outcome: &mut Outcome, choice: &Choice, longest: u64) {
     let name = |module: &str| format!("slixmpp_suite::{module}");
@@ -69,8 +77,13 @@ async fn one(platform: &Platform, module: &str) -> Result<()> {
     let suite =
         std::env::var("PANGAEA_TEST_SLIX_SUITE").map_err(|_| "start this with tests/run")?;
     let domain = &platform.plan.domain;
-    let done = tokio::process::Command::new(python)
-        .args(["-B", "-m", "unittest", &format!("itests.test_{module}")])
+    let mut command = tokio::process::Command::new(python);
+    match module {
+        // It runs where they run it, or is passed over.
+        "component" => command.args(["-B", "-c", AS_COMPONENT]).env("CI", "woodpecker"),
+        _ => command.args(["-B", "-m", "unittest", &format!("itests.test_{module}")]),
+    };
+    let done = command
         .current_dir(suite)
         .env("SSL_CERT_FILE", platform.dir.join("ca.pem"))
         .env("CI_ACCOUNT1", format!("user1@{domain}"))

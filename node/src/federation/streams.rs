@@ -190,7 +190,13 @@ struct User(Weak<Node>);
 
 impl FederationUser for User {
     fn is_ours(&self, domain: &str) -> bool {
-        self.0.upgrade().is_some_and(|node| node.domains.is_ours(domain))
+        let Some(node) = self.0.upgrade() else { return false };
+        // One that the configuration does not name is a component's while it is connected, here or in another region.
+        let is_connected = || {
+            node.domains.is_component(domain)
+                && node.directory.read(domain, |rows| !rows.is_empty()) == Some(true)
+        };
+        node.domains.is_ours(domain) || is_connected()
     }
 
     fn dialback_secret(&self) -> Option<[u8; 32]> {

@@ -25,7 +25,7 @@ use super::sleep::{BackHalf, Slept, WAKES_MAX, Wake};
 use super::turns::{Input, Output};
 use super::{Around, Current, FAREWELL, Shared};
 use crate::federation::bidi::Back;
-use crate::federation::net::Security;
+use crate::federation::net::{Security, WhyNot};
 use crate::federation::wire::{self, Item, Turn, Wire};
 use crate::federation::{Handled, OnHandled, Ticket};
 
@@ -375,10 +375,10 @@ impl Stream {
                     }
                     Input::Broken(StreamError::policy_violation())
                 }
-                Output::Prove(domain) => {
-                    let good = self.proves(&domain);
-                    Input::Proved { domain, good }
-                }
+                Output::Prove(domain) => match self.prove(domain) {
+                    Some(told) => told,
+                    None => continue,
+                },
                 Output::Closing => {
                     wire.put(&wire::farewell(None));
                     self.closing = true;
@@ -446,16 +446,28 @@ impl Stream {
         self.seat.accepted(theirs, limits, Instant::now().into_std())
     }
 
-    /// Whether the certificate is good for a domain, and is to be looked at.
-    fn proves(&self, domain: &str) -> bool {
-        if !self.current.policies.of(domain).external() {
-            return false;
+    /// Whether the certificate is good for a domain, and is to be looked at. Told later where DNS has to be asked (DANE).
+    fn prove(&mut self, domain: String) -> Option<Input> {
+        if !self.current.policies.of(&domain).external() {
+            return Some(Input::Proved { domain, good: false });
         }
-        let proved = self.shared.net.proves(&self.chain, domain);
-        if let Err(why) = &proved {
-            tracing::debug!(peer = %self.peer, domain, %why, "a certificate proves nothing");
+        let peer = self.peer;
+        let good = move |proved: Result<(), WhyNot>, domain: &str| {
+            if let Err(why) = &proved {
+                tracing::debug!(%peer, domain, %why, "a certificate proves nothing");
+            }
+            proved.is_ok()
+        };
+        if !self.shared.net.asks_dns() {
+            let good = good(self.shared.net.proves(&self.chain, &domain), &domain);
+            return Some(Input::Proved { domain, good });
         }
-        proved.is_ok()
+        let (net, chain) = (self.shared.net.clone(), self.chain.clone());
+        self.questions.push(Box::pin(async move {
+            let good = good(net.proves_with_dns(&chain, &domain).await, &domain);
+            Told::Input(Input::Proved { domain, good })
+        }));
+        None
     }
 
     /// The end of the connection, and of the stream, unless that can be resumed.

@@ -101,13 +101,18 @@ impl Own {
     }
 }
 
+/// How long an answer is remembered at most, and one that there is nothing.
+const REMEMBERED_MAX: Duration = Duration::from_secs(86_400);
+const MISSED_MAX: Duration = Duration::from_secs(300);
+/// Questions at the same time. Beyond: they fail, and are asked again with the next attempt.
+const QUESTIONS_MAX: usize = 4_096;
 /// Servers whose certificates DNS is asked for. Beyond: those of the lowest priority are left out.
 const NAMED_MAX: usize = 8;
 
 /// Asks DNS.
 pub(super) struct Resolver {
     inner: TokioResolver,
-    dnssec: bool,
+    pub(super) dnssec: bool,
 }
 
 impl Resolver {
@@ -141,6 +146,10 @@ impl Resolver {
         options.timeout = QUESTION;
         options.attempts = 1;
         options.cache_size = CACHE_MAX;
+        options.positive_max_ttl = Some(REMEMBERED_MAX);
+        options.negative_max_ttl = Some(MISSED_MAX);
+        // For all domains together: who asks for more at once hears that DNS is busy.
+        options.max_active_requests = QUESTIONS_MAX;
         options.preserve_intermediates = false;
         options.validate = anchors.is_some();
         if !servers.is_empty() {

@@ -243,6 +243,12 @@ impl Net {
         dane::judge(&current.trust, chain, domain, &records, UnixTime::since_unix_epoch(since))
     }
 
+    /// Whether [`Net::proves_with_dns`] asks DNS.
+    #[must_use]
+    pub fn asks_dns(&self) -> bool {
+        self.current().resolver.dnssec
+    }
+
     /// The same without DNS, at another time.
     ///
     /// # Errors

@@ -203,7 +203,7 @@ impl ExtendedKeyUsageValidator for ServerOrClient {
         let mut any = false;
         for usage in usages {
             let usage = usage?;
-            if USAGES.iter().any(|good| *good == usage) {
+            if USAGES.contains(&usage) {
                 return Ok(());
             }
             any = true;
