@@ -71,7 +71,7 @@ impl Authority {
             .ok_or_else(|| CertError::Pem(name.to_owned(), "certificate"))?;
         let key = block(key, |label| label.ends_with("PRIVATE KEY"))
             .ok_or_else(|| CertError::Pem(name.to_owned(), "private key"))?;
-        let issuer = Issuer::from_ca_cert_pem(&certificate, KeyPair::from_pem(&key)?)?;
+        let issuer = Issuer::from_ca_cert_pem(&certificate, key_pair(&key)?)?;
         Ok(Authority { issuer, certificate })
     }
 
@@ -112,6 +112,47 @@ fn validity(params: &mut CertificateParams) {
     let year = i32::try_from(1970 + days * 400 / 146_097).unwrap_or(2026);
     params.not_before = rcgen::date_time_ymd(year - 1, 1, 1);
     params.not_after = rcgen::date_time_ymd(year + YEARS, 1, 1);
+}
+
+/// A private key, PEM, in any of its three forms: PKCS#8, which alone is read here; PKCS#1 (RSA) and SEC1 (elliptic curves), which are put into it.
+fn key_pair(pem: &str) -> Result<KeyPair, rcgen::Error> {
+    let unreadable = |_| rcgen::Error::CouldNotParseKeyPair;
+    let algorithm: &[u8] = match PrivateKeyDer::from_pem_slice(pem.as_bytes())
+        .map_err(unreadable)?
+    {
+        // rsaEncryption, with NULL (RFC 3279 §2.3.1).
+        PrivateKeyDer::Pkcs1(_) => &[0x06, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 1, 5, 0],
+        // id-ecPublicKey, with the curve that the key names (RFC 5915 §3).
+        PrivateKeyDer::Sec1(key) if has(key.secret_sec1_der(), SECP384R1) => {
+            &[0x06, 7, 0x2a, 0x86, 0x48, 0xce, 0x3d, 2, 1, 0x06, 5, 0x2b, 0x81, 4, 0, 34]
+        }
+        PrivateKeyDer::Sec1(_) => &[
+            0x06, 7, 0x2a, 0x86, 0x48, 0xce, 0x3d, 2, 1, 0x06, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 3,
+            1, 7,
+        ],
+        _ => return KeyPair::from_pem(pem),
+    };
+    let key = PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(unreadable)?;
+    let version: &[u8] = &[0x02, 1, 0];
+    let parts = [version, &der(0x30, algorithm), &der(0x04, key.secret_der())].concat();
+    KeyPair::try_from(der(0x30, &parts))
+}
+
+const SECP384R1: &[u8] = &[0x06, 5, 0x2b, 0x81, 4, 0, 34];
+
+fn has(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
+}
+
+/// One element, up to 64 KiB.
+fn der(tag: u8, content: &[u8]) -> Vec<u8> {
+    let [high, low] = u16::try_from(content.len()).unwrap_or(u16::MAX).to_be_bytes();
+    let head: &[u8] = match (high, low) {
+        (0, 0..=0x7f) => &[tag, low],
+        (0, _) => &[tag, 0x81, low],
+        _ => &[tag, 0x82, high, low],
+    };
+    [head, content].concat()
 }
 
 /// The first PEM block whose label pleases.
@@ -197,6 +238,28 @@ mod tests {
         std::fs::write(&file, &leaf.key).unwrap();
         assert!(read_key(&file).is_ok());
         assert!(read_chain(&file).is_err());
+    }
+
+    /// As OpenSSL writes them: an authority with each kind of key signs what is believed of it.
+    #[test]
+    fn keys_may_be_in_any_of_their_forms() {
+        // PKCS#8 and SEC1 of one key on P-256: the second is inside the first.
+        let key = KeyPair::generate().unwrap();
+        let pkcs8 = key.serialize_der();
+        let at = pkcs8.windows(5).position(|w| w[0] == 0x30 && w[2..5] == [2, 1, 1]).unwrap();
+        let sec1 = &pkcs8[at..];
+        use base64::Engine as _;
+        let text = base64::engine::general_purpose::STANDARD.encode(sec1);
+        let pem = format!("-----BEGIN EC PRIVATE KEY-----\n{text}\n-----END EC PRIVATE KEY-----\n");
+        use rcgen::PublicKeyData as _;
+        assert_eq!(key_pair(&pem).unwrap().der_bytes(), key.der_bytes());
+        assert_eq!(key_pair(&key.serialize_pem()).unwrap().der_bytes(), key.der_bytes());
+        assert!(
+            key_pair("-----BEGIN EC PRIVATE KEY-----\nAAAA\n-----END EC PRIVATE KEY-----\n")
+                .is_err()
+        );
+        assert_eq!(der(4, &[0; 300])[..4], [4, 0x82, 1, 44]);
+        assert_eq!(der(4, &[0; 200])[..3], [4, 0x81, 200]);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! (`rxml`), so a server that sends what it should not is caught by the first client that listens.
 //!
 //! * [`platform`] starts `pangaea quickstart`, knows its ports, steers its WAN, stops it;
-//! * [`database`] starts PostgreSQL and MariaDB, [`redis`] Redis and Sentinel;
+//! * [`database`] starts PostgreSQL and MariaDB, [`redis`] Redis and Sentinel; [`dns`] is a name server that lies on demand;
 //! * [`reference`] starts a mature server in its place, to prove the tests themselves;
 //! * [`client`] is the test client; [`xml`] and [`scram`] are what it stands on;
 //! * [`scenario`] reads and plays `tests/scenarios/*.scn`;
@@ -13,6 +13,7 @@
 
 pub mod client;
 pub mod database;
+pub mod dns;
 pub mod harness;
 pub mod http;
 pub mod ledger;

@@ -40,6 +40,10 @@ pub struct Plan {
     pub nodes: u16,
     /// The Redis with the regions' registries.
     pub redis: Option<String>,
+    /// The port on loopback of the name server that is asked for other domains; without one, the system's.
+    pub dns: Option<u16>,
+    /// The authority, certificate and key, that signs for it and that it trusts; without one, its own.
+    pub ca: Option<PathBuf>,
 }
 
 impl Default for Plan {
@@ -52,6 +56,8 @@ impl Default for Plan {
             database: None,
             nodes: 1,
             redis: None,
+            dns: None,
+            ca: None,
         }
     }
 }
@@ -161,6 +167,8 @@ impl Platform {
             .args(plan.database.iter().flat_map(|url| ["--database", url]))
             .args(["--nodes", &plan.nodes.to_string()])
             .args(plan.redis.iter().flat_map(|url| ["--redis", url]))
+            .args(plan.dns.iter().flat_map(|port| ["--dns".into(), format!("127.0.0.1:{port}")]))
+            .args(plan.ca.iter().flat_map(|file| ["--ca".as_ref(), file.as_os_str()]))
             .arg("--dir")
             .arg(&dir)
             .stdin(std::process::Stdio::null())

@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 
 use super::{Node, build};
 use crate::admin::Reloaded;
+use crate::federation;
 
 /// Sets how much is logged; in words why it cannot be.
 pub type SetFilter = Box<dyn Fn(&str) -> Result<(), String> + Send>;
@@ -81,6 +82,7 @@ fn take(node: &Node) -> Result<Reloaded, String> {
     let Reread { source: in_force, config, applied, mut needs_restart } = reread;
     let pairs = build::client_pairs(&config).map_err(|error| error.to_string())?;
     let certificates = pairs.len();
+    let streams = federation::streams::read(&config).map_err(|error| error.to_string())?;
     // The links show one certificate in all their life: other nodes know its fingerprint.
     if build::link_fingerprint(&config).is_ok_and(|found| found != node.fingerprint)
         && !needs_restart.iter().any(|key| key == "s2s.certificate")
@@ -98,6 +100,7 @@ fn take(node: &Node) -> Result<Reloaded, String> {
         node.offer_again();
         node.registry.reloaded();
     }
+    federation::streams::reload(node, streams).map_err(|error| error.to_string())?;
     if let Some(renewal) = renewal {
         renewal();
     }

@@ -58,6 +58,9 @@ pub enum RunError {
     /// A backend of users' passwords, tokens or certificates cannot be used.
     #[error("{0}")]
     Auth(String),
+    /// The streams to other domains cannot be made.
+    #[error("other domains: {0}")]
+    Streams(#[from] federation::streams::StreamsError),
     /// The links cannot be made.
     #[error("links: {0}")]
     Links(String),
@@ -81,8 +84,10 @@ pub async fn run(
         }
     }
     let mut s2s = Vec::new();
-    for address in &config.s2s.listen {
-        s2s.push(tcp::listen(*address)?);
+    for (addresses, is_tls) in [(&config.s2s.listen, false), (&config.s2s.listen_tls, true)] {
+        for address in addresses {
+            s2s.push((tcp::listen(*address)?, is_tls));
+        }
     }
     let mut components = Vec::new();
     for address in &config.components.listen {
@@ -119,25 +124,11 @@ pub async fn run(
             .await;
         });
     }
-    for listener in s2s {
-        let node = node.clone();
-        tasks.spawn(async move {
-            loop {
-                match listener.accept().await {
-                    Ok((stream, _)) => {
-                        let _ = stream.set_nodelay(true);
-                        if let Some(links) = node.geo.links() {
-                            links.accept(stream);
-                        }
-                    }
-                    Err(error) => {
-                        tracing::warn!(%error, "cannot accept from other servers; pausing");
-                        tokio::time::sleep(Duration::from_millis(200)).await;
-                    }
-                }
-            }
-        });
+    federation::streams::start(&node)?;
+    for (listener, is_tls) in s2s {
+        tasks.spawn(federation::streams::listen(node.clone(), listener, is_tls));
     }
+    tasks.spawn(federation::streams::agree_on_secret(node.clone()));
     for service in node.services.all() {
         service.start(&node, &mut tasks)?;
     }

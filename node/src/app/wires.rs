@@ -20,6 +20,7 @@ use crate::features::{
     vcard,
 };
 use crate::geo::Geo;
+use crate::geo::abroad;
 use crate::geo::calls::CallError;
 use crate::geo::frame::{self, Call};
 use crate::geo::light;
@@ -161,6 +162,7 @@ fn apply(node: &Arc<Node>) {
         node.geo.peer(&peer.id);
     }
     let (fallen, fresh) = node.geo.set_live(&live(node));
+    abroad::counts(node, state.is_live(&node.geo.me.to_string()));
     let falls = !fallen.is_empty();
     for (name, ix) in fallen {
         // Declared down. `LinkUser::lost` follows: its rows go, what was on the way there comes back and is routed anew, and then

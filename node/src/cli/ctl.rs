@@ -572,7 +572,7 @@ mod tests {
         check("kick a@b/phone", "kick a@b/phone", "2 sessions ended").await;
         check("reports --limit 7", "reports 7", "alice@chat.example  mallory@example.net").await;
         let check_of = "s2s check b.lab from None";
-        check("s2s check b.lab", check_of, "bad   DNS     DNS knows no domain\n").await;
+        check("s2s check b.lab", check_of, "bad  DNS     DNS knows no domain\n").await;
         let from = "s2s check b.lab from Some(\"eu.lab\")";
         check("s2s check b.lab --from eu.lab --json", from, "\"works\": false").await;
         check("region drain us", "region us draining", "us is draining").await;

@@ -107,8 +107,12 @@ async fn stanzas_go_both_ways_with_the_addresses_they_have() {
     );
     irc.says("<message xmlns='jabber:component:accept' from='#hall%net@irc.chat.example' to='romeo@chat.example/orchard'><body>x</body></message>").await;
     irc.says("<message xmlns='jabber:client' from='irc.chat.example' to='romeo@chat.example/orchard'><body>y</body></message>").await;
-    for (from, body) in [("#hall%net@irc.chat.example", "x"), ("irc.chat.example", "y")] {
-        let mail = house.mail(&romeo).await.join("");
+    let mut both = Vec::new();
+    while both.len() < 2 {
+        both.extend(house.mail(&romeo).await);
+    }
+    let expected = [("#hall%net@irc.chat.example", "x"), ("irc.chat.example", "y")];
+    for ((from, body), mail) in expected.into_iter().zip(both) {
         assert!(mail.contains(&format!("from='{from}'")) && mail.contains(body), "{mail}");
         assert!(!mail.contains("component:accept"), "{mail}");
     }

@@ -2,9 +2,10 @@
 //! streams themselves are `s2s::federation`. The node where a stanza enters has it in its ledger until the gateway says that it is kept.
 //!
 //! Called by the router (what leaves), by `geo` (what other nodes bring, and what becomes of them) and by the streams.
-//! * `inbound` what the streams bring
+//! * `inbound` what the streams bring · `streams` the streams, started, with the node around them
 
 pub mod inbound;
+pub mod streams;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -59,6 +60,8 @@ pub struct Federation {
     /// How many are on their way: what is asked for every message of everybody costs no lock while none is.
     open: AtomicUsize,
     streams: OnceLock<Arc<dyn Streams>>,
+    /// The same, as they are in a server that runs.
+    pub handle: streams::Handle,
     /// This node is about to stop: what it is given for other domains goes back.
     is_leaving: AtomicBool,
     /// What has come and waits.

@@ -4,13 +4,14 @@
 //!
 //! A session whose node has died can say nothing any more. All nodes that are left hear of that death, and one of them tells the contacts abroad:
 //! the one with the lowest name ([`gone`]). A node that is only silent may be alive and tell them itself, so nothing is told of its sessions
-//! until it is known to be over.
+//! until it is known to be over. One that was declared down and has lived on shows its users again ([`again`]).
 //!
 //! Left out: a deployment of one node that dies tells nobody abroad, for nobody is left (its contacts see it when they next ask); whom a session that
 //! died had sent directed presence.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use global_distrib::{NodeIx, Row};
 use parking_lot::Mutex;
@@ -20,6 +21,7 @@ use xmpp::jid::{BareJid, FullJid, Jid};
 use xmpp::stanza::{Stanza, Type};
 
 use super::frame;
+use super::light::available_here;
 use super::presence::Presence;
 use crate::app::Node;
 use crate::features::blocking;
@@ -151,10 +153,40 @@ pub fn speaks(node: &Node, of: &str) -> bool {
     !node.geo.live().iter().any(|(name, _)| is_lower(name))
 }
 
-/// Grants to contacts abroad whose `subscribed` has not left yet: it goes before the presence that follows from it (§3.1.5), though the change is
-/// known here before its home has answered whoever sends that. Bounded by the requests that homes are asked at the same time.
+/// This node counts for others or does not, by metadata's word. If it did not and does again, contacts abroad were told that its users are gone: those who
+/// are still here show themselves.
+pub fn counts(node: &Arc<Node>, counts: bool) {
+    if node.geo.abroad.out.swap(!counts, Ordering::AcqRel) && counts {
+        again(node);
+    }
+}
+
+/// The sessions of this node show themselves to contacts abroad, as they did before.
+pub fn again(node: &Arc<Node>) {
+    let seats = available_here(node);
+    let node = node.clone();
+    tokio::spawn(async move {
+        for (done, seat) in seats.into_iter().enumerate() {
+            let Ok(roster) = node.rosters.load(&node, &seat.bare).await else { continue };
+            for contact in roster.subscribers().filter(|contact| is_abroad(&node, contact)) {
+                show(&node, &seat, &Jid::from(contact));
+            }
+            if done % PACE == PACE - 1 {
+                tokio::task::yield_now().await;
+            }
+        }
+    });
+}
+
+/// What a node remembers for those at other domains.
 #[derive(Debug, Default)]
-pub struct Granting(Mutex<BTreeMap<(BareJid, BareJid), Grant>>);
+pub struct Abroad {
+    /// Grants to contacts abroad whose `subscribed` has not left yet: it goes before the presence that follows from it (§3.1.5), though the change is
+    /// known here before its home has answered whoever sends that. Bounded by the requests that homes are asked at the same time.
+    granting: Mutex<BTreeMap<(BareJid, BareJid), Grant>>,
+    /// Metadata has this node for down.
+    out: AtomicBool,
+}
 
 #[derive(Debug, Default)]
 struct Grant {
@@ -164,10 +196,10 @@ struct Grant {
     came: bool,
 }
 
-impl Granting {
-    /// The change is applied here. Whether somebody shows the account's sessions to the contact later.
+impl Abroad {
+    /// A grant is applied here. Whether somebody shows the account's sessions to the contact later.
     pub fn defers(&self, account: &BareJid, contact: &BareJid) -> bool {
-        let mut all = self.0.lock();
+        let mut all = self.granting.lock();
         let Some(grant) = all.get_mut(&(account.clone(), contact.clone())) else { return false };
         grant.came = true;
         true
@@ -187,7 +219,7 @@ impl Sender {
             return None;
         }
         let of = (account.clone(), contact.clone());
-        node.geo.granting.0.lock().entry(of.clone()).or_default().senders += 1;
+        node.geo.abroad.granting.lock().entry(of.clone()).or_default().senders += 1;
         Some(Sender { node: node.clone(), of })
     }
 
@@ -198,14 +230,14 @@ impl Sender {
 
     /// It is on its way: whether the account's sessions here are to show themselves now.
     pub fn sent(self) -> bool {
-        let mut all = self.node.geo.granting.0.lock();
+        let mut all = self.node.geo.abroad.granting.lock();
         all.get_mut(&self.of).is_some_and(|grant| std::mem::take(&mut grant.came))
     }
 }
 
 impl Drop for Sender {
     fn drop(&mut self) {
-        let mut all = self.node.geo.granting.0.lock();
+        let mut all = self.node.geo.abroad.granting.lock();
         if let Some(grant) = all.get_mut(&self.of) {
             grant.senders -= 1;
             if grant.senders == 0 {

@@ -124,7 +124,7 @@ pub fn retell(node: &Arc<Node>, account: &BareJid) {
     });
 }
 
-fn available_here(node: &Node) -> Vec<Arc<Seat>> {
+pub(super) fn available_here(node: &Node) -> Vec<Arc<Seat>> {
     let mut seats = Vec::new();
     node.directory
         .for_each(|row| seats.extend(row.here().filter(|seat| seat.available()).cloned()));

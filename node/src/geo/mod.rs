@@ -79,8 +79,8 @@ pub struct Geo {
     pub calls: calls::Calls,
     /// Subscriptions that are ending.
     pub partings: parting::Partings,
-    /// Subscriptions of contacts at other domains that are beginning.
-    pub granting: abroad::Granting,
+    /// What is remembered for contacts at other domains.
+    pub abroad: abroad::Abroad,
     /// Our session rows' changes, and where each peer is in them.
     pub route: route::Routes,
     /// A link was forgotten and may be made anew.
@@ -106,7 +106,7 @@ impl Geo {
             held: held::Held::default(),
             calls: calls::Calls::default(),
             partings: parting::Partings::default(),
-            granting: abroad::Granting::default(),
+            abroad: abroad::Abroad::default(),
             route: route::Routes::new(route_entries_max),
             relink: tokio::sync::Notify::new(),
             scribes: RwLock::default(),

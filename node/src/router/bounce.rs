@@ -12,9 +12,10 @@ use crate::app::Node;
 use crate::feature::Ctx;
 use crate::session::Delivery;
 
-/// Answers with the error, if the stanza may be answered at all; counts what may not.
+/// Answers with the error, if the stanza may be answered at all; counts what may not. A probe asks for a user who has not: that nobody answers it says
+/// all, and his presence to the same contact brings the error.
 pub fn bounce(node: &Arc<Node>, stanza: &Stanza, error: &StanzaError) {
-    match stanza.error_reply(error) {
+    match stanza.error_reply(error).filter(|_| stanza.type_() != Type::Probe) {
         Some(reply) => {
             node.metrics.routed.bounced.inc();
             // Past the gate of an account that is here: the sender is to hear of a full gate, also when it is his own.

@@ -51,6 +51,14 @@ impl Domains {
             || is_below(domain, &self.global))
     }
 
+    /// Whether other servers may call us by that name, whoever is connected.
+    pub fn is_ours(&self, domain: &str) -> bool {
+        // Guests are known here alone (XEP-0175 §3).
+        (self.is_server(domain) && !self.has_guests(domain))
+            || self.services.contains_key(domain)
+            || self.names_component(domain)
+    }
+
     /// Whether a stanza to this domain is for this node itself.
     pub fn is_server(&self, domain: &str) -> bool {
         domain == self.global || domain == self.regional || self.has_guests(domain)

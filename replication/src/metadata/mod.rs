@@ -22,6 +22,6 @@ pub use handle::{Genesis, MetaConfig, Metadata, Timers};
 pub use net::MetaTransport;
 pub use shared::MetaStatus;
 pub use types::{
-    Command, CommandError, CommandReply, Domain, DomainKind, Home, MetaState, NodeRecord, Region,
-    RegionState, SHARDS, shard_of,
+    Command, CommandError, CommandReply, DialbackSecret, Domain, DomainKind, Home, MetaState,
+    NodeRecord, Region, RegionState, SHARDS, shard_of,
 };

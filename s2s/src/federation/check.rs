@@ -238,7 +238,13 @@ async fn say_server(us: &Us<'_>, target: &Target) -> (Steps, bool) {
     };
     report.say(&at, Outcome::Good, format!("connected, for {}", target.security));
     let works = match timeout(CONNECTION, talk(us, target.security, stream)).await {
-        Ok(Ok(found)) => judge(&mut report, us, &at, &found),
+        Ok(Ok(found)) => {
+            let proof = match &found.tls {
+                None => Err(WhyNot::NoCertificate),
+                Some(_) => us.net.proves_with_dns(&found.chain, us.theirs).await,
+            };
+            judge(&mut report, us, &at, &found, &proof)
+        }
         Ok(Err(why)) => {
             report.say(&at, Outcome::Bad, why);
             false
@@ -366,7 +372,13 @@ async fn bye<S: AsyncRead + AsyncWrite + Unpin>(mut wire: Wire<S>) {
 }
 
 /// What would come of a stream there.
-fn judge(report: &mut Steps, us: &Us<'_>, at: &str, found: &Found) -> bool {
+fn judge(
+    report: &mut Steps,
+    us: &Us<'_>,
+    at: &str,
+    found: &Found,
+    proof: &Result<(), WhyNot>,
+) -> bool {
     let policy = &us.policy;
     match &found.tls {
         Some(tls) => report.say(at, Outcome::Good, tls.clone()),
@@ -378,11 +390,7 @@ fn judge(report: &mut Steps, us: &Us<'_>, at: &str, found: &Found) -> bool {
             return false;
         }
     }
-    let proof = match &found.tls {
-        None => Err(WhyNot::NoCertificate),
-        Some(_) => us.net.proves(&found.chain, us.theirs),
-    };
-    match &proof {
+    match proof {
         Ok(()) => {
             let names = found.chain.first().and_then(|leaf| Names::of(leaf).ok());
             let names = names.map(|names| names.words()).unwrap_or_default();

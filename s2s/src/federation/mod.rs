@@ -11,7 +11,10 @@
 pub mod bidi;
 pub mod check;
 pub mod dialback;
+mod handle;
+pub mod incoming;
 pub mod net;
+pub mod outgoing;
 pub mod pairs;
 pub mod policy;
 pub mod settings;
@@ -21,6 +24,8 @@ use std::sync::Arc;
 
 use xmpp::stanza::Stanza;
 use xmpp::stanza::error::StanzaError;
+
+pub use handle::{Federation, Status};
 
 /// How the node knows a stanza that it gave away: where it entered (this node, or another by its index), and its order there. Opaque here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -115,6 +115,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
     }
 
+    /// As if it had been read.
+    #[cfg(test)]
+    pub(super) fn feed(&mut self, bytes: &[u8]) {
+        self.input.extend_from_slice(bytes);
+    }
+
     /// After [`Wire::next`] has found nothing: whether something has begun whose end is still to come.
     pub fn is_amid(&self) -> bool {
         !self.input.is_empty()

@@ -73,7 +73,7 @@ pub fn begin(node: &Arc<Node>, abroad: Abroad, life: Arc<Life>, chance: Chance) 
                     break;
                 }
                 // Found and reached quickly, as a rule.
-                let way = chance.weighted(&[(5, 80), (3, 600), (2, 15_000)]);
+                let way = chance.weighted(&[(5, 80), (3, 600), (2, 9_000)]);
                 tokio::time::sleep(Duration::from_millis(chance.between(20, way))).await;
                 let now = life.now();
                 let numbers = batch.iter().filter_map(|(_, stanza)| number(stanza));

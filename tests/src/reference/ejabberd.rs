@@ -147,7 +147,7 @@ modules:
 }
 
 /// Where Debian puts what ejabberd is made of.
-fn libraries() -> &'static str {
+pub fn libraries() -> &'static str {
     const PLACES: [&str; 2] = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu"];
     let has_it = |place: &&str| {
         std::fs::read_dir(place).is_ok_and(|mut entries| {

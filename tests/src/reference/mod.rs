@@ -7,6 +7,8 @@
 mod ejabberd;
 mod prosody;
 
+pub use ejabberd::libraries as ejabberd_libraries;
+
 use crate::client::{Client, Endpoint, Result, Security, patience, trust};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;

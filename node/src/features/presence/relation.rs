@@ -147,7 +147,7 @@ pub fn deliver<'a>(
 
 /// The contact was granted this account's presence: our sessions of it tell the contact (§3.1.5). One at another domain hears first that it was.
 pub fn granted(ctx: &mut Ctx<'_>, account: &BareJid, contact: &BareJid) {
-    if is_abroad(ctx.node, contact) && ctx.node.geo.granting.defers(account, contact) {
+    if is_abroad(ctx.node, contact) && ctx.node.geo.abroad.defers(account, contact) {
         return;
     }
     ctx.actions.extend(grants(ctx.node, account, contact));

@@ -273,3 +273,34 @@ async fn of_sessions_whose_node_is_gone_contacts_abroad_are_told_once() {
     house.node.geo.set_live(&["ap-0".to_owned()]);
     assert!(!abroad::speaks(&house.node, "us-0") && abroad::speaks(&house.node, "ap-0"));
 }
+
+#[tokio::test]
+async fn a_node_that_counts_again_shows_its_users_again() {
+    let house = house().await;
+    subscribed(&house, "both").await;
+    let _juliet = house.available("juliet/balcony", 0).await;
+    let _bound = house.bound("juliet/chamber");
+    house.abroad();
+    for (counts, expected) in
+        [(true, &[][..]), (false, &[]), (true, &["available balcony -"]), (true, &[])]
+    {
+        abroad::counts(&house.node, counts);
+        let mut told = Vec::new();
+        for _ in 0..1_000 {
+            told.extend(left(&house));
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(told, expected, "{counts}");
+    }
+}
+
+#[tokio::test]
+async fn where_there_is_no_federation_presence_comes_back_and_probes_do_not() {
+    let house = House::new().await;
+    house.accounts(["juliet"]).await;
+    says_of_him(&house, "both").await;
+    let juliet = house.available("juliet/balcony", 0).await;
+    let errors = mail(&juliet);
+    let errors: Vec<_> = errors.iter().filter(|text| text.contains("type='error'")).collect();
+    assert!(errors.len() == 1 && errors[0].contains("remote-server-not-found"), "{errors:?}");
+}

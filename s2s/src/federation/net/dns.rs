@@ -5,21 +5,24 @@
 //! Every search has a deadline. Absent: `_xmppconnect` TXT records, which nobody can trust (XEP-0156 §8).
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use futures_util::future::join;
+use futures_util::future::{join, join_all};
 use futures_util::stream::FuturesOrdered;
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig};
 use hickory_resolver::lookup::Lookup;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
+use hickory_resolver::proto::dnssec::TrustAnchors;
 use hickory_resolver::proto::op::ResponseCode;
-use hickory_resolver::proto::rr::{Name, RData, RecordType};
+use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use xmpp::jid::domain_to_ascii;
 use xmpp::stanza::error::Condition;
 
+use super::dane::Tlsa;
 use super::targets::{self, ADDRESSES_MAX, Answer, Security, Servers, Srv, Target};
 
 /// The port of a domain that has no SRV record (RFC 6120 §14.7).
@@ -98,14 +101,31 @@ impl Own {
     }
 }
 
+/// How long an answer is remembered at most, and one that there is nothing.
+const REMEMBERED_MAX: Duration = Duration::from_secs(86_400);
+const MISSED_MAX: Duration = Duration::from_secs(300);
+/// Questions at the same time. Beyond: they fail, and are asked again with the next attempt.
+const QUESTIONS_MAX: usize = 4_096;
+/// Servers whose certificates DNS is asked for. Beyond: those of the lowest priority are left out.
+const NAMED_MAX: usize = 8;
+
 /// Asks DNS.
 pub(super) struct Resolver {
     inner: TokioResolver,
+    pub(super) dnssec: bool,
 }
 
 impl Resolver {
     /// Asks `servers`; if there are none, those of the system. `dnssec`: what is signed is believed only if its signature is right.
     pub(super) fn new(servers: &[SocketAddr], dnssec: bool) -> Result<Self, String> {
+        Self::with_anchors(servers, dnssec.then(TrustAnchors::default))
+    }
+
+    /// The same, with keys that DNSSEC is checked against.
+    pub(super) fn with_anchors(
+        servers: &[SocketAddr],
+        anchors: Option<TrustAnchors>,
+    ) -> Result<Self, String> {
         let words = |error: NetError| format!("DNS cannot be asked: {error}");
         let mut builder = if servers.is_empty() {
             TokioResolver::builder_tokio().map_err(words)?
@@ -126,12 +146,20 @@ impl Resolver {
         options.timeout = QUESTION;
         options.attempts = 1;
         options.cache_size = CACHE_MAX;
+        options.positive_max_ttl = Some(REMEMBERED_MAX);
+        options.negative_max_ttl = Some(MISSED_MAX);
+        // For all domains together: who asks for more at once hears that DNS is busy.
+        options.max_active_requests = QUESTIONS_MAX;
         options.preserve_intermediates = false;
-        options.validate = dnssec;
+        options.validate = anchors.is_some();
         if !servers.is_empty() {
             options.use_hosts_file = ResolveHosts::Never;
         }
-        Ok(Self { inner: builder.build().map_err(words)? })
+        let dnssec = anchors.is_some();
+        if let Some(anchors) = anchors {
+            builder = builder.with_trust_anchor(Arc::new(anchors));
+        }
+        Ok(Self { inner: builder.build().map_err(words)?, dnssec })
     }
 
     /// What DNS says of both services of a domain, given in A-labels.
@@ -171,6 +199,42 @@ impl Resolver {
             Err(Miss::Nothing | Miss::NoDomain) => Answer::Nothing,
             Err(Miss::Failed(why)) => Answer::Failed(why),
         }
+    }
+
+    /// The certificates that DNS names for a domain's servers (RFC 7673 §3), as far as DNSSEC has proved them. None without DNSSEC, and none if it does
+    /// not say: then there is what the authorities say, as for everybody else.
+    pub(super) async fn tlsa(&self, domain: &str) -> Vec<Tlsa> {
+        let Ok(ascii) = name_of(domain) else { return Vec::new() };
+        if !self.dnssec {
+            return Vec::new();
+        }
+        tokio::time::timeout(SEARCH, self.named(&ascii)).await.unwrap_or_default()
+    }
+
+    async fn named(&self, domain: &str) -> Vec<Tlsa> {
+        let (direct, start_tls) = self.services(domain).await;
+        let Servers::These(mut servers) = targets::servers(direct, start_tls) else {
+            return Vec::new();
+        };
+        servers.sort_by_key(|one| one.priority);
+        servers.retain(|one| one.authentic);
+        servers.truncate(NAMED_MAX);
+        let asked = servers.into_iter().map(|server| async move {
+            let name = absolute(&format!("_{}._tcp.{}", server.port, server.host))?;
+            let lookup = self.ask(name, RecordType::TLSA).await.ok().flatten()?;
+            let one = |record: &Record| match &record.data {
+                RData::TLSA(tlsa) if record.proof.is_secure() => Some(Tlsa {
+                    host: server.host.clone(),
+                    usage: tlsa.cert_usage.into(),
+                    selector: tlsa.selector.into(),
+                    matching: tlsa.matching.into(),
+                    data: tlsa.cert_data.clone(),
+                }),
+                _ => None,
+            };
+            Some(lookup.answers().iter().filter_map(one).collect::<Vec<_>>())
+        });
+        join_all(asked).await.into_iter().flatten().flatten().collect()
     }
 
     /// The addresses of a host, at most [`ADDRESSES_MAX`].

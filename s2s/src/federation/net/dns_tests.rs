@@ -1,6 +1,7 @@
 //! Real questions to a name server of the tests' own on loopback: what it says, what it keeps to itself, and what it lies about.
 
-use hickory_resolver::proto::rr::rdata::CNAME;
+use hickory_resolver::proto::rr::rdata::tlsa::{CertUsage, Matching, Selector};
+use hickory_resolver::proto::rr::rdata::{CNAME, TLSA};
 use tokio::net::UdpSocket;
 
 use super::super::testing::Zone;
@@ -156,4 +157,53 @@ async fn a_flood_of_servers_is_cut() {
     let again =
         zone.asked.lock()[asked..].iter().filter(|one| one.starts_with("SRV _xmpp-")).count();
     assert_eq!(again, 0);
+}
+
+fn tlsa(data: &[u8]) -> RData {
+    RData::TLSA(TLSA::new(CertUsage::DaneEe, Selector::Spki, Matching::Sha256, data.to_vec()))
+}
+
+fn named() -> Zone {
+    Zone::default()
+        .srv("_xmpp-server._tcp.a.lab", 1, 5270, "one.lab.")
+        .srv("_xmpps-server._tcp.a.lab", 2, 443, "two.lab.")
+        .a("one.lab", "192.0.2.1")
+        .with("_5270._tcp.one.lab", tlsa(&[1; 32]))
+        .with("_443._tcp.two.lab", tlsa(&[2; 32]))
+}
+
+#[tokio::test]
+async fn what_is_signed_says_which_certificates_there_are() {
+    let (zone, anchors) = named().signed();
+    let (server, _) = zone.serve().await;
+    let resolver = Resolver::with_anchors(&[server], Some(anchors)).unwrap();
+    let found = resolver.find("a.lab", &Own::default(), &mut |_| 0).await.unwrap();
+    assert!(found.len() == 1 && found[0].authentic, "{found:?}");
+    let named = resolver.tlsa("a.lab").await;
+    let words: Vec<String> =
+        named.iter().map(|one| format!("{} {} {}", one.host, one.usage, one.data[0])).collect();
+    assert_eq!(words, ["one.lab 3 1", "two.lab 3 2"]);
+    assert_eq!(resolver.tlsa("b.lab").await, []);
+    let error = resolver.find("b.lab", &Own::default(), &mut |_| 0).await.unwrap_err();
+    assert_eq!(error.condition(), Condition::RemoteServerNotFound, "{error}");
+}
+
+#[tokio::test]
+async fn what_is_signed_by_another_is_not_believed() {
+    let (_, anchors) = Zone::default().signed();
+    let (zone, _) = named().signed();
+    let (server, _) = zone.serve().await;
+    let resolver = Resolver::with_anchors(&[server], Some(anchors)).unwrap();
+    let error = resolver.find("a.lab", &Own::default(), &mut |_| 0).await.unwrap_err();
+    assert_eq!(error.condition(), Condition::RemoteServerTimeout, "{error}");
+    assert_eq!(resolver.tlsa("a.lab").await, []);
+}
+
+#[tokio::test]
+async fn without_dnssec_no_certificate_is_named() {
+    let (server, zone) = named().serve().await;
+    let resolver = Resolver::new(&[server], false).unwrap();
+    assert_eq!(resolver.tlsa("a.lab").await, []);
+    assert!(zone.asked.lock().is_empty());
+    assert!(!resolver.find("a.lab", &Own::default(), &mut |_| 0).await.unwrap()[0].authentic);
 }

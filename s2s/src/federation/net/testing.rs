@@ -3,10 +3,14 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
+use hickory_resolver::proto::dnssec::crypto::EcdsaSigningKey;
+use hickory_resolver::proto::dnssec::rdata::{DNSKEY, DNSSECRData, NSEC, RRSIG};
+use hickory_resolver::proto::dnssec::{Algorithm, DnssecSigner, SigningKey, TrustAnchors};
 use hickory_resolver::proto::op::{Message, ResponseCode};
-use hickory_resolver::proto::rr::rdata::{A, AAAA, SRV};
-use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
+use hickory_resolver::proto::rr::rdata::{A, AAAA, SOA, SRV};
+use hickory_resolver::proto::rr::{DNSClass, Name, RData, Record, RecordSet, RecordType};
 use parking_lot::Mutex;
 use rcgen::{CertificateParams, Issuer, KeyPair};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -22,6 +26,8 @@ pub(crate) struct Zone {
     /// Names whose questions fail, and those that nobody answers.
     pub(crate) broken: Vec<String>,
     pub(crate) silent: Vec<String>,
+    /// Signs everything, and that something is not there, as the root of all names.
+    pub(crate) signer: Option<DnssecSigner>,
     /// Every question, `TYPE name`.
     pub(crate) asked: Mutex<Vec<String>>,
 }
@@ -46,6 +52,37 @@ impl Zone {
         self.with(name, data)
     }
 
+    /// Signed by a key of its own, which is trusted by whoever gets it.
+    pub(crate) fn signed(mut self) -> (Self, TrustAnchors) {
+        let algorithm = Algorithm::ECDSAP256SHA256;
+        let key = EcdsaSigningKey::generate_pkcs8(algorithm).unwrap();
+        let key = EcdsaSigningKey::from_pkcs8(&key, algorithm).unwrap();
+        let public = key.to_public_key().unwrap();
+        let mut anchors = TrustAnchors::empty();
+        anchors.insert(&public);
+        let dnskey = DNSKEY::from_key(&public);
+        let day = Duration::from_secs(86_400);
+        self.signer = Some(DnssecSigner::new(dnskey.clone(), Box::new(key), Name::root(), day));
+        (self.with("", RData::DNSSEC(DNSSECRData::DNSKEY(dnskey))), anchors)
+    }
+
+    /// These records of one name and type, and the signature.
+    fn sign(&self, name: &Name, all: &[RData]) -> Vec<Record> {
+        let mut set = RecordSet::with_ttl(name.clone(), all[0].record_type(), 60);
+        for data in all {
+            set.add_rdata(data.clone());
+        }
+        let mut records: Vec<Record> = set.records_without_rrsigs().cloned().collect();
+        if let Some(signer) = &self.signer {
+            let hour = Duration::from_secs(3_600);
+            let inception = (SystemTime::now() - hour).into();
+            let rrsig = RRSIG::from_rrset(&set, DNSClass::IN, inception, signer).unwrap();
+            let data = RData::DNSSEC(DNSSECRData::RRSIG(rrsig));
+            records.push(Record::from_rdata(name.clone(), 60, data));
+        }
+        records
+    }
+
     fn answer(&self, question: &[u8], udp: bool) -> Option<Vec<u8>> {
         let question = Message::from_vec(question).unwrap();
         let query = &question.queries[0];
@@ -63,9 +100,16 @@ impl Zone {
         answer.metadata.response_code = match found {
             _ if self.broken.contains(&name) => ResponseCode::ServFail,
             Some(all) => {
-                let record =
-                    |data: &RData| Record::from_rdata(query.name().clone(), 60, data.clone());
-                answer.add_answers(all.iter().map(record));
+                answer.add_answers(self.sign(query.name(), all));
+                ResponseCode::NoError
+            }
+            // "Black lies" (RFC 4470's idea): every name is there, and has nothing of that type.
+            None if self.signer.is_some() => {
+                let soa = SOA::new(Name::root(), Name::root(), 1, 60, 60, 60, 60);
+                answer.add_authorities(self.sign(&Name::root(), &[RData::SOA(soa)]));
+                let next = query.name().prepend_label(&[0_u8][..]).unwrap();
+                let nsec = DNSSECRData::NSEC(NSEC::new_cover_self(next, [RecordType::TXT]));
+                answer.add_authorities(self.sign(query.name(), &[RData::DNSSEC(nsec)]));
                 ResponseCode::NoError
             }
             None if named => ResponseCode::NoError,

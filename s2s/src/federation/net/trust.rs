@@ -44,6 +44,8 @@ pub enum WhyNot {
     ChainTooLong,
     /// More names than anybody needs.
     TooManyNames,
+    /// DNS names another (DANE).
+    NotInDns,
     /// Anything else that is wrong with it.
     Bad(String),
 }
@@ -64,6 +66,7 @@ impl fmt::Display for WhyNot {
             WhyNot::WrongUsage => f.write_str("good neither for servers nor for clients"),
             WhyNot::ChainTooLong => write!(f, "with more than {CHAIN_MAX} certificates"),
             WhyNot::TooManyNames => f.write_str("with too many names"),
+            WhyNot::NotInDns => f.write_str("another than DNS names (TLSA)"),
             WhyNot::Bad(why) => write!(f, "not usable: {why}"),
         }
     }
@@ -131,7 +134,8 @@ impl Trust {
             Unreadable::TooManyNames => WhyNot::TooManyNames,
             Unreadable::Malformed => WhyNot::Bad(why.to_string()),
         })?;
-        self.chain(leaf, between, now).map_err(|error| why(error, names.self_issued))?;
+        self.chain(&self.anchors, leaf, between, now)
+            .map_err(|error| why(error, names.self_issued))?;
         match names.name(domain) {
             Naming::Named => Ok(()),
             Naming::CommonNameOnly => Err(WhyNot::CommonNameOnly),
@@ -139,8 +143,21 @@ impl Trust {
         }
     }
 
+    /// Whether `authority`, which the peer has shown itself, stands behind `leaf`, whoever else believes it.
+    pub(super) fn leads_to(
+        &self,
+        authority: &CertificateDer<'_>,
+        leaf: &CertificateDer<'_>,
+        between: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> bool {
+        webpki::anchor_from_trusted_cert(authority)
+            .is_ok_and(|anchor| self.chain(&[anchor], leaf, between, now).is_ok())
+    }
+
     fn chain(
         &self,
+        anchors: &[TrustAnchor<'_>],
         leaf: &CertificateDer<'_>,
         between: &[CertificateDer<'_>],
         now: UnixTime,
@@ -153,7 +170,7 @@ impl Trust {
             .map(|options| options.with_status_policy(UnknownStatusPolicy::Allow).build());
         leaf.verify_for_usage(
             self.algorithms.all,
-            &self.anchors,
+            anchors,
             between,
             now,
             ServerOrClient,
@@ -186,7 +203,7 @@ impl ExtendedKeyUsageValidator for ServerOrClient {
         let mut any = false;
         for usage in usages {
             let usage = usage?;
-            if USAGES.iter().any(|good| *good == usage) {
+            if USAGES.contains(&usage) {
                 return Ok(());
             }
             any = true;

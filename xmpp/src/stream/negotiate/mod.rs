@@ -77,13 +77,15 @@ fn iq(kind: &str, id: Option<&str>) -> Element {
 
 /// Unpredictable names (stream ids, nonces, guests) from one secret seed: HMAC in counter mode. Machines stay
 /// deterministic for their caller, and no token tells anything of another.
-struct Tokens {
+pub struct Tokens {
     seed: Secret,
     next: u32,
 }
 
 impl Tokens {
-    fn new(seed: [u8; 32]) -> Tokens {
+    /// From 32 random bytes.
+    #[must_use]
+    pub fn new(seed: [u8; 32]) -> Tokens {
         Tokens { seed: Secret::new(seed.to_vec()), next: 0 }
     }
 
@@ -93,7 +95,7 @@ impl Tokens {
     }
 
     /// 24 characters of the URL alphabet: 144 bits.
-    fn token(&mut self) -> String {
+    pub fn token(&mut self) -> String {
         URL_SAFE_NO_PAD.encode(&self.block()[..18])
     }
 

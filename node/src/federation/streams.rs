@@ -1,0 +1,223 @@
+//! Room: the streams, with this node around them. Starts them, answers what they ask, gives them what the gateway has and takes what comes. Called by
+//! `app`; the port they share with the links is sorted here (`s2s::front`).
+
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use replication::metadata::{Command, DialbackSecret};
+use s2s::federation::net::{Net, NetConfig, NetError};
+use s2s::federation::policy::{BlocklistError, Policies};
+use s2s::federation::{Federation as Engine, FederationUser, Handled, Status, Ticket};
+use s2s::front::{self, Caller, Front};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, timeout};
+use xmpp::stanza::Stanza;
+use xmpp::stanza::error::StanzaError;
+
+use super::Streams;
+use crate::app::Node;
+
+/// How long a caller has until it is clear whom it wants.
+const SORTED_WITHIN: Duration = Duration::from_secs(10);
+/// How long one attempt to agree on a secret may take; it is made again until there is one.
+const AGREED_WITHIN: Duration = Duration::from_secs(5);
+/// After the operating system has refused a connection.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
+
+/// Why there are no streams. Its text is for the operator.
+#[derive(Debug, thiserror::Error)]
+pub enum StreamsError {
+    /// A certificate, an authority or a name server cannot be used.
+    #[error(transparent)]
+    Net(#[from] NetError),
+    /// The list of domains to have nothing to do with cannot be read.
+    #[error(transparent)]
+    Blocklist(#[from] BlocklistError),
+}
+
+/// The streams of this node, if there are any, and the way to change what they go by.
+#[derive(Default)]
+pub struct Handle(OnceLock<(Engine, Net)>);
+
+impl Handle {
+    /// What there is.
+    pub fn status(&self) -> Option<Status> {
+        self.0.get().map(|(engine, _)| engine.status())
+    }
+
+    fn engine(&self) -> Option<&Engine> {
+        self.0.get().map(|(engine, _)| engine)
+    }
+}
+
+/// Everything that a configuration says of streams, read.
+pub struct Renewal {
+    net: NetConfig,
+    policies: Arc<Policies>,
+}
+
+/// Reads what the configuration names: certificates, authorities, lists.
+///
+/// # Errors
+/// See [`StreamsError`].
+pub fn read(config: &config::Config) -> Result<Renewal, StreamsError> {
+    let policies = Arc::new(Policies::read(&config.s2s)?);
+    Ok(Renewal { net: NetConfig::read(config)?, policies })
+}
+
+/// Begins to speak to other domains, if the configuration says so.
+///
+/// # Errors
+/// See [`StreamsError`]; the node must not start then, for it would not be what it is said to be.
+pub fn start(node: &Arc<Node>) -> Result<(), StreamsError> {
+    let config = &node.config;
+    if !config.s2s.federation {
+        return Ok(());
+    }
+    let Renewal { net, policies } = read(config)?;
+    let net = Net::new(net)?;
+    let user = Arc::new(User(Arc::downgrade(node)));
+    let (limits, timers) = ((&config.s2s.limits).into(), (&config.s2s.timers).into());
+    let name = &node.domains.global;
+    let engine = Engine::start(name, net.clone(), policies, limits, timers, user);
+    node.federation.set_streams(Arc::new(engine.clone()));
+    let is_first = node.federation.handle.0.set((engine, net)).is_ok();
+    assert!(is_first, "streams are started once");
+    Ok(())
+}
+
+/// The configuration has changed: from now on streams go by what it says. (Whether there are any needs a restart.)
+///
+/// # Errors
+/// See [`StreamsError`]; nothing has changed then.
+pub fn reload(node: &Node, renewal: Renewal) -> Result<(), StreamsError> {
+    let Some((engine, net)) = node.federation.handle.0.get() else { return Ok(()) };
+    net.reload(renewal.net)?;
+    let s2s = &node.config.s2s;
+    engine.reload(renewal.policies, (&s2s.limits).into(), (&s2s.timers).into());
+    Ok(())
+}
+
+/// Sees to it that there is a secret for dialback keys: proposes one until metadata has one, which may be another node's.
+pub async fn agree_on_secret(node: Arc<Node>) {
+    if node.federation.handle.engine().is_none() {
+        return;
+    }
+    let mut version = node.metadata.watch();
+    let agree = async {
+        let _ = version.wait_for(|version| *version > 0).await;
+        let secret = DialbackSecret(node.random());
+        while node.metadata.state().dialback.is_none() {
+            let command = Command::Dialback { secret: secret.clone() };
+            if let Err(error) = node.metadata.propose(command, AGREED_WITHIN).await {
+                tracing::debug!(%error, "no secret for dialback keys yet");
+            }
+        }
+    };
+    tokio::select! {
+        () = agree => {}
+        () = node.stopped() => {}
+    }
+}
+
+/// Takes connections of other servers, and of our nodes, until it is dropped. `is_tls`: they begin with TLS.
+pub async fn listen(node: Arc<Node>, listener: TcpListener, is_tls: bool) {
+    let front = Arc::new(Front::new(node.config.s2s.limits.unproved_per_address_max));
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                let _ = stream.set_nodelay(true);
+                match is_tls {
+                    true => take(&node, stream, peer, true),
+                    false => drop(tokio::spawn(sort(node.clone(), front.clone(), stream, peer))),
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept from other servers; pausing");
+                tokio::time::sleep(ACCEPT_AGAIN).await;
+            }
+        }
+    }
+}
+
+async fn sort(node: Arc<Node>, front: Arc<Front>, stream: TcpStream, peer: SocketAddr) {
+    let Some(_place) = front.enter(peer.ip()) else {
+        return tracing::debug!(%peer, "too many callers of one address who do not say whom they want");
+    };
+    let me = node.geo.me.to_string();
+    match timeout(SORTED_WITHIN, front::sort(stream, &me)).await {
+        Ok(Ok((Caller::Node, stream))) => {
+            if let Some(links) = node.geo.links() {
+                links.accept(stream);
+            }
+        }
+        Ok(Ok((Caller::Server { tls_first }, stream))) => take(&node, stream, peer, tls_first),
+        Ok(Err(error)) => {
+            tracing::debug!(%peer, %error, "a caller went before it said whom it wants")
+        }
+        Err(_) => tracing::debug!(%peer, "a caller did not say whom it wants"),
+    }
+}
+
+/// Without streams it is dropped, and thereby closed.
+fn take<S>(node: &Node, stream: S, peer: SocketAddr, is_tls: bool)
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+{
+    if let Some(engine) = node.federation.handle.engine() {
+        engine.accept(stream, peer, is_tls);
+    }
+}
+
+impl Streams for Engine {
+    fn send(&self, ticket: Ticket, stanza: Stanza) -> Result<(), (Stanza, StanzaError)> {
+        Engine::send(self, ticket, stanza)
+    }
+
+    fn patience(&self) -> Duration {
+        Engine::patience(self)
+    }
+
+    fn shutdown(&self, deadline: Instant) -> BoxFuture<'_, Vec<(Ticket, Stanza)>> {
+        Box::pin(Engine::shutdown(self, deadline))
+    }
+}
+
+/// The node, as its streams see it.
+struct User(Weak<Node>);
+
+impl FederationUser for User {
+    fn is_ours(&self, domain: &str) -> bool {
+        let Some(node) = self.0.upgrade() else { return false };
+        // One that the configuration does not name is a component's while it is connected, here or in another region.
+        let is_connected = || {
+            node.domains.is_component(domain)
+                && node.directory.read(domain, |rows| !rows.is_empty()) == Some(true)
+        };
+        node.domains.is_ours(domain) || is_connected()
+    }
+
+    fn dialback_secret(&self) -> Option<[u8; 32]> {
+        self.0.upgrade()?.metadata.state().dialback.as_ref().map(|secret| secret.0)
+    }
+
+    fn receive(&self, stanza: Stanza, handled: Handled) {
+        if let Some(node) = self.0.upgrade() {
+            super::inbound::inbound(&node, stanza, handled);
+        }
+    }
+
+    fn delivered(&self, tickets: &[Ticket]) {
+        if let Some(node) = self.0.upgrade() {
+            super::delivered(&node, tickets);
+        }
+    }
+
+    fn failed(&self, ticket: Ticket, stanza: Stanza, error: StanzaError) {
+        if let Some(node) = self.0.upgrade() {
+            super::failed(&node, ticket, &stanza, &error);
+        }
+    }
+}

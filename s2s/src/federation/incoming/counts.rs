@@ -1,0 +1,245 @@
+//! Room: how many streams there are, from where and of whom, and whether there may be one more. Called by `Incoming` and by the tasks of streams, each of which
+//! has a [`Seat`] for as long as it lives.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::pace::Bucket;
+use crate::federation::settings::Limits;
+
+/// What is counted, for operators.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Streams, those that are cut and may be resumed among them.
+    pub streams: usize,
+    /// Of them, those that have proved nothing yet.
+    pub unproved: usize,
+    /// Streams of each domain that was proved.
+    pub domains: BTreeMap<String, usize>,
+    /// Why streams have ended so far, or never begun: a stream error's condition, or `closed`, `lost`, `resumed`, `tls`, `address`, `shutdown`;
+    /// and `dropped`, for elements that were not answered.
+    pub reasons: BTreeMap<&'static str, u64>,
+}
+
+#[derive(Debug)]
+struct Domain {
+    streams: usize,
+    bucket: Bucket,
+}
+
+/// All counts.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    inner: Mutex<Inner>,
+    /// Told when the last stream has gone.
+    gone: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    streams: usize,
+    unproved: HashMap<IpAddr, usize>,
+    domains: HashMap<String, Domain>,
+    reasons: BTreeMap<&'static str, u64>,
+}
+
+/// Why there is no seat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Full {
+    /// Too many streams (`streams_max`): the peer is told.
+    Streams,
+    /// Too many from there (`unproved_per_address_max`): it is not worth a word.
+    Address,
+}
+
+impl Counts {
+    pub(super) fn seat(
+        self: &Arc<Self>,
+        address: IpAddr,
+        limits: &Limits,
+        now: Instant,
+    ) -> Result<Seat, Full> {
+        let address = address.to_canonical();
+        let mut inner = self.inner.lock();
+        let from_there = inner.unproved.get(&address).copied().unwrap_or_default();
+        let full = if from_there >= limits.unproved_per_address_max {
+            Some((Full::Address, "address"))
+        } else if inner.streams >= limits.streams_max {
+            Some((Full::Streams, "resource-constraint"))
+        } else {
+            None
+        };
+        if let Some((full, reason)) = full {
+            *inner.reasons.entry(reason).or_default() += 1;
+            return Err(full);
+        }
+        inner.streams += 1;
+        *inner.unproved.entry(address).or_default() += 1;
+        drop(inner);
+        Ok(Seat {
+            counts: self.clone(),
+            unproved: Some(address),
+            domains: Vec::new(),
+            bucket: Bucket::new(now),
+        })
+    }
+
+    pub(super) fn count(&self, reason: &'static str) {
+        *self.inner.lock().reasons.entry(reason).or_default() += 1;
+    }
+
+    pub(super) fn status(&self) -> Status {
+        let inner = self.inner.lock();
+        let domains = inner.domains.iter().map(|(name, domain)| (name.clone(), domain.streams));
+        Status {
+            streams: inner.streams,
+            unproved: inner.unproved.values().sum(),
+            domains: domains.collect(),
+            reasons: inner.reasons.clone(),
+        }
+    }
+
+    /// Waits until there is no stream any more.
+    pub(super) async fn empty(&self) {
+        loop {
+            let gone = self.gone.notified();
+            if self.inner.lock().streams == 0 {
+                return;
+            }
+            gone.await;
+        }
+    }
+}
+
+/// A stream's place. Dropping it makes room.
+#[derive(Debug)]
+pub(super) struct Seat {
+    counts: Arc<Counts>,
+    /// Counted as one that has proved nothing, from there.
+    unproved: Option<IpAddr>,
+    /// Counted as one of these; the first pays for what it sends.
+    domains: Vec<String>,
+    /// What it may send before it has proved anything.
+    bucket: Bucket,
+}
+
+impl Seat {
+    /// The stream has proved a domain. False: that domain has too many (`streams_per_domain_max`).
+    pub(super) fn accepted(&mut self, domain: &str, limits: &Limits, now: Instant) -> bool {
+        let mut inner = self.counts.inner.lock();
+        release(&mut inner.unproved, self.unproved.take());
+        if self.domains.iter().any(|one| one == domain) {
+            return true;
+        }
+        let counted = inner
+            .domains
+            .entry(domain.to_owned())
+            .or_insert_with(|| Domain { streams: 0, bucket: Bucket::new(now) });
+        counted.streams += 1;
+        self.domains.push(domain.to_owned());
+        counted.streams <= limits.streams_per_domain_max
+    }
+
+    /// Whose rate counts.
+    pub(super) fn payer(&self) -> Option<&str> {
+        self.domains.first().map(String::as_str)
+    }
+
+    /// So much was read. How long until more may be.
+    pub(super) fn pay(&mut self, bytes: usize, per_second: u64, now: Instant) -> Duration {
+        if let Some(name) = self.domains.first()
+            && let Some(domain) = self.counts.inner.lock().domains.get_mut(name)
+        {
+            return domain.bucket.take(bytes, per_second, now);
+        }
+        self.bucket.take(bytes, per_second, now)
+    }
+
+    /// Its connection is lost: it is not one of its domains' streams any more.
+    pub(super) fn lost(&mut self) {
+        let mut inner = self.counts.inner.lock();
+        release(&mut inner.unproved, self.unproved.take());
+        for name in self.domains.drain(..) {
+            let Some(domain) = inner.domains.get_mut(&name) else { continue };
+            domain.streams -= 1;
+            if domain.streams == 0 {
+                inner.domains.remove(&name);
+            }
+        }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.lost();
+        let mut inner = self.counts.inner.lock();
+        inner.streams -= 1;
+        if inner.streams == 0 {
+            self.counts.gone.notify_waiters();
+        }
+    }
+}
+
+fn release(unproved: &mut HashMap<IpAddr, usize>, address: Option<IpAddr>) {
+    let Some(address) = address else { return };
+    let Some(count) = unproved.get_mut(&address) else { return };
+    *count -= 1;
+    if *count == 0 {
+        unproved.remove(&address);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::federation::incoming::tests::settings;
+
+    #[tokio::test]
+    async fn each_bound_holds_and_each_seat_is_given_back() {
+        let limits = Limits { streams_max: 4, ..settings().limits }; // and 3 from an address, 3 of a domain
+        let (counts, now) = (Arc::new(Counts::default()), Instant::now());
+        let [here, there] = [IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2])];
+        let mut seats: Vec<_> =
+            (0..3).map(|_| counts.seat(here, &limits, now).expect("room")).collect();
+        assert_eq!(counts.seat(here, &limits, now).err(), Some(Full::Address));
+        let mapped = "::ffff:10.0.0.1".parse().expect("an address");
+        assert_eq!(counts.seat(mapped, &limits, now).err(), Some(Full::Address));
+        assert!(seats[0].accepted("a.example", &limits, now));
+        assert!(seats[0].accepted("b.example", &limits, now));
+        assert!(seats[0].accepted("a.example", &limits, now));
+        seats.push(counts.seat(here, &limits, now).expect("one has proved who it is"));
+        assert_eq!(counts.seat(there, &limits, now).err(), Some(Full::Streams));
+        assert!(seats[1].accepted("a.example", &limits, now));
+        assert!(seats[2].accepted("a.example", &limits, now));
+        assert!(!seats[3].accepted("a.example", &limits, now), "one too many");
+        let status = counts.status();
+        assert_eq!((status.streams, status.unproved, status.domains["a.example"]), (4, 0, 4));
+        assert_eq!((status.reasons["address"], status.reasons["resource-constraint"]), (2, 1));
+        seats[0].lost();
+        assert_eq!(counts.status().domains.get("b.example"), None);
+        seats.clear();
+        counts.empty().await;
+        assert_eq!(Status { reasons: BTreeMap::new(), ..counts.status() }, Status::default());
+    }
+
+    #[test]
+    fn all_streams_of_a_domain_pay_from_one_bucket() {
+        let (limits, now) = (settings().limits, Instant::now());
+        let counts = Arc::new(Counts::default());
+        let seat =
+            |from: u8| counts.seat(IpAddr::from([10, 0, 0, from]), &limits, now).expect("room");
+        let (mut one, mut other, mut third) = (seat(1), seat(2), seat(3));
+        assert!(
+            one.accepted("a.example", &limits, now) && other.accepted("a.example", &limits, now)
+        );
+        assert_eq!(one.pay(1000, 1000, now), Duration::ZERO);
+        assert_eq!(other.pay(1000, 1000, now), Duration::from_secs(1));
+        assert_eq!(third.pay(1000, 1000, now), Duration::ZERO);
+        assert_eq!((other.payer(), third.payer()), (Some("a.example"), None));
+    }
+}

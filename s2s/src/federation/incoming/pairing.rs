@@ -1,0 +1,173 @@
+//! Room: dialback on an incoming stream, part of the machine: as receiving server (XEP-0220 §2.2.1), with the shortcut of XEP-0344 §2.4 for domains that
+//! the certificate proves, and as authoritative server (§2.2.2). Any number of pairs on one stream, up to its bound (§2.6).
+
+use xmpp::{Element, StreamError};
+
+use super::machine::Machine;
+use super::turns::{House, Output};
+use crate::federation::dialback::{self, Dialback, DialbackError, Outcome, Pair, Step, Verify};
+use crate::federation::policy::{Certificate, Tls};
+
+/// A request of the peer's that is not answered yet.
+#[derive(Debug)]
+pub(super) struct Asked {
+    verify: Verify,
+    /// What is waited for: what the certificate proves, or what the authoritative server says.
+    by: By,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum By {
+    Certificate,
+    Server,
+}
+
+fn answer(pair: &Pair, outcome: Outcome) -> Output {
+    let dialback = Dialback { pair: pair.reversed(), step: Step::Answer(outcome) };
+    Output::Send(dialback.to_bytes().into())
+}
+
+fn refuse(pair: &Pair, error: DialbackError) -> Output {
+    answer(pair, Outcome::Error(error))
+}
+
+impl Machine {
+    pub(super) fn dialback(
+        &mut self,
+        house: &dyn House,
+        element: &Element,
+        out: &mut Vec<Output>,
+    ) -> Result<(), StreamError> {
+        let Dialback { pair, step } = Dialback::read(element)?;
+        match step {
+            Step::Result { key } => self.request(house, pair, key, out)?,
+            Step::Verify { id, key } => {
+                let outcome = verify(house, &pair, &id, &key);
+                let step = Step::Verified { id, outcome };
+                out.push(Output::Send(Dialback { pair: pair.reversed(), step }.to_bytes().into()));
+            }
+            // S-054, B-199: we ask nothing on a stream of theirs, so nothing can be an answer (XEP-0220 §3.1).
+            Step::Verified { .. } => out.push(Output::Dropped("db:verify that nobody asked for")),
+            Step::Answer(_) => out.push(Output::Dropped("db:result that nobody asked for")),
+        }
+        Ok(())
+    }
+
+    /// The peer wants to send from a domain of its to one of ours.
+    fn request(
+        &mut self,
+        house: &dyn House,
+        pair: Pair,
+        key: String,
+        out: &mut Vec<Output>,
+    ) -> Result<(), StreamError> {
+        if house.is_ours(&pair.from) {
+            return Err(StreamError::invalid_from()); // B-194
+        }
+        let policy = house.policy(&pair.from);
+        let error = if !house.is_ours(&pair.to) {
+            Some(DialbackError::ItemNotFound)
+        } else if !policy.allow || (policy.tls == Tls::Required && self.tls.is_none()) {
+            Some(DialbackError::PolicyViolation)
+        } else if self.proved.has(&pair) {
+            out.push(answer(&pair, Outcome::Valid));
+            return Ok(());
+        } else if self.asked.iter().any(|asked| asked.verify.pair == pair) {
+            return Ok(()); // It is being looked at, and there will be an answer.
+        } else if self.proved.len() + self.asked.len() >= self.settings.limits.pairs_per_stream_max
+        {
+            Some(DialbackError::ResourceConstraint)
+        } else {
+            None
+        };
+        if let Some(error) = error {
+            out.push(refuse(&pair, error));
+            return Ok(());
+        }
+        let verify = Verify { pair, id: self.stream_id.clone(), key };
+        if self.tls == Some(true) {
+            // XEP-0344 §2.4: now, not only when the stream began.
+            out.push(Output::Prove(verify.pair.from.clone()));
+            self.asked.push(Asked { verify, by: By::Certificate });
+        } else if let Some(asked) = ask_server(house, verify, out) {
+            self.asked.push(asked);
+        }
+        Ok(())
+    }
+
+    /// It is known what the certificate says of that domain.
+    pub(super) fn proved_domain(
+        &mut self,
+        house: &dyn House,
+        domain: &str,
+        good: bool,
+        out: &mut Vec<Output>,
+    ) {
+        let waits =
+            |asked: &mut Asked| asked.by == By::Certificate && asked.verify.pair.from == domain;
+        let waiting: Vec<_> = self.asked.extract_if(.., waits).collect();
+        for Asked { verify, .. } in waiting {
+            if good {
+                out.push(answer(&verify.pair, Outcome::Valid));
+                self.accept(&verify.pair, out);
+            } else if let Some(asked) = ask_server(house, verify, out) {
+                self.asked.push(asked);
+            }
+        }
+    }
+
+    /// The authoritative server has answered, or nobody has.
+    pub(super) fn verified(
+        &mut self,
+        ask: &Verify,
+        said: Result<bool, DialbackError>,
+        out: &mut Vec<Output>,
+    ) {
+        let mut is_it = |asked: &mut Asked| asked.by == By::Server && asked.verify == *ask;
+        if self.asked.extract_if(.., &mut is_it).next().is_none() {
+            return out.push(Output::Dropped("an answer about a key of another stream"));
+        }
+        match said {
+            Ok(true) => {
+                out.push(answer(&ask.pair, Outcome::Valid));
+                self.accept(&ask.pair, out);
+            }
+            // Somebody pretends (XEP-0220 §2.2.1): the stream ends, unless it has honest users too (§2.1.2).
+            Ok(false) if self.proved.is_empty() => {
+                out.push(answer(&ask.pair, Outcome::Invalid));
+                self.end(None, out);
+            }
+            Ok(false) => out.push(refuse(&ask.pair, DialbackError::Forbidden)),
+            Err(error) => out.push(refuse(&ask.pair, error)),
+        }
+    }
+}
+
+/// The certificate says nothing: what the authoritative server says counts, where that is enough.
+fn ask_server(house: &dyn House, verify: Verify, out: &mut Vec<Output>) -> Option<Asked> {
+    if house.policy(&verify.pair.from).certificate == Certificate::Required {
+        out.push(refuse(&verify.pair, DialbackError::NotAuthorized));
+        return None;
+    }
+    if verify.key.is_empty() {
+        out.push(refuse(&verify.pair, DialbackError::NotAcceptable));
+        return None;
+    }
+    out.push(Output::Verify(verify.clone()));
+    Some(Asked { verify, by: By::Server })
+}
+
+/// Whether a key that somebody was shown is ours. `pair` is from who asks to whom of us.
+fn verify(house: &dyn House, pair: &Pair, id: &str, key: &str) -> Outcome {
+    if !house.is_ours(&pair.to) {
+        return Outcome::Error(DialbackError::ItemNotFound);
+    }
+    if !house.policy(&pair.from).allow {
+        return Outcome::Error(DialbackError::PolicyViolation);
+    }
+    match house.dialback_secret() {
+        Some(secret) if dialback::is_key(&secret, &pair.from, &pair.to, id, key) => Outcome::Valid,
+        Some(_) => Outcome::Invalid,
+        None => Outcome::Error(DialbackError::InternalServerError),
+    }
+}

@@ -1,0 +1,124 @@
+//! Room `federation::outgoing`: our stanzas over streams that peers have opened to us (XEP-0288), as [`Bidi`] hands them over. Called by `incoming`, through
+//! `mod`; takes from `pool`.
+//!
+//! Such a stream is one more way of a pair. A small task moves what waits into its bounded queue; what was moved is remembered until it has arrived, and goes back
+//! to its queue, in order, when the stream ends before.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::Shared;
+use super::failure::Failure;
+use super::peer::{Sent, StreamId};
+use crate::federation::Ticket;
+use crate::federation::bidi::Back;
+use crate::federation::dialback::Pair;
+
+/// Stanzas moved at a time.
+const BATCH_ITEMS: usize = 256;
+/// Bytes moved at a time, about.
+const BATCH_BYTES: usize = 256 << 10;
+
+/// The streams of peers that take our stanzas. One may speak for several of their domains: each is a way of its own.
+#[derive(Debug, Default)]
+pub(super) struct Backs(Mutex<HashMap<u64, Vec<Arc<Way>>>>);
+
+/// One domain of a peer's on one stream of it.
+#[derive(Debug)]
+struct Way {
+    id: StreamId,
+    theirs: Arc<str>,
+    /// What was moved and has not arrived, oldest first.
+    moved: Mutex<VecDeque<Sent>>,
+}
+
+/// From now on stanzas of the pair may go over that stream.
+pub(super) fn opened(shared: &Arc<Shared>, pair: &Pair, back: &Back) {
+    let mut all = shared.backs.0.lock();
+    let ways = all.entry(back.stream).or_default();
+    let known = ways.iter().find(|way| *way.theirs == *pair.to).map(|way| way.id);
+    let (id, theirs, bell) = shared.pool(|pool| pool.opened_back(&pair.to, &pair.from, known));
+    let Some(bell) = bell else { return };
+    let way = Arc::new(Way { id, theirs, moved: Mutex::default() });
+    ways.push(way.clone());
+    tokio::spawn(run(shared.clone(), way, back.clone(), bell));
+}
+
+/// The peer has these.
+pub(super) fn delivered(shared: &Shared, stream: u64, tickets: &[Ticket]) {
+    let ways = shared.backs.0.lock().get(&stream).cloned().unwrap_or_default();
+    for way in ways {
+        let arrived: Vec<Sent> = {
+            let mut moved = way.moved.lock();
+            let taken = std::mem::take(&mut *moved);
+            let (arrived, left): (VecDeque<_>, VecDeque<_>) =
+                taken.into_iter().partition(|sent| tickets.contains(&sent.item.ticket));
+            *moved = left;
+            arrived.into()
+        };
+        if !arrived.is_empty() {
+            shared.pool(|pool| pool.delivered(&way.theirs, way.id, &arrived));
+        }
+    }
+    shared.user.delivered(tickets);
+}
+
+/// The stream has ended for good: what it had and was not delivered goes another way.
+pub(super) fn closed(shared: &Shared, stream: u64) {
+    let ways = shared.backs.0.lock().remove(&stream).unwrap_or_default();
+    ways.iter().for_each(|way| way.end(shared));
+}
+
+impl Way {
+    fn end(&self, shared: &Shared) {
+        let (now, timers) = (Instant::now().into_std(), shared.settings().timers);
+        let moved = std::mem::take(&mut *self.moved.lock());
+        shared.pool(|pool| {
+            pool.back(&self.theirs, moved);
+            pool.ended(&self.theirs, self.id, &Failure::Done, now, &timers, super::chance());
+        });
+    }
+}
+
+/// Moves what waits, as long as the stream takes it.
+async fn run(shared: Arc<Shared>, way: Arc<Way>, back: Back, bell: Arc<Notify>) {
+    loop {
+        let room = back.queue.capacity().min(BATCH_ITEMS);
+        if room == 0 {
+            if back.queue.reserve().await.is_err() {
+                break;
+            }
+            continue;
+        }
+        let (now, timers) = (Instant::now().into_std(), shared.settings().timers);
+        let sent = {
+            // Remembered before anybody can say that it has arrived.
+            let mut moved = way.moved.lock();
+            let sent = shared
+                .pool(|pool| pool.take(&way.theirs, way.id, (room, BATCH_BYTES), now, &timers));
+            moved.extend(sent.iter().cloned());
+            sent
+        };
+        if sent.is_empty() {
+            tokio::select! {
+                () = bell.notified() => continue,
+                () = back.queue.closed() => break,
+            }
+        }
+        let is_taken = sent.into_iter().all(|Sent { item, .. }| {
+            // Nobody else fills it, so there is room.
+            back.queue.try_send((item.ticket, item.stanza)).is_ok()
+        });
+        if !is_taken {
+            break;
+        }
+    }
+    // Whoever closed it has taken back what was moved until then; this is what was moved since.
+    if back.queue.is_closed() {
+        way.end(&shared);
+    }
+}

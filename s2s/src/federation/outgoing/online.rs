@@ -1,0 +1,297 @@
+//! Room `federation::outgoing`: what a stream that stands says besides stanzas: stream management (XEP-0198), further pairs (XEP-0220 §2.6.1), and what the
+//! peer may ask for when it sends on the stream too (XEP-0288). A value: an element goes in, what to do comes out. Called by `driver`.
+//!
+//! Answers that nobody asked for are dropped (XEP-0220 §4.1, bad-inputs S-054). Requests for dialback from the peer are taken only where it may send, and its
+//! keys are verified over another stream (XEP-0288 §2.2).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use xmpp::sm::{Malformed, Nonza};
+use xmpp::stream::features::is_features;
+use xmpp::{Element, StreamError, ns};
+
+use super::failure::Failure;
+use super::machine::{self, Established};
+use super::peer::Sent;
+use super::session::{Phase, Resumable, Session};
+use crate::federation::dialback::{self, Dialback, DialbackError, Outcome, Pair, Step, Verify};
+use crate::federation::pairs::Pairs;
+use crate::federation::wire::unknown;
+
+/// What to do, in order.
+#[derive(Debug)]
+pub(super) enum Todo {
+    /// Write these bytes.
+    Put(Vec<u8>),
+    /// These have arrived.
+    Arrived(Vec<Sent>),
+    /// These go back to their queues, to be sent again as something new.
+    Back(Vec<Sent>),
+    /// Write everything that is not acknowledged once more: the stream is resumed.
+    Resend,
+    /// Stanzas of this pair of ours may go, or may not.
+    Answered(Arc<str>, Result<(), Failure>),
+    /// The peer wants to send for another domain of its own: have its key verified, then tell [`Online::verified`].
+    Verify(Verify),
+}
+
+/// What is asked of the peer's requests; `driver` knows.
+pub(super) struct Rules<'a> {
+    /// Of our dialback keys.
+    pub(super) secret: Option<[u8; 32]>,
+    /// Whether a domain is ours.
+    pub(super) is_ours: &'a dyn Fn(&str) -> bool,
+    /// Whether policy lets that domain prove itself by dialback on a stream that has TLS, or not.
+    pub(super) dialback: &'a dyn Fn(&str, bool) -> Result<(), DialbackError>,
+    /// Pairs on one stream.
+    pub(super) pairs_max: usize,
+}
+
+/// A stream that stands, on its present connection.
+#[derive(Debug)]
+pub(super) struct Online {
+    theirs: Arc<str>,
+    /// Our domains whose stanzas may go.
+    ours: Vec<Arc<str>>,
+    pub(super) established: Established,
+    /// Asked for, and since when.
+    asking: BTreeMap<Arc<str>, Instant>,
+    /// What the peer may send.
+    pub(super) proved: Pairs,
+    /// Pairs of the peer that are being verified.
+    verifying: Vec<Pair>,
+}
+
+impl Online {
+    /// For the pair that it was opened for.
+    pub(super) fn new(ours: Arc<str>, theirs: Arc<str>, established: Established) -> Online {
+        let mut proved = Pairs::default();
+        if established.bidi {
+            // Whom we called, by the name that we called: as far as `machine` believed it.
+            proved.add(&Pair::new(&theirs, &ours));
+        }
+        let (asking, verifying) = (BTreeMap::new(), Vec::new());
+        Online { theirs, ours: vec![ours], established, asking, proved, verifying }
+    }
+
+    /// The first words.
+    pub(super) fn start(&mut self, session: &mut Session) -> Vec<Todo> {
+        if !self.established.sm {
+            return vec![Todo::Back(session.begin_anew())];
+        }
+        match session.resumable.take() {
+            Some(Resumable { id, .. }) => {
+                session.phase = Phase::Resuming;
+                let h = session.received.handled();
+                vec![put(&Nonza::Resume { previd: id, h })]
+            }
+            None => {
+                let back = session.begin_anew();
+                session.phase = Phase::Enabling;
+                vec![Todo::Back(back), put(&Nonza::Enable { resume: true, max: None })]
+            }
+        }
+    }
+
+    /// Asks that stanzas of ours may go too. Nothing while the stream itself is not ready.
+    pub(super) fn ask(
+        &mut self,
+        ours: &Arc<str>,
+        secret: Option<[u8; 32]>,
+        session: &Session,
+        now: Instant,
+    ) -> Option<Todo> {
+        let is_ready = matches!(session.phase, Phase::On | Phase::Off);
+        if !is_ready || self.asking.contains_key(ours) {
+            return None;
+        }
+        let id = self.established.stream_id.as_deref().filter(|_| self.established.takes_more);
+        let (Some(secret), Some(id)) = (secret, id) else {
+            return Some(Todo::Answered(ours.clone(), Err(Failure::NoWay)));
+        };
+        self.asking.insert(ours.clone(), now);
+        Some(Todo::Put(machine::ask(&secret, &Pair::new(ours, &self.theirs), id)))
+    }
+
+    /// Those asked for that have had no answer for so long.
+    pub(super) fn overdue(&mut self, now: Instant, longest: Duration) -> Vec<Todo> {
+        let late = |(_, since): &(&Arc<str>, &Instant)| **since + longest <= now;
+        let late: Vec<Arc<str>> = self.asking.iter().filter(late).map(|(o, _)| o.clone()).collect();
+        let overdue = late.into_iter().map(|ours| {
+            self.asking.remove(&ours);
+            Todo::Answered(ours, Err(Failure::Deadline))
+        });
+        overdue.collect()
+    }
+
+    /// When [`Online::overdue`] has something.
+    pub(super) fn overdue_at(&self, longest: Duration) -> Option<Instant> {
+        self.asking.values().min().map(|since| *since + longest)
+    }
+
+    /// Takes an element that is no stanza.
+    pub(super) fn element(
+        &mut self,
+        element: &Element,
+        session: &mut Session,
+        rules: &Rules<'_>,
+        now: Instant,
+    ) -> Result<Vec<Todo>, Failure> {
+        if let Some(error) = StreamError::from_element(element) {
+            return Err(Failure::Peer(error));
+        }
+        if let Some(nonza) = Nonza::parse(element) {
+            return match nonza {
+                Ok(nonza) => Self::managed(nonza, session, now),
+                Err(Malformed::Stream(error)) => Err(Failure::Protocol(error)),
+                Err(Malformed::Failed(condition)) => {
+                    Ok(vec![put(&Nonza::Failed { condition, h: None })])
+                }
+            };
+        }
+        if element.ns() == ns::DIALBACK {
+            let dialback = Dialback::read(element).map_err(Failure::Protocol)?;
+            return Ok(self.dialback(dialback, rules).into_iter().collect());
+        }
+        // Some say them again when a pair is added.
+        if is_features(element) {
+            return Ok(Vec::new());
+        }
+        Err(Failure::Protocol(unknown(element)))
+    }
+
+    fn managed(nonza: Nonza, session: &mut Session, now: Instant) -> Result<Vec<Todo>, Failure> {
+        match (nonza, session.phase) {
+            (Nonza::Enabled { id, max, .. }, Phase::Enabling) => {
+                session.phase = Phase::On;
+                let max = max.map(|seconds| Duration::from_secs(seconds.into()));
+                session.resumable = id.map(|id| Resumable { id, max });
+                Ok(Vec::new())
+            }
+            (Nonza::Failed { .. }, Phase::Enabling) => {
+                session.phase = Phase::Off;
+                Ok(Vec::new())
+            }
+            (Nonza::Resumed { previd, h }, Phase::Resuming) => {
+                session.phase = Phase::On;
+                let arrived =
+                    session.acked(h, now).map_err(|high| Failure::Protocol(high.error()))?;
+                session.resumable = Some(Resumable { id: previd, max: None });
+                Ok(vec![Todo::Arrived(arrived), Todo::Resend])
+            }
+            (Nonza::Failed { h, .. }, Phase::Resuming) => {
+                // It may still know how far it came (XEP-0198 §5); an impossible count is no news.
+                let arrived = h.and_then(|h| session.acked(h, now).ok()).unwrap_or_default();
+                let back = session.begin_anew();
+                session.phase = Phase::Enabling;
+                let enable = put(&Nonza::Enable { resume: true, max: None });
+                Ok(vec![Todo::Arrived(arrived), Todo::Back(back), enable])
+            }
+            (Nonza::Answer { h }, Phase::On) => {
+                let arrived =
+                    session.acked(h, now).map_err(|high| Failure::Protocol(high.error()))?;
+                Ok(vec![Todo::Arrived(arrived)])
+            }
+            (Nonza::Request, Phase::On) => Ok(vec![put(&Nonza::Answer { h: session.answer() })]),
+            // An acknowledgement that crossed our `<enable/>`, or a peer that manages its own half alone: nothing to us.
+            (Nonza::Answer { .. } | Nonza::Request, _) => Ok(Vec::new()),
+            _ => Err(Failure::Protocol(StreamError::unsupported_stanza_type())),
+        }
+    }
+
+    fn dialback(&mut self, dialback: Dialback, rules: &Rules<'_>) -> Option<Todo> {
+        let Dialback { pair, step } = dialback;
+        match step {
+            Step::Answer(outcome) => {
+                let (asked, _) = (*pair.from == *self.theirs)
+                    .then(|| self.asking.remove_entry(pair.to.as_str()))
+                    .flatten()?;
+                let answer = machine::verdict(outcome);
+                if answer.is_ok() {
+                    self.ours.push(asked.clone());
+                    if self.established.bidi {
+                        self.proved.add(&pair);
+                    }
+                }
+                Some(Todo::Answered(asked, answer))
+            }
+            Step::Verified { .. } => None,
+            Step::Result { key } => Some(match self.may_ask(&pair, rules) {
+                Ok(()) if self.proved.has(&pair) => self.verified(pair, Outcome::Valid),
+                Ok(()) => {
+                    self.verifying.push(pair.clone());
+                    // The id of the stream is the peer's own: it made it, and it made the key from it (XEP-0288 does not say otherwise).
+                    let id = self.established.stream_id.clone().unwrap_or_default();
+                    Todo::Verify(Verify { pair, id, key })
+                }
+                Err(error) => answer(pair, Outcome::Error(error)),
+            }),
+            Step::Verify { id, key } => {
+                let outcome = if !self.established.bidi {
+                    Outcome::Error(DialbackError::NotAllowed)
+                } else if !(rules.is_ours)(&pair.to) {
+                    Outcome::Error(DialbackError::ItemNotFound)
+                } else {
+                    match rules.secret {
+                        None => Outcome::Error(DialbackError::InternalServerError),
+                        Some(secret)
+                            if dialback::is_key(&secret, &pair.from, &pair.to, &id, &key) =>
+                        {
+                            Outcome::Valid
+                        }
+                        Some(_) => Outcome::Invalid,
+                    }
+                };
+                let step = Step::Verified { id, outcome };
+                Some(Todo::Put(Dialback { pair: pair.reversed(), step }.to_bytes()))
+            }
+        }
+    }
+
+    /// Whether the peer may ask for a further pair (XEP-0288 §2.2): to a domain that we have used on this stream, from one that is not ours.
+    fn may_ask(&self, pair: &Pair, rules: &Rules<'_>) -> Result<(), DialbackError> {
+        if !self.established.bidi {
+            return Err(DialbackError::NotAllowed);
+        }
+        if !self.ours.iter().any(|ours| **ours == *pair.to) {
+            return Err(DialbackError::ItemNotFound);
+        }
+        if (rules.is_ours)(&pair.from) {
+            return Err(DialbackError::PolicyViolation);
+        }
+        (rules.dialback)(&pair.from, self.established.is_tls)?;
+        if self.proved.len() + self.verifying.len() >= rules.pairs_max {
+            return Err(DialbackError::ResourceConstraint);
+        }
+        Ok(())
+    }
+
+    /// What came of [`Todo::Verify`].
+    pub(super) fn verified(&mut self, pair: Pair, outcome: Outcome) -> Todo {
+        self.verifying.retain(|other| *other != pair);
+        match outcome {
+            Outcome::Valid => drop(self.proved.add(&pair)),
+            // The stream carries other pairs: this one is refused, and they go on (XEP-0220 §2.1.2).
+            Outcome::Invalid => {
+                tracing::warn!(
+                    from = pair.from,
+                    to = pair.to,
+                    "a wrong dialback key on a stream of ours"
+                );
+                return answer(pair, Outcome::Error(DialbackError::Forbidden));
+            }
+            Outcome::Error(_) => {}
+        }
+        answer(pair, outcome)
+    }
+}
+
+fn answer(pair: Pair, outcome: Outcome) -> Todo {
+    Todo::Put(Dialback { pair: pair.reversed(), step: Step::Answer(outcome) }.to_bytes())
+}
+
+fn put(nonza: &Nonza) -> Todo {
+    Todo::Put(nonza.to_bytes())
+}

@@ -1,0 +1,231 @@
+//! Room `federation::outgoing`: what was sent on a stream and has not arrived yet, and what the peer sent us on it: stream management (XEP-0198) seen from the
+//! initiating entity. A value; outlives the connections of its stream. Called by `online` and `driver`.
+//!
+//! A peer with stream management acknowledges; what it has not acknowledged when the stream is cut is sent again on resumption, or, when that is refused, goes back
+//! to its queues. For a peer without, what has left our buffers has arrived, and what has not goes back: of a write that failed half-way some may come twice,
+//! but nothing is lost here.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use xmpp::sm::{Inbound, Outbound, TooHigh};
+
+use super::peer::Sent;
+use crate::federation::OnHandled;
+
+/// After an answer that did not acknowledge everything.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// How far stream management has come on the present connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// There is none.
+    Off,
+    /// `<enable/>` is sent.
+    Enabling,
+    /// `<resume/>` is sent.
+    Resuming,
+    On,
+}
+
+/// What the peer needs to be told to go on with a former stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Resumable {
+    pub(super) id: String,
+    /// How long the peer keeps it; `None`: it does not say.
+    pub(super) max: Option<Duration>,
+}
+
+/// One stream, over all its connections.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) phase: Phase,
+    managed: Outbound<Sent>,
+    /// Without stream management: what is not flushed, and where it ends in the bytes of the connection.
+    plain: VecDeque<(Sent, u64)>,
+    pub(super) resumable: Option<Resumable>,
+    /// Since when an acknowledgement is awaited.
+    pub(super) asked: Option<Instant>,
+    /// How many had been sent when we asked last, and when the answer came.
+    asked_for: Option<(u32, Option<Instant>)>,
+    /// The peer has asked when so many of its own had come, and was told less.
+    owed: Option<u64>,
+    pub(super) received: Arc<Received>,
+}
+
+impl Session {
+    pub(super) fn new(bell: Arc<Notify>) -> Session {
+        Session {
+            phase: Phase::Off,
+            // Bounded by how much is taken from the queues: see `room`.
+            managed: Outbound::new(usize::MAX, usize::MAX),
+            plain: VecDeque::new(),
+            resumable: None,
+            asked: None,
+            asked_for: None,
+            owed: None,
+            received: Received::new(bell),
+        }
+    }
+
+    /// How many stanzas may be sent now.
+    pub(super) fn room(&self, unacked_max: usize) -> usize {
+        match self.phase {
+            Phase::Enabling | Phase::Resuming => 0,
+            Phase::On => unacked_max.saturating_sub(self.managed.len()),
+            Phase::Off => unacked_max.saturating_sub(self.plain.len()),
+        }
+    }
+
+    /// This one is written; `position` is where it ends in the bytes of the connection.
+    pub(super) fn sent(&mut self, sent: Sent, position: u64) {
+        if self.phase == Phase::On {
+            let bytes = sent.item.bytes();
+            self.managed.push(sent, bytes).expect("it has no bound of its own");
+        } else {
+            self.plain.push_back((sent, position));
+        }
+    }
+
+    /// Everything up to there has left our buffers: what has thereby arrived.
+    pub(super) fn flushed(&mut self, position: u64) -> Vec<Sent> {
+        let count = self.plain.iter().take_while(|(_, end)| *end <= position).count();
+        self.plain.drain(..count).map(|(sent, _)| sent).collect()
+    }
+
+    /// The peer acknowledges: what has thereby arrived.
+    pub(super) fn acked(&mut self, h: u32, now: Instant) -> Result<Vec<Sent>, TooHigh> {
+        let arrived: Vec<Sent> = self.managed.acked(h)?.collect();
+        self.asked = None;
+        self.asked_for = self.asked_for.map(|(count, _)| (count, Some(now)));
+        Ok(arrived)
+    }
+
+    /// What the peer has not acknowledged, oldest first.
+    pub(super) fn unacked(&self) -> impl Iterator<Item = &Sent> {
+        self.managed.unacked()
+    }
+
+    /// Asks for an acknowledgement, if one should be asked for now.
+    pub(super) fn ask(&mut self, now: Instant) -> bool {
+        let asks = self.asks_at(now).is_some_and(|at| at <= now);
+        if asks {
+            self.asked = Some(now);
+            self.asked_for = Some((self.managed.sent(), None));
+        }
+        asks
+    }
+
+    /// When to ask. A peer that knows of all that was sent and has not handled it all says so by itself when it has, or is asked again after a while.
+    pub(super) fn asks_at(&self, now: Instant) -> Option<Instant> {
+        if self.phase != Phase::On || self.asked.is_some() || self.managed.is_empty() {
+            return None;
+        }
+        match self.asked_for {
+            Some((count, Some(answered))) if count == self.managed.sent() => {
+                Some(answered + ASK_AGAIN)
+            }
+            _ => Some(now),
+        }
+    }
+
+    /// The peer asks what is handled of its own: the `h` to answer. If that is not all, it is told once more when it is: see [`Session::settle`].
+    pub(super) fn answer(&mut self) -> u32 {
+        let inbound = self.received.inbound.lock();
+        self.owed = (inbound.first_open() < inbound.next()).then_some(inbound.next());
+        inbound.handled()
+    }
+
+    /// The `h` to tell the peer now, of what it asked for and was not told.
+    pub(super) fn settle(&mut self) -> Option<u32> {
+        let owed = self.owed?;
+        let inbound = self.received.inbound.lock();
+        if inbound.first_open() < owed {
+            return None;
+        }
+        self.owed = None;
+        (self.phase == Phase::On).then(|| inbound.handled())
+    }
+
+    /// Whether, without stream management, something has not left our buffers.
+    pub(super) fn has_unflushed(&self) -> bool {
+        !self.plain.is_empty()
+    }
+
+    /// Nothing is on the way.
+    pub(super) fn is_empty(&self) -> bool {
+        self.managed.is_empty() && self.plain.is_empty()
+    }
+
+    /// Everything on the way comes back, oldest first, and the counters begin anew.
+    pub(super) fn begin_anew(&mut self) -> Vec<Sent> {
+        self.phase = Phase::Off;
+        self.resumable = None;
+        (self.asked, self.asked_for, self.owed) = (None, None, None);
+        self.received = Received::new(self.received.bell.clone());
+        let managed = std::mem::replace(&mut self.managed, Outbound::new(usize::MAX, usize::MAX));
+        let plain = std::mem::take(&mut self.plain);
+        managed.into_unacked().chain(plain.into_iter().map(|(sent, _)| sent)).collect()
+    }
+
+    /// The connection is gone. What may be resumed stays; the rest comes back, oldest first.
+    pub(super) fn cut(&mut self) -> Vec<Sent> {
+        self.phase = Phase::Off;
+        (self.asked, self.asked_for, self.owed) = (None, None, None);
+        if self.resumable.is_none() {
+            return self.begin_anew();
+        }
+        Vec::new()
+    }
+
+    /// Until when it makes sense to try to resume: as long as the peer keeps the stream, and not beyond the time of what was sent first.
+    pub(super) fn resumable_until(
+        &self,
+        cut: Instant,
+        resume: Duration,
+        queue: Duration,
+    ) -> Option<Instant> {
+        let kept = self.resumable.as_ref()?.max.unwrap_or(resume).min(resume);
+        let first = self.managed.unacked().next().map(|sent| sent.item.since + queue);
+        Some(first.into_iter().chain([cut + kept]).min().unwrap_or(cut))
+    }
+}
+
+/// What the peer sent on this stream (XEP-0288), until it is handled.
+#[derive(Debug)]
+pub(super) struct Received {
+    inbound: Mutex<Inbound>,
+    bell: Arc<Notify>,
+}
+
+impl Received {
+    fn new(bell: Arc<Notify>) -> Arc<Received> {
+        Arc::new(Received { inbound: Mutex::default(), bell })
+    }
+
+    /// One more has come; its number.
+    pub(super) fn begin(&self) -> u64 {
+        self.inbound.lock().begin()
+    }
+
+    /// How many are not handled yet.
+    pub(super) fn open(&self) -> usize {
+        let inbound = self.inbound.lock();
+        usize::try_from(inbound.next() - inbound.first_open()).unwrap_or(usize::MAX)
+    }
+
+    /// The `h` to tell the peer.
+    pub(super) fn handled(&self) -> u32 {
+        self.inbound.lock().handled()
+    }
+}
+
+impl OnHandled for Received {
+    fn handled(&self, number: u64) {
+        self.inbound.lock().done(number);
+        self.bell.notify_one();
+    }
+}

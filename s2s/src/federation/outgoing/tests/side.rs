@@ -1,0 +1,103 @@
+//! What stands beside the streams: keys verified for others, and our stanzas over streams that peers have made.
+
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::world::{Connect, Find, Manners, World, refusal};
+use super::{message, ticket, timers};
+use crate::federation::bidi::{Back, Bidi};
+use crate::federation::dialback::{DialbackError, Outcome, Pair, Verifier, Verify};
+
+fn question(id: &str) -> Verify {
+    let pair = Pair::new("montague.example", "capulet.example");
+    Verify { pair, id: id.to_owned(), key: "b483".to_owned() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_authoritative_server_is_asked_and_its_word_counts() {
+    // B-202.
+    let ok = Manners::default();
+    let verify = |outcome| Manners { verify: outcome, ..Manners::default() };
+    for (manners, expected) in [
+        (ok.clone(), Ok(true)),
+        (verify(Some(Outcome::Invalid)), Ok(false)),
+        (
+            verify(Some(refusal(DialbackError::ItemNotFound))),
+            Err(DialbackError::RemoteServerNotFound),
+        ),
+        (verify(None), Err(DialbackError::RemoteServerTimeout)),
+        (
+            Manners { connect: Connect::Refuses, ..ok.clone() },
+            Err(DialbackError::RemoteConnectionFailed),
+        ),
+        (
+            Manners { connect: Connect::Silent, ..ok.clone() },
+            Err(DialbackError::RemoteServerTimeout),
+        ),
+        (Manners { find: Find::NotFound, ..ok.clone() }, Err(DialbackError::RemoteServerNotFound)),
+        (Manners { closes_after_tls: true, ..ok.clone() }, Err(DialbackError::RemoteServerTimeout)),
+    ] {
+        let world = World::new(manners.clone());
+        let outgoing = world.outgoing();
+        let began = Instant::now();
+        assert_eq!(outgoing.verify(question("1")).await, expected, "{manners:?}");
+        assert!(began.elapsed() <= timers().negotiate);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn questions_share_a_connection_while_there_is_one() {
+    let world = World::new(Manners::default());
+    let outgoing = world.outgoing();
+    let answers =
+        futures_util::future::join_all(["1", "2", "2"].map(|id| outgoing.verify(question(id))));
+    assert_eq!(answers.await, [Ok(true), Ok(true), Ok(true)]);
+    assert_eq!(outgoing.verify(question("3")).await, Ok(true));
+    assert_eq!(world.seen.lock().attempts.len(), 1);
+    let asked = &world.seen.lock().dialback[0].clone();
+    assert_eq!(asked, "verify capulet.example montague.example 1 b483");
+    world.until("closed when nothing is asked", |seen| seen.closed == 1).await;
+    assert_eq!(outgoing.verify(question("4")).await, Ok(true));
+    assert_eq!(world.seen.lock().attempts.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_of_the_peer_takes_our_stanzas_while_it_stands() {
+    let world = World::new(Manners::default());
+    let outgoing = world.outgoing();
+    let (queue, mut queued) = mpsc::channel(4);
+    let back = Back { stream: 1, queue };
+    outgoing.opened(Pair::new("capulet.example", "montague.example"), &back);
+    for order in 0..10 {
+        outgoing.send(ticket(order), message(order, "romeo@montague.example")).expect("room");
+    }
+    for order in 0..3 {
+        let (ticket, stanza) = queued.recv().await.expect("it comes");
+        assert_eq!(
+            (ticket.order, stanza.id().as_deref()),
+            (order, Some(order.to_string().as_str()))
+        );
+    }
+    outgoing.delivered(1, &[ticket(0), ticket(1)]);
+    assert_eq!(world.seen.lock().delivered, [0, 1]);
+    assert!(world.seen.lock().attempts.is_empty());
+    // It ends: what is not delivered goes on a stream of our own, in order.
+    queued.close();
+    let mut rest = vec![(ticket(2), message(2, "romeo@montague.example"))];
+    while let Some(left) = queued.recv().await {
+        rest.push(left);
+    }
+    outgoing.closed(1, rest);
+    world.until("delivered", |seen| seen.delivered.len() == 10).await;
+    let seen = world.seen.lock();
+    assert_eq!(seen.delivered, (0..10).collect::<Vec<_>>());
+    assert_eq!(
+        seen.arrived.iter().map(|(order, _)| *order).collect::<Vec<_>>(),
+        (2..10).collect::<Vec<_>>()
+    );
+    drop(seen);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(outgoing.queued_bytes(), 0);
+}

@@ -1,0 +1,222 @@
+//! Somebody at one domain writes to somebody at another while something happens; what was sent, came, and came back adds up in the end.
+//!
+//! Called by `trouble`. The writer's server has taken what it acknowledged (XEP-0198); the reader signs in again whenever its server has gone, and hears
+//! then what was kept for it. What came to the reader and what came back to the writer are all there is: the rest is lost, and lost is said.
+
+use pangaea_tests::client::{Client, Result, patience};
+use pangaea_tests::ledger::body;
+use std::collections::BTreeSet;
+use std::fmt;
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// The two.
+pub(crate) struct Writing {
+    enough: watch::Sender<bool>,
+    task: JoinHandle<Result<(Client, u64, BTreeSet<u64>)>>,
+    goal: watch::Sender<Option<Goal>>,
+    hearing: JoinHandle<Result<Heard>>,
+}
+
+#[derive(Clone, Debug)]
+struct Goal {
+    sent: u64,
+    returned: BTreeSet<u64>,
+}
+
+/// What came of it.
+#[derive(Debug, Default)]
+pub(crate) struct Account {
+    pub(crate) sent: u64,
+    pub(crate) delivered: u64,
+    /// Those that came more than once, counted each time.
+    pub(crate) again: u64,
+    /// Those that came back with an error.
+    pub(crate) returned: u64,
+    /// Neither came nor came back.
+    pub(crate) lost: Vec<u64>,
+    /// Both came and came back.
+    pub(crate) both: Vec<u64>,
+    /// Pairs in the wrong order, first appearances only.
+    pub(crate) disorder: Vec<(u64, u64)>,
+    pub(crate) gap: Duration,
+}
+
+impl fmt::Display for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} sent and acknowledged = {} delivered + {} returned + {} lost; {} again; at most {:.1} s without one",
+            self.sent,
+            self.delivered,
+            self.returned,
+            self.lost.len(),
+            self.again,
+            self.gap.as_secs_f64()
+        )
+    }
+}
+
+impl Account {
+    /// Whether it adds up: nothing lost, nothing in disorder, and none that is said not to have come has come.
+    pub(crate) fn verdict(&self) -> Result<()> {
+        let mut wrong = Vec::new();
+        if !self.lost.is_empty() {
+            wrong.push(format!("lost: {:?}", &self.lost[..self.lost.len().min(20)]));
+        }
+        wrong.extend(self.order().err());
+        if wrong.is_empty() { Ok(()) } else { Err(format!("{self}: {}", wrong.join("; "))) }
+    }
+
+    /// Whether what came, came in order, and only once if it did not come back.
+    pub(crate) fn order(&self) -> Result<()> {
+        if !self.disorder.is_empty() {
+            return Err(format!("{self}: out of order: {:?}", &self.disorder));
+        }
+        if !self.both.is_empty() {
+            return Err(format!("{self}: returned, but delivered too: {:?}", &self.both));
+        }
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+struct Heard {
+    first: Vec<u64>,
+    seen: BTreeSet<u64>,
+    again: u64,
+    gap: Duration,
+}
+
+impl Writing {
+    /// They begin, a message each `pause`. Both are online.
+    pub(crate) async fn begin(mut writer: Client, reader: Client, pause: Duration) -> Result<Self> {
+        writer.enable_sm(false).await?;
+        let to = reader.bare();
+        let (enough, said) = watch::channel(false);
+        let (goal, told) = watch::channel(None);
+        let task = tokio::spawn(write(writer, to, pause, said));
+        let hearing = tokio::spawn(hear(reader, told));
+        Ok(Self { enough, task, goal, hearing })
+    }
+
+    /// No more is written.
+    pub(crate) fn enough(&self) {
+        self.enough.send_replace(true);
+    }
+
+    /// No more is written; what is under way may take `within`.
+    pub(crate) async fn end(self, within: Duration) -> Result<Account> {
+        self.enough();
+        let (mut writer, sent, mut returned) = self.task.await.map_err(|e| e.to_string())??;
+        let deadline = Instant::now() + within;
+        self.goal.send_replace(Some(Goal { sent, returned: returned.clone() }));
+        while !self.hearing.is_finished() && Instant::now() < deadline {
+            let back = writer.wait_for_within(Duration::from_millis(100), "", is_returned).await;
+            if let Ok(back) = back {
+                returned.extend(number(&back));
+                self.goal.send_replace(Some(Goal { sent, returned: returned.clone() }));
+            }
+        }
+        // Whoever waits for more waits in vain.
+        self.goal.send_replace(Some(Goal { sent: 0, returned: returned.clone() }));
+        let heard = self.hearing.await.map_err(|e| e.to_string())??;
+        returned.extend(writer.drain().iter().filter(|e| is_returned(e)).filter_map(number));
+        let missing = |n: &u64| !heard.seen.contains(n) && !returned.contains(n);
+        let disorder = heard.first.windows(2).filter(|two| two[1] < two[0]);
+        Ok(Account {
+            sent,
+            delivered: heard.seen.len() as u64,
+            again: heard.again,
+            returned: returned.len() as u64,
+            lost: (0..sent).filter(missing).collect(),
+            both: returned.intersection(&heard.seen).copied().collect(),
+            disorder: disorder.map(|two| (two[0], two[1])).collect(),
+            gap: heard.gap,
+        })
+    }
+}
+
+fn is_returned(e: &pangaea_tests::xml::Element) -> bool {
+    e.name == "message" && e.attr("type") == Some("error")
+}
+
+fn number(e: &pangaea_tests::xml::Element) -> Option<u64> {
+    e.attr("id")?.strip_prefix('n')?.parse().ok()
+}
+
+async fn write(
+    mut writer: Client,
+    to: String,
+    pause: Duration,
+    said: watch::Receiver<bool>,
+) -> Result<(Client, u64, BTreeSet<u64>)> {
+    let (mut sent, mut returned) = (0, BTreeSet::new());
+    let mut pace = tokio::time::interval(pause);
+    pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    while !*said.borrow() {
+        let text = body("writer", sent);
+        let stanza =
+            format!("<message to='{to}' type='chat' id='n{sent}'><body>{text}</body></message>");
+        writer.send(&stanza).await?;
+        sent += 1;
+        pace.tick().await;
+        returned.extend(writer.drain().iter().filter(|e| is_returned(e)).filter_map(number));
+    }
+    // Where what goes to another domain is acknowledged when that has it, this takes as long as all of it.
+    for tries in 0.. {
+        match writer.wait_acked().await {
+            Ok(()) => break,
+            Err(e) if tries == 8 || !writer.is_connected() => return Err(e),
+            Err(_) => {}
+        }
+    }
+    Ok((writer, sent, returned))
+}
+
+/// Hears until all that was sent is accounted for. Comes back by itself when its server has gone and is there again.
+async fn hear(mut reader: Client, goal: watch::Receiver<Option<Goal>>) -> Result<Heard> {
+    let mut heard = Heard::default();
+    let mut last = Instant::now();
+    // What it has acknowledged it has; what it has not is kept for it.
+    let mut fresh = reader.enable_sm(false).await.is_ok();
+    loop {
+        if let Some(Goal { sent, returned }) = &*goal.borrow() {
+            if (heard.seen.len() + returned.len()) as u64 >= *sent {
+                return Ok(heard);
+            }
+        }
+        let within = Duration::from_millis(100);
+        match reader.wait_for_within(within, "", |e| e.body().is_some()).await {
+            Ok(got) => {
+                let text = got.body().unwrap_or_default();
+                let number = text.rsplit(' ').next().and_then(|word| word.parse().ok());
+                let number = number.ok_or_else(|| format!("not one of these: {got}"))?;
+                if heard.seen.insert(number) {
+                    heard.first.push(number);
+                    heard.gap = heard.gap.max(last.elapsed());
+                    last = Instant::now();
+                } else {
+                    heard.again += 1;
+                }
+            }
+            Err(_) if reader.is_connected() && fresh => {}
+            Err(_) => {
+                fresh = comes_back(&mut reader).await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+        if last.elapsed() > patience() * 12 {
+            return Err(format!("{} has heard nothing for a long time", reader.name));
+        }
+    }
+}
+
+async fn comes_back(reader: &mut Client) -> bool {
+    reader.cut().await;
+    if reader.connect().await.is_err() || reader.enable_sm(false).await.is_err() {
+        return false;
+    }
+    reader.send("<presence/>").await.is_ok()
+}

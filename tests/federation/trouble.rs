@@ -1,0 +1,244 @@
+//! What happens to peers and to regions while people at both ends write to each other: it adds up, and it stays in order.
+//!
+//! What a server that is killed had taken and not yet handed on is its own loss, and so is what one without stream management between servers had in its
+//! socket (ejabberd): such losses are printed and bounded, everything else is a failure.
+
+use crate::load::{Account, Writing};
+use crate::peer::{Peer, Proof, Which};
+use crate::site::Site;
+use crate::stranger::Line;
+use crate::stranger::home::{Home, Manners};
+use crate::{World, expect, next_user};
+use pangaea_tests::client::{Result, patience};
+use pangaea_tests::platform::Platform;
+use pangaea_tests::xml::Element;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+const PAUSE: Duration = Duration::from_millis(20);
+/// As long as what waits may wait, and a little more.
+const SETTLED: Duration = Duration::from_secs(45);
+
+async fn writing(from: &Site, way: usize, to: &Site, to_way: usize) -> Result<Writing> {
+    let number = next_user();
+    let writer = from.online(number, way, "writer").await?;
+    let reader = to.online(number, to_way, "reader").await?;
+    Writing::begin(writer, reader, PAUSE).await
+}
+
+/// Both directions, while the peer is stopped and started again.
+pub(crate) async fn peer_restarted(ours: &Site, peer: &mut Peer) -> Result<()> {
+    let theirs = peer.site()?;
+    let out = writing(ours, 0, &theirs, 0).await?;
+    // Who writes at the peer cannot write while it is gone: its writer is done before.
+    let into = writing(&theirs, 0, ours, 1).await?;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let into = into.end(SETTLED).await?;
+    peer.stop().await?;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    peer.launch().await?;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let out = out.end(SETTLED).await?;
+    println!("    {} restarted, to it: {out}", peer.domain);
+    println!("    {} restarted, from it before: {into}", peer.domain);
+    into.verdict()?;
+    // Prosody acknowledges what comes over streams of EXTERNAL (XEP-0198), ejabberd nothing.
+    bounded(&out, peer.which == Which::Ejabberd || peer.proof == Proof::Dialback)?;
+    let again = writing(&theirs, 0, ours, 0).await?;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let again = again.end(SETTLED).await?;
+    println!("    {} restarted, from it after: {again}", peer.domain);
+    again.verdict()
+}
+
+/// Nothing is lost by us: what a peer that acknowledges nothing has lost in its own end is no more than what was in its socket when it went.
+fn bounded(account: &Account, may_lose: bool) -> Result<()> {
+    account.order()?;
+    let most = if may_lose { 100 } else { 0 };
+    expect(account.lost.len() <= most, || format!("{account}: lost {:?}", account.lost))
+}
+
+/// A stranger takes what our people in all regions write, and looks who brings it; then it brings something to each region for people in each.
+pub(crate) async fn every_region(platform: &Platform, ours: &Site, world: &World) -> Result<()> {
+    const PEOPLE: usize = 12;
+    let domain = "gate.lab";
+    let paper = world.authority.for_domain(domain)?;
+    let home = Home::start(&world.dns, &[domain], &paper, Manners::default()).await?;
+    let mut people = Vec::new();
+    for nth in 0..PEOPLE {
+        people.push(ours.online(next_user(), nth, "here").await?);
+    }
+    for round in 0..20 {
+        for client in &mut people {
+            let text = format!("<message to='x@{domain}' id='{round}'><body>x</body></message>");
+            client.send(&text).await?;
+        }
+    }
+    let mut ways: BTreeMap<String, (Vec<u8>, Vec<u32>)> = BTreeMap::new();
+    for _ in 0..20 * PEOPLE {
+        let came = home.next(patience() * 2).await?;
+        let from = came.stanza.attr("from").unwrap_or_default().to_owned();
+        let node = came.from.map(|certificate| certificate.to_vec()).unwrap_or_default();
+        let number = came.stanza.attr("id").and_then(|id| id.parse().ok()).unwrap_or(u32::MAX);
+        let entry = ways.entry(from).or_insert_with(|| (node.clone(), Vec::new()));
+        expect(entry.0 == node, || "one sender's messages left from two nodes".into())?;
+        entry.1.push(number);
+    }
+    let in_order = ways.values().all(|(_, numbers)| *numbers == (0..20).collect::<Vec<_>>());
+    expect(in_order && ways.len() == PEOPLE, || format!("not in order: {ways:?}"))?;
+    let mut nodes: Vec<&Vec<u8>> = ways.values().map(|(node, _)| node).collect();
+    nodes.sort();
+    nodes.dedup();
+    println!(
+        "    {PEOPLE} people in three regions: their messages leave from {} nodes",
+        nodes.len()
+    );
+    expect(nodes.len() > 1, || "everything leaves from one region".into())?;
+    for region in 0..ours.ways.len() {
+        let port = platform.port(region, 269);
+        let (mut line, ..) = Line::secured(port, (domain, &ours.domain), Some(&paper)).await?;
+        line.external(domain, &ours.domain).await?;
+        for client in &mut people {
+            let word = format!("in by {region}");
+            let to = client.full();
+            let text =
+                format!("<message from='x@{domain}' to='{to}'><body>{word}</body></message>");
+            line.send(text).await;
+            let fits = |e: &Element| e.body().as_deref() == Some(&word);
+            client.wait_for("a message from outside", fits).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Domains of one region, and of services, are ours where they are served.
+pub(crate) async fn domains(platform: &Platform, ours: &Site, peer: &Peer) -> Result<()> {
+    let theirs = peer.site()?;
+    let mut juliet = theirs.online(next_user(), 0, "balcony").await?;
+    let regions = platform.plan.regions.iter().map(String::as_str);
+    for below in regions.chain(["upload"]) {
+        let domain = format!("{below}.{}", ours.domain);
+        let info = "<query xmlns='http://jabber.org/protocol/disco#info'/>";
+        let answer = juliet.iq("get", Some(&domain), info).await?;
+        let good = answer.attr("type") == Some("result") && answer.attr("from") == Some(&domain);
+        expect(good, || answer.to_string())?;
+    }
+    Ok(())
+}
+
+/// `ctl s2s check` says what is the case.
+pub(crate) async fn check(platform: &Platform, peer: &Peer) -> Result<()> {
+    let said = ctl(platform, &["s2s", "check", &peer.domain]).await?;
+    let expected = match peer.proof {
+        Proof::External => "valid",
+        Proof::Dialback => "self-signed",
+    };
+    expect(said.contains(expected), || said.clone())?;
+    let said = ctl(platform, &["s2s", "check", "void.lab"]).await.unwrap_or_else(|said| said);
+    expect(said.contains("DNS knows no domain"), || said.clone())
+}
+
+/// A region is killed while people of the others write to the peer, and the peer's to them. Nobody of ours is in the region that dies, but it is home to some, and
+/// has streams of the peer's.
+pub(crate) async fn region_killed(platform: &Platform, ours: &Site, peer: &Peer) -> Result<()> {
+    let theirs = peer.site()?;
+    let dead = &platform.plan.regions[2];
+    let node = format!("{dead}-0");
+    let (mut out, mut into) = (Vec::new(), Vec::new());
+    for nth in 0..4 {
+        out.push(writing(ours, nth % 2, &theirs, 0).await?);
+        into.push(writing(&theirs, 0, ours, nth % 2).await?);
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    platform.kill(&node).await?;
+    let began = Instant::now();
+    ctl(platform, &["region", "down", dead]).await?;
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    out.iter().chain(&into).for_each(Writing::enough);
+    let mut wrong = Vec::new();
+    for (what, all) in [("to them", out), ("from them", into)] {
+        for one in all {
+            let account = one.end(SETTLED).await?;
+            println!("    {node} killed, {what}: {account}");
+            let verdict = if what == "to them" {
+                account.verdict()
+            } else {
+                // What the peer had on a stream into that region is lost with it, unless it can send again.
+                bounded(&account, true)
+            };
+            wrong.extend(verdict.err());
+        }
+    }
+    println!("    (after {:.0} s)", began.elapsed().as_secs_f64());
+    platform.start_node(&node).await?;
+    ctl(platform, &["region", "up", dead]).await?;
+    expect(wrong.is_empty(), || wrong.join("\n"))
+}
+
+/// What is asked of a peer changes while all run: denied, a certificate required, allowed again.
+pub(crate) async fn policies(
+    platform: &Platform,
+    ours: &Site,
+    peer: &mut Peer,
+    world: &World,
+) -> Result<()> {
+    let domain = peer.domain.clone();
+    let passes = peer.proof == Proof::External;
+    for (rule, goes) in
+        [("allow = false", false), ("certificate = \"required\"", passes), ("allow = true", true)]
+    {
+        peer.kill().await;
+        world
+            .configure(platform, &format!("[[s2s.policy]]\ndomain = \"{domain}\"\n{rule}\n"))
+            .await?;
+        peer.launch().await?;
+        let theirs = peer.site()?;
+        let number = next_user();
+        let mut romeo = ours.online(number, 0, "orchard").await?;
+        let mut juliet = theirs.online(number, 0, "balcony").await?;
+        for turn in [false, true] {
+            let (from, to) =
+                if turn { (&mut juliet, &mut romeo) } else { (&mut romeo, &mut juliet) };
+            let stanza =
+                format!("<message to='{}' id='p' type='chat'><body>x</body></message>", to.full());
+            from.send(&stanza).await?;
+            let fits = |e: &Element| e.name == "message" && e.attr("id") == Some("p");
+            let what = format!("{domain}, {rule}, {}", if turn { "from them" } else { "to them" });
+            if goes {
+                to.wait_for_within(SETTLED, &what, fits).await?;
+                continue;
+            }
+            // Prosody and ejabberd have their own patience: what matters is that nothing comes through.
+            if turn {
+                let came = to.wait_for_within(Duration::from_secs(3), &what, fits).await;
+                expect(came.is_err(), || format!("{what}: came through"))?;
+            } else {
+                let back = from.wait_for_within(SETTLED, &what, fits).await?;
+                expect(back.attr("type") == Some("error"), || format!("{what}: {back}"))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `pangaea ctl …` at the first node.
+pub(crate) async fn ctl(platform: &Platform, words: &[&str]) -> Result<String> {
+    ctl_at(platform, 0, words).await
+}
+
+pub(crate) async fn ctl_at(platform: &Platform, region: usize, words: &[&str]) -> Result<String> {
+    let asked = tokio::process::Command::new(pangaea_tests::platform::binary()?)
+        .arg("ctl")
+        .args(words)
+        .env("PANGAEA_URL", format!("http://127.0.0.1:{}", platform.port(region, 280)))
+        .env("PANGAEA_USER", format!("admin@{}", platform.plan.domain))
+        .env("PANGAEA_PASSWORD", "wonderland")
+        .kill_on_drop(true)
+        .output();
+    let said = asked.await.map_err(|e| e.to_string())?;
+    let text = String::from_utf8_lossy(&said.stdout).into_owned();
+    if said.status.success() {
+        return Ok(text);
+    }
+    Err(format!("ctl {words:?}: {text}{}", String::from_utf8_lossy(&said.stderr)))
+}
