@@ -353,9 +353,8 @@ async fn a_privileged_one_acts_for_accounts() {
         "{copy}"
     );
     bot.says("<message from='bot.chat.example' to='chat.example' id='5'><privilege xmlns='urn:xmpp:privilege:2'><forwarded xmlns='urn:xmpp:forward:0'><message xmlns='jabber:client' from='romeo@chat.example/orchard' to='juliet@chat.example'/></forwarded></privilege></message>").await;
-    let refused = bot.reads("</message>").await + &bot.reads("</message>").await;
+    let refused = bot.reads("</message>").await;
     assert!(refused.contains("type='error'") && refused.contains("<forbidden "), "{refused}");
-    bot.reads("</message>").await;
     // §6.3
     let iq = |id: &str, type_: &str, to: &str, payload: &str| {
         format!(
@@ -366,7 +365,7 @@ async fn a_privileged_one_acts_for_accounts() {
     let kept = "<query xmlns='jabber:iq:private'><x xmlns='y'>kept</x></query>";
     bot.says(&iq("6", "set", "", kept)).await;
     let done = bot.reads("</privilege></iq>").await;
-    assert!(done.contains("type='result' id='6'") || done.contains("id='6'"), "{done}");
+    assert!(done.starts_with("<iq ") && done.contains("id='6'"), "{done}");
     assert!(
         done.contains("<forwarded xmlns='urn:xmpp:forward:0'><iq xmlns='jabber:client'")
             && done.contains("id='in6'"),
@@ -377,6 +376,6 @@ async fn a_privileged_one_acts_for_accounts() {
     let done = bot.reads("</privilege></iq>").await;
     assert!(done.contains(">kept<"), "{done}");
     bot.says(&iq("8", "get", " to='elsewhere.example'", "<ping xmlns='urn:xmpp:ping'/>")).await;
-    let refused = bot.reads("</iq>").await + &bot.reads("</iq>").await + &bot.reads("</iq>").await;
+    let refused = bot.reads("</iq>").await;
     assert!(refused.contains("feature-not-implemented"), "{refused}");
 }
