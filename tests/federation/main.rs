@@ -100,6 +100,10 @@ impl World {
                 std::fs::copy(&file, &before).map_err(|e| e.to_string())?;
             }
             let text = std::fs::read_to_string(&before).map_err(|e| e.to_string())?;
+            let key = |line: &str| line.split(" = ").next().map(str::to_owned);
+            let not_ours = |line: &&str| !TIMES.lines().any(|ours| key(ours) == key(line));
+            let text: String =
+                text.lines().filter(not_ours).fold(String::new(), |all, line| all + line + "\n");
             let text = text.replacen("[s2s]\n", &keys, 1) + RULES + more;
             std::fs::write(&file, text).map_err(|e| e.to_string())?;
             let said = trouble::ctl_at(platform, region, &["reload"]).await?;

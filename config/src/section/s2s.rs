@@ -46,7 +46,7 @@ pub struct S2s {
 /// The bounds of `[s2s]`. What happens beyond each is said in `s2s::federation::settings`, which has the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct S2sLimits {
-    /// Streams in either direction.
+    /// Streams in each direction.
     pub streams_max: usize,
     /// Incoming streams from one address that have proved nothing yet.
     pub unproved_per_address_max: usize,
@@ -276,7 +276,7 @@ fn timers(table: &Table<'_>) -> S2sTimers {
     };
     let timers = S2sTimers {
         negotiate: time("negotiate_within", 20),
-        queue: time("queue_for", 60),
+        queue: time("queue_for", 30),
         idle: time("idle_after", 600),
         retry_first: time("retry_first", 1),
         retry_max: time("retry_max", 60),

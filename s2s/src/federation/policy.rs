@@ -13,7 +13,7 @@ use xmpp::jid::BareJid;
 /// What is asked of one domain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// Whether there are streams with it at all. If not: `policy-violation` to its streams, `remote-server-not-found` to our senders.
+    /// Whether there are streams with it at all. If not: `policy-violation` to its streams, `not-allowed` to our senders.
     pub allow: bool,
     /// What its certificate is worth.
     pub certificate: Certificate,

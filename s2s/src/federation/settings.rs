@@ -5,7 +5,7 @@ use std::time::Duration;
 /// Bounds. Beyond each: what is said there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Streams in either direction, all together. Beyond: an incoming one is refused with `resource-constraint`, an outgoing one waits.
+    /// Streams in each direction. Beyond: an incoming one is refused with `resource-constraint`, an outgoing one waits.
     pub streams_max: usize,
     /// Incoming streams from one address that have proved nothing yet. Beyond: closed at once.
     pub unproved_per_address_max: usize,

@@ -41,7 +41,7 @@ pub(super) struct Stream {
     pub(super) current: Current,
     peer: SocketAddr,
     /// The peer's certificates, its own first; none without TLS.
-    chain: Vec<CertificateDer<'static>>,
+    chain: Arc<[CertificateDer<'static>]>,
     /// What was asked of others, and how it will be told.
     questions: FuturesUnordered<BoxFuture<'static, Told>>,
     done: Arc<Done>,
@@ -158,7 +158,7 @@ impl Stream {
             watch,
             current,
             peer,
-            chain: Vec::new(),
+            chain: Arc::default(),
             questions: FuturesUnordered::new(),
             done: Arc::new(Done(done)),
             handled,
@@ -478,8 +478,14 @@ impl Stream {
                 if !self.closing {
                     wire.put(&wire::farewell(error.as_ref()));
                 }
-                if let Some(error) = &error {
-                    tracing::info!(peer = %self.peer, %error, "a stream ends");
+                match &error {
+                    Some(error) if self.machine.proved().is_empty() => {
+                        tracing::debug!(peer = %self.peer, %error, "a stream ends");
+                    }
+                    Some(error) => {
+                        tracing::info!(peer = %self.peer, %error, "a stream ends");
+                    }
+                    None => {}
                 }
                 self.forget();
                 let _ = timeout_at(Instant::now() + FAREWELL, wire.flush()).await;

@@ -26,6 +26,8 @@ pub(super) struct Management {
     outbound: Outbound<(Ticket, Stanza)>,
     /// When we asked for an acknowledgement that has not come.
     asked: Option<Instant>,
+    /// How many had been sent when we asked last.
+    asked_for: u32,
     /// The peer asked when this many had come, and has not been told yet that they are handled.
     owed: Option<u64>,
     unacked_max: usize,
@@ -48,6 +50,7 @@ impl Management {
             // Its bounds are looked at before something is sent.
             outbound: Outbound::new(usize::MAX, usize::MAX),
             asked: None,
+            asked_for: 0,
             owed: None,
             unacked_max: limits.unacked_max,
             unacked_bytes_max: limits.queue_bytes_max,
@@ -179,7 +182,10 @@ impl Machine {
             Nonza::Answer { h } => {
                 self.management.asked = None;
                 self.acknowledged(h, out)?;
-                self.ask(now, out);
+                // One that knows of all and has not handled it says so when it has: asked at once it would say the same again, without end.
+                if self.management.outbound.sent() != self.management.asked_for {
+                    self.ask(now, out);
+                }
             }
             Nonza::Enabled { .. } | Nonza::Resumed { .. } | Nonza::Failed { .. } => {
                 return Err(StreamError::unsupported_stanza_type());
@@ -203,6 +209,7 @@ impl Machine {
         let unacked = management.enabled.is_some() && !management.outbound.is_empty();
         if unacked && management.asked.is_none() {
             management.asked = Some(now);
+            management.asked_for = management.outbound.sent();
             out.push(Output::Send(sm::REQUEST.into()));
         }
     }

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::Shared;
 use super::failure::Failure;
-use super::pool::{Sent, StreamId};
+use super::peer::{Sent, StreamId};
 use crate::federation::Ticket;
 use crate::federation::bidi::Back;
 use crate::federation::dialback::Pair;

@@ -1,7 +1,7 @@
-//! Room `federation::outgoing`: what leaves for other domains. A queue for each pair of domains, and the streams that empty it (RFC 6120, XEP-0178,
-//! XEP-0198, XEP-0220, XEP-0288). Called by [`Federation`](crate::federation::Federation).
+//! Room `federation::outgoing`: what leaves for other domains. A queue for each pair of domains, and the streams that empty it (RFC 6120; XEP-0178;
+//! XEP-0198 version 1.6; XEP-0220 version 1.0; XEP-0288 version 0.4). Called by [`Federation`](crate::federation::Federation).
 //!
-//! `queue`, `retry` and `pool` decide what goes where and what is given up; `machine`, `online` and `session` are the protocol; `failure` says what each
+//! `queue`, `retry`, `peer` and `pool` decide what goes where and what is given up; `machine`, `online` and `session` are the protocol; `failure` says what each
 //! kind of trouble means for the senders: all values. `driver` is the task of a stream, `open` makes its connections over a `way`, `back` uses
 //! the streams of peers, `verify` asks about keys. One task here, the keeper, opens streams and tells senders of errors, in order.
 
@@ -11,6 +11,7 @@ mod failure;
 mod machine;
 mod online;
 mod open;
+mod peer;
 mod pool;
 mod queue;
 mod retry;
@@ -41,11 +42,12 @@ use super::net::Net;
 use super::policy::Policies;
 use super::settings::{Limits, Timers};
 use super::{FederationUser, Ticket};
-use pool::{Dead, Pool};
+use peer::Dead;
+use pool::Pool;
 use queue::Item;
 use way::Way;
 
-pub use pool::StreamStatus;
+pub use peer::StreamStatus;
 
 /// What a reload replaces as a whole.
 #[derive(Clone, Debug)]

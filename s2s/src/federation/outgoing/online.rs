@@ -14,7 +14,7 @@ use xmpp::{Element, StreamError, ns};
 
 use super::failure::Failure;
 use super::machine::{self, Established};
-use super::pool::Sent;
+use super::peer::Sent;
 use super::session::{Phase, Resumable, Session};
 use crate::federation::dialback::{self, Dialback, DialbackError, Outcome, Pair, Step, Verify};
 use crate::federation::pairs::Pairs;

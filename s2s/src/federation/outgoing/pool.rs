@@ -13,32 +13,13 @@ use xmpp::stanza::Stanza;
 use xmpp::stanza::error::StanzaError;
 
 use super::failure::{Failure, Verdict, too_late};
-use super::queue::{Item, Queue};
-use super::retry::Retry;
+use super::peer::{Dead, Line, Peer, Road, Seat, Sent, StreamId, StreamStatus, dead, refuse};
+use super::queue::Item;
 use crate::federation::Ticket;
 use crate::federation::settings::{Limits, Timers};
 
 /// Not all pairs are looked at more often than that, however many have something due.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-
-/// Names one stream.
-pub(super) type StreamId = u64;
-
-/// A stanza on the way, and whose queue it is of.
-#[derive(Clone, Debug)]
-pub(super) struct Sent {
-    /// Our domain.
-    pub(super) ours: Arc<str>,
-    pub(super) item: Item,
-}
-
-/// A stanza whose sender is to hear of an error.
-#[derive(Debug)]
-pub(super) struct Dead {
-    pub(super) ticket: Ticket,
-    pub(super) stanza: Stanza,
-    pub(super) error: StanzaError,
-}
 
 /// A stream to be opened.
 #[derive(Debug)]
@@ -48,73 +29,6 @@ pub(super) struct Open {
     pub(super) theirs: Arc<str>,
     /// Rung when there is something for it: stanzas, pairs to ask for.
     pub(super) bell: Arc<Notify>,
-}
-
-/// How a pair gets where it wants.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Road {
-    None,
-    /// This stream is being made for it.
-    Opening(StreamId),
-    /// This stream is being asked to take it too.
-    Asking(StreamId),
-    On(StreamId),
-}
-
-/// One pair: our domain, and the domain of the [`Peer`] it is in.
-#[derive(Debug)]
-struct Line {
-    ours: Arc<str>,
-    queue: Queue,
-    road: Road,
-    retry: Retry,
-    /// No stream of another pair takes it.
-    alone: bool,
-}
-
-/// A stream, seen from here.
-#[derive(Debug)]
-struct Seat {
-    id: StreamId,
-    bell: Arc<Notify>,
-    is_up: bool,
-    /// It takes further pairs.
-    takes_more: bool,
-    /// Something got through on it.
-    carried: bool,
-    /// The peer has made it, and this is for whom of ours it takes stanzas (XEP-0288).
-    backs: Vec<Arc<str>>,
-}
-
-/// One domain that is not ours.
-#[derive(Debug, Default)]
-struct Peer {
-    lines: Vec<Line>,
-    seats: Vec<Seat>,
-    retry: Retry,
-    /// It is definitely not there, until then.
-    gone: Option<(Instant, StanzaError)>,
-    /// Why the last attempt was in vain.
-    last: Option<String>,
-}
-
-/// What is known of one stream, for people.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StreamStatus {
-    /// Our domain.
-    pub ours: String,
-    /// Theirs.
-    pub theirs: String,
-    /// Whether stanzas of the pair may go now.
-    pub is_up: bool,
-    /// Stanzas that wait.
-    pub waiting: usize,
-    /// Stanzas that were sent and are not acknowledged.
-    pub on_the_way: usize,
-    /// Attempts in vain since something got through.
-    pub failures: u32,
-    /// Why the last was in vain.
-    pub last_failure: Option<String>,
 }
 
 /// All pairs and their streams.
@@ -390,13 +304,13 @@ impl Pool {
         let Some(peer) = self.peers.get_mut(theirs) else { return Vec::new() };
         let (mut sent, mut bytes) = (Vec::new(), 0);
         for line in peer.lines.iter_mut().filter(|line| line.road == Road::On(id)) {
-            while let Some(item) = line.queue.too_late(now, timers.queue) {
+            while let Some(item) = line.queue.expire(now, timers.queue) {
                 self.bytes -= item.bytes();
                 self.dead.push_back(dead(item, too_late(peer.last.as_deref())));
             }
             while sent.len() < items_max
                 && bytes < bytes_max
-                && let Some(item) = line.queue.take()
+                && let Some(item) = line.queue.take(now, timers.queue)
             {
                 bytes += item.bytes();
                 sent.push(Sent { ours: line.ours.clone(), item });
@@ -563,43 +477,5 @@ impl Pool {
         }
         all.sort_by(|a, b| (&a.theirs, &a.ours).cmp(&(&b.theirs, &b.ours)));
         all
-    }
-}
-
-impl Line {
-    fn is_of(&self, id: StreamId) -> bool {
-        matches!(self.road, Road::Opening(of) | Road::Asking(of) | Road::On(of) if of == id)
-    }
-}
-
-impl Peer {
-    fn line(&mut self, ours: &str) -> &mut Line {
-        let at = self.lines.iter().position(|line| *line.ours == *ours);
-        let at = at.unwrap_or_else(|| {
-            self.lines.push(Line {
-                ours: Arc::from(ours),
-                queue: Queue::default(),
-                road: Road::None,
-                retry: Retry::default(),
-                alone: false,
-            });
-            self.lines.len() - 1
-        });
-        &mut self.lines[at]
-    }
-
-    fn ring(&self, id: StreamId) {
-        self.seats.iter().filter(|seat| seat.id == id).for_each(|seat| seat.bell.notify_one());
-    }
-}
-
-fn dead(item: Item, error: StanzaError) -> Dead {
-    Dead { ticket: item.ticket, stanza: item.stanza, error }
-}
-
-fn refuse(line: &mut Line, error: &StanzaError, bytes: &mut usize, to: &mut VecDeque<Dead>) {
-    while let Some(item) = line.queue.pop() {
-        *bytes -= item.bytes();
-        to.push_back(dead(item, error.clone()));
     }
 }

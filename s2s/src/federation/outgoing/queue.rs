@@ -63,9 +63,9 @@ impl Queue {
         Ok(())
     }
 
-    /// The next to be written; it counts as on the way until [`Queue::done`] or [`Queue::back`].
-    pub(super) fn take(&mut self) -> Option<Item> {
-        let mut item = self.waiting.pop_front()?;
+    /// The next to be written; it counts as on the way until [`Queue::done`] or [`Queue::back`]. Not one that has waited too long: see [`Queue::expire`].
+    pub(super) fn take(&mut self, now: Instant, longest: Duration) -> Option<Item> {
+        let mut item = self.waiting.pop_front_if(|first| now < first.since + longest)?;
         self.waiting_bytes -= item.bytes();
         self.on_the_way += 1;
         self.on_the_way_bytes += item.bytes();
@@ -99,14 +99,6 @@ impl Queue {
     /// The first one, if it has waited long enough and nothing is before it.
     pub(super) fn expire(&mut self, now: Instant, longest: Duration) -> Option<Item> {
         if self.on_the_way > 0 || now < self.waiting.front()?.since + longest {
-            return None;
-        }
-        self.pop()
-    }
-
-    /// The first one, if it has waited long enough, whatever is on the way: asked when there is room to send it.
-    pub(super) fn too_late(&mut self, now: Instant, longest: Duration) -> Option<Item> {
-        if now < self.waiting.front()?.since + longest {
             return None;
         }
         self.pop()
@@ -195,7 +187,7 @@ mod tests {
     fn what_is_on_the_way_counts_against_the_bound() {
         let now = Instant::now();
         let mut queue = queue(now, 0..2);
-        queue.take().unwrap();
+        queue.take(now, LONG).unwrap();
         assert!(queue.push(item(2, now), &Limits { queue_items_max: 2, ..limits() }).is_err());
     }
 
@@ -203,7 +195,7 @@ mod tests {
     fn what_was_not_acknowledged_goes_first_again() {
         let now = Instant::now();
         let mut queue = queue(now, 0..5);
-        let mut taken: Vec<Item> = (0..3).map(|_| queue.take().unwrap()).collect();
+        let mut taken: Vec<Item> = (0..3).map(|_| queue.take(now, LONG).unwrap()).collect();
         let acknowledged = taken.remove(0);
         queue.done(acknowledged.bytes());
         assert!(queue.back(taken.into_iter()).is_empty());
@@ -215,10 +207,10 @@ mod tests {
         let now = Instant::now();
         let mut queue = queue(now, 0..2);
         for _ in 1..SENDINGS_MAX {
-            let taken = queue.take().unwrap();
+            let taken = queue.take(now, LONG).unwrap();
             assert!(queue.back([taken].into_iter()).is_empty());
         }
-        let taken = queue.take().unwrap();
+        let taken = queue.take(now, LONG).unwrap();
         assert_eq!(orders(queue.back([taken].into_iter())), [0]);
         assert_eq!((drain(&mut queue), queue.bytes()), (vec![1], 0));
     }
@@ -228,8 +220,9 @@ mod tests {
         let now = Instant::now();
         let mut queue = queue(now, 0..3);
         let later = now + LONG;
-        let taken = queue.take().unwrap();
+        let taken = queue.take(now, LONG).unwrap();
         assert!(queue.expire(later, LONG).is_none());
+        assert!(queue.take(later, LONG).is_none(), "nor is it sent any more");
         assert_eq!(queue.expires_at(LONG), None);
         queue.back([taken].into_iter());
         assert_eq!(queue.expires_at(LONG), Some(later));

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use xmpp::sm::{Inbound, Outbound, TooHigh};
 
-use super::pool::Sent;
+use super::peer::Sent;
 use crate::federation::OnHandled;
 
 /// After an answer that did not acknowledge everything.

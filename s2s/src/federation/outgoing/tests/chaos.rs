@@ -58,7 +58,7 @@ async fn run(seed: u64) -> (usize, usize, usize) {
     let first = manners(&mut chance, 0);
     let world = World::new(first);
     let limits = Limits { unacked_max: 50, ..limits() };
-    let timers = Timers { queue: Duration::from_secs(40), ack: Duration::from_secs(5), ..timers() };
+    let timers = Timers { queue: Duration::from_secs(9), ack: Duration::from_secs(5), ..timers() };
     let outgoing = world.outgoing_with(limits, timers);
     let mut order = 0;
     while order < STANZAS {
