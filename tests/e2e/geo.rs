@@ -3,11 +3,12 @@
 //! any order, here a loss, a repeat or a wrong order is a failure. What it never tests about who owns a full JID is in `ownership`.
 //!
 //! Every row runs on the shared platform of three regions, with accounts of its own. Left out, for what they need is not there yet:
-//! `component_*`, `components_in_different_regions`, `hidden_component_disco_in_different_region`, `update_senders_host_by_ejd_service`
-//! (components); `muc_conversation_*` (rooms); `global_disco` (services of a region); `enable_new_endpoint_on_refresh`,
+//! `muc_conversation_*` (rooms); `global_disco` (services of a region); `enable_new_endpoint_on_refresh`,
 //! `disable_endpoint_on_refresh`, `advertised_endpoints_override_endpoints` (endpoints are configured, not published).
-//! `error_on_wrong_hosts` and the two unit cases are about that server's inside.
+//! `hidden_component_disco_in_different_region` wants another configuration (a unit test has it), and `update_senders_host_by_ejd_service` is `update_senders_host`
+//! here, where components are sessions. `error_on_wrong_hosts` and the two unit cases are about that server's inside.
 
+mod components;
 mod ownership;
 
 use crate::contract;
@@ -62,6 +63,11 @@ pub(crate) fn tests(platform: &Platform) -> Vec<Test<'_>> {
         Test::new("geo::delete_from_an_old_session_does_not_remove_a_new_record", move || {
             ownership::late_delete(cast(18))
         }),
+        Test::new("geo::component_on_one_host", move || components::on_one_host(cast(19))),
+        Test::new("geo::components_in_different_regions", move || {
+            components::in_different_regions(cast(19))
+        }),
+        Test::new("geo::component_disconnect", move || components::disconnect(cast(19))),
     ]
 }
 

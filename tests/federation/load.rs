@@ -101,9 +101,14 @@ impl Writing {
         Ok(Self { enough, task, goal, hearing })
     }
 
+    /// No more is written.
+    pub(crate) fn enough(&self) {
+        self.enough.send_replace(true);
+    }
+
     /// No more is written; what is under way may take `within`.
     pub(crate) async fn end(self, within: Duration) -> Result<Account> {
-        self.enough.send_replace(true);
+        self.enough();
         let (mut writer, sent, mut returned) = self.task.await.map_err(|e| e.to_string())??;
         let deadline = Instant::now() + within;
         self.goal.send_replace(Some(Goal { sent, returned: returned.clone() }));

@@ -304,8 +304,14 @@ async fn room(pair: Pair<'_>) -> Result<()> {
 async fn archive(pair: Pair<'_>) -> Result<()> {
     let number = next_user();
     // An account that was there once.
-    pair.ours.online(number, 0, "before").await?.disconnect().await?;
+    let mut before = pair.ours.online(number, 0, "before").await?;
     let mut juliet = pair.theirs.online(number, 0, "balcony").await?;
+    for client in [&mut before, &mut juliet] {
+        let always = format!("<prefs xmlns='{MAM}' default='always'><always/><never/></prefs>");
+        let set = client.iq("set", None, &always).await?;
+        expect(set.attr("type") == Some("result"), || set.to_string())?;
+    }
+    before.disconnect().await?;
     let bare = pair.ours.bare(number);
     for serial in 0..3 {
         let text = body("writer", serial);

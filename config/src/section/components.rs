@@ -42,6 +42,23 @@ pub struct Component {
     pub secret_file: Option<PathBuf>,
     /// Of several connections.
     pub mode: ComponentMode,
+    /// What it may do with accounts (XEP-0356).
+    pub privileges: Privileges,
+}
+
+/// What a component may do in the name of the global domain's accounts (XEP-0356). Nothing, unless it says so.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Privileges {
+    /// Read their rosters.
+    pub roster_get: bool,
+    /// Change their rosters.
+    pub roster_set: bool,
+    /// Send messages from their bare JIDs, and from the domain.
+    pub messages: bool,
+    /// Namespaces of requests that it may send as they would, to read something.
+    pub iq_get: Vec<String>,
+    /// The same, to change something.
+    pub iq_set: Vec<String>,
 }
 
 /// The `[components]` section.
@@ -77,6 +94,13 @@ pub struct Components {
 }
 
 impl Components {
+    /// What a component may do with accounts: one that is not named, nothing.
+    #[must_use]
+    pub fn privileges_of(&self, domain: &str) -> Option<&Privileges> {
+        let own = self.component.iter().find(|component| component.domain == domain);
+        own.map(|component| &component.privileges).filter(|all| **all != Privileges::default())
+    }
+
     /// Which connection gets what is for that domain.
     #[must_use]
     pub fn mode_of(&self, domain: &str) -> ComponentMode {
@@ -140,6 +164,7 @@ fn component(table: &Table<'_>, mode: ComponentMode) -> Component {
         secret: table.optional("secret"),
         secret_file: table.optional_path("secret_file"),
         mode: table.optional::<OneOf<ComponentMode>>("mode").map_or(mode, |mode| mode.0),
+        privileges: privileges(table),
     };
     if component.secret.as_deref() == Some("") {
         table.refuse("secret", "a text that is not empty", "an empty one");
@@ -148,4 +173,32 @@ fn component(table: &Table<'_>, mode: ComponentMode) -> Component {
         table.refuse("secret_file", "either a secret or a file with one", "both");
     }
     component
+}
+
+fn privileges(table: &Table<'_>) -> Privileges {
+    let roster = table.value("privileged_roster", OneOf(Access::None)).0;
+    Privileges {
+        roster_get: matches!(roster, Access::Get | Access::Both),
+        roster_set: matches!(roster, Access::Set | Access::Both),
+        messages: table.value("privileged_messages", false),
+        iq_get: table.value("privileged_iq_get", Vec::new()),
+        iq_set: table.value("privileged_iq_set", Vec::new()),
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Access {
+    None,
+    Get,
+    Set,
+    Both,
+}
+
+impl Words for Access {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("none", Access::None),
+        ("get", Access::Get),
+        ("set", Access::Set),
+        ("both", Access::Both),
+    ];
 }

@@ -276,7 +276,7 @@ fn timers(table: &Table<'_>) -> S2sTimers {
     };
     let timers = S2sTimers {
         negotiate: time("negotiate_within", 20),
-        queue: time("queue_for", 60),
+        queue: time("queue_for", 30),
         idle: time("idle_after", 600),
         retry_first: time("retry_first", 1),
         retry_max: time("retry_max", 60),

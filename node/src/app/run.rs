@@ -129,6 +129,7 @@ pub async fn run(
         tasks.spawn(federation::streams::listen(node.clone(), listener, is_tls));
     }
     tasks.spawn(federation::streams::agree_on_secret(node.clone()));
+    tasks.spawn(federation::streams::follow_nodes(node.clone()));
     for service in node.services.all() {
         service.start(&node, &mut tasks)?;
     }

@@ -3,16 +3,17 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 
+use futures_util::task::AtomicWaker;
 use s2s::federation::{Handled, OnHandled};
-use tokio::sync::Notify;
 
 /// Stanzas of one connection for which nobody is responsible yet.
 #[derive(Debug, Default)]
 pub(super) struct Open {
     count: AtomicUsize,
-    /// There are fewer.
-    fewer: Notify,
+    /// Its connection, while that waits for there to be fewer.
+    waits: AtomicWaker,
 }
 
 impl Open {
@@ -22,21 +23,25 @@ impl Open {
         Handled::new(self.clone(), number)
     }
 
-    /// Until there are fewer than so many.
-    pub(super) async fn room(&self, most: usize) {
-        loop {
-            let fewer = self.fewer.notified();
-            if self.count.load(Ordering::Acquire) < most {
-                return;
-            }
-            fewer.await;
+    /// Whether there are so many.
+    pub(super) fn is_full(&self, most: usize) -> bool {
+        self.count.load(Ordering::Acquire) >= most
+    }
+
+    /// Until there are fewer.
+    pub(super) fn poll_room(&self, cx: &mut Context<'_>, most: usize) -> Poll<()> {
+        if !self.is_full(most) {
+            return Poll::Ready(());
         }
+        self.waits.register(cx.waker());
+        // One that was dropped before nobody was woken for.
+        if self.is_full(most) { Poll::Pending } else { Poll::Ready(()) }
     }
 }
 
 impl OnHandled for Open {
     fn handled(&self, _: u64) {
         self.count.fetch_sub(1, Ordering::AcqRel);
-        self.fewer.notify_one();
+        self.waits.wake();
     }
 }

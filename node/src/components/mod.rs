@@ -4,11 +4,13 @@
 //! (`router::decide`, `Domains::addressee`), and [`choose`] says which of its connections gets it.
 //! Called by the listeners (`serve`), the router, disco, and `geo` when other nodes tell of theirs.
 //!
-//! * `handshake` who may be what · `serve` a connection, from its first byte to its end · `choose` which connection · `inbound` what a component sends
+//! * `handshake` who may be what · `serve` a connection, from its first byte to its end · `choose` which connection · `inbound` how much of what it sends is open ·
+//!   `privilege` what it may do in the name of accounts
 
 mod choose;
 mod handshake;
 mod inbound;
+mod privilege;
 mod serve;
 #[cfg(test)]
 mod tests;

@@ -9,7 +9,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, timeout, timeout_at};
@@ -23,6 +23,7 @@ use xmpp::xml::framer::{Framer, Limits, Scan};
 
 use super::handshake::{self, Handshake};
 use super::inbound::Open;
+use super::privilege;
 use crate::app::Node;
 use crate::federation::inbound::inbound;
 use crate::router;
@@ -63,7 +64,11 @@ pub async fn serve(node: Arc<Node>, accepted: Accepted) {
         Err(error) => return door.refuse(error).await,
     };
     tracing::info!(component = %seat.bare, %peer, "a component is connected");
-    let Door { transport, mut framer, input, output, .. } = door;
+    let Door { transport, mut framer, input, mut output, .. } = door;
+    let may = node.config.components.privileges_of(seat.bare.domain()).cloned();
+    if let Some(may) = &may {
+        output.put(privilege::advertised(&node.server, &Jid::from(&seat.bare), may).bytes());
+    }
     let_in(admission);
     framer.set_limits(Limits {
         element_bytes: short(node.config.components.stanza_bytes_max),
@@ -74,7 +79,9 @@ pub async fn serve(node: Arc<Node>, accepted: Accepted) {
     let connection = Connection {
         alive: Alive(Some((node.clone(), seat.clone()))),
         open: Arc::default(),
+        is_full: false,
         received: 0,
+        may,
         node: node.clone(),
         seat,
         transport,
@@ -226,8 +233,12 @@ impl Drop for Alive {
 struct Connection {
     alive: Alive,
     open: Arc<Open>,
+    /// As much is open as may be: what more it has said waits in `input`, and in its connection. It is written to meanwhile, for it may be what has to take it.
+    is_full: bool,
     /// Stanzas that came.
     received: u64,
+    /// What it may do in the name of accounts.
+    may: Option<config::Privileges>,
     node: Arc<Node>,
     seat: Arc<Seat>,
     transport: Transport,
@@ -249,6 +260,8 @@ enum Event {
     Mail,
     /// Bytes came; 0: the other end is closed.
     Read(usize),
+    /// More may be open.
+    Room,
     /// Nothing was written for a while.
     Idle,
     /// The connection is lost.
@@ -273,7 +286,7 @@ impl Connection {
             close = match self.next().await {
                 Event::Mail => self.mail(),
                 Event::Read(0) => Some(Close::Lost),
-                Event::Read(_) => self.received().await,
+                Event::Read(_) | Event::Room => self.received().await,
                 Event::Idle => {
                     self.output.put(b" "); // RFC 6120 §4.6.1.
                     self.wrote();
@@ -297,8 +310,20 @@ impl Connection {
 
     /// The one place where it sleeps. Cancel-safe: all state is in `self`.
     async fn next(&mut self) -> Event {
-        let Self { node, seat, transport, output, input, mail, unwritten, written, idle, .. } =
-            self;
+        let Self {
+            node,
+            seat,
+            transport,
+            output,
+            input,
+            mail,
+            unwritten,
+            written,
+            idle,
+            open,
+            is_full,
+            ..
+        } = self;
         poll_fn(|cx| {
             if !output.is_empty() {
                 let before = output.len();
@@ -321,6 +346,11 @@ impl Connection {
             }
             if output.is_empty() && idle.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Event::Idle);
+            }
+            if *is_full {
+                ready!(open.poll_room(cx, node.config.components.unhandled_max));
+                *is_full = false;
+                return Poll::Ready(Event::Room);
             }
             transport.poll_read(cx, input).map(|read| match read {
                 Ok(bytes) => Event::Read(bytes),
@@ -366,6 +396,10 @@ impl Connection {
     /// Everything whole in the input, in order.
     async fn received(&mut self) -> Option<Close> {
         loop {
+            if self.open.is_full(self.node.config.components.unhandled_max) {
+                self.is_full = true;
+                break;
+            }
             let (bytes, head) = match self.framer.scan(self.input.filled()) {
                 Ok(Scan::More) => break,
                 Ok(Scan::Space(bytes)) => {
@@ -387,8 +421,14 @@ impl Connection {
                         self.node.archive.queue.room().await;
                     }
                     self.received += 1;
-                    inbound(&self.node, stanza, self.open.begin(self.received));
-                    self.open.room(self.node.config.components.unhandled_max).await;
+                    let handled = self.open.begin(self.received);
+                    let left = match &self.may {
+                        Some(may) => privilege::take(&self.node, may, stanza, handled),
+                        None => Some((stanza, handled)),
+                    };
+                    if let Some((stanza, handled)) = left {
+                        inbound(&self.node, stanza, handled);
+                    }
                 }
                 Ok(None) => {}
                 Err(close) => return Some(close),

@@ -245,6 +245,38 @@ async fn one_that_stands_by_gets_what_the_first_had_not_taken() {
 }
 
 #[tokio::test]
+async fn one_that_sends_more_than_may_be_open_is_written_to_all_the_same() {
+    let more = CONFIG.replace("[components]", "[components]\nunhandled_max = 5");
+    let house = House::with(&more).await;
+    house.accounts(["romeo"]).await;
+    let romeo = house.available("romeo/orchard", 0).await;
+    house.mail(&romeo).await;
+    let mut irc = Line::connected(&house, "irc.chat.example", "of its own").await;
+    // Nobody has what romeo's client has not taken, and five of those are all there may be.
+    let mut text = String::new();
+    for n in 0..20 {
+        text += &format!(
+            "<message from='irc.chat.example' to='romeo@chat.example' type='chat' id='{n}'><body>x</body></message>"
+        );
+    }
+    irc.says(&text).await;
+    house.until("five have come", || romeo.mailbox.depth().items == 5).await;
+    house.says(&romeo, "<message to='irc.chat.example' id='back'/>").await;
+    assert!(irc.reads("/>").await.contains("id='back'"));
+    let mut got = 0;
+    while got < 20 {
+        assert!(romeo.mailbox.depth().items <= 5);
+        got += house.mail(&romeo).await.len();
+    }
+    // To itself: it is written what it is not read for.
+    let own: String = (0..50)
+        .map(|n| format!("<message from='irc.chat.example' to='irc.chat.example' id='own{n}'/>"))
+        .collect();
+    irc.says(&own).await;
+    irc.reads("id='own49'").await;
+}
+
+#[tokio::test]
 async fn connected_ones_are_items_of_the_server() {
     let house = House::with(CONFIG).await;
     let names = || -> Vec<(String, Option<String>)> {
@@ -277,4 +309,73 @@ async fn who_says_nothing_is_closed_and_who_is_silent_is_kept() {
         tokio::time::sleep(Duration::from_secs(61)).await;
         assert_eq!(irc.reads(" ").await, " ");
     }
+}
+
+const PRIVILEGED: &str = "
+[[components.component]]
+domain = 'bot.chat.example'
+privileged_roster = 'both'
+privileged_messages = true
+privileged_iq_get = ['jabber:iq:private', 'urn:xmpp:ping']
+privileged_iq_set = ['jabber:iq:private']
+";
+
+#[tokio::test]
+async fn a_privileged_one_acts_for_accounts() {
+    let house = House::with(&format!("{CONFIG}{PRIVILEGED}")).await;
+    house.accounts(["romeo", "juliet"]).await;
+    let romeo = house.available("romeo/orchard", 0).await;
+    romeo.set_carbons(true);
+    let juliet = house.available("juliet/balcony", 0).await;
+    house.mail(&romeo).await;
+    house.mail(&juliet).await;
+    let mut bot = Line::connected(&house, "bot.chat.example", "of all").await;
+    let told = bot.reads("</message>").await;
+    assert!(
+        told.contains("<perm access='roster' type='both'") && told.contains("outgoing"),
+        "{told}"
+    );
+    // §4.3
+    bot.says("<iq from='bot.chat.example' to='romeo@chat.example' type='set' id='1'><query xmlns='jabber:iq:roster'><item jid='friar@chat.example' name='Friar'/></query></iq>").await;
+    let done = bot.reads("/>").await;
+    assert_eq!(done, "<iq type='result' id='1' to='bot.chat.example' from='romeo@chat.example'/>");
+    bot.says("<iq from='bot.chat.example' to='romeo@chat.example' type='get' id='2'><query xmlns='jabber:iq:roster'/></iq>").await;
+    let roster = bot.reads("</iq>").await;
+    assert!(roster.contains("friar@chat.example") && roster.contains("id='2'"), "{roster}");
+    assert!(roster.contains("to='bot.chat.example'"), "{roster}");
+    // §5.3: as if he had sent it, from another device.
+    bot.says("<message from='bot.chat.example' to='chat.example' id='3'><privilege xmlns='urn:xmpp:privilege:2'><forwarded xmlns='urn:xmpp:forward:0'><message xmlns='jabber:client' from='romeo@chat.example' to='juliet@chat.example' type='chat' id='4'><body>in his name</body></message></forwarded></privilege></message>").await;
+    let got = house.mail(&juliet).await.join("");
+    assert!(got.contains("from='romeo@chat.example'") && got.contains("in his name"), "{got}");
+    let copy = house.mail(&romeo).await.join("");
+    assert!(
+        copy.contains("<sent xmlns='urn:xmpp:carbons:2'>") && copy.contains("in his name"),
+        "{copy}"
+    );
+    bot.says("<message from='bot.chat.example' to='chat.example' id='5'><privilege xmlns='urn:xmpp:privilege:2'><forwarded xmlns='urn:xmpp:forward:0'><message xmlns='jabber:client' from='romeo@chat.example/orchard' to='juliet@chat.example'/></forwarded></privilege></message>").await;
+    let refused = bot.reads("</message>").await;
+    assert!(refused.contains("type='error'") && refused.contains("<forbidden "), "{refused}");
+    // §6.3
+    let iq = |id: &str, type_: &str, to: &str, payload: &str| {
+        format!(
+            "<iq from='bot.chat.example' to='romeo@chat.example' type='{type_}' id='{id}'><privileged_iq xmlns='urn:xmpp:privilege:2'>\
+             <iq xmlns='jabber:client' type='{type_}' id='in{id}'{to}>{payload}</iq></privileged_iq></iq>"
+        )
+    };
+    let kept = "<query xmlns='jabber:iq:private'><x xmlns='y'>kept</x></query>";
+    bot.says(&iq("6", "set", "", kept)).await;
+    let done = bot.reads("</privilege></iq>").await;
+    assert!(done.starts_with("<iq ") && done.contains("id='6'"), "{done}");
+    assert!(
+        done.contains("<forwarded xmlns='urn:xmpp:forward:0'><iq xmlns='jabber:client'")
+            && done.contains("id='in6'"),
+        "{done}"
+    );
+    let asked = "<query xmlns='jabber:iq:private'><x xmlns='y'/></query>";
+    bot.says(&iq("7", "get", " to='romeo@chat.example'", asked)).await;
+    let done = bot.reads("</privilege></iq>").await;
+    assert!(done.contains(">kept<"), "{done}");
+    bot.says(&iq("8", "get", " to='elsewhere.example'", "<ping xmlns='urn:xmpp:ping'/>")).await;
+    let refused = bot.reads("</iq>").await;
+    assert!(refused.contains("feature-not-implemented"), "{refused}");
 }

@@ -183,8 +183,9 @@ fn message(node: &Arc<Node>, stanza: Stanza, handled: Handled) -> Option<Step> {
             None
         }
         Destination::Service(at) => service(node, at, &stanza, handled),
+        // A component is responsible for it when it has it, another domain too; and an answer says all.
         _ => {
-            router::route(node, stanza);
+            router::route_from(node, stanza, Some(Receipt::of_stream(handled)));
             None
         }
     }

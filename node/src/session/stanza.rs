@@ -62,7 +62,7 @@ pub(super) async fn say_again(node: &Arc<Node>, seat: &Arc<Seat>) -> Option<Stre
 }
 
 /// One stamped stanza: the outbound features, then the router, which takes the receipt of a message along.
-pub(super) fn handle(ctx: &mut Ctx<'_>, mut stanza: Stanza) -> Flow {
+pub(crate) fn handle(ctx: &mut Ctx<'_>, mut stanza: Stanza) -> Flow {
     // The first rule there is (XEP-0016 §2.2 rule 4).
     if let Some(flow) = blocking::outbound(ctx, &stanza) {
         return flow;

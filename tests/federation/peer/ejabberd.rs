@@ -1,4 +1,5 @@
 //! What ejabberd is told. Erlang's resolver is told in a file of its own what to ask; it runs under `erl` itself, without a node name.
+//! Its archive is in Mnesia, which grows slower with each message: it is kept for those only who ask for it.
 
 use super::{Lot, Proof};
 use pangaea_tests::reference::ejabberd_libraries;
@@ -43,13 +44,13 @@ modules:
   mod_disco: {{}}
   mod_last: {{}}
   mod_mam:
-    default: always
+    default: never
   mod_muc:
     host: "rooms.{domain}"
     access: all
     access_create: all
     default_room_options:
-      mam: true
+      mam: false
   mod_offline:
     access_max_user_messages: max_user_offline_messages
   mod_ping: {{}}

@@ -183,7 +183,10 @@ impl Plan {
         let trust =
             "# The authority that signed the certificate of this node too.\ntrust = \"ca.pem\"\n";
         match self.dns {
-            Some(dns) => format!("dns = [\"{dns}\"]\n{trust}"),
+            Some(dns) => format!(
+                "dns = [\"{dns}\"]\n{trust}# Whoever tries it out does not want to wait a minute for somebody who is not there.\n\
+                 negotiate_within = \"10s\"\nqueue_for = \"15s\"\n"
+            ),
             None => {
                 format!("# Without --dns there are no other servers.\nfederation = false\n{trust}")
             }

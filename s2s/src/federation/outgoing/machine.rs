@@ -155,6 +155,8 @@ pub(super) struct Machine {
     features: Option<Element>,
     bidi: bool,
     external_failed: Option<SaslFailure>,
+    /// Their header is from somebody else: only an error may follow.
+    misnamed: bool,
 }
 
 /// The last bytes to write, given why.
@@ -182,6 +184,7 @@ impl Machine {
             features: None,
             bidi: false,
             external_failed: None,
+            misnamed: false,
         };
         if machine.is_tls {
             machine.judge()?;
@@ -223,6 +226,7 @@ impl Machine {
             }
             (Input::Element(element), state) => match StreamError::from_element(&element) {
                 Some(error) => Err(self.peer_says(error)),
+                None if self.misnamed => Err(Failure::Protocol(StreamError::invalid_from())),
                 None => match state {
                     State::Features => self.features(&mut out, element),
                     State::Proceed => self.proceed(&mut out, &element),
@@ -262,15 +266,16 @@ impl Machine {
         if header.content_ns != ns::SERVER {
             return Err(Failure::Protocol(StreamError::invalid_namespace()));
         }
-        // RFC 6120 §4.7.1: who answers must be whom we called.
-        if header.from.is_some_and(|from| !is_domain(&from, &self.dial.pair.to)) {
-            return Err(Failure::Protocol(StreamError::invalid_from()));
-        }
+        // RFC 6120 §4.7.1: who answers must be whom we called. Who is not may still say why, and that it serves no such domain is no breach (§4.9.1.3).
+        self.misnamed = header.from.is_some_and(|from| !is_domain(&from, &self.dial.pair.to));
         self.stream_id = header.id.filter(|id| !id.is_empty());
         self.declares_dialback = header.dialback;
         if header.version.is_some_and(|version| version >= (1, 0)) {
             self.state = State::Features;
             return Ok(());
+        }
+        if self.misnamed {
+            return Err(Failure::Protocol(StreamError::invalid_from()));
         }
         // Before XMPP 1.0 there are no features: no TLS, no SASL (XEP-0220 §2.4.1).
         self.features = None;

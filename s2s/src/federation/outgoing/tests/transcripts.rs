@@ -371,7 +371,16 @@ fn who_answers_must_be_whom_we_called() {
         usual(),
         "we: =
         peer: = id='1' from='verona.example' version='1.0'
+        peer: <stream:features/>
         end: the other server broke the protocol: invalid-from",
+    );
+    // Whoever serves other domains says so in the name of one of them.
+    play(
+        usual(),
+        "we: =
+        peer: = id='1' from='verona.example' version='1.0'
+        peer: <stream:error><host-unknown xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error>
+        end: the other server ended the stream: host-unknown",
     );
     play(
         usual(),

@@ -1,0 +1,265 @@
+//! XEP-0356 Privileged Entity, version 0.4.1: what a component that the configuration trusts with it does in the name of our accounts: reads and changes
+//! their rosters (§4), sends messages from them (§5), sends requests as they would (§6). It is told what it may when it connects. Called by
+//! `serve` for what a component with privileges sends, before `federation::inbound` sees it.
+//!
+//! What it does as an account goes the way of a session's stanzas, by a seat that is in no table and shows nothing: so archives and carbons treat its messages as
+//! those of a device, and the features answer as they would the account.
+//! Left out: roster pushes (§4.4: their `push` is advertised as `false`), the presence of accounts and of their contacts (§7), requests to other entities than the server, its services
+//! and the account itself (`feature-not-implemented`).
+
+use std::sync::Arc;
+
+use config::Privileges;
+use futures_util::future::BoxFuture;
+use s2s::federation::Handled;
+use xmpp::jid::{BareJid, Jid};
+use xmpp::ns;
+use xmpp::payload::forward;
+use xmpp::stanza::error::StanzaError;
+use xmpp::stanza::{Kind, Stanza, Type};
+use xmpp::xml::element::Element;
+
+use crate::app::Node;
+use crate::feature::{Action, Ctx, Flow};
+use crate::router::{self, Destination, decide};
+use crate::session::mailbox::{Mailbox, MailboxLimits};
+use crate::session::{self, Seat};
+
+/// What a component is told of what it may (§4.2, §5.2, §6.2).
+pub(super) fn advertised(server: &Jid, component: &Jid, may: &Privileges) -> Stanza {
+    let element = |name: &str| Element::new(name, ns::PRIVILEGE);
+    let perm = |access: &str, type_: &str| {
+        element("perm").with_attr("access", access).with_attr("type", type_)
+    };
+    let mut privilege = element("privilege");
+    if let Some(type_) = type_of(may.roster_get, may.roster_set) {
+        privilege.push_child(perm("roster", type_).with_attr("push", "false"));
+    }
+    if may.messages {
+        privilege.push_child(perm("message", "outgoing"));
+    }
+    let namespaces: std::collections::BTreeSet<&String> =
+        may.iq_get.iter().chain(&may.iq_set).collect();
+    if !namespaces.is_empty() {
+        let one = |ns: &String| {
+            let type_ = type_of(may.iq_get.contains(ns), may.iq_set.contains(ns));
+            element("namespace").with_attr("ns", ns).with_attr_opt("type", type_)
+        };
+        let all = namespaces.into_iter().map(one);
+        privilege.push_child(element("perm").with_attr("access", "iq").with_children(all));
+    }
+    Stanza::message(Some(component), Some(server), Type::Normal).with_child(privilege).build()
+}
+
+fn type_of(get: bool, set: bool) -> Option<&'static str> {
+    match (get, set) {
+        (true, true) => Some("both"),
+        (true, false) => Some("get"),
+        (false, true) => Some("set"),
+        (false, false) => None,
+    }
+}
+
+/// What a stanza asks to be done in somebody's name.
+#[derive(Debug, PartialEq, Eq)]
+enum Asked {
+    /// Nothing: it is a stanza like any other.
+    Nothing,
+    /// This message is to be sent, from an account or from the server.
+    Message(Stanza),
+    /// This account's request, and whether its answer is wrapped.
+    Request(BareJid, Stanza, bool),
+}
+
+/// Takes a component's stanza if it is done in somebody's name; gives it back if not.
+pub(super) fn take(
+    node: &Arc<Node>,
+    may: &Privileges,
+    stanza: Stanza,
+    handled: Handled,
+) -> Option<(Stanza, Handled)> {
+    let is_account = |jid: &Jid| jid.local().is_some() && node.domains.has_accounts(jid.domain());
+    match asked(may, &node.domains.global, is_account, &stanza) {
+        Ok(Asked::Nothing) => return Some((stanza, handled)),
+        Ok(Asked::Message(message)) => {
+            match message.from().map(Jid::bare).filter(|from| from.local().is_some()) {
+                Some(account) => {
+                    // In its order; only what takes a while is waited for apart.
+                    let acting = Acting::begin(node, &account, message);
+                    if acting.later.is_some() {
+                        let node = node.clone();
+                        tokio::spawn(async move {
+                            acting.end(&node).await;
+                            drop(handled);
+                        });
+                    }
+                }
+                None => router::route(node, message),
+            }
+        }
+        Ok(Asked::Request(account, request, wrapped)) => {
+            if !is_ours(node, &account, &request) {
+                router::bounce(node, &stanza, &StanzaError::feature_not_implemented());
+                return None;
+            }
+            let id = request.id().map(std::borrow::Cow::into_owned);
+            let acting = Acting::begin(node, &account, request);
+            let node = node.clone();
+            tokio::spawn(async move {
+                let said = acting.end(&node).await;
+                let answer = said.into_iter().find(|said| answers(said, id.as_deref()));
+                answer_to(&node, &stanza, answer, wrapped);
+                drop(handled);
+            });
+        }
+        Err(error) => router::bounce(node, &stanza, &error),
+    }
+    None
+}
+
+/// What a stanza asks for, if the component may.
+fn asked(
+    may: &Privileges,
+    server: &str,
+    is_account: impl Fn(&Jid) -> bool,
+    stanza: &Stanza,
+) -> Result<Asked, StanzaError> {
+    let Some(to) = stanza.to() else { return Ok(Asked::Nothing) };
+    match (stanza.kind(), stanza.type_()) {
+        (Kind::Message, kind)
+            if kind != Type::Error && stanza.has_child("privilege", ns::PRIVILEGE) =>
+        {
+            if to.as_str() != server {
+                return Ok(Asked::Nothing);
+            }
+            if !may.messages {
+                return Err(StanzaError::forbidden());
+            }
+            let privilege = stanza.child("privilege", ns::PRIVILEGE);
+            let inner = privilege.and_then(|all| forwarded(&all, "message"));
+            let message = inner.ok_or_else(StanzaError::bad_request)?;
+            let from = message.from().filter(|from| from.resource().is_none());
+            // §5.1: a bare JID of the server's.
+            if !from.is_some_and(|from| is_account(from) || from.as_str() == server) {
+                return Err(StanzaError::forbidden());
+            }
+            if message.to().is_none() {
+                return Err(StanzaError::bad_request());
+            }
+            Ok(Asked::Message(message))
+        }
+        (Kind::Iq, Type::Get | Type::Set) if is_account(to) && to.resource().is_none() => {
+            let get = stanza.type_() == Type::Get;
+            match stanza.first_child() {
+                Some(("query", ns::ROSTER)) => {
+                    if !(if get { may.roster_get } else { may.roster_set }) {
+                        return Err(StanzaError::forbidden());
+                    }
+                    Ok(Asked::Request(to.bare(), stanza.clone(), false))
+                }
+                Some(("privileged_iq", ns::PRIVILEGE)) => {
+                    let inner = stanza.child("privileged_iq", ns::PRIVILEGE);
+                    let inner = inner.as_ref().and_then(|inner| child(inner, "iq"));
+                    let request = inner.ok_or_else(StanzaError::bad_request)?;
+                    let namespaces = if get { &may.iq_get } else { &may.iq_set };
+                    // §6.3: of the same type, and of nobody else.
+                    let is_his = request.from().is_none_or(|from| from == to);
+                    let payload = request.first_child().map(|(_, ns)| ns);
+                    let may_it = payload.is_some_and(|ns| namespaces.iter().any(|may| may == ns));
+                    if request.type_() != stanza.type_() || !is_his || !may_it {
+                        return Err(StanzaError::forbidden());
+                    }
+                    if request.id().is_none() || request.children().count() != 1 {
+                        return Err(StanzaError::bad_request());
+                    }
+                    Ok(Asked::Request(to.bare(), request, true))
+                }
+                _ => Ok(Asked::Nothing),
+            }
+        }
+        _ => Ok(Asked::Nothing),
+    }
+}
+
+fn forwarded(privilege: &Element, name: &str) -> Option<Stanza> {
+    let forwarded = forward::parse(privilege.child("forwarded", ns::FORWARD)?)?;
+    (forwarded.stanza.name() == name).then(|| Stanza::from_element(&forwarded.stanza).ok())?
+}
+
+fn child(of: &Element, name: &str) -> Option<Stanza> {
+    Stanza::from_element(of.child(name, ns::CLIENT)?).ok()
+}
+
+/// Whether it is answered here, at once.
+fn is_ours(node: &Node, account: &BareJid, request: &Stanza) -> bool {
+    match decide(request, &node.domains) {
+        Destination::Server | Destination::Service(_) => true,
+        Destination::Account(of) => {
+            of == *account && request.to().is_none_or(|to| to.resource().is_none())
+        }
+        _ => false,
+    }
+}
+
+fn answers(said: &Stanza, id: Option<&str>) -> bool {
+    said.kind() == Kind::Iq
+        && matches!(said.type_(), Type::Result | Type::Error)
+        && said.id().as_deref() == id
+}
+
+/// What a session of the account does that sends a stanza, without the session.
+struct Acting {
+    seat: Arc<Seat>,
+    later: Option<BoxFuture<'static, Vec<Action>>>,
+}
+
+impl Acting {
+    fn begin(node: &Arc<Node>, account: &BareJid, stanza: Stanza) -> Acting {
+        let full = account.with_resource(&node.token()).expect("a token is a resource");
+        let mailbox = Mailbox::new(MailboxLimits::default());
+        let seat = Arc::new(Seat::new(full, node.tick_clock(), mailbox));
+        let stanza = match stanza.kind() {
+            Kind::Iq => stanza.with_from(seat.address()),
+            _ => stanza,
+        };
+        let mut ctx = Ctx::new(node, Some(&seat));
+        let flow = session::handle(&mut ctx, stanza);
+        router::perform(node, Some(&seat), std::mem::take(&mut ctx.actions));
+        let later = match flow {
+            Flow::Later(later) => Some(later),
+            Flow::Next | Flow::Done => None,
+        };
+        Acting { seat, later }
+    }
+
+    /// What it has heard when all is done.
+    async fn end(self, node: &Arc<Node>) -> Vec<Stanza> {
+        if let Some(later) = self.later {
+            router::perform(node, Some(&self.seat), later.await);
+        }
+        self.seat.close().into_iter().map(|delivery| delivery.stanza).collect()
+    }
+}
+
+/// The answer, to the component: as it is (§4.3), or wrapped (§6.3).
+fn answer_to(node: &Arc<Node>, request: &Stanza, answer: Option<Stanza>, wrapped: bool) {
+    let (Some(component), Some(account)) = (request.from(), request.to()) else { return };
+    let Some(answer) = answer else {
+        return router::bounce(node, request, &StanzaError::service_unavailable());
+    };
+    if !wrapped {
+        return router::route(node, answer.with_to(component).with_from(account));
+    }
+    let reply =
+        xmpp::stanza::Builder::new(Kind::Iq, answer.type_(), Some(account), Some(component));
+    let mut inside = Vec::new();
+    let answer = answer.with_to(account);
+    forward::write(&mut inside, &answer, None);
+    let error = answer.element().child("error", ns::CLIENT).cloned();
+    let xml = [b"<privilege xmlns='urn:xmpp:privilege:2'>", &*inside, b"</privilege>"].concat();
+    let reply = reply.id_opt(request.id().as_deref()).with_xml(&xml).with_child_opt(error);
+    router::route(node, reply.build());
+}
+
+#[cfg(test)]
+mod tests;

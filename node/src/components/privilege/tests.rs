@@ -1,0 +1,136 @@
+//! What a component may, and what comes of it.
+
+use super::*;
+use crate::testing::stanza;
+
+fn may() -> Privileges {
+    Privileges {
+        roster_get: true,
+        roster_set: false,
+        messages: true,
+        iq_get: vec!["jabber:iq:private".into(), "vcard-temp".into()],
+        iq_set: vec!["jabber:iq:private".into()],
+    }
+}
+
+fn word(may: &Privileges, text: &str) -> String {
+    let is_account = |jid: &Jid| jid.local().is_some() && jid.domain() == "chat.example";
+    match asked(may, "chat.example", is_account, &stanza(text)) {
+        Ok(Asked::Nothing) => "nothing".into(),
+        Ok(Asked::Message(message)) => {
+            format!("from {}", message.from().map_or("?", Jid::as_str))
+        }
+        Ok(Asked::Request(account, request, wrapped)) => {
+            let payload = request.first_child().map_or("", |(_, ns)| ns);
+            format!("{account} {payload} {wrapped}")
+        }
+        Err(error) => error.condition.name().to_owned(),
+    }
+}
+
+fn message(to: &str, inner: &str) -> String {
+    format!(
+        "<message from='bot.chat.example' to='{to}'><privilege xmlns='urn:xmpp:privilege:2'>\
+         <forwarded xmlns='urn:xmpp:forward:0'>{inner}</forwarded></privilege></message>"
+    )
+}
+
+fn sent(from: &str, rest: &str) -> String {
+    format!("<message xmlns='jabber:client' from='{from}'{rest}><body>x</body></message>")
+}
+
+fn wrapped(to: &str, type_: &str, inner: &str) -> String {
+    format!(
+        "<iq from='bot.chat.example' to='{to}' type='{type_}' id='1'>\
+         <privileged_iq xmlns='urn:xmpp:privilege:2'>{inner}</privileged_iq></iq>"
+    )
+}
+
+fn inner(attrs: &str, payload: &str) -> String {
+    format!("<iq xmlns='jabber:client' {attrs}><query xmlns='{payload}'/></iq>")
+}
+
+#[test]
+fn what_is_asked_is_what_may_be() {
+    let to = " to='romeo@other.example'";
+    let romeo = "romeo@chat.example";
+    for (text, expected) in [
+        (message("chat.example", &sent("juliet@chat.example", to)), "from juliet@chat.example"),
+        (message("chat.example", &sent("chat.example", to)), "from chat.example"),
+        (message("chat.example", &sent("juliet@chat.example/x", to)), "forbidden"),
+        (message("chat.example", &sent("juliet@other.example", to)), "forbidden"),
+        (message("chat.example", &sent("bot.chat.example", to)), "forbidden"),
+        (message("chat.example", &sent("juliet@chat.example", "")), "bad-request"),
+        (message("chat.example", "<presence xmlns='jabber:client'/>"), "bad-request"),
+        (message("chat.example", ""), "bad-request"),
+        // To somebody else it is somebody else's.
+        (message(romeo, &sent("juliet@chat.example", to)), "nothing"),
+        ("<message from='bot.chat.example' to='chat.example'/>".into(), "nothing"),
+        (
+            format!(
+                "<iq from='bot.chat.example' to='{romeo}' type='get' id='1'><query xmlns='jabber:iq:roster'/></iq>"
+            ),
+            "romeo@chat.example jabber:iq:roster false",
+        ),
+        (
+            format!(
+                "<iq from='bot.chat.example' to='{romeo}' type='set' id='1'><query xmlns='jabber:iq:roster'/></iq>"
+            ),
+            "forbidden",
+        ),
+        (
+            format!(
+                "<iq from='bot.chat.example' to='{romeo}/x' type='get' id='1'><query xmlns='jabber:iq:roster'/></iq>"
+            ),
+            "nothing",
+        ),
+        (
+            wrapped(romeo, "get", &inner("type='get' id='2'", "vcard-temp")),
+            "romeo@chat.example vcard-temp true",
+        ),
+        (
+            wrapped(
+                romeo,
+                "set",
+                &inner("type='set' id='2' from='romeo@chat.example'", "jabber:iq:private"),
+            ),
+            "romeo@chat.example jabber:iq:private true",
+        ),
+        (wrapped(romeo, "set", &inner("type='set' id='2'", "vcard-temp")), "forbidden"),
+        (wrapped(romeo, "get", &inner("type='set' id='2'", "jabber:iq:private")), "forbidden"),
+        (wrapped(romeo, "get", &inner("type='get' id='2'", "jabber:iq:last")), "forbidden"),
+        (
+            wrapped(
+                romeo,
+                "get",
+                &inner("type='get' id='2' from='juliet@chat.example'", "vcard-temp"),
+            ),
+            "forbidden",
+        ),
+        (wrapped(romeo, "get", &inner("type='get'", "vcard-temp")), "bad-request"),
+        (wrapped(romeo, "get", ""), "bad-request"),
+        (wrapped("chat.example", "get", &inner("type='get' id='2'", "vcard-temp")), "nothing"),
+    ] {
+        assert_eq!(word(&may(), &text), expected, "{text}");
+    }
+    let nothing = Privileges { roster_set: true, ..Privileges::default() };
+    for (text, expected) in [
+        (message("chat.example", &sent("juliet@chat.example", to)), "forbidden"),
+        (wrapped(romeo, "get", &inner("type='get' id='2'", "vcard-temp")), "forbidden"),
+    ] {
+        assert_eq!(word(&nothing, &text), expected, "{text}");
+    }
+}
+
+#[test]
+fn it_is_told_what_it_may() {
+    let jid = |text: &str| Jid::parse(text).expect("a JID");
+    let told = advertised(&jid("chat.example"), &jid("bot.chat.example"), &may());
+    assert_eq!(
+        format!("{told:?}"),
+        "<message to='bot.chat.example' from='chat.example'><privilege xmlns='urn:xmpp:privilege:2'>\
+         <perm access='roster' type='get' push='false'/><perm access='message' type='outgoing'/>\
+         <perm access='iq'><namespace ns='jabber:iq:private' type='both'/><namespace ns='vcard-temp' type='get'/></perm>\
+         </privilege></message>"
+    );
+}
