@@ -95,7 +95,7 @@ pub async fn run(
     }
     let http = crate::http::bind(&config.http.listen).await?;
 
-    let node = build::build(config).await?;
+    let node = Box::pin(build::build(config)).await?;
     tracing::info!(node = %node.geo.me, incarnation = node.incarnation, "starting");
     let mut tasks = JoinSet::new();
     let gate = Gate::new(GateLimits {
