@@ -91,13 +91,12 @@ async fn a_stream_of_the_peer_takes_our_stanzas_while_it_stands() {
     }
     outgoing.closed(1, rest);
     world.until("delivered", |seen| seen.delivered.len() == 10).await;
-    let seen = world.seen.lock();
-    assert_eq!(seen.delivered, (0..10).collect::<Vec<_>>());
-    assert_eq!(
-        seen.arrived.iter().map(|(order, _)| *order).collect::<Vec<_>>(),
-        (2..10).collect::<Vec<_>>()
-    );
-    drop(seen);
+    {
+        let seen = world.seen.lock();
+        assert_eq!(seen.delivered, (0..10).collect::<Vec<_>>());
+        let arrived: Vec<_> = seen.arrived.iter().map(|(order, _)| *order).collect();
+        assert_eq!(arrived, (2..10).collect::<Vec<_>>());
+    }
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(outgoing.queued_bytes(), 0);
 }
