@@ -58,7 +58,7 @@ domain = "*.strict.lab"
 certificate = "required"
 "#;
 const TIMES: &str = r#"negotiate_within = "10s"
-queue_for = "20s"
+queue_for = "15s"
 retry_first = "500ms"
 retry_max = "4s"
 "#;
@@ -204,8 +204,7 @@ async fn with_peers(
             let theirs = peer.site()?;
             let tests = talk::tests(&place, Pair { ours, theirs: &theirs });
             run(outcome, choice, tests, TOGETHER, LONGEST_SECONDS).await;
-            let proved =
-                Test::new(format!("{place}::it was proved so"), || async { peer.has_proved() });
+            let proved = Test::new(format!("{place}::it was proved so"), || peer.has_proved());
             run(outcome, choice, vec![proved], 1, LONGEST_SECONDS).await;
             let calm = vec![
                 Test::new(format!("{place}::domains of regions and services"), || {
@@ -254,8 +253,8 @@ async fn at_reference(
         let tests: Vec<Test<'_>> = talk::tests(&place, pair);
         run(outcome, choice, tests, TOGETHER, LONGEST_SECONDS).await;
         let proved = Test::new(format!("{place}::it was proved so"), || async {
-            ours.has_proved()?;
-            theirs.has_proved()
+            ours.has_proved().await?;
+            theirs.has_proved().await
         });
         run(outcome, choice, vec![proved], 1, LONGEST_SECONDS).await;
         ours.finish();

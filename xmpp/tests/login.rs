@@ -12,10 +12,7 @@ use xmpp::sasl::{
 };
 use xmpp::stanza::error::StanzaError;
 use xmpp::stream::header::{Framing, Opening, StreamHeader};
-use xmpp::stream::negotiate::{
-    Dial, Initiating, InitiatingInput, InitiatingOutput, Inline, Input, Offer, Output, PeerInput,
-    PeerOffer, PeerOutput, Receiving, ReceivingPeer, Tls, TlsPolicy,
-};
+use xmpp::stream::negotiate::{Inline, Input, Offer, Output, Receiving, Tls, TlsPolicy};
 use xmpp::xml::framer::{Framer, Limits, Scan};
 use xmpp::{Element, FullJid, StreamError, ns};
 
@@ -230,71 +227,6 @@ fn a_client_logs_in_byte_by_byte() {
         at_server.wire.extend(answer);
     }
     assert_eq!(bound.as_ref().map(FullJid::as_str), Some("juliet@capulet.example/balcony"));
-}
-
-#[test]
-fn two_nodes_negotiate_byte_by_byte() {
-    let offer = PeerOffer {
-        domains: vec!["us-0".into()],
-        features_after_auth: b"<link xmlns='urn:pangaea:link:1' version='1'/>".to_vec(),
-        features_unverified: Vec::new(),
-        dialback: true,
-    };
-    let mut peer = ReceivingPeer::new(Arc::new(offer), false, [3; 32]);
-    let (mut caller, mut calls) =
-        Initiating::new(Dial { from: "eu-0".into(), to: "us-0".into(), is_tls_active: false });
-    let (mut at_peer, mut at_caller) = (End::new(), End::new());
-    let (mut is_authenticated, mut is_linked) = (false, false);
-    while !is_linked {
-        for output in std::mem::take(&mut calls) {
-            match output {
-                InitiatingOutput::Send(bytes) => at_peer.wire.extend(bytes),
-                InitiatingOutput::StartTls => {
-                    at_caller.restart();
-                    let said = peer.handle(PeerInput::TlsReady);
-                    assert!(said.is_empty(), "the peer waits for a header, not {said:?}");
-                    calls.extend(caller.handle(InitiatingInput::TlsReady));
-                }
-                InitiatingOutput::Restart => at_caller.restart(),
-                InitiatingOutput::Done { features, .. } => {
-                    assert!(features.has_child("link", ns::LINK));
-                    at_peer.wire.extend(Element::new("link", ns::LINK).to_bytes());
-                }
-                InitiatingOutput::Fail(error) => panic!("{error}"),
-            }
-        }
-        while let Some(seen) = at_peer.next() {
-            let mut inputs = vec![match seen.expect("the caller writes XML") {
-                Seen::Open(header) => PeerInput::Open(header),
-                Seen::Element(element) => PeerInput::Element(element),
-            }];
-            while let Some(input) = inputs.pop() {
-                for output in peer.handle(input) {
-                    match output {
-                        PeerOutput::Send(bytes) => at_caller.wire.extend(bytes),
-                        PeerOutput::StartTls | PeerOutput::Restart => at_peer.restart(),
-                        PeerOutput::Verify { from, .. } => {
-                            inputs.push(PeerInput::Verified(from == "eu-0"))
-                        }
-                        PeerOutput::Authenticated { .. } => is_authenticated = true,
-                        PeerOutput::Peer(element) => is_linked = element.is("link", ns::LINK),
-                        PeerOutput::Unauthenticated(element) => panic!("unexpected {element}"),
-                        PeerOutput::Fail(error) => panic!("{error}"),
-                    }
-                }
-            }
-        }
-        while let Some(seen) = at_caller.next() {
-            calls.extend(caller.handle(match seen.expect("the peer writes XML") {
-                Seen::Open(header) => InitiatingInput::Open(header),
-                Seen::Element(element) => InitiatingInput::Element(element),
-            }));
-            if !calls.is_empty() {
-                break;
-            }
-        }
-    }
-    assert!(is_authenticated);
 }
 
 /// Things a client may say, sensible or not.

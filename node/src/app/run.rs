@@ -95,7 +95,7 @@ pub async fn run(
     }
     let http = crate::http::bind(&config.http.listen).await?;
 
-    let node = build::build(config).await?;
+    let node = Box::pin(build::build(config)).await?;
     tracing::info!(node = %node.geo.me, incarnation = node.incarnation, "starting");
     let mut tasks = JoinSet::new();
     let gate = Gate::new(GateLimits {
@@ -129,6 +129,7 @@ pub async fn run(
         tasks.spawn(federation::streams::listen(node.clone(), listener, is_tls));
     }
     tasks.spawn(federation::streams::agree_on_secret(node.clone()));
+    tasks.spawn(federation::streams::follow_nodes(node.clone()));
     for service in node.services.all() {
         service.start(&node, &mut tasks)?;
     }

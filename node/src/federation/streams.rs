@@ -122,6 +122,21 @@ pub async fn agree_on_secret(node: Arc<Node>) {
     }
 }
 
+/// Follows where our other nodes are, until the node stops: DNS that sends us to one of them sends us to ourselves.
+pub async fn follow_nodes(node: Arc<Node>) {
+    let Some((_, net)) = node.federation.handle.0.get() else { return };
+    let mut version = node.metadata.watch();
+    loop {
+        version.mark_unchanged();
+        let state = node.metadata.state();
+        net.set_nodes(state.nodes.values().filter_map(|of| of.address.parse().ok()).collect());
+        tokio::select! {
+            changed = version.changed() => if changed.is_err() { return },
+            () = node.stopped() => return,
+        }
+    }
+}
+
 /// Takes connections of other servers, and of our nodes, until it is dropped. `is_tls`: they begin with TLS.
 pub async fn listen(node: Arc<Node>, listener: TcpListener, is_tls: bool) {
     let front = Arc::new(Front::new(node.config.s2s.limits.unproved_per_address_max));

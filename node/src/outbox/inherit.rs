@@ -185,6 +185,6 @@ mod tests {
         assert!(heard.find(">one<") < heard.find(">two<"), "{heard}");
         assert_eq!(left(&house, "here-7").await, 1, "what cannot be read stays");
         assert!(take_over_from(&house.node, "here-7", false).await.expect("memory"));
-        assert_eq!(crate::testing::mail(&seat), [String::new(); 0], "and nothing comes twice");
+        assert!(crate::testing::mail(&seat).is_empty(), "and nothing comes twice");
     }
 }

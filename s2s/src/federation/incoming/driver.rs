@@ -41,7 +41,7 @@ pub(super) struct Stream {
     pub(super) current: Current,
     peer: SocketAddr,
     /// The peer's certificates, its own first; none without TLS.
-    chain: Vec<CertificateDer<'static>>,
+    chain: Arc<[CertificateDer<'static>]>,
     /// What was asked of others, and how it will be told.
     questions: FuturesUnordered<BoxFuture<'static, Told>>,
     done: Arc<Done>,
@@ -63,7 +63,7 @@ pub(super) struct Stream {
 
 /// An answer to one of the questions.
 enum Told {
-    Input(Input),
+    Input(Box<Input>),
     Slept(Option<Box<Slept>>),
 }
 
@@ -158,7 +158,7 @@ impl Stream {
             watch,
             current,
             peer,
-            chain: Vec::new(),
+            chain: Arc::default(),
             questions: FuturesUnordered::new(),
             done: Arc::new(Done(done)),
             handled,
@@ -250,7 +250,7 @@ impl Stream {
             }
             Some(number) = self.handled.recv() => Ok(Some(Input::Handled(number))),
             Some(told) = self.questions.next(), if !self.questions.is_empty() => match told {
-                Told::Input(input) => Ok(Some(input)),
+                Told::Input(input) => Ok(Some(*input)),
                 Told::Slept(slept) => self.woken(wire, slept).await.map(Some),
             },
             Some((ticket, stanza)) = next_back(&mut self.back), if may_send => {
@@ -319,18 +319,21 @@ impl Stream {
     ) -> Result<Input, End> {
         let Some(slept) = slept else { return Ok(Input::Resumed(None)) };
         let Slept { kept, back } = *slept;
-        if let Some(old) = back {
-            if let Some(own) = self.back.replace(old) {
-                // What went over this one is with the peer before anything of the other is.
-                let deadline = Instant::now() + self.current.settings.timers.ack;
-                let written = timeout_at(deadline, wire.flush()).await;
-                let tickets: Vec<_> = self.sent.drain(..).map(|(_, ticket, _)| ticket).collect();
-                let stream = own.back.stream;
-                if matches!(written, Ok(Ok(()))) {
-                    self.shared.bidi.delivered(stream, &tickets);
-                }
-                self.shared.bidi.closed(stream, own.close());
+        if let Some(old) = back
+            && let Some(own) = self.back.replace(old)
+        {
+            // What went over this one is with the peer before anything of the other is.
+            let deadline = Instant::now() + self.current.settings.timers.ack;
+            let written = timeout_at(deadline, wire.flush()).await;
+            let stream = own.back.stream;
+            let sent = self.sent.drain(..).map(|(_, ticket, stanza)| (ticket, stanza));
+            let mut rest: Vec<_> = sent.collect();
+            if matches!(written, Ok(Ok(()))) {
+                let tickets: Vec<_> = rest.drain(..).map(|(ticket, _)| ticket).collect();
+                self.shared.bidi.delivered(stream, &tickets);
             }
+            rest.extend(own.close());
+            self.shared.bidi.closed(stream, rest);
         }
         Ok(Input::Resumed(Some(Box::new(kept))))
     }
@@ -404,8 +407,9 @@ impl Stream {
         match output {
             Output::Verify(ask) => {
                 let answer = self.shared.verifier.verify(ask.clone());
-                self.questions
-                    .push(Box::pin(async move { Told::Input(Input::Verified(ask, answer.await)) }));
+                self.questions.push(Box::pin(async move {
+                    Told::Input(Box::new(Input::Verified(ask, answer.await)))
+                }));
             }
             Output::Back(pair) => {
                 let half = self.back.get_or_insert_with(|| {
@@ -465,7 +469,7 @@ impl Stream {
         let (net, chain) = (self.shared.net.clone(), self.chain.clone());
         self.questions.push(Box::pin(async move {
             let good = good(net.proves_with_dns(&chain, &domain).await, &domain);
-            Told::Input(Input::Proved { domain, good })
+            Told::Input(Box::new(Input::Proved { domain, good }))
         }));
         None
     }
@@ -478,8 +482,14 @@ impl Stream {
                 if !self.closing {
                     wire.put(&wire::farewell(error.as_ref()));
                 }
-                if let Some(error) = &error {
-                    tracing::info!(peer = %self.peer, %error, "a stream ends");
+                match &error {
+                    Some(error) if self.machine.proved().is_empty() => {
+                        tracing::debug!(peer = %self.peer, %error, "a stream ends");
+                    }
+                    Some(error) => {
+                        tracing::info!(peer = %self.peer, %error, "a stream ends");
+                    }
+                    None => {}
                 }
                 self.forget();
                 let _ = timeout_at(Instant::now() + FAREWELL, wire.flush()).await;

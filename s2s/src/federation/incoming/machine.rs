@@ -73,6 +73,8 @@ pub struct Machine {
     pub(super) asked: Vec<Asked>,
     pub(super) management: Management,
     born: Instant,
+    /// Until when something must be proved.
+    patience: Instant,
     /// When a stanza went by last, and whether the silence since has been broken with a space.
     pub(super) active: Instant,
     prodded: bool,
@@ -82,6 +84,7 @@ impl Machine {
     /// A fresh connection. `seed` is 32 random bytes, for the ids that we give.
     #[must_use]
     pub fn new(settings: Arc<Settings>, seed: [u8; 32], now: Instant) -> Machine {
+        let patience = settings.timers.negotiate;
         Machine {
             management: Management::new(&settings.limits),
             settings,
@@ -100,6 +103,7 @@ impl Machine {
             proved: Pairs::default(),
             asked: Vec::new(),
             born: now,
+            patience: now + patience,
             active: now,
             prodded: false,
         }
@@ -146,7 +150,7 @@ impl Machine {
         match self.state {
             State::Over => None,
             State::Closing(since) => Some(since + timers.ack),
-            _ if self.proved.is_empty() => Some(self.born + timers.negotiate),
+            _ if self.proved.is_empty() => Some(self.patience),
             _ => {
                 let silence = if self.prodded { 2 * timers.idle } else { timers.idle };
                 let ack = self.management.asked_at().map(|asked| asked + timers.ack);
@@ -380,6 +384,12 @@ impl Machine {
         }
     }
 
+    /// A question is asked for the peer, and has as much time as the peer has: it is to hear the answer. But not for ever.
+    pub(super) fn wait_for_answer(&mut self, now: Instant) {
+        let negotiate = self.settings.timers.negotiate;
+        self.patience = (now + 2 * negotiate).min(self.born + 4 * negotiate);
+    }
+
     /// Whether the peer must begin with STARTTLS before it may do anything else.
     fn needs_tls(&self, house: &dyn House) -> bool {
         self.tls.is_none()
@@ -412,7 +422,7 @@ impl Machine {
             // B-203, S-024: without TLS there is nothing but an error.
             (ns::DIALBACK, _) if self.needs_tls(house) => Err(StreamError::policy_violation()),
             (ns::SM, _) if self.needs_tls(house) => Err(StreamError::not_authorized()), // B-068
-            (ns::DIALBACK, _) => self.dialback(house, element, out),
+            (ns::DIALBACK, _) => self.dialback(house, now, element, out),
             (ns::SM, _) => self.sm(element, now, out),
             (ns::BIDI, "bidi") if !self.needs_tls(house) => {
                 self.want_bidi(out);
@@ -438,8 +448,7 @@ impl Machine {
         out: &mut Vec<Output>,
     ) -> Result<(), StreamError> {
         let is_ours = |domain: &str| house.is_ours(domain);
-        // COMPAT: what language a server's stream says it has is not that of the people behind it.
-        let stanza = wire::stanza(piece, head, None, &self.proved, is_ours)?;
+        let stanza = wire::stanza(piece, head, &self.proved, is_ours)?;
         (self.active, self.prodded) = (now, false);
         out.push(Output::Receive(stanza, self.management.begin()));
         Ok(())

@@ -1,6 +1,8 @@
 //! Room: dialback on an incoming stream, part of the machine: as receiving server (XEP-0220 §2.2.1), with the shortcut of XEP-0344 §2.4 for domains that
 //! the certificate proves, and as authoritative server (§2.2.2). Any number of pairs on one stream, up to its bound (§2.6).
 
+use std::time::Instant;
+
 use xmpp::{Element, StreamError};
 
 use super::machine::Machine;
@@ -35,12 +37,18 @@ impl Machine {
     pub(super) fn dialback(
         &mut self,
         house: &dyn House,
+        now: Instant,
         element: &Element,
         out: &mut Vec<Output>,
     ) -> Result<(), StreamError> {
         let Dialback { pair, step } = Dialback::read(element)?;
         match step {
-            Step::Result { key } => self.request(house, pair, key, out)?,
+            Step::Result { key } => {
+                self.request(house, pair, key, out)?;
+                if !self.asked.is_empty() {
+                    self.wait_for_answer(now);
+                }
+            }
             Step::Verify { id, key } => {
                 let outcome = verify(house, &pair, &id, &key);
                 let step = Step::Verified { id, outcome };

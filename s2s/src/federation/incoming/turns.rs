@@ -38,6 +38,8 @@ pub struct Settings {
 
 /// What happened.
 #[derive(Debug)]
+// As `wire::Item`.
+#[allow(clippy::large_enum_variant)]
 pub enum Input {
     /// The peer's header. Not while [`Machine::is_waiting`](super::machine::Machine::is_waiting); nor is any element.
     Open(Box<StreamHeader>),

@@ -322,11 +322,11 @@ impl Resolver {
         let (mut found, mut ours, mut miss) = (Vec::new(), false, None);
         while let Some((addresses, record)) = asked.next().await {
             match addresses {
-                Ok(mut addresses) => {
-                    let before = addresses.len();
-                    addresses.retain(|ip| !own.is(SocketAddr::new(*ip, record.port)));
-                    ours |= addresses.len() < before;
-                    if !addresses.is_empty() {
+                Ok(addresses) => {
+                    // One address of ours among those of a name: the others are ours too, or nobody's.
+                    if addresses.iter().any(|ip| own.is(SocketAddr::new(*ip, record.port))) {
+                        ours = true;
+                    } else if !addresses.is_empty() {
                         found.push(Target {
                             host: record.host,
                             port: record.port,

@@ -126,6 +126,8 @@ pub struct Net(Arc<Shared>);
 
 struct Shared {
     current: RwLock<Arc<Current>>,
+    /// Where our other nodes listen.
+    nodes: RwLock<Vec<SocketAddr>>,
     seen: Mutex<Seen>,
 }
 
@@ -155,7 +157,7 @@ impl Net {
     /// Something in `config` cannot be used.
     pub fn new(config: NetConfig) -> Result<Net, NetError> {
         let current = RwLock::new(Arc::new(Current::new(config)?));
-        Ok(Net(Arc::new(Shared { current, seen: Mutex::default() })))
+        Ok(Net(Arc::new(Shared { current, nodes: RwLock::default(), seen: Mutex::default() })))
     }
 
     /// Puts another configuration in the place of this one; what DNS said is forgotten. Streams that exist keep what they have.
@@ -168,6 +170,15 @@ impl Net {
         Ok(())
     }
 
+    /// Where our other nodes listen, as far as they have addresses: who sends us there sends us back to ourselves.
+    pub fn set_nodes(&self, nodes: Vec<SocketAddr>) {
+        *self.0.nodes.write() = nodes;
+    }
+
+    fn own(&self, current: &Current) -> Own {
+        Own(current.own.0.iter().chain(self.0.nodes.read().iter()).copied().collect())
+    }
+
     fn current(&self) -> Arc<Current> {
         self.0.current.read().clone()
     }
@@ -178,7 +189,7 @@ impl Net {
     /// See [`FindError`], whose `condition` the sender of a stanza is told.
     pub async fn find(&self, domain: &str) -> Result<Vec<Target>, FindError> {
         let current = self.current();
-        current.resolver.find(domain, &current.own, &mut chance).await
+        current.resolver.find(domain, &self.own(&current), &mut chance).await
     }
 
     /// What DNS says of the services of a domain: of `_xmpps-server`, and of `_xmpp-server`.
@@ -201,7 +212,7 @@ impl Net {
         deadline: Instant,
     ) -> Result<(TcpStream, Target), ConnectError> {
         let current = self.current();
-        connect::connect(targets, &current.own, deadline).await
+        connect::connect(targets, &self.own(&current), deadline).await
     }
 
     /// TLS for dialling as `ours` (prepared form), whose certificate is shown. The peer's is not judged: see [`Net::proves`]. With

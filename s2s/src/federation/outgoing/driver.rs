@@ -253,8 +253,7 @@ impl Stream<'_> {
                     self.carried = Instant::now();
                     let user = &self.life.shared.user;
                     let is_ours = |domain: &str| user.is_ours(domain);
-                    let lang = self.online.established.lang.as_deref();
-                    let stanza = wire::stanza(&piece, &head, lang, &self.online.proved, is_ours)
+                    let stanza = wire::stanza(&piece, &head, &self.online.proved, is_ours)
                         .map_err(Failure::Protocol)?;
                     let received = self.life.session.received.clone();
                     let number = received.begin();

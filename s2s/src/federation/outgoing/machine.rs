@@ -103,8 +103,6 @@ pub(super) enum Output {
 pub(super) struct Established {
     /// The id of the stream: keys of further pairs are made from it.
     pub(super) stream_id: Option<String>,
-    /// What its stanzas inherit (RFC 6120 §4.7.4).
-    pub(super) lang: Option<String>,
     /// What convinced them.
     pub(super) proof: Proof,
     /// Under TLS.
@@ -153,7 +151,6 @@ pub(super) struct Machine {
     is_proved: bool,
     proof: Proof,
     stream_id: Option<String>,
-    lang: Option<String>,
     declares_dialback: bool,
     features: Option<Element>,
     bidi: bool,
@@ -183,7 +180,6 @@ impl Machine {
             state: State::Header,
             proof: Proof::None,
             stream_id: None,
-            lang: None,
             declares_dialback: false,
             features: None,
             bidi: false,
@@ -273,7 +269,6 @@ impl Machine {
         // RFC 6120 §4.7.1: who answers must be whom we called. Who is not may still say why, and that it serves no such domain is no breach (§4.9.1.3).
         self.misnamed = header.from.is_some_and(|from| !is_domain(&from, &self.dial.pair.to));
         self.stream_id = header.id.filter(|id| !id.is_empty());
-        self.lang = header.lang;
         self.declares_dialback = header.dialback;
         if header.version.is_some_and(|version| version >= (1, 0)) {
             self.state = State::Features;
@@ -417,7 +412,6 @@ impl Machine {
         out.push(Output::Established(Box::new(Established {
             sm: self.proof != Proof::None && self.offers("sm", ns::SM),
             stream_id: self.stream_id.take(),
-            lang: self.lang.take(),
             proof: self.proof,
             is_tls: self.is_tls,
             is_proved: self.is_proved,

@@ -1,9 +1,8 @@
 //! Stream negotiation as state machines: a thing that happened goes in, things to do come out (RFC 6120 §4–7).
 //!
-//! [`Receiving`] is what a client meets, [`ReceivingPeer`] what a server or another node meets, [`Initiating`] what we do
-//! when we dial one. The caller (a session, `s2s`) owns the socket, the framer, the deadlines and the look-ups; it feeds
-//! elements one at a time, performs the outputs in order and drops the machine when negotiation is over. The machines
-//! are boxed: they are large next to an idle session.
+//! [`Receiving`] is what a client meets; what another domain meets, and what we do when we dial one, is `s2s::federation`. The caller (a session) owns
+//! the socket, the framer, the deadlines and the look-ups; it feeds elements one at a time, performs the outputs in order and drops the machine when
+//! negotiation is over. The machine is boxed: it is large next to an idle session.
 //!
 //! **The caller's duty at STARTTLS** (bad-inputs S-026, B-070, B-074): on `StartTls`, if anything at all stands in the
 //! read buffer behind the element that caused it, close the connection without a word; it came in clear and may be
@@ -15,21 +14,16 @@
 //!
 //! SASL2 (XEP-0388) and what goes along in it is `inline`; its elements are `sasl2`.
 //!
-//! Deliberately absent: dialback (the seam: a peer whose certificate proves nothing still gets features, see
-//! [`ReceivingPeer`]), any clock.
+//! Deliberately absent: any clock.
 
-mod initiating;
 mod inline;
 mod offer;
-mod peer;
 mod receiving;
 pub mod sasl2;
 mod turns;
 
-pub use initiating::{Dial, DialError, Initiating, InitiatingInput, InitiatingOutput};
 pub use inline::{Inline, SignIn, SignedIn, Used};
 pub use offer::{Offer, Tls, TlsPolicy};
-pub use peer::{PeerInput, PeerOffer, PeerOutput, ReceivingPeer};
 pub use receiving::Receiving;
 use sasl2::Profile;
 pub use turns::{Input, Output};
@@ -122,7 +116,7 @@ fn domain_of(text: &str) -> Option<String> {
     jid.local().is_none().then(|| jid.as_str().to_owned())
 }
 
-/// Content namespace (where the transport names one) and version, for either role (bad-input rows B-010, B-013, B-014).
+/// Content namespace (where the transport names one) and version (bad-input rows B-010, B-013, B-014).
 fn check_header(header: &StreamHeader, content_ns: Option<&str>) -> Result<(), StreamError> {
     if content_ns.is_some_and(|content_ns| header.content_ns != content_ns) {
         return Err(StreamError::invalid_namespace());
@@ -303,6 +297,7 @@ fn decode(text: &str) -> Option<Vec<u8>> {
     if text == "=" { Some(Vec::new()) } else { BASE64.decode(text).ok() }
 }
 
+#[cfg(test)]
 fn encode(data: &[u8]) -> String {
     if data.is_empty() { "=".to_owned() } else { BASE64.encode(data) }
 }
@@ -334,11 +329,8 @@ fn failure(ns: &str, condition: Failure) -> Element {
 }
 
 const PROCEED: &[u8] = b"<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>";
-const STARTTLS: &[u8] = b"<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>";
 
 #[cfg(test)]
 mod inline_tests;
-#[cfg(test)]
-mod peer_tests;
 #[cfg(test)]
 mod receiving_tests;
