@@ -28,7 +28,7 @@ use crate::app::Node;
 use crate::federation::inbound::inbound;
 use crate::router;
 use crate::session::{Control, Delivery, Item, Seat, component_over};
-use crate::transport::tcp::{Accepted, Admission};
+use crate::transport::tcp::Accepted;
 use crate::transport::{Buffer, Transport};
 
 /// Above this, mail waits in the mailbox (which is bounded) until the component has read.
@@ -69,7 +69,7 @@ pub async fn serve(node: Arc<Node>, accepted: Accepted) {
     if let Some(may) = &may {
         output.put(privilege::advertised(&node.server, &Jid::from(&seat.bare), may).bytes());
     }
-    let_in(admission);
+    drop(admission); // It has proved who it is, and is not counted among those at the door any more.
     framer.set_limits(Limits {
         element_bytes: short(node.config.components.stanza_bytes_max),
         ..Limits::STANZA
@@ -94,11 +94,6 @@ pub async fn serve(node: Arc<Node>, accepted: Accepted) {
         idle: Box::pin(tokio::time::sleep(keepalive)),
     };
     Box::new(connection).run().await;
-}
-
-/// It has proved who it is, and is not counted among those at the door any more.
-fn let_in(admission: Admission) {
-    drop(admission);
 }
 
 fn short(bytes: usize) -> u32 {
