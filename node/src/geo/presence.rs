@@ -87,21 +87,29 @@ impl Geo {
     /// which knows its own rows best. All of them, not only those with rows here: a resource that is just binding there would
     /// otherwise miss it (its own probe may have passed ours on the way). Those at other domains get a stanza each, from here.
     pub fn multicast(&self, node: &Arc<Node>, presence: &Presence, to: &[BareJid]) {
-        let (abroad, to): (Vec<BareJid>, Vec<BareJid>) =
-            to.iter().cloned().partition(|account| abroad::is_abroad(node, account));
-        if !abroad.is_empty() {
+        // Nothing is copied for those who have no contacts elsewhere.
+        if to.iter().any(|account| abroad::is_abroad(node, account)) {
+            let (abroad, here): (Vec<BareJid>, Vec<BareJid>) =
+                to.iter().cloned().partition(|account| abroad::is_abroad(node, account));
             abroad::tell(node, presence, &abroad);
+            self.multicast_here(node, presence, &here);
+        } else {
+            self.multicast_here(node, presence, to);
         }
+    }
+
+    /// The same, all of them accounts of ours.
+    fn multicast_here(&self, node: &Arc<Node>, presence: &Presence, to: &[BareJid]) {
         if to.is_empty() {
             return;
         }
         if !presence.is_stale(node) {
-            for account in &to {
+            for account in to {
                 shown_here(node, account.as_str(), presence);
             }
         }
         for (_, ix) in self.live() {
-            self.multicast_to(node, ix, presence, &to);
+            self.multicast_to(node, ix, presence, to);
         }
     }
 
