@@ -1,4 +1,4 @@
-//! *What I send to another domain and is acknowledged to me arrives there or comes back; once, unless a node died or was stopped meanwhile; and in the
+//! *What I send to another domain and is acknowledged to me arrives there or comes back; once, unless a node died, counted as dead or was stopped meanwhile; and in the
 //! order in which I sent it, whichever region speaks for me* (decision 0016): for each session, in the order of first arrival.
 
 use std::collections::BTreeMap;
@@ -15,7 +15,8 @@ pub fn check(journal: &Journal, end: &End) -> Vec<String> {
         let sent = &journal.abroad[number];
         if let Some(before) = first.get(&number) {
             let mut ends = journal.deaths.iter().chain(&journal.stops).map(|(_, died)| *died);
-            if !ends.any(|died| (sent.at..=at).contains(&died)) {
+            let ended = ends.any(|died| (sent.at..=at).contains(&died));
+            if !ended && !journal.any_fell(sent.at, at) {
                 broken.push(format!("message a{number} arrived at {before} and again at {at}"));
             }
             continue;
