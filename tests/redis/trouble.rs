@@ -167,7 +167,7 @@ pub(crate) async fn joins(platform: &Platform, redis: &Redis) -> Result<()> {
     }
     let text = std::fs::read_to_string(dir.join("eu-1.toml")).map_err(|e| e.to_string())?;
     let mut text = text.split("[[peers]]").next().unwrap_or_default().to_owned();
-    for offset in [222, 223, 269, 280, 265] {
+    for offset in [222, 223, 269, 347, 280, 265] {
         let (old, new) = (platform.port_of(0, 1, offset), platform.port_of(0, 2, offset));
         text = text.replace(&format!("127.0.0.1:{old}"), &format!("127.0.0.1:{new}"));
     }
