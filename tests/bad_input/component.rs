@@ -410,9 +410,10 @@ async fn errors(house: &House<'_>) -> Result<()> {
         ))
         .await?;
     }
+    // What asks and finds nobody is answered, and comes behind them: whatever they waited for is over by then.
     let domain = one.endpoint.domain.clone();
     one.send(&format!(
-        "<iq type='get' id='p' from='{from}' to='{domain}'><ping xmlns='urn:xmpp:ping'/></iq>"
+        "<iq type='get' id='p' from='{from}' to='{to}'><ping xmlns='urn:xmpp:ping'/></iq>"
     ))
     .await?;
     let first = one.receive().await?;
