@@ -163,12 +163,22 @@ class Writer(Person):
         self.refused.add(message["id"])
         self.place.changed.set()
 
+    def turn(self, user, up, ready):
+        if up and ready and user is self.user:
+            # What slixmpp had taken when the connection broke, and had not yet counted as sent, it forgets. It says the others again itself.
+            counted = {stanza["id"] for _, stanza in user.plugin["xep_0198"].unacked_queue}
+            self.say_again([name for name in self.open if name not in counted])
+        super().turn(user, up, ready)
+
     def began(self):
-        for name in list(self.open):
+        self.say_again(list(self.open))
+        super().began()
+
+    def say_again(self, names):
+        for name in names:
             self.again += 1
             self.said_again.add(name)
             self.user.say(self.reader.bare, name)
-        super().began()
 
     async def write(self, over):
         due = 0.0
