@@ -43,49 +43,49 @@ pub struct S2s {
     pub timers: S2sTimers,
 }
 
-/// The bounds of `[s2s]`. What happens beyond each is said in `s2s::federation::settings`, which has the same.
+/// The bounds of streams to other servers. Beyond each: what is said there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct S2sLimits {
-    /// Streams in each direction.
+    /// Streams in each direction. Beyond: an incoming one is refused with `resource-constraint`, an outgoing one waits.
     pub streams_max: usize,
-    /// Incoming streams from one address that have proved nothing yet.
+    /// Incoming streams from one address that have proved nothing yet. Beyond: closed at once.
     pub unproved_per_address_max: usize,
-    /// Incoming streams that have proved one and the same domain.
+    /// Incoming streams that have proved one and the same domain. Beyond: `policy-violation` for the newest.
     pub streams_per_domain_max: usize,
-    /// Pairs of domains proved on one incoming stream.
+    /// Pairs of domains proved on one incoming stream. Beyond: the dialback request is answered with an error (`resource-constraint`).
     pub pairs_per_stream_max: usize,
-    /// Bytes of one stanza.
+    /// Bytes of one stanza from a peer that has proved who it is (RFC 6120 §13.12: at least 10,000). Beyond: `policy-violation`.
     pub stanza_bytes_max: usize,
-    /// Stanzas waiting for one pair of domains.
+    /// Stanzas waiting for one pair of domains. Beyond: `resource-constraint` to the sender.
     pub queue_items_max: usize,
-    /// Their bytes.
+    /// Bytes waiting for one pair of domains. Beyond: the same.
     pub queue_bytes_max: usize,
-    /// Bytes waiting for all pairs together.
+    /// Bytes waiting for all pairs together. Beyond: the same.
     pub queued_bytes_max: usize,
-    /// Stanzas sent on one stream and not acknowledged.
+    /// Stanzas sent on one stream and not acknowledged (XEP-0198). Beyond: the queue waits.
     pub unacked_max: usize,
-    /// Stanzas received on one stream for which nobody is responsible yet.
+    /// Stanzas received on one stream for which nobody is responsible yet. Beyond: the stream is not read.
     pub unhandled_max: usize,
-    /// Bytes a second that one domain may send us on average.
+    /// Bytes a second that one peer domain may send us on average. Beyond: its streams are read more slowly.
     pub bytes_per_second: u64,
 }
 
-/// The times of `[s2s]`.
+/// The times of streams to other servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct S2sTimers {
-    /// To find, reach and convince one peer.
+    /// To find, reach and convince one peer: DNS, TCP, TLS, authentication. Also what an incoming stream has to prove something.
     pub negotiate: Duration,
-    /// How long a stanza may wait for its peer.
+    /// How long a stanza may wait in the queue of its pair. Then `remote-server-timeout` to its sender.
     pub queue: Duration,
-    /// After which a stream that carries nothing is closed.
+    /// An outgoing stream that carries nothing for so long is closed.
     pub idle: Duration,
-    /// First pause before a domain is tried again.
+    /// Between two attempts to reach a domain: at first, and at most. Doubled each time, with jitter.
     pub retry_first: Duration,
-    /// Longest such pause.
+    /// See `retry_first`.
     pub retry_max: Duration,
-    /// How long a cut stream can be resumed.
+    /// How long a cut stream may be resumed, at either end (XEP-0198).
     pub resume: Duration,
-    /// How long an acknowledgement may take.
+    /// How long an acknowledgement that was asked for may take before the stream counts as cut.
     pub ack: Duration,
 }
 

@@ -79,7 +79,7 @@ pub fn start(node: &Arc<Node>) -> Result<(), StreamsError> {
     let Renewal { net, policies } = read(config)?;
     let net = Net::new(net)?;
     let user = Arc::new(User(Arc::downgrade(node)));
-    let (limits, timers) = ((&config.s2s.limits).into(), (&config.s2s.timers).into());
+    let (limits, timers) = (config.s2s.limits, config.s2s.timers);
     let name = &node.domains.global;
     let engine = Engine::start(name, net.clone(), policies, limits, timers, user);
     node.federation.set_streams(Arc::new(engine.clone()));
@@ -96,7 +96,7 @@ pub fn reload(node: &Node, renewal: Renewal) -> Result<(), StreamsError> {
     let Some((engine, net)) = node.federation.handle.0.get() else { return Ok(()) };
     net.reload(renewal.net)?;
     let s2s = &node.config.s2s;
-    engine.reload(renewal.policies, (&s2s.limits).into(), (&s2s.timers).into());
+    engine.reload(renewal.policies, s2s.limits, s2s.timers);
     Ok(())
 }
 

@@ -14,8 +14,8 @@ use super::incoming::{self, Incoming, Neighbours};
 use super::net::Net;
 use super::outgoing::{Outgoing, StreamStatus};
 use super::policy::Policies;
-use super::settings::{Limits, Timers};
 use super::{FederationUser, Ticket};
+use super::{Limits, Timers};
 
 /// Streams to other domains and from them. Cloning it shares it.
 #[derive(Clone, Debug)]

@@ -17,7 +17,6 @@ pub mod net;
 pub mod outgoing;
 pub mod pairs;
 pub mod policy;
-pub mod settings;
 pub mod wire;
 
 use std::sync::Arc;
@@ -25,6 +24,8 @@ use std::sync::Arc;
 use xmpp::stanza::Stanza;
 use xmpp::stanza::error::StanzaError;
 
+/// Bounds and times, as the configuration has them; replaced as a whole by a reload.
+pub use config::{S2sLimits as Limits, S2sTimers as Timers};
 pub use handle::{Federation, Status};
 
 /// How the node knows a stanza that it gave away: where it entered (this node, or another by its index), and its order there. Opaque here.

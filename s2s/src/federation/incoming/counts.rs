@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::pace::Bucket;
-use crate::federation::settings::Limits;
+use crate::federation::Limits;
 
 /// What is counted, for operators.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -9,9 +9,9 @@ use xmpp::{Condition, Element, Stanza, StreamError};
 
 use super::machine::{Machine, State};
 use super::turns::{Kept, Output};
+use crate::federation::Limits;
 use crate::federation::Ticket;
 use crate::federation::pairs::Pairs;
-use crate::federation::settings::Limits;
 
 /// The counters of one stream.
 #[derive(Debug)]

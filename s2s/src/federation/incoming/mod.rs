@@ -33,8 +33,8 @@ use super::bidi::Bidi;
 use super::dialback::Verifier;
 use super::net::Net;
 use super::policy::{Policies, Policy};
-use super::settings::{Limits, Timers};
 use super::wire::Wire;
+use super::{Limits, Timers};
 use counts::{Counts, Full};
 use turns::{House, Settings};
 

@@ -11,7 +11,7 @@ use crate::federation::Ticket;
 use crate::federation::dialback::{DialbackError, Pair, Verify};
 use crate::federation::pairs::Pairs;
 use crate::federation::policy::Policy;
-use crate::federation::settings::{Limits, Timers};
+use crate::federation::{Limits, Timers};
 
 /// The server around a stream. Answers at once.
 pub trait House: Send + Sync {

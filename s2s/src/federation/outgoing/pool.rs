@@ -16,7 +16,7 @@ use super::failure::{Failure, Verdict, too_late};
 use super::peer::{Dead, Line, Peer, Road, Seat, Sent, StreamId, StreamStatus, dead, refuse};
 use super::queue::Item;
 use crate::federation::Ticket;
-use crate::federation::settings::{Limits, Timers};
+use crate::federation::{Limits, Timers};
 
 /// Not all pairs are looked at more often than that, however many have something due.
 const LOOK_EVERY: Duration = Duration::from_millis(100);

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use xmpp::stanza::Stanza;
 
+use crate::federation::Limits;
 use crate::federation::Ticket;
-use crate::federation::settings::Limits;
 
 /// How often a stanza is begun anew on a new stream. A stanza that kills every stream it is written to would otherwise keep the whole queue until its
 /// time is over.

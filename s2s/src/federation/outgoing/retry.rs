@@ -7,7 +7,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::federation::settings::Timers;
+use crate::federation::Timers;
 
 /// The failures in a row of one domain.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

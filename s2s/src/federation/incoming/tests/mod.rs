@@ -15,8 +15,8 @@ use crate::federation::Ticket;
 use crate::federation::dialback::{self, DialbackError, Pair, Verify};
 use crate::federation::pairs::Pairs;
 use crate::federation::policy::{Certificate, Policy, Tls};
-use crate::federation::settings::{Limits, Timers};
 use crate::federation::wire::{Item, Wire};
+use crate::federation::{Limits, Timers};
 
 const SECRET: [u8; 32] = *b"a secret that all our nodes know";
 

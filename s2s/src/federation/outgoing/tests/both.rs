@@ -20,10 +20,10 @@ use super::super::failure::Failure;
 use super::super::way::{Io, Way};
 use super::super::{Outgoing, Settings};
 use super::{limits, message_from, ticket, timers};
+use crate::federation::Timers;
 use crate::federation::incoming::{Incoming, Neighbours};
 use crate::federation::net::{Net, NetConfig, Pair as Certificate, Security, Target};
 use crate::federation::policy::Policies;
-use crate::federation::settings::Timers;
 use crate::federation::{FederationUser, Handled, Ticket};
 
 struct Authority {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::world::{Connect, Find, Manners, World};
 use super::{limits, message, message_from, ticket, timers};
-use crate::federation::settings::{Limits, Timers};
+use crate::federation::{Limits, Timers};
 
 const STANZAS: u64 = 400;
 

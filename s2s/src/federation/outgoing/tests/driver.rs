@@ -10,7 +10,7 @@ use super::{limits, message, message_from, ticket, timers};
 use crate::federation::dialback::{DialbackError, Outcome};
 use crate::federation::outgoing::Outgoing;
 use crate::federation::policy::Policies;
-use crate::federation::settings::{Limits, Timers};
+use crate::federation::{Limits, Timers};
 
 const ROMEO: &str = "romeo@montague.example";
 

@@ -7,7 +7,7 @@ use xmpp::Stanza;
 
 use super::queue::Item;
 use crate::federation::Ticket;
-use crate::federation::settings::{Limits, Timers};
+use crate::federation::{Limits, Timers};
 
 mod both;
 mod chaos;

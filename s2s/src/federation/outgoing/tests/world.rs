@@ -189,8 +189,8 @@ impl World {
 
     pub(super) fn outgoing_with(
         self: &Arc<Self>,
-        limits: crate::federation::settings::Limits,
-        timers: crate::federation::settings::Timers,
+        limits: crate::federation::Limits,
+        timers: crate::federation::Timers,
     ) -> Outgoing {
         let settings = Settings { policies: Arc::new(Policies::default()), limits, timers };
         let way = Arc::new(FakeWay(self.clone()));
