@@ -3,6 +3,7 @@
 //!
 //! The link moves bytes it does not read: it knows no stanza, no session row and no Raft message.
 
+pub mod anybody;
 mod error;
 pub mod federation;
 pub mod front;

@@ -12,14 +12,12 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
+use s2s::federation::net::identity::{self, UTF8_STRING, XMPP_ADDR};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use xmpp::jid::BareJid;
 
 use super::account_named;
 use super::jwt::WallMs;
-
-/// `id-on-xmppAddr` (RFC 6120 §13.7.1.4).
-const XMPP_ADDR: &str = "1.3.6.1.5.5.7.8.5";
 
 /// Who proves accounts by certificates. Cloning shares it.
 #[derive(Clone)]
@@ -88,7 +86,7 @@ fn texts(leaf: &X509Certificate<'_>, name: CertificateName) -> Vec<String> {
         CertificateName::XmppAddr => alternative
             .filter_map(|name| match name {
                 GeneralName::OtherName(kind, value) if kind.to_id_string() == XMPP_ADDR => {
-                    utf8_string(value)
+                    identity::text(value, UTF8_STRING)
                 }
                 _ => None,
             })
@@ -105,29 +103,6 @@ fn texts(leaf: &X509Certificate<'_>, name: CertificateName) -> Vec<String> {
             .filter_map(|name| name.as_str().ok().map(str::to_owned))
             .collect(),
     }
-}
-
-/// `[0] EXPLICIT UTF8String`, in DER.
-fn utf8_string(value: &[u8]) -> Option<String> {
-    let inside = tagged(value, 0xa0).unwrap_or(value);
-    String::from_utf8(tagged(inside, 0x0c)?.to_vec()).ok()
-}
-
-/// The content of one element of that tag, which is all there is.
-fn tagged(bytes: &[u8], tag: u8) -> Option<&[u8]> {
-    let [found, first, rest @ ..] = bytes else { return None };
-    let (length, content) = match first {
-        _ if *found != tag => return None,
-        // X.690 §8.1.3: a length below 128 is the octet itself; beyond, so many octets of it follow.
-        0..=0x7f => (usize::from(*first), rest),
-        0x81 | 0x82 => {
-            let digits = usize::from(first - 0x80);
-            let length = rest.get(..digits)?.iter().fold(0, |n, b| n << 8 | usize::from(*b));
-            (length, &rest[digits..])
-        }
-        _ => return None,
-    };
-    (content.len() == length).then_some(content)
 }
 
 #[cfg(test)]

@@ -23,7 +23,6 @@
 pub mod buffer;
 pub mod tcp;
 pub mod tls;
-mod tls_client;
 
 use std::future::poll_fn;
 use std::io;

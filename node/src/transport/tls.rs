@@ -22,13 +22,13 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{Acceptor, NoServerSessionStorage, ProducesTickets};
 use rustls::{ServerConfig, ServerConnection};
+use s2s::anybody::Anybody;
 use sha2::{Digest, Sha256, Sha384, Sha512};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::buffer::Buffer;
-use crate::transport::tls_client::AnyClient;
 
 /// The time a client has for its handshake.
 pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
@@ -211,7 +211,7 @@ fn build(
         let builder = ServerConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?;
         let builder = if ask_clients {
-            builder.with_client_cert_verifier(Arc::new(AnyClient::new(&provider)))
+            builder.with_client_cert_verifier(Arc::new(Anybody::new(&provider)))
         } else {
             builder.with_no_client_auth()
         };

@@ -11,10 +11,13 @@ use xmpp::jid::{Jid, domain_to_ascii};
 /// Names of one certificate. Beyond: it is not looked at.
 pub const NAMES_MAX: usize = 1_000;
 
-/// `id-on-xmppAddr` (RFC 6120 §13.7.1.4).
-const XMPP_ADDR: &str = "1.3.6.1.5.5.7.8.5";
+/// `id-on-xmppAddr` (RFC 6120 §13.7.1.4), a [`UTF8_STRING`].
+pub const XMPP_ADDR: &str = "1.3.6.1.5.5.7.8.5";
 /// `id-on-dnsSRV` (RFC 4985 §2).
 const DNS_SRV: &str = "1.3.6.1.5.5.7.8.7";
+/// Tags of DER (X.690 §8.1.2).
+pub const UTF8_STRING: u8 = 0x0c;
+const IA5_STRING: u8 = 0x16;
 const SERVICE: &str = "_xmpp-server.";
 
 /// The names of a certificate, as they are written in it.
@@ -84,8 +87,8 @@ impl Names {
             match name {
                 GeneralName::DNSName(name) => names.dns.push((*name).to_owned()),
                 GeneralName::OtherName(kind, value) => match kind.to_id_string().as_str() {
-                    XMPP_ADDR => names.xmpp.extend(string(value, 0x0c)),
-                    DNS_SRV => names.srv.extend(string(value, 0x16)),
+                    XMPP_ADDR => names.xmpp.extend(text(value, UTF8_STRING)),
+                    DNS_SRV => names.srv.extend(text(value, IA5_STRING)),
                     _ => {}
                 },
                 _ => {}
@@ -148,8 +151,9 @@ fn is_name_of(name: &str, domain: &str) -> bool {
     }
 }
 
-/// `[0] EXPLICIT` a string of that tag, in DER.
-fn string(value: &[u8], tag: u8) -> Option<String> {
+/// The text of an otherName: `[0] EXPLICIT` a string of that tag, in DER.
+#[must_use]
+pub fn text(value: &[u8], tag: u8) -> Option<String> {
     let inside = tagged(value, 0xa0).unwrap_or(value);
     String::from_utf8(tagged(inside, tag)?.to_vec()).ok()
 }
