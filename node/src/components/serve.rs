@@ -27,7 +27,7 @@ use super::privilege;
 use crate::app::Node;
 use crate::federation::inbound::inbound;
 use crate::router;
-use crate::session::{Control, Delivery, Item, Seat, component_over};
+use crate::session::{Control, Delivery, Item, Seat, component_over, poll_leave};
 use crate::transport::tcp::Accepted;
 use crate::transport::{Buffer, Transport};
 
@@ -320,17 +320,9 @@ impl Connection {
             ..
         } = self;
         poll_fn(|cx| {
-            if !output.is_empty() {
-                let before = output.len();
-                let done = transport.poll_write(cx, output);
-                *written += (before - output.len()) as u64;
-                let left = unwritten.iter().take_while(|(end, _)| end <= written).count();
-                if left > 0 {
-                    router::kept(node, seat, unwritten.drain(..left).map(|(_, one)| one));
-                }
-                if let Poll::Ready(Err(error)) = done {
-                    return Poll::Ready(Event::Lost(error));
-                }
+            let done = poll_leave(cx, (node, seat), transport, output, unwritten, written);
+            if let Err(error) = done {
+                return Poll::Ready(Event::Lost(error));
             }
             // Who does not read is not read from either.
             if output.len() >= OUTPUT_HIGH {

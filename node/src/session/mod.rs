@@ -32,6 +32,7 @@ pub use self::receipt::{Handled, Receipt};
 pub use self::seat::{Control, Delivery, Item, Older, Owed, Seat, State};
 pub use self::sm::{Handover, Resumable};
 pub(crate) use self::stanza::{handle, iq, without_our_delay};
+pub(crate) use self::task::poll_leave;
 pub use self::turnstile::Turnstile;
 use crate::app::Node;
 use crate::transport::tcp::Accepted;

@@ -6,7 +6,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Poll, ready};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use config::RateExceeded;
@@ -89,6 +89,35 @@ pub(super) enum Close {
     Left(StreamError, oneshot::Sender<Handover>),
 }
 
+/// Writes what is left; of what the kernel has taken by then (`written` bytes of all) somebody may wait to hear. Cancel-safe.
+///
+/// # Errors
+/// The connection's.
+pub(crate) fn poll_leave(
+    cx: &mut Context<'_>,
+    (node, seat): (&Arc<Node>, &Arc<Seat>),
+    transport: &mut Transport,
+    output: &mut Buffer,
+    unwritten: &mut VecDeque<(u64, Delivery)>,
+    written: &mut u64,
+) -> io::Result<()> {
+    if output.is_empty() {
+        return Ok(());
+    }
+    let before = output.len();
+    let done = transport.poll_write(cx, output);
+    *written += (before - output.len()) as u64;
+    let left = unwritten.iter().take_while(|(end, _)| end <= written).count();
+    if left > 0 {
+        let kept = unwritten.drain(..left).map(|(_, delivery)| delivery);
+        router::kept(node, seat, kept);
+    }
+    match done {
+        Poll::Ready(Err(error)) => Err(error),
+        _ => Ok(()),
+    }
+}
+
 impl Session {
     /// A session that was just bound or resumed.
     pub(super) fn begin(node: Arc<Node>, ready: Ready) -> Box<Self> {
@@ -157,18 +186,9 @@ impl Session {
             node, seat, transport, output, input, mail, sm, unwritten, written, pause, ..
         } = self;
         poll_fn(|cx| {
-            if !output.is_empty() {
-                let before = output.len();
-                let done = transport.poll_write(cx, output);
-                *written += (before - output.len()) as u64;
-                let left = unwritten.iter().take_while(|(end, _)| end <= written).count();
-                if left > 0 {
-                    let kept = unwritten.drain(..left).map(|(_, delivery)| delivery);
-                    router::kept(node, seat, kept);
-                }
-                if let Poll::Ready(Err(error)) = done {
-                    return Poll::Ready(Event::Lost(error));
-                }
+            let done = poll_leave(cx, (node, seat), transport, output, unwritten, written);
+            if let Err(error) = done {
+                return Poll::Ready(Event::Lost(error));
             }
             // Who does not read is not read from either: answers to it would only pile up here. What ends the session or takes it to
             // another connection is heard all the same.
