@@ -6,6 +6,7 @@
 mod children;
 mod files;
 mod genesis;
+mod node_file;
 mod plan;
 
 use std::net::SocketAddr;
