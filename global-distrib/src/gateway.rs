@@ -133,9 +133,9 @@ impl Gateways {
         }
     }
 
-    /// Whether that node speaks to nobody any more.
-    pub fn is_leaving(&self, node: NodeIx) -> bool {
-        self.leaving.contains(&node)
+    /// Whether that node may be the gateway of a pair of which nothing is on the way: it can be reached, and is not about to stop.
+    pub fn takes(&self, node: NodeIx) -> bool {
+        self.up.contains(&node) && !self.leaving.contains(&node)
     }
 
     /// What is to be sent again now, in order, each with [`Gateways::send`] and before anything newer: of those pairs whose gateway gave it back and
@@ -309,7 +309,7 @@ mod tests {
             assert_eq!(gateways.send(romeo(), order, Some(EU)), Way::There(EU));
         }
         gateways.came_back(EU, 2);
-        assert!(gateways.is_leaving(EU) && gateways.ready().is_empty(), "1 and 3 are with it");
+        assert!(!gateways.takes(EU) && gateways.ready().is_empty(), "1 and 3 are with it");
         assert_eq!(gateways.send(romeo(), 4, Some(US)), Way::Behind);
         gateways.came_back(EU, 3);
         assert!(gateways.ready().is_empty(), "1 is with it");
@@ -325,7 +325,9 @@ mod tests {
         gateways.came_back(EU, 5);
         gateways.send(nurse(), 7, Some(EU));
         assert_eq!(gateways.gone(EU), BTreeSet::from([5, 7]));
-        assert!(!gateways.is_leaving(EU) && gateways.ready().is_empty());
+        assert!(!gateways.takes(EU), "until its link is up");
+        gateways.up(EU);
+        assert!(gateways.takes(EU) && gateways.ready().is_empty());
         assert_eq!(gateways.len(), 1);
     }
 

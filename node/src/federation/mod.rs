@@ -30,7 +30,7 @@ use crate::app::Node;
 use crate::geo::Peer;
 use crate::geo::frame::{self, StanzaHead};
 use crate::router::ledger::Due;
-use crate::router::{self, Routed};
+use crate::router::{self, Holder, LetGo, Routed};
 use crate::session::Receipt;
 
 /// Stanzas of this node on their way to other domains, all together: they share the ledger with everybody else's. Beyond: `resource-constraint`.
@@ -130,6 +130,10 @@ pub fn send(node: &Arc<Node>, stanza: Stanza, receipt: Option<Receipt>) {
     if node.federation.streams.get().is_none() {
         return router::bounce(node, &stanza, &StanzaError::remote_server_not_found());
     }
+    if stanza.from().is_none() {
+        // Of nobody, so there is nobody to tell: only the server itself could have made it.
+        return tracing::error!(to = ?stanza.to(), "a stanza of nobody is for another domain");
+    }
     let due = match receipt {
         Some(receipt) => Due::Client(receipt),
         None => Due::Passing,
@@ -188,7 +192,8 @@ fn pair_of(stanza: &Stanza) -> Option<Pair> {
     Some(Pair { from: from.bare_str().to_owned(), domain: to.domain().to_owned() })
 }
 
-/// The node that speaks to that domain for that sender; `None`: this one does.
+/// The node that speaks to that domain for that sender: one of the sender's home region that can be reached from here, for a pair of which nothing is
+/// on the way is in nobody's way elsewhere. `None`: this one does.
 fn gateway(node: &Node, gate: &Gateways, stanza: &Stanza) -> Option<NodeIx> {
     let (from, to) = (stanza.from()?, stanza.to()?);
     if from.domain() == node.domains.regional {
@@ -198,9 +203,10 @@ fn gateway(node: &Node, gate: &Gateways, stanza: &Stanza) -> Option<NodeIx> {
     let home = state.home_of(from.bare_str())?;
     let of_region =
         state.nodes.iter().filter(|(name, of)| of.region == home.region && state.is_live(name));
-    let stay = of_region
-        .filter(|(name, _)| !node.geo.nodes.index(name).is_some_and(|ix| gate.is_leaving(ix)));
-    let chosen = rendezvous(to.domain(), stay.map(|(name, _)| name.as_str()))?;
+    let me = node.geo.me.to_string();
+    let takes = |name: &str| node.geo.nodes.index(name).is_some_and(|ix| gate.takes(ix));
+    let reached = of_region.filter(|(name, _)| **name == me || takes(name));
+    let chosen = rendezvous(to.domain(), reached.map(|(name, _)| name.as_str()))?;
     node.geo.peer_named(chosen).map(|peer| peer.ix)
 }
 
@@ -249,9 +255,25 @@ fn give_back(node: &Node, ticket: Ticket, stanza: &Stanza) {
 }
 
 /// A gateway has given one back: it is about to stop.
-pub fn came_back(node: &Arc<Node>, from: NodeIx, routed: &Routed) {
-    node.federation.lock().came_back(from, routed.order);
-    send_ready(node);
+pub fn came_back(node: &Arc<Node>, from: NodeIx, order: u64, stanza: Stanza) {
+    if node.recovery.waits(order) {
+        return; // It goes on its way when all have spoken.
+    }
+    match node.ledger.let_go(order, Holder::There(from)) {
+        LetGo::Last => {
+            node.federation.lock().came_back(from, order);
+            send_ready(node);
+        }
+        // Of a former life that had promised nothing: a message is sent all the same, anything else meant that life.
+        LetGo::Unknown
+            if !node.ledger.is_of_this_life(order)
+                && !node.recovery.knew(order)
+                && stanza.kind() == Kind::Message =>
+        {
+            send(node, stanza, None);
+        }
+        LetGo::NotLast | LetGo::Unknown => {}
+    }
 }
 
 /// What leaving gateways have given back goes to others, as soon as nothing of its pair is with them.

@@ -395,6 +395,9 @@ fn stanza(node: &Arc<Node>, peer: &Peer, body: Bytes) {
 fn returned(node: &Arc<Node>, peer: &Peer, body: Bytes) {
     let Some((head, bytes)) = StanzaHead::read(body) else { return };
     let Ok(mut stanza) = Stanza::parse(bytes) else { return };
+    if stanza.to().is_some_and(|to| node.domains.is_foreign(to.domain())) {
+        return federation::came_back(node, peer.ix, head.order, stanza);
+    }
     let Some(account) = router::addressee(node, &stanza) else { return };
     let mut tracked = head.tracked;
     if tracked && node.recovery.waits(head.order) {

@@ -145,9 +145,6 @@ pub fn dispatch(node: &Arc<Node>, account: &BareJid, routed: Routed) {
 
 /// A node sent a stanza back: no session there has it any more. `early`: it was not even tried.
 pub fn returned(node: &Arc<Node>, from: NodeIx, mut routed: Routed, early: bool) {
-    if routed.stanza.to().is_some_and(|to| node.domains.is_foreign(to.domain())) {
-        return federation::came_back(node, from, &routed);
-    }
     let Some(account) = addressee(node, &routed.stanza) else { return };
     routed.tries = routed.tries.saturating_add(u8::from(!early));
     if routed.tries >= TRIES_MAX {
