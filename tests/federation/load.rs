@@ -17,6 +17,9 @@ pub(crate) struct Writing {
     task: JoinHandle<Result<(Client, u64, BTreeSet<u64>)>>,
     goal: watch::Sender<Option<Goal>>,
     hearing: JoinHandle<Result<Heard>>,
+    /// How many were written, and how many came, so far.
+    wrote: watch::Receiver<u64>,
+    heard: watch::Receiver<u64>,
 }
 
 #[derive(Clone, Debug)]
@@ -38,7 +41,7 @@ pub(crate) struct Account {
     pub(crate) lost: Vec<u64>,
     /// Both came and came back.
     pub(crate) both: Vec<u64>,
-    /// Pairs in the wrong order, first appearances only.
+    /// Pairs in the wrong order, first appearances of those only that do not say that they are late (XEP-0203).
     pub(crate) disorder: Vec<(u64, u64)>,
     pub(crate) gap: Duration,
 }
@@ -69,15 +72,20 @@ impl Account {
         if wrong.is_empty() { Ok(()) } else { Err(format!("{self}: {}", wrong.join("; "))) }
     }
 
-    /// Whether what came, came in order, and only once if it did not come back.
+    /// Whether what came, came in order, and only if it did not come back.
     pub(crate) fn order(&self) -> Result<()> {
-        if !self.disorder.is_empty() {
-            return Err(format!("{self}: out of order: {:?}", &self.disorder));
-        }
         if !self.both.is_empty() {
             return Err(format!("{self}: returned, but delivered too: {:?}", &self.both));
         }
-        Ok(())
+        self.sequence()
+    }
+
+    /// Whether what came, came in order.
+    pub(crate) fn sequence(&self) -> Result<()> {
+        match self.disorder.as_slice() {
+            [] => Ok(()),
+            pairs => Err(format!("{self}: out of order: {pairs:?}")),
+        }
     }
 }
 
@@ -85,6 +93,8 @@ impl Account {
 struct Heard {
     first: Vec<u64>,
     seen: BTreeSet<u64>,
+    /// Those that say that they are late.
+    late: BTreeSet<u64>,
     again: u64,
     gap: Duration,
 }
@@ -96,9 +106,21 @@ impl Writing {
         let to = reader.bare();
         let (enough, said) = watch::channel(false);
         let (goal, told) = watch::channel(None);
-        let task = tokio::spawn(write(writer, to, pause, said));
-        let hearing = tokio::spawn(hear(reader, told));
-        Ok(Self { enough, task, goal, hearing })
+        let (writes, wrote) = watch::channel(0);
+        let (hears, heard) = watch::channel(0);
+        let task = tokio::spawn(write(writer, to, pause, said, writes));
+        let hearing = tokio::spawn(hear(reader, told, hears));
+        Ok(Self { enough, task, goal, hearing, wrote, heard })
+    }
+
+    /// Waits until so many more are written.
+    pub(crate) async fn writes(&self, more: u64) -> Result<()> {
+        reaches(self.wrote.clone(), more, "written").await
+    }
+
+    /// Waits until so many more have come.
+    pub(crate) async fn hears(&self, more: u64) -> Result<()> {
+        reaches(self.heard.clone(), more, "heard").await
     }
 
     /// No more is written.
@@ -124,7 +146,9 @@ impl Writing {
         let heard = self.hearing.await.map_err(|e| e.to_string())??;
         returned.extend(writer.drain().iter().filter(|e| is_returned(e)).filter_map(number));
         let missing = |n: &u64| !heard.seen.contains(n) && !returned.contains(n);
-        let disorder = heard.first.windows(2).filter(|two| two[1] < two[0]);
+        let in_time: Vec<u64> =
+            heard.first.iter().copied().filter(|n| !heard.late.contains(n)).collect();
+        let disorder = in_time.windows(2).filter(|two| two[1] < two[0]);
         Ok(Account {
             sent,
             delivered: heard.seen.len() as u64,
@@ -135,6 +159,15 @@ impl Writing {
             disorder: disorder.map(|two| (two[0], two[1])).collect(),
             gap: heard.gap,
         })
+    }
+}
+
+async fn reaches(mut count: watch::Receiver<u64>, more: u64, what: &str) -> Result<()> {
+    let goal = *count.borrow() + more;
+    let reached = tokio::time::timeout(patience() * 6, count.wait_for(|now| *now >= goal));
+    match reached.await {
+        Ok(Ok(_)) => Ok(()),
+        _ => Err(format!("{more} more were to be {what}")),
     }
 }
 
@@ -151,6 +184,7 @@ async fn write(
     to: String,
     pause: Duration,
     said: watch::Receiver<bool>,
+    writes: watch::Sender<u64>,
 ) -> Result<(Client, u64, BTreeSet<u64>)> {
     let (mut sent, mut returned) = (0, BTreeSet::new());
     let mut pace = tokio::time::interval(pause);
@@ -161,6 +195,7 @@ async fn write(
             format!("<message to='{to}' type='chat' id='n{sent}'><body>{text}</body></message>");
         writer.send(&stanza).await?;
         sent += 1;
+        writes.send_replace(sent);
         pace.tick().await;
         returned.extend(writer.drain().iter().filter(|e| is_returned(e)).filter_map(number));
     }
@@ -176,7 +211,11 @@ async fn write(
 }
 
 /// Hears until all that was sent is accounted for. Comes back by itself when its server has gone and is there again.
-async fn hear(mut reader: Client, goal: watch::Receiver<Option<Goal>>) -> Result<Heard> {
+async fn hear(
+    mut reader: Client,
+    goal: watch::Receiver<Option<Goal>>,
+    hears: watch::Sender<u64>,
+) -> Result<Heard> {
     let mut heard = Heard::default();
     let mut last = Instant::now();
     // What it has acknowledged it has; what it has not is kept for it.
@@ -194,7 +233,11 @@ async fn hear(mut reader: Client, goal: watch::Receiver<Option<Goal>>) -> Result
                 let number = text.rsplit(' ').next().and_then(|word| word.parse().ok());
                 let number = number.ok_or_else(|| format!("not one of these: {got}"))?;
                 if heard.seen.insert(number) {
+                    if got.child("delay", "urn:xmpp:delay").is_some() {
+                        heard.late.insert(number);
+                    }
                     heard.first.push(number);
+                    hears.send_replace(heard.first.len() as u64);
                     heard.gap = heard.gap.max(last.elapsed());
                     last = Instant::now();
                 } else {

@@ -220,6 +220,10 @@ async fn with_peers(
                     trouble::region_killed(platform, ours, &peer)
                 });
                 run(outcome, choice, vec![killed], 1, 2 * LONGEST_SECONDS).await;
+                let stopped = Test::new(format!("{place}::a region is stopped under load"), || {
+                    trouble::region_stopped(platform, ours, &peer)
+                });
+                run(outcome, choice, vec![stopped], 1, 2 * LONGEST_SECONDS).await;
             }
             if is_long || proof == Proof::External {
                 let restarted = Test::new(format!("{place}::it is restarted under load"), || {
