@@ -60,6 +60,17 @@ pub fn delayed(node: &Node, stanza: &Stanza, sent_at_ms: u64) -> Stanza {
     stanza.with_child(&xmpp::payload::delay::element(sent_at_ms, Some(&node.server), None))
 }
 
+/// What leaves so long after it was accepted says when that was.
+const LATE_MS: u64 = 1_000;
+
+/// As [`delayed`], if that is some time ago. An IQ has no time.
+pub fn late(node: &Node, stanza: Stanza, accepted_ms: u64) -> Stanza {
+    match node.wall_ms().saturating_sub(accepted_ms) >= LATE_MS && stanza.kind() != Kind::Iq {
+        true => delayed(node, &stanza, accepted_ms),
+        false => stanza,
+    }
+}
+
 /// Routes a stanza by its `to`. Never waits; whatever becomes of it is settled later.
 pub fn route(node: &Arc<Node>, stanza: Stanza) {
     route_from(node, stanza, None);
@@ -159,28 +170,38 @@ pub fn returned(node: &Arc<Node>, from: NodeIx, mut routed: Routed, early: bool)
 
 /// A client has these, or they left for a client that acknowledges nothing: whoever waits to hear of them is told. Cheap when nobody does.
 pub fn kept(node: &Arc<Node>, seat: &Arc<Seat>, deliveries: impl Iterator<Item = Delivery>) {
-    let mut told: SmallVec<[(NodeIx, Vec<u64>); 1]> = SmallVec::new();
     let mut filed = None;
-    for Delivery { via, order, owed, .. } in deliveries {
-        match (owed, via) {
-            (Owed::Nothing, _) => {}
-            (Owed::Home, _) => filed = filed.max(Some(order)),
-            (Owed::Ledger, None) => kept_here(node, order),
-            (Owed::Ledger, Some(via)) => {
-                if node.geo.held.kept(via, order) {
-                    match told.iter_mut().find(|(known, _)| *known == via) {
-                        Some((_, orders)) => orders.push(order),
-                        None => told.push((via, vec![order])),
-                    }
-                }
+    let of_ledgers = deliveries.filter_map(|Delivery { via, order, owed, .. }| match owed {
+        Owed::Nothing => None,
+        Owed::Home => {
+            filed = filed.max(Some(order));
+            None
+        }
+        Owed::Ledger => Some((via, order)),
+    });
+    kept_of(node, of_ledgers);
+    if let Some(upto) = filed {
+        crate::features::offline::handed_out(node, seat, upto);
+    }
+}
+
+/// These are kept by somebody, each of the ledger of the node where it entered (`None`: ours).
+pub fn kept_of(node: &Arc<Node>, orders: impl Iterator<Item = (Option<NodeIx>, u64)>) {
+    let mut told: SmallVec<[(NodeIx, Vec<u64>); 1]> = SmallVec::new();
+    for (via, order) in orders {
+        let Some(via) = via else {
+            kept_here(node, order);
+            continue;
+        };
+        if node.geo.held.kept(via, order) {
+            match told.iter_mut().find(|(known, _)| *known == via) {
+                Some((_, orders)) => orders.push(order),
+                None => told.push((via, vec![order])),
             }
         }
     }
     for (via, orders) in told {
         node.geo.tell_kept(via, &orders);
-    }
-    if let Some(upto) = filed {
-        crate::features::offline::handed_out(node, seat, upto);
     }
 }
 
