@@ -86,39 +86,32 @@ impl Way {
 
 /// Moves what waits, as long as the stream takes it.
 async fn run(shared: Arc<Shared>, way: Arc<Way>, back: Back, bell: Arc<Notify>) {
-    loop {
-        let room = back.queue.capacity().min(BATCH_ITEMS);
-        if room == 0 {
-            if back.queue.reserve().await.is_err() {
-                break;
-            }
-            continue;
-        }
+    // Other ways may share the queue: there is room for what is taken before it is taken.
+    while let Ok(first) = back.queue.reserve().await {
+        let more = back.queue.capacity().min(BATCH_ITEMS - 1);
+        let more = back.queue.try_reserve_many(more).into_iter().flatten();
+        let room: Vec<_> = std::iter::once(first).chain(more).collect();
         let (now, timers) = (Instant::now().into_std(), shared.settings().timers);
         let sent = {
             // Remembered before anybody can say that it has arrived.
             let mut moved = way.moved.lock();
-            let sent = shared
-                .pool(|pool| pool.take(&way.theirs, way.id, (room, BATCH_BYTES), now, &timers));
+            let most = (room.len(), BATCH_BYTES);
+            let sent = shared.pool(|pool| pool.take(&way.theirs, way.id, most, now, &timers));
             moved.extend(sent.iter().cloned());
             sent
         };
-        if sent.is_empty() {
-            tokio::select! {
-                () = bell.notified() => continue,
-                () = back.queue.closed() => break,
+        if !sent.is_empty() {
+            for (permit, Sent { item, .. }) in room.into_iter().zip(sent) {
+                permit.send((item.ticket, item.stanza));
             }
+            continue;
         }
-        let is_taken = sent.into_iter().all(|Sent { item, .. }| {
-            // Nobody else fills it, so there is room.
-            back.queue.try_send((item.ticket, item.stanza)).is_ok()
-        });
-        if !is_taken {
-            break;
+        drop(room);
+        tokio::select! {
+            () = bell.notified() => {}
+            () = back.queue.closed() => break,
         }
     }
     // Whoever closed it has taken back what was moved until then; this is what was moved since.
-    if back.queue.is_closed() {
-        way.end(&shared);
-    }
+    way.end(&shared);
 }

@@ -102,3 +102,33 @@ async fn a_stream_of_the_peer_takes_our_stanzas_while_it_stands() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(outgoing.queued_bytes(), 0);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_domains_of_one_stream_share_its_room() {
+    const N: u64 = 2_000;
+    let world = World::new(Manners::default());
+    let outgoing = world.outgoing();
+    let (queue, mut queued) = mpsc::channel(3);
+    let back = Back { stream: 1, queue };
+    let theirs = ["montague.example", "verona.example", "mantua.example", "padua.example"];
+    for theirs in theirs {
+        outgoing.opened(Pair::new("capulet.example", theirs), &back);
+    }
+    for order in 0..N {
+        for theirs in theirs {
+            outgoing.send(ticket(order), message(order, theirs)).expect("room");
+        }
+    }
+    let all = async {
+        let mut come = std::collections::HashMap::new();
+        for _ in 0..N * theirs.len() as u64 {
+            let (ticket, stanza) = queued.recv().await.expect("it stands");
+            let to = stanza.to().expect("whom it is to").domain().to_owned();
+            let next = come.entry(to).or_insert(0);
+            assert_eq!(ticket.order, *next);
+            *next += 1;
+        }
+    };
+    let waited = tokio::time::timeout(Duration::from_secs(20), all).await;
+    assert!(waited.is_ok(), "none waits for ever");
+}
