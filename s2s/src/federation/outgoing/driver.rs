@@ -239,7 +239,7 @@ impl Stream<'_> {
 
     /// Not when too much of what came is not handled yet.
     fn may_read(&self, settings: &Settings) -> bool {
-        self.life.session.received.open() < settings.limits.unhandled_max
+        self.life.session.may_receive(settings.limits.unhandled_max)
     }
 
     /// Takes what was read.
@@ -255,9 +255,9 @@ impl Stream<'_> {
                     let is_ours = |domain: &str| user.is_ours(domain);
                     let stanza = wire::stanza(&piece, &head, &self.online.proved, is_ours)
                         .map_err(Failure::Protocol)?;
-                    let received = self.life.session.received.clone();
-                    let number = received.begin();
-                    user.receive(stanza, Handled::new(received, number));
+                    if let Some((received, number)) = self.life.session.receive() {
+                        user.receive(stanza, Handled::new(received, number));
+                    }
                 }
                 Some(Item::Element(element)) => {
                     let user = &self.life.shared.user;
@@ -405,7 +405,7 @@ impl Stream<'_> {
             return Err(Failure::Silent);
         }
         let idle = self.carried + timers.idle;
-        let is_idle = session.is_empty() && session.received.open() == 0;
+        let is_idle = session.is_empty() && session.open() == 0;
         if is_idle && self.is_up && idle <= now {
             return Err(Failure::Done);
         }

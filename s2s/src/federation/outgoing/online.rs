@@ -83,9 +83,7 @@ impl Online {
         }
         match session.resumable.take() {
             Some(Resumable { id, .. }) => {
-                session.phase = Phase::Resuming;
-                let h = session.received.handled();
-                vec![put(&Nonza::Resume { previd: id, h })]
+                vec![put(&Nonza::Resume { previd: id, h: session.resume() })]
             }
             None => {
                 let back = session.begin_anew();
@@ -165,7 +163,7 @@ impl Online {
     fn managed(nonza: Nonza, session: &mut Session, now: Instant) -> Result<Vec<Todo>, Failure> {
         match (nonza, session.phase) {
             (Nonza::Enabled { id, max, .. }, Phase::Enabling) => {
-                session.phase = Phase::On;
+                session.enabled();
                 let max = max.map(|seconds| Duration::from_secs(seconds.into()));
                 session.resumable = id.map(|id| Resumable { id, max });
                 Ok(Vec::new())
@@ -175,7 +173,7 @@ impl Online {
                 Ok(Vec::new())
             }
             (Nonza::Resumed { previd, h }, Phase::Resuming) => {
-                session.phase = Phase::On;
+                session.resumed();
                 let arrived =
                     session.acked(h, now).map_err(|high| Failure::Protocol(high.error()))?;
                 session.resumable = Some(Resumable { id: previd, max: None });

@@ -401,6 +401,65 @@ async fn the_peer_is_told_what_is_handled_when_it_is() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_came_before_stream_management_is_not_counted() {
+    let world = World::new(Manners { bidi: true, ..Manners::default() });
+    let stanza = "<message from='montague.example' to='capulet.example'/>".to_owned();
+    *world.says.lock() = vec![stanza.clone(), stanza.clone()];
+    *world.later.lock() = vec![stanza, "<r xmlns='urn:xmpp:sm:3'/>".to_owned()];
+    let outgoing = world.outgoing();
+    send(&outgoing, 0..1);
+    world.until("told", |seen| !seen.dialback.is_empty()).await;
+    let seen = world.seen.lock();
+    assert_eq!((&seen.dialback[..], seen.received.len()), (&["a 1".to_owned()][..], 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_resumed_peer_sends_again_is_neither_taken_nor_counted_twice() {
+    let world = World::new(Manners { bidi: true, cuts: vec![2], ..Manners::default() });
+    *world.keeps.lock() = true;
+    let stanza =
+        |id: u8| format!("<message from='montague.example' to='capulet.example' id='{id}'/>");
+    let request = "<r xmlns='urn:xmpp:sm:3'/>".to_owned();
+    *world.says.lock() = vec![stanza(0)];
+    *world.later.lock() = vec![stanza(1), stanza(2), stanza(3)];
+    // It has heard of the first, and has sent one more that was lost.
+    let again = [stanza(2), stanza(3), stanza(4)];
+    world.resumed.lock().extend(again.into_iter().chain([request]));
+    let outgoing = world.outgoing();
+    send(&outgoing, 0..1);
+    world.until("received", |seen| seen.received.len() == 4).await;
+    let mut kept = std::mem::take(&mut world.seen.lock().kept);
+    drop(kept.remove(1));
+    send(&outgoing, 1..2);
+    world.until("the new one received", |seen| seen.received.len() == 5).await;
+    assert!(world.seen.lock().received[4].contains("id='4'"));
+    world.until("told", |seen| seen.dialback == ["resume 1", "a 1"]).await;
+    kept.append(&mut world.seen.lock().kept);
+    kept.clear();
+    world.until("told again", |seen| seen.dialback == ["resume 1", "a 1", "a 4"]).await;
+    assert_eq!(world.seen.lock().received.len(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_with_much_that_is_not_handled_is_resumed_all_the_same() {
+    let world = World::new(Manners { bidi: true, cuts: vec![2], ..Manners::default() });
+    *world.keeps.lock() = true;
+    let stanza = "<message from='montague.example' to='capulet.example'/>";
+    *world.later.lock() = vec![stanza.repeat(3)];
+    let outgoing = world.outgoing_with(Limits { unhandled_max: 3, ..limits() }, timers());
+    send(&outgoing, 0..1);
+    world.until("received", |seen| seen.received.len() == 3).await;
+    send(&outgoing, 1..2);
+    world.until("cut", |seen| seen.arrived.len() == 2).await;
+    // It is not read, so only writing shows that the connection is gone.
+    send(&outgoing, 2..3);
+    world.until("resumed", |seen| seen.resumed == 1).await;
+    world.until("arrived", |seen| firsts(&seen.arrived) == all(3)).await;
+    let seen = world.seen.lock();
+    assert_eq!((seen.resumed, seen.attempts.len()), (1, 2));
+}
+
+#[tokio::test(start_paused = true)]
 async fn too_much_that_is_not_handled_is_not_read() {
     let world = World::new(Manners { bidi: true, sm: false, ..Manners::default() });
     *world.keeps.lock() = true;
