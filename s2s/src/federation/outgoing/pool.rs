@@ -42,7 +42,7 @@ pub(super) struct Pool {
     touched: Vec<Arc<str>>,
     /// When all of them are to be looked at.
     next_look: Option<Instant>,
-    /// No new streams: this half is being closed.
+    /// No new streams, no new stanzas: this half is being closed.
     is_closing: bool,
     /// What has come to a bad end, oldest first. One task empties it, so senders hear of it in this order.
     dead: VecDeque<Dead>,
@@ -52,7 +52,7 @@ impl Pool {
     /// Takes a stanza for a pair.
     ///
     /// # Errors
-    /// The stanza again, and what its sender is to be told: the queue is full, or the domain is known to be no more.
+    /// The stanza again, and what its sender is to be told: the queue is full, the domain is known to be no more, or this half is being closed.
     pub(super) fn send(
         &mut self,
         ours: &str,
@@ -61,6 +61,9 @@ impl Pool {
         now: Instant,
         limits: &Limits,
     ) -> Result<(), (Stanza, StanzaError)> {
+        if self.is_closing {
+            return Err((item.stanza, StanzaError::remote_server_timeout()));
+        }
         let full =
             || StanzaError::resource_constraint().with_text("too much waits for this domain");
         if self.bytes + item.bytes() > limits.queued_bytes_max {

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -163,6 +164,8 @@ pub(super) struct World {
     /// And once a stream is resumed.
     pub(super) resumed: Mutex<Vec<String>>,
     pub(super) keeps: Mutex<bool>,
+    /// Who tells that something is delivered does not get away.
+    pub(super) holds: AtomicBool,
 }
 
 impl World {
@@ -182,6 +185,7 @@ impl World {
             later: Mutex::default(),
             resumed: Mutex::default(),
             keeps: Mutex::new(false),
+            holds: AtomicBool::new(false),
         })
     }
 
@@ -563,6 +567,9 @@ impl FederationUser for Recorder {
 
     fn delivered(&self, tickets: &[Ticket]) {
         self.0.note(|seen| seen.delivered.extend(tickets.iter().map(|ticket| ticket.order)));
+        while self.0.holds.load(Ordering::Acquire) {
+            std::thread::yield_now();
+        }
     }
 
     fn failed(&self, ticket: Ticket, _: Stanza, error: StanzaError) {
