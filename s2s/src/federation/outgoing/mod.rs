@@ -102,10 +102,6 @@ impl Shared {
         }
         done
     }
-
-    fn verify(self: &Arc<Self>, ask: Verify) -> BoxFuture<'static, Result<bool, DialbackError>> {
-        verify::verify(self, ask)
-    }
 }
 
 /// The outgoing half. Cloning it shares it.
@@ -261,7 +257,7 @@ impl Bidi for Outgoing {
 
 impl Verifier for Outgoing {
     fn verify(&self, ask: Verify) -> BoxFuture<'static, Result<bool, DialbackError>> {
-        self.0.shared.verify(ask)
+        verify::verify(&self.0.shared, ask)
     }
 }
 
