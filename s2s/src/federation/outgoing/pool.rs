@@ -79,7 +79,10 @@ impl Pool {
                 (name.clone(), self.peers.entry(name).or_default())
             }
         };
-        if let Some((_, error)) = peer.gone.as_ref().filter(|(until, _)| *until > now) {
+        let is_served = |line: &Line| *line.ours == *ours && matches!(line.road, Road::On(_));
+        if let Some((_, error)) = peer.gone.as_ref().filter(|(until, _)| *until > now)
+            && !peer.lines.iter().any(is_served)
+        {
             return Err((item.stanza, error.clone()));
         }
         let line = peer.line(ours);
@@ -398,6 +401,9 @@ impl Pool {
                 line.road = Road::None;
             }
             match &verdict {
+                // There, whatever this attempt has found.
+                Verdict::Gone(_)
+                    if peer.seats.iter().any(|seat| seat.is_up && line.is_of(seat.id)) => {}
                 // The domain is not there, or not for us: that is true for all pairs.
                 Verdict::Gone(error) => refuse(line, error, &mut self.bytes, &mut self.dead),
                 Verdict::Refuse(error) if is_of_it || *failure == Failure::Forbidden => {
