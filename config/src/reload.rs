@@ -98,6 +98,7 @@ pub const LIVE: &[&str] = &[
     "s2s.unacked_max",
     "s2s.unhandled_max",
     "s2s.unproved_per_address_max",
+    "s2s.verifications_max",
     "storage.connections",
     "storage.database",
     "storage.partitions",

@@ -54,6 +54,9 @@ pub struct S2sLimits {
     pub streams_per_domain_max: usize,
     /// Pairs of domains proved on one incoming stream. Beyond: the dialback request is answered with an error (`resource-constraint`).
     pub pairs_per_stream_max: usize,
+    /// Servers that are asked at one time about dialback keys that others have shown us, and as many certificates that are looked up elsewhere
+    /// than in themselves. Beyond: dialback is answered with an error (`resource-constraint`), a certificate proves nothing.
+    pub verifications_max: usize,
     /// Bytes of one stanza from a peer that has proved who it is (RFC 6120 §13.12: at least 10,000). Beyond: `policy-violation`.
     pub stanza_bytes_max: usize,
     /// Stanzas waiting for one pair of domains. Beyond: `resource-constraint` to the sender.
@@ -221,6 +224,7 @@ fn limits(table: &Table<'_>) -> S2sLimits {
         unproved_per_address_max: count("unproved_per_address_max", 100),
         streams_per_domain_max: count("streams_per_domain_max", 64),
         pairs_per_stream_max: count("pairs_per_stream_max", 1_000),
+        verifications_max: count("verifications_max", 2_000),
         // RFC 6120 §13.12.
         stanza_bytes_max: table
             .between(

@@ -45,7 +45,18 @@ struct Inner {
     streams: usize,
     unproved: HashMap<IpAddr, usize>,
     domains: HashMap<String, Domain>,
+    lookups: usize,
     reasons: BTreeMap<&'static str, u64>,
+}
+
+/// A certificate is being looked up, until this is dropped.
+#[derive(Debug)]
+pub(super) struct Lookup(Arc<Counts>);
+
+impl Drop for Lookup {
+    fn drop(&mut self) {
+        self.0.inner.lock().lookups -= 1;
+    }
 }
 
 /// Why there is no seat.
@@ -87,6 +98,16 @@ impl Counts {
             domains: Vec::new(),
             bucket: Bucket::new(now),
         })
+    }
+
+    /// One more certificate is looked up. `None`: there are too many at this time (`verifications_max`).
+    pub(super) fn look_up(self: &Arc<Self>, limits: &Limits) -> Option<Lookup> {
+        let mut inner = self.inner.lock();
+        if inner.lookups >= limits.verifications_max {
+            return None;
+        }
+        inner.lookups += 1;
+        Some(Lookup(self.clone()))
     }
 
     pub(super) fn count(&self, reason: &'static str) {
@@ -225,6 +246,17 @@ mod tests {
         seats.clear();
         counts.empty().await;
         assert_eq!(Status { reasons: BTreeMap::new(), ..counts.status() }, Status::default());
+    }
+
+    #[test]
+    fn so_many_certificates_are_looked_up_at_a_time() {
+        let limits = Limits { verifications_max: 2, ..settings().limits };
+        let counts = Arc::new(Counts::default());
+        let first = counts.look_up(&limits);
+        let second = counts.look_up(&limits);
+        assert!(first.is_some() && second.is_some() && counts.look_up(&limits).is_none());
+        drop(first);
+        assert!(counts.look_up(&limits).is_some());
     }
 
     #[test]

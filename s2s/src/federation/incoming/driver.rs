@@ -101,7 +101,8 @@ where
     } else {
         let mut wire = Wire::new(io, XmlLimits::PRE_AUTH);
         match stream.serve(&mut wire).await {
-            End::StartTls => {}
+            // What was asked for it before, nobody waits for any more.
+            End::StartTls => stream.questions.clear(),
             end => return stream.end(wire, end).await,
         }
         let deadline = stream.negotiate_by();
@@ -466,8 +467,13 @@ impl Stream {
             let good = good(self.shared.net.proves(&self.chain, &domain), &domain);
             return Some(Input::Proved { domain, good });
         }
+        let Some(lookup) = self.shared.counts.look_up(&self.current.settings.limits) else {
+            tracing::warn!(%peer, domain, "a certificate is not looked up (verifications_max)");
+            return Some(Input::Proved { domain, good: false });
+        };
         let (net, chain) = (self.shared.net.clone(), self.chain.clone());
         self.questions.push(Box::pin(async move {
+            let _lookup = lookup;
             let good = good(net.proves_with_dns(&chain, &domain).await, &domain);
             Told::Input(Box::new(Input::Proved { domain, good }))
         }));
