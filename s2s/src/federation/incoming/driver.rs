@@ -245,9 +245,7 @@ impl Stream {
                 Ok(self.changed())
             }
             Some(wake) = self.wakes.recv() => {
-                let theirs = self.machine.proved();
-                let may = wake.proved.senders().any(|domain| theirs.has_sender(domain));
-                if may { Err(End::Wake(wake)) } else { Ok(None) }
+                if self.may_go_on(&wake) { Err(End::Wake(wake)) } else { Ok(None) }
             }
             Some(number) = self.handled.recv() => Ok(Some(Input::Handled(number))),
             Some(told) = self.questions.next(), if !self.questions.is_empty() => match told {
@@ -282,7 +280,7 @@ impl Stream {
     }
 
     /// Other rules, or the end of all streams.
-    fn changed(&mut self) -> Option<Input> {
+    pub(super) fn changed(&mut self) -> Option<Input> {
         self.current = self.watch.borrow_and_update().clone();
         self.machine.set(self.current.settings.clone());
         let policies = &self.current.policies;
@@ -432,8 +430,9 @@ impl Stream {
             }
             Output::Resume(id) => {
                 let (shared, proved) = (self.shared.clone(), self.machine.proved().clone());
+                let encrypted = self.machine.tls.is_some();
                 self.questions.push(Box::pin(async move {
-                    Told::Slept(shared.wake(&id, proved).await.map(Box::new))
+                    Told::Slept(shared.wake(&id, proved, encrypted).await.map(Box::new))
                 }));
             }
             Output::Dropped(what) => {

@@ -171,12 +171,29 @@ impl Verona {
     }
 
     async fn until_streams(&self, count: usize) {
-        let gone = async {
-            while self.incoming.status().streams != count {
+        self.until("so many streams", |status| status.streams == count).await;
+    }
+
+    async fn until(&self, what: &str, holds: impl Fn(&Status) -> bool) {
+        let wait = async {
+            while !holds(&self.incoming.status()) {
                 tokio::task::yield_now().await;
             }
         };
-        timeout(PATIENCE, gone).await.expect("in time");
+        timeout(PATIENCE, wait).await.expect(what);
+    }
+
+    /// No more streams with that domain.
+    fn deny(&self, domain: &str) {
+        let rule = config::S2sPolicy {
+            domain: domain.to_owned(),
+            allow: false,
+            certificate: config::S2sCertificate::Preferred,
+            tls: config::S2sTls::Required,
+            bytes_per_second: None,
+        };
+        let Settings { limits, timers, .. } = tests::settings();
+        self.incoming.reload(Arc::new(Policies::new(&[rule])), limits, timers);
     }
 }
 
@@ -506,16 +523,23 @@ async fn who_sends_too_fast_is_read_slowly() {
 async fn rules_change_under_a_stream() {
     let verona = verona();
     let mut peer = verona.authenticated("").await;
-    let rule = config::S2sPolicy {
-        domain: "*".to_owned(),
-        allow: false,
-        certificate: config::S2sCertificate::Preferred,
-        tls: config::S2sTls::Required,
-        bytes_per_second: None,
-    };
-    let Settings { limits, timers, .. } = tests::settings();
-    verona.incoming.reload(Arc::new(Policies::new(&[rule])), limits, timers);
+    verona.deny("*");
     peer.hears(&["policy-violation", "close", "gone"]).await;
+}
+
+#[tokio::test]
+async fn a_stream_that_sleeps_hears_of_other_rules_too() {
+    let verona = verona();
+    let mut peer = verona.secured().await;
+    peer.say("<db:result from='verona.example' to='capulet.example'>good</db:result>").await;
+    peer.hears(&["result valid"]).await;
+    peer.say("<enable xmlns='urn:xmpp:sm:3' resume='true'/>").await;
+    peer.hears(&["enabled"]).await;
+    drop(peer);
+    verona.until("it sleeps", |status| status.domains.is_empty()).await;
+    verona.deny("verona.example");
+    verona.until("it is over", |status| status.streams == 0).await;
+    assert_eq!(verona.incoming.status().reasons["policy-violation"], 1);
 }
 
 #[tokio::test]
