@@ -12,6 +12,7 @@ use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, TrustAncho
 use webpki::{
     CertRevocationList, EndEntityCert, Error, ExtendedKeyUsageValidator, KeyPurposeId,
     KeyPurposeIdIter, OwnedCertRevocationList, RevocationOptionsBuilder, UnknownStatusPolicy,
+    VerifiedPath,
 };
 
 use super::identity::{Names, Naming, Unreadable};
@@ -74,9 +75,14 @@ impl fmt::Display for WhyNot {
 
 impl std::error::Error for WhyNot {}
 
+/// What else is asked of a path from a certificate to an authority; another path may do.
+type IsRight<'a> = &'a dyn Fn(&VerifiedPath<'_>) -> Result<(), Error>;
+
 /// Whom we believe.
 pub(super) struct Trust {
     anchors: Vec<TrustAnchor<'static>>,
+    /// The same, each at its place, as the certificates that they are.
+    authorities: Vec<CertificateDer<'static>>,
     revoked: Vec<CertRevocationList<'static>>,
     algorithms: WebPkiSupportedAlgorithms,
 }
@@ -90,10 +96,13 @@ impl Trust {
                 .map_err(|error| format!("the authorities cannot be read: {error}"))?,
             None => rustls_native_certs::load_native_certs().certs,
         };
-        let anchors: Vec<_> = certificates
-            .iter()
-            .filter_map(|one| webpki::anchor_from_trusted_cert(one).ok().map(|a| a.to_owned()))
-            .collect();
+        let (anchors, known): (Vec<_>, Vec<_>) = certificates
+            .into_iter()
+            .filter_map(|one| {
+                let anchor = webpki::anchor_from_trusted_cert(&one).ok()?.to_owned();
+                Some((anchor, one))
+            })
+            .unzip();
         if authorities.is_some() && anchors.is_empty() {
             return Err("there is no authority in it".to_owned());
         }
@@ -116,7 +125,8 @@ impl Trust {
             return Err("there is no revocation list in it".to_owned());
         }
         let algorithms = ring::default_provider().signature_verification_algorithms;
-        Ok(Self { anchors, revoked: lists.unwrap_or_default(), algorithms })
+        let revoked = lists.unwrap_or_default();
+        Ok(Self { anchors, authorities: known, revoked, algorithms })
     }
 
     /// Whether `chain`, the peer's own certificate first, proves that it speaks for `domain` (prepared form).
@@ -134,7 +144,7 @@ impl Trust {
             Unreadable::TooManyNames => WhyNot::TooManyNames,
             Unreadable::Malformed => WhyNot::Bad(why.to_string()),
         })?;
-        self.chain(&self.anchors, leaf, between, now)
+        self.chain(&self.anchors, leaf, between, now, None)
             .map_err(|error| why(error, names.self_issued))?;
         match names.name(domain) {
             Naming::Named => Ok(()),
@@ -152,7 +162,31 @@ impl Trust {
         now: UnixTime,
     ) -> bool {
         webpki::anchor_from_trusted_cert(authority)
-            .is_ok_and(|anchor| self.chain(&[anchor], leaf, between, now).is_ok())
+            .is_ok_and(|anchor| self.chain(&[anchor], leaf, between, now, None).is_ok())
+    }
+
+    /// Whether one of the authorities that are believed here stands behind `leaf`, and on the way to it there is one that `is_it` means: that authority itself
+    /// or one in between.
+    pub(super) fn leads_through(
+        &self,
+        is_it: &dyn Fn(&CertificateDer<'_>) -> bool,
+        leaf: &CertificateDer<'_>,
+        between: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> bool {
+        let is_right = |path: &VerifiedPath<'_>| {
+            let is_anchor = |one: &TrustAnchor<'_>| one == path.anchor();
+            let anchor = self.anchors.iter().position(is_anchor);
+            let known = anchor.and_then(|at| self.authorities.get(at));
+            if path.intermediate_certificates().any(|one| is_it(&one.der()))
+                || known.is_some_and(is_it)
+            {
+                Ok(())
+            } else {
+                Err(Error::UnknownIssuer)
+            }
+        };
+        self.chain(&self.anchors, leaf, between, now, Some(&is_right)).is_ok()
     }
 
     fn chain(
@@ -161,6 +195,7 @@ impl Trust {
         leaf: &CertificateDer<'_>,
         between: &[CertificateDer<'_>],
         now: UnixTime,
+        is_right: Option<IsRight<'_>>,
     ) -> Result<(), Error> {
         let leaf = EndEntityCert::try_from(leaf)?;
         let lists: Vec<&CertRevocationList<'_>> = self.revoked.iter().collect();
@@ -175,7 +210,7 @@ impl Trust {
             now,
             ServerOrClient,
             revocation,
-            None,
+            is_right,
         )
         .map(drop)
     }
