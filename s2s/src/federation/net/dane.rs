@@ -8,7 +8,7 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use sha2::{Digest, Sha256, Sha512};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::identity::{Names, Naming};
+use super::identity::Names;
 use super::trust::{Trust, WhyNot};
 
 /// One TLSA record, and whose.
@@ -65,11 +65,11 @@ impl Tlsa {
             0 => believed && trust.leads_through(&|one| self.means(one), leaf, above, now),
             1 => believed && self.means(leaf),
             // RFC 7671 §5.2: its names count, those of the server too, for DNSSEC has proved that it is one of the domain's.
-            2 => above.iter().any(|one| {
-                let named = Names::of(leaf).is_ok_and(|names| {
-                    names.name(domain) == Naming::Named || names.name(&self.host) == Naming::Named
-                });
-                self.means(one) && named && trust.leads_to(one, leaf, above, now)
+            2 => above.iter().filter(|one| self.means(one)).any(|one| {
+                let way = trust.leads_to(one, leaf, above, now);
+                way.zip(Names::of(leaf).ok()).is_some_and(|(way, names)| {
+                    way.counts(&names, domain) || way.counts(&names, &self.host)
+                })
             }),
             // RFC 7671 §5.1: neither its names nor its time count.
             _ => self.means(leaf),

@@ -14,6 +14,7 @@ use webpki::{
     KeyPurposeIdIter, OwnedCertRevocationList, RevocationOptionsBuilder, UnknownStatusPolicy,
     VerifiedPath,
 };
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::identity::{Names, Naming, Unreadable};
 
@@ -39,6 +40,8 @@ pub enum WhyNot {
     WrongName(String),
     /// Only its Common Name is right, which does not count.
     CommonNameOnly,
+    /// It names the domain, but not as a dNSName, and an authority behind it may name only some: nobody has checked that this is one of them.
+    Constrained,
     /// It is good neither for servers nor for clients.
     WrongUsage,
     /// More certificates than [`CHAIN_MAX`].
@@ -64,6 +67,9 @@ impl fmt::Display for WhyNot {
             WhyNot::CommonNameOnly => {
                 f.write_str("without a subjectAltName: the Common Name does not count")
             }
+            WhyNot::Constrained => f.write_str(
+                "of an authority that may name only some (name constraints): only a dNSName counts",
+            ),
             WhyNot::WrongUsage => f.write_str("good neither for servers nor for clients"),
             WhyNot::ChainTooLong => write!(f, "with more than {CHAIN_MAX} certificates"),
             WhyNot::TooManyNames => f.write_str("with too many names"),
@@ -74,6 +80,36 @@ impl fmt::Display for WhyNot {
 }
 
 impl std::error::Error for WhyNot {}
+
+/// A way from an authority to a certificate that was checked.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Way {
+    /// An authority on it may name only some (RFC 5280 §4.2.1.10).
+    constrained: bool,
+}
+
+impl Way {
+    /// Whether the names at the end of it name `domain` so that it counts. Constraints are checked for dNSNames, and for no other names of domains: an
+    /// authority that has some would write what it likes into those.
+    pub(super) fn counts(self, names: &Names, domain: &str) -> bool {
+        if self.constrained {
+            names.has_dns_name(domain)
+        } else {
+            names.name(domain) == Naming::Named
+        }
+    }
+}
+
+fn is_constrained(path: &VerifiedPath<'_>) -> bool {
+    let has_constraints = |one: &webpki::Cert<'_>| {
+        let der = one.der();
+        let parsed = X509Certificate::from_der(&der);
+        // What cannot be read may be one.
+        parsed.map_or(true, |(_, one)| !matches!(one.name_constraints(), Ok(None)))
+    };
+    path.anchor().name_constraints.is_some()
+        || path.intermediate_certificates().any(has_constraints)
+}
 
 /// What else is asked of a path from a certificate to an authority; another path may do.
 type IsRight<'a> = &'a dyn Fn(&VerifiedPath<'_>) -> Result<(), Error>;
@@ -144,25 +180,27 @@ impl Trust {
             Unreadable::TooManyNames => WhyNot::TooManyNames,
             Unreadable::Malformed => WhyNot::Bad(why.to_string()),
         })?;
-        self.chain(&self.anchors, leaf, between, now, None)
+        let way = self
+            .chain(&self.anchors, leaf, between, now, None)
             .map_err(|error| why(error, names.self_issued))?;
         match names.name(domain) {
-            Naming::Named => Ok(()),
+            Naming::Named if way.counts(&names, domain) => Ok(()),
+            Naming::Named => Err(WhyNot::Constrained),
             Naming::CommonNameOnly => Err(WhyNot::CommonNameOnly),
             Naming::NotNamed => Err(WhyNot::WrongName(names.words())),
         }
     }
 
-    /// Whether `authority`, which the peer has shown itself, stands behind `leaf`, whoever else believes it.
+    /// The way from `authority`, which the peer has shown itself, to `leaf`, if there is one, whoever else believes it.
     pub(super) fn leads_to(
         &self,
         authority: &CertificateDer<'_>,
         leaf: &CertificateDer<'_>,
         between: &[CertificateDer<'_>],
         now: UnixTime,
-    ) -> bool {
-        webpki::anchor_from_trusted_cert(authority)
-            .is_ok_and(|anchor| self.chain(&[anchor], leaf, between, now, None).is_ok())
+    ) -> Option<Way> {
+        let anchor = webpki::anchor_from_trusted_cert(authority).ok()?;
+        self.chain(&[anchor], leaf, between, now, None).ok()
     }
 
     /// Whether one of the authorities that are believed here stands behind `leaf`, and on the way to it there is one that `is_it` means: that authority itself
@@ -196,7 +234,7 @@ impl Trust {
         between: &[CertificateDer<'_>],
         now: UnixTime,
         is_right: Option<IsRight<'_>>,
-    ) -> Result<(), Error> {
+    ) -> Result<Way, Error> {
         let leaf = EndEntityCert::try_from(leaf)?;
         let lists: Vec<&CertRevocationList<'_>> = self.revoked.iter().collect();
         // The lists need not be of every authority.
@@ -212,7 +250,7 @@ impl Trust {
             revocation,
             is_right,
         )
-        .map(drop)
+        .map(|path| Way { constrained: is_constrained(&path) })
     }
 }
 
