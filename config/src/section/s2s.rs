@@ -48,9 +48,10 @@ pub struct S2s {
 pub struct S2sLimits {
     /// Streams in each direction. Beyond: an incoming one is refused with `resource-constraint`, an outgoing one waits.
     pub streams_max: usize,
-    /// Incoming streams from one address that have proved nothing yet. Beyond: closed at once.
+    /// Incoming streams from one address (IPv6: one /64) that have proved nothing yet. Beyond: closed at once.
     pub unproved_per_address_max: usize,
-    /// Incoming streams that have proved one and the same domain. Beyond: `policy-violation` for the newest.
+    /// Incoming streams that have proved one and the same domain. Beyond: `policy-violation` for the newest. As many more that are cut may wait to be resumed;
+    /// beyond, one that is cut is over.
     pub streams_per_domain_max: usize,
     /// Pairs of domains proved on one incoming stream. Beyond: the dialback request is answered with an error (`resource-constraint`).
     pub pairs_per_stream_max: usize,

@@ -456,6 +456,21 @@ async fn a_cut_stream_is_resumed_with_everything() {
 }
 
 #[tokio::test]
+async fn so_many_streams_of_a_domain_sleep() {
+    let verona = verona_with(|limits, _| limits.streams_per_domain_max = 1);
+    for (streams, reasons) in [(1, 0), (1, 1)] {
+        let mut peer = verona.authenticated("").await;
+        peer.say("<enable xmlns='urn:xmpp:sm:3' resume='true'/>").await;
+        assert_eq!(peer.hear().await, "enabled");
+        drop(peer); // It sleeps if there is room.
+        verona.until("its connection is lost", |status| status.domains.is_empty()).await;
+        verona.until_streams(streams).await;
+        let lost = verona.incoming.status().reasons.get("lost").copied();
+        assert_eq!(lost.unwrap_or_default(), reasons);
+    }
+}
+
+#[tokio::test]
 async fn a_stream_is_not_resumed_by_another_domain() {
     let mut verona = verona();
     let mut peer = verona.secured().await;

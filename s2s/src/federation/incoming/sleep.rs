@@ -81,7 +81,10 @@ impl Wake {
 impl Stream {
     /// The connection is lost, or another wants to have the stream. Comes back when it is given away, or its time is over.
     pub(super) async fn sleep(mut self, mut wake: Option<Wake>) {
-        self.seat.lost();
+        let has_room = self.seat.lost(&self.current.settings.limits);
+        if wake.is_none() && !has_room {
+            return self.finish("lost");
+        }
         let until = Instant::now() + self.current.settings.timers.resume;
         while wake.is_none() {
             tokio::select! {
