@@ -83,6 +83,7 @@ pub const LIVE: &[&str] = &[
     "s2s.negotiate_within",
     "s2s.pairs_per_stream_max",
     "s2s.policy",
+    "s2s.posh",
     "s2s.queue_bytes_max",
     "s2s.queue_for",
     "s2s.queue_items_max",

@@ -29,6 +29,8 @@ pub struct S2s {
     pub dns: Vec<SocketAddr>,
     /// Whether DNSSEC is checked: what is signed wrongly is not believed.
     pub dnssec: bool,
+    /// Whether a domain whose certificate proves nothing is asked over `https` which are its own (POSH, RFC 7711).
+    pub posh: bool,
     /// The authorities that other servers' certificates may be from, PEM. None: the system's.
     pub trust: Option<PathBuf>,
     /// Revocation lists of such authorities, PEM.
@@ -182,6 +184,7 @@ pub(crate) fn read(table: &Table<'_>) -> S2s {
         federation: table.value("federation", true),
         dns: table.value("dns", Vec::new()),
         dnssec: table.value("dnssec", false),
+        posh: table.value("posh", false),
         trust: table.optional_path("trust"),
         revoked: table.optional_path("revoked"),
         blocklist: table.optional_path("blocklist"),

@@ -450,7 +450,7 @@ impl Stream {
         self.seat.accepted(theirs, limits, Instant::now().into_std())
     }
 
-    /// Whether the certificate is good for a domain, and is to be looked at. Told later where DNS has to be asked (DANE).
+    /// Whether the certificate is good for a domain, and is to be looked at. Told later where somebody has to be asked (DANE, POSH).
     fn prove(&mut self, domain: String) -> Option<Input> {
         if !self.current.policies.of(&domain).external() {
             return Some(Input::Proved { domain, good: false });
@@ -462,7 +462,7 @@ impl Stream {
             }
             proved.is_ok()
         };
-        if !self.shared.net.asks_dns() {
+        if !self.shared.net.looks_up() {
             let good = good(self.shared.net.proves(&self.chain, &domain), &domain);
             return Some(Input::Proved { domain, good });
         }
@@ -473,7 +473,7 @@ impl Stream {
         let (net, chain) = (self.shared.net.clone(), self.chain.clone());
         self.questions.push(Box::pin(async move {
             let _lookup = lookup;
-            let good = good(net.proves_with_dns(&chain, &domain).await, &domain);
+            let good = good(net.proves_with_lookups(&chain, &domain).await, &domain);
             Told::Input(Box::new(Input::Proved { domain, good }))
         }));
         None

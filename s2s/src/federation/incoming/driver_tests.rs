@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use rcgen::{CertificateParams, Issuer, KeyPair};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
@@ -14,6 +16,7 @@ use xmpp::{StreamError, ns};
 use super::*;
 use crate::federation::bidi::Back;
 use crate::federation::dialback::{DialbackError, Pair, Verify};
+use crate::federation::net::testing::{self, Web, Zone, document, naming};
 use crate::federation::net::{NetConfig, Pair as Certificate, Security, server_name};
 use crate::federation::wire::{Item, Turn};
 use crate::federation::{Handled, Ticket};
@@ -102,12 +105,21 @@ struct Verona {
 
 fn verona_with(change: impl FnOnce(&mut Limits, &mut Timers)) -> Verona {
     let authority = Authority::new();
+    let [capulet, montague] =
+        ["capulet", "montague"].map(|one| authority.net(&format!("{one}.example")));
+    verona_between(capulet, montague, change)
+}
+
+fn verona_between(
+    net: Net,
+    montague: Net,
+    change: impl FnOnce(&mut Limits, &mut Timers),
+) -> Verona {
     let (sender, events) = mpsc::unbounded_channel();
     let around = Arc::new(Around(sender));
     let neighbours = Neighbours { user: around.clone(), verifier: around.clone(), bidi: around };
     let Settings { name, mut limits, mut timers } = tests::settings();
     change(&mut limits, &mut timers);
-    let net = authority.net("capulet.example");
     let incoming = Incoming::new(net, neighbours, &name, Arc::default(), limits, timers);
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
@@ -121,7 +133,7 @@ fn verona_with(change: impl FnOnce(&mut Limits, &mut Timers)) -> Verona {
             taker.accept(tcp, peer, is_tls);
         }
     });
-    Verona { incoming, events, montague: authority.net("montague.example"), address }
+    Verona { incoming, events, montague, address }
 }
 
 fn verona() -> Verona {
@@ -277,6 +289,33 @@ async fn a_certificate_opens_the_way_with_starttls() {
     drop(peer);
     verona.until_streams(0).await;
     assert_eq!(verona.incoming.status().reasons["closed"], 1);
+}
+
+#[tokio::test]
+async fn a_certificate_that_its_domain_names_over_https_opens_the_way_too() {
+    let root = testing::authority();
+    let pair = |name: &str| testing::pair(&root, &[name]);
+    let hosting = pair("hosting.example");
+    let leaf = CertificateDer::from_pem_slice(&hosting.chain).unwrap();
+    let web = Web::default().with("montague.example", document(&naming(&leaf)));
+    let (port, web) = web.serve(testing::net(&root, vec![pair("montague.example")])).await;
+    let (dns, _) = Zone::default().a("montague.example", "127.0.0.1").serve().await;
+    let config = NetConfig {
+        dns: vec![dns],
+        posh: true,
+        trust: Some(root.pem.clone()),
+        pairs: vec![pair("capulet.example")],
+        ..NetConfig::default()
+    };
+    let capulet = Net::with_https_port(config, port).unwrap();
+    let mut verona = verona_between(capulet, testing::net(&root, vec![hosting]), |_, _| ());
+    let mut peer = verona.authenticated("").await;
+    peer.say(&message("1")).await;
+    verona.stanza().await;
+    assert_eq!(web.asked.lock().len(), 1);
+    // It proves no other domain: nobody says so.
+    peer.say("<db:result from='verona.example' to='capulet.example'/>").await;
+    peer.hears(&["result error"]).await;
 }
 
 #[tokio::test]

@@ -5,10 +5,13 @@
 //! speak for a domain as a server can do so as a client. Revocation is what is in the configured lists; nobody is asked over the network.
 
 use std::fmt;
+use std::sync::Arc;
 
+use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::{WebPkiSupportedAlgorithms, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, TrustAnchor, UnixTime};
+use rustls::{ClientConfig, RootCertStore};
 use webpki::{
     CertRevocationList, EndEntityCert, Error, ExtendedKeyUsageValidator, KeyPurposeId,
     KeyPurposeIdIter, OwnedCertRevocationList, RevocationOptionsBuilder, UnknownStatusPolicy,
@@ -52,6 +55,20 @@ pub enum WhyNot {
     NotInDns,
     /// Anything else that is wrong with it.
     Bad(String),
+}
+
+impl WhyNot {
+    /// Whether all that is missing is somebody who says that it is the domain's.
+    pub(super) fn is_about_who(&self) -> bool {
+        matches!(
+            self,
+            WhyNot::SelfSigned
+                | WhyNot::UnknownIssuer
+                | WhyNot::WrongName(_)
+                | WhyNot::CommonNameOnly
+                | WhyNot::Constrained
+        )
+    }
 }
 
 impl fmt::Display for WhyNot {
@@ -120,6 +137,8 @@ pub(super) struct Trust {
     /// The same, each at its place, as the certificates that they are.
     authorities: Vec<CertificateDer<'static>>,
     revoked: Vec<CertRevocationList<'static>>,
+    /// The same as they were read.
+    lists: Vec<CertificateRevocationListDer<'static>>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
@@ -145,24 +164,44 @@ impl Trust {
         if anchors.is_empty() {
             tracing::warn!("this system trusts no authority: no peer's certificate will be valid");
         }
-        let lists = |pem| {
+        let read = |pem| {
             CertificateRevocationListDer::pem_slice_iter(pem)
-                .map(|list| {
-                    let list = list
-                        .map_err(|error| format!("the revocation list cannot be read: {error}"))?;
-                    OwnedCertRevocationList::from_der(&list)
-                        .map(CertRevocationList::from)
-                        .map_err(|error| format!("the revocation list cannot be used: {error}"))
-                })
                 .collect::<Result<Vec<_>, _>>()
+                .map_err(|error| format!("the revocation list cannot be read: {error}"))
         };
-        let lists = revoked.map(lists).transpose()?;
+        let lists = revoked.map(read).transpose()?;
         if lists.as_ref().is_some_and(Vec::is_empty) {
             return Err("there is no revocation list in it".to_owned());
         }
+        let lists = lists.unwrap_or_default();
+        let parse = |list: &CertificateRevocationListDer<'_>| {
+            OwnedCertRevocationList::from_der(list)
+                .map(CertRevocationList::from)
+                .map_err(|error| format!("the revocation list cannot be used: {error}"))
+        };
+        let revoked = lists.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
         let algorithms = ring::default_provider().signature_verification_algorithms;
-        let revoked = lists.unwrap_or_default();
-        Ok(Self { anchors, authorities: known, revoked, algorithms })
+        Ok(Self { anchors, authorities: known, revoked, lists, algorithms })
+    }
+
+    /// TLS for asking web servers: whom we believe here we believe there.
+    pub(super) fn https(&self) -> Result<ClientConfig, String> {
+        let words = |error: &dyn fmt::Display| format!("TLS of web servers: {error}");
+        let provider = Arc::new(ring::default_provider());
+        let roots = Arc::new(RootCertStore { roots: self.anchors.clone() });
+        let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider.clone())
+            .with_crls(self.lists.iter().cloned())
+            .allow_unknown_revocation_status()
+            .build()
+            .map_err(|error| words(&error))?;
+        let mut tls = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| words(&error))?
+            .with_webpki_verifier(verifier)
+            .with_no_client_auth();
+        tls.resumption = Resumption::disabled();
+        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(tls)
     }
 
     /// Whether `chain`, the peer's own certificate first, proves that it speaks for `domain` (prepared form).
