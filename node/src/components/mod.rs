@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use config::ComponentMode;
-use global_distrib::{Choice, Row};
+use global_distrib::{Choice, NodeIx, Row};
 use parking_lot::Mutex;
 use replication::Hlc;
 use xmpp::jid::{BareJid, FullJid, Jid};
@@ -144,6 +144,21 @@ pub fn appeared(node: &Node, full: &FullJid, generation: Hlc) {
             if (seat.generation, seat.full.as_str()) > (generation, full.as_str()) {
                 perform::close(&seat, StreamError::conflict());
             }
+        }
+    }
+}
+
+/// A node that was silent is back, and its components with it: while it was, their places may have been taken.
+pub fn back(node: &Node, ix: NodeIx) {
+    let seen: Vec<BareJid> = node.components.seen.lock().iter().cloned().collect();
+    for domain in seen {
+        let its = |row: &&Row<Arc<Seat>>| row.there() == Some(ix);
+        let its = |rows: &[Row<Arc<Seat>>]| {
+            rows.iter().filter(its).map(|row| (row.full.clone(), row.generation)).collect()
+        };
+        let rows: Vec<_> = node.directory.read(domain.as_str(), its).unwrap_or_default();
+        for (full, generation) in rows {
+            appeared(node, &full, generation);
         }
     }
 }

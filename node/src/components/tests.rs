@@ -1,5 +1,7 @@
 //! Components on a wire in memory, at a whole node: what their streams are answered with, what reaches them, what becomes of it when they go.
 
+mod going;
+
 use std::time::Duration;
 
 use sha1::{Digest as _, Sha1};
