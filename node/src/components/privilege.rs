@@ -7,11 +7,15 @@
 //! Left out: roster pushes (§4.4: their `push` is advertised as `false`), the presence of accounts and of their contacts (§7), requests to other entities than the server, its services
 //! and the account itself (`feature-not-implemented`).
 
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
 
 use config::Privileges;
 use futures_util::future::BoxFuture;
 use s2s::federation::Handled;
+use tokio::time::timeout;
 use xmpp::jid::{BareJid, Jid};
 use xmpp::ns;
 use xmpp::payload::forward;
@@ -23,7 +27,10 @@ use crate::app::Node;
 use crate::feature::{Action, Ctx, Flow};
 use crate::router::{self, Destination, decide};
 use crate::session::mailbox::{Mailbox, MailboxLimits};
-use crate::session::{self, Seat};
+use crate::session::{self, Delivery, Item, Seat};
+
+/// How long an answer is waited for that others make. What a feature asks of homes and databases has deadlines of its own, well within it.
+const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 
 /// What a component is told of what it may (§4.2, §5.2, §6.2).
 pub(super) fn advertised(server: &Jid, component: &Jid, may: &Privileges) -> Stanza {
@@ -85,11 +92,11 @@ pub(super) fn take(
             match message.from().map(Jid::bare).filter(|from| from.local().is_some()) {
                 Some(account) => {
                     // In its order; only what takes a while is waited for apart.
-                    let acting = Acting::begin(node, &account, message);
+                    let mut acting = Acting::begin(node, &account, message);
                     if acting.later.is_some() {
                         let node = node.clone();
                         tokio::spawn(async move {
-                            acting.end(&node).await;
+                            acting.done(&node).await;
                             drop(handled);
                         });
                     }
@@ -106,8 +113,7 @@ pub(super) fn take(
             let acting = Acting::begin(node, &account, request);
             let node = node.clone();
             tokio::spawn(async move {
-                let said = acting.end(&node).await;
-                let answer = said.into_iter().find(|said| answers(said, id.as_deref()));
+                let answer = acting.answer(&node, id.as_deref()).await;
                 answer_to(&node, &stanza, answer, wrapped);
                 drop(handled);
             });
@@ -232,12 +238,38 @@ impl Acting {
         Acting { seat, later }
     }
 
-    /// What it has heard when all is done.
-    async fn end(self, node: &Arc<Node>) -> Vec<Stanza> {
-        if let Some(later) = self.later {
+    /// Until what takes a while is done. What it hears is nobody's.
+    async fn done(&mut self, node: &Arc<Node>) {
+        if let Some(later) = self.later.take() {
             router::perform(node, Some(&self.seat), later.await);
         }
-        self.seat.close().into_iter().map(|delivery| delivery.stanza).collect()
+    }
+
+    /// The answer to its request of that id, whoever makes it: a feature may have left it to a task of its own, which has the seat. `None`: there is
+    /// nobody left who could answer, or it takes longer than [`ANSWER_WITHIN`].
+    async fn answer(mut self, node: &Arc<Node>, id: Option<&str>) -> Option<Stanza> {
+        self.done(node).await;
+        let is_it = |item| match item {
+            Item::Stanza(Delivery { stanza, .. }) if answers(&stanza, id) => Some(stanza),
+            _ => None,
+        };
+        let mut heard = Vec::new();
+        let come = poll_fn(|cx| {
+            // Asked before the mailbox: whoever is gone by then has said what he had to say.
+            let alone = Arc::strong_count(&self.seat) == 1;
+            loop {
+                let more = self.seat.mailbox.poll_drain(cx, &mut heard).is_ready();
+                if let Some(answer) = heard.drain(..).find_map(is_it) {
+                    return Poll::Ready(Some(answer));
+                }
+                if !more {
+                    return if alone { Poll::Ready(None) } else { Poll::Pending };
+                }
+            }
+        });
+        let answer = timeout(ANSWER_WITHIN, come).await;
+        self.seat.close();
+        answer.unwrap_or_default()
     }
 }
 
