@@ -49,12 +49,15 @@ pub struct Routed {
     pub tracked: bool,
 }
 
-/// The stanza with a note of when it was sent (XEP-0203), if it has none of ours yet. What its sender says of another time stays.
+/// The stanza with a note of when it was sent (XEP-0203), if it has none of ours yet. What its sender says of another time stays. An IQ has room for
+/// its payload alone (RFC 6120 §8.2.3).
 pub fn delayed(node: &Node, stanza: &Stanza, sent_at_ms: u64) -> Stanza {
     let is_ours = |delay: &Element| {
         delay.is("delay", xmpp::ns::DELAY) && delay.attr("from") == Some(node.server.as_str())
     };
-    if stanza.has_child("delay", xmpp::ns::DELAY) && stanza.element().children().any(is_ours) {
+    let is_said =
+        || stanza.has_child("delay", xmpp::ns::DELAY) && stanza.element().children().any(is_ours);
+    if stanza.kind() == Kind::Iq || is_said() {
         return stanza.clone();
     }
     stanza.with_child(&xmpp::payload::delay::element(sent_at_ms, Some(&node.server), None))
