@@ -37,7 +37,7 @@ async fn everything_it_had_not_taken_goes_to_the_next_in_its_order() {
 }
 
 #[tokio::test]
-async fn presence_for_one_that_is_not_there_comes_back() {
+async fn what_is_said_of_subscriptions_to_one_that_is_not_there_comes_back() {
     let house = House::with(CONFIG).await;
     house.accounts(["romeo"]).await;
     let romeo = house.available("romeo/orchard", 0).await;
@@ -49,9 +49,9 @@ async fn presence_for_one_that_is_not_there_comes_back() {
             && mail.contains("service-unavailable")
     };
     for (id, says) in [
-        ("1", "<presence to='irc.chat.example' id='1'/>"),
-        ("2", "<presence to='hall@irc.chat.example/x' id='2'/>"),
-        ("3", "<presence to='irc.chat.example' id='3' type='subscribe'/>"),
+        ("1", "<presence to='irc.chat.example' id='1' type='subscribe'/>"),
+        ("2", "<presence to='hall@irc.chat.example' id='2' type='subscribe'/>"),
+        ("3", "<presence to='irc.chat.example' id='3' type='unsubscribe'/>"),
     ] {
         house.says(&romeo, says).await;
         let mut mail = Vec::new();
@@ -59,11 +59,12 @@ async fn presence_for_one_that_is_not_there_comes_back() {
             mail.extend(house.mail(&romeo).await);
         }
     }
-    // What says that it failed already, and what asks for somebody, says no more.
+    // What says only who is there, or that it failed already, says nothing to who is not (RFC 6121 §8.5).
     house.says(&romeo, "<presence to='irc.chat.example' id='4' type='error'/>").await;
-    house.says(&romeo, "<message to='irc.chat.example' id='5'/>").await;
+    house.says(&romeo, "<presence to='irc.chat.example' id='5'/>").await;
+    house.says(&romeo, "<message to='irc.chat.example' id='6'/>").await;
     let mail = house.mail(&romeo).await.join("");
-    assert!(mail.contains("id='5'") && !mail.contains("id='4'"), "{mail}");
+    assert!(mail.contains("id='6'") && !mail.contains("<presence "), "{mail}");
     // The same of what waited when it went.
     let irc = Line::connected(&house, "irc.chat.example", "of its own").await;
     let body = "x".repeat(40 << 10);
@@ -71,10 +72,10 @@ async fn presence_for_one_that_is_not_there_comes_back() {
         let message = format!("<message to='irc.chat.example'><body>{body}</body></message>");
         house.says(&romeo, &message).await;
     }
-    house.says(&romeo, "<presence to='irc.chat.example' id='6'/>").await;
+    house.says(&romeo, "<presence to='irc.chat.example' id='7' type='subscribe'/>").await;
     drop(irc);
     let mut mail = Vec::new();
-    while !mail.iter().any(|one: &String| is_error(one, "6")) {
+    while !mail.iter().any(|one: &String| is_error(one, "7")) {
         mail.extend(house.mail(&romeo).await);
     }
 }
