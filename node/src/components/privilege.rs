@@ -81,6 +81,7 @@ enum Asked {
 /// Takes a component's stanza if it is done in somebody's name; gives it back if not.
 pub(super) fn take(
     node: &Arc<Node>,
+    component: &BareJid,
     may: &Privileges,
     stanza: Stanza,
     handled: Handled,
@@ -92,7 +93,7 @@ pub(super) fn take(
             match message.from().map(Jid::bare).filter(|from| from.local().is_some()) {
                 Some(account) => {
                     // In its order; only what takes a while is waited for apart.
-                    let mut acting = Acting::begin(node, &account, message);
+                    let mut acting = Acting::begin(node, component, &account, message);
                     if acting.later.is_some() {
                         let node = node.clone();
                         tokio::spawn(async move {
@@ -110,7 +111,7 @@ pub(super) fn take(
                 return None;
             }
             let id = request.id().map(std::borrow::Cow::into_owned);
-            let acting = Acting::begin(node, &account, request);
+            let acting = Acting::begin(node, component, &account, request);
             let node = node.clone();
             tokio::spawn(async move {
                 let answer = acting.answer(&node, id.as_deref()).await;
@@ -220,7 +221,7 @@ struct Acting {
 }
 
 impl Acting {
-    fn begin(node: &Arc<Node>, account: &BareJid, stanza: Stanza) -> Acting {
+    fn begin(node: &Arc<Node>, component: &BareJid, account: &BareJid, stanza: Stanza) -> Acting {
         let full = account.with_resource(&node.token()).expect("a token is a resource");
         let mailbox = Mailbox::new(MailboxLimits::default());
         let seat = Arc::new(Seat::new(full, node.tick_clock(), mailbox));
@@ -229,6 +230,7 @@ impl Acting {
             _ => stanza,
         };
         let mut ctx = Ctx::new(node, Some(&seat));
+        ctx.component = Some(component);
         let flow = session::handle(&mut ctx, stanza);
         router::perform(node, Some(&seat), std::mem::take(&mut ctx.actions));
         let later = match flow {

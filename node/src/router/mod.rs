@@ -29,6 +29,7 @@ pub use self::perform::perform;
 use self::road::Road;
 use crate::app::Node;
 use crate::components;
+use crate::feature::{Ctx, Iq, Target};
 use crate::features::blocking;
 use crate::federation;
 use crate::geo::frame::TRIES_MAX;
@@ -75,6 +76,15 @@ pub fn route_from(node: &Arc<Node>, stanza: Stanza, receipt: Option<Receipt>) {
         // Answered, and so handled: the receipt is dropped behind the answer.
         Destination::Service(at) => service::take(node, at, &stanza),
         Destination::Component(domain) => enter(node, &domain, stanza, receipt),
+        // An error of our own about a request of our own.
+        Destination::Server if matches!(stanza.type_(), Type::Result | Type::Error) => {
+            let iq = Iq { stanza, target: Target::Server };
+            let mut ctx = Ctx::new(node, None);
+            if iq.stanza.kind() == Kind::Iq {
+                node.features.answer(&mut ctx, &iq);
+            }
+            perform(node, None, ctx.actions);
+        }
         Destination::Server | Destination::NoService => undeliverable(node, &stanza),
         // XEP-0175 §3: whoever is not known here is not sent elsewhere.
         Destination::Foreign if is_guest(node, &stanza) => {
