@@ -57,6 +57,26 @@ pub struct Delegation {
     pub attributes: Vec<String>,
 }
 
+/// Whose presence a component hears (XEP-0356).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WatchedPresence {
+    /// Nobody's, unless they subscribe.
+    #[default]
+    None,
+    /// That of all accounts.
+    ManagedEntity,
+    /// And that of their contacts.
+    Roster,
+}
+
+impl Words for WatchedPresence {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("none", WatchedPresence::None),
+        ("managed_entity", WatchedPresence::ManagedEntity),
+        ("roster", WatchedPresence::Roster),
+    ];
+}
+
 /// What a component may do in the name of the global domain's accounts (XEP-0356). Nothing, unless it says so.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Privileges {
@@ -64,6 +84,10 @@ pub struct Privileges {
     pub roster_get: bool,
     /// Change their rosters.
     pub roster_set: bool,
+    /// Hear of each change of their rosters.
+    pub roster_push: bool,
+    /// Whose presence it hears.
+    pub presence: WatchedPresence,
     /// Send messages from their bare JIDs, and from the domain.
     pub messages: bool,
     /// Namespaces of requests that it may send as they would, to read something.
@@ -214,13 +238,24 @@ fn delegation(table: &Table<'_>) -> Delegation {
 
 fn privileges(table: &Table<'_>) -> Privileges {
     let roster = table.value("privileged_roster", OneOf(Access::None)).0;
-    Privileges {
+    let may = Privileges {
         roster_get: matches!(roster, Access::Get | Access::Both),
         roster_set: matches!(roster, Access::Set | Access::Both),
+        roster_push: table.value("privileged_roster_push", false),
+        presence: table.value("privileged_presence", OneOf(WatchedPresence::None)).0,
         messages: table.value("privileged_messages", false),
         iq_get: table.value("privileged_iq_get", Vec::new()),
         iq_set: table.value("privileged_iq_set", Vec::new()),
+    };
+    // §7.2, and what a push says is what it may not read.
+    let reads = r#"privileged_roster = "get" or "both" with it"#;
+    if may.presence == WatchedPresence::Roster && !may.roster_get {
+        table.refuse("privileged_presence", reads, "none");
     }
+    if may.roster_push && !may.roster_get {
+        table.refuse("privileged_roster_push", reads, "none");
+    }
+    may
 }
 
 #[derive(Clone, Copy)]

@@ -36,6 +36,8 @@ use self::delegation::Delegations;
 pub use self::delegation::{Delegation as DelegationFeature, INFO, ITEMS, answered, nested};
 pub(crate) use self::delegation::{remaining, taken as delegated};
 use self::handshake::Claim;
+use self::privilege::Watchers;
+pub use self::privilege::{contact_shows, roster_changed, showing};
 pub use self::serve::serve;
 use crate::app::Node;
 use crate::router::{Domains, perform};
@@ -50,6 +52,8 @@ pub struct Components {
     any: Option<Secret>,
     /// What they answer for us (XEP-0355).
     delegations: Delegations,
+    /// What they hear of accounts (XEP-0356).
+    watchers: Watchers,
     /// Domains of which there was a row; as many as there are rows, and no more.
     seen: Mutex<BTreeSet<BareJid>>,
     /// Connections of this node.
@@ -77,8 +81,8 @@ impl Components {
         }
         let any = config.secret.clone().filter(|_| config.any_below);
         let any = any.map(|secret| Secret::new(secret.into_bytes()));
-        let delegations = Delegations::new(config);
-        Ok(Components { secrets, any, delegations, ..Components::default() })
+        let (delegations, watchers) = (Delegations::new(config), Watchers::new(config));
+        Ok(Components { secrets, any, delegations, watchers, ..Components::default() })
     }
 
     /// What a connection that names this domain may be.
@@ -154,6 +158,7 @@ pub fn appeared(node: &Arc<Node>, full: &FullJid, generation: Hlc) {
         }
     }
     delegation::appeared(node, &domain);
+    privilege::appeared(node, &domain);
 }
 
 /// A node that was silent is back, and its components with it: while it was, their places may have been taken.

@@ -1,18 +1,20 @@
 //! XEP-0356 Privileged Entity, version 0.4.1: what a component that the configuration trusts with it does in the name of our accounts: reads and changes
-//! their rosters (§4), sends messages from them (§5), sends requests as they would (§6). It is told what it may when it connects. Called by
+//! their rosters (§4), sends messages from them (§5), sends requests as they would (§6). It is told what it may when it connects, and `told` what it hears of them. Called by
 //! `serve` for what a component with privileges sends, before `federation::inbound` sees it.
 //!
 //! What it does as an account goes the way of a session's stanzas, by a seat that is in no table and shows nothing: so archives and carbons treat its messages as
 //! those of a device, and the features answer as they would the account.
-//! Left out: roster pushes (§4.4: their `push` is advertised as `false`), the presence of accounts and of their contacts (§7), requests to other entities than the server, its services
-//! and the account itself (`feature-not-implemented`).
+//! Left out: what contacts at other domains had shown before the component connected (§8: it hears of them when they next show something); requests to other entities than the server, its
+//! services and the account itself (`feature-not-implemented`).
+
+mod told;
 
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use config::Privileges;
+use config::{Privileges, WatchedPresence};
 use futures_util::future::BoxFuture;
 use s2s::federation::Handled;
 use tokio::time::timeout;
@@ -23,6 +25,8 @@ use xmpp::stanza::error::StanzaError;
 use xmpp::stanza::{Kind, Stanza, Type};
 use xmpp::xml::element::Element;
 
+pub(super) use self::told::{Watchers, appeared};
+pub use self::told::{contact_shows, roster_changed, showing};
 use crate::app::Node;
 use crate::feature::{Action, Ctx, Flow};
 use crate::router::{self, Destination, decide};
@@ -39,11 +43,19 @@ pub(super) fn advertised(server: &Jid, component: &Jid, may: &Privileges) -> Sta
         element("perm").with_attr("access", access).with_attr("type", type_)
     };
     let mut privilege = element("privilege");
+    let push = if may.roster_push { "true" } else { "false" };
     if let Some(type_) = type_of(may.roster_get, may.roster_set) {
-        privilege.push_child(perm("roster", type_).with_attr("push", "false"));
+        privilege.push_child(perm("roster", type_).with_attr("push", push));
     }
     if may.messages {
         privilege.push_child(perm("message", "outgoing"));
+    }
+    match may.presence {
+        WatchedPresence::None => {}
+        WatchedPresence::ManagedEntity => {
+            privilege.push_child(perm("presence", "managed_entity"));
+        }
+        WatchedPresence::Roster => privilege.push_child(perm("presence", "roster")),
     }
     let namespaces: std::collections::BTreeSet<&String> =
         may.iq_get.iter().chain(&may.iq_set).collect();

@@ -1,6 +1,7 @@
 //! Components on a wire in memory, at a whole node: what their streams are answered with, what reaches them, what becomes of it when they go.
 
 mod going;
+mod watching;
 
 use std::time::Duration;
 

@@ -126,7 +126,8 @@ pub fn retell(node: &Arc<Node>, account: &BareJid) {
     });
 }
 
-pub(super) fn available_here(node: &Node) -> Vec<Arc<Seat>> {
+/// Sessions of this node that are available.
+pub fn available_here(node: &Node) -> Vec<Arc<Seat>> {
     let mut seats = Vec::new();
     node.directory
         .for_each(|row| seats.extend(row.here().filter(|seat| seat.available()).cloned()));

@@ -10,6 +10,7 @@ fn may() -> Privileges {
         messages: true,
         iq_get: vec!["jabber:iq:private".into(), "vcard-temp".into()],
         iq_set: vec!["jabber:iq:private".into()],
+        ..Privileges::default()
     }
 }
 
@@ -132,6 +133,18 @@ fn it_is_told_what_it_may() {
          <perm access='roster' type='get' push='false'/><perm access='message' type='outgoing'/>\
          <perm access='iq'><namespace ns='jabber:iq:private' type='both'/><namespace ns='vcard-temp' type='get'/></perm>\
          </privilege></message>"
+    );
+    let may = Privileges {
+        roster_get: true,
+        roster_push: true,
+        presence: WatchedPresence::Roster,
+        ..Privileges::default()
+    };
+    let told = advertised(&jid("chat.example"), &jid("bot.chat.example"), &may);
+    assert_eq!(
+        format!("{told:?}"),
+        "<message to='bot.chat.example' from='chat.example'><privilege xmlns='urn:xmpp:privilege:2'>\
+         <perm access='roster' type='get' push='true'/><perm access='presence' type='roster'/></privilege></message>"
     );
 }
 
