@@ -25,6 +25,7 @@ use super::frame;
 use super::light::available_here;
 use super::presence::Presence;
 use crate::app::Node;
+use crate::components;
 use crate::features::blocking;
 use crate::router;
 use crate::router::perform::{seat_of, seats_of};
@@ -160,9 +161,13 @@ async fn tell_gone(node: &Arc<Node>, by_account: Gone) -> Gone {
         };
         let abroad: Vec<BareJid> =
             roster.subscribers().filter(|contact| is_abroad(node, contact)).cloned().collect();
-        for (full, generation) in fulls.into_iter().filter(|_| !abroad.is_empty()) {
+        for (full, generation) in fulls {
             let from = Jid::from(&full);
             let stanza = Stanza::presence(None, Some(&from), Type::Unavailable).build();
+            let mut actions = Vec::new();
+            let is_contact = |of: &BareJid| roster.has_subscriber(of);
+            components::showing(node, &stanza, is_contact, &mut actions);
+            router::perform(node, None, actions);
             let over = Presence { stanza, generation, node: None, withdrawn: false };
             tell(node, &over, &abroad);
         }

@@ -13,6 +13,7 @@ use xmpp::stanza::{Stanza, Type};
 use super::frame;
 use super::presence::{Presence, local_presence};
 use crate::app::Node;
+use crate::components;
 use crate::features::blocking;
 use crate::features::roster::copied;
 use crate::router::perform::seats_of;
@@ -32,6 +33,7 @@ pub fn turned(node: &Arc<Node>, turn: Turn) {
         Turn::CameBack(ix) => {
             let back = node.directory.light(ix, true);
             tracing::info!(node = ?node.geo.nodes.name(ix), users = back.len(), "a silent node is back");
+            components::back(node, ix);
             node.geo.send(ix, frame::REPRESENT, &[]);
         }
     }
@@ -124,7 +126,8 @@ pub fn retell(node: &Arc<Node>, account: &BareJid) {
     });
 }
 
-pub(super) fn available_here(node: &Node) -> Vec<Arc<Seat>> {
+/// Sessions of this node that are available.
+pub fn available_here(node: &Node) -> Vec<Arc<Seat>> {
     let mut seats = Vec::new();
     node.directory
         .for_each(|row| seats.extend(row.here().filter(|seat| seat.available()).cloned()));

@@ -18,6 +18,7 @@ use super::frame::{self, Call, CarbonCopy, PresenceProbe, Reply, StanzaHead};
 use super::presence::{self, Presence};
 use super::{Peer, abroad, light};
 use crate::app::{Node, drain, scribe};
+use crate::components;
 use crate::features::blocking;
 use crate::federation;
 use crate::router::road::Road;
@@ -219,6 +220,11 @@ fn take(node: &Arc<Node>, peer: &Peer, kind: FrameKind, body: Bytes) {
         frame::SHOW => {
             if let Some(show) = value(&peer.id, kind, &body) {
                 abroad::show_here(node, &show);
+            }
+        }
+        frame::ANSWER => {
+            if let Ok(answer) = Stanza::parse(body) {
+                components::answered(node, &answer);
             }
         }
         frame::PRESENCE => {

@@ -29,6 +29,7 @@ pub use self::perform::perform;
 use self::road::Road;
 use crate::app::Node;
 use crate::components;
+use crate::feature::{Ctx, Iq, Target};
 use crate::features::blocking;
 use crate::federation;
 use crate::geo::frame::TRIES_MAX;
@@ -49,12 +50,15 @@ pub struct Routed {
     pub tracked: bool,
 }
 
-/// The stanza with a note of when it was sent (XEP-0203), if it has none of ours yet. What its sender says of another time stays.
+/// The stanza with a note of when it was sent (XEP-0203), if it has none of ours yet. What its sender says of another time stays. An IQ has room for
+/// its payload alone (RFC 6120 §8.2.3).
 pub fn delayed(node: &Node, stanza: &Stanza, sent_at_ms: u64) -> Stanza {
     let is_ours = |delay: &Element| {
         delay.is("delay", xmpp::ns::DELAY) && delay.attr("from") == Some(node.server.as_str())
     };
-    if stanza.has_child("delay", xmpp::ns::DELAY) && stanza.element().children().any(is_ours) {
+    let is_said =
+        || stanza.has_child("delay", xmpp::ns::DELAY) && stanza.element().children().any(is_ours);
+    if stanza.kind() == Kind::Iq || is_said() {
         return stanza.clone();
     }
     stanza.with_child(&xmpp::payload::delay::element(sent_at_ms, Some(&node.server), None))
@@ -83,6 +87,15 @@ pub fn route_from(node: &Arc<Node>, stanza: Stanza, receipt: Option<Receipt>) {
         // Answered, and so handled: the receipt is dropped behind the answer.
         Destination::Service(at) => service::take(node, at, &stanza),
         Destination::Component(domain) => enter(node, &domain, stanza, receipt),
+        // An error of our own about a request of our own.
+        Destination::Server if matches!(stanza.type_(), Type::Result | Type::Error) => {
+            let iq = Iq { stanza, target: Target::Server };
+            let mut ctx = Ctx::new(node, None);
+            if iq.stanza.kind() == Kind::Iq {
+                node.features.answer(&mut ctx, &iq);
+            }
+            perform(node, None, ctx.actions);
+        }
         Destination::Server | Destination::NoService => undeliverable(node, &stanza),
         // XEP-0175 §3: whoever is not known here is not sent elsewhere.
         Destination::Foreign if is_guest(node, &stanza) => {
@@ -100,6 +113,7 @@ fn to_account(node: &Arc<Node>, account: &BareJid, stanza: Stanza, receipt: Opti
     if stanza.kind() == Kind::Presence {
         let full = stanza.to().is_some_and(|to| to.resource().is_some());
         if !full && matches!(stanza.type_(), Type::Available | Type::Unavailable | Type::Error) {
+            components::contact_shows(node, &stanza);
             let presence =
                 Presence { stanza, generation: Presence::ALWAYS, node: None, withdrawn: false };
             node.geo.multicast(node, &presence, std::slice::from_ref(account));
