@@ -156,6 +156,9 @@ pub async fn load(node: &Arc<Node>) -> Result<(), crate::storage::StorageError> 
             continue;
         };
         node.ledger.recover(order, stanza.clone(), accepted_ms);
+        if stanza.to().is_some_and(|to| node.domains.is_foreign(to.domain())) {
+            federation::former(node, order, &stanza);
+        }
         stanzas.insert(order, (accepted_ms, stanza));
     }
     if !stanzas.is_empty() {

@@ -19,7 +19,7 @@ use bytes::Bytes;
 use config::canary::{Canary, sings};
 use futures_util::future::BoxFuture;
 use global_distrib::NodeIx;
-use global_distrib::gateway::{Gateways, Pair, Way, rendezvous};
+use global_distrib::gateway::{Gateways, Load, Pair, Way, rendezvous};
 use parking_lot::{Mutex, MutexGuard};
 use s2s::federation::Ticket;
 use tokio::time::Instant;
@@ -33,8 +33,12 @@ use crate::router::ledger::Due;
 use crate::router::{self, Holder, LetGo, Routed};
 use crate::session::Receipt;
 
-/// Stanzas of this node on their way to other domains, all together: they share the ledger with everybody else's. Beyond: `resource-constraint`.
-pub const OPEN_MAX: usize = 64 * 1024;
+/// Stanzas of this node on their way to other domains, all together, and the share they may have of the ledger's bytes (`limits.unsettled_bytes_max`), which
+/// they share with everybody else's. Beyond: `resource-constraint`.
+const OPEN_MAX: usize = 64 * 1024;
+const LEDGER_SHARE: usize = 4;
+/// The share of both that one sender may have, so that nobody takes the way from others. Beyond: the same.
+const SENDER_SHARE: usize = 16;
 /// A message that leaves so long after it was accepted says when that was (XEP-0203).
 const LATE_MS: u64 = 1_000;
 
@@ -76,19 +80,21 @@ impl Federation {
 
     /// Stanzas of this node on their way to other domains.
     pub fn open(&self) -> usize {
-        self.open.load(Ordering::Relaxed)
+        self.open.load(Ordering::Acquire)
     }
 
-    /// A message of our ledger has come to an end. Cheap for one that is not for another domain.
+    /// One that was for another domain has come to an end, and is out of the ledger.
     pub fn over(&self, order: u64) {
-        if self.open() > 0 {
-            self.lock().over(order);
-        }
+        self.lock().over(order);
     }
 
     /// The link to a node is cut: what is to go there waits.
     pub fn peer_down(&self, node: NodeIx) {
         self.lock().down(node);
+    }
+
+    fn is_leaving(&self) -> bool {
+        self.is_leaving.load(Ordering::Acquire)
     }
 
     fn lock(&self) -> Gate<'_> {
@@ -100,6 +106,13 @@ impl Federation {
 struct Gate<'a> {
     gateways: MutexGuard<'a, Gateways>,
     open: &'a AtomicUsize,
+}
+
+impl Gate<'_> {
+    /// Before anybody else has what was entered, and may say what became of it.
+    fn count(&self) {
+        self.open.store(self.gateways.load().stanzas, Ordering::Release);
+    }
 }
 
 impl std::ops::Deref for Gate<'_> {
@@ -118,7 +131,7 @@ impl std::ops::DerefMut for Gate<'_> {
 
 impl Drop for Gate<'_> {
     fn drop(&mut self) {
-        self.open.store(self.gateways.len(), Ordering::Relaxed);
+        self.count();
     }
 }
 
@@ -130,24 +143,36 @@ pub fn send(node: &Arc<Node>, stanza: Stanza, receipt: Option<Receipt>) {
     if node.federation.streams.get().is_none() {
         return router::bounce(node, &stanza, &StanzaError::remote_server_not_found());
     }
-    if stanza.from().is_none() {
+    let Some(pair) = pair_of(&stanza) else {
         // Of nobody, so there is nobody to tell: only the server itself could have made it.
         return tracing::error!(to = ?stanza.to(), "a stanza of nobody is for another domain");
-    }
+    };
     let due = match receipt {
         Some(receipt) => Due::Client(receipt),
         None => Due::Passing,
     };
+    let mut gate = node.federation.lock();
     let order = node.ledger.next_order();
-    let is_room = node.federation.open() < OPEN_MAX;
-    let entered = node.ledger.enter(order, &stanza, due, node.now_ms(), node.wall_ms());
-    if !is_room || entered.is_err() {
-        router::bounce(node, &stanza, &StanzaError::resource_constraint());
-        node.ledger.kept(order); // With the receipt, behind the error.
-        return;
+    let entered = match has_room(node, &gate, &pair.from, stanza.bytes().len()) {
+        true => node.ledger.enter(order, &stanza, due, node.now_ms(), node.wall_ms()),
+        false => Err(due),
+    };
+    if let Err(_due) = entered {
+        drop(gate);
+        // With the receipt behind the error.
+        return router::bounce(node, &stanza, &StanzaError::resource_constraint());
     }
-    let refused = forward(node, &mut node.federation.lock(), order, stanza);
+    let refused = forward(node, &mut gate, order, stanza);
+    drop(gate);
     refuse(node, refused);
+}
+
+/// Whether that sender may have one more of so many bytes on its way.
+fn has_room(node: &Node, gate: &Gate<'_>, sender: &str, bytes: usize) -> bool {
+    let ledger_bytes = node.config.limits.unsettled_bytes_max;
+    let most = Load { stanzas: OPEN_MAX, bytes: ledger_bytes / LEDGER_SHARE };
+    let share = Load { stanzas: OPEN_MAX / SENDER_SHARE, bytes: most.bytes / SENDER_SHARE };
+    gate.load().has_room(bytes, most) && gate.load_of(sender).has_room(bytes, share)
 }
 
 /// One that is in the ledger already goes on its way again: its gateway has died, or this node has lived another life.
@@ -156,8 +181,12 @@ pub fn send_again(node: &Arc<Node>, routed: Routed) {
         router::bounce(node, &routed.stanza, &StanzaError::remote_server_not_found());
         return router::kept_here(node, routed.order);
     }
+    if !routed.tracked {
+        return send(node, routed.stanza, None);
+    }
     let refused = forward(node, &mut node.federation.lock(), routed.order, routed.stanza);
     refuse(node, refused);
+    send_ready(node);
 }
 
 /// Towards its gateway. Under the lock: so what leaves first is first.
@@ -167,10 +196,18 @@ fn forward(node: &Node, gate: &mut Gate<'_>, order: u64, stanza: Stanza) -> Refu
         pair.from = order.to_string(); // None is ever known.
     }
     let wanted = gateway(node, gate, &stanza);
-    match gate.send(pair, order, wanted) {
+    let way = gate.send(pair, order, stanza.bytes().len(), wanted);
+    gate.count();
+    match way {
         Way::Here => {
             node.ledger.hand(order, 1, &[]);
-            hand_over(node, Ticket { via: None, order }, stanza)
+            let ticket = Ticket { via: None, order };
+            let refused = hand_over(node, ticket, stanza);
+            if refused.is_some() && node.federation.is_leaving() {
+                gate.came_back(None, order);
+                return None;
+            }
+            refused
         }
         Way::There(at) => {
             node.ledger.hand(order, 0, &[at]);
@@ -193,18 +230,24 @@ fn pair_of(stanza: &Stanza) -> Option<Pair> {
 }
 
 /// The node that speaks to that domain for that sender: one of the sender's home region that can be reached from here, for a pair of which nothing is
-/// on the way is in nobody's way elsewhere. `None`: this one does.
+/// on the way is in nobody's way elsewhere. `None`: this one does. One that is about to stop, and is the last of its region, asks another region's.
 fn gateway(node: &Node, gate: &Gateways, stanza: &Stanza) -> Option<NodeIx> {
     let (from, to) = (stanza.from()?, stanza.to()?);
     let state = node.metadata.state();
     let home = state.home_of(from.bare_str())?;
-    let of_region =
-        state.nodes.iter().filter(|(name, of)| of.region == home.region && state.is_live(name));
+    let is_leaving = node.federation.is_leaving();
     let me = node.geo.me.to_string();
-    let takes = |name: &str| node.geo.nodes.index(name).is_some_and(|ix| gate.takes(ix));
-    let reached = of_region.filter(|(name, _)| **name == me || takes(name));
-    let chosen = rendezvous(to.domain(), reached.map(|(name, _)| name.as_str()))?;
-    node.geo.peer_named(chosen).map(|peer| peer.ix)
+    let takes = |name: &str| match name == me {
+        true => !is_leaving,
+        false => node.geo.nodes.index(name).is_some_and(|ix| gate.takes(ix)),
+    };
+    let live = || state.nodes.iter().filter(|(name, _)| state.is_live(name) && takes(name));
+    let of_region = live().filter(|(_, of)| of.region == home.region);
+    let mut chosen = rendezvous(to.domain(), of_region.map(|(name, _)| name.as_str()));
+    if chosen.is_none() && is_leaving {
+        chosen = rendezvous(to.domain(), live().map(|(name, _)| name.as_str()));
+    }
+    node.geo.peer_named(chosen?).map(|peer| peer.ix)
 }
 
 fn write(node: &Node, to: NodeIx, order: u64, stanza: &Stanza) -> bool {
@@ -212,10 +255,10 @@ fn write(node: &Node, to: NodeIx, order: u64, stanza: &Stanza) -> bool {
     node.geo.send_with(to, frame::ABROAD, write).is_some()
 }
 
+/// To the streams. What is refused while this node is leaving has no error to fear: it goes elsewhere.
 fn hand_over(node: &Node, ticket: Ticket, stanza: Stanza) -> Refused {
-    if node.federation.is_leaving.load(Ordering::Acquire) {
-        give_back(node, ticket, &stanza);
-        return None;
+    if node.federation.is_leaving() {
+        return Some((ticket, stanza, StanzaError::remote_server_timeout()));
     }
     let Some(streams) = node.federation.streams.get() else {
         return Some((ticket, stanza, StanzaError::remote_server_not_found()));
@@ -230,20 +273,23 @@ fn refuse(node: &Arc<Node>, refused: Refused) {
     }
 }
 
-/// This node is about to stop: its streams end. What has not left, or of which nobody has said that it arrived, goes back to the nodes it is of, for another
-/// gateway; our own stays in the ledger, and so comes into the outbox.
+/// This node is about to stop: its streams end. What has not left, or of which nobody has said that it arrived, goes back to the nodes it is of, and our own
+/// to another gateway; what finds none stays in the ledger, and so comes into the outbox.
 pub async fn stop(node: &Arc<Node>, deadline: Instant) {
     let Some(streams) = node.federation.streams.get() else { return };
     node.federation.is_leaving.store(true, Ordering::Release);
     for (ticket, stanza) in streams.shutdown(deadline).await {
-        give_back(node, ticket, &stanza);
+        match ticket.via {
+            Some(via) => give_back(node, NodeIx(via), ticket.order, &stanza),
+            None => node.federation.lock().came_back(None, ticket.order),
+        }
     }
+    send_ready(node);
 }
 
-fn give_back(node: &Node, ticket: Ticket, stanza: &Stanza) {
-    let Some(via) = ticket.via.map(NodeIx) else { return };
-    node.geo.held.let_go(via, ticket.order);
-    let head = StanzaHead { tracked: true, order: ticket.order, ..StanzaHead::default() };
+fn give_back(node: &Node, via: NodeIx, order: u64, stanza: &Stanza) {
+    node.geo.held.let_go(via, order);
+    let head = StanzaHead { tracked: true, order, ..StanzaHead::default() };
     if !node.geo.give_back(via, head, stanza) {
         tracing::warn!(
             "no room to give back what is for another domain: it is sent again when this node is gone"
@@ -258,7 +304,7 @@ pub fn came_back(node: &Arc<Node>, from: NodeIx, order: u64, stanza: Stanza) {
     }
     match node.ledger.let_go(order, Holder::There(from)) {
         LetGo::Last => {
-            node.federation.lock().came_back(from, order);
+            node.federation.lock().came_back(Some(from), order);
             send_ready(node);
         }
         // Of a former life that had promised nothing: a message is sent all the same, anything else meant that life.
@@ -324,14 +370,25 @@ pub fn arrived(node: &Arc<Node>, peer: &Peer, body: Bytes) {
     };
     node.geo.held.take(peer.ix, order, 1);
     let ticket = Ticket { via: Some(peer.ix.0), order };
-    let refused = hand_over(node, ticket, stanza);
-    refuse(node, refused);
+    match hand_over(node, ticket, stanza) {
+        Some((_, stanza, _)) if node.federation.is_leaving() => {
+            give_back(node, peer.ix, order, &stanza)
+        }
+        refused => refuse(node, refused),
+    }
+}
+
+/// A former life has promised it: nothing of its pair overtakes it. Before anything is accepted.
+pub fn former(node: &Node, order: u64, stanza: &Stanza) {
+    if let Some(pair) = pair_of(stanza) {
+        node.federation.lock().former(pair, order, stanza.bytes().len());
+    }
 }
 
 /// A node says that it has one of a former life of ours: newer ones of the pair follow it there.
 pub fn held(node: &Node, order: u64, stanza: &Stanza, by: NodeIx) {
     if let Some(pair) = pair_of(stanza) {
-        node.federation.lock().held(pair, order, by);
+        node.federation.lock().held(pair, order, stanza.bytes().len(), by);
     }
 }
 

@@ -191,11 +191,16 @@ pub fn kept(node: &Arc<Node>, seat: &Arc<Seat>, deliveries: impl Iterator<Item =
 
 /// A message of our ledger is kept by somebody.
 pub fn kept_here(node: &Node, order: u64) {
-    node.federation.over(order);
-    match node.ledger.kept(order) {
+    let Some((due, stanza)) = node.ledger.kept(order) else { return };
+    if node.federation.open() > 0
+        && stanza.to().is_some_and(|to| node.domains.is_foreign(to.domain()))
+    {
+        node.federation.over(order);
+    }
+    match due {
         // Dropping a receipt tells the client.
-        None | Some(Due::Client(_) | Due::Nobody | Due::Passing) => {}
-        Some(Due::Node(via, order)) => {
+        Due::Client(_) | Due::Nobody | Due::Passing => {}
+        Due::Node(via, order) => {
             if node.geo.held.kept(via, order) {
                 node.geo.tell_kept(via, &[order]);
             }
@@ -270,11 +275,15 @@ pub fn put_back(node: &Arc<Node>, account: &BareJid, stanzas: Vec<Routed>) {
     reopen(node, account);
 }
 
-/// What was on its way and cannot arrive: each takes its place in front of its addressee. Whom to [`reopen`] when all is back.
+/// What was on its way and cannot arrive: each takes its place in front of its addressee; what is for another domain leaves. Whom to [`reopen`] when all
+/// is back.
 pub fn put_back_all(node: &Arc<Node>, stanzas: Vec<Routed>) -> BTreeSet<BareJid> {
     let mut by_account: BTreeMap<BareJid, Vec<Routed>> = BTreeMap::new();
     for routed in stanzas {
-        if let Some(account) = addressee(node, &routed.stanza) {
+        let Some(account) = addressee(node, &routed.stanza) else { continue };
+        if node.domains.is_foreign(account.domain()) {
+            federation::send_again(node, routed);
+        } else {
             by_account.entry(account).or_default().push(routed);
         }
     }
