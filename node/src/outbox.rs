@@ -156,7 +156,7 @@ pub async fn load(node: &Arc<Node>) -> Result<(), crate::storage::StorageError> 
             continue;
         };
         node.ledger.recover(order, stanza.clone(), accepted_ms);
-        if stanza.to().is_some_and(|to| node.domains.is_foreign(to.domain())) {
+        if router::leaves(node, &stanza) {
             federation::former(node, order, &stanza);
         }
         stanzas.insert(order, (accepted_ms, stanza));

@@ -244,7 +244,8 @@ fn gateway(node: &Node, gate: &Gateways, stanza: &Stanza) -> Option<NodeIx> {
     let live = || state.nodes.iter().filter(|(name, _)| state.is_live(name) && takes(name));
     let of_region = live().filter(|(_, of)| of.region == home.region);
     let mut chosen = rendezvous(to.domain(), of_region.map(|(name, _)| name.as_str()));
-    if chosen.is_none() && is_leaving {
+    // Nobody else speaks for a region's own domain.
+    if chosen.is_none() && is_leaving && !node.domains.is_regional(from.domain()) {
         chosen = rendezvous(to.domain(), live().map(|(name, _)| name.as_str()));
     }
     node.geo.peer_named(chosen?).map(|peer| peer.ix)

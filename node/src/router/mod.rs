@@ -192,9 +192,7 @@ pub fn kept(node: &Arc<Node>, seat: &Arc<Seat>, deliveries: impl Iterator<Item =
 /// A message of our ledger is kept by somebody.
 pub fn kept_here(node: &Node, order: u64) {
     let Some((due, stanza)) = node.ledger.kept(order) else { return };
-    if node.federation.open() > 0
-        && stanza.to().is_some_and(|to| node.domains.is_foreign(to.domain()))
-    {
+    if node.federation.open() > 0 && leaves(node, &stanza) {
         node.federation.over(order);
     }
     match due {
@@ -265,8 +263,9 @@ pub fn put_back(node: &Arc<Node>, account: &BareJid, stanzas: Vec<Routed>) {
     // All of them are for the same, and from everybody: between regions' own domains that makes a difference.
     let (away, stanzas): (Vec<Routed>, Vec<Routed>) =
         stanzas.into_iter().partition(|routed| leaves(node, &routed.stanza));
+    let none_stays = !away.is_empty() && stanzas.is_empty();
     away.into_iter().for_each(|routed| federation::send_again(node, routed));
-    if stanzas.is_empty() {
+    if none_stays {
         return;
     }
     let road = Road::new(node);
@@ -281,7 +280,7 @@ pub fn put_back_all(node: &Arc<Node>, stanzas: Vec<Routed>) -> BTreeSet<BareJid>
     let mut by_account: BTreeMap<BareJid, Vec<Routed>> = BTreeMap::new();
     for routed in stanzas {
         let Some(account) = addressee(node, &routed.stanza) else { continue };
-        if node.domains.is_foreign(account.domain()) {
+        if leaves(node, &routed.stanza) {
             federation::send_again(node, routed);
         } else {
             by_account.entry(account).or_default().push(routed);
