@@ -232,9 +232,6 @@ fn pair_of(stanza: &Stanza) -> Option<Pair> {
 /// on the way is in nobody's way elsewhere. `None`: this one does. One that is about to stop, and is the last of its region, asks another region's.
 fn gateway(node: &Node, gate: &Gateways, stanza: &Stanza) -> Option<NodeIx> {
     let (from, to) = (stanza.from()?, stanza.to()?);
-    if from.domain() == node.domains.regional {
-        return None; // The classic way: from where it is.
-    }
     let state = node.metadata.state();
     let home = state.home_of(from.bare_str())?;
     let is_leaving = node.federation.is_leaving();
@@ -246,7 +243,8 @@ fn gateway(node: &Node, gate: &Gateways, stanza: &Stanza) -> Option<NodeIx> {
     let live = || state.nodes.iter().filter(|(name, _)| state.is_live(name) && takes(name));
     let of_region = live().filter(|(_, of)| of.region == home.region);
     let mut gateway = chosen(to.domain(), of_region.map(|(name, _)| name.as_str()));
-    if gateway.is_none() && is_leaving {
+    // Nobody else speaks for a region's own domain.
+    if gateway.is_none() && is_leaving && !node.domains.is_regional(from.domain()) {
         gateway = chosen(to.domain(), live().map(|(name, _)| name.as_str()));
     }
     node.geo.peer_named(gateway?).map(|peer| peer.ix)
@@ -384,11 +382,9 @@ pub fn held(node: &Node, order: u64, stanza: &Stanza, by: NodeIx) {
 pub fn node_gone(node: &Arc<Node>, gone: NodeIx) -> Vec<(u64, u64, Stanza)> {
     let (back, refused) = {
         let mut gate = node.federation.lock();
-        let is_abroad =
-            |stanza: &Stanza| stanza.to().is_some_and(|to| node.domains.is_foreign(to.domain()));
         let all = node.ledger.node_gone(gone);
         let (abroad, back): (Vec<_>, Vec<_>) =
-            all.into_iter().partition(|(_, _, stanza)| is_abroad(stanza));
+            all.into_iter().partition(|(_, _, stanza)| router::leaves(node, stanza));
         let mut orders = gate.gone(gone);
         if !sings(Canary::GatewayForgets) {
             orders.extend(abroad.iter().map(|(order, ..)| *order));

@@ -37,9 +37,9 @@ const PACE: usize = 64;
 const ASKED_MAX: u32 = 60;
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
-/// Whether that one is at another domain, or at a service: nobody who signs in here.
-pub fn is_abroad(node: &Node, who: &BareJid) -> bool {
-    !node.domains.has_users(who.domain())
+/// Whether that one is, to our users of the domain `of`, at another domain, or at a service: nobody of whom this server tells what it knows itself.
+pub fn is_abroad(node: &Node, of: &str, who: &BareJid) -> bool {
+    !node.domains.has_users(who.domain()) || node.domains.are_strangers(of, who.domain())
 }
 
 /// The part of a broadcast that leaves. What a session shows goes only to those who may see it by now: a roster that has changed since it was
@@ -159,8 +159,11 @@ async fn tell_gone(node: &Arc<Node>, by_account: Gone) -> Gone {
             unknown.insert(account, fulls);
             continue;
         };
-        let abroad: Vec<BareJid> =
-            roster.subscribers().filter(|contact| is_abroad(node, contact)).cloned().collect();
+        let abroad: Vec<BareJid> = roster
+            .subscribers()
+            .filter(|one| is_abroad(node, account.domain(), one))
+            .cloned()
+            .collect();
         for (full, generation) in fulls {
             let from = Jid::from(&full);
             let stanza = Stanza::presence(None, Some(&from), Type::Unavailable).build();
@@ -213,7 +216,9 @@ pub fn again(node: &Arc<Node>) {
     tokio::spawn(async move {
         for (done, seat) in seats.into_iter().enumerate() {
             let Ok(roster) = node.rosters.load(&node, &seat.bare).await else { continue };
-            for contact in roster.subscribers().filter(|contact| is_abroad(&node, contact)) {
+            for contact in
+                roster.subscribers().filter(|one| is_abroad(&node, seat.bare.domain(), one))
+            {
                 show(&node, &seat, &Jid::from(contact));
             }
             if done % PACE == PACE - 1 {
@@ -260,7 +265,7 @@ pub struct Sender {
 impl Sender {
     /// Of that account, to that contact; `None`: it is one of ours, and its own roster says when it sees anybody.
     pub fn new(node: &Arc<Node>, account: &BareJid, contact: &BareJid) -> Option<Sender> {
-        if !is_abroad(node, contact) {
+        if !is_abroad(node, account.domain(), contact) {
             return None;
         }
         let of = (account.clone(), contact.clone());

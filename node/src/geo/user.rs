@@ -398,7 +398,7 @@ fn stanza(node: &Arc<Node>, peer: &Peer, body: Bytes) {
 fn returned(node: &Arc<Node>, peer: &Peer, body: Bytes) {
     let Some((head, bytes)) = StanzaHead::read(body) else { return };
     let Ok(mut stanza) = Stanza::parse(bytes) else { return };
-    if stanza.to().is_some_and(|to| node.domains.is_foreign(to.domain())) {
+    if router::leaves(node, &stanza) {
         return federation::came_back(node, peer.ix, head.order, stanza);
     }
     let Some(account) = router::addressee(node, &stanza) else { return };

@@ -116,7 +116,7 @@ fn to_account(node: &Arc<Node>, account: &BareJid, stanza: Stanza, receipt: Opti
             components::contact_shows(node, &stanza);
             let presence =
                 Presence { stanza, generation: Presence::ALWAYS, node: None, withdrawn: false };
-            node.geo.multicast(node, &presence, std::slice::from_ref(account));
+            node.geo.multicast_here(node, &presence, std::slice::from_ref(account));
             return;
         }
     }
@@ -140,6 +140,11 @@ fn enter(node: &Arc<Node>, to: &BareJid, stanza: Stanza, receipt: Option<Receipt
 /// Whose rows of the session table a stanza goes by.
 pub fn addressee(node: &Node, stanza: &Stanza) -> Option<BareJid> {
     stanza.to().map(|to| node.domains.addressee(to))
+}
+
+/// Whether it leaves by federation.
+pub fn leaves(node: &Node, stanza: &Stanza) -> bool {
+    stanza.to().is_some_and(|to| node.domains.leaves(stanza.from(), to))
 }
 
 /// Whether what is dispatched is for a component, by its rows: everything else that is has users.
@@ -222,9 +227,7 @@ pub fn kept_of(node: &Arc<Node>, orders: impl Iterator<Item = (Option<NodeIx>, u
 /// A message of our ledger is kept by somebody.
 pub fn kept_here(node: &Node, order: u64) {
     let Some((due, stanza)) = node.ledger.kept(order) else { return };
-    if node.federation.open() > 0
-        && stanza.to().is_some_and(|to| node.domains.is_foreign(to.domain()))
-    {
+    if node.federation.open() > 0 && leaves(node, &stanza) {
         node.federation.over(order);
     }
     match due {
@@ -283,7 +286,7 @@ pub fn reopen(node: &Arc<Node>, account: &BareJid) {
 
 /// A message of a former life, or of a node that has fallen, goes on its way: to an account or to another domain.
 pub fn go_on(node: &Arc<Node>, to: &BareJid, routed: Routed) {
-    if node.domains.is_foreign(to.domain()) {
+    if leaves(node, &routed.stanza) {
         federation::send_again(node, routed);
     } else {
         dispatch(node, to, routed);
@@ -292,8 +295,13 @@ pub fn go_on(node: &Arc<Node>, to: &BareJid, routed: Routed) {
 
 /// What a session had not handed on when it ended: routed anew, ahead of everything newer.
 pub fn put_back(node: &Arc<Node>, account: &BareJid, stanzas: Vec<Routed>) {
-    if node.domains.is_foreign(account.domain()) {
-        return stanzas.into_iter().for_each(|routed| federation::send_again(node, routed));
+    // All of them are for the same, and from everybody: between regions' own domains that makes a difference.
+    let (away, stanzas): (Vec<Routed>, Vec<Routed>) =
+        stanzas.into_iter().partition(|routed| leaves(node, &routed.stanza));
+    let none_stays = !away.is_empty() && stanzas.is_empty();
+    away.into_iter().for_each(|routed| federation::send_again(node, routed));
+    if none_stays {
+        return;
     }
     let road = Road::new(node);
     node.directory.put_back_all(account, stanzas, node.now_ms(), &road);
@@ -307,7 +315,7 @@ pub fn put_back_all(node: &Arc<Node>, stanzas: Vec<Routed>) -> BTreeSet<BareJid>
     let mut by_account: BTreeMap<BareJid, Vec<Routed>> = BTreeMap::new();
     for routed in stanzas {
         let Some(account) = addressee(node, &routed.stanza) else { continue };
-        if node.domains.is_foreign(account.domain()) {
+        if leaves(node, &routed.stanza) {
             federation::send_again(node, routed);
         } else {
             by_account.entry(account).or_default().push(routed);

@@ -7,9 +7,9 @@ use tokio::time::Instant;
 
 use super::world::{Connect, Find, Manners, World, refusal};
 use super::{limits, message, ticket, timers};
-use crate::federation::{Limits, Ticket};
 use crate::federation::bidi::{Back, Bidi};
 use crate::federation::dialback::{DialbackError, Outcome, Pair, Verifier, Verify};
+use crate::federation::{Limits, Ticket};
 
 fn question(id: &str) -> Verify {
     let pair = Pair::new("montague.example", "capulet.example");
