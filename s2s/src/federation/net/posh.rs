@@ -216,12 +216,13 @@ fn make_room(all: &mut HashMap<Box<str>, Known>, now: Instant) {
         Known::Said(said) => now < said.until,
     });
     if all.len() >= DOMAINS_MAX {
-        let ends = |(domain, known): (&Box<str>, &Known)| match known {
+        let ends = |known: &Known| match known {
             Known::Asking(_) => None,
-            Known::Said(said) => Some((said.until, domain.clone())),
+            Known::Said(said) => Some(said.until),
         };
+        let said = all.iter().filter_map(|(domain, known)| Some((ends(known)?, domain.clone())));
         // If all of them are being asked, one more is.
-        if let Some((_, first)) = all.iter().filter_map(ends).min() {
+        if let Some((_, first)) = said.min() {
             all.remove(&first);
         }
     }
