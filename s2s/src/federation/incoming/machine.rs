@@ -301,7 +301,7 @@ impl Machine {
             };
         }
         if let Some(from) = &self.from {
-            if house.is_ours(from) {
+            if self.to.as_ref().is_some_and(|to| !house.may_arrive(from, to)) {
                 return Err(StreamError::invalid_from());
             }
             if !house.policy(from).allow {

@@ -76,6 +76,10 @@ impl House for Around<'_> {
         self.user.is_ours(domain)
     }
 
+    fn may_arrive(&self, from: &str, to: &str) -> bool {
+        self.user.may_arrive(from, to)
+    }
+
     fn dialback_secret(&self) -> Option<[u8; 32]> {
         self.user.dialback_secret()
     }

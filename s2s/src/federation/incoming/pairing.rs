@@ -78,7 +78,7 @@ impl Machine {
         key: String,
         out: &mut Vec<Output>,
     ) -> Result<(), StreamError> {
-        if house.is_ours(&pair.from) {
+        if !house.may_arrive(&pair.from, &pair.to) {
             return Err(StreamError::invalid_from()); // B-194
         }
         let policy = house.policy(&pair.from);

@@ -1,5 +1,5 @@
 //! Room `federation::outgoing`: asking authoritative servers about keys (XEP-0220 §2.1.2), for whoever has been shown one. Called by `incoming`, through
-//! [`Verifier`](crate::federation::dialback::Verifier), and by `driver`.
+//! [`Verifier`](crate::federation::dialback::Verifier).
 //!
 //! One connection for each domain that is asked, of its own: with TLS where it is offered, without authentication, which asking needs not. What is
 //! asked while it stands goes over it; a few moments after the last answer it is closed, and one that is still being made is given up when nobody waits for it

@@ -12,6 +12,7 @@ use crate::federation::{Limits, Timers};
 mod both;
 mod chaos;
 mod driver;
+mod pool;
 mod side;
 mod transcripts;
 mod world;
