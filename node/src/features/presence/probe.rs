@@ -97,9 +97,7 @@ pub async fn of_another_domain(node: &Arc<Node>, probe: &Stanza) -> Vec<Action> 
 /// What the account's roster, as it is here, says of somebody.
 async fn granted(node: &Arc<Node>, account: &BareJid, asker: &BareJid) -> Option<State> {
     match node.rosters.load(node, account).await {
-        Ok(roster) => {
-            Some(roster.contacts.get(asker).map(|asker| asker.state).unwrap_or_default())
-        }
+        Ok(roster) => Some(roster.contacts.get(asker).map(|asker| asker.state).unwrap_or_default()),
         Err(error) => {
             tracing::error!(%error, "a roster cannot be read");
             None
