@@ -32,6 +32,7 @@ pub(crate) fn complete(config: &mut Config) {
 pub(crate) fn whole(config: &Config, document: &Document<'_>) {
     plain_only_on_loopback(config, document);
     every_listener_once(config, document);
+    a_region_has_its_own_name(config, document);
     certificate_with_key(config, document);
     admins_at_home(config, document);
     names_are_taken_elsewhere(config, document);
@@ -75,6 +76,16 @@ fn components(config: &Config, document: &Document<'_>) {
                 );
             }
         }
+    }
+}
+
+/// All regions know each other's domains, and who is on them, without being told.
+fn a_region_has_its_own_name(config: &Config, document: &Document<'_>) {
+    let named = config.domains.regional.as_ref().filter(|name| !name.is_empty());
+    let expected = config.domains.regional_of(&config.node.region);
+    let is_known = !config.domains.global.is_empty() && !config.node.region.is_empty();
+    if let Some(name) = named.filter(|name| is_known && **name != expected) {
+        document.refuse("domains.regional", format!("{expected:?}"), format!("{name:?}"));
     }
 }
 

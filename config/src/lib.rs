@@ -35,7 +35,7 @@ pub use section::components::{
     Component, ComponentMode, Components, Delegation, Privileges, WatchedPresence,
 };
 pub use section::contact::Contact;
-pub use section::domains::Domains;
+pub use section::domains::{Domains, RegionalTraffic};
 pub use section::external_services::ExternalService;
 pub use section::geo::{Durability, Geo};
 pub use section::http::Http;

@@ -64,6 +64,17 @@ pub fn delayed(node: &Node, stanza: &Stanza, sent_at_ms: u64) -> Stanza {
     stanza.with_child(&xmpp::payload::delay::element(sent_at_ms, Some(&node.server), None))
 }
 
+/// What leaves so long after it was accepted says when that was.
+const LATE_MS: u64 = 1_000;
+
+/// As [`delayed`], if that is some time ago. An IQ has no time.
+pub fn late(node: &Node, stanza: Stanza, accepted_ms: u64) -> Stanza {
+    match node.wall_ms().saturating_sub(accepted_ms) >= LATE_MS && stanza.kind() != Kind::Iq {
+        true => delayed(node, &stanza, accepted_ms),
+        false => stanza,
+    }
+}
+
 /// Routes a stanza by its `to`. Never waits; whatever becomes of it is settled later.
 pub fn route(node: &Arc<Node>, stanza: Stanza) {
     route_from(node, stanza, None);
@@ -105,7 +116,7 @@ fn to_account(node: &Arc<Node>, account: &BareJid, stanza: Stanza, receipt: Opti
             components::contact_shows(node, &stanza);
             let presence =
                 Presence { stanza, generation: Presence::ALWAYS, node: None, withdrawn: false };
-            node.geo.multicast(node, &presence, std::slice::from_ref(account));
+            node.geo.multicast_here(node, &presence, std::slice::from_ref(account));
             return;
         }
     }
@@ -129,6 +140,11 @@ fn enter(node: &Arc<Node>, to: &BareJid, stanza: Stanza, receipt: Option<Receipt
 /// Whose rows of the session table a stanza goes by.
 pub fn addressee(node: &Node, stanza: &Stanza) -> Option<BareJid> {
     stanza.to().map(|to| node.domains.addressee(to))
+}
+
+/// Whether it leaves by federation.
+pub fn leaves(node: &Node, stanza: &Stanza) -> bool {
+    stanza.to().is_some_and(|to| node.domains.leaves(stanza.from(), to))
 }
 
 /// Whether what is dispatched is for a component, by its rows: everything else that is has users.
@@ -173,38 +189,51 @@ pub fn returned(node: &Arc<Node>, from: NodeIx, mut routed: Routed, early: bool)
 
 /// A client has these, or they left for a client that acknowledges nothing: whoever waits to hear of them is told. Cheap when nobody does.
 pub fn kept(node: &Arc<Node>, seat: &Arc<Seat>, deliveries: impl Iterator<Item = Delivery>) {
-    let mut told: SmallVec<[(NodeIx, Vec<u64>); 1]> = SmallVec::new();
     let mut filed = None;
-    for Delivery { via, order, owed, .. } in deliveries {
-        match (owed, via) {
-            (Owed::Nothing, _) => {}
-            (Owed::Home, _) => filed = filed.max(Some(order)),
-            (Owed::Ledger, None) => kept_here(node, order),
-            (Owed::Ledger, Some(via)) => {
-                if node.geo.held.kept(via, order) {
-                    match told.iter_mut().find(|(known, _)| *known == via) {
-                        Some((_, orders)) => orders.push(order),
-                        None => told.push((via, vec![order])),
-                    }
-                }
+    let of_ledgers = deliveries.filter_map(|Delivery { via, order, owed, .. }| match owed {
+        Owed::Nothing => None,
+        Owed::Home => {
+            filed = filed.max(Some(order));
+            None
+        }
+        Owed::Ledger => Some((via, order)),
+    });
+    kept_of(node, of_ledgers);
+    if let Some(upto) = filed {
+        crate::features::offline::handed_out(node, seat, upto);
+    }
+}
+
+/// These are kept by somebody, each of the ledger of the node where it entered (`None`: ours).
+pub fn kept_of(node: &Arc<Node>, orders: impl Iterator<Item = (Option<NodeIx>, u64)>) {
+    let mut told: SmallVec<[(NodeIx, Vec<u64>); 1]> = SmallVec::new();
+    for (via, order) in orders {
+        let Some(via) = via else {
+            kept_here(node, order);
+            continue;
+        };
+        if node.geo.held.kept(via, order) {
+            match told.iter_mut().find(|(known, _)| *known == via) {
+                Some((_, orders)) => orders.push(order),
+                None => told.push((via, vec![order])),
             }
         }
     }
     for (via, orders) in told {
         node.geo.tell_kept(via, &orders);
     }
-    if let Some(upto) = filed {
-        crate::features::offline::handed_out(node, seat, upto);
-    }
 }
 
 /// A message of our ledger is kept by somebody.
 pub fn kept_here(node: &Node, order: u64) {
-    node.federation.over(order);
-    match node.ledger.kept(order) {
+    let Some((due, stanza)) = node.ledger.kept(order) else { return };
+    if node.federation.open() > 0 && leaves(node, &stanza) {
+        node.federation.over(order);
+    }
+    match due {
         // Dropping a receipt tells the client.
-        None | Some(Due::Client(_) | Due::Nobody | Due::Passing) => {}
-        Some(Due::Node(via, order)) => {
+        Due::Client(_) | Due::Nobody | Due::Passing => {}
+        Due::Node(via, order) => {
             if node.geo.held.kept(via, order) {
                 node.geo.tell_kept(via, &[order]);
             }
@@ -257,7 +286,7 @@ pub fn reopen(node: &Arc<Node>, account: &BareJid) {
 
 /// A message of a former life, or of a node that has fallen, goes on its way: to an account or to another domain.
 pub fn go_on(node: &Arc<Node>, to: &BareJid, routed: Routed) {
-    if node.domains.is_foreign(to.domain()) {
+    if leaves(node, &routed.stanza) {
         federation::send_again(node, routed);
     } else {
         dispatch(node, to, routed);
@@ -266,8 +295,13 @@ pub fn go_on(node: &Arc<Node>, to: &BareJid, routed: Routed) {
 
 /// What a session had not handed on when it ended: routed anew, ahead of everything newer.
 pub fn put_back(node: &Arc<Node>, account: &BareJid, stanzas: Vec<Routed>) {
-    if node.domains.is_foreign(account.domain()) {
-        return stanzas.into_iter().for_each(|routed| federation::send_again(node, routed));
+    // All of them are for the same, and from everybody: between regions' own domains that makes a difference.
+    let (away, stanzas): (Vec<Routed>, Vec<Routed>) =
+        stanzas.into_iter().partition(|routed| leaves(node, &routed.stanza));
+    let none_stays = !away.is_empty() && stanzas.is_empty();
+    away.into_iter().for_each(|routed| federation::send_again(node, routed));
+    if none_stays {
+        return;
     }
     let road = Road::new(node);
     node.directory.put_back_all(account, stanzas, node.now_ms(), &road);
@@ -275,11 +309,15 @@ pub fn put_back(node: &Arc<Node>, account: &BareJid, stanzas: Vec<Routed>) {
     reopen(node, account);
 }
 
-/// What was on its way and cannot arrive: each takes its place in front of its addressee. Whom to [`reopen`] when all is back.
+/// What was on its way and cannot arrive: each takes its place in front of its addressee; what is for another domain leaves. Whom to [`reopen`] when all
+/// is back.
 pub fn put_back_all(node: &Arc<Node>, stanzas: Vec<Routed>) -> BTreeSet<BareJid> {
     let mut by_account: BTreeMap<BareJid, Vec<Routed>> = BTreeMap::new();
     for routed in stanzas {
-        if let Some(account) = addressee(node, &routed.stanza) {
+        let Some(account) = addressee(node, &routed.stanza) else { continue };
+        if leaves(node, &routed.stanza) {
+            federation::send_again(node, routed);
+        } else {
             by_account.entry(account).or_default().push(routed);
         }
     }

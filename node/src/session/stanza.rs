@@ -94,6 +94,10 @@ pub(crate) fn without_our_delay(node: &Node, stanza: Stanza) -> Stanza {
     if stanza.kind() == Kind::Iq || !stanza.has_child("delay", ns::DELAY) {
         return stanza;
     }
+    // What comes from a region to which we are strangers, a node of ours has looked at before it left.
+    if stanza.from().is_some_and(|from| node.domains.elsewhere.contains(from.domain())) {
+        return stanza;
+    }
     let ours = |from: &Jid| from.local().is_none() && node.domains.is_server(from.domain());
     delay::without(&stanza, ours)
 }

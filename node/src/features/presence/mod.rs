@@ -348,6 +348,6 @@ fn hears(node: &Node, account: &BareJid, roster: &Roster, to: &Jid) -> bool {
         rows.iter().any(|row| row.available && row.full.as_str() == to.as_str())
     };
     to.is_bare()
-        || is_abroad(node, &bare)
+        || is_abroad(node, account.domain(), &bare)
         || node.directory.read(bare.as_str(), there).unwrap_or(false)
 }
