@@ -27,6 +27,7 @@ pub const LIVE: &[&str] = &[
     "components.delegated_deadline",
     "components.delegated_max",
     "components.handshake_deadline",
+    "components.hostnames_max",
     "components.keepalive",
     "components.queue_bytes_max",
     "components.queue_items_max",

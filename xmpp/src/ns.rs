@@ -6,6 +6,8 @@ pub const CLIENT: &str = "jabber:client";
 pub const SERVER: &str = "jabber:server";
 /// Content of component streams (XEP-0114).
 pub const COMPONENT: &str = "jabber:component:accept";
+/// Component connections: binding of hostnames (XEP-0225).
+pub const COMPONENT_BIND: &str = "urn:xmpp:component:0";
 /// The stream root, features and stream errors (RFC 6120 §4.8.2).
 pub const STREAM: &str = "http://etherx.jabber.org/streams";
 /// Bound to the prefix `xml` for ever (XML Namespaces §3).

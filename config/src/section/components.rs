@@ -109,6 +109,8 @@ pub struct Components {
     pub mode: ComponentMode,
     /// Connections of one component to one region. Beyond: `conflict`.
     pub connections_per_region_max: usize,
+    /// Hostnames that are bound to one connection (XEP-0225). Beyond: `resource-constraint`.
+    pub hostnames_max: usize,
     /// Connections of this node. Beyond: a new one is closed at once.
     pub connections_max: usize,
     /// From connecting to the end of the handshake. Beyond: `connection-timeout`.
@@ -168,6 +170,7 @@ pub(crate) fn read(table: &Table<'_>) -> Components {
         any_below: table.value("any_below", false),
         mode,
         connections_per_region_max: count("connections_per_region_max", 1),
+        hostnames_max: count("hostnames_max", 100),
         connections_max: count("connections_max", 1_000),
         handshake_deadline: time("handshake_deadline", 30),
         keepalive: time("keepalive", 60),

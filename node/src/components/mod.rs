@@ -4,15 +4,18 @@
 //! (`router::decide`, `Domains::addressee`), and [`choose`] says which of its connections gets it.
 //! Called by the listeners (`serve`), the router, disco, and `geo` when other nodes tell of theirs.
 //!
-//! * `handshake` who may be what · `serve` a connection, from its first byte to its end · `choose` which connection · `inbound` how much of what it sends is open ·
+//! * `serve` a connection, from its first byte until it is known · `handshake` who may be what · `sign_in`, `hostname` the same of those that are like clients (XEP-0225) · `connection` to its end · `choose` which connection · `inbound` how much of what it sends is open ·
 //!   `privilege` what it may do in the name of accounts · `delegation` what it answers in their name
 
 mod choose;
+mod connection;
 mod delegation;
 mod handshake;
+mod hostname;
 mod inbound;
 mod privilege;
 mod serve;
+mod sign_in;
 #[cfg(test)]
 mod tests;
 
@@ -180,7 +183,11 @@ pub fn back(node: &Arc<Node>, ix: NodeIx) {
 ///
 /// # Errors
 /// `conflict`: there are as many as there may be.
-fn bind(node: &Arc<Node>, domain: &BareJid) -> Result<Arc<Seat>, StreamError> {
+fn bind(
+    node: &Arc<Node>,
+    domain: &BareJid,
+    resource: Option<&str>,
+) -> Result<Arc<Seat>, StreamError> {
     let config = &node.config.components;
     let _one_at_a_time = node.components.binding.lock();
     let one = config.mode_of(domain.as_str()) == ComponentMode::One;
@@ -192,7 +199,13 @@ fn bind(node: &Arc<Node>, domain: &BareJid) -> Result<Arc<Seat>, StreamError> {
     if others >= most {
         return Err(StreamError::conflict().with_text("This component is connected already."));
     }
-    let full = domain.with_resource(&node.token()).expect("a token is a resource");
+    let resource = resource.map_or_else(|| node.token(), str::to_owned);
+    let full = domain.with_resource(&resource).map_err(|_| StreamError::conflict())?;
+    // Who has it keeps it.
+    let is_same = |rows: &[Row<Arc<Seat>>]| rows.iter().any(|row| row.full == full);
+    if node.directory.read(domain.as_str(), is_same).unwrap_or(false) {
+        return Err(StreamError::conflict());
+    }
     let limits = (config.queue_items_max, config.queue_bytes_max);
     let seat = node.bind_component(&full, limits).ok_or_else(StreamError::conflict)?;
     appeared(node, &seat.full, seat.generation);

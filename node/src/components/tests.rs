@@ -1,12 +1,13 @@
 //! Components on a wire in memory, at a whole node: what their streams are answered with, what reaches them, what becomes of it when they go.
 
 mod going;
+mod signing;
 mod watching;
 
 use std::time::Duration;
 
 use sha1::{Digest as _, Sha1};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream};
 
 use super::*;
 use crate::testing::{House, Wire};
@@ -27,8 +28,8 @@ listed = false
 ";
 
 /// The far end of a component's connection.
-pub(super) struct Line {
-    line: DuplexStream,
+pub(super) struct Line<S = DuplexStream> {
+    line: S,
     got: String,
 }
 
@@ -57,9 +58,12 @@ impl Line {
         let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
         self.says(&format!("<handshake>{hash}</handshake>")).await;
     }
+}
 
+impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
     pub(super) async fn says(&mut self, text: &str) {
         self.line.write_all(text.as_bytes()).await.expect("written");
+        self.line.flush().await.expect("written");
     }
 
     /// Everything up to and with `what`.

@@ -11,7 +11,9 @@ use xmpp::stanza::{Stanza, Type};
 use crate::app::Node;
 use crate::feature::{Action, Ctx, Flow};
 use crate::features::blocking::{self, Traffic};
+use crate::features::roster::subscription::State;
 use crate::geo::abroad::Show;
+use crate::homes::look::look;
 use crate::session::Seat;
 
 /// A probe of a local client. What it asks of other domains is routed as it is.
@@ -71,13 +73,13 @@ pub async fn of_another_domain(node: &Arc<Node>, probe: &Stanza) -> Vec<Action> 
             return Vec::new();
         }
     }
-    let state = match node.rosters.load(node, &contact).await {
-        Ok(roster) => roster.contacts.get(&asker).map(|asker| asker.state).unwrap_or_default(),
-        Err(error) => {
-            tracing::error!(%error, "a roster cannot be read");
-            return Vec::new();
-        }
-    };
+    let Some(mut state) = granted(node, &contact, &asker).await else { return Vec::new() };
+    if !state.from && !node.homes.is_home(contact.as_str()) {
+        // It may have heard of a grant that is not here yet: its home knows.
+        look(&node.homes, &contact).await;
+        let Some(newer) = granted(node, &contact, &asker).await else { return Vec::new() };
+        state = newer;
+    }
     let of = |to: &Jid, from: &Jid, type_| {
         let answer = Stanza::presence(Some(to), Some(from), type_);
         vec![Action::Route(answer.id_opt(probe.id().as_deref()).build())]
@@ -92,6 +94,17 @@ pub async fn of_another_domain(node: &Arc<Node>, probe: &Stanza) -> Vec<Action> 
     }
     let resource = to.resource().map(str::to_owned);
     vec![Action::Show(Show { account: contact, resource, to: from.clone() })]
+}
+
+/// What the account's roster, as it is here, says of somebody.
+async fn granted(node: &Arc<Node>, account: &BareJid, asker: &BareJid) -> Option<State> {
+    match node.rosters.load(node, account).await {
+        Ok(roster) => Some(roster.contacts.get(asker).map(|asker| asker.state).unwrap_or_default()),
+        Err(error) => {
+            tracing::error!(%error, "a roster cannot be read");
+            None
+        }
+    }
 }
 
 /// Whether somebody of the account shows that he is available, besides the one who asks.
