@@ -63,6 +63,8 @@ pub(super) struct Seat {
     pub(super) takes_more: bool,
     /// Something got through on it.
     pub(super) carried: bool,
+    /// How many may be on the way on it together: see [`together`](super::queue::together).
+    pub(super) together: usize,
     /// The peer has made it, and this is for whom of ours it takes stanzas (XEP-0288).
     pub(super) backs: Vec<Arc<str>>,
 }

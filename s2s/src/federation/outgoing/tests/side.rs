@@ -6,7 +6,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::world::{Connect, Find, Manners, World, refusal};
-use super::{message, ticket, timers};
+use super::{message, message_from, ticket, timers};
 use crate::federation::Ticket;
 use crate::federation::bidi::{Back, Bidi};
 use crate::federation::dialback::{DialbackError, Outcome, Pair, Verifier, Verify};
@@ -125,6 +125,49 @@ async fn what_a_stream_of_the_peer_has_is_left_at_the_end() {
     outgoing.opened(Pair::new("capulet.example", "montague.example"), &other);
     assert!(outgoing.send(ticket(6), message(6, "romeo@montague.example")).is_err());
     assert!(outgoing.status().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_on_a_stream_that_broke_goes_on_another_little_by_little() {
+    let world = World::new(Manners::default());
+    let outgoing = world.outgoing();
+    let (queue, queued) = mpsc::channel(100);
+    let back = Back { stream: 1, queue };
+    let pair = || Pair::new("capulet.example", "montague.example");
+    outgoing.opened(pair(), &back);
+    // Of another pair, on the other stream.
+    let (queue, mut other) = mpsc::channel(100);
+    let second = Back { stream: 2, queue };
+    outgoing.opened(Pair::new("rooms.capulet.example", "montague.example"), &second);
+    let of_rooms = message_from(50, "garden@rooms.capulet.example", "romeo@montague.example");
+    outgoing.send(ticket(50), of_rooms).expect("room");
+    assert_eq!(other.recv().await.expect("it comes").0, ticket(50));
+    for order in 0..50 {
+        outgoing.send(ticket(order), message(order, "romeo@montague.example")).expect("room");
+    }
+    while queued.len() < 50 {
+        tokio::task::yield_now().await;
+    }
+    outgoing.opened(pair(), &second);
+    drop(queued);
+    outgoing.closed(1, Vec::new());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(other.is_empty(), "not together with what is new");
+    outgoing.delivered(2, &[ticket(50)]);
+    let mut come = 0;
+    while come < 50 {
+        let (first, _) = other.recv().await.expect("it comes");
+        assert_eq!(first.order, come);
+        let mut more = vec![first];
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        while let Ok((ticket, _)) = other.try_recv() {
+            more.push(ticket);
+        }
+        assert!(more.len() <= 32);
+        come += more.len() as u64;
+        outgoing.delivered(2, &more);
+    }
+    assert_eq!((world.seen.lock().delivered.len(), outgoing.queued_bytes()), (51, 0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
