@@ -65,6 +65,8 @@ async fn at_pangaea(choice: &Choice, plays: &[(String, Play)], outcome: &mut Out
         Ok(endpoints) => Theatre::new(endpoints, "s"),
         Err(e) => return outcome.fail("the_platform_has_certificates", &e),
     };
+    let own = |region: &String| format!("{region}.{}", platform.plan.domain);
+    theatre.domains = platform.plan.regions.iter().map(own).collect();
     theatre.components = (0..3).map(|region| platform.port(region, 347)).collect();
     let theatre = &theatre;
     let mut tests = Vec::new();

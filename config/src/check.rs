@@ -32,6 +32,7 @@ pub(crate) fn complete(config: &mut Config) {
 pub(crate) fn whole(config: &Config, document: &Document<'_>) {
     plain_only_on_loopback(config, document);
     every_listener_once(config, document);
+    a_region_has_its_own_name(config, document);
     certificate_with_key(config, document);
     admins_at_home(config, document);
     names_are_taken_elsewhere(config, document);
@@ -61,6 +62,30 @@ fn components(config: &Config, document: &Document<'_>) {
             let key = format!("components.component[{at}].domain");
             document.refuse(&key, "a name of its own", format!("{name:?}, the name of {whose}"));
         }
+        for (of, delegation) in component.delegations.iter().enumerate() {
+            let namespace = &delegation.namespace;
+            let same = |other: &crate::Delegation| other.namespace == *namespace;
+            let before = component.delegations[..of].iter();
+            let mut before = before.chain(all[..at].iter().flat_map(|other| &other.delegations));
+            if before.any(same) {
+                let key = format!("components.component[{at}].delegation[{of}].namespace");
+                document.refuse(
+                    &key,
+                    "a namespace that is delegated once",
+                    format!("{namespace:?} again"),
+                );
+            }
+        }
+    }
+}
+
+/// All regions know each other's domains, and who is on them, without being told.
+fn a_region_has_its_own_name(config: &Config, document: &Document<'_>) {
+    let named = config.domains.regional.as_ref().filter(|name| !name.is_empty());
+    let expected = config.domains.regional_of(&config.node.region);
+    let is_known = !config.domains.global.is_empty() && !config.node.region.is_empty();
+    if let Some(name) = named.filter(|name| is_known && **name != expected) {
+        document.refuse("domains.regional", format!("{expected:?}"), format!("{name:?}"));
     }
 }
 

@@ -324,6 +324,31 @@ fn a_report_shows_the_line_and_the_key() {
 }
 
 #[test]
+fn a_region_has_its_own_name_below_the_global_one() {
+    let with = |more: &str| {
+        let from = "global = \"chat.example\"";
+        assert!(ONE.contains(from) && ONE.contains("regional = \"eu.chat.example\""));
+        let text = ONE.replace("regional = \"eu.chat.example\"", more);
+        Config::parse(&text, "one", Path::new("/etc"))
+    };
+    let domains = |more: &str| with(more).expect("it is right").domains;
+    assert_eq!(domains("").regional, None);
+    let own = domains("regional = \"eu.chat.example\"");
+    assert_eq!(own.regional.as_deref(), Some("eu.chat.example"));
+    assert_eq!(own.regional_traffic, crate::RegionalTraffic::Federation);
+    let linked = domains("regional_traffic = \"link\"");
+    assert_eq!(linked.regional_traffic, crate::RegionalTraffic::Link);
+    for (wrong, key) in [
+        ("regional = \"us.chat.example\"", "domains.regional"),
+        ("regional = \"eu.example\"", "domains.regional"),
+        ("regional_traffic = \"car\"", "domains.regional_traffic"),
+    ] {
+        let error = with(wrong).expect_err(wrong);
+        assert!(error.to_string().contains("one") && error.problems[0].key == key, "{error:?}");
+    }
+}
+
+#[test]
 fn an_unreadable_file_is_told_by_name() {
     let error = Config::load(Path::new("no/such/file.toml")).expect_err("nothing there");
     assert!(error.to_string().contains("no/such/file.toml"), "{error}");

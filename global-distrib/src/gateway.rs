@@ -37,15 +37,64 @@ struct State {
     /// `None`: this node.
     at: Option<NodeIx>,
     open: usize,
-    /// What the gateway has given back, and what came since: it goes to another when all else is over.
+    /// What the gateway has given back or a former life left, and what came since: it goes to another when all else is over.
     back: BTreeSet<u64>,
 }
 
-/// See the module. Memory: about 200 bytes for each stanza on its way; the ledger bounds how many there are.
+impl State {
+    fn new(at: Option<NodeIx>) -> Self {
+        Self { at, open: 0, back: BTreeSet::new() }
+    }
+
+    /// Whether everything that is open is in `back`, and nobody has still to say what he has of it.
+    fn is_ready(&self, former: &BTreeSet<u64>) -> bool {
+        let waits = || !former.is_empty() && !self.back.is_disjoint(former);
+        !self.back.is_empty() && self.open == self.back.len() && !waits()
+    }
+}
+
+#[derive(Debug)]
+struct Open {
+    pair: Arc<Pair>,
+    bytes: usize,
+}
+
+/// What one sender has on the way, or all together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Stanzas.
+    pub stanzas: usize,
+    /// And their bytes.
+    pub bytes: usize,
+}
+
+impl Load {
+    fn add(&mut self, bytes: usize) {
+        self.stanzas += 1;
+        self.bytes += bytes;
+    }
+
+    fn sub(&mut self, bytes: usize) {
+        self.stanzas -= 1;
+        self.bytes -= bytes;
+    }
+
+    /// Whether one more of so many bytes is within `most`. The first always is: what is too big for itself is refused where it enters.
+    pub fn has_room(self, bytes: usize, most: Load) -> bool {
+        let fits = self.bytes.saturating_add(bytes) <= most.bytes || self.stanzas == 0;
+        self.stanzas < most.stanzas && fits
+    }
+}
+
+/// See the module. Memory: about 300 bytes for each stanza on its way; the caller bounds how many there are ([`Gateways::load`], [`Gateways::load_of`]).
 #[derive(Debug, Default)]
 pub struct Gateways {
     pairs: HashMap<Arc<Pair>, State>,
-    of: BTreeMap<u64, Arc<Pair>>,
+    of: BTreeMap<u64, Open>,
+    load: Load,
+    senders: HashMap<String, Load>,
+    /// Of a former life; what has become of them is not known yet.
+    former: BTreeSet<u64>,
     /// Nodes whose link is up.
     up: BTreeSet<NodeIx>,
     /// What is to go there when the link is up and has room, in order.
@@ -57,25 +106,19 @@ pub struct Gateways {
 }
 
 impl Gateways {
-    /// A stanza of that pair is to leave. `wanted`: the gateway for a pair of which nothing is on the way; `None`: this node.
-    pub fn send(&mut self, pair: Pair, order: u64, wanted: Option<NodeIx>) -> Way {
-        let pair = match self.pairs.get_key_value(&pair) {
-            Some((known, _)) => known.clone(),
-            None => Arc::new(pair),
-        };
-        let state = self.pairs.entry(pair.clone()).or_insert(State {
-            at: wanted,
-            open: 0,
-            back: BTreeSet::new(),
-        });
-        state.open += 1;
-        let at = state.at;
-        self.of.insert(order, pair);
+    /// A stanza of that pair, of so many bytes, is to leave. `wanted`: the gateway for a pair of which nothing is on the way; `None`: this node.
+    pub fn send(&mut self, pair: Pair, order: u64, bytes: usize, wanted: Option<NodeIx>) -> Way {
+        self.former.remove(&order);
+        let pair = self.enter(pair, order, bytes, wanted);
+        let state = self.pairs.get_mut(&pair).expect("it was entered");
         if !state.back.is_empty() {
             state.back.insert(order);
+            if state.is_ready(&self.former) {
+                self.ready.push(pair);
+            }
             return Way::Behind;
         }
-        let Some(node) = at else { return Way::Here };
+        let Some(node) = state.at else { return Way::Here };
         if self.up.contains(&node) && !self.waiting.contains_key(&node) {
             return Way::There(node);
         }
@@ -83,16 +126,54 @@ impl Gateways {
         Way::Later(node)
     }
 
+    /// It counts, once.
+    fn enter(&mut self, pair: Pair, order: u64, bytes: usize, wanted: Option<NodeIx>) -> Arc<Pair> {
+        let pair = match self.pairs.get_key_value(&pair) {
+            Some((known, _)) => known.clone(),
+            None => Arc::new(pair),
+        };
+        let state = self.pairs.entry(pair.clone()).or_insert_with(|| State::new(wanted));
+        if !self.of.contains_key(&order) {
+            state.open += 1;
+            self.load.add(bytes);
+            self.senders.entry(pair.from.clone()).or_default().add(bytes);
+            self.of.insert(order, Open { pair: pair.clone(), bytes });
+        }
+        pair
+    }
+
+    /// It does not count any more.
+    fn leave(&mut self, order: u64) -> Option<Arc<Pair>> {
+        let Open { pair, bytes } = self.of.remove(&order)?;
+        self.load.sub(bytes);
+        if let Some(load) = self.senders.get_mut(&pair.from) {
+            load.sub(bytes);
+            if load.stanzas == 0 {
+                self.senders.remove(&pair.from);
+            }
+        }
+        Some(pair)
+    }
+
+    /// A former life has promised it, and perhaps another node has it. Whatever is newer of its pair goes behind it; itself when [`Gateways::send`] is
+    /// said of it, or not at all.
+    pub fn former(&mut self, pair: Pair, order: u64, bytes: usize) {
+        let pair = self.enter(pair, order, bytes, None);
+        self.former.insert(order);
+        self.pairs.get_mut(&pair).expect("it was entered").back.insert(order);
+    }
+
     /// Another node has it of a former life of ours, and will say what becomes of it. Newer ones of the pair follow it there.
-    pub fn held(&mut self, pair: Pair, order: u64, by: NodeIx) {
-        let pair = Arc::new(pair);
-        let state = self.pairs.entry(pair.clone()).or_insert(State {
-            at: Some(by),
-            open: 0,
-            back: BTreeSet::new(),
-        });
-        state.open += 1;
-        self.of.insert(order, pair);
+    pub fn held(&mut self, pair: Pair, order: u64, bytes: usize, by: NodeIx) {
+        let pair = self.enter(pair, order, bytes, Some(by));
+        let state = self.pairs.get_mut(&pair).expect("it was entered");
+        if self.former.remove(&order) {
+            state.back.remove(&order);
+            state.at = Some(by);
+        }
+        if state.is_ready(&self.former) {
+            self.ready.push(pair);
+        }
     }
 
     /// That one had no room: it waits, and so does whatever follows it to that node.
@@ -102,14 +183,15 @@ impl Gateways {
 
     /// It has come to an end: the other domain has it, or its sender has an error.
     pub fn over(&mut self, order: u64) {
-        let Some(pair) = self.of.remove(&order) else { return };
+        let Some(pair) = self.leave(order) else { return };
+        self.former.remove(&order);
         let Some(state) = self.pairs.get_mut(&pair) else { return };
         state.open -= 1;
         state.back.remove(&order);
         let at = state.at;
         if state.open == 0 {
             self.pairs.remove(&pair);
-        } else if state.open == state.back.len() {
+        } else if state.is_ready(&self.former) {
             self.ready.push(pair);
         }
         if let Some(node) = at
@@ -122,14 +204,14 @@ impl Gateways {
         }
     }
 
-    /// That node has given it back, for it is about to stop. It has let go of it.
-    pub fn came_back(&mut self, from: NodeIx, order: u64) {
-        self.leaving.insert(from);
-        let Some(pair) = self.of.get(&order) else { return };
-        let Some(state) = self.pairs.get_mut(pair) else { return };
+    /// That node has given it back, for it is about to stop; `None`: this node is. It has let go of it.
+    pub fn came_back(&mut self, from: Option<NodeIx>, order: u64) {
+        self.leaving.extend(from);
+        let Some(open) = self.of.get(&order) else { return };
+        let Some(state) = self.pairs.get_mut(&open.pair) else { return };
         state.back.insert(order);
-        if state.open == state.back.len() {
-            self.ready.push(pair.clone());
+        if state.is_ready(&self.former) {
+            self.ready.push(open.pair.clone());
         }
     }
 
@@ -143,11 +225,10 @@ impl Gateways {
     pub fn ready(&mut self) -> Vec<u64> {
         let mut orders = BTreeSet::new();
         for pair in std::mem::take(&mut self.ready) {
-            let is_ready = |state: &State| !state.back.is_empty() && state.open == state.back.len();
-            if self.pairs.get(&pair).is_some_and(is_ready)
+            if self.pairs.get(&pair).is_some_and(|state| state.is_ready(&self.former))
                 && let Some(state) = self.pairs.remove(&pair)
             {
-                state.back.iter().for_each(|order| drop(self.of.remove(order)));
+                state.back.iter().for_each(|order| drop(self.leave(*order)));
                 orders.extend(state.back);
             }
         }
@@ -193,17 +274,38 @@ impl Gateways {
         self.up.remove(&node);
         self.waiting.remove(&node);
         self.leaving.remove(&node);
-        let mut back = BTreeSet::new();
+        let mut again = BTreeSet::new();
+        let former = &self.former;
         self.pairs.retain(|_, state| {
-            let stays = state.at != Some(node);
-            if !stays {
-                back.append(&mut state.back);
+            if state.at != Some(node) {
+                return true;
             }
-            stays
+            state.at = None;
+            if !former.is_empty() && !state.back.is_disjoint(former) {
+                return true; // All of it goes behind what it is not known of what has become.
+            }
+            again.append(&mut state.back);
+            false
         });
         let pairs = &self.pairs;
-        self.of.retain(|_, pair| pairs.contains_key(pair));
-        back
+        let left: Vec<u64> = self
+            .of
+            .iter()
+            .filter(|(_, open)| !pairs.contains_key(&open.pair))
+            .map(|(order, _)| *order)
+            .collect();
+        left.into_iter().for_each(|order| drop(self.leave(order)));
+        again
+    }
+
+    /// What is on the way.
+    pub fn load(&self) -> Load {
+        self.load
+    }
+
+    /// What of it is of that sender (bare JID, or a domain).
+    pub fn load_of(&self, sender: &str) -> Load {
+        self.senders.get(sender).copied().unwrap_or_default()
     }
 
     /// How many stanzas are on the way.
@@ -215,23 +317,6 @@ impl Gateways {
     pub fn is_empty(&self) -> bool {
         self.of.is_empty()
     }
-}
-
-/// The one of these nodes that speaks to that domain: by rendezvous, so that a node that comes or goes changes the gateway of its own share alone.
-/// Ties cannot be: names differ.
-pub fn rendezvous<'a>(domain: &str, nodes: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    nodes.max_by_key(|node| (weight(domain, node), *node))
-}
-
-/// FNV-1a of both, then mixed (the finaliser of SplitMix64), for FNV's high bits hardly depend on the last bytes.
-fn weight(domain: &str, node: &str) -> u64 {
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    for byte in domain.bytes().chain([0]).chain(node.bytes()) {
-        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-    }
-    hash = (hash ^ hash >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    hash = (hash ^ hash >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    hash ^ hash >> 31
 }
 
 #[cfg(test)]
@@ -251,15 +336,15 @@ mod tests {
         gateways.up(EU);
         gateways.up(US);
         let romeo = || pair("romeo@a.example", "b.example");
-        assert_eq!(gateways.send(romeo(), 1, Some(EU)), Way::There(EU));
-        assert_eq!(gateways.send(romeo(), 2, Some(US)), Way::There(EU));
-        assert_eq!(gateways.send(pair("romeo@a.example", "c.example"), 3, None), Way::Here);
+        assert_eq!(gateways.send(romeo(), 1, 100, Some(EU)), Way::There(EU));
+        assert_eq!(gateways.send(romeo(), 2, 100, Some(US)), Way::There(EU));
+        assert_eq!(gateways.send(pair("romeo@a.example", "c.example"), 3, 100, None), Way::Here);
         gateways.over(1);
-        assert_eq!(gateways.send(romeo(), 4, Some(US)), Way::There(EU));
+        assert_eq!(gateways.send(romeo(), 4, 100, Some(US)), Way::There(EU));
         gateways.over(2);
         gateways.over(4);
         gateways.over(4);
-        assert_eq!(gateways.send(romeo(), 5, Some(US)), Way::There(US));
+        assert_eq!(gateways.send(romeo(), 5, 100, Some(US)), Way::There(US));
         gateways.over(5);
         gateways.over(3);
         assert!(gateways.is_empty() && gateways.pairs.is_empty() && gateways.waiting.is_empty());
@@ -269,17 +354,17 @@ mod tests {
     fn what_has_no_road_waits_and_nothing_overtakes_it() {
         let mut gateways = Gateways::default();
         let romeo = || pair("romeo@a.example", "b.example");
-        assert_eq!(gateways.send(romeo(), 1, Some(EU)), Way::Later(EU));
+        assert_eq!(gateways.send(romeo(), 1, 100, Some(EU)), Way::Later(EU));
         assert_eq!(gateways.next(EU), None, "its link is not up");
         gateways.up(EU);
-        assert_eq!(gateways.send(romeo(), 2, Some(EU)), Way::Later(EU), "1 is not there yet");
+        assert_eq!(gateways.send(romeo(), 2, 100, Some(EU)), Way::Later(EU), "1 is not there yet");
         assert_eq!(gateways.next(EU), Some(1));
         gateways.refused(EU, 1);
         assert_eq!(
             (gateways.next(EU), gateways.next(EU), gateways.next(EU)),
             (Some(1), Some(2), None)
         );
-        assert_eq!(gateways.send(romeo(), 3, Some(EU)), Way::There(EU));
+        assert_eq!(gateways.send(romeo(), 3, 100, Some(EU)), Way::There(EU));
         gateways.refused(EU, 3);
         gateways.over(3);
         assert!(gateways.waited_for().is_empty());
@@ -290,14 +375,17 @@ mod tests {
         let mut gateways = Gateways::default();
         gateways.up(EU);
         let romeo = || pair("romeo@a.example", "b.example");
-        assert_eq!(gateways.send(romeo(), 1, Some(EU)), Way::There(EU));
+        assert_eq!(gateways.send(romeo(), 1, 100, Some(EU)), Way::There(EU));
         gateways.down(EU);
-        assert_eq!(gateways.send(romeo(), 2, Some(EU)), Way::Later(EU));
+        assert_eq!(gateways.send(romeo(), 2, 100, Some(EU)), Way::Later(EU));
         assert!(gateways.gone(EU).is_empty() && gateways.is_empty());
-        let again: Vec<_> = [1, 2].map(|order| gateways.send(romeo(), order, None)).into();
+        let again: Vec<_> = [1, 2].map(|order| gateways.send(romeo(), order, 100, None)).into();
         assert_eq!(again, [Way::Here, Way::Here]);
-        gateways.held(pair("nurse@a.example", "b.example"), 9, US);
-        assert_eq!(gateways.send(pair("nurse@a.example", "b.example"), 10, None), Way::Later(US));
+        gateways.held(pair("nurse@a.example", "b.example"), 9, 100, US);
+        assert_eq!(
+            gateways.send(pair("nurse@a.example", "b.example"), 10, 100, None),
+            Way::Later(US)
+        );
     }
 
     #[test]
@@ -306,24 +394,24 @@ mod tests {
         gateways.up(EU);
         let romeo = || pair("romeo@a.example", "b.example");
         for order in 1..=3 {
-            assert_eq!(gateways.send(romeo(), order, Some(EU)), Way::There(EU));
+            assert_eq!(gateways.send(romeo(), order, 100, Some(EU)), Way::There(EU));
         }
-        gateways.came_back(EU, 2);
+        gateways.came_back(Some(EU), 2);
         assert!(!gateways.takes(EU) && gateways.ready().is_empty(), "1 and 3 are with it");
-        assert_eq!(gateways.send(romeo(), 4, Some(US)), Way::Behind);
-        gateways.came_back(EU, 3);
+        assert_eq!(gateways.send(romeo(), 4, 100, Some(US)), Way::Behind);
+        gateways.came_back(Some(EU), 3);
         assert!(gateways.ready().is_empty(), "1 is with it");
         gateways.over(1);
         assert_eq!(gateways.ready(), [2, 3, 4]);
         assert!(gateways.is_empty());
-        assert_eq!(gateways.send(romeo(), 2, Some(US)), Way::Later(US));
+        assert_eq!(gateways.send(romeo(), 2, 100, Some(US)), Way::Later(US));
         // Or it dies first: then what it gave back is not in what the ledger knows to be with it.
         let nurse = || pair("nurse@a.example", "b.example");
         for order in 5..=6 {
-            gateways.send(nurse(), order, Some(EU));
+            gateways.send(nurse(), order, 100, Some(EU));
         }
-        gateways.came_back(EU, 5);
-        gateways.send(nurse(), 7, Some(EU));
+        gateways.came_back(Some(EU), 5);
+        gateways.send(nurse(), 7, 100, Some(EU));
         assert_eq!(gateways.gone(EU), BTreeSet::from([5, 7]));
         assert!(!gateways.takes(EU), "until its link is up");
         gateways.up(EU);
@@ -332,18 +420,68 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_goes_moves_its_own_share_alone() {
-        let nodes = ["eu-0", "eu-1", "eu-2"];
-        let domains: Vec<String> = (0..300).map(|n| format!("d{n}.example")).collect();
-        let at = |nodes: &[&'static str]| -> Vec<&'static str> {
-            let chosen = domains.iter().map(|d| rendezvous(d, nodes.iter().copied()));
-            chosen.map(|node| node.expect("some")).collect()
-        };
-        let (three, two) = (at(&nodes), at(&nodes[..2]));
-        for name in nodes {
-            let share = three.iter().filter(|node| **node == name).count();
-            assert!((70..130).contains(&share), "{name} has {share} of 300");
+    fn what_a_former_life_left_goes_first_when_all_have_spoken() {
+        let mut gateways = Gateways::default();
+        gateways.up(EU);
+        gateways.up(US);
+        let romeo = || pair("romeo@a.example", "b.example");
+        for order in 1..=4 {
+            gateways.former(romeo(), order, 100);
         }
-        assert!(three.iter().zip(&two).all(|(before, after)| *before == "eu-2" || before == after));
+        assert_eq!(gateways.send(romeo(), 9, 100, Some(US)), Way::Behind, "nobody has spoken");
+        gateways.held(romeo(), 1, 100, EU);
+        gateways.held(romeo(), 1, 100, EU);
+        assert_eq!(gateways.send(romeo(), 10, 100, Some(US)), Way::Behind);
+        gateways.over(4); // A third had kept it.
+        assert!(gateways.ready().is_empty());
+        // Nobody has the others; but the first is with EU.
+        assert_eq!(gateways.send(romeo(), 2, 100, Some(US)), Way::Behind);
+        assert_eq!(gateways.send(romeo(), 3, 100, Some(US)), Way::Behind);
+        assert!(gateways.ready().is_empty());
+        gateways.over(1);
+        assert_eq!(gateways.ready(), [2, 3, 9, 10]);
+        assert!(gateways.is_empty() && gateways.pairs.is_empty() && gateways.senders.is_empty());
+        assert_eq!(gateways.send(romeo(), 2, 100, Some(US)), Way::There(US));
+    }
+
+    #[test]
+    fn who_has_some_of_a_former_life_may_die_before_all_have_spoken() {
+        let mut gateways = Gateways::default();
+        gateways.up(EU);
+        let romeo = || pair("romeo@a.example", "b.example");
+        gateways.former(romeo(), 1, 100);
+        gateways.former(romeo(), 2, 100);
+        gateways.held(romeo(), 1, 100, EU);
+        assert!(gateways.gone(EU).is_empty(), "2 may be with somebody else");
+        assert_eq!(gateways.send(romeo(), 1, 100, Some(US)), Way::Behind, "as the ledger says");
+        assert!(gateways.ready().is_empty());
+        assert_eq!(gateways.send(romeo(), 2, 100, Some(US)), Way::Behind);
+        assert_eq!(gateways.ready(), [1, 2]);
+        assert!(gateways.is_empty() && gateways.pairs.is_empty());
+        // One who says so late, of what is on its way elsewhere: nothing is counted twice.
+        gateways.up(US);
+        assert_eq!(gateways.send(romeo(), 3, 100, Some(US)), Way::There(US));
+        gateways.held(romeo(), 3, 100, EU);
+        gateways.over(3);
+        assert!(gateways.pairs.is_empty());
+    }
+
+    #[test]
+    fn what_one_sender_has_on_the_way_is_known() {
+        let mut gateways = Gateways::default();
+        gateways.send(pair("romeo@a.example", "b.example"), 1, 100, None);
+        gateways.send(pair("romeo@a.example", "c.example"), 2, 50, Some(EU));
+        gateways.send(pair("nurse@a.example", "c.example"), 3, 7, Some(EU));
+        let romeo = gateways.load_of("romeo@a.example");
+        assert_eq!(romeo, Load { stanzas: 2, bytes: 150 });
+        assert_eq!(gateways.load(), Load { stanzas: 3, bytes: 157 });
+        assert!(romeo.has_room(50, Load { stanzas: 3, bytes: 200 }));
+        assert!(!romeo.has_room(51, Load { stanzas: 3, bytes: 200 }));
+        assert!(!romeo.has_room(1, Load { stanzas: 2, bytes: 200 }));
+        assert!(Load::default().has_room(9, Load { stanzas: 1, bytes: 8 }));
+        gateways.over(1);
+        gateways.gone(EU);
+        assert_eq!((gateways.load(), gateways.load_of("nurse@a.example")), Default::default());
+        assert!(gateways.senders.is_empty());
     }
 }

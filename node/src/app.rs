@@ -160,6 +160,7 @@ impl Offers {
         fake_secret: Secret,
     ) -> Self {
         let mut domains = vec![config.domains.global.clone()];
+        domains.extend(config.domains.regional.clone());
         domains.extend(config.domains.anon.clone());
         let guests = config.domains.anon.clone().map(|name| (name, vec![Mechanism::Anonymous]));
         let with_limits = |mut features: Vec<u8>, bytes_max: usize| {

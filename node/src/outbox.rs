@@ -63,7 +63,7 @@ impl Recovery {
                 if let Some((_, stanza)) = left.stanzas.remove(&order) {
                     tracing::debug!(order, ?by, "another node has what a former life promised");
                     node.ledger.hand(order, 0, &[by]);
-                    match stanza.to().is_some_and(|to| node.domains.is_foreign(to.domain())) {
+                    match router::leaves(node, &stanza) {
                         true => federation::held(node, order, &stanza, by),
                         false => addressees.extend(router::addressee(node, &stanza)),
                     }
@@ -156,6 +156,9 @@ pub async fn load(node: &Arc<Node>) -> Result<(), crate::storage::StorageError> 
             continue;
         };
         node.ledger.recover(order, stanza.clone(), accepted_ms);
+        if router::leaves(node, &stanza) {
+            federation::former(node, order, &stanza);
+        }
         stanzas.insert(order, (accepted_ms, stanza));
     }
     if !stanzas.is_empty() {
@@ -203,7 +206,7 @@ async fn route_on(node: &Arc<Node>, to: BareJid, left: Vec<(u64, u64, Stanza)>) 
     let orders: Vec<u64> = left.iter().map(|(order, ..)| *order).collect();
     let me = node.geo.me.to_string();
     let mut filed = Vec::new();
-    if !node.domains.is_foreign(to.domain()) {
+    if !left.iter().all(|(_, _, stanza)| router::leaves(&node, stanza)) {
         filed = offline::filed_before(node, &to, &me, orders.clone()).await;
     }
     if is_in_two(node) {

@@ -10,6 +10,7 @@ mod attacks;
 mod authority;
 mod load;
 mod peer;
+mod regional;
 mod site;
 mod stranger;
 mod talk;
@@ -158,7 +159,9 @@ async fn at_ours(world: &World, choice: &Choice, outcome: &mut Outcome) -> Resul
     world.configure(&platform, "").await?;
     let ours = Site::of(&platform)?;
     with_strangers(world, &platform, &ours, choice, outcome).await?;
+    regional::apart(world, &platform, &ours, choice, outcome).await?;
     with_peers(world, &platform, &ours, choice, outcome).await?;
+    regional::linked(world, &platform, choice, outcome).await?;
     for panic in platform.panics() {
         outcome.fail("no_node_panics", &panic);
     }
@@ -206,6 +209,14 @@ async fn with_peers(
             run(outcome, choice, tests, TOGETHER, LONGEST_SECONDS).await;
             let proved = Test::new(format!("{place}::it was proved so"), || peer.has_proved());
             run(outcome, choice, vec![proved], 1, LONGEST_SECONDS).await;
+            if proof == Proof::External {
+                let of_region = regional::site(platform, 0)?;
+                let tests = talk::tests(
+                    &format!("{place}::of one region"),
+                    Pair { ours: &of_region, theirs: &theirs },
+                );
+                run(outcome, choice, tests, TOGETHER, LONGEST_SECONDS).await;
+            }
             let calm = vec![
                 Test::new(format!("{place}::domains of regions and services"), || {
                     trouble::domains(platform, ours, &peer)

@@ -258,8 +258,12 @@ pub(crate) async fn ctl(platform: &Platform, words: &[&str]) -> Result<String> {
 }
 
 pub(crate) async fn ctl_at(platform: &Platform, region: usize, words: &[&str]) -> Result<String> {
+    tool_at(platform, region, &[&["ctl"], words].concat()).await
+}
+
+/// `pangaea …`, which asks a region's first node.
+pub(crate) async fn tool_at(platform: &Platform, region: usize, words: &[&str]) -> Result<String> {
     let asked = tokio::process::Command::new(pangaea_tests::platform::binary()?)
-        .arg("ctl")
         .args(words)
         .env("PANGAEA_URL", format!("http://127.0.0.1:{}", platform.port(region, 280)))
         .env("PANGAEA_USER", format!("admin@{}", platform.plan.domain))
@@ -271,5 +275,5 @@ pub(crate) async fn ctl_at(platform: &Platform, region: usize, words: &[&str]) -
     if said.status.success() {
         return Ok(text);
     }
-    Err(format!("ctl {words:?}: {text}{}", String::from_utf8_lossy(&said.stderr)))
+    Err(format!("{words:?}: {text}{}", String::from_utf8_lossy(&said.stderr)))
 }

@@ -1,15 +1,44 @@
 //! `[domains]`: the names this node answers for. Only `global` must be there; a service without a name is off.
 
+use toml::de::DeValue;
+
 use crate::table::Table;
-use crate::value::DomainName;
+use crate::value::{DomainName, FromToml, describe};
+
+/// How what one region's own domain sends to another's gets there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RegionalTraffic {
+    /// As between strangers: by DNS, a stream and a certificate.
+    Federation,
+    /// Inside the system, as everything else that is ours.
+    Link,
+}
+
+impl FromToml for RegionalTraffic {
+    fn expected() -> String {
+        "\"federation\" or \"link\"".to_owned()
+    }
+    fn from_toml(value: &DeValue<'_>) -> Result<Self, String> {
+        match value.as_str() {
+            Some("federation") => Ok(RegionalTraffic::Federation),
+            Some("link") => Ok(RegionalTraffic::Link),
+            _ => Err(describe(value)),
+        }
+    }
+    fn stand_in() -> Self {
+        RegionalTraffic::Federation
+    }
+}
 
 /// The `[domains]` section. All names are in lower case and differ from each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Domains {
     /// The domain served by every region.
     pub global: String,
-    /// The domain served by this region alone.
+    /// The domain served by this region alone: its name below the global domain.
     pub regional: Option<String>,
+    /// How regions' own domains speak to each other. The same in all regions.
+    pub regional_traffic: RegionalTraffic,
     /// Anonymous users (SASL ANONYMOUS).
     pub anon: Option<String>,
     /// Rooms (XEP-0045).
@@ -23,6 +52,12 @@ pub struct Domains {
 }
 
 impl Domains {
+    /// The name of a region's own domain, if it has one.
+    #[must_use]
+    pub fn regional_of(&self, region: &str) -> String {
+        format!("{region}.{}", self.global)
+    }
+
     /// Every name with its key, `global` first.
     #[must_use]
     pub fn all(&self) -> Vec<(&'static str, &str)> {
@@ -45,6 +80,7 @@ pub(crate) fn read(table: &Table<'_>) -> Domains {
     let domains = Domains {
         global: table.required::<DomainName>("global").0,
         regional: optional("regional"),
+        regional_traffic: table.value("regional_traffic", RegionalTraffic::Federation),
         anon: optional("anon"),
         rooms: optional("rooms"),
         pubsub: optional("pubsub"),

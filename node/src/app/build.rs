@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use config::Config;
+use config::{Config, RegionalTraffic};
 use global_distrib::{Directory, ParkLimits};
 use parking_lot::{Mutex, RwLock};
 use replication::HybridClock;
@@ -140,14 +140,17 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
         anon: config.domains.anon.clone().unwrap_or_default(),
         elsewhere: regions
             .iter()
-            .map(|region| format!("{region}.{}", config.domains.global))
+            .filter(|region| **region != config.node.region)
+            .map(|region| config.domains.regional_of(region))
             .collect(),
+        regions_linked: config.domains.regional_traffic == RegionalTraffic::Link,
         services: services.hosts().map(str::to_owned).zip(0..).collect(),
         components: named.map(|name| (name.clone(), domain(name))).collect(),
-        any_component_but: config
-            .components
-            .any_below
-            .then(|| config.domains.all().into_iter().map(|(_, name)| name.to_owned()).collect()),
+        any_component_but: config.components.any_below.then(|| {
+            let all = config.domains.all();
+            let own = config.domains.regional_of(&config.node.region);
+            all.into_iter().map(|(_, name)| name.to_owned()).chain([own]).collect()
+        }),
     };
     let limits = ParkLimits {
         bytes_max: config.limits.parked_bytes_max,
@@ -359,7 +362,7 @@ async fn metadata(
         .collect();
     let mut domains = vec![(config.domains.global.clone(), Domain { kind: DomainKind::Global })];
     for region in config.regions() {
-        let name = format!("{region}.{}", config.domains.global);
+        let name = config.domains.regional_of(&region);
         domains.push((name, Domain { kind: DomainKind::Regional(region) }));
     }
     let regions = config.regions().into_iter().map(Region::up);

@@ -173,6 +173,10 @@ fn heirs(node: &Node) -> Vec<NodeIx> {
     }
 }
 
+fn is_of_our_region(node: &Node, ix: NodeIx) -> bool {
+    node.geo.peer_at(ix).is_some_and(|peer| peer.id.region == node.geo.me.region)
+}
+
 /// From now on no session begins here: the node stops.
 pub fn begin_to_refuse(node: &Node) {
     let deadline = Instant::now() + node.config.node.drain_deadline;
@@ -227,8 +231,12 @@ async fn empty(node: &Arc<Node>, number: u64, deadline: Instant) {
                 continue;
             }
             drain.pause(pace.wait(Instant::now(), drain.rate.load(Ordering::Relaxed))).await;
-            if !node.domains.has_accounts(seat.bare.domain()) {
-                // What a guest has is with its session's node alone.
+            let domain = seat.bare.domain();
+            let leaves_region = || to.is_some_and(|to| !is_of_our_region(node, to));
+            if !node.domains.has_accounts(domain)
+                || node.domains.is_of_this_region(domain) && leaves_region()
+            {
+                // What a guest has is with its session's node alone; who is on the region's own domain has no place in others.
                 perform::close(&seat, elsewhere(node));
                 continue;
             }

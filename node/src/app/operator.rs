@@ -1,5 +1,6 @@
 //! The operator's desk: what the admin API asks of this node. Reads are of this node; changes go through metadata or the account's home.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -125,16 +126,16 @@ impl Desk {
         let state = self.node.metadata.state();
         let pinned = account.is_some_and(|account| state.pins.contains_key(account.as_str()));
         let home = match account {
-            Some(account) => state.home_of(account.as_str()),
-            None => state.home(shard),
+            Some(account) => state.home_of(account.as_str()).map(Cow::into_owned),
+            None => state.home(shard).cloned(),
         };
         let home = home.ok_or_else(|| Refusal::unavailable("metadata is not founded yet"))?;
         Ok(HomeInfo {
             account: account.map(ToString::to_string),
             shard,
-            region: home.region.clone(),
+            region: home.region,
             epoch: home.epoch,
-            replicas: home.replicas.clone(),
+            replicas: home.replicas,
             pinned,
         })
     }
@@ -451,6 +452,11 @@ impl Operator for Desk {
                 }
                 HomeTarget::Account(account) => {
                     let account = self.account(&account)?;
+                    if let Some(region) = self.node.metadata.state().region_of(account.as_str()) {
+                        let error =
+                            format!("{account} is on the own domain of {region}, and stays there");
+                        return Err(Refusal::conflict(error));
+                    }
                     let replicas = self.node.metadata.state().regions.keys().cloned().collect();
                     self.hand_over(Moved::Account(account.to_string(), replicas), to).await?;
                     self.home_info(Some(&account), shard_of(account.as_str()))

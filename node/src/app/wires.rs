@@ -207,7 +207,11 @@ impl Map {
 
 impl HomeMap for Map {
     fn home(&self, owner: &str) -> HomePlace {
-        self.place(self.metadata.state().home_of(owner))
+        self.place(self.metadata.state().home_of(owner).as_deref())
+    }
+
+    fn is_apart(&self, owner: &str) -> bool {
+        self.metadata.state().region_of(owner).is_some()
     }
 
     fn shard(&self, shard: u8) -> HomePlace {
@@ -223,7 +227,8 @@ impl HomeMap for Map {
 
     fn heir(&self, owner: &str) -> Option<Arc<str>> {
         let state = self.metadata.state();
-        state.heir(state.home_of(owner)?).map(Into::into)
+        let home = state.home_of(owner)?;
+        state.heir(&home).map(Into::into)
     }
 
     fn move_home(&self, what: &Moved, epoch: u64, to: &str) -> BoxFuture<'static, MoveSaid> {

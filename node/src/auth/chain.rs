@@ -44,6 +44,8 @@ pub enum Source {
 pub struct Links {
     /// In this order.
     pub order: Vec<Source>,
+    /// Other people's backends know accounts of this domain; those of all others are in the records of this server. `None`: they know all.
+    pub domain: Option<String>,
     /// Who judges certificates of clients, if they may prove accounts.
     pub certificates: Option<Certificates>,
     /// Whether accounts are made that a backend knows and their home does not.
@@ -58,6 +60,7 @@ impl Default for Links {
     fn default() -> Self {
         Self {
             order: vec![Source::Internal],
+            domain: None,
             certificates: None,
             make_accounts: true,
             remember: Duration::ZERO,
@@ -120,7 +123,7 @@ impl Chain {
 
     /// Whether another backend has such an account, so that nobody may make it here; `None`: that cannot be found out now.
     pub async fn is_taken(&self, account: &BareJid) -> Option<bool> {
-        for source in &self.inner.links.order {
+        for source in self.inner.order(account) {
             let Source::Other(backend) = source else { continue };
             match backend.knows(account).await {
                 Said::Unknown => {}
@@ -183,7 +186,7 @@ impl Authenticator for Chain {
         async move {
             match inner.internal.about(&account).await {
                 About::Known { disabled, .. }
-                    if !matches!(inner.links.order.as_slice(), [Source::Internal]) =>
+                    if !matches!(inner.order(&account), [Source::Internal]) =>
                 {
                     About::Known { hashes: None, disabled }
                 }
@@ -215,8 +218,16 @@ impl Authenticator for Chain {
 }
 
 impl Inner {
+    /// Who is asked about an account.
+    fn order(&self, account: &BareJid) -> &[Source] {
+        match &self.links.domain {
+            Some(domain) if account.domain() != domain => &[Source::Internal],
+            _ => &self.links.order,
+        }
+    }
+
     async fn scram(&self, account: &BareJid, hash: Hash) -> Credentials {
-        for source in &self.links.order {
+        for source in self.order(account) {
             let found = match source {
                 Source::Internal => self.internal.scram(account, hash).await,
                 Source::Other(backend) => backend.keys(account, hash).await,
@@ -243,7 +254,7 @@ impl Inner {
         if self.successes.as_ref().is_some_and(|known| known.has(account, &password)) {
             return self.admit(account).await;
         }
-        for source in &self.links.order {
+        for source in self.order(account) {
             let backend = match source {
                 Source::Internal => match self.internal.password(account, &password).await {
                     Said::Unknown => continue,

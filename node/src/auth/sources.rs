@@ -23,6 +23,7 @@ enum Made {
 pub fn links(auth: &Auth, domain: &str, wall_ms: &WallMs) -> Result<Links, String> {
     let mut links = Links {
         order: Vec::new(),
+        domain: Some(domain.to_owned()),
         certificates: None,
         make_accounts: auth.make_accounts,
         remember: auth.remember,

@@ -19,7 +19,8 @@ use bytes::Bytes;
 use config::canary::{Canary, sings};
 use futures_util::future::BoxFuture;
 use global_distrib::NodeIx;
-use global_distrib::gateway::{Gateways, Pair, Way, rendezvous};
+use global_distrib::gateway::{Gateways, Load, Pair, Way};
+use global_distrib::rendezvous::chosen;
 use parking_lot::{Mutex, MutexGuard};
 use s2s::federation::Ticket;
 use tokio::time::Instant;
@@ -33,10 +34,12 @@ use crate::router::ledger::Due;
 use crate::router::{self, Holder, LetGo, Routed};
 use crate::session::Receipt;
 
-/// Stanzas of this node on their way to other domains, all together: they share the ledger with everybody else's. Beyond: `resource-constraint`.
-pub const OPEN_MAX: usize = 64 * 1024;
-/// A message that leaves so long after it was accepted says when that was (XEP-0203).
-const LATE_MS: u64 = 1_000;
+/// Stanzas of this node on their way to other domains, all together, and the share they may have of the ledger's bytes (`limits.unsettled_bytes_max`), which
+/// they share with everybody else's. Beyond: `resource-constraint`.
+const OPEN_MAX: usize = 64 * 1024;
+const LEDGER_SHARE: usize = 4;
+/// The share of both that one sender may have, so that nobody takes the way from others. Beyond: the same.
+const SENDER_SHARE: usize = 16;
 
 /// The streams to other domains, as the gateway sees them.
 pub trait Streams: Send + Sync {
@@ -76,19 +79,21 @@ impl Federation {
 
     /// Stanzas of this node on their way to other domains.
     pub fn open(&self) -> usize {
-        self.open.load(Ordering::Relaxed)
+        self.open.load(Ordering::Acquire)
     }
 
-    /// A message of our ledger has come to an end. Cheap for one that is not for another domain.
+    /// One that was for another domain has come to an end, and is out of the ledger.
     pub fn over(&self, order: u64) {
-        if self.open() > 0 {
-            self.lock().over(order);
-        }
+        self.lock().over(order);
     }
 
     /// The link to a node is cut: what is to go there waits.
     pub fn peer_down(&self, node: NodeIx) {
         self.lock().down(node);
+    }
+
+    fn is_leaving(&self) -> bool {
+        self.is_leaving.load(Ordering::Acquire)
     }
 
     fn lock(&self) -> Gate<'_> {
@@ -100,6 +105,13 @@ impl Federation {
 struct Gate<'a> {
     gateways: MutexGuard<'a, Gateways>,
     open: &'a AtomicUsize,
+}
+
+impl Gate<'_> {
+    /// Before anybody else has what was entered, and may say what became of it.
+    fn count(&self) {
+        self.open.store(self.gateways.load().stanzas, Ordering::Release);
+    }
 }
 
 impl std::ops::Deref for Gate<'_> {
@@ -118,7 +130,7 @@ impl std::ops::DerefMut for Gate<'_> {
 
 impl Drop for Gate<'_> {
     fn drop(&mut self) {
-        self.open.store(self.gateways.len(), Ordering::Relaxed);
+        self.count();
     }
 }
 
@@ -130,24 +142,36 @@ pub fn send(node: &Arc<Node>, stanza: Stanza, receipt: Option<Receipt>) {
     if node.federation.streams.get().is_none() {
         return router::bounce(node, &stanza, &StanzaError::remote_server_not_found());
     }
-    if stanza.from().is_none() {
+    let Some(pair) = pair_of(&stanza) else {
         // Of nobody, so there is nobody to tell: only the server itself could have made it.
         return tracing::error!(to = ?stanza.to(), "a stanza of nobody is for another domain");
-    }
+    };
     let due = match receipt {
         Some(receipt) => Due::Client(receipt),
         None => Due::Passing,
     };
+    let mut gate = node.federation.lock();
     let order = node.ledger.next_order();
-    let is_room = node.federation.open() < OPEN_MAX;
-    let entered = node.ledger.enter(order, &stanza, due, node.now_ms(), node.wall_ms());
-    if !is_room || entered.is_err() {
-        router::bounce(node, &stanza, &StanzaError::resource_constraint());
-        node.ledger.kept(order); // With the receipt, behind the error.
-        return;
+    let entered = match has_room(node, &gate, &pair.from, stanza.bytes().len()) {
+        true => node.ledger.enter(order, &stanza, due, node.now_ms(), node.wall_ms()),
+        false => Err(due),
+    };
+    if let Err(_due) = entered {
+        drop(gate);
+        // With the receipt behind the error.
+        return router::bounce(node, &stanza, &StanzaError::resource_constraint());
     }
-    let refused = forward(node, &mut node.federation.lock(), order, stanza);
+    let refused = forward(node, &mut gate, order, stanza);
+    drop(gate);
     refuse(node, refused);
+}
+
+/// Whether that sender may have one more of so many bytes on its way.
+fn has_room(node: &Node, gate: &Gate<'_>, sender: &str, bytes: usize) -> bool {
+    let ledger_bytes = node.config.limits.unsettled_bytes_max;
+    let most = Load { stanzas: OPEN_MAX, bytes: ledger_bytes / LEDGER_SHARE };
+    let share = Load { stanzas: OPEN_MAX / SENDER_SHARE, bytes: most.bytes / SENDER_SHARE };
+    gate.load().has_room(bytes, most) && gate.load_of(sender).has_room(bytes, share)
 }
 
 /// One that is in the ledger already goes on its way again: its gateway has died, or this node has lived another life.
@@ -156,8 +180,12 @@ pub fn send_again(node: &Arc<Node>, routed: Routed) {
         router::bounce(node, &routed.stanza, &StanzaError::remote_server_not_found());
         return router::kept_here(node, routed.order);
     }
+    if !routed.tracked {
+        return send(node, routed.stanza, None);
+    }
     let refused = forward(node, &mut node.federation.lock(), routed.order, routed.stanza);
     refuse(node, refused);
+    send_ready(node);
 }
 
 /// Towards its gateway. Under the lock: so what leaves first is first.
@@ -167,10 +195,18 @@ fn forward(node: &Node, gate: &mut Gate<'_>, order: u64, stanza: Stanza) -> Refu
         pair.from = order.to_string(); // None is ever known.
     }
     let wanted = gateway(node, gate, &stanza);
-    match gate.send(pair, order, wanted) {
+    let way = gate.send(pair, order, stanza.bytes().len(), wanted);
+    gate.count();
+    match way {
         Way::Here => {
             node.ledger.hand(order, 1, &[]);
-            hand_over(node, Ticket { via: None, order }, stanza)
+            let ticket = Ticket { via: None, order };
+            let refused = hand_over(node, ticket, stanza);
+            if refused.is_some() && node.federation.is_leaving() {
+                gate.came_back(None, order);
+                return None;
+            }
+            refused
         }
         Way::There(at) => {
             node.ledger.hand(order, 0, &[at]);
@@ -193,21 +229,25 @@ fn pair_of(stanza: &Stanza) -> Option<Pair> {
 }
 
 /// The node that speaks to that domain for that sender: one of the sender's home region that can be reached from here, for a pair of which nothing is
-/// on the way is in nobody's way elsewhere. `None`: this one does.
+/// on the way is in nobody's way elsewhere. `None`: this one does. One that is about to stop, and is the last of its region, asks another region's.
 fn gateway(node: &Node, gate: &Gateways, stanza: &Stanza) -> Option<NodeIx> {
     let (from, to) = (stanza.from()?, stanza.to()?);
-    if from.domain() == node.domains.regional {
-        return None; // The classic way: from where it is.
-    }
     let state = node.metadata.state();
     let home = state.home_of(from.bare_str())?;
-    let of_region =
-        state.nodes.iter().filter(|(name, of)| of.region == home.region && state.is_live(name));
+    let is_leaving = node.federation.is_leaving();
     let me = node.geo.me.to_string();
-    let takes = |name: &str| node.geo.nodes.index(name).is_some_and(|ix| gate.takes(ix));
-    let reached = of_region.filter(|(name, _)| **name == me || takes(name));
-    let chosen = rendezvous(to.domain(), reached.map(|(name, _)| name.as_str()))?;
-    node.geo.peer_named(chosen).map(|peer| peer.ix)
+    let takes = |name: &str| match name == me {
+        true => !is_leaving,
+        false => node.geo.nodes.index(name).is_some_and(|ix| gate.takes(ix)),
+    };
+    let live = || state.nodes.iter().filter(|(name, _)| state.is_live(name) && takes(name));
+    let of_region = live().filter(|(_, of)| of.region == home.region);
+    let mut gateway = chosen(to.domain(), of_region.map(|(name, _)| name.as_str()));
+    // Nobody else speaks for a region's own domain.
+    if gateway.is_none() && is_leaving && !node.domains.is_regional(from.domain()) {
+        gateway = chosen(to.domain(), live().map(|(name, _)| name.as_str()));
+    }
+    node.geo.peer_named(gateway?).map(|peer| peer.ix)
 }
 
 fn write(node: &Node, to: NodeIx, order: u64, stanza: &Stanza) -> bool {
@@ -215,10 +255,10 @@ fn write(node: &Node, to: NodeIx, order: u64, stanza: &Stanza) -> bool {
     node.geo.send_with(to, frame::ABROAD, write).is_some()
 }
 
+/// To the streams. What is refused while this node is leaving has no error to fear: it goes elsewhere.
 fn hand_over(node: &Node, ticket: Ticket, stanza: Stanza) -> Refused {
-    if node.federation.is_leaving.load(Ordering::Acquire) {
-        give_back(node, ticket, &stanza);
-        return None;
+    if node.federation.is_leaving() {
+        return Some((ticket, stanza, StanzaError::remote_server_timeout()));
     }
     let Some(streams) = node.federation.streams.get() else {
         return Some((ticket, stanza, StanzaError::remote_server_not_found()));
@@ -233,20 +273,23 @@ fn refuse(node: &Arc<Node>, refused: Refused) {
     }
 }
 
-/// This node is about to stop: its streams end. What has not left, or of which nobody has said that it arrived, goes back to the nodes it is of, for another
-/// gateway; our own stays in the ledger, and so comes into the outbox.
+/// This node is about to stop: its streams end. What has not left, or of which nobody has said that it arrived, goes back to the nodes it is of, and our own
+/// to another gateway; what finds none stays in the ledger, and so comes into the outbox.
 pub async fn stop(node: &Arc<Node>, deadline: Instant) {
     let Some(streams) = node.federation.streams.get() else { return };
     node.federation.is_leaving.store(true, Ordering::Release);
     for (ticket, stanza) in streams.shutdown(deadline).await {
-        give_back(node, ticket, &stanza);
+        match ticket.via {
+            Some(via) => give_back(node, NodeIx(via), ticket.order, &stanza),
+            None => node.federation.lock().came_back(None, ticket.order),
+        }
     }
+    send_ready(node);
 }
 
-fn give_back(node: &Node, ticket: Ticket, stanza: &Stanza) {
-    let Some(via) = ticket.via.map(NodeIx) else { return };
-    node.geo.held.let_go(via, ticket.order);
-    let head = StanzaHead { tracked: true, order: ticket.order, ..StanzaHead::default() };
+fn give_back(node: &Node, via: NodeIx, order: u64, stanza: &Stanza) {
+    node.geo.held.let_go(via, order);
+    let head = StanzaHead { tracked: true, order, ..StanzaHead::default() };
     if !node.geo.give_back(via, head, stanza) {
         tracing::warn!(
             "no room to give back what is for another domain: it is sent again when this node is gone"
@@ -261,7 +304,7 @@ pub fn came_back(node: &Arc<Node>, from: NodeIx, order: u64, stanza: Stanza) {
     }
     match node.ledger.let_go(order, Holder::There(from)) {
         LetGo::Last => {
-            node.federation.lock().came_back(from, order);
+            node.federation.lock().came_back(Some(from), order);
             send_ready(node);
         }
         // Of a former life that had promised nothing: a message is sent all the same, anything else meant that life.
@@ -289,7 +332,7 @@ fn send_ready(node: &Arc<Node>) {
 /// One of the ledger, through whoever is its gateway now.
 fn again(node: &Node, gate: &mut Gate<'_>, order: u64) -> Refused {
     let (accepted_ms, stanza) = node.ledger.look(order)?;
-    forward(node, gate, order, stamped(node, stanza, accepted_ms))
+    forward(node, gate, order, router::late(node, stanza, accepted_ms))
 }
 
 /// Its sender hears the error, and that is the end of it.
@@ -300,22 +343,7 @@ pub fn failed(node: &Arc<Node>, ticket: Ticket, stanza: &Stanza, error: &StanzaE
 
 /// The other domain has these: whoever waits to hear of them is told.
 pub fn delivered(node: &Arc<Node>, tickets: &[Ticket]) {
-    let mut told: Vec<(NodeIx, Vec<u64>)> = Vec::new();
-    for ticket in tickets {
-        let Some(via) = ticket.via.map(NodeIx) else {
-            router::kept_here(node, ticket.order);
-            continue;
-        };
-        if node.geo.held.kept(via, ticket.order) {
-            match told.iter_mut().find(|(known, _)| *known == via) {
-                Some((_, orders)) => orders.push(ticket.order),
-                None => told.push((via, vec![ticket.order])),
-            }
-        }
-    }
-    for (via, orders) in told {
-        node.geo.tell_kept(via, &orders);
-    }
+    router::kept_of(node, tickets.iter().map(|ticket| (ticket.via.map(NodeIx), ticket.order)));
 }
 
 /// Another node's, for a domain that we speak to.
@@ -327,14 +355,25 @@ pub fn arrived(node: &Arc<Node>, peer: &Peer, body: Bytes) {
     };
     node.geo.held.take(peer.ix, order, 1);
     let ticket = Ticket { via: Some(peer.ix.0), order };
-    let refused = hand_over(node, ticket, stanza);
-    refuse(node, refused);
+    match hand_over(node, ticket, stanza) {
+        Some((_, stanza, _)) if node.federation.is_leaving() => {
+            give_back(node, peer.ix, order, &stanza)
+        }
+        refused => refuse(node, refused),
+    }
+}
+
+/// A former life has promised it: nothing of its pair overtakes it. Before anything is accepted.
+pub fn former(node: &Node, order: u64, stanza: &Stanza) {
+    if let Some(pair) = pair_of(stanza) {
+        node.federation.lock().former(pair, order, stanza.bytes().len());
+    }
 }
 
 /// A node says that it has one of a former life of ours: newer ones of the pair follow it there.
 pub fn held(node: &Node, order: u64, stanza: &Stanza, by: NodeIx) {
     if let Some(pair) = pair_of(stanza) {
-        node.federation.lock().held(pair, order, by);
+        node.federation.lock().held(pair, order, stanza.bytes().len(), by);
     }
 }
 
@@ -343,11 +382,9 @@ pub fn held(node: &Node, order: u64, stanza: &Stanza, by: NodeIx) {
 pub fn node_gone(node: &Arc<Node>, gone: NodeIx) -> Vec<(u64, u64, Stanza)> {
     let (back, refused) = {
         let mut gate = node.federation.lock();
-        let is_abroad =
-            |stanza: &Stanza| stanza.to().is_some_and(|to| node.domains.is_foreign(to.domain()));
         let all = node.ledger.node_gone(gone);
         let (abroad, back): (Vec<_>, Vec<_>) =
-            all.into_iter().partition(|(_, _, stanza)| is_abroad(stanza));
+            all.into_iter().partition(|(_, _, stanza)| router::leaves(node, stanza));
         let mut orders = gate.gone(gone);
         if !sings(Canary::GatewayForgets) {
             orders.extend(abroad.iter().map(|(order, ..)| *order));
@@ -358,14 +395,6 @@ pub fn node_gone(node: &Arc<Node>, gone: NodeIx) -> Vec<(u64, u64, Stanza)> {
     };
     refused.into_iter().for_each(|refused| refuse(node, refused));
     back
-}
-
-/// When it was sent, if that is some time ago.
-fn stamped(node: &Node, stanza: Stanza, accepted_ms: u64) -> Stanza {
-    match node.wall_ms().saturating_sub(accepted_ms) >= LATE_MS && stanza.kind() != Kind::Iq {
-        true => router::delayed(node, &stanza, accepted_ms),
-        false => stanza,
-    }
 }
 
 /// The link to a node is up: what waited for it leaves, in order.
@@ -388,7 +417,7 @@ fn flush(node: &Node, gate: &mut Gate<'_>, at: NodeIx) {
             gate.over(order);
             continue;
         };
-        if !write(node, at, order, &stamped(node, stanza, accepted_ms)) {
+        if !write(node, at, order, &router::late(node, stanza, accepted_ms)) {
             return gate.refused(at, order);
         }
     }

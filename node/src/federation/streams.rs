@@ -6,13 +6,14 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use replication::metadata::{Command, DialbackSecret};
+use replication::metadata::{Command, DialbackSecret, NodeRecord};
 use s2s::federation::net::{Net, NetConfig, NetError};
 use s2s::federation::policy::{BlocklistError, Policies};
 use s2s::federation::{Federation as Engine, FederationUser, Handled, Status, Ticket};
 use s2s::front::{self, Caller, Front};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout};
+use xmpp::jid::Jid;
 use xmpp::stanza::Stanza;
 use xmpp::stanza::error::StanzaError;
 
@@ -129,7 +130,11 @@ pub async fn follow_nodes(node: Arc<Node>) {
     loop {
         version.mark_unchanged();
         let state = node.metadata.state();
-        net.set_nodes(state.nodes.values().filter_map(|of| of.address.parse().ok()).collect());
+        // Those of other regions are servers of other domains, if their domains are strangers to ours.
+        let is_us =
+            |of: &&NodeRecord| node.domains.regions_linked || *of.region == *node.geo.me.region;
+        let ours = state.nodes.values().filter(is_us);
+        net.set_nodes(ours.filter_map(|of| of.address.parse().ok()).collect());
         tokio::select! {
             changed = version.changed() => if changed.is_err() { return },
             () = node.stopped() => return,
@@ -214,13 +219,25 @@ impl FederationUser for User {
         node.domains.is_ours(domain) || is_connected()
     }
 
+    fn may_arrive(&self, from: &str, to: &str) -> bool {
+        let node = self.0.upgrade();
+        !self.is_ours(from) && node.is_some_and(|node| node.domains.may_arrive(from, to))
+    }
+
     fn dialback_secret(&self) -> Option<[u8; 32]> {
         self.0.upgrade()?.metadata.state().dialback.as_ref().map(|secret| secret.0)
     }
 
     fn receive(&self, stanza: Stanza, handled: Handled) {
-        if let Some(node) = self.0.upgrade() {
+        let Some(node) = self.0.upgrade() else { return };
+        // On a stream that may bring what is for another domain of ours.
+        let is_for = |to: &Jid| {
+            stanza.from().is_some_and(|from| node.domains.may_arrive(from.domain(), to.domain()))
+        };
+        if stanza.to().is_some_and(is_for) {
             super::inbound::inbound(&node, stanza, handled);
+        } else {
+            tracing::warn!(from = ?stanza.from(), to = ?stanza.to(), "a region's domain sends by a stream what goes inside");
         }
     }
 

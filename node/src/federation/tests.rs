@@ -87,3 +87,77 @@ async fn what_the_streams_do_not_take_comes_back_at_once() {
     assert!(heard.contains("resource-constraint"), "{heard}");
     assert_eq!((house.node.ledger.depth().0, house.node.federation.open()), (0, 0));
 }
+
+#[tokio::test]
+async fn one_sender_has_a_share_of_the_way() {
+    let (house, streams) = house().await;
+    house.accounts(["juliet", "nurse"]).await;
+    let juliet = house.available("juliet/balcony", 0).await;
+    let nurse = house.available("nurse/house", 0).await;
+    let share = super::OPEN_MAX / super::SENDER_SHARE;
+    for id in 0..=share {
+        let text = format!("<message to='romeo@d{}.example' id='{id}'/>", id % 7);
+        house.says(&juliet, &text).await;
+        if id < share {
+            mail(&juliet);
+        }
+    }
+    let heard = mail(&juliet).concat();
+    assert!(heard.contains("resource-constraint") && heard.contains(&format!("id='{share}'")));
+    assert_eq!(house.node.federation.open(), share);
+    house.says(&nurse, "<message to='romeo@d1.example' id='n'/>").await;
+    assert_eq!(house.node.federation.open(), share + 1, "others have their own");
+    let given: Vec<_> = std::mem::take(&mut *streams.0.lock());
+    super::delivered(&house.node, &[given[0].0]);
+    house.says(&juliet, "<message to='romeo@d1.example' id='again'/>").await;
+    assert_eq!(house.node.federation.open(), share + 1, "and what is over makes room");
+}
+
+/// Says that it has left before it has come back from being given it.
+struct Quick(std::sync::Weak<crate::app::Node>, Mutex<usize>);
+
+impl Streams for Quick {
+    fn send(&self, ticket: Ticket, _: Stanza) -> Result<(), (Stanza, StanzaError)> {
+        let node = self.0.upgrade().expect("it runs");
+        std::thread::scope(|scope| {
+            scope.spawn(|| *self.1.lock() += node.federation.open());
+        });
+        tokio::spawn(async move { super::delivered(&node, &[ticket]) });
+        Ok(())
+    }
+
+    fn patience(&self) -> Duration {
+        Duration::from_secs(60)
+    }
+
+    fn shutdown(&self, _: Instant) -> BoxFuture<'_, Vec<(Ticket, Stanza)>> {
+        Box::pin(async { Vec::new() })
+    }
+}
+
+#[tokio::test]
+async fn what_is_delivered_at_once_is_counted_before() {
+    let house = House::new().await;
+    let streams = Arc::new(Quick(Arc::downgrade(&house.node), Mutex::new(0)));
+    house.node.federation.set_streams(streams.clone());
+    house.accounts(["juliet"]).await;
+    let seat = house.available("juliet/balcony", 0).await;
+    house.says(&seat, "<message to='romeo@other.example' id='1'/>").await;
+    tokio::task::yield_now().await;
+    assert_eq!((*streams.1.lock(), house.node.federation.open()), (1, 0));
+}
+
+#[tokio::test]
+async fn who_stops_keeps_what_finds_no_other_way() {
+    let (house, streams) = house().await;
+    house.accounts(["juliet"]).await;
+    let seat = house.available("juliet/balcony", 0).await;
+    mail(&seat);
+    house.says(&seat, "<message to='romeo@other.example' id='1'/>").await;
+    super::stop(&house.node, Instant::now() + Duration::from_secs(1)).await;
+    assert!(streams.0.lock().is_empty());
+    house.says(&seat, "<message to='romeo@other.example' id='2'/>").await;
+    assert!(streams.0.lock().is_empty(), "nothing is given to streams that have ended");
+    assert_eq!((house.node.ledger.depth().0, house.node.federation.open()), (2, 2));
+    assert!(mail(&seat).is_empty(), "and nobody is told that it failed");
+}

@@ -10,9 +10,11 @@ use replication::Hlc;
 use xmpp::jid::{BareJid, FullJid, Jid};
 use xmpp::stanza::{Stanza, Type};
 
+use super::abroad::is_abroad;
 use super::frame;
 use super::presence::{Presence, local_presence};
 use crate::app::Node;
+use crate::components;
 use crate::features::blocking;
 use crate::features::roster::copied;
 use crate::router::perform::seats_of;
@@ -32,6 +34,7 @@ pub fn turned(node: &Arc<Node>, turn: Turn) {
         Turn::CameBack(ix) => {
             let back = node.directory.light(ix, true);
             tracing::info!(node = ?node.geo.nodes.name(ix), users = back.len(), "a silent node is back");
+            components::back(node, ix);
             node.geo.send(ix, frame::REPRESENT, &[]);
         }
     }
@@ -63,7 +66,8 @@ fn announce_gone(node: &Arc<Node>, gone: Vec<(FullJid, Hlc)>) {
                     Stanza::presence(None, Some(&Jid::from(&full)), Type::Unavailable).build();
                 let unavailable = Presence { stanza, generation, node: None, withdrawn: false };
                 let own = std::iter::once(&account);
-                for contact in roster.subscribers().chain(own).chain(&parting) {
+                let all = roster.subscribers().chain(own).chain(&parting);
+                for contact in all.filter(|contact| !is_abroad(&node, account.domain(), contact)) {
                     local_presence(&node, contact.as_str(), &unavailable);
                 }
             }
@@ -87,7 +91,8 @@ pub fn ask(node: &Arc<Node>, of: NodeIx) {
                 known.unwrap_or(false)
             };
             let contacts = roster.subscriptions().chain(std::iter::once(&seat.bare));
-            let to: Vec<BareJid> = contacts.filter(is_there).cloned().collect();
+            let ours = contacts.filter(|contact| !is_abroad(&node, seat.bare.domain(), contact));
+            let to: Vec<BareJid> = ours.filter(is_there).cloned().collect();
             if !to.is_empty() && seat.available() {
                 node.geo.probe_presence(&node, &seat.full, to);
             }
@@ -124,7 +129,8 @@ pub fn retell(node: &Arc<Node>, account: &BareJid) {
     });
 }
 
-pub(super) fn available_here(node: &Node) -> Vec<Arc<Seat>> {
+/// Sessions of this node that are available.
+pub fn available_here(node: &Node) -> Vec<Arc<Seat>> {
     let mut seats = Vec::new();
     node.directory
         .for_each(|row| seats.extend(row.here().filter(|seat| seat.available()).cloned()));
@@ -157,6 +163,7 @@ pub fn represent(node: &Arc<Node>, to: NodeIx) {
         for (done, seat) in seats.into_iter().enumerate() {
             let Ok(roster) = node.rosters.load(&node, &seat.bare).await else { continue };
             let mut to_whom: Vec<BareJid> = roster.subscribers().cloned().collect();
+            to_whom.retain(|contact| !is_abroad(&node, seat.bare.domain(), contact));
             blocking::hide(&seat, &mut to_whom);
             to_whom.push(seat.bare.clone());
             seat.tell_presence(|presence| {

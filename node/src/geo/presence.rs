@@ -87,10 +87,12 @@ impl Geo {
     /// which knows its own rows best. All of them, not only those with rows here: a resource that is just binding there would
     /// otherwise miss it (its own probe may have passed ours on the way). Those at other domains get a stanza each, from here.
     pub fn multicast(&self, node: &Arc<Node>, presence: &Presence, to: &[BareJid]) {
+        let of = presence.stanza.from().map_or("", Jid::domain);
+        let is_abroad = |account: &BareJid| abroad::is_abroad(node, of, account);
         // Nothing is copied for those who have no contacts elsewhere.
-        if to.iter().any(|account| abroad::is_abroad(node, account)) {
+        if to.iter().any(is_abroad) {
             let (abroad, here): (Vec<BareJid>, Vec<BareJid>) =
-                to.iter().cloned().partition(|account| abroad::is_abroad(node, account));
+                to.iter().cloned().partition(is_abroad);
             abroad::tell(node, presence, &abroad);
             self.multicast_here(node, presence, &here);
         } else {
@@ -98,8 +100,8 @@ impl Geo {
         }
     }
 
-    /// The same, all of them accounts of ours.
-    fn multicast_here(&self, node: &Arc<Node>, presence: &Presence, to: &[BareJid]) {
+    /// The same, all of them accounts of ours to whom it does not leave.
+    pub fn multicast_here(&self, node: &Arc<Node>, presence: &Presence, to: &[BareJid]) {
         if to.is_empty() {
             return;
         }
@@ -129,7 +131,7 @@ impl Geo {
     /// What a local session shows, to an account that was just granted it. A region that does not know of the grant yet drops it, and asks
     /// by itself when it does: so a client never sees the presence of somebody who is not yet in its roster.
     pub fn grant(&self, node: &Arc<Node>, seat: &Seat, to: &BareJid) {
-        if abroad::is_abroad(node, to) {
+        if abroad::is_abroad(node, seat.bare.domain(), to) {
             return abroad::show(node, seat, &Jid::from(to));
         }
         let live = self.live();
@@ -149,7 +151,7 @@ impl Geo {
         let mut elsewhere: BTreeMap<NodeIx, Vec<BareJid>> = BTreeMap::new();
         let Some(asker) = seat_of(node, from) else { return };
         for account in to {
-            if abroad::is_abroad(node, &account) {
+            if abroad::is_abroad(node, asker.bare.domain(), &account) {
                 abroad::probe(node, &asker, &account);
                 continue;
             }

@@ -86,6 +86,8 @@ pub(super) fn start(way: Way) -> (Inbox, JoinHandle<()>) {
 struct Copying {
     copy: u64,
     shards: Vec<u8>,
+    /// Also of those that are of no shard.
+    everything: bool,
     /// The epoch of each, when the copy began.
     epochs: Vec<u64>,
     number: u64,
@@ -337,12 +339,8 @@ impl Task {
     /// A part of a whole copy.
     async fn copy(&mut self, message: Ship) -> Result<(), StorageError> {
         match message {
-            Ship::SnapshotBegin { copy, shards } => {
-                let epoch = |shard: &u8| self.shared.map.shard(*shard).epoch;
-                let epochs = shards.iter().map(epoch).collect();
-                self.copying = Some(Copying { copy, shards, epochs, number: 0, from: None });
-                self.ask_at = None; // It comes; should the way break, `Event::Up` asks.
-            }
+            Ship::SnapshotBegin { copy, shards } => self.begin_copy(copy, shards, false),
+            Ship::SnapshotOfAll { copy, shards } => self.begin_copy(copy, shards, true),
             Ship::SnapshotRows { copy, number, to, rows } => {
                 let Some(copying) = &mut self.copying else { return Ok(()) };
                 if copying.copy != copy || copying.number + 1 != number {
@@ -350,9 +348,13 @@ impl Task {
                     return Ok(());
                 }
                 let (shared, region) = (&self.shared, &*self.region);
-                let shards = &copying.shards;
+                let (shards, everything) = (&copying.shards, copying.everything);
                 let owned = |owner: &str| {
-                    shards.contains(&shard_of(owner)) && *shared.map.home(owner).region == *region
+                    let is_meant = match shared.map.is_apart(owner) {
+                        true => everything,
+                        false => shards.contains(&shard_of(owner)),
+                    };
+                    is_meant && *shared.map.home(owner).region == *region
                 };
                 let from = copying.from.take();
                 let mut told: Vec<Change> =
@@ -382,6 +384,14 @@ impl Task {
             | Ship::Stale { .. } => {}
         }
         Ok(())
+    }
+
+    fn begin_copy(&mut self, copy: u64, shards: Vec<u8>, everything: bool) {
+        let epoch = |shard: &u8| self.shared.map.shard(*shard).epoch;
+        let epochs = shards.iter().map(epoch).collect();
+        let (number, from) = (0, None);
+        self.copying = Some(Copying { copy, shards, everything, epochs, number, from });
+        self.ask_at = None; // It comes; should the way break, `Event::Up` asks.
     }
 
     async fn copy_done(

@@ -28,6 +28,10 @@ pub trait HomeMap: Send + Sync + 'static {
     fn home(&self, owner: &str) -> HomePlace;
     /// The home of a shard.
     fn shard(&self, shard: u8) -> HomePlace;
+    /// Whether this owner is of no shard: on a region's own domain, which is its home for ever.
+    fn is_apart(&self, _owner: &str) -> bool {
+        false
+    }
     /// May this region hold a copy of this owner's data?
     fn replicates(&self, _owner: &str, _region: &str) -> bool {
         true

@@ -250,10 +250,16 @@ impl Task {
     ) -> Result<bool, StorageError> {
         tracing::info!(region = self.way.region, shards = shards.len(), "sending a whole copy");
         let bytes_max = self.shared.config.ship.batch_bytes_max;
+        let everything = position.is_some();
         let copy = self.shared.counter.fetch_add(1, Ordering::Relaxed);
         let mut wanted = [false; 256];
         shards.iter().for_each(|shard| wanted[usize::from(*shard)] = true);
-        self.way.send(&Ship::SnapshotBegin { copy, shards }).await;
+        self.way
+            .send(&match everything {
+                true => Ship::SnapshotOfAll { copy, shards },
+                false => Ship::SnapshotBegin { copy, shards },
+            })
+            .await;
         let (mut after, mut number) = (None, 0);
         let (mut rows, mut bytes) = (Vec::new(), 0);
         loop {
@@ -261,7 +267,11 @@ impl Task {
             let to = page.last().map(|(place, _)| place.clone());
             for row in page {
                 let owner = row.0.owner();
-                if wanted[usize::from(shard_of(owner))]
+                let is_wanted = match self.shared.map.is_apart(owner) {
+                    true => everything,
+                    false => wanted[usize::from(shard_of(owner))],
+                };
+                if is_wanted
                     && self.shared.is_home(owner)
                     && self.shared.map.replicates(owner, &self.way.region)
                 {

@@ -66,6 +66,8 @@ pub(super) enum Ship {
     SnapshotEnd { copy: u64, position: Option<Position> },
     /// What you wrote of this owner came from an epoch that has ended, and counts for nothing here. Said before it is acknowledged.
     Stale { owner: String },
+    /// A whole copy of everything begins: as [`Ship::SnapshotBegin`], with the rows of those on my own domain, who are of no shard.
+    SnapshotOfAll { copy: u64, shards: Vec<u8> },
 }
 
 /// The message's bytes.

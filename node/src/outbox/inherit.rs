@@ -100,7 +100,7 @@ async fn take_over_from(
     let (mut count, mut over, mut marks) = (0, Vec::new(), Vec::new());
     for (to, waiting) in messages {
         let orders: Vec<u64> = waiting.iter().map(|(order, ..)| *order).collect();
-        let filed = match node.domains.is_foreign(to.domain()) {
+        let filed = match waiting.iter().all(|(_, _, stanza)| router::leaves(node, stanza)) {
             true => Vec::new(),
             false => offline::filed_before(node, &to, name, orders).await,
         };

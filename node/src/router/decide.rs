@@ -9,14 +9,16 @@ use xmpp::stanza::Stanza;
 /// The domains of this deployment, as one node sees them.
 #[derive(Clone, Debug, Default)]
 pub struct Domains {
-    /// Served by every region; accounts live here.
+    /// Served by every region.
     pub global: String,
-    /// Our own name in the classic federation (`eu.chat.example`).
+    /// Served by this region alone (`eu.chat.example`): its accounts sign in here and nowhere else. Empty: there are none.
     pub regional: String,
     /// Guests' (XEP-0175), served by every region; empty: there are none.
     pub anon: String,
     /// Names of other regions' regional domains.
     pub elsewhere: BTreeSet<String>,
+    /// What goes from one region's domain to another's stays inside the system, like everything else. If not, they are strangers to each other.
+    pub regions_linked: bool,
     /// Domains of services (`upload.chat.example`), with their numbers in `Services`.
     pub services: BTreeMap<String, usize>,
     /// Domains of components (XEP-0114), as their rows in the session table name them.
@@ -28,7 +30,46 @@ pub struct Domains {
 impl Domains {
     /// Whether `domain` has accounts, with a home and durable data.
     pub fn has_accounts(&self, domain: &str) -> bool {
-        domain == self.global
+        domain == self.global || self.is_regional(domain)
+    }
+
+    /// Whether it is the domain of one region, this one or another.
+    pub fn is_regional(&self, domain: &str) -> bool {
+        self.is_of_this_region(domain) || self.elsewhere.contains(domain)
+    }
+
+    /// Whether it is this region's own domain.
+    pub fn is_of_this_region(&self, domain: &str) -> bool {
+        !self.regional.is_empty() && domain == self.regional
+    }
+
+    /// The domains that have accounts, the global one first.
+    pub fn of_accounts(&self) -> impl Iterator<Item = &str> {
+        let regional = Some(self.regional.as_str()).filter(|name| !name.is_empty());
+        let here = std::iter::once(self.global.as_str()).chain(regional);
+        here.chain(self.elsewhere.iter().map(String::as_str))
+    }
+
+    /// Whether those at the one domain are strangers to those at the other, though both are ours: what they say to each other goes by federation, and what
+    /// a region knows of the other's users it does not tell its own.
+    pub fn are_strangers(&self, one: &str, other: &str) -> bool {
+        !self.regions_linked && one != other && self.is_regional(one) && self.is_regional(other)
+    }
+
+    /// Whether what `from` sends to `to` leaves by federation.
+    pub fn leaves(&self, from: Option<&Jid>, to: &Jid) -> bool {
+        self.is_foreign(to.domain())
+            || !self.is_of_this_region(to.domain())
+                && from.is_some_and(|from| self.are_strangers(to.domain(), from.domain()))
+    }
+
+    /// Whether streams of other servers may bring what is from `from` to `to`, a domain of ours: never from one of ours, but for the domain of another
+    /// region to this region's, if they are strangers.
+    pub fn may_arrive(&self, from: &str, to: &str) -> bool {
+        if self.elsewhere.contains(from) {
+            return self.is_of_this_region(to) && self.are_strangers(from, to);
+        }
+        !self.is_ours(from)
     }
 
     /// Whether `domain` has guests: they are users while their session lasts, and have no data.
@@ -36,17 +77,20 @@ impl Domains {
         !self.anon.is_empty() && domain == self.anon
     }
 
-    /// Whether users sign in at `domain`, of either kind.
+    /// Whether `domain` has users, of either kind.
     pub fn has_users(&self, domain: &str) -> bool {
         self.has_accounts(domain) || self.has_guests(domain)
     }
 
-    /// Whether `domain` is somebody else's: stanzas to it leave by federation.
-    pub fn is_foreign(&self, domain: &str) -> bool {
+    /// Whether users of `domain` sign in at this node.
+    pub fn signs_in(&self, domain: &str) -> bool {
+        self.has_users(domain) && !self.elsewhere.contains(domain)
+    }
+
+    /// Whether `domain` is somebody else's.
+    fn is_foreign(&self, domain: &str) -> bool {
         !(self.has_users(domain)
-            || self.is_server(domain)
             || self.services.contains_key(domain)
-            || self.elsewhere.contains(domain)
             || self.names_component(domain)
             || is_below(domain, &self.global))
     }
@@ -54,20 +98,20 @@ impl Domains {
     /// Whether other servers may call us by that name, whoever is connected.
     pub fn is_ours(&self, domain: &str) -> bool {
         // Guests are known here alone (XEP-0175 §3).
-        (self.is_server(domain) && !self.has_guests(domain))
+        domain == self.global
+            || self.is_of_this_region(domain)
             || self.services.contains_key(domain)
             || self.names_component(domain)
     }
 
-    /// Whether a stanza to this domain is for this node itself.
+    /// Whether a stanza to this domain is for this node itself: all domains with users are of the same server, whose every node says the same.
     pub fn is_server(&self, domain: &str) -> bool {
-        domain == self.global || domain == self.regional || self.has_guests(domain)
+        self.has_users(domain)
     }
 
     /// Whether somebody of ours has that domain, besides components.
     pub fn is_taken(&self, domain: &str) -> bool {
         self.is_server(domain)
-            || self.elsewhere.contains(domain)
             || self.services.contains_key(domain)
             || self.any_component_but.as_ref().is_some_and(|names| names.contains(domain))
     }
@@ -104,7 +148,7 @@ impl Domains {
 /// The verdict.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Destination {
-    /// A user of the global domain, or a guest: bare JID.
+    /// A user of ours: bare JID.
     Account(BareJid),
     /// The server itself.
     Server,
@@ -114,23 +158,26 @@ pub enum Destination {
     Component(BareJid),
     /// A domain of ours that no service answers for.
     NoService,
-    /// Somebody else's domain.
+    /// Somebody else's domain, or one that is as good as that.
     Foreign,
 }
 
-/// Decides by the `to` alone; a stanza without one is the caller's (RFC 6120 §10.3).
+/// Decides by the `to`, and between regions' own domains by the `from`; a stanza without `to` is the caller's (RFC 6120 §10.3).
 pub fn decide(stanza: &Stanza, domains: &Domains) -> Destination {
     let Some(to) = stanza.to() else { return Destination::Server };
     let domain = to.domain();
     match to.local() {
+        _ if domain != domains.global
+            && domains.elsewhere.contains(domain)
+            && domains.leaves(stanza.from(), to) =>
+        {
+            Destination::Foreign
+        }
         Some(_) if domains.has_users(domain) => Destination::Account(to.bare()),
         None if domains.is_server(domain) => Destination::Server,
         _ if let Some(service) = domains.services.get(domain) => Destination::Service(*service),
         _ if let Some(component) = domains.component(domain) => Destination::Component(component),
-        _ if domains.is_server(domain)
-            || domains.elsewhere.contains(domain)
-            || is_below(domain, &domains.global) =>
-        {
+        _ if domains.is_server(domain) || is_below(domain, &domains.global) => {
             Destination::NoService
         }
         _ => Destination::Foreign,
@@ -159,12 +206,13 @@ mod tests {
             components: ["irc.chat.example", "bridge.example"]
                 .map(|name| (name.to_owned(), BareJid::parse(name).expect("a JID")))
                 .into(),
-            any_component_but: None,
+            ..Domains::default()
         };
         let component = |name: &str| Destination::Component(BareJid::parse(name).expect("a JID"));
         let account = |name: &str| {
             Destination::Account(BareJid::parse(&format!("{name}@chat.example")).expect("a JID"))
         };
+        let of = |jid: &str| Destination::Account(BareJid::parse(jid).expect("a JID"));
         let guest = BareJid::parse("4f1c@anon.chat.example").expect("a JID");
         let guest = Destination::Account(guest);
         for (to, expected) in [
@@ -174,10 +222,11 @@ mod tests {
             ("chat.example", Destination::Server),
             ("chat.example/anything", Destination::Server),
             ("eu.chat.example", Destination::Server),
-            // Accounts live under the global name only.
-            ("romeo@eu.chat.example", Destination::NoService),
-            ("romeo@us.chat.example", Destination::NoService),
-            ("us.chat.example", Destination::NoService),
+            // Accounts live under regions' own names too, of which all are the same server.
+            ("romeo@eu.chat.example", of("romeo@eu.chat.example")),
+            ("romeo@us.chat.example/x", of("romeo@us.chat.example")),
+            ("us.chat.example", Destination::Server),
+            ("romeo@ap.chat.example", Destination::NoService),
             ("upload.chat.example", Destination::Service(0)),
             ("upload.chat.example/anything", Destination::Service(0)),
             ("romeo@upload.chat.example/orchard", Destination::Service(0)),
@@ -213,8 +262,9 @@ mod tests {
             ("irc.chat.example", component("irc.chat.example")),
             ("rooms.chat.example", Destination::NoService),
             ("upload.chat.example", Destination::Service(0)),
-            ("romeo@us.chat.example", Destination::NoService),
-            ("romeo@eu.chat.example", Destination::NoService),
+            ("romeo@us.chat.example", of("romeo@us.chat.example")),
+            ("romeo@eu.chat.example", of("romeo@eu.chat.example")),
+            ("us.chat.example", Destination::Server),
             ("romeo@chat.example", account("romeo")),
             ("other.example", Destination::Foreign),
         ] {
@@ -232,5 +282,92 @@ mod tests {
         assert_eq!(decide(&guest.expect("a message"), &without), Destination::NoService);
         let nowhere = Stanza::parse(Bytes::from_static(b"<message/>")).expect("a message");
         assert_eq!(decide(&nowhere, &domains), Destination::Server);
+    }
+
+    /// At a node of eu, when regions' own domains are strangers, and when they are linked.
+    #[test]
+    fn between_regions_own_domains_it_depends_on_who_sends() {
+        let apart = Domains {
+            global: "chat.example".into(),
+            regional: "eu.chat.example".into(),
+            elsewhere: ["us.chat.example".into(), "ap.chat.example".into()].into(),
+            services: [("upload.chat.example".into(), 0)].into(),
+            ..Domains::default()
+        };
+        let linked = Domains { regions_linked: true, ..apart.clone() };
+        let of = |jid: &str| Destination::Account(BareJid::parse(jid).expect("a JID"));
+        let server = || Destination::Server;
+        for (from, to, inside, leaves) in [
+            // Ours to theirs: by federation. Their answer comes back by it, and is for us.
+            ("a@eu.chat.example/x", "b@us.chat.example", of("b@us.chat.example"), true),
+            ("a@eu.chat.example/x", "b@us.chat.example/y", of("b@us.chat.example"), true),
+            ("a@eu.chat.example", "us.chat.example", server(), true),
+            ("eu.chat.example", "b@us.chat.example", of("b@us.chat.example"), true),
+            ("b@us.chat.example/y", "a@eu.chat.example", of("a@eu.chat.example"), false),
+            ("us.chat.example", "eu.chat.example", server(), false),
+            // What a fallen node of another region had.
+            ("b@us.chat.example/y", "c@ap.chat.example", of("c@ap.chat.example"), true),
+            ("b@us.chat.example/y", "c@us.chat.example", of("c@us.chat.example"), false),
+            // The same domain, the global one, and services: always inside.
+            ("a@eu.chat.example/x", "c@eu.chat.example", of("c@eu.chat.example"), false),
+            ("a@eu.chat.example/x", "c@chat.example", of("c@chat.example"), false),
+            ("c@chat.example/x", "b@us.chat.example", of("b@us.chat.example"), false),
+            ("c@chat.example/x", "us.chat.example", server(), false),
+            ("upload.chat.example", "b@us.chat.example", of("b@us.chat.example"), false),
+            ("a@eu.chat.example/x", "upload.chat.example", Destination::Service(0), false),
+            // Strangers to all of us.
+            ("a@eu.chat.example/x", "d@far.example", Destination::Foreign, true),
+            ("d@far.example/x", "a@eu.chat.example", of("a@eu.chat.example"), false),
+        ] {
+            let text = format!("<message from='{from}' to='{to}'/>");
+            let stanza = Stanza::parse(Bytes::from(text)).expect("a message");
+            let expected = if leaves { Destination::Foreign } else { inside.clone() };
+            assert_eq!(decide(&stanza, &apart), expected, "{from} to {to}");
+            assert_eq!(decide(&stanza, &linked), inside, "{from} to {to}, linked");
+            let to = stanza.to().expect("there");
+            assert_eq!(apart.leaves(stanza.from(), to), leaves, "{from} to {to}");
+            assert_eq!(linked.leaves(stanza.from(), to), inside == Destination::Foreign);
+        }
+    }
+
+    #[test]
+    fn streams_bring_nothing_from_us_but_from_regions_that_are_strangers() {
+        let apart = Domains {
+            global: "chat.example".into(),
+            regional: "eu.chat.example".into(),
+            anon: "anon.chat.example".into(),
+            elsewhere: ["us.chat.example".into()].into(),
+            services: [("upload.chat.example".into(), 0)].into(),
+            ..Domains::default()
+        };
+        let linked = Domains { regions_linked: true, ..apart.clone() };
+        for (from, to, may, may_linked) in [
+            ("us.chat.example", "eu.chat.example", true, false),
+            ("us.chat.example", "chat.example", false, false),
+            ("us.chat.example", "upload.chat.example", false, false),
+            ("eu.chat.example", "eu.chat.example", false, false),
+            ("eu.chat.example", "chat.example", false, false),
+            ("chat.example", "eu.chat.example", false, false),
+            ("upload.chat.example", "chat.example", false, false),
+            ("far.example", "eu.chat.example", true, true),
+            ("far.example", "chat.example", true, true),
+        ] {
+            assert_eq!(apart.may_arrive(from, to), may, "{from} to {to}");
+            assert_eq!(linked.may_arrive(from, to), may_linked, "{from} to {to}, linked");
+        }
+        for (domain, signs_in, is_ours) in [
+            ("chat.example", true, true),
+            ("eu.chat.example", true, true),
+            ("anon.chat.example", true, false),
+            ("us.chat.example", false, false),
+            ("upload.chat.example", false, true),
+            ("", false, false),
+        ] {
+            assert_eq!(
+                (apart.signs_in(domain), apart.is_ours(domain)),
+                (signs_in, is_ours),
+                "{domain}"
+            );
+        }
     }
 }

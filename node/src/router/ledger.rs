@@ -217,8 +217,8 @@ impl Ledger {
         })
     }
 
-    /// One that has it has kept it, or its sender has the error. Whoever waited is to be told.
-    pub fn kept(&self, order: u64) -> Option<Due> {
+    /// One that has it has kept it, or its sender has the error. Whoever waited is to be told; and what it was.
+    pub fn kept(&self, order: u64) -> Option<(Due, Stanza)> {
         let mut inner = self.inner.lock();
         let entry = inner.entries.remove(&order)?;
         inner.bytes -= entry.stanza.bytes().len() + ENTRY_BYTES;
@@ -226,7 +226,7 @@ impl Ledger {
             inner.leftover.push(order);
             self.stir.notify_one();
         }
-        Some(entry.due)
+        Some((entry.due, entry.stanza))
     }
 
     /// It, with the time (wall clock, ms) it was accepted.

@@ -29,6 +29,7 @@ pub use self::perform::perform;
 use self::road::Road;
 use crate::app::Node;
 use crate::components;
+use crate::feature::{Ctx, Iq, Target};
 use crate::features::blocking;
 use crate::federation;
 use crate::geo::frame::TRIES_MAX;
@@ -49,15 +50,29 @@ pub struct Routed {
     pub tracked: bool,
 }
 
-/// The stanza with a note of when it was sent (XEP-0203), if it has none of ours yet. What its sender says of another time stays.
+/// The stanza with a note of when it was sent (XEP-0203), if it has none of ours yet. What its sender says of another time stays. An IQ has room for
+/// its payload alone (RFC 6120 §8.2.3).
 pub fn delayed(node: &Node, stanza: &Stanza, sent_at_ms: u64) -> Stanza {
     let is_ours = |delay: &Element| {
         delay.is("delay", xmpp::ns::DELAY) && delay.attr("from") == Some(node.server.as_str())
     };
-    if stanza.has_child("delay", xmpp::ns::DELAY) && stanza.element().children().any(is_ours) {
+    let is_said =
+        || stanza.has_child("delay", xmpp::ns::DELAY) && stanza.element().children().any(is_ours);
+    if stanza.kind() == Kind::Iq || is_said() {
         return stanza.clone();
     }
     stanza.with_child(&xmpp::payload::delay::element(sent_at_ms, Some(&node.server), None))
+}
+
+/// What leaves so long after it was accepted says when that was.
+const LATE_MS: u64 = 1_000;
+
+/// As [`delayed`], if that is some time ago. An IQ has no time.
+pub fn late(node: &Node, stanza: Stanza, accepted_ms: u64) -> Stanza {
+    match node.wall_ms().saturating_sub(accepted_ms) >= LATE_MS && stanza.kind() != Kind::Iq {
+        true => delayed(node, &stanza, accepted_ms),
+        false => stanza,
+    }
 }
 
 /// Routes a stanza by its `to`. Never waits; whatever becomes of it is settled later.
@@ -72,6 +87,15 @@ pub fn route_from(node: &Arc<Node>, stanza: Stanza, receipt: Option<Receipt>) {
         // Answered, and so handled: the receipt is dropped behind the answer.
         Destination::Service(at) => service::take(node, at, &stanza),
         Destination::Component(domain) => enter(node, &domain, stanza, receipt),
+        // An error of our own about a request of our own.
+        Destination::Server if matches!(stanza.type_(), Type::Result | Type::Error) => {
+            let iq = Iq { stanza, target: Target::Server };
+            let mut ctx = Ctx::new(node, None);
+            if iq.stanza.kind() == Kind::Iq {
+                node.features.answer(&mut ctx, &iq);
+            }
+            perform(node, None, ctx.actions);
+        }
         Destination::Server | Destination::NoService => undeliverable(node, &stanza),
         // XEP-0175 §3: whoever is not known here is not sent elsewhere.
         Destination::Foreign if is_guest(node, &stanza) => {
@@ -89,9 +113,10 @@ fn to_account(node: &Arc<Node>, account: &BareJid, stanza: Stanza, receipt: Opti
     if stanza.kind() == Kind::Presence {
         let full = stanza.to().is_some_and(|to| to.resource().is_some());
         if !full && matches!(stanza.type_(), Type::Available | Type::Unavailable | Type::Error) {
+            components::contact_shows(node, &stanza);
             let presence =
                 Presence { stanza, generation: Presence::ALWAYS, node: None, withdrawn: false };
-            node.geo.multicast(node, &presence, std::slice::from_ref(account));
+            node.geo.multicast_here(node, &presence, std::slice::from_ref(account));
             return;
         }
     }
@@ -115,6 +140,11 @@ fn enter(node: &Arc<Node>, to: &BareJid, stanza: Stanza, receipt: Option<Receipt
 /// Whose rows of the session table a stanza goes by.
 pub fn addressee(node: &Node, stanza: &Stanza) -> Option<BareJid> {
     stanza.to().map(|to| node.domains.addressee(to))
+}
+
+/// Whether it leaves by federation.
+pub fn leaves(node: &Node, stanza: &Stanza) -> bool {
+    stanza.to().is_some_and(|to| node.domains.leaves(stanza.from(), to))
 }
 
 /// Whether what is dispatched is for a component, by its rows: everything else that is has users.
@@ -159,38 +189,51 @@ pub fn returned(node: &Arc<Node>, from: NodeIx, mut routed: Routed, early: bool)
 
 /// A client has these, or they left for a client that acknowledges nothing: whoever waits to hear of them is told. Cheap when nobody does.
 pub fn kept(node: &Arc<Node>, seat: &Arc<Seat>, deliveries: impl Iterator<Item = Delivery>) {
-    let mut told: SmallVec<[(NodeIx, Vec<u64>); 1]> = SmallVec::new();
     let mut filed = None;
-    for Delivery { via, order, owed, .. } in deliveries {
-        match (owed, via) {
-            (Owed::Nothing, _) => {}
-            (Owed::Home, _) => filed = filed.max(Some(order)),
-            (Owed::Ledger, None) => kept_here(node, order),
-            (Owed::Ledger, Some(via)) => {
-                if node.geo.held.kept(via, order) {
-                    match told.iter_mut().find(|(known, _)| *known == via) {
-                        Some((_, orders)) => orders.push(order),
-                        None => told.push((via, vec![order])),
-                    }
-                }
+    let of_ledgers = deliveries.filter_map(|Delivery { via, order, owed, .. }| match owed {
+        Owed::Nothing => None,
+        Owed::Home => {
+            filed = filed.max(Some(order));
+            None
+        }
+        Owed::Ledger => Some((via, order)),
+    });
+    kept_of(node, of_ledgers);
+    if let Some(upto) = filed {
+        crate::features::offline::handed_out(node, seat, upto);
+    }
+}
+
+/// These are kept by somebody, each of the ledger of the node where it entered (`None`: ours).
+pub fn kept_of(node: &Arc<Node>, orders: impl Iterator<Item = (Option<NodeIx>, u64)>) {
+    let mut told: SmallVec<[(NodeIx, Vec<u64>); 1]> = SmallVec::new();
+    for (via, order) in orders {
+        let Some(via) = via else {
+            kept_here(node, order);
+            continue;
+        };
+        if node.geo.held.kept(via, order) {
+            match told.iter_mut().find(|(known, _)| *known == via) {
+                Some((_, orders)) => orders.push(order),
+                None => told.push((via, vec![order])),
             }
         }
     }
     for (via, orders) in told {
         node.geo.tell_kept(via, &orders);
     }
-    if let Some(upto) = filed {
-        crate::features::offline::handed_out(node, seat, upto);
-    }
 }
 
 /// A message of our ledger is kept by somebody.
 pub fn kept_here(node: &Node, order: u64) {
-    node.federation.over(order);
-    match node.ledger.kept(order) {
+    let Some((due, stanza)) = node.ledger.kept(order) else { return };
+    if node.federation.open() > 0 && leaves(node, &stanza) {
+        node.federation.over(order);
+    }
+    match due {
         // Dropping a receipt tells the client.
-        None | Some(Due::Client(_) | Due::Nobody | Due::Passing) => {}
-        Some(Due::Node(via, order)) => {
+        Due::Client(_) | Due::Nobody | Due::Passing => {}
+        Due::Node(via, order) => {
             if node.geo.held.kept(via, order) {
                 node.geo.tell_kept(via, &[order]);
             }
@@ -243,7 +286,7 @@ pub fn reopen(node: &Arc<Node>, account: &BareJid) {
 
 /// A message of a former life, or of a node that has fallen, goes on its way: to an account or to another domain.
 pub fn go_on(node: &Arc<Node>, to: &BareJid, routed: Routed) {
-    if node.domains.is_foreign(to.domain()) {
+    if leaves(node, &routed.stanza) {
         federation::send_again(node, routed);
     } else {
         dispatch(node, to, routed);
@@ -252,8 +295,13 @@ pub fn go_on(node: &Arc<Node>, to: &BareJid, routed: Routed) {
 
 /// What a session had not handed on when it ended: routed anew, ahead of everything newer.
 pub fn put_back(node: &Arc<Node>, account: &BareJid, stanzas: Vec<Routed>) {
-    if node.domains.is_foreign(account.domain()) {
-        return stanzas.into_iter().for_each(|routed| federation::send_again(node, routed));
+    // All of them are for the same, and from everybody: between regions' own domains that makes a difference.
+    let (away, stanzas): (Vec<Routed>, Vec<Routed>) =
+        stanzas.into_iter().partition(|routed| leaves(node, &routed.stanza));
+    let none_stays = !away.is_empty() && stanzas.is_empty();
+    away.into_iter().for_each(|routed| federation::send_again(node, routed));
+    if none_stays {
+        return;
     }
     let road = Road::new(node);
     node.directory.put_back_all(account, stanzas, node.now_ms(), &road);
@@ -261,11 +309,15 @@ pub fn put_back(node: &Arc<Node>, account: &BareJid, stanzas: Vec<Routed>) {
     reopen(node, account);
 }
 
-/// What was on its way and cannot arrive: each takes its place in front of its addressee. Whom to [`reopen`] when all is back.
+/// What was on its way and cannot arrive: each takes its place in front of its addressee; what is for another domain leaves. Whom to [`reopen`] when all
+/// is back.
 pub fn put_back_all(node: &Arc<Node>, stanzas: Vec<Routed>) -> BTreeSet<BareJid> {
     let mut by_account: BTreeMap<BareJid, Vec<Routed>> = BTreeMap::new();
     for routed in stanzas {
-        if let Some(account) = addressee(node, &routed.stanza) {
+        let Some(account) = addressee(node, &routed.stanza) else { continue };
+        if leaves(node, &routed.stanza) {
+            federation::send_again(node, routed);
+        } else {
             by_account.entry(account).or_default().push(routed);
         }
     }

@@ -14,6 +14,7 @@ use xmpp::stream::error::StreamError;
 use super::Seat;
 use super::task::Session;
 use crate::app::Node;
+use crate::components;
 use crate::feature::{Action, Ctx, Flow, Iq, Target};
 use crate::features::blocking::{self, Traffic};
 use crate::router::{self, Destination, decide};
@@ -93,6 +94,10 @@ pub(crate) fn without_our_delay(node: &Node, stanza: Stanza) -> Stanza {
     if stanza.kind() == Kind::Iq || !stanza.has_child("delay", ns::DELAY) {
         return stanza;
     }
+    // What comes from a region to which we are strangers, a node of ours has looked at before it left.
+    if stanza.from().is_some_and(|from| node.domains.elsewhere.contains(from.domain())) {
+        return stanza;
+    }
     let ours = |from: &Jid| from.local().is_none() && node.domains.is_server(from.domain());
     delay::without(&stanza, ours)
 }
@@ -147,6 +152,9 @@ pub(crate) fn iq(ctx: &mut Ctx<'_>, stanza: Stanza) -> Flow {
 }
 
 fn answered(ctx: &mut Ctx<'_>, iq: &Iq) -> Flow {
+    if let Some(flow) = components::delegated(ctx, iq) {
+        return flow;
+    }
     match ctx.node.features.iq(ctx, iq) {
         Flow::Next => refuse(ctx, &iq.stanza, &StanzaError::service_unavailable()),
         flow => flow,

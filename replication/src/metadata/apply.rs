@@ -273,6 +273,9 @@ impl MetaState {
         epoch: Option<u64>,
     ) -> Result<bool, CommandError> {
         self.up(to)?;
+        if let Some(region) = self.region_of(account) {
+            return Err(CommandError::OfRegion { account: account.into(), region: region.into() });
+        }
         let former = self.home_of(account).ok_or(CommandError::NotFounded)?.region.clone();
         let mut copies = vec![to.to_owned()];
         // The former home has everything: it inherits first, if it may keep a copy.
@@ -288,7 +291,7 @@ impl MetaState {
         if was_pinned && known.region == to && known.replicas == copies {
             return Ok(false);
         }
-        has_not_moved(known, epoch)?;
+        has_not_moved(&known, epoch)?;
         let shard_epoch = self.home(shard_of(account)).map_or(0, |home| home.epoch);
         let pin =
             Home { region: to.into(), epoch: known.epoch.max(shard_epoch) + 1, replicas: copies };
@@ -462,6 +465,57 @@ mod tests {
     }
 
     #[test]
+    fn who_is_on_a_regions_own_domain_has_its_home_there_for_ever() {
+        let mut state = founded();
+        for (name, kind) in [
+            ("chat.example", DomainKind::Global),
+            ("eu.chat.example", DomainKind::Regional("eu".into())),
+            // However it is called, metadata's word counts.
+            ("asia.example", DomainKind::Regional("ap".into())),
+        ] {
+            let command = Command::DomainAdd { name: name.into(), domain: Domain { kind } };
+            state.apply(&command).expect("its region is known");
+        }
+        let places = |state: &MetaState| {
+            let home = |bare: String| {
+                let home = state.home_of(&bare).expect("founded");
+                (home.region.clone(), home.epoch, home.replicas.len())
+            };
+            ["a", "b", "c", "d", "e"].map(|name| {
+                ["eu.chat.example", "us.chat.example", "asia.example"]
+                    .map(|domain| home(format!("{name}@{domain}")))
+            })
+        };
+        let theirs = ["eu", "us", "ap"].map(|region| (region.to_owned(), 1, 3));
+        assert_eq!(places(&state), [(); 5].map(|()| theirs.clone()));
+        assert_eq!(state.home_of("eu.chat.example").expect("founded").region, "eu");
+        // Nothing moves it: not the fall of the region, not its shard's move, not a pin.
+        state.apply(&region("eu", RegionState::Down)).expect("others are up");
+        for shard in 0..=255 {
+            let command = Command::MoveHome { shard, to: "us".into(), epoch: None };
+            state.apply(&command).expect("up, and a replica");
+        }
+        let account = "a@eu.chat.example".to_owned();
+        let pin = Command::Pin {
+            account: account.clone(),
+            to: "us".into(),
+            replicas: vec![],
+            epoch: None,
+        };
+        let refused = CommandError::OfRegion { account, region: "eu".into() };
+        assert_eq!(state.apply(&pin), Err(refused));
+        assert_eq!(places(&state), [(); 5].map(|()| theirs.clone()));
+        // Everybody else goes by shards, also below a name that only looks like it.
+        for other in ["a@chat.example", "a@mars.chat.example", "a@eu.example", "a@eu"] {
+            assert_eq!(
+                (state.region_of(other), &*state.home_of(other).expect("founded").region),
+                (None, "us")
+            );
+        }
+        assert_eq!(MetaState::default().home_of("a@eu.chat.example"), None);
+    }
+
+    #[test]
     fn the_last_region_cannot_be_declared_down() {
         let mut state = founded();
         state.apply(&region("eu", RegionState::Down)).expect("others are up");
@@ -536,7 +590,7 @@ mod tests {
                 epoch: None,
             })
             .expect("us is up");
-        let pinned = state.home_of(account).expect("founded").clone();
+        let pinned = state.home_of(account).expect("founded").into_owned();
         assert_eq!((pinned.region.as_str(), pinned.replicas.len(), pinned.epoch), ("us", 1, 2));
         state.apply(&Command::Unpin { account: account.into() }).expect("is pinned");
         assert!(state.home_of(account).expect("founded").epoch > pinned.epoch);

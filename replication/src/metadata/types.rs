@@ -3,6 +3,7 @@
 //! Everybody reads these (`global-distrib::home`, the router, `pangaea ctl`). Ordered maps only, so that every node that
 //! applies the same commands holds the same bytes.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -53,9 +54,36 @@ impl fmt::Debug for DialbackSecret {
 }
 
 impl MetaState {
-    /// The home of an account: its pin, else its shard's. None before genesis.
-    pub fn home_of(&self, bare: &str) -> Option<&Home> {
-        self.pins.get(bare).or_else(|| self.homes.get(usize::from(shard_of(bare))))
+    /// The home of an account: the region whose own domain it is on, for ever; else its pin, else its shard's. None before genesis.
+    pub fn home_of(&self, bare: &str) -> Option<Cow<'_, Home>> {
+        let shards = self.homes.get(usize::from(shard_of(bare)))?;
+        match self.region_of(bare) {
+            Some(region) => Some(Cow::Owned(self.home_in(region))),
+            None => Some(Cow::Borrowed(self.pins.get(bare).unwrap_or(shards))),
+        }
+    }
+
+    /// The region on whose own domain somebody is (a bare JID, or a domain); None: on another domain. A region that was added later has one as the
+    /// founders have: its name below the global domain.
+    pub fn region_of(&self, bare: &str) -> Option<&str> {
+        let domain = bare.split_once('@').map_or(bare, |(_, domain)| domain);
+        match self.domains.get(domain).map(|domain| &domain.kind) {
+            Some(DomainKind::Regional(region)) => Some(region),
+            Some(DomainKind::Global) => None,
+            None => {
+                let (region, rest) = domain.split_once('.')?;
+                let is_global = |domain: &Domain| domain.kind == DomainKind::Global;
+                let region = self.regions.get(region)?;
+                self.domains.get(rest).is_some_and(is_global).then_some(&*region.name)
+            }
+        }
+    }
+
+    /// A home that never moves: its epoch is the first, and the other regions have copies.
+    fn home_in(&self, region: &str) -> Home {
+        let others = self.regions.keys().filter(|other| *other != region).cloned();
+        let replicas = std::iter::once(region.to_owned()).chain(others).collect();
+        Home { region: region.to_owned(), epoch: 1, replicas }
     }
 
     /// The region that becomes home when the present one is lost: the first other replica that is up and not behind; if all are behind, the
@@ -338,6 +366,8 @@ pub enum CommandError {
     NotPinned(String),
     #[error("its home has moved meanwhile: it is {region:?} in epoch {epoch}")]
     HasMoved { region: String, epoch: u64 },
+    #[error("{account:?} is on the own domain of region {region:?}, which is its home for ever")]
+    OfRegion { account: String, region: String },
 }
 
 #[cfg(test)]

@@ -66,6 +66,13 @@ pub trait FederationUser: Send + Sync + 'static {
     /// Whether we answer for that domain (prepared form): the global one, a regional one of this region, a service's, a component's.
     fn is_ours(&self, domain: &str) -> bool;
 
+    /// Whether a stream of another server may bring what is from `from` to `to`, a domain of ours (both in prepared form), once it has proved the former: not
+    /// from a domain of ours. A deployment may have domains that are strangers to each other.
+    fn may_arrive(&self, from: &str, to: &str) -> bool {
+        let _ = to;
+        !self.is_ours(from)
+    }
+
     /// The key of all dialback keys (XEP-0185), the same on every node of the deployment. `None`: not known yet, and dialback waits.
     fn dialback_secret(&self) -> Option<[u8; 32]>;
 

@@ -74,6 +74,12 @@ pub(super) fn rows() -> Vec<Row> {
         Row::new("B-194", "one of our own domains as who it comes from", At::Fresh)
             .says(server("from='${us}' to='${us}' version='1.0'"))
             .gets(&["SE invalid-from"]),
+        Row::new("B-194", "another region's own domain, to all regions", At::Fresh)
+            .says(server("from='us.${us}' to='${us}' version='1.0'"))
+            .gets(&["SE invalid-from"]),
+        Row::new("B-194", "this region's own domain, to itself", At::Fresh)
+            .says(server("from='eu.${us}' to='eu.${us}' version='1.0'"))
+            .gets(&["SE invalid-from"]),
         Row::new("B-019", "it comes from no domain", At::Fresh)
             .says(server("from='a@evil.lab/x' to='${us}' version='1.0'"))
             .gets(&["SE invalid-from", "SE improper-addressing"]),

@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 pub struct Theatre {
     /// The endpoints of each region.
     pub regions: Vec<Endpoint>,
+    /// The own domain of each region; none: they have none.
+    pub domains: Vec<String>,
     /// The port for components in each region; none: there are no components.
     pub components: Vec<u16>,
     /// Makes account names of this run unlike those of others.
@@ -39,8 +41,8 @@ pub enum Placement {
 impl Theatre {
     /// A theatre on some regions.
     pub fn new(regions: Vec<Endpoint>, season: &str) -> Self {
-        let (components, performed) = (Vec::new(), AtomicU64::new(0));
-        Self { regions, components, season: season.into(), habits: &[], performed }
+        let (domains, components, performed) = (Vec::new(), Vec::new(), AtomicU64::new(0));
+        Self { regions, domains, components, season: season.into(), habits: &[], performed }
     }
 }
 
@@ -141,6 +143,10 @@ impl Stage {
             let user = format!("{}-{}{number}", owner.to_lowercase(), theatre.season);
             let mut endpoint = theatre.regions[region].clone();
             self.names.insert("domain".into(), endpoint.domain.clone());
+            if role.is_regional {
+                let domain = theatre.domains.get(region).ok_or("regions have no domains here")?;
+                endpoint.domain.clone_from(domain);
+            }
             if role.is_guest {
                 endpoint.domain = format!("anon.{}", endpoint.domain);
                 self.names.insert("guests".into(), endpoint.domain.clone());
@@ -175,6 +181,7 @@ impl Stage {
             self.names.insert(role.name.clone(), client.bare());
             self.names.insert(format!("{}/full", role.name), client.full());
             self.names.insert(format!("{}/user", role.name), client.user.clone());
+            self.names.insert(format!("{}/domain", role.name), client.endpoint.domain.clone());
             let plain = BASE64_STANDARD.encode(format!("\0{}\0{}", client.user, client.password));
             self.names.insert(format!("{}/plain", role.name), plain);
             self.names.insert(format!("{}/password", role.name), client.password.clone());

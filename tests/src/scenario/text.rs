@@ -22,6 +22,8 @@ pub struct Role {
     pub mechanism: Option<String>,
     /// Begins without an account.
     pub stranger: bool,
+    /// Has its account on the own domain of the region where it is.
+    pub is_regional: bool,
     /// Has no account: a guest, on the domain of guests.
     pub is_guest: bool,
     /// Is the platform's administrator, with a resource nobody else has.
@@ -202,6 +204,7 @@ fn role(name: &str, block: &str) -> Result<Role> {
         beside: None,
         mechanism: None,
         stranger: false,
+        is_regional: false,
         is_guest: false,
         is_admin: false,
         is_component: false,
@@ -213,6 +216,7 @@ fn role(name: &str, block: &str) -> Result<Role> {
             Some(("beside", v)) => role.beside = Some(v.into()),
             Some(("mechanism", v)) => role.mechanism = Some(v.into()),
             Some(("account", "none")) => role.stranger = true,
+            Some(("regional", "yes")) => role.is_regional = true,
             Some(("guest", "yes")) => role.is_guest = true,
             Some(("admin", "yes")) => role.is_admin = true,
             _ => return Err(format!("a client has no {line:?}")),

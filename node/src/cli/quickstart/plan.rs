@@ -273,6 +273,7 @@ mod tests {
     use std::path::Path;
 
     use clap::Parser;
+    use config::Fingerprint;
 
     use super::*;
 

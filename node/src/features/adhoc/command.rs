@@ -14,7 +14,7 @@ use crate::app::Node;
 /// Who may execute a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Who {
-    /// Users of the global domain.
+    /// Users with an account of ours.
     Users,
     /// Those whom `admin.accounts` names.
     Administrators,

@@ -79,8 +79,8 @@ fn one(asked: &Asked) -> Result<BareJid, StanzaError> {
 /// An account of ours; a resource that comes with it is left off.
 fn account(node: &Node, text: &str) -> Result<BareJid, String> {
     let jid = Jid::parse(text).map_err(|error| format!("{text:?}: {error}"))?;
-    let global = &node.domains.global;
-    if jid.local().is_none() || jid.domain() != global {
+    if jid.local().is_none() || !node.domains.has_accounts(jid.domain()) {
+        let global = &node.domains.global;
         return Err(format!("{text:?} is no account of {global}"));
     }
     Ok(jid.bare())

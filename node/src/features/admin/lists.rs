@@ -134,7 +134,7 @@ async fn users(
     }
     let mut online = BTreeMap::<BareJid, bool>::new();
     node.directory.for_each(|row| {
-        if row.full.domain() == node.domains.global {
+        if node.domains.has_accounts(row.full.domain()) {
             *online.entry(row.full.bare()).or_default() |= row.available && !row.hidden;
         }
     });

@@ -209,7 +209,9 @@ impl Feature for ArchiveFeature {
         if !should_store(stanza).is_kept() {
             return Flow::Next;
         }
-        let is_ours = to.local().is_some() && node.domains.has_accounts(to.domain());
+        let is_ours = to.local().is_some()
+            && node.domains.has_accounts(to.domain())
+            && !node.domains.leaves(Some(seat.address()), &to);
         // A note to oneself is kept once, and what a guest says not at all.
         let is_kept = their != *own && node.domains.has_accounts(own.domain());
         let sent = if is_kept { node.archive.prefs.keep(own, &to) } else { Keep::No };

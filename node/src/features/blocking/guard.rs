@@ -299,7 +299,7 @@ fn put(actions: &mut Vec<Action>, node: &Node, seat: &Arc<Seat>, new: Option<Arc
 
 /// XEP-0016 §2.10, note: a contact that is not heard any more is shown unavailable. Of one at another domain we do not know which resources it has shown.
 fn leave(actions: &mut Vec<Action>, node: &Node, seat: &Arc<Seat>, contact: &BareJid) {
-    if is_abroad(node, contact) {
+    if is_abroad(node, seat.bare.domain(), contact) {
         return not_there(actions, seat, contact);
     }
     let shown = node.directory.read(contact.as_str(), |rows| {
@@ -317,7 +317,7 @@ fn leave(actions: &mut Vec<Action>, node: &Node, seat: &Arc<Seat>, contact: &Bar
 fn hear(actions: &mut Vec<Action>, node: &Node, seat: &Arc<Seat>, contact: BareJid) {
     let shown = |row: &Row<Arc<Seat>>| row.available && !row.hidden;
     let there = node.directory.read(contact.as_str(), |rows| rows.iter().any(shown));
-    if there.unwrap_or(false) || is_abroad(node, &contact) {
+    if there.unwrap_or(false) || is_abroad(node, seat.bare.domain(), &contact) {
         actions.push(Action::Probe { from: seat.full.clone(), to: vec![contact] });
     } else if node.domains.has_accounts(contact.domain()) {
         not_there(actions, seat, &contact);

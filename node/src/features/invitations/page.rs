@@ -46,13 +46,19 @@ async fn invite(State(node): State<Arc<Node>>, Path(token): Path<String>) -> Res
 
 pub(super) async fn page(node: &Node, token: &str) -> Response {
     let domain = &node.config.domains.global;
-    let token = Some(token).filter(|token| token.len() <= TOKEN_BYTES_MAX);
-    let found = match token.and_then(|token| Token::parse(token, domain)) {
-        Some(token) => read(node, &token).await.map(|invitation| (token, invitation)),
-        None => None,
-    };
+    let text = Some(token).filter(|token| token.len() <= TOKEN_BYTES_MAX);
+    let mut found = None;
+    // A token does not say of which domain it is.
+    for domain in node.domains.of_accounts() {
+        let Some(token) = text.and_then(|text| Token::parse(text, domain)) else { break };
+        if let Some(invitation) = read(node, &token).await {
+            found = Some((token, invitation));
+            break;
+        }
+    }
     match found {
         Some((token, invitation)) => {
+            let domain = token.owner().domain();
             (StatusCode::OK, HEADERS, said(domain, &token, &invitation)).into_response()
         }
         None => (StatusCode::NOT_FOUND, HEADERS, over(domain)).into_response(),

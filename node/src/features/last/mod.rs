@@ -121,7 +121,7 @@ fn leaves(node: &Arc<Node>, seat: &Arc<Seat>, mut status: String) {
 
 /// Guests are not kept.
 fn is_kept(node: &Node, account: &BareJid) -> bool {
-    account.domain() == node.domains.global
+    node.domains.has_accounts(account.domain())
 }
 
 /// §4: who is there is there now.

@@ -16,7 +16,9 @@ use crate::session::Seat;
 
 /// A probe of a local client. What it asks of other domains is routed as it is.
 pub(super) fn ask(ctx: &mut Ctx<'_>, seat: &Arc<Seat>, stanza: &Stanza, to: &Jid) -> Flow {
-    if !ctx.node.domains.has_accounts(to.domain()) || to.local().is_none() {
+    let domains = &ctx.node.domains;
+    let is_ours = domains.has_accounts(to.domain()) && !domains.leaves(Some(seat.address()), to);
+    if !is_ours || to.local().is_none() {
         ctx.actions.push(Action::Route(stanza.clone()));
         return Flow::Done;
     }

@@ -109,7 +109,8 @@ pub fn deliver<'a>(
             Stanza::presence(Some(&Jid::from(contact)), Some(&Jid::from(account)), type_of(kind))
                 .build()
         });
-        if !node.domains.has_accounts(contact.domain()) {
+        let (from, to) = (Jid::from(account), Jid::from(contact));
+        if !node.domains.has_accounts(contact.domain()) || node.domains.leaves(Some(&from), &to) {
             return vec![Action::Route(stanza)];
         }
         let stanza = bounded(stanza, node.config.limits.subscription_bytes_max);
@@ -147,7 +148,9 @@ pub fn deliver<'a>(
 
 /// The contact was granted this account's presence: our sessions of it tell the contact (§3.1.5). One at another domain hears first that it was.
 pub fn granted(ctx: &mut Ctx<'_>, account: &BareJid, contact: &BareJid) {
-    if is_abroad(ctx.node, contact) && ctx.node.geo.abroad.defers(account, contact) {
+    if is_abroad(ctx.node, account.domain(), contact)
+        && ctx.node.geo.abroad.defers(account, contact)
+    {
         return;
     }
     ctx.actions.extend(grants(ctx.node, account, contact));
@@ -164,7 +167,7 @@ fn grants(node: &Node, account: &BareJid, contact: &BareJid) -> impl Iterator<It
 /// before this region knew, and was then not heard; or a resource of the contact came up in between, and only `granted` tells of it.) Another server tells by itself
 /// (§3.1.5), and what it tells is delivered whatever is known here by then.
 pub fn gained(ctx: &mut Ctx<'_>, account: &BareJid, contact: &BareJid) {
-    if is_abroad(ctx.node, contact) {
+    if is_abroad(ctx.node, account.domain(), contact) {
         return;
     }
     for seat in seats_of(ctx.node, account.as_str()) {
@@ -196,7 +199,7 @@ impl Parting {
             _ => return None,
         };
         // Those at other domains have rosters of which nothing is known here: what ends is told once, by each session.
-        if BareJid::parse(key).is_ok_and(|contact| is_abroad(node, &contact)) {
+        if BareJid::parse(key).is_ok_and(|contact| is_abroad(node, account.domain(), &contact)) {
             return None;
         }
         // A roster that is not held is nobody's here: nobody can see anybody by it.

@@ -99,7 +99,7 @@ impl Stranger {
         let rules = &node.config.registration;
         let asked = payload::parse(iq)?;
         let open =
-            domain == node.config.domains.global && (rules.enabled || self.invitation.is_some());
+            node.domains.has_accounts(domain) && (rules.enabled || self.invitation.is_some());
         match asked {
             Asked::Fields if open => Ok(Some(payload::fields(rules))),
             Asked::Fields => match &rules.url {

@@ -21,11 +21,11 @@ use crate::router::perform::{seats_of, to_seat};
 pub fn tell(node: &Arc<Node>, account: &BareJid, before: &Roster, now: &Roster) {
     let mut ctx = Ctx::new(node, None);
     let ended = before.subscriptions().filter(|contact| !now.has_subscription(contact.as_str()));
-    for contact in ended.filter(|contact| !is_abroad(node, contact)) {
+    for contact in ended.filter(|contact| !is_abroad(node, account.domain(), contact)) {
         parted(node, account, contact);
     }
     for contact in before.subscribers().filter(|contact| !now.has_subscriber(contact)) {
-        if !is_abroad(node, contact) {
+        if !is_abroad(node, account.domain(), contact) {
             node.geo.partings.begin(account, contact);
         }
         relation::withdrawn(&mut ctx, account, contact);

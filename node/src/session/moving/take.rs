@@ -239,7 +239,7 @@ fn prepared(
 ) -> Option<(Capsule, Arc<Seat>, Vec<Claimed>)> {
     let bare = capsule.seat.full.bare();
     let is_its = account.is_none_or(|account| *account == bare);
-    if !is_its || !node.domains.has_users(bare.domain()) || node.is_leaving() {
+    if !is_its || !node.domains.signs_in(bare.domain()) || node.is_leaving() {
         return None;
     }
     let me = node.geo.me.to_string();

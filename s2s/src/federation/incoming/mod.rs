@@ -76,6 +76,10 @@ impl House for Around<'_> {
         self.user.is_ours(domain)
     }
 
+    fn may_arrive(&self, from: &str, to: &str) -> bool {
+        self.user.may_arrive(from, to)
+    }
+
     fn dialback_secret(&self) -> Option<[u8; 32]> {
         self.user.dialback_secret()
     }
@@ -138,8 +142,12 @@ impl Incoming {
             }
             Err(Full::Streams) => {
                 tracing::warn!(%peer, "no more streams (streams_max)");
-                if !is_tls {
-                    tokio::spawn(driver::refuse(Wire::new(io, XmlLimits::PRE_AUTH), current));
+                if let Some(refusal) = shared.counts.refuse().filter(|_| !is_tls) {
+                    let wire = Wire::new(io, XmlLimits::PRE_AUTH);
+                    tokio::spawn(async move {
+                        let _refusal = refusal;
+                        driver::refuse(wire, current).await;
+                    });
                 }
             }
         }

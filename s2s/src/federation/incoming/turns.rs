@@ -18,6 +18,12 @@ pub trait House: Send + Sync {
     /// Whether we answer for that domain (prepared).
     fn is_ours(&self, domain: &str) -> bool;
 
+    /// Whether what is from `from` may come for `to`, a domain of ours (both prepared), if the former is proved.
+    fn may_arrive(&self, from: &str, to: &str) -> bool {
+        let _ = to;
+        !self.is_ours(from)
+    }
+
     /// What dialback keys are made from; `None` while nobody knows it.
     fn dialback_secret(&self) -> Option<[u8; 32]>;
 

@@ -6,10 +6,10 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::world::{Connect, Find, Manners, World, refusal};
-use super::{message, message_from, ticket, timers};
-use crate::federation::Ticket;
+use super::{limits, message, message_from, ticket, timers};
 use crate::federation::bidi::{Back, Bidi};
 use crate::federation::dialback::{DialbackError, Outcome, Pair, Verifier, Verify};
+use crate::federation::{Limits, Ticket};
 
 fn question(id: &str) -> Verify {
     let pair = Pair::new("montague.example", "capulet.example");
@@ -62,6 +62,25 @@ async fn questions_share_a_connection_while_there_is_one() {
     world.until("closed when nothing is asked", |seen| seen.closed == 1).await;
     assert_eq!(outgoing.verify(question("4")).await, Ok(true));
     assert_eq!(world.seen.lock().attempts.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_gone_is_asked_for_no_more() {
+    let world = World::new(Manners { connect: Connect::Silent, ..Manners::default() });
+    let outgoing = world.outgoing_with(Limits { verifications_max: 1, ..limits() }, timers());
+    let asking = tokio::spawn(outgoing.verify(question("1")));
+    world.until("it is tried", |seen| seen.attempts.len() == 1).await;
+    // Its server does not answer, and no other may be asked meanwhile.
+    let elsewhere =
+        || Verify { pair: Pair::new("verona.example", "capulet.example"), ..question("2") };
+    assert_eq!(outgoing.verify(elsewhere()).await, Err(DialbackError::ResourceConstraint));
+    asking.abort();
+    let _ = asking.await;
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    let began = Instant::now();
+    let answer = outgoing.verify(elsewhere()).await;
+    assert_eq!(answer, Err(DialbackError::RemoteServerTimeout), "it is asked now");
+    assert!(began.elapsed() >= timers().negotiate);
 }
 
 #[tokio::test(start_paused = true)]
