@@ -17,6 +17,7 @@ pub mod net;
 pub mod outgoing;
 pub mod pairs;
 pub mod policy;
+mod text;
 pub mod wire;
 
 use std::sync::Arc;

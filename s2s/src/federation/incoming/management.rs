@@ -12,6 +12,7 @@ use super::turns::{Kept, Output};
 use crate::federation::Limits;
 use crate::federation::Ticket;
 use crate::federation::pairs::Pairs;
+use crate::federation::text;
 
 /// The counters of one stream.
 #[derive(Debug)]
@@ -222,7 +223,7 @@ impl Machine {
         now: Instant,
         out: &mut Vec<Output>,
     ) {
-        out.push(Output::Send(stanza.bytes().clone()));
+        out.push(Output::Send(text::bytes(&stanza)));
         if self.management.enabled.is_none() {
             out.push(Output::Sent(ticket, stanza));
             return;
@@ -255,7 +256,7 @@ impl Machine {
         self.acknowledged(h, out)?; // B-185
         out.push(Output::Send(Nonza::Resumed { previd: id, h: handled }.to_bytes().into()));
         let again = self.management.outbound.unacked();
-        out.extend(again.map(|(_, stanza)| Output::Send(stanza.bytes().clone())));
+        out.extend(again.map(|(_, stanza)| Output::Send(text::bytes(stanza))));
         self.ask(now, out);
         let new: Vec<_> = pairs.iter().filter(|pair| self.proved.add(pair)).collect();
         out.extend(new.into_iter().map(Output::Accepted));

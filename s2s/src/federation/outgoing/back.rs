@@ -11,9 +11,9 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::Shared;
 use super::failure::Failure;
 use super::peer::{Sent, StreamId};
+use super::{Shared, again};
 use crate::federation::Ticket;
 use crate::federation::bidi::Back;
 use crate::federation::dialback::Pair;
@@ -115,8 +115,8 @@ async fn run(shared: Arc<Shared>, way: Arc<Way>, back: Back, bell: Arc<Notify>) 
             sent
         };
         if !sent.is_empty() {
-            for (permit, Sent { item, .. }) in room.into_iter().zip(sent) {
-                permit.send((item.ticket, item.stanza));
+            for (permit, Sent { ours, item }) in room.into_iter().zip(sent) {
+                permit.send((item.ticket, again::stanza(&ours, &item).into_owned()));
             }
             continue;
         }

@@ -23,9 +23,10 @@ use super::pool::Open;
 use super::retry::Retry;
 use super::session::{Phase, Session};
 use super::way::Io;
-use super::{Settings, Shared, Stage, text};
+use super::{Settings, Shared, Stage, again};
 use crate::federation::Handled;
 use crate::federation::dialback::Pair;
+use crate::federation::text;
 use crate::federation::wire::{self, Item, Turn, Wire};
 
 /// A batch ends here though more waits. Less than what makes `Wire` stop reading.
@@ -290,7 +291,7 @@ impl Stream<'_> {
                 self.carried = now;
                 let mut out = Vec::with_capacity(4096);
                 for sent in sent {
-                    text::write(&mut out, &sent.ours, &sent.item);
+                    out.extend_from_slice(&text::bytes(&again::stanza(&sent.ours, &sent.item)));
                     let position = self.wire.position() + out.len() as u64;
                     session.sent(sent, position);
                 }
@@ -339,8 +340,7 @@ impl Stream<'_> {
                     let mut out = Vec::new();
                     for sent in self.life.session.unacked() {
                         // The same stanza of the same stream: no word of a delay.
-                        let item = super::queue::Item { sendings: 1, ..sent.item.clone() };
-                        text::write(&mut out, &sent.ours, &item);
+                        out.extend_from_slice(&text::bytes(&sent.item.stanza));
                     }
                     self.wire.put(&out);
                 }

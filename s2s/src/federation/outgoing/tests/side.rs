@@ -175,8 +175,9 @@ async fn what_was_on_a_stream_that_broke_goes_on_another_little_by_little() {
     outgoing.delivered(2, &[ticket(50)]);
     let mut come = 0;
     while come < 50 {
-        let (first, _) = other.recv().await.expect("it comes");
+        let (first, stanza) = other.recv().await.expect("it comes");
         assert_eq!(first.order, come);
+        assert!(stanza.has_child("delay", xmpp::ns::DELAY), "it may have come there before");
         let mut more = vec![first];
         tokio::time::sleep(Duration::from_secs(1)).await;
         while let Ok((ticket, _)) = other.try_recv() {
