@@ -15,6 +15,7 @@ mod handle;
 pub mod incoming;
 pub mod net;
 pub mod outgoing;
+mod pace;
 pub mod pairs;
 pub mod policy;
 mod text;

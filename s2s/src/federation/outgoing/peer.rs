@@ -11,6 +11,7 @@ use xmpp::stanza::error::StanzaError;
 use super::queue::{Item, Queue};
 use super::retry::Retry;
 use crate::federation::Ticket;
+use crate::federation::pace::Bucket;
 
 /// Names one stream.
 pub(super) type StreamId = u64;
@@ -79,6 +80,8 @@ pub(super) struct Peer {
     pub(super) gone: Option<(Instant, StanzaError)>,
     /// Why the last attempt was in vain.
     pub(super) last: Option<String>,
+    /// What it may send on streams of ours; `None`: nothing has come yet.
+    pub(super) pace: Option<Bucket>,
 }
 
 /// What is known of one stream, for people.

@@ -16,6 +16,7 @@ use super::failure::{Failure, Verdict, too_late};
 use super::peer::{Dead, Line, Peer, Road, Seat, Sent, StreamId, StreamStatus, dead, refuse};
 use super::queue::{Item, together};
 use crate::federation::Ticket;
+use crate::federation::pace::Bucket;
 use crate::federation::{Limits, Timers};
 
 /// Not all pairs are looked at more often than that, however many have something due.
@@ -450,6 +451,12 @@ impl Pool {
     pub(super) fn has_work(&self, theirs: &str, id: StreamId) -> bool {
         let lines = self.peers.get(theirs).map(|peer| peer.lines.as_slice()).unwrap_or_default();
         lines.iter().any(|line| line.is_of(id) && !line.queue.is_empty())
+    }
+
+    /// So much has come on a stream to that domain. How long until more may be read from it, there or on another.
+    pub(super) fn pay(&mut self, theirs: &str, bytes: usize, rate: u64, now: Instant) -> Duration {
+        let Some(peer) = self.peers.get_mut(theirs) else { return Duration::ZERO };
+        peer.pace.get_or_insert_with(|| Bucket::new(now)).take(bytes, rate, now)
     }
 
     /// Nothing new is opened any more.
