@@ -34,6 +34,13 @@ impl Default for Backs {
     }
 }
 
+#[cfg(test)]
+impl Backs {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.lock().as_ref().is_none_or(HashMap::is_empty)
+    }
+}
+
 /// One domain of a peer's on one stream of it.
 #[derive(Debug)]
 struct Way {
@@ -128,4 +135,13 @@ async fn run(shared: Arc<Shared>, way: Arc<Way>, back: Back, bell: Arc<Notify>) 
     }
     // Whoever closed it has taken back what was moved until then; this is what was moved since.
     way.end(&shared);
+    let mut all = shared.backs.0.lock();
+    if let Some(all) = &mut *all
+        && let Some(ways) = all.get_mut(&back.stream)
+    {
+        ways.retain(|other| other.id != way.id);
+        if ways.is_empty() {
+            all.remove(&back.stream);
+        }
+    }
 }

@@ -200,6 +200,8 @@ impl Pool {
             });
         }
         at(peer.retry.waits_until(now));
+        // What is only remembered is forgotten in time.
+        peer.lines.iter().for_each(|line| at(line.retry.waits_until(now)));
         peer.lines.retain(|line| {
             !(line.queue.is_empty() && line.road == Road::None)
                 || line.retry.waits_until(now).is_some()

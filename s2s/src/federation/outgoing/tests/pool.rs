@@ -103,3 +103,21 @@ fn only_the_stanza_that_kills_its_streams_uses_up_its_tries() {
         }
     }
 }
+
+#[test]
+fn a_pair_that_was_refused_is_forgotten_when_its_wait_is_over() {
+    let (mut pool, mut now) = (Pool::default(), Instant::now());
+    let long = Duration::from_secs(600);
+    let timers = Timers { retry_first: long, retry_max: long, ..timers() };
+    send(&mut pool, OURS, 0, now);
+    let open = opens(&mut pool, now);
+    pool.ended(&open.theirs, open.id, &Failure::Invalid, now, &timers, u32::MAX);
+    assert_eq!(pool.dead().len(), 1);
+    let end = now + long;
+    while let (_, Some(next)) = pool.look(now, &limits(), &timers) {
+        assert_eq!(pool.status().len(), 1, "it is not asked for again at once");
+        assert!(next <= end);
+        now = next;
+    }
+    assert!(pool.status().is_empty());
+}

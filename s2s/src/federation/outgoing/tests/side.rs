@@ -190,6 +190,21 @@ async fn what_was_on_a_stream_that_broke_goes_on_another_little_by_little() {
     assert_eq!((world.seen.lock().delivered.len(), outgoing.queued_bytes()), (51, 0));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_stream_of_the_peer_that_ends_without_a_word_is_forgotten() {
+    let world = World::new(Manners::default());
+    let outgoing = world.outgoing();
+    let (queue, queued) = mpsc::channel(4);
+    let back = Back { stream: 1, queue };
+    for theirs in ["montague.example", "verona.example"] {
+        outgoing.opened(Pair::new("capulet.example", theirs), &back);
+    }
+    drop(queued);
+    outgoing.send(ticket(0), message(0, "romeo@montague.example")).expect("room");
+    world.until("delivered", |seen| seen.delivered == [0]).await;
+    assert!(outgoing.0.shared.backs.is_empty());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn the_domains_of_one_stream_share_its_room() {
     const N: u64 = 2_000;
