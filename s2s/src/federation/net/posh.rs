@@ -216,12 +216,12 @@ fn make_room(all: &mut HashMap<Box<str>, Known>, now: Instant) {
         Known::Said(said) => now < said.until,
     });
     if all.len() >= DOMAINS_MAX {
-        let ends = |(domain, known): (&Box<str>, &Known)| match known {
+        let said = all.iter().filter_map(|(domain, known)| match known {
             Known::Asking(_) => None,
-            Known::Said(said) => Some((said.until, domain.clone())),
-        };
+            Known::Said(said) => Some((said.until, domain)),
+        });
         // If all of them are being asked, one more is.
-        if let Some((_, first)) = all.iter().filter_map(ends).min() {
+        if let Some(first) = said.min().map(|(_, domain)| domain.clone()) {
             all.remove(&first);
         }
     }
