@@ -225,7 +225,7 @@ impl Machine {
     ) {
         out.push(Output::Send(text::bytes(&stanza)));
         if self.management.enabled.is_none() {
-            out.push(Output::Sent(ticket, stanza));
+            out.push(Output::Sent(ticket));
             return;
         }
         let bytes = stanza.bytes().len();
@@ -265,11 +265,5 @@ impl Machine {
             out.extend(self.proved.iter().map(|pair| Output::Back(pair.reversed())));
         }
         Ok(())
-    }
-
-    /// The stream has ended for good: what the peer may not have, in order.
-    pub fn take_unacked(&mut self) -> Vec<(Ticket, Stanza)> {
-        let none = Outbound::new(usize::MAX, usize::MAX);
-        std::mem::replace(&mut self.management.outbound, none).into_unacked().collect()
     }
 }

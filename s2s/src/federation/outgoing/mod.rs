@@ -250,7 +250,7 @@ impl Bidi for Outgoing {
         back::delivered(&self.0.shared, stream, tickets);
     }
 
-    fn closed(&self, stream: u64, _: Vec<(Ticket, Stanza)>) {
+    fn closed(&self, stream: u64) {
         back::closed(&self.0.shared, stream);
     }
 }

@@ -154,7 +154,7 @@ impl Stage {
                 let orders: Vec<_> = tickets.iter().map(|ticket| ticket.order).collect();
                 self.say(format!("delivered {orders:?}"));
             }
-            Output::Sent(ticket, _) => self.say(format!("sent {}", ticket.order)),
+            Output::Sent(ticket) => self.say(format!("sent {}", ticket.order)),
             Output::Resumable(id) => {
                 self.names.push((id, "SM"));
                 self.say("resumable SM");
