@@ -72,7 +72,7 @@ pub struct S2sLimits {
     pub unacked_max: usize,
     /// Stanzas received on one stream for which nobody is responsible yet. Beyond: the stream is not read.
     pub unhandled_max: usize,
-    /// Bytes a second that one peer domain may send us on average. Beyond: its streams are read more slowly.
+    /// Bytes a second that one peer domain may send us on average, over its streams and again over ours (XEP-0288). Beyond: they are read more slowly.
     pub bytes_per_second: u64,
 }
 

@@ -1,7 +1,7 @@
 //! Room: the seam between a stream that another domain has opened to us and whoever sends for us, when both directions use it (XEP-0288 version 0.4).
 //!
-//! `incoming` owns the stream and hands out a [`Back`] of it; `outgoing` implements [`Bidi`] and decides what goes over it. What is handed over is at any
-//! time either on the way (told by [`Bidi::delivered`]) or given back (by [`Bidi::closed`]), never both, never neither. Left out: dialback that we would
+//! `incoming` owns the stream and hands out a [`Back`] of it; `outgoing` implements [`Bidi`] and decides what goes over it. Who hands
+//! something over remembers it, until it is told that it is delivered ([`Bidi::delivered`]) or the stream has ended without that ([`Bidi::closed`]). Left out: dialback that we would
 //! start on such a stream for more of our domains; they have streams of their own.
 
 use tokio::sync::mpsc;
@@ -27,6 +27,6 @@ pub trait Bidi: Send + Sync + 'static {
     /// The peer has these: acknowledged (XEP-0198), or, if it does not do that, written and nothing of them is left in our buffers.
     fn delivered(&self, stream: u64, tickets: &[Ticket]);
 
-    /// The stream has ended for good. These were handed over and it is not known that the peer has them, in order; nothing more is taken.
-    fn closed(&self, stream: u64, rest: Vec<(Ticket, Stanza)>);
+    /// The stream has ended for good, and takes nothing more. Of what was handed over and not told to be delivered it is not known whether the peer has it.
+    fn closed(&self, stream: u64);
 }

@@ -15,8 +15,10 @@ mod handle;
 pub mod incoming;
 pub mod net;
 pub mod outgoing;
+mod pace;
 pub mod pairs;
 pub mod policy;
+mod text;
 pub mod wire;
 
 use std::sync::Arc;

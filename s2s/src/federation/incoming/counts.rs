@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::pace::Bucket;
 use crate::federation::Limits;
+use crate::federation::pace::Bucket;
 use crate::front::source_of;
 
 /// What is counted, for operators.

@@ -48,7 +48,7 @@ pub(super) struct Stream {
     pub(super) handled: mpsc::UnboundedReceiver<u64>,
     pub(super) back: Option<BackHalf>,
     /// Sent back to a peer that acknowledges nothing, and up to where the wire must have been flushed before it has them.
-    pub(super) sent: VecDeque<(u64, Ticket, Stanza)>,
+    pub(super) sent: VecDeque<(u64, Ticket)>,
     /// Its resumption id.
     pub(super) id: Option<String>,
     pub(super) wakes: mpsc::Receiver<Wake>,
@@ -303,8 +303,8 @@ impl Stream {
 
     fn flushed(&mut self, position: u64) {
         let Some(half) = &self.back else { return };
-        let arrived = self.sent.partition_point(|(until, _, _)| *until <= position);
-        let tickets: Vec<_> = self.sent.drain(..arrived).map(|(_, ticket, _)| ticket).collect();
+        let arrived = self.sent.partition_point(|(until, _)| *until <= position);
+        let tickets: Vec<_> = self.sent.drain(..arrived).map(|(_, ticket)| ticket).collect();
         if !tickets.is_empty() {
             self.shared.bidi.delivered(half.back.stream, &tickets);
         }
@@ -324,15 +324,11 @@ impl Stream {
             // What went over this one is with the peer before anything of the other is.
             let deadline = Instant::now() + self.current.settings.timers.ack;
             let written = timeout_at(deadline, wire.flush()).await;
-            let stream = own.back.stream;
-            let sent = self.sent.drain(..).map(|(_, ticket, stanza)| (ticket, stanza));
-            let mut rest: Vec<_> = sent.collect();
+            let sent: Vec<_> = self.sent.drain(..).map(|(_, ticket)| ticket).collect();
             if matches!(written, Ok(Ok(()))) {
-                let tickets: Vec<_> = rest.drain(..).map(|(ticket, _)| ticket).collect();
-                self.shared.bidi.delivered(stream, &tickets);
+                self.shared.bidi.delivered(own.back.stream, &sent);
             }
-            rest.extend(own.close());
-            self.shared.bidi.closed(stream, rest);
+            own.close(&*self.shared.bidi);
         }
         Ok(Input::Resumed(Some(Box::new(kept))))
     }
@@ -361,8 +357,8 @@ impl Stream {
                     self.shared.user.receive(stanza, Handled::new(self.done.clone(), number));
                     continue;
                 }
-                Output::Sent(ticket, stanza) => {
-                    self.sent.push_back((wire.position(), ticket, stanza));
+                Output::Sent(ticket) => {
+                    self.sent.push_back((wire.position(), ticket));
                     continue;
                 }
                 Output::StartTls => return Some(End::StartTls),

@@ -12,6 +12,7 @@ use super::turns::{Kept, Output};
 use crate::federation::Limits;
 use crate::federation::Ticket;
 use crate::federation::pairs::Pairs;
+use crate::federation::text;
 
 /// The counters of one stream.
 #[derive(Debug)]
@@ -222,9 +223,9 @@ impl Machine {
         now: Instant,
         out: &mut Vec<Output>,
     ) {
-        out.push(Output::Send(stanza.bytes().clone()));
+        out.push(Output::Send(text::bytes(&stanza)));
         if self.management.enabled.is_none() {
-            out.push(Output::Sent(ticket, stanza));
+            out.push(Output::Sent(ticket));
             return;
         }
         let bytes = stanza.bytes().len();
@@ -255,7 +256,7 @@ impl Machine {
         self.acknowledged(h, out)?; // B-185
         out.push(Output::Send(Nonza::Resumed { previd: id, h: handled }.to_bytes().into()));
         let again = self.management.outbound.unacked();
-        out.extend(again.map(|(_, stanza)| Output::Send(stanza.bytes().clone())));
+        out.extend(again.map(|(_, stanza)| Output::Send(text::bytes(stanza))));
         self.ask(now, out);
         let new: Vec<_> = pairs.iter().filter(|pair| self.proved.add(pair)).collect();
         out.extend(new.into_iter().map(Output::Accepted));
@@ -264,11 +265,5 @@ impl Machine {
             out.extend(self.proved.iter().map(|pair| Output::Back(pair.reversed())));
         }
         Ok(())
-    }
-
-    /// The stream has ended for good: what the peer may not have, in order.
-    pub fn take_unacked(&mut self) -> Vec<(Ticket, Stanza)> {
-        let none = Outbound::new(usize::MAX, usize::MAX);
-        std::mem::replace(&mut self.management.outbound, none).into_unacked().collect()
     }
 }

@@ -9,7 +9,6 @@ mod driver;
 mod external;
 pub mod machine;
 mod management;
-mod pace;
 mod pairing;
 mod sleep;
 pub mod turns;

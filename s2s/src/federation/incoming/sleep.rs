@@ -9,7 +9,7 @@ use super::Shared;
 use super::driver::Stream;
 use super::turns::{Input, Kept};
 use crate::federation::Ticket;
-use crate::federation::bidi::Back;
+use crate::federation::bidi::{Back, Bidi};
 use crate::federation::pairs::Pairs;
 use crate::federation::policy::{Certificate, Policies, Tls};
 
@@ -41,14 +41,10 @@ pub(super) struct BackHalf {
 }
 
 impl BackHalf {
-    /// Nothing more is taken: what was.
-    pub(super) fn close(mut self) -> Vec<(Ticket, Stanza)> {
-        self.queue.close();
-        let mut rest = Vec::new();
-        while let Ok(one) = self.queue.try_recv() {
-            rest.push(one);
-        }
-        rest
+    /// The end, for good: what the peer may not have goes another way.
+    pub(super) fn close(self, bidi: &dyn Bidi) {
+        drop(self.queue);
+        bidi.closed(self.back.stream);
     }
 }
 
@@ -129,18 +125,15 @@ impl Stream {
     fn hand_over(mut self, answer: oneshot::Sender<Slept>) {
         self.forget();
         // Whoever resumes has seen `<enabled/>`, and so all that was written before it.
-        let arrived: Vec<_> = self.sent.drain(..).map(|(_, ticket, _)| ticket).collect();
+        let arrived: Vec<_> = self.sent.drain(..).map(|(_, ticket)| ticket).collect();
         if let (Some(half), false) = (&self.back, arrived.is_empty()) {
             self.shared.bidi.delivered(half.back.stream, &arrived);
         }
         let Stream { machine, back, shared, .. } = self;
         let Some(kept) = machine.into_kept() else { return };
-        if let Err(Slept { kept, back: Some(half) }) = answer.send(Slept { kept, back }) {
+        if let Err(Slept { back: Some(half), .. }) = answer.send(Slept { kept, back }) {
             // The new connection is gone already.
-            let stream = half.back.stream;
-            let mut rest: Vec<_> = kept.unacked.into_unacked().collect();
-            rest.extend(half.close());
-            shared.bidi.closed(stream, rest);
+            half.close(&*shared.bidi);
         }
         shared.counts.count("resumed");
     }
@@ -152,17 +145,13 @@ impl Stream {
         }
     }
 
-    /// The end, for good: what the peer may not have goes another way.
+    /// The end, for good.
     pub(super) fn finish(&mut self, reason: &'static str) {
         self.forget();
         self.shared.counts.count(reason);
-        let Some(half) = self.back.take() else { return };
-        let stream = half.back.stream;
-        let mut rest: Vec<_> =
-            self.sent.drain(..).map(|(_, ticket, stanza)| (ticket, stanza)).collect();
-        rest.extend(self.machine.take_unacked());
-        rest.extend(half.close());
-        self.shared.bidi.closed(stream, rest);
+        if let Some(half) = self.back.take() {
+            half.close(&*self.shared.bidi);
+        }
     }
 }
 

@@ -103,7 +103,7 @@ pub enum Output {
     /// The peer has acknowledged these.
     Delivered(Vec<Ticket>),
     /// This was sent to a peer that acknowledges nothing: it has it when what was written so far has left.
-    Sent(Ticket, Stanza),
+    Sent(Ticket),
     /// This stream can be resumed by that id from now on.
     Resumable(String),
     /// Look for what was kept of that stream, say [`Input::Resumed`].

@@ -11,9 +11,9 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::Shared;
 use super::failure::Failure;
 use super::peer::{Sent, StreamId};
+use super::{Shared, again};
 use crate::federation::Ticket;
 use crate::federation::bidi::Back;
 use crate::federation::dialback::Pair;
@@ -31,6 +31,13 @@ pub(super) struct Backs(Mutex<Option<HashMap<u64, Vec<Arc<Way>>>>>);
 impl Default for Backs {
     fn default() -> Self {
         Backs(Mutex::new(Some(HashMap::new())))
+    }
+}
+
+#[cfg(test)]
+impl Backs {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.lock().as_ref().is_none_or(HashMap::is_empty)
     }
 }
 
@@ -115,8 +122,8 @@ async fn run(shared: Arc<Shared>, way: Arc<Way>, back: Back, bell: Arc<Notify>) 
             sent
         };
         if !sent.is_empty() {
-            for (permit, Sent { item, .. }) in room.into_iter().zip(sent) {
-                permit.send((item.ticket, item.stanza));
+            for (permit, Sent { ours, item }) in room.into_iter().zip(sent) {
+                permit.send((item.ticket, again::stanza(&ours, &item).into_owned()));
             }
             continue;
         }
@@ -128,4 +135,13 @@ async fn run(shared: Arc<Shared>, way: Arc<Way>, back: Back, bell: Arc<Notify>) 
     }
     // Whoever closed it has taken back what was moved until then; this is what was moved since.
     way.end(&shared);
+    let mut all = shared.backs.0.lock();
+    if let Some(all) = &mut *all
+        && let Some(ways) = all.get_mut(&back.stream)
+    {
+        ways.retain(|other| other.id != way.id);
+        if ways.is_empty() {
+            all.remove(&back.stream);
+        }
+    }
 }

@@ -23,9 +23,10 @@ use super::pool::Open;
 use super::retry::Retry;
 use super::session::{Phase, Session};
 use super::way::Io;
-use super::{Settings, Shared, Stage, text};
+use super::{Settings, Shared, Stage, again};
 use crate::federation::Handled;
 use crate::federation::dialback::Pair;
+use crate::federation::text;
 use crate::federation::wire::{self, Item, Turn, Wire};
 
 /// A batch ends here though more waits. Less than what makes `Wire` stop reading.
@@ -127,6 +128,7 @@ impl Life {
             stalled: None,
             began: Instant::now(),
             carried: Instant::now(),
+            read_after: Instant::now(),
             is_up: false,
             progress: false,
         };
@@ -163,6 +165,8 @@ struct Stream<'a> {
     began: Instant,
     /// When something was carried last.
     carried: Instant,
+    /// Nothing is read before: the peer sends faster than it may.
+    read_after: Instant,
     is_up: bool,
     /// Something got through on this connection.
     progress: bool,
@@ -190,10 +194,10 @@ impl Stream<'_> {
             self.ask(&settings)?;
             self.write_on(&settings);
             let due = self.due(&settings)?;
-            let may_read = self.may_read(&settings);
+            let may_read = self.may_read(&settings) && Instant::now() >= self.read_after;
             tokio::select! {
                 turn = self.wire.turn(may_read) => match turn {
-                    Ok(Turn::Read(_)) => {}
+                    Ok(Turn::Read(bytes)) => self.pay(bytes, &settings),
                     Ok(Turn::Flushed) => self.flushed(),
                     Ok(Turn::Ended) => return Err(Failure::Cut("the connection ended".to_owned())),
                     Err(error) => return Err(Failure::Cut(error.to_string())),
@@ -223,6 +227,16 @@ impl Stream<'_> {
     /// Not when too much of what came is not handled yet.
     fn may_read(&self, settings: &Settings) -> bool {
         self.life.session.may_receive(settings.limits.unhandled_max)
+    }
+
+    /// So much was read.
+    fn pay(&mut self, bytes: usize, settings: &Settings) {
+        let theirs = &self.life.open.theirs;
+        let rate = settings.policies.of(theirs).bytes_per_second;
+        let rate = rate.unwrap_or(settings.limits.bytes_per_second);
+        let now = Instant::now();
+        let wait = self.life.shared.pool(|pool| pool.pay(theirs, bytes, rate, now.into_std()));
+        self.read_after = now + wait;
     }
 
     /// Takes what was read.
@@ -290,7 +304,7 @@ impl Stream<'_> {
                 self.carried = now;
                 let mut out = Vec::with_capacity(4096);
                 for sent in sent {
-                    text::write(&mut out, &sent.ours, &sent.item);
+                    out.extend_from_slice(&text::bytes(&again::stanza(&sent.ours, &sent.item)));
                     let position = self.wire.position() + out.len() as u64;
                     session.sent(sent, position);
                 }
@@ -339,8 +353,7 @@ impl Stream<'_> {
                     let mut out = Vec::new();
                     for sent in self.life.session.unacked() {
                         // The same stanza of the same stream: no word of a delay.
-                        let item = super::queue::Item { sendings: 1, ..sent.item.clone() };
-                        text::write(&mut out, &sent.ours, &item);
+                        out.extend_from_slice(&text::bytes(&sent.item.stanza));
                     }
                     self.wire.put(&out);
                 }
@@ -368,6 +381,7 @@ impl Stream<'_> {
         let now = Instant::now();
         // While we do not read we cannot have heard.
         let asked = session.asked.filter(|_| self.may_read(settings)).map(Instant::from_std);
+        let asked = asked.map(|asked| asked.max(self.read_after));
         let cut = self.stalled.into_iter().chain(asked).min().map(|since| since + timers.ack);
         let settled = (!self.is_up).then(|| self.began + timers.negotiate);
         if cut.into_iter().chain(settled).any(|at| at <= now) {
@@ -386,6 +400,7 @@ impl Stream<'_> {
             .chain(settled)
             .chain(overdue)
             .chain(asks)
+            .chain(Some(self.read_after).filter(|at| *at > now))
             .chain([idle])
             .min()
             .unwrap_or(idle))

@@ -5,6 +5,7 @@
 //! kind of trouble means for the senders: all values. `driver` is the task of a stream, `open` makes its connections over a `way`, `back` uses
 //! the streams of peers, `verify` asks about keys. One task here, the keeper, opens streams and tells senders of errors, in order.
 
+mod again;
 mod back;
 mod driver;
 mod failure;
@@ -16,7 +17,6 @@ mod pool;
 mod queue;
 mod retry;
 mod session;
-mod text;
 mod verify;
 mod way;
 
@@ -250,7 +250,7 @@ impl Bidi for Outgoing {
         back::delivered(&self.0.shared, stream, tickets);
     }
 
-    fn closed(&self, stream: u64, _: Vec<(Ticket, Stanza)>) {
+    fn closed(&self, stream: u64) {
         back::closed(&self.0.shared, stream);
     }
 }

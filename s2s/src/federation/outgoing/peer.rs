@@ -11,6 +11,7 @@ use xmpp::stanza::error::StanzaError;
 use super::queue::{Item, Queue};
 use super::retry::Retry;
 use crate::federation::Ticket;
+use crate::federation::pace::Bucket;
 
 /// Names one stream.
 pub(super) type StreamId = u64;
@@ -63,6 +64,8 @@ pub(super) struct Seat {
     pub(super) takes_more: bool,
     /// Something got through on it.
     pub(super) carried: bool,
+    /// How many may be on the way on it together: see [`together`](super::queue::together).
+    pub(super) together: usize,
     /// The peer has made it, and this is for whom of ours it takes stanzas (XEP-0288).
     pub(super) backs: Vec<Arc<str>>,
 }
@@ -77,6 +80,8 @@ pub(super) struct Peer {
     pub(super) gone: Option<(Instant, StanzaError)>,
     /// Why the last attempt was in vain.
     pub(super) last: Option<String>,
+    /// What it may send on streams of ours; `None`: nothing has come yet.
+    pub(super) pace: Option<Bucket>,
 }
 
 /// What is known of one stream, for people.

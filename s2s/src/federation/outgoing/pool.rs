@@ -14,8 +14,9 @@ use xmpp::stanza::error::StanzaError;
 
 use super::failure::{Failure, Verdict, too_late};
 use super::peer::{Dead, Line, Peer, Road, Seat, Sent, StreamId, StreamStatus, dead, refuse};
-use super::queue::Item;
+use super::queue::{Item, together};
 use crate::federation::Ticket;
+use crate::federation::pace::Bucket;
 use crate::federation::{Limits, Timers};
 
 /// Not all pairs are looked at more often than that, however many have something due.
@@ -194,10 +195,13 @@ impl Pool {
                 is_up: false,
                 takes_more: false,
                 carried: false,
+                together: usize::MAX,
                 backs: Vec::new(),
             });
         }
         at(peer.retry.waits_until(now));
+        // What is only remembered is forgotten in time.
+        peer.lines.iter().for_each(|line| at(line.retry.waits_until(now)));
         peer.lines.retain(|line| {
             !(line.queue.is_empty() && line.road == Road::None)
                 || line.retry.waits_until(now).is_some()
@@ -259,6 +263,7 @@ impl Pool {
             is_up: true,
             takes_more: false,
             carried: false,
+            together: usize::MAX,
             backs: vec![ours],
         });
         (id, name, Some(bell))
@@ -308,16 +313,38 @@ impl Pool {
     ) -> Vec<Sent> {
         let (items_max, bytes_max) = room;
         let Some(peer) = self.peers.get_mut(theirs) else { return Vec::new() };
-        let (mut sent, mut bytes) = (Vec::new(), 0);
-        for line in peer.lines.iter_mut().filter(|line| line.road == Road::On(id)) {
+        let Some(seat) = peer.seats.iter_mut().find(|seat| seat.id == id) else {
+            return Vec::new();
+        };
+        let (mut under_way, mut again) = (0, false);
+        for line in peer.lines.iter_mut().filter(|line| line.is_of(id)) {
+            under_way += line.queue.on_the_way();
+            if line.road != Road::On(id) {
+                continue;
+            }
             while let Some(item) = line.queue.expire(now, timers.queue) {
                 self.bytes -= item.bytes();
                 self.dead.push_back(dead(item, too_late(peer.last.as_deref())));
             }
+            again |= line.queue.sendings().is_some_and(|sendings| sendings > 0);
+        }
+        if under_way == 0 {
+            seat.together = usize::MAX;
+        }
+        // What was on a stream that broke goes first, once what is new has arrived, and nothing new goes with it.
+        let is_careful = again || seat.together != usize::MAX;
+        let (mut sent, mut bytes) = (Vec::new(), 0);
+        for line in peer.lines.iter_mut().filter(|line| line.road == Road::On(id)) {
             while sent.len() < items_max
                 && bytes < bytes_max
+                && let Some(sendings) = line.queue.sendings()
+                && (sendings > 0 || !is_careful)
+                && (!is_careful || seat.together != usize::MAX || under_way == 0)
+                && under_way < seat.together.min(together(sendings))
                 && let Some(item) = line.queue.take(now, timers.queue)
             {
+                seat.together = seat.together.min(together(sendings));
+                under_way += 1;
                 bytes += item.bytes();
                 sent.push(Sent { ours: line.ours.clone(), item });
             }
@@ -342,11 +369,17 @@ impl Pool {
         }
         peer.retry.succeeded();
         peer.last = None;
+        let mut again = false;
         for line in peer.lines.iter_mut().filter(|line| line.road == Road::On(id)) {
             line.retry.succeeded();
+            again |= line.queue.sendings().is_some_and(|sendings| sendings > 0);
         }
         if let Some(seat) = peer.seats.iter_mut().find(|seat| seat.id == id) {
             seat.carried = true;
+            if again || seat.together != usize::MAX {
+                // There may be room for the next.
+                seat.bell.notify_one();
+            }
         }
     }
 
@@ -420,6 +453,12 @@ impl Pool {
     pub(super) fn has_work(&self, theirs: &str, id: StreamId) -> bool {
         let lines = self.peers.get(theirs).map(|peer| peer.lines.as_slice()).unwrap_or_default();
         lines.iter().any(|line| line.is_of(id) && !line.queue.is_empty())
+    }
+
+    /// So much has come on a stream to that domain. How long until more may be read from it, there or on another.
+    pub(super) fn pay(&mut self, theirs: &str, bytes: usize, rate: u64, now: Instant) -> Duration {
+        let Some(peer) = self.peers.get_mut(theirs) else { return Duration::ZERO };
+        peer.pace.get_or_insert_with(|| Bucket::new(now)).take(bytes, rate, now)
     }
 
     /// Nothing new is opened any more.

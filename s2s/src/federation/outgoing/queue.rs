@@ -14,8 +14,19 @@ use crate::federation::Limits;
 use crate::federation::Ticket;
 
 /// How often a stanza is begun anew on a new stream. A stanza that kills every stream it is written to would otherwise keep the whole queue until its
-/// time is over.
+/// time is over. Others that were on their way with it do not use up their tries: see [`together`].
 const SENDINGS_MAX: u8 = 5;
+
+/// How many that were on streams which broke may be on the way on one stream together, after so many sendings of the first. One that kills its streams takes fewer
+/// with it each time, and none when it is at its last: only its own tries run out.
+pub(super) fn together(sendings: u8) -> usize {
+    match sendings {
+        0 => usize::MAX,
+        1 => 32,
+        2 => 8,
+        _ => 1,
+    }
+}
 
 /// What keeping a stanza costs besides its text: otherwise many empty ones would cost more than the bounds say.
 const KEEPING_BYTES: usize = 256;
@@ -123,6 +134,16 @@ impl Queue {
     /// How many wait.
     pub(super) fn waiting(&self) -> usize {
         self.waiting.len()
+    }
+
+    /// How often the first that waits was sent.
+    pub(super) fn sendings(&self) -> Option<u8> {
+        self.waiting.front().map(|item| item.sendings)
+    }
+
+    /// How many were taken and have not come to their end.
+    pub(super) fn on_the_way(&self) -> usize {
+        self.on_the_way
     }
 
     /// Whether something was taken and has not come to its end.

@@ -154,7 +154,7 @@ impl Stage {
                 let orders: Vec<_> = tickets.iter().map(|ticket| ticket.order).collect();
                 self.say(format!("delivered {orders:?}"));
             }
-            Output::Sent(ticket, _) => self.say(format!("sent {}", ticket.order)),
+            Output::Sent(ticket) => self.say(format!("sent {}", ticket.order)),
             Output::Resumable(id) => {
                 self.names.push((id, "SM"));
                 self.say("resumable SM");
@@ -207,7 +207,8 @@ impl Stage {
     /// One line of a play.
     /// `peer: open …` its header, `name=value` for what is not as usual, `name=-` for what is left out; `peer: XML`; `peer: bytes HEX`.
     /// `tls: certificate` or `tls: none`; `proves: DOMAIN yes|no`; `server: FROM TO valid|invalid|ERROR` (the authoritative one has answered);
-    /// `handled: N`; `after: SECONDS`; `send: ORDER XML` (back over this stream); `kept: none` or `kept: HANDLED PEER OURS ORDER…` (what was looked for).
+    /// `handled: N`; `after: SECONDS`; `send: ORDER XML` (back over this stream); `kept: none` or `kept: HANDLED PEER OURS ORDER…` (what was looked for; `ORDER-named`: it names
+    /// the namespace of clients).
     /// `{key RECEIVING ORIGINATING ID}` stands for a key of ours, `{x N}` for N letters.
     fn play(&mut self, line: &str) {
         let (who, what) = line.split_once(':').unwrap_or_else(|| panic!("{line}"));
@@ -288,7 +289,12 @@ fn kept(words: &[&str]) -> Kept {
     let mut pairs = Pairs::default();
     pairs.add(&Pair::new(words[1], words[2]));
     let stanza = |order: &str| {
-        let xml = format!("<message id='{order}'/>");
+        let (order, xml) = match order.strip_suffix("-named") {
+            Some(order) => {
+                (order, format!("<message id='{order}'><x xmlns='jabber:client'/></message>"))
+            }
+            None => (order, format!("<message id='{order}'/>")),
+        };
         let stanza = Stanza::parse(xml.into_bytes().into()).expect("a stanza");
         ((ticket(order), stanza), 20)
     };

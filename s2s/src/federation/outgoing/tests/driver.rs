@@ -476,6 +476,25 @@ async fn too_much_that_is_not_handled_is_not_read() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_peer_sends_on_our_stream_no_faster_than_on_its_own() {
+    // With acknowledgements of ours on the way that come late for it, which is not held against the peer.
+    let world = World::new(Manners { bidi: true, ..Manners::default() });
+    let stanza = "<message from='montague.example' to='capulet.example'/>";
+    *world.later.lock() = vec![stanza.repeat(1_000)];
+    let bytes_per_second = stanza.len() as u64 * 20;
+    let limits = Limits { bytes_per_second, ..limits() };
+    let outgoing = world.outgoing_with(limits, Timers { ack: Duration::from_secs(5), ..timers() });
+    send(&outgoing, 0..1);
+    world.until("some received", |seen| seen.received.len() >= 100).await;
+    send(&outgoing, 1..2);
+    world.until("all received", |seen| seen.received.len() == 1_000).await;
+    let took = world.age().as_secs();
+    assert!((30..=60).contains(&took), "{took}");
+    world.until("all delivered", |seen| seen.delivered == [0, 1]).await;
+    assert_eq!(world.seen.lock().attempts.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stream_that_carries_nothing_is_closed_and_made_again() {
     let world = World::new(Manners::default());
     let outgoing = world.outgoing();

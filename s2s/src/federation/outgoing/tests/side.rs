@@ -6,7 +6,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::world::{Connect, Find, Manners, World, refusal};
-use super::{limits, message, ticket, timers};
+use super::{limits, message, message_from, ticket, timers};
 use crate::federation::bidi::{Back, Bidi};
 use crate::federation::dialback::{DialbackError, Outcome, Pair, Verifier, Verify};
 use crate::federation::{Limits, Ticket};
@@ -105,11 +105,8 @@ async fn a_stream_of_the_peer_takes_our_stanzas_while_it_stands() {
     assert!(world.seen.lock().attempts.is_empty());
     // It ends: what is not delivered goes on a stream of our own, in order.
     queued.close();
-    let mut rest = vec![(ticket(2), message(2, "romeo@montague.example"))];
-    while let Some(left) = queued.recv().await {
-        rest.push(left);
-    }
-    outgoing.closed(1, rest);
+    while queued.recv().await.is_some() {}
+    outgoing.closed(1);
     world.until("delivered", |seen| seen.delivered.len() == 10).await;
     {
         let seen = world.seen.lock();
@@ -144,6 +141,65 @@ async fn what_a_stream_of_the_peer_has_is_left_at_the_end() {
     outgoing.opened(Pair::new("capulet.example", "montague.example"), &other);
     assert!(outgoing.send(ticket(6), message(6, "romeo@montague.example")).is_err());
     assert!(outgoing.status().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_on_a_stream_that_broke_goes_on_another_little_by_little() {
+    let world = World::new(Manners::default());
+    let outgoing = world.outgoing();
+    let (queue, queued) = mpsc::channel(100);
+    let back = Back { stream: 1, queue };
+    let pair = || Pair::new("capulet.example", "montague.example");
+    outgoing.opened(pair(), &back);
+    // Of another pair, on the other stream.
+    let (queue, mut other) = mpsc::channel(100);
+    let second = Back { stream: 2, queue };
+    outgoing.opened(Pair::new("rooms.capulet.example", "montague.example"), &second);
+    let of_rooms = message_from(50, "garden@rooms.capulet.example", "romeo@montague.example");
+    outgoing.send(ticket(50), of_rooms).expect("room");
+    assert_eq!(other.recv().await.expect("it comes").0, ticket(50));
+    for order in 0..50 {
+        outgoing.send(ticket(order), message(order, "romeo@montague.example")).expect("room");
+    }
+    while queued.len() < 50 {
+        tokio::task::yield_now().await;
+    }
+    outgoing.opened(pair(), &second);
+    drop(queued);
+    outgoing.closed(1);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(other.is_empty(), "not together with what is new");
+    outgoing.delivered(2, &[ticket(50)]);
+    let mut come = 0;
+    while come < 50 {
+        let (first, stanza) = other.recv().await.expect("it comes");
+        assert_eq!(first.order, come);
+        assert!(stanza.has_child("delay", xmpp::ns::DELAY), "it may have come there before");
+        let mut more = vec![first];
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        while let Ok((ticket, _)) = other.try_recv() {
+            more.push(ticket);
+        }
+        assert!(more.len() <= 32);
+        come += more.len() as u64;
+        outgoing.delivered(2, &more);
+    }
+    assert_eq!((world.seen.lock().delivered.len(), outgoing.queued_bytes()), (51, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_of_the_peer_that_ends_without_a_word_is_forgotten() {
+    let world = World::new(Manners::default());
+    let outgoing = world.outgoing();
+    let (queue, queued) = mpsc::channel(4);
+    let back = Back { stream: 1, queue };
+    for theirs in ["montague.example", "verona.example"] {
+        outgoing.opened(Pair::new("capulet.example", theirs), &back);
+    }
+    drop(queued);
+    outgoing.send(ticket(0), message(0, "romeo@montague.example")).expect("room");
+    world.until("delivered", |seen| seen.delivered == [0]).await;
+    assert!(outgoing.0.shared.backs.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
