@@ -62,6 +62,20 @@ fn components(config: &Config, document: &Document<'_>) {
             let key = format!("components.component[{at}].domain");
             document.refuse(&key, "a name of its own", format!("{name:?}, the name of {whose}"));
         }
+        for (of, delegation) in component.delegations.iter().enumerate() {
+            let namespace = &delegation.namespace;
+            let same = |other: &crate::Delegation| other.namespace == *namespace;
+            let before = component.delegations[..of].iter();
+            let mut before = before.chain(all[..at].iter().flat_map(|other| &other.delegations));
+            if before.any(same) {
+                let key = format!("components.component[{at}].delegation[{of}].namespace");
+                document.refuse(
+                    &key,
+                    "a namespace that is delegated once",
+                    format!("{namespace:?} again"),
+                );
+            }
+        }
     }
 }
 

@@ -31,7 +31,9 @@ pub use section::auth::{
 };
 pub use section::c2s::{C2s, CertificateFor};
 pub use section::clients::Clients;
-pub use section::components::{Component, ComponentMode, Components, Privileges};
+pub use section::components::{
+    Component, ComponentMode, Components, Delegation, Privileges, WatchedPresence,
+};
 pub use section::contact::Contact;
 pub use section::domains::{Domains, RegionalTraffic};
 pub use section::external_services::ExternalService;

@@ -7,6 +7,7 @@ pub mod home;
 pub mod nearest;
 pub mod node_ix;
 pub mod park;
+pub mod rendezvous;
 pub mod session_table;
 
 pub use node_ix::{NodeIx, Nodes};

@@ -206,7 +206,7 @@ async fn route_on(node: &Arc<Node>, to: BareJid, left: Vec<(u64, u64, Stanza)>) 
     let orders: Vec<u64> = left.iter().map(|(order, ..)| *order).collect();
     let me = node.geo.me.to_string();
     let mut filed = Vec::new();
-    if !left.iter().all(|(_, _, stanza)| router::leaves(&node, stanza)) {
+    if !left.iter().all(|(_, _, stanza)| router::leaves(node, stanza)) {
         filed = offline::filed_before(node, &to, &me, orders.clone()).await;
     }
     if is_in_two(node) {

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -115,7 +115,19 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Peeked<S> {
     }
 }
 
-/// Who is being sorted, by address.
+/// Who is counted as one source: an IPv4 address (also when written as IPv6), or an IPv6 /64, which is what one customer has.
+#[must_use]
+pub fn source_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(six) => {
+            let [a, b, c, d, ..] = six.segments();
+            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+        }
+        four => four,
+    }
+}
+
+/// Who is being sorted, by source.
 #[derive(Debug)]
 pub struct Front {
     max: usize,
@@ -130,13 +142,14 @@ pub struct Place {
 }
 
 impl Front {
-    /// With so many places for each address.
+    /// With so many places for each source ([`source_of`]).
     pub fn new(max: usize) -> Self {
         Self { max, by: Arc::default() }
     }
 
-    /// `None`: there are too many from that address.
+    /// `None`: there are too many from there.
     pub fn enter(&self, of: IpAddr) -> Option<Place> {
+        let of = source_of(of);
         let mut by = self.by.lock();
         let count = by.entry(of).or_default();
         if *count >= self.max {
@@ -209,12 +222,19 @@ mod tests {
     }
 
     #[test]
-    fn an_address_has_so_many_places() {
+    fn an_address_has_so_manyplaces() {
         let front = Front::new(2);
         let address = IpAddr::from([192, 0, 2, 1]);
         let (one, two) = (front.enter(address), front.enter(address));
         assert!(one.is_some() && two.is_some() && front.enter(address).is_none());
         assert!(front.enter(IpAddr::from([192, 0, 2, 2])).is_some());
+        let mapped: IpAddr = "::ffff:192.0.2.1".parse().expect("an address");
+        assert!(front.enter(mapped).is_none());
+        // An IPv6 /64 is one.
+        let six = |text: &str| front.enter(text.parse().expect("an address"));
+        let places = (six("2001:db8:0:1::1"), six("2001:db8:0:1:ffff::2"));
+        assert!(six("2001:db8:0:1::3").is_none() && six("2001:db8:0:2::3").is_some());
+        drop(places);
         drop(one);
         assert!(front.enter(address).is_some());
         drop(two);

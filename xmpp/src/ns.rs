@@ -146,6 +146,8 @@ pub const CARBONS: &str = "urn:xmpp:carbons:2";
 pub const CARBONS_RULES: &str = "urn:xmpp:carbons:rules:0";
 /// Stanza forwarding (XEP-0297).
 pub const FORWARD: &str = "urn:xmpp:forward:0";
+/// Namespace delegation (XEP-0355).
+pub const DELEGATION: &str = "urn:xmpp:delegation:2";
 /// Privileged entity (XEP-0356).
 pub const PRIVILEGE: &str = "urn:xmpp:privilege:2";
 /// Hashes (XEP-0300).

@@ -44,6 +44,37 @@ pub struct Component {
     pub mode: ComponentMode,
     /// What it may do with accounts (XEP-0356).
     pub privileges: Privileges,
+    /// `[[components.component.delegation]]`: what it answers in the name of the server and of accounts (XEP-0355).
+    pub delegations: Vec<Delegation>,
+}
+
+/// A namespace whose requests a component answers (XEP-0355).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delegation {
+    /// That of the requests' payload.
+    pub namespace: String,
+    /// Only of those payloads that have all of these attributes.
+    pub attributes: Vec<String>,
+}
+
+/// Whose presence a component hears (XEP-0356).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WatchedPresence {
+    /// Nobody's, unless they subscribe.
+    #[default]
+    None,
+    /// That of all accounts.
+    ManagedEntity,
+    /// And that of their contacts.
+    Roster,
+}
+
+impl Words for WatchedPresence {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("none", WatchedPresence::None),
+        ("managed_entity", WatchedPresence::ManagedEntity),
+        ("roster", WatchedPresence::Roster),
+    ];
 }
 
 /// What a component may do in the name of the global domain's accounts (XEP-0356). Nothing, unless it says so.
@@ -53,6 +84,10 @@ pub struct Privileges {
     pub roster_get: bool,
     /// Change their rosters.
     pub roster_set: bool,
+    /// Hear of each change of their rosters.
+    pub roster_push: bool,
+    /// Whose presence it hears.
+    pub presence: WatchedPresence,
     /// Send messages from their bare JIDs, and from the domain.
     pub messages: bool,
     /// Namespaces of requests that it may send as they would, to read something.
@@ -89,6 +124,10 @@ pub struct Components {
     /// Stanzas of one connection for which nobody is responsible yet: what waits for a home or a database, and messages until they are
     /// delivered or on disk. Beyond: it is not read from.
     pub unhandled_max: usize,
+    /// Requests of this node that wait for the answer of a component (XEP-0355). Beyond: `resource-constraint`.
+    pub delegated_max: usize,
+    /// How long one waits. Beyond: `service-unavailable`.
+    pub delegated_deadline: Duration,
     /// `[[components.component]]`.
     pub component: Vec<Component>,
 }
@@ -137,6 +176,8 @@ pub(crate) fn read(table: &Table<'_>) -> Components {
         queue_bytes_max: size("queue_bytes_max", 32 << 20, 64 << 10),
         queue_items_max: count("queue_items_max", 50_000),
         unhandled_max: count("unhandled_max", 1_000),
+        delegated_max: count("delegated_max", 10_000),
+        delegated_deadline: time("delegated_deadline", 30),
         component: table.sections("component").iter().map(|one| component(one, mode)).collect(),
         secret,
     };
@@ -165,6 +206,7 @@ fn component(table: &Table<'_>, mode: ComponentMode) -> Component {
         secret_file: table.optional_path("secret_file"),
         mode: table.optional::<OneOf<ComponentMode>>("mode").map_or(mode, |mode| mode.0),
         privileges: privileges(table),
+        delegations: table.sections("delegation").iter().map(delegation).collect(),
     };
     if component.secret.as_deref() == Some("") {
         table.refuse("secret", "a text that is not empty", "an empty one");
@@ -175,15 +217,45 @@ fn component(table: &Table<'_>, mode: ComponentMode) -> Component {
     component
 }
 
+fn delegation(table: &Table<'_>) -> Delegation {
+    let delegation = Delegation {
+        namespace: table.required("namespace"),
+        attributes: table.value("attributes", Vec::new()),
+    };
+    // XEP-0355 §8, and what would make it of no use.
+    let own = delegation.namespace.starts_with("urn:xmpp:delegation:");
+    let disco =
+        ["urn:xmpp:delegation:2:bare:disco#info:*", "urn:xmpp:delegation:2:bare:disco#items:*"];
+    if own && !disco.contains(&delegation.namespace.as_str()) {
+        table.refuse(
+            "namespace",
+            "one that may be delegated",
+            format!("{:?}", delegation.namespace),
+        );
+    }
+    delegation
+}
+
 fn privileges(table: &Table<'_>) -> Privileges {
     let roster = table.value("privileged_roster", OneOf(Access::None)).0;
-    Privileges {
+    let may = Privileges {
         roster_get: matches!(roster, Access::Get | Access::Both),
         roster_set: matches!(roster, Access::Set | Access::Both),
+        roster_push: table.value("privileged_roster_push", false),
+        presence: table.value("privileged_presence", OneOf(WatchedPresence::None)).0,
         messages: table.value("privileged_messages", false),
         iq_get: table.value("privileged_iq_get", Vec::new()),
         iq_set: table.value("privileged_iq_set", Vec::new()),
+    };
+    // §7.2, and what a push says is what it may not read.
+    let reads = r#"privileged_roster = "get" or "both" with it"#;
+    if may.presence == WatchedPresence::Roster && !may.roster_get {
+        table.refuse("privileged_presence", reads, "none");
     }
+    if may.roster_push && !may.roster_get {
+        table.refuse("privileged_roster_push", reads, "none");
+    }
+    may
 }
 
 #[derive(Clone, Copy)]

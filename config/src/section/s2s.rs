@@ -29,6 +29,8 @@ pub struct S2s {
     pub dns: Vec<SocketAddr>,
     /// Whether DNSSEC is checked: what is signed wrongly is not believed.
     pub dnssec: bool,
+    /// Whether a domain whose certificate proves nothing is asked over `https` which are its own (POSH, RFC 7711).
+    pub posh: bool,
     /// The authorities that other servers' certificates may be from, PEM. None: the system's.
     pub trust: Option<PathBuf>,
     /// Revocation lists of such authorities, PEM.
@@ -48,12 +50,16 @@ pub struct S2s {
 pub struct S2sLimits {
     /// Streams in each direction. Beyond: an incoming one is refused with `resource-constraint`, an outgoing one waits.
     pub streams_max: usize,
-    /// Incoming streams from one address that have proved nothing yet. Beyond: closed at once.
+    /// Incoming streams from one address (IPv6: one /64) that have proved nothing yet. Beyond: closed at once.
     pub unproved_per_address_max: usize,
-    /// Incoming streams that have proved one and the same domain. Beyond: `policy-violation` for the newest.
+    /// Incoming streams that have proved one and the same domain. Beyond: `policy-violation` for the newest. As many more that are cut may wait to be resumed;
+    /// beyond, one that is cut is over.
     pub streams_per_domain_max: usize,
     /// Pairs of domains proved on one incoming stream. Beyond: the dialback request is answered with an error (`resource-constraint`).
     pub pairs_per_stream_max: usize,
+    /// Servers that are asked at one time about dialback keys that others have shown us, and as many certificates that are looked up elsewhere
+    /// than in themselves. Beyond: dialback is answered with an error (`resource-constraint`), a certificate proves nothing.
+    pub verifications_max: usize,
     /// Bytes of one stanza from a peer that has proved who it is (RFC 6120 §13.12: at least 10,000). Beyond: `policy-violation`.
     pub stanza_bytes_max: usize,
     /// Stanzas waiting for one pair of domains. Beyond: `resource-constraint` to the sender.
@@ -178,6 +184,7 @@ pub(crate) fn read(table: &Table<'_>) -> S2s {
         federation: table.value("federation", true),
         dns: table.value("dns", Vec::new()),
         dnssec: table.value("dnssec", false),
+        posh: table.value("posh", false),
         trust: table.optional_path("trust"),
         revoked: table.optional_path("revoked"),
         blocklist: table.optional_path("blocklist"),
@@ -221,6 +228,7 @@ fn limits(table: &Table<'_>) -> S2sLimits {
         unproved_per_address_max: count("unproved_per_address_max", 100),
         streams_per_domain_max: count("streams_per_domain_max", 64),
         pairs_per_stream_max: count("pairs_per_stream_max", 1_000),
+        verifications_max: count("verifications_max", 2_000),
         // RFC 6120 §13.12.
         stanza_bytes_max: table
             .between(

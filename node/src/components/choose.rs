@@ -4,6 +4,7 @@
 use std::cmp::Reverse;
 
 use config::ComponentMode;
+use global_distrib::rendezvous::weight;
 use global_distrib::{Choice, Row};
 use smallvec::smallvec;
 
@@ -35,16 +36,6 @@ pub fn choose<H: Clone, R: AsRef<str>>(
         Some((None, Some(there))) => Choice::Send { here: smallvec![], there: smallvec![there] },
         _ => Choice::Nobody { file: false },
     }
-}
-
-/// A number that is the same on every node (FNV-1a, mixed once more: the greatest of several wins).
-fn weight(parts: &[&str]) -> u64 {
-    let bytes = parts.iter().flat_map(|part| part.bytes().chain([0]));
-    let hash = bytes.fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    let hash = (hash ^ (hash >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
-    hash ^ (hash >> 32)
 }
 
 #[cfg(test)]

@@ -5,9 +5,10 @@
 //! Called by the listeners (`serve`), the router, disco, and `geo` when other nodes tell of theirs.
 //!
 //! * `handshake` who may be what · `serve` a connection, from its first byte to its end · `choose` which connection · `inbound` how much of what it sends is open ·
-//!   `privilege` what it may do in the name of accounts
+//!   `privilege` what it may do in the name of accounts · `delegation` what it answers in their name
 
 mod choose;
+mod delegation;
 mod handshake;
 mod inbound;
 mod privilege;
@@ -21,7 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use config::ComponentMode;
-use global_distrib::{Choice, Row};
+use global_distrib::{Choice, NodeIx, Row};
 use parking_lot::Mutex;
 use replication::Hlc;
 use xmpp::jid::{BareJid, FullJid, Jid};
@@ -31,7 +32,12 @@ use xmpp::stanza::Stanza;
 use xmpp::stream::error::StreamError;
 
 pub use self::choose::choose;
+use self::delegation::Delegations;
+pub use self::delegation::{Delegation as DelegationFeature, INFO, ITEMS, answered, nested};
+pub(crate) use self::delegation::{remaining, taken as delegated};
 use self::handshake::Claim;
+use self::privilege::Watchers;
+pub use self::privilege::{contact_shows, roster_changed, showing};
 pub use self::serve::serve;
 use crate::app::Node;
 use crate::router::{Domains, perform};
@@ -44,6 +50,10 @@ pub struct Components {
     secrets: BTreeMap<String, Secret>,
     /// Of those that are not named.
     any: Option<Secret>,
+    /// What they answer for us (XEP-0355).
+    delegations: Delegations,
+    /// What they hear of accounts (XEP-0356).
+    watchers: Watchers,
     /// Domains of which there was a row; as many as there are rows, and no more.
     seen: Mutex<BTreeSet<BareJid>>,
     /// Connections of this node.
@@ -71,7 +81,8 @@ impl Components {
         }
         let any = config.secret.clone().filter(|_| config.any_below);
         let any = any.map(|secret| Secret::new(secret.into_bytes()));
-        Ok(Components { secrets, any, ..Components::default() })
+        let (delegations, watchers) = (Delegations::new(config), Watchers::new(config));
+        Ok(Components { secrets, any, delegations, watchers, ..Components::default() })
     }
 
     /// What a connection that names this domain may be.
@@ -130,7 +141,7 @@ fn is_connected(node: &Node, domain: &BareJid) -> bool {
 }
 
 /// There is a row of a component, here or elsewhere. Where there may be but one connection and there are two, the newer one ends.
-pub fn appeared(node: &Node, full: &FullJid, generation: Hlc) {
+pub fn appeared(node: &Arc<Node>, full: &FullJid, generation: Hlc) {
     let domain = full.bare();
     {
         let mut seen = node.components.seen.lock();
@@ -146,13 +157,30 @@ pub fn appeared(node: &Node, full: &FullJid, generation: Hlc) {
             }
         }
     }
+    delegation::appeared(node, &domain);
+    privilege::appeared(node, &domain);
+}
+
+/// A node that was silent is back, and its components with it: while it was, their places may have been taken.
+pub fn back(node: &Arc<Node>, ix: NodeIx) {
+    let seen: Vec<BareJid> = node.components.seen.lock().iter().cloned().collect();
+    for domain in seen {
+        let its = |row: &&Row<Arc<Seat>>| row.there() == Some(ix);
+        let its = |rows: &[Row<Arc<Seat>>]| {
+            rows.iter().filter(its).map(|row| (row.full.clone(), row.generation)).collect()
+        };
+        let rows: Vec<_> = node.directory.read(domain.as_str(), its).unwrap_or_default();
+        for (full, generation) in rows {
+            appeared(node, &full, generation);
+        }
+    }
 }
 
 /// A row for a connection that has proved to be this component.
 ///
 /// # Errors
 /// `conflict`: there are as many as there may be.
-fn bind(node: &Node, domain: &BareJid) -> Result<Arc<Seat>, StreamError> {
+fn bind(node: &Arc<Node>, domain: &BareJid) -> Result<Arc<Seat>, StreamError> {
     let config = &node.config.components;
     let _one_at_a_time = node.components.binding.lock();
     let one = config.mode_of(domain.as_str()) == ComponentMode::One;

@@ -1,17 +1,23 @@
 //! XEP-0356 Privileged Entity, version 0.4.1: what a component that the configuration trusts with it does in the name of our accounts: reads and changes
-//! their rosters (§4), sends messages from them (§5), sends requests as they would (§6). It is told what it may when it connects. Called by
+//! their rosters (§4), sends messages from them (§5), sends requests as they would (§6). It is told what it may when it connects, and `told` what it hears of them. Called by
 //! `serve` for what a component with privileges sends, before `federation::inbound` sees it.
 //!
 //! What it does as an account goes the way of a session's stanzas, by a seat that is in no table and shows nothing: so archives and carbons treat its messages as
 //! those of a device, and the features answer as they would the account.
-//! Left out: roster pushes (§4.4: their `push` is advertised as `false`), the presence of accounts and of their contacts (§7), requests to other entities than the server, its services
-//! and the account itself (`feature-not-implemented`).
+//! Left out: what contacts at other domains had shown before the component connected (§8: it hears of them when they next show something); requests to other entities than the server, its
+//! services and the account itself (`feature-not-implemented`).
 
+mod told;
+
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
 
-use config::Privileges;
+use config::{Privileges, WatchedPresence};
 use futures_util::future::BoxFuture;
 use s2s::federation::Handled;
+use tokio::time::timeout;
 use xmpp::jid::{BareJid, Jid};
 use xmpp::ns;
 use xmpp::payload::forward;
@@ -19,11 +25,16 @@ use xmpp::stanza::error::StanzaError;
 use xmpp::stanza::{Kind, Stanza, Type};
 use xmpp::xml::element::Element;
 
+pub(super) use self::told::{Watchers, appeared};
+pub use self::told::{contact_shows, roster_changed, showing};
 use crate::app::Node;
 use crate::feature::{Action, Ctx, Flow};
 use crate::router::{self, Destination, decide};
 use crate::session::mailbox::{Mailbox, MailboxLimits};
-use crate::session::{self, Seat};
+use crate::session::{self, Delivery, Item, Seat};
+
+/// How long an answer is waited for that others make. What a feature asks of homes and databases has deadlines of its own, well within it.
+const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 
 /// What a component is told of what it may (§4.2, §5.2, §6.2).
 pub(super) fn advertised(server: &Jid, component: &Jid, may: &Privileges) -> Stanza {
@@ -32,11 +43,19 @@ pub(super) fn advertised(server: &Jid, component: &Jid, may: &Privileges) -> Sta
         element("perm").with_attr("access", access).with_attr("type", type_)
     };
     let mut privilege = element("privilege");
+    let push = if may.roster_push { "true" } else { "false" };
     if let Some(type_) = type_of(may.roster_get, may.roster_set) {
-        privilege.push_child(perm("roster", type_).with_attr("push", "false"));
+        privilege.push_child(perm("roster", type_).with_attr("push", push));
     }
     if may.messages {
         privilege.push_child(perm("message", "outgoing"));
+    }
+    match may.presence {
+        WatchedPresence::None => {}
+        WatchedPresence::ManagedEntity => {
+            privilege.push_child(perm("presence", "managed_entity"));
+        }
+        WatchedPresence::Roster => privilege.push_child(perm("presence", "roster")),
     }
     let namespaces: std::collections::BTreeSet<&String> =
         may.iq_get.iter().chain(&may.iq_set).collect();
@@ -74,6 +93,7 @@ enum Asked {
 /// Takes a component's stanza if it is done in somebody's name; gives it back if not.
 pub(super) fn take(
     node: &Arc<Node>,
+    component: &BareJid,
     may: &Privileges,
     stanza: Stanza,
     handled: Handled,
@@ -85,11 +105,11 @@ pub(super) fn take(
             match message.from().map(Jid::bare).filter(|from| from.local().is_some()) {
                 Some(account) => {
                     // In its order; only what takes a while is waited for apart.
-                    let acting = Acting::begin(node, &account, message);
+                    let mut acting = Acting::begin(node, component, &account, message);
                     if acting.later.is_some() {
                         let node = node.clone();
                         tokio::spawn(async move {
-                            acting.end(&node).await;
+                            acting.done(&node).await;
                             drop(handled);
                         });
                     }
@@ -103,11 +123,10 @@ pub(super) fn take(
                 return None;
             }
             let id = request.id().map(std::borrow::Cow::into_owned);
-            let acting = Acting::begin(node, &account, request);
+            let acting = Acting::begin(node, component, &account, request);
             let node = node.clone();
             tokio::spawn(async move {
-                let said = acting.end(&node).await;
-                let answer = said.into_iter().find(|said| answers(said, id.as_deref()));
+                let answer = acting.answer(&node, id.as_deref()).await;
                 answer_to(&node, &stanza, answer, wrapped);
                 drop(handled);
             });
@@ -214,7 +233,7 @@ struct Acting {
 }
 
 impl Acting {
-    fn begin(node: &Arc<Node>, account: &BareJid, stanza: Stanza) -> Acting {
+    fn begin(node: &Arc<Node>, component: &BareJid, account: &BareJid, stanza: Stanza) -> Acting {
         let full = account.with_resource(&node.token()).expect("a token is a resource");
         let mailbox = Mailbox::new(MailboxLimits::default());
         let seat = Arc::new(Seat::new(full, node.tick_clock(), mailbox));
@@ -223,6 +242,7 @@ impl Acting {
             _ => stanza,
         };
         let mut ctx = Ctx::new(node, Some(&seat));
+        ctx.component = Some(component);
         let flow = session::handle(&mut ctx, stanza);
         router::perform(node, Some(&seat), std::mem::take(&mut ctx.actions));
         let later = match flow {
@@ -232,12 +252,38 @@ impl Acting {
         Acting { seat, later }
     }
 
-    /// What it has heard when all is done.
-    async fn end(self, node: &Arc<Node>) -> Vec<Stanza> {
-        if let Some(later) = self.later {
+    /// Until what takes a while is done. What it hears is nobody's.
+    async fn done(&mut self, node: &Arc<Node>) {
+        if let Some(later) = self.later.take() {
             router::perform(node, Some(&self.seat), later.await);
         }
-        self.seat.close().into_iter().map(|delivery| delivery.stanza).collect()
+    }
+
+    /// The answer to its request of that id, whoever makes it: a feature may have left it to a task of its own, which has the seat. `None`: there is
+    /// nobody left who could answer, or it takes longer than [`ANSWER_WITHIN`].
+    async fn answer(mut self, node: &Arc<Node>, id: Option<&str>) -> Option<Stanza> {
+        self.done(node).await;
+        let is_it = |item| match item {
+            Item::Stanza(Delivery { stanza, .. }) if answers(&stanza, id) => Some(stanza),
+            _ => None,
+        };
+        let mut heard = Vec::new();
+        let come = poll_fn(|cx| {
+            // Asked before the mailbox: whoever is gone by then has said what he had to say.
+            let alone = Arc::strong_count(&self.seat) == 1;
+            loop {
+                let more = self.seat.mailbox.poll_drain(cx, &mut heard).is_ready();
+                if let Some(answer) = heard.drain(..).find_map(is_it) {
+                    return Poll::Ready(Some(answer));
+                }
+                if !more {
+                    return if alone { Poll::Ready(None) } else { Poll::Pending };
+                }
+            }
+        });
+        let answer = timeout(ANSWER_WITHIN, come).await;
+        self.seat.close();
+        answer.unwrap_or_default()
     }
 }
 

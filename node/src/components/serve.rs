@@ -23,7 +23,7 @@ use xmpp::xml::framer::{Framer, Limits, Scan};
 
 use super::handshake::{self, Handshake};
 use super::inbound::Open;
-use super::privilege;
+use super::{delegation, privilege};
 use crate::app::Node;
 use crate::federation::inbound::inbound;
 use crate::router;
@@ -68,6 +68,12 @@ pub async fn serve(node: Arc<Node>, accepted: Accepted) {
     let may = node.config.components.privileges_of(seat.bare.domain()).cloned();
     if let Some(may) = &may {
         output.put(privilege::advertised(&node.server, &Jid::from(&seat.bare), may).bytes());
+    }
+    let all = &node.config.components.component;
+    let own = all.iter().find(|component| component.domain == seat.bare.domain());
+    if let Some(own) = own.filter(|own| !own.delegations.is_empty()) {
+        let told = delegation::advertised(&node.server, &Jid::from(&seat.bare), &own.delegations);
+        output.put(told.bytes());
     }
     drop(admission); // It has proved who it is, and is not counted among those at the door any more.
     framer.set_limits(Limits {
@@ -410,7 +416,9 @@ impl Connection {
                     self.received += 1;
                     let handled = self.open.begin(self.received);
                     let left = match &self.may {
-                        Some(may) => privilege::take(&self.node, may, stanza, handled),
+                        Some(may) => {
+                            privilege::take(&self.node, &self.seat.bare, may, stanza, handled)
+                        }
                         None => Some((stanza, handled)),
                     };
                     if let Some((stanza, handled)) = left {

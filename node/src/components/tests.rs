@@ -1,5 +1,8 @@
 //! Components on a wire in memory, at a whole node: what their streams are answered with, what reaches them, what becomes of it when they go.
 
+mod going;
+mod watching;
+
 use std::time::Duration;
 
 use sha1::{Digest as _, Sha1};
@@ -10,7 +13,7 @@ use crate::testing::{House, Wire};
 use crate::transport::tcp::{Accepted, Gate, GateLimits};
 
 const SOON: Duration = Duration::from_secs(5);
-const CONFIG: &str = "
+pub(super) const CONFIG: &str = "
 [components]
 secret = 'of all'
 any_below = true
@@ -24,13 +27,13 @@ listed = false
 ";
 
 /// The far end of a component's connection.
-struct Line {
+pub(super) struct Line {
     line: DuplexStream,
     got: String,
 }
 
 impl Line {
-    fn new(house: &House) -> Line {
+    pub(super) fn new(house: &House) -> Line {
         let (transport, line) = Wire::pair();
         let peer = transport.peer_addr().expect("an address");
         let admission = Gate::new(GateLimits::default()).admit(peer.ip()).expect("admitted");
@@ -38,14 +41,14 @@ impl Line {
         Line { line, got: String::new() }
     }
 
-    async fn connected(house: &House, domain: &str, secret: &str) -> Line {
+    pub(super) async fn connected(house: &House, domain: &str, secret: &str) -> Line {
         let mut line = Line::new(house);
         line.shakes(domain, secret).await;
         line.reads("<handshake/>").await;
         line
     }
 
-    async fn shakes(&mut self, domain: &str, secret: &str) {
+    pub(super) async fn shakes(&mut self, domain: &str, secret: &str) {
         self.says(&open(domain)).await;
         let header = self.reads(">").await + &self.reads(">").await;
         let id = header.split(" id='").nth(1).and_then(|rest| rest.split('\'').next());
@@ -55,12 +58,12 @@ impl Line {
         self.says(&format!("<handshake>{hash}</handshake>")).await;
     }
 
-    async fn says(&mut self, text: &str) {
+    pub(super) async fn says(&mut self, text: &str) {
         self.line.write_all(text.as_bytes()).await.expect("written");
     }
 
     /// Everything up to and with `what`.
-    async fn reads(&mut self, what: &str) -> String {
+    pub(super) async fn reads(&mut self, what: &str) -> String {
         let mut bytes = [0; 4096];
         loop {
             if let Some(at) = self.got.find(what) {
@@ -76,7 +79,7 @@ impl Line {
     }
 
     /// Everything until the end.
-    async fn rest(mut self) -> String {
+    pub(super) async fn rest(mut self) -> String {
         let mut bytes = Vec::new();
         let read = tokio::time::timeout(SOON, self.line.read_to_end(&mut bytes)).await;
         read.expect("in time").expect("read");

@@ -39,6 +39,7 @@ use xmpp::stanza::{Kind, Stanza};
 use xmpp::xml::element::Element;
 
 use self::adhoc::command::Command;
+use crate::components;
 use crate::feature::{Ctx, Disco, Feature, Flow, Iq, SessionEvent};
 use crate::service::Service;
 use crate::session::Seat;
@@ -70,6 +71,7 @@ fn list(config: &Config) -> Vec<Box<dyn Feature>> {
         Box::new(external_services::ExternalServices),
         Box::new(register::Register::default()),
         Box::new(admin::AdminFeature),
+        Box::new(components::DelegationFeature::new(config)),
         Box::new(adhoc::AdHoc::new(config)),
         Box::new(invitations::InvitationsFeature::new(config)),
         // Behind those that answer for nodes of their own.

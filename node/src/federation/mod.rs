@@ -19,7 +19,8 @@ use bytes::Bytes;
 use config::canary::{Canary, sings};
 use futures_util::future::BoxFuture;
 use global_distrib::NodeIx;
-use global_distrib::gateway::{Gateways, Load, Pair, Way, rendezvous};
+use global_distrib::gateway::{Gateways, Load, Pair, Way};
+use global_distrib::rendezvous::chosen;
 use parking_lot::{Mutex, MutexGuard};
 use s2s::federation::Ticket;
 use tokio::time::Instant;
@@ -39,8 +40,6 @@ const OPEN_MAX: usize = 64 * 1024;
 const LEDGER_SHARE: usize = 4;
 /// The share of both that one sender may have, so that nobody takes the way from others. Beyond: the same.
 const SENDER_SHARE: usize = 16;
-/// A message that leaves so long after it was accepted says when that was (XEP-0203).
-const LATE_MS: u64 = 1_000;
 
 /// The streams to other domains, as the gateway sees them.
 pub trait Streams: Send + Sync {
@@ -243,12 +242,12 @@ fn gateway(node: &Node, gate: &Gateways, stanza: &Stanza) -> Option<NodeIx> {
     };
     let live = || state.nodes.iter().filter(|(name, _)| state.is_live(name) && takes(name));
     let of_region = live().filter(|(_, of)| of.region == home.region);
-    let mut chosen = rendezvous(to.domain(), of_region.map(|(name, _)| name.as_str()));
+    let mut gateway = chosen(to.domain(), of_region.map(|(name, _)| name.as_str()));
     // Nobody else speaks for a region's own domain.
-    if chosen.is_none() && is_leaving && !node.domains.is_regional(from.domain()) {
-        chosen = rendezvous(to.domain(), live().map(|(name, _)| name.as_str()));
+    if gateway.is_none() && is_leaving && !node.domains.is_regional(from.domain()) {
+        gateway = chosen(to.domain(), live().map(|(name, _)| name.as_str()));
     }
-    node.geo.peer_named(chosen?).map(|peer| peer.ix)
+    node.geo.peer_named(gateway?).map(|peer| peer.ix)
 }
 
 fn write(node: &Node, to: NodeIx, order: u64, stanza: &Stanza) -> bool {
@@ -333,7 +332,7 @@ fn send_ready(node: &Arc<Node>) {
 /// One of the ledger, through whoever is its gateway now.
 fn again(node: &Node, gate: &mut Gate<'_>, order: u64) -> Refused {
     let (accepted_ms, stanza) = node.ledger.look(order)?;
-    forward(node, gate, order, stamped(node, stanza, accepted_ms))
+    forward(node, gate, order, router::late(node, stanza, accepted_ms))
 }
 
 /// Its sender hears the error, and that is the end of it.
@@ -344,22 +343,7 @@ pub fn failed(node: &Arc<Node>, ticket: Ticket, stanza: &Stanza, error: &StanzaE
 
 /// The other domain has these: whoever waits to hear of them is told.
 pub fn delivered(node: &Arc<Node>, tickets: &[Ticket]) {
-    let mut told: Vec<(NodeIx, Vec<u64>)> = Vec::new();
-    for ticket in tickets {
-        let Some(via) = ticket.via.map(NodeIx) else {
-            router::kept_here(node, ticket.order);
-            continue;
-        };
-        if node.geo.held.kept(via, ticket.order) {
-            match told.iter_mut().find(|(known, _)| *known == via) {
-                Some((_, orders)) => orders.push(ticket.order),
-                None => told.push((via, vec![ticket.order])),
-            }
-        }
-    }
-    for (via, orders) in told {
-        node.geo.tell_kept(via, &orders);
-    }
+    router::kept_of(node, tickets.iter().map(|ticket| (ticket.via.map(NodeIx), ticket.order)));
 }
 
 /// Another node's, for a domain that we speak to.
@@ -413,14 +397,6 @@ pub fn node_gone(node: &Arc<Node>, gone: NodeIx) -> Vec<(u64, u64, Stanza)> {
     back
 }
 
-/// When it was sent, if that is some time ago.
-fn stamped(node: &Node, stanza: Stanza, accepted_ms: u64) -> Stanza {
-    match node.wall_ms().saturating_sub(accepted_ms) >= LATE_MS && stanza.kind() != Kind::Iq {
-        true => router::delayed(node, &stanza, accepted_ms),
-        false => stanza,
-    }
-}
-
 /// The link to a node is up: what waited for it leaves, in order.
 pub fn peer_up(node: &Node, at: NodeIx) {
     let mut gate = node.federation.lock();
@@ -441,7 +417,7 @@ fn flush(node: &Node, gate: &mut Gate<'_>, at: NodeIx) {
             gate.over(order);
             continue;
         };
-        if !write(node, at, order, &stamped(node, stanza, accepted_ms)) {
+        if !write(node, at, order, &router::late(node, stanza, accepted_ms)) {
             return gate.refused(at, order);
         }
     }

@@ -3,7 +3,7 @@
 //! RFC 6121 §4. Called by `presence` for the part of a broadcast that leaves, by features' actions, by `user` for what other nodes ask.
 //!
 //! A session whose node has died can say nothing any more. All nodes that are left hear of that death, and one of them tells the contacts abroad:
-//! the one with the lowest name ([`gone`]). A node that is only silent may be alive and tell them itself, so nothing is told of its sessions
+//! the one that has lived longest ([`gone`]). A node that is only silent may be alive and tell them itself, so nothing is told of its sessions
 //! until it is known to be over. One that was declared down and has lived on shows its users again ([`again`]).
 //!
 //! Left out: a deployment of one node that dies tells nobody abroad, for nobody is left (its contacts see it when they next ask); whom a session that
@@ -12,6 +12,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use global_distrib::{NodeIx, Row};
 use parking_lot::Mutex;
@@ -24,6 +25,7 @@ use super::frame;
 use super::light::available_here;
 use super::presence::Presence;
 use crate::app::Node;
+use crate::components;
 use crate::features::blocking;
 use crate::router;
 use crate::router::perform::{seat_of, seats_of};
@@ -31,6 +33,9 @@ use crate::session::{Seat, moving};
 
 /// Accounts handled before the task yields to others.
 const PACE: usize = 64;
+/// How often the contacts of those who are gone are asked for while they cannot be read, and the pause between.
+const ASKED_MAX: u32 = 60;
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Whether that one is, to our users of the domain `of`, at another domain, or at a service: nobody of whom this server tells what it knows itself.
 pub fn is_abroad(node: &Node, of: &str, who: &BareJid) -> bool {
@@ -114,13 +119,13 @@ pub fn show_here(node: &Arc<Node>, show: &Show) {
     moving::show_came(node, show);
 }
 
-/// The life of a node is over, and these were its sessions: of the nodes that are left, the one with the lowest name tells their contacts abroad, unless
-/// somebody else has the same full JID by now and shows it.
+/// The life of a node is over, and these were its sessions: of the nodes that are left, the one that has lived longest tells their contacts abroad, unless
+/// somebody else has the same full JID by now and shows it. Who their contacts are is asked until it is known, at most [`ASKED_MAX`] times.
 pub fn gone(node: &Arc<Node>, of: &str, rows: &[Row<Arc<Seat>>]) {
     if !speaks(node, of) {
         return;
     }
-    let mut by_account: BTreeMap<BareJid, Vec<(FullJid, Hlc)>> = BTreeMap::new();
+    let mut by_account = Gone::new();
     for row in rows.iter().filter(|row| row.available && !row.hidden) {
         by_account.entry(row.full.bare()).or_default().push((row.full.clone(), row.generation));
     }
@@ -129,31 +134,71 @@ pub fn gone(node: &Arc<Node>, of: &str, rows: &[Row<Arc<Seat>>]) {
     }
     let node = node.clone();
     tokio::spawn(async move {
-        for (done, (account, fulls)) in by_account.into_iter().enumerate() {
-            let Ok(roster) = node.rosters.load(&node, &account).await else { continue };
-            let abroad: Vec<BareJid> = roster
-                .subscribers()
-                .filter(|one| is_abroad(&node, account.domain(), one))
-                .cloned()
-                .collect();
-            for (full, generation) in fulls.into_iter().filter(|_| !abroad.is_empty()) {
-                let from = Jid::from(&full);
-                let stanza = Stanza::presence(None, Some(&from), Type::Unavailable).build();
-                let over = Presence { stanza, generation, node: None, withdrawn: false };
-                tell(&node, &over, &abroad);
+        for asked in 1..=ASKED_MAX {
+            by_account = tell_gone(&node, by_account).await;
+            if by_account.is_empty() {
+                return;
             }
-            if done % PACE == PACE - 1 {
-                tokio::task::yield_now().await;
-            }
+            tracing::warn!(
+                accounts = by_account.len(),
+                asked,
+                "their contacts abroad are not known"
+            );
+            tokio::time::sleep(ASK_AGAIN).await;
         }
     });
 }
 
-/// Whether this node speaks for one that is gone: none of those that count as live has a lower name.
-pub fn speaks(node: &Node, of: &str) -> bool {
+type Gone = BTreeMap<BareJid, Vec<(FullJid, Hlc)>>;
+
+/// Those whose rosters could not be read.
+async fn tell_gone(node: &Arc<Node>, by_account: Gone) -> Gone {
+    let mut unknown = Gone::new();
+    for (done, (account, fulls)) in by_account.into_iter().enumerate() {
+        let Ok(roster) = node.rosters.load(node, &account).await else {
+            unknown.insert(account, fulls);
+            continue;
+        };
+        let abroad: Vec<BareJid> = roster
+            .subscribers()
+            .filter(|one| is_abroad(node, account.domain(), one))
+            .cloned()
+            .collect();
+        for (full, generation) in fulls {
+            let from = Jid::from(&full);
+            let stanza = Stanza::presence(None, Some(&from), Type::Unavailable).build();
+            let mut actions = Vec::new();
+            let is_contact = |of: &BareJid| roster.has_subscriber(of);
+            components::showing(node, &stanza, is_contact, &mut actions);
+            router::perform(node, None, actions);
+            let over = Presence { stanza, generation, node: None, withdrawn: false };
+            tell(node, &over, &abroad);
+        }
+        if done % PACE == PACE - 1 {
+            tokio::task::yield_now().await;
+        }
+    }
+    unknown
+}
+
+/// Whether this node speaks for one that is gone. Where several think so, contacts hear it more than once; that nobody does is what may not be.
+fn speaks(node: &Node, of: &str) -> bool {
     let me = node.geo.me.to_string();
-    let is_lower = |name: &str| name != of && *name < *me;
-    !node.geo.live().iter().any(|(name, _)| is_lower(name))
+    let peers = node.geo.live().into_iter().filter_map(|(name, ix)| {
+        let life = node.geo.peer_at(ix).filter(|peer| peer.link.is_up())?.link.incarnation()?;
+        Some((life.0, name))
+    });
+    is_speaker((node.incarnation, &me), of, peers)
+}
+
+/// Of the nodes that live and can be reached, the one whose life is the longest speaks: it has known the sessions that are gone, as one that has come since has
+/// not. Of two as old, the lower name.
+fn is_speaker(
+    me: (u64, &str),
+    of: &str,
+    mut reached: impl Iterator<Item = (u64, Arc<str>)>,
+) -> bool {
+    !reached.any(|(life, name)| *name != *of && (life, &*name) < me)
 }
 
 /// This node counts for others or does not, by metadata's word. If it did not and does again, contacts abroad were told that its users are gone: those who
@@ -249,5 +294,29 @@ impl Drop for Sender {
                 all.remove(&self.of);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_of_those_that_are_left_speaks_for_one_that_is_gone() {
+        let nodes = [(10, "ap-0"), (7, "eu-0"), (7, "us-0"), (3, "eu-1")];
+        let speak = |of: &str, reached: &[(u64, &'static str)]| -> Vec<&str> {
+            let others = |me: &str| {
+                let others: Vec<_> = reached.iter().filter(|(_, name)| *name != me).collect();
+                others.into_iter().map(|(life, name)| (*life, Arc::from(*name)))
+            };
+            let left = reached.iter().filter(|(_, name)| *name != of);
+            left.filter(|me| is_speaker(**me, of, others(me.1))).map(|(_, name)| *name).collect()
+        };
+        assert_eq!(speak("us-0", &nodes), ["eu-1"]);
+        assert_eq!(speak("eu-1", &nodes), ["eu-0"], "of two as old the lower name");
+        // It has died at the same moment, and nobody reaches it.
+        assert_eq!(speak("us-0", &nodes[..3]), ["eu-0"]);
+        // It has come back since: it never knew them.
+        assert_eq!(speak("us-0", &[nodes[0], (12, "eu-1"), (11, "eu-0")]), ["ap-0"]);
     }
 }

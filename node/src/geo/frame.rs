@@ -51,6 +51,8 @@ pub const SHOW: FrameKind = FrameKind(0x25);
 pub const PRESENCE: FrameKind = FrameKind(0x1f);
 /// Whom the sender reaches, as a datagram: `Vec<String>` of node names.
 pub const REACH: FrameKind = FrameKind(0x22);
+/// An answer to a request of the server's own, to the node that asked: the stanza.
+pub const ANSWER: FrameKind = FrameKind(0x26);
 
 /// "I write my region's database", with the term: `u64`, little endian, and a byte: 1 for a reminder. The first word on a link, and when it begins.
 pub const SCRIBE: FrameKind = FrameKind(0x30);

@@ -14,6 +14,7 @@ use super::abroad::is_abroad;
 use super::frame;
 use super::presence::{Presence, local_presence};
 use crate::app::Node;
+use crate::components;
 use crate::features::blocking;
 use crate::features::roster::copied;
 use crate::router::perform::seats_of;
@@ -33,6 +34,7 @@ pub fn turned(node: &Arc<Node>, turn: Turn) {
         Turn::CameBack(ix) => {
             let back = node.directory.light(ix, true);
             tracing::info!(node = ?node.geo.nodes.name(ix), users = back.len(), "a silent node is back");
+            components::back(node, ix);
             node.geo.send(ix, frame::REPRESENT, &[]);
         }
     }
@@ -127,7 +129,8 @@ pub fn retell(node: &Arc<Node>, account: &BareJid) {
     });
 }
 
-pub(super) fn available_here(node: &Node) -> Vec<Arc<Seat>> {
+/// Sessions of this node that are available.
+pub fn available_here(node: &Node) -> Vec<Arc<Seat>> {
     let mut seats = Vec::new();
     node.directory
         .for_each(|row| seats.extend(row.here().filter(|seat| seat.available()).cloned()));

@@ -18,14 +18,12 @@ use super::frame::{self, Call, CarbonCopy, PresenceProbe, Reply, StanzaHead};
 use super::presence::{self, Presence};
 use super::{Peer, abroad, light};
 use crate::app::{Node, drain, scribe};
+use crate::components;
 use crate::features::blocking;
 use crate::federation;
 use crate::router::road::Road;
 use crate::router::{self, Holder, LetGo, Routed, perform};
 use crate::session::{Delivery, Owed, Seat, moving};
-
-/// A message that comes back after so long says when it was sent (XEP-0203).
-const LATE_MS: u64 = 1_000;
 
 /// The node, as its links see it.
 pub struct User(pub Weak<Node>);
@@ -222,6 +220,11 @@ fn take(node: &Arc<Node>, peer: &Peer, kind: FrameKind, body: Bytes) {
         frame::SHOW => {
             if let Some(show) = value(&peer.id, kind, &body) {
                 abroad::show_here(node, &show);
+            }
+        }
+        frame::ANSWER => {
+            if let Ok(answer) = Stanza::parse(body) {
+                components::answered(node, &answer);
             }
         }
         frame::PRESENCE => {
@@ -435,10 +438,7 @@ fn returned(node: &Arc<Node>, peer: &Peer, body: Bytes) {
     }
     tracing::debug!(peer = %peer.id, early = head.early, "a stanza came back");
     let accepted_ms = node.ledger.accepted_ms(head.order).unwrap_or(node.wall_ms());
-    let stanza = match node.wall_ms().saturating_sub(accepted_ms) >= LATE_MS {
-        true => router::delayed(node, &stanza, accepted_ms),
-        false => stanza,
-    };
+    let stanza = router::late(node, stanza, accepted_ms);
     let routed = Routed { stanza, tries: head.tries, order: head.order, tracked };
     router::returned(node, peer.ix, routed, head.early);
 }

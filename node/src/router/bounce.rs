@@ -40,9 +40,17 @@ pub fn bounce(node: &Arc<Node>, stanza: &Stanza, error: &StanzaError) {
     }
 }
 
-/// Nobody is there to take it: RFC 6121 §8.5.1, §8.5.2.2, §8.5.3.2.
+/// Nobody is there to take it: RFC 6121 §8.5.1, §8.5.2.2, §8.5.3.2. Presence says nothing to who is not there. A word about subscriptions waits for an answer,
+/// and an account's home keeps it until there is one; for a component that is not connected nobody does, so it comes back.
 pub fn undeliverable(node: &Arc<Node>, stanza: &Stanza) {
+    let is_to_component = || stanza.to().is_some_and(|to| node.domains.is_component(to.domain()));
     match (stanza.kind(), stanza.type_()) {
+        (
+            Kind::Presence,
+            Type::Subscribe | Type::Subscribed | Type::Unsubscribe | Type::Unsubscribed,
+        ) if is_to_component() => {
+            bounce(node, stanza, &StanzaError::service_unavailable());
+        }
         (Kind::Presence, _) | (Kind::Message, Type::Headline | Type::Error) => {
             node.metrics.routed.ignored.inc();
         }

@@ -29,6 +29,7 @@ pub use self::perform::perform;
 use self::road::Road;
 use crate::app::Node;
 use crate::components;
+use crate::feature::{Ctx, Iq, Target};
 use crate::features::blocking;
 use crate::federation;
 use crate::geo::frame::TRIES_MAX;
@@ -49,15 +50,29 @@ pub struct Routed {
     pub tracked: bool,
 }
 
-/// The stanza with a note of when it was sent (XEP-0203), if it has none of ours yet. What its sender says of another time stays.
+/// The stanza with a note of when it was sent (XEP-0203), if it has none of ours yet. What its sender says of another time stays. An IQ has room for
+/// its payload alone (RFC 6120 §8.2.3).
 pub fn delayed(node: &Node, stanza: &Stanza, sent_at_ms: u64) -> Stanza {
     let is_ours = |delay: &Element| {
         delay.is("delay", xmpp::ns::DELAY) && delay.attr("from") == Some(node.server.as_str())
     };
-    if stanza.has_child("delay", xmpp::ns::DELAY) && stanza.element().children().any(is_ours) {
+    let is_said =
+        || stanza.has_child("delay", xmpp::ns::DELAY) && stanza.element().children().any(is_ours);
+    if stanza.kind() == Kind::Iq || is_said() {
         return stanza.clone();
     }
     stanza.with_child(&xmpp::payload::delay::element(sent_at_ms, Some(&node.server), None))
+}
+
+/// What leaves so long after it was accepted says when that was.
+const LATE_MS: u64 = 1_000;
+
+/// As [`delayed`], if that is some time ago. An IQ has no time.
+pub fn late(node: &Node, stanza: Stanza, accepted_ms: u64) -> Stanza {
+    match node.wall_ms().saturating_sub(accepted_ms) >= LATE_MS && stanza.kind() != Kind::Iq {
+        true => delayed(node, &stanza, accepted_ms),
+        false => stanza,
+    }
 }
 
 /// Routes a stanza by its `to`. Never waits; whatever becomes of it is settled later.
@@ -72,6 +87,15 @@ pub fn route_from(node: &Arc<Node>, stanza: Stanza, receipt: Option<Receipt>) {
         // Answered, and so handled: the receipt is dropped behind the answer.
         Destination::Service(at) => service::take(node, at, &stanza),
         Destination::Component(domain) => enter(node, &domain, stanza, receipt),
+        // An error of our own about a request of our own.
+        Destination::Server if matches!(stanza.type_(), Type::Result | Type::Error) => {
+            let iq = Iq { stanza, target: Target::Server };
+            let mut ctx = Ctx::new(node, None);
+            if iq.stanza.kind() == Kind::Iq {
+                node.features.answer(&mut ctx, &iq);
+            }
+            perform(node, None, ctx.actions);
+        }
         Destination::Server | Destination::NoService => undeliverable(node, &stanza),
         // XEP-0175 §3: whoever is not known here is not sent elsewhere.
         Destination::Foreign if is_guest(node, &stanza) => {
@@ -89,6 +113,7 @@ fn to_account(node: &Arc<Node>, account: &BareJid, stanza: Stanza, receipt: Opti
     if stanza.kind() == Kind::Presence {
         let full = stanza.to().is_some_and(|to| to.resource().is_some());
         if !full && matches!(stanza.type_(), Type::Available | Type::Unavailable | Type::Error) {
+            components::contact_shows(node, &stanza);
             let presence =
                 Presence { stanza, generation: Presence::ALWAYS, node: None, withdrawn: false };
             node.geo.multicast_here(node, &presence, std::slice::from_ref(account));
@@ -164,28 +189,38 @@ pub fn returned(node: &Arc<Node>, from: NodeIx, mut routed: Routed, early: bool)
 
 /// A client has these, or they left for a client that acknowledges nothing: whoever waits to hear of them is told. Cheap when nobody does.
 pub fn kept(node: &Arc<Node>, seat: &Arc<Seat>, deliveries: impl Iterator<Item = Delivery>) {
-    let mut told: SmallVec<[(NodeIx, Vec<u64>); 1]> = SmallVec::new();
     let mut filed = None;
-    for Delivery { via, order, owed, .. } in deliveries {
-        match (owed, via) {
-            (Owed::Nothing, _) => {}
-            (Owed::Home, _) => filed = filed.max(Some(order)),
-            (Owed::Ledger, None) => kept_here(node, order),
-            (Owed::Ledger, Some(via)) => {
-                if node.geo.held.kept(via, order) {
-                    match told.iter_mut().find(|(known, _)| *known == via) {
-                        Some((_, orders)) => orders.push(order),
-                        None => told.push((via, vec![order])),
-                    }
-                }
+    let of_ledgers = deliveries.filter_map(|Delivery { via, order, owed, .. }| match owed {
+        Owed::Nothing => None,
+        Owed::Home => {
+            filed = filed.max(Some(order));
+            None
+        }
+        Owed::Ledger => Some((via, order)),
+    });
+    kept_of(node, of_ledgers);
+    if let Some(upto) = filed {
+        crate::features::offline::handed_out(node, seat, upto);
+    }
+}
+
+/// These are kept by somebody, each of the ledger of the node where it entered (`None`: ours).
+pub fn kept_of(node: &Arc<Node>, orders: impl Iterator<Item = (Option<NodeIx>, u64)>) {
+    let mut told: SmallVec<[(NodeIx, Vec<u64>); 1]> = SmallVec::new();
+    for (via, order) in orders {
+        let Some(via) = via else {
+            kept_here(node, order);
+            continue;
+        };
+        if node.geo.held.kept(via, order) {
+            match told.iter_mut().find(|(known, _)| *known == via) {
+                Some((_, orders)) => orders.push(order),
+                None => told.push((via, vec![order])),
             }
         }
     }
     for (via, orders) in told {
         node.geo.tell_kept(via, &orders);
-    }
-    if let Some(upto) = filed {
-        crate::features::offline::handed_out(node, seat, upto);
     }
 }
 

@@ -198,9 +198,10 @@ async fn over(node: &Arc<Node>, seat: &Arc<Seat>, sm: Option<Box<Sm>>, unwritten
 }
 
 /// A component's connection is over: its row goes, and in the same step what it had not taken goes back in front of everything newer for the
-/// component. Another connection has it then, or its sender an error.
+/// component, in its order: presence and requests too, for nothing else says what they say. Another connection has it then, or its sender an
+/// error (`router::undeliverable`).
 pub fn component_over(node: &Arc<Node>, seat: &Arc<Seat>, unwritten: Vec<Delivery>) {
-    let mut left = Left::default();
+    let mut left = Left { component: true, ..Left::default() };
     let road = Road::new(node);
     let (full, generation) = (&seat.full, seat.generation);
     let unbound = node.directory.unbind_here(full, generation, node.now_ms(), &road, || {
@@ -210,9 +211,6 @@ pub fn component_over(node: &Arc<Node>, seat: &Arc<Seat>, unwritten: Vec<Deliver
     road.finish();
     let entry = RouteEntry::Unbind { full: full.clone(), generation };
     node.geo.route.append(node, entry);
-    for stanza in left.unanswered {
-        router::route(node, stanza);
-    }
     if unbound.reopen {
         router::reopen(node, &seat.bare);
     }
@@ -237,7 +235,9 @@ pub fn no_room(node: &Arc<Node>, seat: &Arc<Seat>, back: Vec<Delivery>) {
 struct Left {
     /// No other resource takes messages.
     alone: bool,
-    /// Messages nobody else has: routed anew.
+    /// It is a component's: there are no copies, and whatever it is goes to another connection.
+    component: bool,
+    /// What nobody else has: routed anew.
     again: Vec<Routed>,
     /// Messages other resources got too.
     copies: Vec<Stanza>,
@@ -257,6 +257,11 @@ impl Left {
                 // Still filed: the next session is handed it.
                 (_, Owed::Home) => {}
                 (_, Owed::Ledger) => self.tracked(node, stanza, via, order, seat),
+                (_, Owed::Nothing) if self.component => {
+                    // What was put in past the session table has no place of its own yet.
+                    let order = if sole { order } else { node.ledger.next_order() };
+                    self.untracked(node, stanza, via, order, seat);
+                }
                 (Kind::Message, Owed::Nothing) => {
                     if sole || (self.alone && is_own(&stanza, seat)) {
                         self.untracked(node, stanza, via.filter(|_| sole), order, seat);

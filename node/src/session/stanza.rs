@@ -14,6 +14,7 @@ use xmpp::stream::error::StreamError;
 use super::Seat;
 use super::task::Session;
 use crate::app::Node;
+use crate::components;
 use crate::feature::{Action, Ctx, Flow, Iq, Target};
 use crate::features::blocking::{self, Traffic};
 use crate::router::{self, Destination, decide};
@@ -151,6 +152,9 @@ pub(crate) fn iq(ctx: &mut Ctx<'_>, stanza: Stanza) -> Flow {
 }
 
 fn answered(ctx: &mut Ctx<'_>, iq: &Iq) -> Flow {
+    if let Some(flow) = components::delegated(ctx, iq) {
+        return flow;
+    }
     match ctx.node.features.iq(ctx, iq) {
         Flow::Next => refuse(ctx, &iq.stanza, &StanzaError::service_unavailable()),
         flow => flow,

@@ -7,7 +7,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use futures_util::future::{join, join_all};
+use futures_util::future::{join_all, join3};
 use rustls::pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -79,8 +79,9 @@ pub async fn check(net: &Net, policies: &Policies, ours: &str, theirs: &str) -> 
     let policy = policies.of(theirs);
     let mut all = Steps::default();
     let allowed = say_policy(&mut all, &policy, policies.is_blocked(theirs));
-    let ((us, found), (them, targets)) = join(say_ours(net, ours), say_dns(net, theirs)).await;
-    all.0.extend(us.0.into_iter().chain(them.0));
+    let ((us, found), (them, targets), posh) =
+        join3(say_ours(net, ours), say_dns(net, theirs), say_posh(net, theirs)).await;
+    all.0.extend(us.0.into_iter().chain(them.0).chain(posh.0));
     let us = Us { net, policy, ours, theirs, found };
     let reached = match targets {
         Some(targets) => say_servers(&mut all, &us, &targets).await,
@@ -204,6 +205,17 @@ async fn say_dns(net: &Net, theirs: &str) -> (Steps, Option<Vec<Target>>) {
     (report, found)
 }
 
+/// What it says over `https`, where that is asked for.
+async fn say_posh(net: &Net, theirs: &str) -> Steps {
+    let mut report = Steps::default();
+    match net.posh(theirs).await {
+        Some(Ok(words)) => report.say("POSH", Outcome::Good, words),
+        Some(Err(why)) => report.say("POSH", Outcome::Remark, format!("nothing: {why}")),
+        None => {}
+    }
+    report
+}
+
 async fn say_servers(report: &mut Steps, us: &Us<'_>, targets: &[Target]) -> bool {
     let each = targets.iter().flat_map(|target| {
         let one = |ip: &IpAddr| Target { addresses: vec![*ip], ..target.clone() };
@@ -241,7 +253,7 @@ async fn say_server(us: &Us<'_>, target: &Target) -> (Steps, bool) {
         Ok(Ok(found)) => {
             let proof = match &found.tls {
                 None => Err(WhyNot::NoCertificate),
-                Some(_) => us.net.proves_with_dns(&found.chain, us.theirs).await,
+                Some(_) => us.net.proves_with_lookups(&found.chain, us.theirs).await,
             };
             judge(&mut report, us, &at, &found, &proof)
         }
@@ -394,7 +406,16 @@ fn judge(
         Ok(()) => {
             let names = found.chain.first().and_then(|leaf| Names::of(leaf).ok());
             let names = names.map(|names| names.words()).unwrap_or_default();
-            report.say(at, Outcome::Good, format!("its certificate is valid: it names {names}"));
+            let words = match us.net.proves(&found.chain, us.theirs) {
+                Ok(()) => format!("its certificate is valid: it names {names}"),
+                Err(why) => {
+                    format!(
+                        "its certificate is valid, for {} names it; by itself it is {why}",
+                        us.theirs
+                    )
+                }
+            };
+            report.say(at, Outcome::Good, words);
         }
         Err(_) if found.tls.is_none() => {}
         Err(why) => {

@@ -1,10 +1,11 @@
 //! The check against servers of the tests' own, found in a name server of the tests' own.
 
 use config::{S2sCertificate, S2sPolicy, S2sTls};
+use rustls::pki_types::pem::PemObject;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use super::super::net::testing::{Authority, Zone, authority, net, pair};
+use super::super::net::testing::{Authority, Web, Zone, authority, document, naming, net, pair};
 use super::super::net::{NetConfig, Own};
 use super::*;
 
@@ -95,6 +96,16 @@ async fn until(stream: &mut (impl AsyncRead + Unpin), wanted: &str) -> std::io::
 
 /// `a.lab` looks at `b.lab`, which is where `zone` says.
 async fn look(root: &Authority, zone: Zone, rules: &[S2sPolicy]) -> Report {
+    look_with(root, zone, rules, None).await
+}
+
+/// The same, with POSH if there is a port to ask.
+async fn look_with(
+    root: &Authority,
+    zone: Zone,
+    rules: &[S2sPolicy],
+    https: Option<u16>,
+) -> Report {
     let zone = zone.srv("_xmpp-server._tcp.a.lab", 0, 7000, "a.lab.").a("a.lab", "127.0.0.1");
     let (server, _) = zone.serve().await;
     let config = NetConfig {
@@ -102,9 +113,11 @@ async fn look(root: &Authority, zone: Zone, rules: &[S2sPolicy]) -> Report {
         trust: Some(root.pem.clone()),
         pairs: vec![pair(root, &["a.lab"])],
         own: Own(vec!["127.0.0.1:7000".parse().unwrap()]),
+        posh: https.is_some(),
         ..NetConfig::default()
     };
-    check(&Net::new(config).unwrap(), &Policies::new(rules), "a.lab", "b.lab").await
+    let net = Net::with_https_port(config, https.unwrap_or_default()).unwrap();
+    check(&net, &Policies::new(rules), "a.lab", "b.lab").await
 }
 
 fn at(port: u16) -> Zone {
@@ -152,6 +165,37 @@ async fn a_good_server_is_walked_to_its_end() {
         (Outcome::Good, "SASL EXTERNAL would be used"),
     ];
     says(&report, true, &expected);
+}
+
+#[tokio::test]
+async fn what_is_said_by_posh_counts_and_is_shown() {
+    let root = authority();
+    let hosting = pair(&root, &["hosting.lab"]);
+    let leaf = CertificateDer::from_pem_slice(&hosting.chain).unwrap();
+    let port = Peer::new(&[EXTERNAL]).serve(net(&root, vec![hosting])).await;
+    let rules = [rule(S2sCertificate::Required, S2sTls::Required)];
+    let web = Web::default().with("b.lab", document(&naming(&leaf)));
+    let (https, _) = web.serve(net(&root, vec![pair(&root, &["b.lab"])])).await;
+    let report = look_with(&root, at(port), &rules, Some(https)).await;
+    let expected = [
+        (Outcome::Good, "it names 1 certificate, which holds for "),
+        (
+            Outcome::Good,
+            "for b.lab names it; by itself it is of another name: it names hosting.lab",
+        ),
+        (Outcome::Good, "SASL EXTERNAL would be used"),
+    ];
+    says(&report, true, &expected);
+    let (https, _) = Web::default().serve(net(&root, vec![pair(&root, &["b.lab"])])).await;
+    let report = look_with(&root, at(port), &rules, Some(https)).await;
+    let expected = [
+        (Outcome::Remark, "nothing: https://b.lab/.well-known/posh/xmpp-server.json: 404"),
+        (Outcome::Bad, "its certificate is of another name"),
+    ];
+    says(&report, false, &expected);
+    // Who does not ask says nothing of it.
+    let report = look(&root, at(port), &rules).await;
+    assert!(report.steps.iter().all(|step| step.at != "POSH"), "{report:#?}");
 }
 
 #[tokio::test]

@@ -53,7 +53,7 @@ pub(super) struct Args {
     /// The regions, by name, separated by commas
     #[arg(long, default_value = "eu,us,ap", value_delimiter = ',', value_name = "NAMES")]
     pub(super) regions: Vec<String>,
-    /// Nodes in each region (more than 1 comes with a later version)
+    /// Nodes in each region
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub(super) nodes: u16,
     /// Where everything is kept: configurations, certificates, data, logs

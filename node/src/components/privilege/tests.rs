@@ -1,7 +1,7 @@
 //! What a component may, and what comes of it.
 
 use super::*;
-use crate::testing::stanza;
+use crate::testing::{House, bare, stanza};
 
 fn may() -> Privileges {
     Privileges {
@@ -10,6 +10,7 @@ fn may() -> Privileges {
         messages: true,
         iq_get: vec!["jabber:iq:private".into(), "vcard-temp".into()],
         iq_set: vec!["jabber:iq:private".into()],
+        ..Privileges::default()
     }
 }
 
@@ -133,4 +134,41 @@ fn it_is_told_what_it_may() {
          <perm access='iq'><namespace ns='jabber:iq:private' type='both'/><namespace ns='vcard-temp' type='get'/></perm>\
          </privilege></message>"
     );
+    let may = Privileges {
+        roster_get: true,
+        roster_push: true,
+        presence: WatchedPresence::Roster,
+        ..Privileges::default()
+    };
+    let told = advertised(&jid("chat.example"), &jid("bot.chat.example"), &may);
+    assert_eq!(
+        format!("{told:?}"),
+        "<message to='bot.chat.example' from='chat.example'><privilege xmlns='urn:xmpp:privilege:2'>\
+         <perm access='roster' type='get' push='true'/><perm access='presence' type='roster'/></privilege></message>"
+    );
+}
+
+#[tokio::test]
+async fn an_answer_is_heard_whoever_makes_it_and_whenever() {
+    let house = House::new().await;
+    let acting = || {
+        let full = bare("romeo").with_resource("x").expect("a JID");
+        let mailbox = Mailbox::new(MailboxLimits::default());
+        let seat = Arc::new(Seat::new(full, house.node.tick_clock(), mailbox));
+        Acting { seat, later: None }
+    };
+    let one = acting();
+    let (node, seat) = (house.node.clone(), one.seat.clone());
+    let other = tokio::spawn(async move {
+        for text in ["<message/>", "<iq type='result' id='other'/>", "<iq type='result' id='it'/>"]
+        {
+            tokio::task::yield_now().await;
+            router::perform(&node, Some(&seat), vec![Action::Reply(stanza(text))]);
+        }
+    });
+    let answer = one.answer(&house.node, Some("it")).await;
+    assert_eq!(answer.and_then(|answer| answer.id().map(|id| id.into_owned())), Some("it".into()));
+    other.await.expect("it ends");
+    // Where nobody is left who could answer, nothing is waited for.
+    assert!(acting().answer(&house.node, Some("it")).await.is_none());
 }

@@ -14,6 +14,7 @@ mod contact;
 mod tests;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use config::Config;
 use xmpp::jid::BareJid;
@@ -23,9 +24,11 @@ use xmpp::stanza::error::StanzaError;
 use xmpp::stanza::{Stanza, Type};
 use xmpp::xml::element::Element;
 
+use crate::app::Node;
 use crate::components;
 use crate::feature::{Action, Ctx, Disco, Feature, Flow, Interests, Iq, Target};
 use crate::features::{Features, roster};
+use crate::session::Seat;
 
 /// See the room.
 pub struct DiscoFeature {
@@ -60,19 +63,23 @@ impl Feature for DiscoFeature {
         }
         let anonymous = ctx.node.config.domains.anon.as_deref();
         let connected = || components::items(ctx.node);
-        let answer = answer(&ctx.node.features, iq, anonymous, connected)
+        let nested = |info, bare| components::nested(ctx.node, info, bare);
+        let answer = answer(&ctx.node.features, iq, anonymous, connected, nested)
             .map_or_else(|error| iq.stanza.error_reply(&error), Some)
             .map(Action::Reply);
         match &iq.target {
             Target::Server | Target::Account { own: true, .. } => {
-                ctx.actions.extend(answer);
+                let theirs = delegated(ctx.node, ctx.seat, iq);
+                ctx.actions.extend(theirs.or(answer));
                 Flow::Done
             }
             Target::Account { account, own: false } => {
                 let (node, account, asked) = (ctx.node.clone(), account.clone(), iq.stanza.clone());
+                let (seat, target) = (ctx.seat.cloned(), iq.target.clone());
                 Flow::Later(Box::pin(async move {
                     if roster::shows_presence(&node, &account, &asked).await {
-                        answer.into_iter().collect()
+                        let iq = Iq { stanza: asked, target };
+                        delegated(&node, seat.as_ref(), &iq).or(answer).into_iter().collect()
                     } else {
                         Action::answer(&asked, nothing(&asked)).into_iter().collect()
                     }
@@ -80,6 +87,19 @@ impl Feature for DiscoFeature {
             }
         }
     }
+}
+
+/// What is asked of an account that nothing here answers, and a component might (XEP-0355 §7.2).
+fn delegated(node: &Arc<Node>, seat: Option<&Arc<Seat>>, iq: &Iq) -> Option<Action> {
+    if iq.target == Target::Server {
+        return None;
+    }
+    let of = match iq.stanza.first_child()? {
+        (_, ns::DISCO_ITEMS) => components::ITEMS,
+        _ if node_of(&iq.stanza).is_some() => components::INFO,
+        _ => return None,
+    };
+    components::remaining(node, seat, of, &iq.stanza)
 }
 
 impl Disco {
@@ -122,12 +142,14 @@ pub fn node_of(iq: &Stanza) -> Option<String> {
     (!node.is_empty()).then(|| node.to_owned())
 }
 
-/// What is asked of the server or of an account, whoever asks. The server's items are its services and the components that are `connected`.
+/// What is asked of the server or of an account, whoever asks. The server's items are its services and the components that are `connected`; what
+/// components answer is `nested` in what either says.
 fn answer(
     all: &Features,
     iq: &Iq,
     anonymous: Option<&str>,
     connected: impl FnOnce() -> Vec<Item>,
+    nested: impl FnOnce(Info, bool) -> Info,
 ) -> Result<Stanza, StanzaError> {
     let node = node_of(&iq.stanza);
     let server = iq.target == Target::Server;
@@ -143,10 +165,12 @@ fn answer(
             items.items.extend(connected());
             items.element()
         }
-        Target::Server => Info { node, ..all.disco.server_info() }.element(),
+        // What has a hash (XEP-0115) is what we say ourselves.
+        Target::Server if node.is_some() => Info { node, ..all.disco.server_info() }.element(),
+        Target::Server => nested(all.disco.server_info(), false).element(),
         Target::Account { .. } if is_items => Items::default().element(),
         Target::Account { account, .. } => {
-            all.disco.account_info(is_anonymous(account, anonymous)).element()
+            nested(all.disco.account_info(is_anonymous(account, anonymous)), true).element()
         }
     };
     Ok(Stanza::iq_result(&iq.stanza, Some(answer)))

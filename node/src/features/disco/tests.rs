@@ -39,7 +39,7 @@ const INFO: &str = "<query xmlns='http://jabber.org/protocol/disco#info'/>";
 const ITEMS: &str = "<query xmlns='http://jabber.org/protocol/disco#items'/>";
 
 fn ask(to: &str, payload: &str) -> Result<Stanza, StanzaError> {
-    answer(&features(), &iq("get", to, payload), Some("anon.example.org"), Vec::new)
+    answer(&features(), &iq("get", to, payload), Some("anon.example.org"), Vec::new, |info, _| info)
 }
 
 fn info(to: &str) -> Info {

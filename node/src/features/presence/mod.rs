@@ -19,6 +19,7 @@ use xmpp::stanza::error::StanzaError;
 use xmpp::stanza::{Kind, Stanza, Type};
 
 use crate::app::Node;
+use crate::components;
 use crate::feature::{Action, Ctx, Feature, Flow, Interests, SessionEvent};
 use crate::features::blocking;
 use crate::features::roster::record::Roster;
@@ -158,7 +159,7 @@ async fn told_later(node: Arc<Node>, seat: Weak<Seat>, stanza: Stanza, initial: 
         match node.rosters.load(&node, &seat.bare).await {
             Ok(roster) if is_newest() => {
                 let mut actions = Vec::new();
-                told(&mut actions, &seat, &roster, stanza, initial);
+                told(&node, &mut actions, &seat, &roster, stanza, initial);
                 crate::router::perform(&node, Some(&seat), actions);
                 return;
             }
@@ -207,7 +208,7 @@ fn shown(
     let Shown { initial, unseen, hand_out } = show(node, seat, &stanza, priority);
     let mut actions = Vec::new();
     if !unseen {
-        told(&mut actions, seat, roster, stanza, initial);
+        told(node, &mut actions, seat, roster, stanza, initial);
     }
     actions.extend(hand_out);
     actions
@@ -215,6 +216,7 @@ fn shown(
 
 /// Who is told, and who is asked.
 fn told(
+    node: &Node,
     actions: &mut Vec<Action>,
     seat: &Arc<Seat>,
     roster: &Roster,
@@ -224,6 +226,7 @@ fn told(
     let mut to: Vec<BareJid> = roster.subscribers().cloned().collect();
     blocking::hide(seat, &mut to);
     to.push(seat.bare.clone());
+    components::showing(node, &stanza, |of| roster.has_subscriber(of), actions);
     let presence = Presence { stanza, generation: seat.generation, node: None, withdrawn: false };
     actions.push(Action::Multicast { presence, to });
     if initial {
@@ -325,6 +328,7 @@ fn tell_gone(
     for to in directed.iter().filter(|to| !hears(node, &seat.bare, roster, to)) {
         actions.push(Action::Route(presence.stanza.with_to(to)));
     }
+    components::showing(node, &presence.stanza, |of| roster.has_subscriber(of), actions);
     // Behind the roster: who is not in it any more, and may see this session, is here.
     let mut to = node.geo.partings.of(seat.bare.as_str());
     to.extend(roster.subscribers().cloned());

@@ -30,6 +30,7 @@ use self::home::{Answer, Request};
 use self::record::{Contact, Effect, ROSTER, VERSION};
 use self::subscription::Kind;
 use crate::app::Node;
+use crate::components;
 use crate::feature::{Action, Ctx, Disco, Feature, Flow, Interests, Iq, Target};
 use crate::features::presence::relation::{self, Parting};
 use crate::geo::light;
@@ -102,8 +103,9 @@ impl Feature for RosterFeature {
             }
             return Flow::Next;
         }
-        let was_listed =
-            ctx.node.rosters.cached(&account).is_some_and(|roster| roster.shows(change));
+        let held = ctx.node.rosters.cached(&account);
+        let was_held = held.is_some();
+        let was_listed = held.is_some_and(|roster| roster.shows(change));
         if matches!(change, Change::Clear { store, .. } if store.as_str() == ROSTER) {
             relation::ended(ctx.node, &account);
         }
@@ -128,7 +130,15 @@ impl Feature for RosterFeature {
                     ctx.actions.push(Action::ToAvailable(account.clone(), stanza));
                 }
                 if contact.push {
-                    push(ctx, &account, contact.element(&jid), version);
+                    let item = contact.element(&jid);
+                    components::roster_changed(
+                        ctx.node,
+                        &account,
+                        &item,
+                        version,
+                        &mut ctx.actions,
+                    );
+                    push(ctx, &account, item, version);
                 }
                 match contact.effect {
                     Effect::None => {}
@@ -141,7 +151,14 @@ impl Feature for RosterFeature {
             Change::Delete { store, key, .. }
                 if store.as_str() == ROSTER && (was_listed || ctx.node.rosters.knew(&account)) =>
             {
-                push(ctx, &account, removed(key), version);
+                let item = removed(key);
+                components::roster_changed(ctx.node, &account, &item, version, &mut ctx.actions);
+                push(ctx, &account, item, version);
+            }
+            // Nobody here has asked for the roster, and whether it was listed is not known.
+            Change::Delete { store, key, .. } if store.as_str() == ROSTER && !was_held => {
+                let item = removed(key);
+                components::roster_changed(ctx.node, &account, &item, version, &mut ctx.actions);
             }
             _ => {}
         }

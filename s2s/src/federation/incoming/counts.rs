@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 
 use super::pace::Bucket;
 use crate::federation::Limits;
+use crate::front::source_of;
 
 /// What is counted, for operators.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,8 +30,13 @@ pub struct Status {
 #[derive(Debug)]
 struct Domain {
     streams: usize,
+    /// Those whose connection is lost and that may be resumed.
+    asleep: usize,
     bucket: Bucket,
 }
+
+/// Peers that are being told that there is no room. Beyond: it is not worth a word.
+const REFUSALS_MAX: usize = 64;
 
 /// All counts.
 #[derive(Debug, Default)]
@@ -45,7 +51,29 @@ struct Inner {
     streams: usize,
     unproved: HashMap<IpAddr, usize>,
     domains: HashMap<String, Domain>,
+    lookups: usize,
+    refusals: usize,
     reasons: BTreeMap<&'static str, u64>,
+}
+
+/// A certificate is being looked up, until this is dropped.
+#[derive(Debug)]
+pub(super) struct Lookup(Arc<Counts>);
+
+impl Drop for Lookup {
+    fn drop(&mut self) {
+        self.0.inner.lock().lookups -= 1;
+    }
+}
+
+/// A peer is being told that there is no room, until this is dropped.
+#[derive(Debug)]
+pub(super) struct Refusal(Arc<Counts>);
+
+impl Drop for Refusal {
+    fn drop(&mut self) {
+        self.0.inner.lock().refusals -= 1;
+    }
 }
 
 /// Why there is no seat.
@@ -64,7 +92,7 @@ impl Counts {
         limits: &Limits,
         now: Instant,
     ) -> Result<Seat, Full> {
-        let address = address.to_canonical();
+        let address = source_of(address);
         let mut inner = self.inner.lock();
         let from_there = inner.unproved.get(&address).copied().unwrap_or_default();
         let full = if from_there >= limits.unproved_per_address_max {
@@ -85,8 +113,29 @@ impl Counts {
             counts: self.clone(),
             unproved: Some(address),
             domains: Vec::new(),
+            is_asleep: false,
             bucket: Bucket::new(now),
         })
+    }
+
+    /// One more peer may be told that there is no room.
+    pub(super) fn refuse(self: &Arc<Self>) -> Option<Refusal> {
+        let mut inner = self.inner.lock();
+        if inner.refusals >= REFUSALS_MAX {
+            return None;
+        }
+        inner.refusals += 1;
+        Some(Refusal(self.clone()))
+    }
+
+    /// One more certificate is looked up. `None`: there are too many at this time (`verifications_max`).
+    pub(super) fn look_up(self: &Arc<Self>, limits: &Limits) -> Option<Lookup> {
+        let mut inner = self.inner.lock();
+        if inner.lookups >= limits.verifications_max {
+            return None;
+        }
+        inner.lookups += 1;
+        Some(Lookup(self.clone()))
     }
 
     pub(super) fn count(&self, reason: &'static str) {
@@ -95,7 +144,8 @@ impl Counts {
 
     pub(super) fn status(&self) -> Status {
         let inner = self.inner.lock();
-        let domains = inner.domains.iter().map(|(name, domain)| (name.clone(), domain.streams));
+        let awake = inner.domains.iter().filter(|(_, domain)| domain.streams > 0);
+        let domains = awake.map(|(name, domain)| (name.clone(), domain.streams));
         Status {
             streams: inner.streams,
             unproved: inner.unproved.values().sum(),
@@ -124,6 +174,8 @@ pub(super) struct Seat {
     unproved: Option<IpAddr>,
     /// Counted as one of these; the first pays for what it sends.
     domains: Vec<String>,
+    /// As one of those that are asleep.
+    is_asleep: bool,
     /// What it may send before it has proved anything.
     bucket: Bucket,
 }
@@ -136,10 +188,11 @@ impl Seat {
         if self.domains.iter().any(|one| one == domain) {
             return true;
         }
-        let counted = inner
-            .domains
-            .entry(domain.to_owned())
-            .or_insert_with(|| Domain { streams: 0, bucket: Bucket::new(now) });
+        let counted = inner.domains.entry(domain.to_owned()).or_insert_with(|| Domain {
+            streams: 0,
+            asleep: 0,
+            bucket: Bucket::new(now),
+        });
         counted.streams += 1;
         self.domains.push(domain.to_owned());
         counted.streams <= limits.streams_per_domain_max
@@ -160,24 +213,36 @@ impl Seat {
         self.bucket.take(bytes, per_second, now)
     }
 
-    /// Its connection is lost: it is not one of its domains' streams any more.
-    pub(super) fn lost(&mut self) {
+    /// Its connection is lost: it is not one of its domains' streams any more, but one of those that sleep. False: a domain of its has as many of them as
+    /// it may have streams, and this is one too many.
+    pub(super) fn lost(&mut self, limits: &Limits) -> bool {
         let mut inner = self.counts.inner.lock();
         release(&mut inner.unproved, self.unproved.take());
-        for name in self.domains.drain(..) {
-            let Some(domain) = inner.domains.get_mut(&name) else { continue };
-            domain.streams -= 1;
-            if domain.streams == 0 {
-                inner.domains.remove(&name);
+        let mut has_room = true;
+        for name in &self.domains {
+            let Some(domain) = inner.domains.get_mut(name) else { continue };
+            has_room &= domain.asleep < limits.streams_per_domain_max;
+            if !self.is_asleep {
+                (domain.streams, domain.asleep) = (domain.streams - 1, domain.asleep + 1);
             }
         }
+        self.is_asleep = true;
+        has_room
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.lost();
         let mut inner = self.counts.inner.lock();
+        release(&mut inner.unproved, self.unproved.take());
+        for name in self.domains.drain(..) {
+            let Some(domain) = inner.domains.get_mut(&name) else { continue };
+            let count = if self.is_asleep { &mut domain.asleep } else { &mut domain.streams };
+            *count -= 1;
+            if domain.streams + domain.asleep == 0 {
+                inner.domains.remove(&name);
+            }
+        }
         inner.streams -= 1;
         if inner.streams == 0 {
             self.counts.gone.notify_waiters();
@@ -220,11 +285,44 @@ mod tests {
         let status = counts.status();
         assert_eq!((status.streams, status.unproved, status.domains["a.example"]), (4, 0, 4));
         assert_eq!((status.reasons["address"], status.reasons["resource-constraint"]), (2, 1));
-        seats[0].lost();
+        assert!(seats[0].lost(&limits), "the first that sleeps");
         assert_eq!(counts.status().domains.get("b.example"), None);
+        assert!(seats[1].lost(&limits) && seats[2].lost(&limits));
+        assert!(!seats[3].lost(&limits), "one too many");
+        assert_eq!(counts.status().domains.get("a.example"), None);
         seats.clear();
         counts.empty().await;
         assert_eq!(Status { reasons: BTreeMap::new(), ..counts.status() }, Status::default());
+    }
+
+    #[test]
+    fn what_one_customer_has_is_one_source() {
+        let limits = Limits { unproved_per_address_max: 1, ..settings().limits };
+        let (counts, now) = (Arc::new(Counts::default()), Instant::now());
+        let seat = |text: &str| counts.seat(text.parse().expect("an address"), &limits, now);
+        let _first = seat("2001:db8:0:1::1").expect("room");
+        assert_eq!(seat("2001:db8:0:1:ffff::2").err(), Some(Full::Address));
+        assert!(seat("2001:db8:0:2::1").is_ok());
+    }
+
+    #[test]
+    fn not_everybody_is_told_that_there_is_no_room() {
+        let counts = Arc::new(Counts::default());
+        let told: Vec<_> = (0..REFUSALS_MAX).map(|_| counts.refuse()).collect();
+        assert!(told.iter().all(Option::is_some) && counts.refuse().is_none());
+        drop(told);
+        assert!(counts.refuse().is_some());
+    }
+
+    #[test]
+    fn so_many_certificates_are_looked_up_at_a_time() {
+        let limits = Limits { verifications_max: 2, ..settings().limits };
+        let counts = Arc::new(Counts::default());
+        let first = counts.look_up(&limits);
+        let second = counts.look_up(&limits);
+        assert!(first.is_some() && second.is_some() && counts.look_up(&limits).is_none());
+        drop(first);
+        assert!(counts.look_up(&limits).is_some());
     }
 
     #[test]

@@ -101,7 +101,8 @@ where
     } else {
         let mut wire = Wire::new(io, XmlLimits::PRE_AUTH);
         match stream.serve(&mut wire).await {
-            End::StartTls => {}
+            // What was asked for it before, nobody waits for any more.
+            End::StartTls => stream.questions.clear(),
             end => return stream.end(wire, end).await,
         }
         let deadline = stream.negotiate_by();
@@ -244,9 +245,7 @@ impl Stream {
                 Ok(self.changed())
             }
             Some(wake) = self.wakes.recv() => {
-                let theirs = self.machine.proved();
-                let may = wake.proved.senders().any(|domain| theirs.has_sender(domain));
-                if may { Err(End::Wake(wake)) } else { Ok(None) }
+                if self.may_go_on(&wake) { Err(End::Wake(wake)) } else { Ok(None) }
             }
             Some(number) = self.handled.recv() => Ok(Some(Input::Handled(number))),
             Some(told) = self.questions.next(), if !self.questions.is_empty() => match told {
@@ -281,7 +280,7 @@ impl Stream {
     }
 
     /// Other rules, or the end of all streams.
-    fn changed(&mut self) -> Option<Input> {
+    pub(super) fn changed(&mut self) -> Option<Input> {
         self.current = self.watch.borrow_and_update().clone();
         self.machine.set(self.current.settings.clone());
         let policies = &self.current.policies;
@@ -431,8 +430,9 @@ impl Stream {
             }
             Output::Resume(id) => {
                 let (shared, proved) = (self.shared.clone(), self.machine.proved().clone());
+                let encrypted = self.machine.tls.is_some();
                 self.questions.push(Box::pin(async move {
-                    Told::Slept(shared.wake(&id, proved).await.map(Box::new))
+                    Told::Slept(shared.wake(&id, proved, encrypted).await.map(Box::new))
                 }));
             }
             Output::Dropped(what) => {
@@ -450,7 +450,7 @@ impl Stream {
         self.seat.accepted(theirs, limits, Instant::now().into_std())
     }
 
-    /// Whether the certificate is good for a domain, and is to be looked at. Told later where DNS has to be asked (DANE).
+    /// Whether the certificate is good for a domain, and is to be looked at. Told later where somebody has to be asked (DANE, POSH).
     fn prove(&mut self, domain: String) -> Option<Input> {
         if !self.current.policies.of(&domain).external() {
             return Some(Input::Proved { domain, good: false });
@@ -462,13 +462,18 @@ impl Stream {
             }
             proved.is_ok()
         };
-        if !self.shared.net.asks_dns() {
+        if !self.shared.net.looks_up() {
             let good = good(self.shared.net.proves(&self.chain, &domain), &domain);
             return Some(Input::Proved { domain, good });
         }
+        let Some(lookup) = self.shared.counts.look_up(&self.current.settings.limits) else {
+            tracing::warn!(%peer, domain, "a certificate is not looked up (verifications_max)");
+            return Some(Input::Proved { domain, good: false });
+        };
         let (net, chain) = (self.shared.net.clone(), self.chain.clone());
         self.questions.push(Box::pin(async move {
-            let good = good(net.proves_with_dns(&chain, &domain).await, &domain);
+            let _lookup = lookup;
+            let good = good(net.proves_with_lookups(&chain, &domain).await, &domain);
             Told::Input(Box::new(Input::Proved { domain, good }))
         }));
         None

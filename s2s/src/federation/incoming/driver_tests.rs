@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use rcgen::{CertificateParams, Issuer, KeyPair};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
@@ -14,6 +16,7 @@ use xmpp::{StreamError, ns};
 use super::*;
 use crate::federation::bidi::Back;
 use crate::federation::dialback::{DialbackError, Pair, Verify};
+use crate::federation::net::testing::{self, Web, Zone, document, naming};
 use crate::federation::net::{NetConfig, Pair as Certificate, Security, server_name};
 use crate::federation::wire::{Item, Turn};
 use crate::federation::{Handled, Ticket};
@@ -102,12 +105,21 @@ struct Verona {
 
 fn verona_with(change: impl FnOnce(&mut Limits, &mut Timers)) -> Verona {
     let authority = Authority::new();
+    let [capulet, montague] =
+        ["capulet", "montague"].map(|one| authority.net(&format!("{one}.example")));
+    verona_between(capulet, montague, change)
+}
+
+fn verona_between(
+    net: Net,
+    montague: Net,
+    change: impl FnOnce(&mut Limits, &mut Timers),
+) -> Verona {
     let (sender, events) = mpsc::unbounded_channel();
     let around = Arc::new(Around(sender));
     let neighbours = Neighbours { user: around.clone(), verifier: around.clone(), bidi: around };
     let Settings { name, mut limits, mut timers } = tests::settings();
     change(&mut limits, &mut timers);
-    let net = authority.net("capulet.example");
     let incoming = Incoming::new(net, neighbours, &name, Arc::default(), limits, timers);
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
@@ -121,7 +133,7 @@ fn verona_with(change: impl FnOnce(&mut Limits, &mut Timers)) -> Verona {
             taker.accept(tcp, peer, is_tls);
         }
     });
-    Verona { incoming, events, montague: authority.net("montague.example"), address }
+    Verona { incoming, events, montague, address }
 }
 
 fn verona() -> Verona {
@@ -171,12 +183,29 @@ impl Verona {
     }
 
     async fn until_streams(&self, count: usize) {
-        let gone = async {
-            while self.incoming.status().streams != count {
+        self.until("so many streams", |status| status.streams == count).await;
+    }
+
+    async fn until(&self, what: &str, holds: impl Fn(&Status) -> bool) {
+        let wait = async {
+            while !holds(&self.incoming.status()) {
                 tokio::task::yield_now().await;
             }
         };
-        timeout(PATIENCE, gone).await.expect("in time");
+        timeout(PATIENCE, wait).await.expect(what);
+    }
+
+    /// No more streams with that domain.
+    fn deny(&self, domain: &str) {
+        let rule = config::S2sPolicy {
+            domain: domain.to_owned(),
+            allow: false,
+            certificate: config::S2sCertificate::Preferred,
+            tls: config::S2sTls::Required,
+            bytes_per_second: None,
+        };
+        let Settings { limits, timers, .. } = tests::settings();
+        self.incoming.reload(Arc::new(Policies::new(&[rule])), limits, timers);
     }
 }
 
@@ -260,6 +289,33 @@ async fn a_certificate_opens_the_way_with_starttls() {
     drop(peer);
     verona.until_streams(0).await;
     assert_eq!(verona.incoming.status().reasons["closed"], 1);
+}
+
+#[tokio::test]
+async fn a_certificate_that_its_domain_names_over_https_opens_the_way_too() {
+    let root = testing::authority();
+    let pair = |name: &str| testing::pair(&root, &[name]);
+    let hosting = pair("hosting.example");
+    let leaf = CertificateDer::from_pem_slice(&hosting.chain).unwrap();
+    let web = Web::default().with("montague.example", document(&naming(&leaf)));
+    let (port, web) = web.serve(testing::net(&root, vec![pair("montague.example")])).await;
+    let (dns, _) = Zone::default().a("montague.example", "127.0.0.1").serve().await;
+    let config = NetConfig {
+        dns: vec![dns],
+        posh: true,
+        trust: Some(root.pem.clone()),
+        pairs: vec![pair("capulet.example")],
+        ..NetConfig::default()
+    };
+    let capulet = Net::with_https_port(config, port).unwrap();
+    let mut verona = verona_between(capulet, testing::net(&root, vec![hosting]), |_, _| ());
+    let mut peer = verona.authenticated("").await;
+    peer.say(&message("1")).await;
+    verona.stanza().await;
+    assert_eq!(web.asked.lock().len(), 1);
+    // It proves no other domain: nobody says so.
+    peer.say("<db:result from='verona.example' to='capulet.example'/>").await;
+    peer.hears(&["result error"]).await;
 }
 
 #[tokio::test]
@@ -439,6 +495,21 @@ async fn a_cut_stream_is_resumed_with_everything() {
 }
 
 #[tokio::test]
+async fn so_many_streams_of_a_domain_sleep() {
+    let verona = verona_with(|limits, _| limits.streams_per_domain_max = 1);
+    for (streams, reasons) in [(1, 0), (1, 1)] {
+        let mut peer = verona.authenticated("").await;
+        peer.say("<enable xmlns='urn:xmpp:sm:3' resume='true'/>").await;
+        assert_eq!(peer.hear().await, "enabled");
+        drop(peer); // It sleeps if there is room.
+        verona.until("its connection is lost", |status| status.domains.is_empty()).await;
+        verona.until_streams(streams).await;
+        let lost = verona.incoming.status().reasons.get("lost").copied();
+        assert_eq!(lost.unwrap_or_default(), reasons);
+    }
+}
+
+#[tokio::test]
 async fn a_stream_is_not_resumed_by_another_domain() {
     let mut verona = verona();
     let mut peer = verona.secured().await;
@@ -506,16 +577,23 @@ async fn who_sends_too_fast_is_read_slowly() {
 async fn rules_change_under_a_stream() {
     let verona = verona();
     let mut peer = verona.authenticated("").await;
-    let rule = config::S2sPolicy {
-        domain: "*".to_owned(),
-        allow: false,
-        certificate: config::S2sCertificate::Preferred,
-        tls: config::S2sTls::Required,
-        bytes_per_second: None,
-    };
-    let Settings { limits, timers, .. } = tests::settings();
-    verona.incoming.reload(Arc::new(Policies::new(&[rule])), limits, timers);
+    verona.deny("*");
     peer.hears(&["policy-violation", "close", "gone"]).await;
+}
+
+#[tokio::test]
+async fn a_stream_that_sleeps_hears_of_other_rules_too() {
+    let verona = verona();
+    let mut peer = verona.secured().await;
+    peer.say("<db:result from='verona.example' to='capulet.example'>good</db:result>").await;
+    peer.hears(&["result valid"]).await;
+    peer.say("<enable xmlns='urn:xmpp:sm:3' resume='true'/>").await;
+    peer.hears(&["enabled"]).await;
+    drop(peer);
+    verona.until("it sleeps", |status| status.domains.is_empty()).await;
+    verona.deny("verona.example");
+    verona.until("it is over", |status| status.streams == 0).await;
+    assert_eq!(verona.incoming.status().reasons["policy-violation"], 1);
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 //! Driven by `driver`, which owns socket, framer and clock. Each header says anew who is who, but what was proved on a stream stays proved. Left out:
 //! other mechanisms than EXTERNAL, compression, peers before XMPP 1.0 (they get `unsupported-version`).
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -71,6 +72,10 @@ pub struct Machine {
     pub(super) bidi: bool,
     pub(super) proved: Pairs,
     pub(super) asked: Vec<Asked>,
+    /// How many of its requests were looked at.
+    pub(super) looked_at: usize,
+    /// When requests came to nothing that were looked at.
+    pub(super) refused: VecDeque<Instant>,
     pub(super) management: Management,
     born: Instant,
     /// Until when something must be proved.
@@ -102,6 +107,8 @@ impl Machine {
             bidi: false,
             proved: Pairs::default(),
             asked: Vec::new(),
+            looked_at: 0,
+            refused: VecDeque::new(),
             born: now,
             patience: now + patience,
             active: now,
@@ -184,11 +191,11 @@ impl Machine {
                     self.external = good;
                     self.greet(house, out);
                 }
-                self.proved_domain(house, &domain, good, out);
+                self.proved_domain(house, now, &domain, good, out);
                 Ok(())
             }
             (Input::Verified(ask, answer), _) => {
-                self.verified(&ask, answer, out);
+                self.verified(&ask, answer, now, out);
                 Ok(())
             }
             (Input::Resumed(kept), State::Resuming { h }) => self.resumed(kept, h, now, out),

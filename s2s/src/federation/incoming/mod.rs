@@ -142,8 +142,12 @@ impl Incoming {
             }
             Err(Full::Streams) => {
                 tracing::warn!(%peer, "no more streams (streams_max)");
-                if !is_tls {
-                    tokio::spawn(driver::refuse(Wire::new(io, XmlLimits::PRE_AUTH), current));
+                if let Some(refusal) = shared.counts.refuse().filter(|_| !is_tls) {
+                    let wire = Wire::new(io, XmlLimits::PRE_AUTH);
+                    tokio::spawn(async move {
+                        let _refusal = refusal;
+                        driver::refuse(wire, current).await;
+                    });
                 }
             }
         }

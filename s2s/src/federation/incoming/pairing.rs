@@ -1,7 +1,10 @@
 //! Room: dialback on an incoming stream, part of the machine: as receiving server (XEP-0220 §2.2.1), with the shortcut of XEP-0344 §2.4 for domains that
 //! the certificate proves, and as authoritative server (§2.2.2). Any number of pairs on one stream, up to its bound (§2.6).
+//!
+//! Each request may make us ask DNS and another server, whoever it is that asks: so a stream that has proved nothing has a few, and on one that has, those that
+//! come to nothing count like pairs for a while.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use xmpp::{Element, StreamError};
 
@@ -9,6 +12,11 @@ use super::machine::Machine;
 use super::turns::{House, Output};
 use crate::federation::dialback::{self, Dialback, DialbackError, Outcome, Pair, Step, Verify};
 use crate::federation::policy::{Certificate, Tls};
+
+/// Requests that are looked at on a stream that has proved nothing yet. Beyond: `resource-constraint`.
+pub(super) const UNPROVED_REQUESTS_MAX: usize = 8;
+/// How long a request that came to nothing counts like a pair.
+const REFUSED_FOR: Duration = Duration::from_secs(3600);
 
 /// A request of the peer's that is not answered yet.
 #[derive(Debug)]
@@ -44,7 +52,7 @@ impl Machine {
         let Dialback { pair, step } = Dialback::read(element)?;
         match step {
             Step::Result { key } => {
-                self.request(house, pair, key, out)?;
+                self.request(house, now, pair, key, out)?;
                 if !self.asked.is_empty() {
                     self.wait_for_answer(now);
                 }
@@ -65,6 +73,7 @@ impl Machine {
     fn request(
         &mut self,
         house: &dyn House,
+        now: Instant,
         pair: Pair,
         key: String,
         out: &mut Vec<Output>,
@@ -82,8 +91,7 @@ impl Machine {
             return Ok(());
         } else if self.asked.iter().any(|asked| asked.verify.pair == pair) {
             return Ok(()); // It is being looked at, and there will be an answer.
-        } else if self.proved.len() + self.asked.len() >= self.settings.limits.pairs_per_stream_max
-        {
+        } else if self.has_asked_enough(now) {
             Some(DialbackError::ResourceConstraint)
         } else {
             None
@@ -92,21 +100,58 @@ impl Machine {
             out.push(refuse(&pair, error));
             return Ok(());
         }
+        self.looked_at += 1;
         let verify = Verify { pair, id: self.stream_id.clone(), key };
         if self.tls == Some(true) {
             // XEP-0344 §2.4: now, not only when the stream began.
             out.push(Output::Prove(verify.pair.from.clone()));
             self.asked.push(Asked { verify, by: By::Certificate });
-        } else if let Some(asked) = ask_server(house, verify, out) {
-            self.asked.push(asked);
+        } else {
+            self.ask_server(house, now, verify, out);
         }
         Ok(())
+    }
+
+    /// Whether no more requests are looked at for now.
+    fn has_asked_enough(&mut self, now: Instant) -> bool {
+        let is_over = |at: &Instant| now.saturating_duration_since(*at) >= REFUSED_FOR;
+        while self.refused.front().is_some_and(is_over) {
+            self.refused.pop_front();
+        }
+        let counted = self.proved.len() + self.asked.len() + self.refused.len();
+        counted >= self.settings.limits.pairs_per_stream_max
+            || (self.proved.is_empty() && self.looked_at >= UNPROVED_REQUESTS_MAX)
+    }
+
+    /// A request that was looked at comes to nothing.
+    fn refused(&mut self, pair: &Pair, error: DialbackError, now: Instant, out: &mut Vec<Output>) {
+        self.refused.push_back(now);
+        out.push(refuse(pair, error));
+    }
+
+    /// The certificate says nothing: what the authoritative server says counts, where that is enough.
+    fn ask_server(
+        &mut self,
+        house: &dyn House,
+        now: Instant,
+        verify: Verify,
+        out: &mut Vec<Output>,
+    ) {
+        if house.policy(&verify.pair.from).certificate == Certificate::Required {
+            return self.refused(&verify.pair, DialbackError::NotAuthorized, now, out);
+        }
+        if verify.key.is_empty() {
+            return self.refused(&verify.pair, DialbackError::NotAcceptable, now, out);
+        }
+        out.push(Output::Verify(verify.clone()));
+        self.asked.push(Asked { verify, by: By::Server });
     }
 
     /// It is known what the certificate says of that domain.
     pub(super) fn proved_domain(
         &mut self,
         house: &dyn House,
+        now: Instant,
         domain: &str,
         good: bool,
         out: &mut Vec<Output>,
@@ -118,8 +163,8 @@ impl Machine {
             if good {
                 out.push(answer(&verify.pair, Outcome::Valid));
                 self.accept(&verify.pair, out);
-            } else if let Some(asked) = ask_server(house, verify, out) {
-                self.asked.push(asked);
+            } else {
+                self.ask_server(house, now, verify, out);
             }
         }
     }
@@ -129,6 +174,7 @@ impl Machine {
         &mut self,
         ask: &Verify,
         said: Result<bool, DialbackError>,
+        now: Instant,
         out: &mut Vec<Output>,
     ) {
         let mut is_it = |asked: &mut Asked| asked.by == By::Server && asked.verify == *ask;
@@ -145,24 +191,10 @@ impl Machine {
                 out.push(answer(&ask.pair, Outcome::Invalid));
                 self.end(None, out);
             }
-            Ok(false) => out.push(refuse(&ask.pair, DialbackError::Forbidden)),
-            Err(error) => out.push(refuse(&ask.pair, error)),
+            Ok(false) => self.refused(&ask.pair, DialbackError::Forbidden, now, out),
+            Err(error) => self.refused(&ask.pair, error, now, out),
         }
     }
-}
-
-/// The certificate says nothing: what the authoritative server says counts, where that is enough.
-fn ask_server(house: &dyn House, verify: Verify, out: &mut Vec<Output>) -> Option<Asked> {
-    if house.policy(&verify.pair.from).certificate == Certificate::Required {
-        out.push(refuse(&verify.pair, DialbackError::NotAuthorized));
-        return None;
-    }
-    if verify.key.is_empty() {
-        out.push(refuse(&verify.pair, DialbackError::NotAcceptable));
-        return None;
-    }
-    out.push(Output::Verify(verify.clone()));
-    Some(Asked { verify, by: By::Server })
 }
 
 /// Whether a key that somebody was shown is ours. `pair` is from who asks to whom of us.

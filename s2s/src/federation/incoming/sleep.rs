@@ -11,6 +11,7 @@ use super::turns::{Input, Kept};
 use crate::federation::Ticket;
 use crate::federation::bidi::Back;
 use crate::federation::pairs::Pairs;
+use crate::federation::policy::{Certificate, Policies, Tls};
 
 /// Requests of one stream that wait for its owner. Beyond: they are told that there is no such stream.
 pub(super) const WAKES_MAX: usize = 4;
@@ -20,6 +21,8 @@ pub(super) const WAKES_MAX: usize = 4;
 pub(super) struct Wake {
     /// What it has proved: it must be one of those who spoke there.
     pub(super) proved: Pairs,
+    /// Whether its connection is encrypted.
+    pub(super) encrypted: bool,
     pub(super) answer: oneshot::Sender<Slept>,
 }
 
@@ -51,33 +54,49 @@ impl BackHalf {
 
 impl Shared {
     /// The stream of that id, if there is one, and whoever asks may have it.
-    pub(super) async fn wake(&self, id: &str, proved: Pairs) -> Option<Slept> {
+    pub(super) async fn wake(&self, id: &str, proved: Pairs, encrypted: bool) -> Option<Slept> {
         let owner = self.resumable.lock().get(id).cloned()?;
         let (answer, slept) = oneshot::channel();
-        owner.try_send(Wake { proved, answer }).ok()?;
+        owner.try_send(Wake { proved, encrypted, answer }).ok()?;
         slept.await.ok()
     }
 }
 
-/// Whether who has proved `theirs` may go on with a stream of `kept`.
-fn is_one_of(theirs: &Pairs, kept: &Pairs) -> bool {
-    theirs.senders().any(|domain| kept.has_sender(domain))
+impl Wake {
+    /// Whether it may go on with a stream on which `kept` was proved: it must be one of those, and all of them must be what the rules ask of them on its
+    /// connection too. What a certificate has to prove it has to prove there. `was_encrypted`: so was the stream, and then it remains so.
+    fn may_have(&self, kept: &Pairs, was_encrypted: bool, policies: &Policies) -> bool {
+        let may_come_along = |domain: &str| {
+            let policy = policies.of(domain);
+            policy.allow
+                && (self.encrypted || policy.tls == Tls::Optional)
+                && (policy.certificate != Certificate::Required || self.proved.has_sender(domain))
+        };
+        (self.encrypted || !was_encrypted)
+            && self.proved.senders().any(|domain| kept.has_sender(domain))
+            && kept.senders().all(may_come_along)
+    }
 }
 
 impl Stream {
     /// The connection is lost, or another wants to have the stream. Comes back when it is given away, or its time is over.
     pub(super) async fn sleep(mut self, mut wake: Option<Wake>) {
-        self.seat.lost();
+        let has_room = self.seat.lost(&self.current.settings.limits);
+        if wake.is_none() && !has_room {
+            return self.finish("lost");
+        }
         let until = Instant::now() + self.current.settings.timers.resume;
         while wake.is_none() {
             tokio::select! {
                 Some(number) = self.handled.recv() => self.count(number),
-                Some(one) = self.wakes.recv() => {
-                    wake = Some(one).filter(|one| is_one_of(&one.proved, self.machine.proved()));
-                }
+                Some(one) = self.wakes.recv() => wake = Some(one).filter(|one| self.may_go_on(one)),
                 changed = self.watch.changed() => {
-                    if changed.is_err() || self.watch.borrow_and_update().stop {
+                    if changed.is_err() {
                         return self.finish("shutdown");
+                    }
+                    if let Some(Input::Broken(error)) = self.changed() {
+                        let stops = self.current.stop;
+                        return self.finish(if stops { "shutdown" } else { error.condition.name() });
                     }
                 }
                 () = sleep_until(until) => return self.finish("lost"),
@@ -94,6 +113,11 @@ impl Stream {
         };
         let _ = timeout(patience, all).await;
         self.hand_over(answer);
+    }
+
+    /// Whether the stream is given to whoever asks for it.
+    pub(super) fn may_go_on(&self, wake: &Wake) -> bool {
+        wake.may_have(self.machine.proved(), self.machine.tls.is_some(), &self.current.policies)
     }
 
     fn count(&mut self, number: u64) {
@@ -139,5 +163,52 @@ impl Stream {
         rest.extend(self.machine.take_unacked());
         rest.extend(half.close());
         self.shared.bidi.closed(stream, rest);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use config::{S2sCertificate, S2sPolicy, S2sTls};
+
+    use super::*;
+    use crate::federation::dialback::Pair;
+
+    #[test]
+    fn all_that_comes_along_must_be_what_the_rules_ask_for() {
+        let rule = |domain: &str| S2sPolicy {
+            domain: domain.to_owned(),
+            allow: true,
+            certificate: S2sCertificate::Preferred,
+            tls: S2sTls::Required,
+            bytes_per_second: None,
+        };
+        let policies = Policies::new(&[
+            S2sPolicy { allow: false, ..rule("denied.example") },
+            S2sPolicy { certificate: S2sCertificate::Required, ..rule("strict.example") },
+            S2sPolicy { tls: S2sTls::Optional, ..rule("clear.example") },
+        ]);
+        let pairs = |senders: &[&str]| {
+            let mut pairs = Pairs::default();
+            for sender in senders {
+                pairs.add(&Pair::new(sender, "our.example"));
+            }
+            pairs
+        };
+        let check = |proved: &[&str], encrypted, kept: &[&str], was_encrypted, may| {
+            let wake = Wake { proved: pairs(proved), encrypted, answer: oneshot::channel().0 };
+            let found = wake.may_have(&pairs(kept), was_encrypted, &policies);
+            assert_eq!(found, may, "{proved:?} {encrypted} {kept:?} {was_encrypted}");
+        };
+        check(&["a.example"], true, &["a.example", "b.example"], true, true);
+        check(&["c.example"], true, &["a.example"], true, false);
+        check(&["a.example"], true, &["a.example", "denied.example"], true, false);
+        // A certificate that the new connection has not shown.
+        check(&["a.example"], true, &["a.example", "strict.example"], true, false);
+        check(&["a.example", "strict.example"], true, &["a.example", "strict.example"], true, true);
+        // What was encrypted, or must be, does not go on in the clear.
+        check(&["clear.example"], false, &["clear.example"], false, true);
+        check(&["clear.example"], false, &["clear.example"], true, false);
+        check(&["clear.example"], false, &["clear.example", "a.example"], false, false);
+        check(&["clear.example"], true, &["clear.example", "a.example"], true, true);
     }
 }

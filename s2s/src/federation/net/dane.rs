@@ -8,7 +8,7 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use sha2::{Digest, Sha256, Sha512};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::identity::{Names, Naming};
+use super::identity::Names;
 use super::trust::{Trust, WhyNot};
 
 /// One TLSA record, and whose.
@@ -61,14 +61,15 @@ impl Tlsa {
     ) -> bool {
         let [leaf, above @ ..] = chain else { return false };
         match self.usage {
-            0 => believed && above.iter().any(|one| self.means(one)),
+            // RFC 6698 §2.1.1: it stands behind the certificate, wherever else the peer has it from.
+            0 => believed && trust.leads_through(&|one| self.means(one), leaf, above, now),
             1 => believed && self.means(leaf),
             // RFC 7671 §5.2: its names count, those of the server too, for DNSSEC has proved that it is one of the domain's.
-            2 => above.iter().any(|one| {
-                let named = Names::of(leaf).is_ok_and(|names| {
-                    names.name(domain) == Naming::Named || names.name(&self.host) == Naming::Named
-                });
-                self.means(one) && named && trust.leads_to(one, leaf, above, now)
+            2 => above.iter().filter(|one| self.means(one)).any(|one| {
+                let way = trust.leads_to(one, leaf, above, now);
+                way.zip(Names::of(leaf).ok()).is_some_and(|(way, names)| {
+                    way.counts(&names, domain) || way.counts(&names, &self.host)
+                })
             }),
             // RFC 7671 §5.1: neither its names nor its time count.
             _ => self.means(leaf),
@@ -158,6 +159,12 @@ mod tests {
             check(&known, &of(3, &unknown, 0), false);
             check(&unknown, &[of(3, &known, 0), of(3, &unknown, 0)].concat(), true);
         }
+        // The authority that is named, whether it is shown or not.
+        check(&known[..1], &[record(0, 1, 1, &known[1])], true);
+        check(&known[..1], &[record(0, 0, 1, &known[1])], true);
+        // One that the peer shows, and that has nothing to do with its certificate.
+        let adorned = [known[0].clone(), unknown[1].clone()];
+        check(&adorned, &[record(0, 0, 1, &unknown[1])], false);
         // An authority that has not signed it.
         let false_chain = [unknown[0].clone(), known[1].clone()];
         check(&false_chain, &[record(2, 0, 1, &known[1])], false);

@@ -237,6 +237,21 @@ impl Resolver {
         join_all(asked).await.into_iter().flatten().flatten().collect()
     }
 
+    /// The addresses of a host (A-labels) that is no server of XMPP.
+    pub(super) async fn host(&self, host: &str) -> Result<Vec<IpAddr>, String> {
+        let found = tokio::time::timeout(SEARCH, self.addresses(host)).await;
+        let miss = match found {
+            Ok(Ok(addresses)) => return Ok(addresses),
+            Ok(Err(miss)) => miss,
+            Err(_) => Miss::Failed("it takes too long".to_owned()),
+        };
+        Err(match miss {
+            Miss::NoDomain => format!("DNS knows no {host}"),
+            Miss::Nothing => format!("{host} has no address"),
+            Miss::Failed(why) => format!("DNS does not say where {host} is: {why}"),
+        })
+    }
+
     /// The addresses of a host, at most [`ADDRESSES_MAX`].
     async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, Miss> {
         let name = absolute(host).ok_or(Miss::NoDomain)?;

@@ -112,7 +112,7 @@ impl Names {
                 jid.local().is_none() && jid.resource().is_none() && jid.domain() == domain
             })
         };
-        if self.dns.iter().any(|name| is_name_of(name, &ascii))
+        if self.has_dns_name(domain)
             || self.srv.iter().any(of_server)
             || self.xmpp.iter().any(is_address)
         {
@@ -122,6 +122,13 @@ impl Names {
         } else {
             Naming::NotNamed
         }
+    }
+
+    /// Whether a dNSName of it names `domain` (prepared form).
+    #[must_use]
+    pub fn has_dns_name(&self, domain: &str) -> bool {
+        let ascii = domain_to_ascii(domain);
+        self.dns.iter().any(|name| is_name_of(name, &ascii))
     }
 
     /// For people: the names that count.

@@ -1,15 +1,18 @@
 //! Room: the way to another domain, and what its certificate proves. Called by `incoming`, `outgoing` and `check`, which have one [`Net`] together.
 //!
 //! `dns` asks and `targets` orders what it says; `connect` makes the connection; `tls` encrypts it, believing nobody; `trust` judges the
-//! certificates then, with the names that `identity` reads in them and, where DNSSEC is checked, those that DNS names (`dane`); `seen` notices when
-//! a domain shows another certificate. Pages: RFC 6120 §3 and §13.7, XEP-0368, XEP-0178, RFC 9525, RFC 7673.
+//! certificates then, with the names that `identity` reads in them and, where DNSSEC is checked, those that DNS names (`dane`), and where it is switched
+//! on, those that the domain names over `https` (`posh`); `seen` notices when a domain shows another certificate. Pages: RFC 6120 §3 and §13.7, XEP-0368,
+//! XEP-0178, RFC 9525, RFC 7673, RFC 7711.
 //!
-//! Left out: POSH (RFC 7711). A certificate of a server's own name, instead of its domain's, proves nothing without DANE.
+//! A certificate of a server's own name, instead of its domain's, proves nothing without DANE or POSH.
 
 pub mod connect;
 pub mod dane;
 pub mod dns;
+mod https;
 pub mod identity;
+mod posh;
 mod seen;
 pub mod targets;
 #[cfg(test)]
@@ -35,6 +38,8 @@ pub use tls::{Pair, server_name};
 pub use trust::WhyNot;
 
 use dns::Resolver;
+use https::Https;
+use posh::Posh;
 use seen::Seen;
 use tls::Tls;
 use trust::Trust;
@@ -46,6 +51,8 @@ pub struct NetConfig {
     pub dns: Vec<SocketAddr>,
     /// Whether DNSSEC is checked.
     pub dnssec: bool,
+    /// Whether domains are asked over `https` which certificates are theirs (POSH).
+    pub posh: bool,
     /// The authorities we believe, PEM. None: the system's.
     pub trust: Option<Vec<u8>>,
     /// Revocation lists, PEM.
@@ -78,6 +85,7 @@ impl NetConfig {
         Ok(NetConfig {
             dns: s2s.dns.clone(),
             dnssec: s2s.dnssec,
+            posh: s2s.posh,
             trust: s2s.trust.as_deref().map(read).transpose()?,
             revoked: s2s.revoked.as_deref().map(read).transpose()?,
             pairs: pairs.collect::<Result<_, NetError>>()?,
@@ -132,20 +140,33 @@ struct Shared {
 }
 
 struct Current {
-    resolver: Resolver,
+    resolver: Arc<Resolver>,
     own: Own,
     tls: Tls,
     trust: Trust,
+    posh: Option<Posh>,
 }
 
 impl Current {
-    fn new(config: NetConfig) -> Result<Self, NetError> {
+    /// `https_port`: see [`Https`].
+    fn new(config: NetConfig, https_port: u16) -> Result<Self, NetError> {
+        let resolver = Resolver::new(&config.dns, config.dnssec).map_err(NetError::Unusable)?;
+        let resolver = Arc::new(resolver);
         let trust = Trust::new(config.trust.as_deref(), config.revoked.as_deref());
+        let trust = trust.map_err(NetError::Unusable)?;
+        let posh = if config.posh {
+            let tls = trust.https().map_err(NetError::Unusable)?;
+            let tls = TlsConnector::from(Arc::new(tls));
+            Some(Posh::new(Https { resolver: resolver.clone(), tls, port: https_port }))
+        } else {
+            None
+        };
         Ok(Self {
-            resolver: Resolver::new(&config.dns, config.dnssec).map_err(NetError::Unusable)?,
+            resolver,
             own: config.own,
             tls: Tls::new(&config.pairs).map_err(NetError::Unusable)?,
-            trust: trust.map_err(NetError::Unusable)?,
+            trust,
+            posh,
         })
     }
 }
@@ -156,16 +177,21 @@ impl Net {
     /// # Errors
     /// Something in `config` cannot be used.
     pub fn new(config: NetConfig) -> Result<Net, NetError> {
-        let current = RwLock::new(Arc::new(Current::new(config)?));
+        Net::with_https_port(config, https::PORT)
+    }
+
+    /// The same, where the port of `https` is another: for tests.
+    pub(super) fn with_https_port(config: NetConfig, https_port: u16) -> Result<Net, NetError> {
+        let current = RwLock::new(Arc::new(Current::new(config, https_port)?));
         Ok(Net(Arc::new(Shared { current, nodes: RwLock::default(), seen: Mutex::default() })))
     }
 
-    /// Puts another configuration in the place of this one; what DNS said is forgotten. Streams that exist keep what they have.
+    /// Puts another configuration in the place of this one; what DNS and POSH said is forgotten. Streams that exist keep what they have.
     ///
     /// # Errors
     /// As for [`Net::new`]; nothing has changed then.
     pub fn reload(&self, config: NetConfig) -> Result<(), NetError> {
-        let current = Arc::new(Current::new(config)?);
+        let current = Arc::new(Current::new(config, https::PORT)?);
         *self.0.current.write() = current;
         Ok(())
     }
@@ -238,12 +264,14 @@ impl Net {
         self.proves_at(chain, domain, UnixTime::since_unix_epoch(since))
     }
 
-    /// The same with what DNS says, where DNSSEC is checked: a certificate that the domain names there (DANE, RFC 7673) proves it, and if it names any, no
-    /// other does. Asks DNS, which has mostly been asked before; takes 12 s at most. Without `dnssec` it is [`Net::proves`].
+    /// The same with what is said elsewhere. Where DNSSEC is checked: a certificate that the domain names in DNS (DANE, RFC 7673) proves it, and if it names
+    /// any there, no other does. Where POSH (RFC 7711) is switched on: one that the domain names over `https` proves it too, whatever its own names and whoever
+    /// stands behind it. Asks DNS and the domain's web server, which have mostly been asked before; takes 22 s at most. Without both it is
+    /// [`Net::proves`].
     ///
     /// # Errors
     /// See [`WhyNot`].
-    pub async fn proves_with_dns(
+    pub async fn proves_with_lookups(
         &self,
         chain: &[CertificateDer<'_>],
         domain: &str,
@@ -251,16 +279,34 @@ impl Net {
         let current = self.current();
         let records = current.resolver.tlsa(domain).await;
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        dane::judge(&current.trust, chain, domain, &records, UnixTime::since_unix_epoch(since))
+        let now = UnixTime::since_unix_epoch(since);
+        let why = match dane::judge(&current.trust, chain, domain, &records, now) {
+            Ok(()) => return Ok(()),
+            Err(why) => why,
+        };
+        let (Some(posh), [leaf, ..]) = (&current.posh, chain) else { return Err(why) };
+        if !why.is_about_who() {
+            return Err(why);
+        }
+        let said = posh.ask(domain).await;
+        let named = said.fingerprints.as_ref().is_ok_and(|all| all.mean(leaf));
+        if named { Ok(()) } else { Err(why) }
     }
 
-    /// Whether [`Net::proves_with_dns`] asks DNS.
+    /// Whether [`Net::proves_with_lookups`] asks anybody.
     #[must_use]
-    pub fn asks_dns(&self) -> bool {
-        self.current().resolver.dnssec
+    pub fn looks_up(&self) -> bool {
+        let current = self.current();
+        current.resolver.dnssec || current.posh.is_some()
     }
 
-    /// The same without DNS, at another time.
+    /// What a domain says by POSH, in words; an error is why it says nothing. `None`: it is not asked.
+    pub async fn posh(&self, domain: &str) -> Option<Result<String, String>> {
+        let current = self.current();
+        Some(current.posh.as_ref()?.ask(domain).await.words())
+    }
+
+    /// [`Net::proves`] at another time.
     ///
     /// # Errors
     /// See [`WhyNot`].

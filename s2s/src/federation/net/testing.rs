@@ -1,10 +1,12 @@
-//! For the tests of federation: a name server on loopback, an authority and its certificates.
+//! For the tests of federation: a name server on loopback, an authority and its certificates, web servers.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use hickory_resolver::proto::dnssec::crypto::EcdsaSigningKey;
 use hickory_resolver::proto::dnssec::rdata::{DNSKEY, DNSSECRData, NSEC, RRSIG};
 use hickory_resolver::proto::dnssec::{Algorithm, DnssecSigner, SigningKey, TrustAnchors};
@@ -13,11 +15,14 @@ use hickory_resolver::proto::rr::rdata::{A, AAAA, SOA, SRV};
 use hickory_resolver::proto::rr::{DNSClass, Name, RData, Record, RecordSet, RecordType};
 use parking_lot::Mutex;
 use rcgen::{CertificateParams, Issuer, KeyPair};
+use rustls::pki_types::CertificateDer;
+use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UdpSocket};
 
 use super::dns::written;
-use super::{Net, NetConfig, Pair};
+use super::posh::PATH;
+use super::{Net, NetConfig, Pair, Security};
 
 /// A zone: `TYPE name` to records. A name without any is NXDOMAIN, with others NODATA.
 #[derive(Default)]
@@ -189,4 +194,75 @@ pub(crate) fn net(trusted: &Authority, pairs: Vec<Pair>) -> Net {
     let dns = vec!["127.0.0.1:9".parse().unwrap()];
     Net::new(NetConfig { dns, trust: Some(trusted.pem.clone()), pairs, ..NetConfig::default() })
         .unwrap()
+}
+
+/// A document of POSH that names a certificate.
+pub(crate) fn naming(certificate: &CertificateDer<'_>) -> String {
+    let hash = BASE64.encode(Sha256::digest(certificate));
+    format!("{{\"fingerprints\":[{{\"sha-256\":\"{hash}\"}}],\"expires\":3600}}")
+}
+
+/// As HTTP has it.
+pub(crate) fn document(body: &str) -> String {
+    let length = body.len();
+    format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}")
+}
+
+pub(crate) fn redirect(to: &str) -> String {
+    format!("HTTP/1.1 302 Found\r\nLocation: {to}\r\nContent-Length: 0\r\n\r\n")
+}
+
+/// Web servers: what is answered at `HOST/PATH`, and what was asked.
+#[derive(Default)]
+pub(crate) struct Web {
+    pub(crate) pages: HashMap<String, String>,
+    pub(crate) asked: Mutex<Vec<String>>,
+}
+
+impl Web {
+    /// The document of a domain, for POSH.
+    pub(crate) fn with(self, domain: &str, answer: String) -> Self {
+        self.page(&format!("{domain}{PATH}"), answer)
+    }
+
+    pub(crate) fn page(mut self, at: &str, answer: String) -> Self {
+        self.pages.insert(at.to_owned(), answer);
+        self
+    }
+
+    pub(crate) async fn serve(self, certificates: Net) -> (u16, Arc<Web>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let web = Arc::new(self);
+        let served = web.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                // Who does not believe the certificate goes away.
+                let tls = certificates.acceptor(Security::StartTls).accept(stream).await;
+                let Ok(mut stream) = tls else { continue };
+                let served = served.clone();
+                tokio::spawn(async move {
+                    let mut head = Vec::new();
+                    while !head.ends_with(b"\r\n\r\n") {
+                        if stream.read_buf(&mut head).await.unwrap_or_default() == 0 {
+                            return;
+                        }
+                    }
+                    let head = String::from_utf8(head).unwrap();
+                    let path = head.split(' ').nth(1).unwrap();
+                    let host = head.split("host: ").nth(1).unwrap().split("\r\n").next().unwrap();
+                    let at = format!("{}{path}", host.split(':').next().unwrap());
+                    served.asked.lock().push(at.clone());
+                    let none = "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n";
+                    let answer = served.pages.get(&at).map_or(none, String::as_str);
+                    if answer == "silence" {
+                        std::future::pending::<()>().await;
+                    }
+                    let _ = stream.write_all(answer.as_bytes()).await;
+                    let _ = stream.shutdown().await;
+                });
+            }
+        });
+        (port, web)
+    }
 }

@@ -5,14 +5,19 @@
 //! speak for a domain as a server can do so as a client. Revocation is what is in the configured lists; nobody is asked over the network.
 
 use std::fmt;
+use std::sync::Arc;
 
+use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::{WebPkiSupportedAlgorithms, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, TrustAnchor, UnixTime};
+use rustls::{ClientConfig, RootCertStore};
 use webpki::{
     CertRevocationList, EndEntityCert, Error, ExtendedKeyUsageValidator, KeyPurposeId,
     KeyPurposeIdIter, OwnedCertRevocationList, RevocationOptionsBuilder, UnknownStatusPolicy,
+    VerifiedPath,
 };
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::identity::{Names, Naming, Unreadable};
 
@@ -38,6 +43,8 @@ pub enum WhyNot {
     WrongName(String),
     /// Only its Common Name is right, which does not count.
     CommonNameOnly,
+    /// It names the domain, but not as a dNSName, and an authority behind it may name only some: nobody has checked that this is one of them.
+    Constrained,
     /// It is good neither for servers nor for clients.
     WrongUsage,
     /// More certificates than [`CHAIN_MAX`].
@@ -48,6 +55,20 @@ pub enum WhyNot {
     NotInDns,
     /// Anything else that is wrong with it.
     Bad(String),
+}
+
+impl WhyNot {
+    /// Whether all that is missing is somebody who says that it is the domain's.
+    pub(super) fn is_about_who(&self) -> bool {
+        matches!(
+            self,
+            WhyNot::SelfSigned
+                | WhyNot::UnknownIssuer
+                | WhyNot::WrongName(_)
+                | WhyNot::CommonNameOnly
+                | WhyNot::Constrained
+        )
+    }
 }
 
 impl fmt::Display for WhyNot {
@@ -63,6 +84,9 @@ impl fmt::Display for WhyNot {
             WhyNot::CommonNameOnly => {
                 f.write_str("without a subjectAltName: the Common Name does not count")
             }
+            WhyNot::Constrained => f.write_str(
+                "of an authority that may name only some (name constraints): only a dNSName counts",
+            ),
             WhyNot::WrongUsage => f.write_str("good neither for servers nor for clients"),
             WhyNot::ChainTooLong => write!(f, "with more than {CHAIN_MAX} certificates"),
             WhyNot::TooManyNames => f.write_str("with too many names"),
@@ -74,10 +98,47 @@ impl fmt::Display for WhyNot {
 
 impl std::error::Error for WhyNot {}
 
+/// A way from an authority to a certificate that was checked.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Way {
+    /// An authority on it may name only some (RFC 5280 §4.2.1.10).
+    constrained: bool,
+}
+
+impl Way {
+    /// Whether the names at the end of it name `domain` so that it counts. Constraints are checked for dNSNames, and for no other names of domains: an
+    /// authority that has some would write what it likes into those.
+    pub(super) fn counts(self, names: &Names, domain: &str) -> bool {
+        if self.constrained {
+            names.has_dns_name(domain)
+        } else {
+            names.name(domain) == Naming::Named
+        }
+    }
+}
+
+fn is_constrained(path: &VerifiedPath<'_>) -> bool {
+    let has_constraints = |one: &webpki::Cert<'_>| {
+        let der = one.der();
+        let parsed = X509Certificate::from_der(&der);
+        // What cannot be read may be one.
+        parsed.map_or(true, |(_, one)| !matches!(one.name_constraints(), Ok(None)))
+    };
+    path.anchor().name_constraints.is_some()
+        || path.intermediate_certificates().any(has_constraints)
+}
+
+/// What else is asked of a path from a certificate to an authority; another path may do.
+type IsRight<'a> = &'a dyn Fn(&VerifiedPath<'_>) -> Result<(), Error>;
+
 /// Whom we believe.
 pub(super) struct Trust {
     anchors: Vec<TrustAnchor<'static>>,
+    /// The same, each at its place, as the certificates that they are.
+    authorities: Vec<CertificateDer<'static>>,
     revoked: Vec<CertRevocationList<'static>>,
+    /// The same as they were read.
+    lists: Vec<CertificateRevocationListDer<'static>>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
@@ -90,33 +151,57 @@ impl Trust {
                 .map_err(|error| format!("the authorities cannot be read: {error}"))?,
             None => rustls_native_certs::load_native_certs().certs,
         };
-        let anchors: Vec<_> = certificates
-            .iter()
-            .filter_map(|one| webpki::anchor_from_trusted_cert(one).ok().map(|a| a.to_owned()))
-            .collect();
+        let (anchors, known): (Vec<_>, Vec<_>) = certificates
+            .into_iter()
+            .filter_map(|one| {
+                let anchor = webpki::anchor_from_trusted_cert(&one).ok()?.to_owned();
+                Some((anchor, one))
+            })
+            .unzip();
         if authorities.is_some() && anchors.is_empty() {
             return Err("there is no authority in it".to_owned());
         }
         if anchors.is_empty() {
             tracing::warn!("this system trusts no authority: no peer's certificate will be valid");
         }
-        let lists = |pem| {
+        let read = |pem| {
             CertificateRevocationListDer::pem_slice_iter(pem)
-                .map(|list| {
-                    let list = list
-                        .map_err(|error| format!("the revocation list cannot be read: {error}"))?;
-                    OwnedCertRevocationList::from_der(&list)
-                        .map(CertRevocationList::from)
-                        .map_err(|error| format!("the revocation list cannot be used: {error}"))
-                })
                 .collect::<Result<Vec<_>, _>>()
+                .map_err(|error| format!("the revocation list cannot be read: {error}"))
         };
-        let lists = revoked.map(lists).transpose()?;
+        let lists = revoked.map(read).transpose()?;
         if lists.as_ref().is_some_and(Vec::is_empty) {
             return Err("there is no revocation list in it".to_owned());
         }
+        let lists = lists.unwrap_or_default();
+        let parse = |list: &CertificateRevocationListDer<'_>| {
+            OwnedCertRevocationList::from_der(list)
+                .map(CertRevocationList::from)
+                .map_err(|error| format!("the revocation list cannot be used: {error}"))
+        };
+        let revoked = lists.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
         let algorithms = ring::default_provider().signature_verification_algorithms;
-        Ok(Self { anchors, revoked: lists.unwrap_or_default(), algorithms })
+        Ok(Self { anchors, authorities: known, revoked, lists, algorithms })
+    }
+
+    /// TLS for asking web servers: whom we believe here we believe there.
+    pub(super) fn https(&self) -> Result<ClientConfig, String> {
+        let words = |error: &dyn fmt::Display| format!("TLS of web servers: {error}");
+        let provider = Arc::new(ring::default_provider());
+        let roots = Arc::new(RootCertStore { roots: self.anchors.clone() });
+        let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider.clone())
+            .with_crls(self.lists.iter().cloned())
+            .allow_unknown_revocation_status()
+            .build()
+            .map_err(|error| words(&error))?;
+        let mut tls = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| words(&error))?
+            .with_webpki_verifier(verifier)
+            .with_no_client_auth();
+        tls.resumption = Resumption::disabled();
+        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(tls)
     }
 
     /// Whether `chain`, the peer's own certificate first, proves that it speaks for `domain` (prepared form).
@@ -134,25 +219,51 @@ impl Trust {
             Unreadable::TooManyNames => WhyNot::TooManyNames,
             Unreadable::Malformed => WhyNot::Bad(why.to_string()),
         })?;
-        self.chain(&self.anchors, leaf, between, now)
+        let way = self
+            .chain(&self.anchors, leaf, between, now, None)
             .map_err(|error| why(error, names.self_issued))?;
         match names.name(domain) {
-            Naming::Named => Ok(()),
+            Naming::Named if way.counts(&names, domain) => Ok(()),
+            Naming::Named => Err(WhyNot::Constrained),
             Naming::CommonNameOnly => Err(WhyNot::CommonNameOnly),
             Naming::NotNamed => Err(WhyNot::WrongName(names.words())),
         }
     }
 
-    /// Whether `authority`, which the peer has shown itself, stands behind `leaf`, whoever else believes it.
+    /// The way from `authority`, which the peer has shown itself, to `leaf`, if there is one, whoever else believes it.
     pub(super) fn leads_to(
         &self,
         authority: &CertificateDer<'_>,
         leaf: &CertificateDer<'_>,
         between: &[CertificateDer<'_>],
         now: UnixTime,
+    ) -> Option<Way> {
+        let anchor = webpki::anchor_from_trusted_cert(authority).ok()?;
+        self.chain(&[anchor], leaf, between, now, None).ok()
+    }
+
+    /// Whether one of the authorities that are believed here stands behind `leaf`, and on the way to it there is one that `is_it` means: that authority itself
+    /// or one in between.
+    pub(super) fn leads_through(
+        &self,
+        is_it: &dyn Fn(&CertificateDer<'_>) -> bool,
+        leaf: &CertificateDer<'_>,
+        between: &[CertificateDer<'_>],
+        now: UnixTime,
     ) -> bool {
-        webpki::anchor_from_trusted_cert(authority)
-            .is_ok_and(|anchor| self.chain(&[anchor], leaf, between, now).is_ok())
+        let is_right = |path: &VerifiedPath<'_>| {
+            let is_anchor = |one: &TrustAnchor<'_>| one == path.anchor();
+            let anchor = self.anchors.iter().position(is_anchor);
+            let known = anchor.and_then(|at| self.authorities.get(at));
+            if path.intermediate_certificates().any(|one| is_it(&one.der()))
+                || known.is_some_and(is_it)
+            {
+                Ok(())
+            } else {
+                Err(Error::UnknownIssuer)
+            }
+        };
+        self.chain(&self.anchors, leaf, between, now, Some(&is_right)).is_ok()
     }
 
     fn chain(
@@ -161,7 +272,8 @@ impl Trust {
         leaf: &CertificateDer<'_>,
         between: &[CertificateDer<'_>],
         now: UnixTime,
-    ) -> Result<(), Error> {
+        is_right: Option<IsRight<'_>>,
+    ) -> Result<Way, Error> {
         let leaf = EndEntityCert::try_from(leaf)?;
         let lists: Vec<&CertRevocationList<'_>> = self.revoked.iter().collect();
         // The lists need not be of every authority.
@@ -175,9 +287,9 @@ impl Trust {
             now,
             ServerOrClient,
             revocation,
-            None,
+            is_right,
         )
-        .map(drop)
+        .map(|path| Way { constrained: is_constrained(&path) })
     }
 }
 

@@ -4,8 +4,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CustomExtension, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevocationReason,
-    RevokedCertParams, SanType, SerialNumber,
+    ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    NameConstraints, RevocationReason, RevokedCertParams, SanType, SerialNumber,
 };
 
 use super::*;
@@ -162,6 +162,53 @@ fn chains_that_count() {
     let victim = leaf.signed_by(&KeyPair::generate().unwrap(), &false_issuer).unwrap();
     let found = words(&trust, &[victim.der().clone(), signed.der().clone()], DOMAIN);
     assert_ne!(found, "good");
+}
+
+#[test]
+fn authorities_that_may_name_only_some() {
+    let root = authority("Root");
+    let constrained = |name: &str, permitted: &str| {
+        let mut params = authority_params(name);
+        params.name_constraints = Some(NameConstraints {
+            permitted_subtrees: vec![GeneralSubtree::DnsName(permitted.to_owned())],
+            excluded_subtrees: Vec::new(),
+        });
+        params
+    };
+    let key = KeyPair::generate().unwrap();
+    let params_below = constrained("Between", "b.example");
+    let certificate = params_below.signed_by(&key, &root.issuer).unwrap();
+    let (der, pem) = (certificate.der().clone(), certificate.pem());
+    let between = Authority { issuer: Issuer::new(params_below, key), der, pem };
+    let check = |trust: &Trust, names: &[&str], domain: &str, expected: &str| {
+        let chain = [issue(&between, &params(names)), between.der.clone()];
+        assert_eq!(words(trust, &chain, domain), expected, "{names:?}");
+    };
+    let others =
+        "of an authority that may name only some (name constraints): only a dNSName counts";
+    // The authority in between is believed for its own sake too.
+    for trust in [trust(&root), trust(&between)] {
+        check(&trust, &["dns:b.example"], "b.example", "good");
+        check(&trust, &["srv:_xmpp-server.a.example"], DOMAIN, others);
+        check(&trust, &["xmpp:a.example"], DOMAIN, others);
+        check(&trust, &["xmpp:a.example", "dns:b.example"], DOMAIN, others);
+        check(&trust, &["xmpp:b.example", "dns:b.example"], "b.example", "good");
+        let chain = [issue(&between, &params(&["dns:a.example"])), between.der.clone()];
+        assert!(words(&trust, &chain, DOMAIN).starts_with("not usable"));
+    }
+}
+
+#[test]
+fn the_way_leads_through_who_is_on_it() {
+    let root = authority("Root");
+    let (between, beside) = (below(&root, "Between"), below(&root, "Beside"));
+    let leaf = issue(&between, &params(&["dns:a.example"]));
+    let shown = [between.der.clone(), beside.der.clone()];
+    let leads = |named: &CertificateDer<'static>| {
+        trust(&root).leads_through(&|one| one == named, &leaf, &shown, now())
+    };
+    assert!(leads(&root.der) && leads(&between.der));
+    assert!(!leads(&beside.der) && !leads(&leaf));
 }
 
 #[test]

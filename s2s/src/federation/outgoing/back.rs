@@ -23,9 +23,16 @@ const BATCH_ITEMS: usize = 256;
 /// Bytes moved at a time, about.
 const BATCH_BYTES: usize = 256 << 10;
 
-/// The streams of peers that take our stanzas. One may speak for several of their domains: each is a way of its own.
-#[derive(Debug, Default)]
-pub(super) struct Backs(Mutex<HashMap<u64, Vec<Arc<Way>>>>);
+/// The streams of peers that take our stanzas. One may speak for several of their domains: each is a way of its own. `None` at the end of all: there will be no
+/// more.
+#[derive(Debug)]
+pub(super) struct Backs(Mutex<Option<HashMap<u64, Vec<Arc<Way>>>>>);
+
+impl Default for Backs {
+    fn default() -> Self {
+        Backs(Mutex::new(Some(HashMap::new())))
+    }
+}
 
 /// One domain of a peer's on one stream of it.
 #[derive(Debug)]
@@ -39,6 +46,7 @@ struct Way {
 /// From now on stanzas of the pair may go over that stream.
 pub(super) fn opened(shared: &Arc<Shared>, pair: &Pair, back: &Back) {
     let mut all = shared.backs.0.lock();
+    let Some(all) = &mut *all else { return };
     let ways = all.entry(back.stream).or_default();
     let known = ways.iter().find(|way| *way.theirs == *pair.to).map(|way| way.id);
     let (id, theirs, bell) = shared.pool(|pool| pool.opened_back(&pair.to, &pair.from, known));
@@ -50,8 +58,8 @@ pub(super) fn opened(shared: &Arc<Shared>, pair: &Pair, back: &Back) {
 
 /// The peer has these.
 pub(super) fn delivered(shared: &Shared, stream: u64, tickets: &[Ticket]) {
-    let ways = shared.backs.0.lock().get(&stream).cloned().unwrap_or_default();
-    for way in ways {
+    let ways = shared.backs.0.lock().as_ref().and_then(|all| all.get(&stream).cloned());
+    for way in ways.unwrap_or_default() {
         let arrived: Vec<Sent> = {
             let mut moved = way.moved.lock();
             let taken = std::mem::take(&mut *moved);
@@ -69,8 +77,14 @@ pub(super) fn delivered(shared: &Shared, stream: u64, tickets: &[Ticket]) {
 
 /// The stream has ended for good: what it had and was not delivered goes another way.
 pub(super) fn closed(shared: &Shared, stream: u64) {
-    let ways = shared.backs.0.lock().remove(&stream).unwrap_or_default();
-    ways.iter().for_each(|way| way.end(shared));
+    let ways = shared.backs.0.lock().as_mut().and_then(|all| all.remove(&stream));
+    ways.unwrap_or_default().iter().for_each(|way| way.end(shared));
+}
+
+/// The end of all: what they had and was not delivered comes back.
+pub(super) fn end(shared: &Shared) {
+    let all = shared.backs.0.lock().take().unwrap_or_default();
+    all.into_values().flatten().for_each(|way| way.end(shared));
 }
 
 impl Way {
@@ -86,39 +100,32 @@ impl Way {
 
 /// Moves what waits, as long as the stream takes it.
 async fn run(shared: Arc<Shared>, way: Arc<Way>, back: Back, bell: Arc<Notify>) {
-    loop {
-        let room = back.queue.capacity().min(BATCH_ITEMS);
-        if room == 0 {
-            if back.queue.reserve().await.is_err() {
-                break;
-            }
-            continue;
-        }
+    // Other ways may share the queue: there is room for what is taken before it is taken.
+    while let Ok(first) = back.queue.reserve().await {
+        let more = back.queue.capacity().min(BATCH_ITEMS - 1);
+        let more = back.queue.try_reserve_many(more).into_iter().flatten();
+        let room: Vec<_> = std::iter::once(first).chain(more).collect();
         let (now, timers) = (Instant::now().into_std(), shared.settings().timers);
         let sent = {
             // Remembered before anybody can say that it has arrived.
             let mut moved = way.moved.lock();
-            let sent = shared
-                .pool(|pool| pool.take(&way.theirs, way.id, (room, BATCH_BYTES), now, &timers));
+            let most = (room.len(), BATCH_BYTES);
+            let sent = shared.pool(|pool| pool.take(&way.theirs, way.id, most, now, &timers));
             moved.extend(sent.iter().cloned());
             sent
         };
-        if sent.is_empty() {
-            tokio::select! {
-                () = bell.notified() => continue,
-                () = back.queue.closed() => break,
+        if !sent.is_empty() {
+            for (permit, Sent { item, .. }) in room.into_iter().zip(sent) {
+                permit.send((item.ticket, item.stanza));
             }
+            continue;
         }
-        let is_taken = sent.into_iter().all(|Sent { item, .. }| {
-            // Nobody else fills it, so there is room.
-            back.queue.try_send((item.ticket, item.stanza)).is_ok()
-        });
-        if !is_taken {
-            break;
+        drop(room);
+        tokio::select! {
+            () = bell.notified() => {}
+            () = back.queue.closed() => break,
         }
     }
     // Whoever closed it has taken back what was moved until then; this is what was moved since.
-    if back.queue.is_closed() {
-        way.end(&shared);
-    }
+    way.end(&shared);
 }

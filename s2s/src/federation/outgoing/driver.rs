@@ -8,9 +8,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use futures_util::future::BoxFuture;
-use futures_util::stream::FuturesUnordered;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 use xmpp::StreamError;
@@ -28,8 +25,7 @@ use super::session::{Phase, Session};
 use super::way::Io;
 use super::{Settings, Shared, Stage, text};
 use crate::federation::Handled;
-use crate::federation::dialback::{DialbackError, Outcome, Pair};
-use crate::federation::policy::Certificate;
+use crate::federation::dialback::Pair;
 use crate::federation::wire::{self, Item, Turn, Wire};
 
 /// A batch ends here though more waits. Less than what makes `Wire` stop reading.
@@ -128,7 +124,6 @@ impl Life {
             life: self,
             wire,
             online,
-            verifying: FuturesUnordered::new(),
             stalled: None,
             began: Instant::now(),
             carried: Instant::now(),
@@ -158,14 +153,11 @@ impl Life {
     }
 }
 
-type Verifying = FuturesUnordered<BoxFuture<'static, (Pair, Result<bool, DialbackError>)>>;
-
 /// A connection on which stanzas go.
 struct Stream<'a> {
     life: &'a mut Life,
     wire: Wire<Io>,
     online: Online,
-    verifying: Verifying,
     /// Since when the peer has not taken what is written.
     stalled: Option<Instant>,
     began: Instant,
@@ -207,15 +199,6 @@ impl Stream<'_> {
                     Err(error) => return Err(Failure::Cut(error.to_string())),
                 },
                 () = bell.notified() => {}
-                Some((pair, result)) = self.verifying.next() => {
-                    let outcome = match result {
-                        Ok(true) => Outcome::Valid,
-                        Ok(false) => Outcome::Invalid,
-                        Err(error) => Outcome::Error(error),
-                    };
-                    let answer = self.online.verified(pair, outcome);
-                    self.perform(vec![answer])?;
-                }
                 () = sleep_until(due) => {}
             }
         }
@@ -239,7 +222,7 @@ impl Stream<'_> {
 
     /// Not when too much of what came is not handled yet.
     fn may_read(&self, settings: &Settings) -> bool {
-        self.life.session.received.open() < settings.limits.unhandled_max
+        self.life.session.may_receive(settings.limits.unhandled_max)
     }
 
     /// Takes what was read.
@@ -255,25 +238,15 @@ impl Stream<'_> {
                     let is_ours = |domain: &str| user.is_ours(domain);
                     let stanza = wire::stanza(&piece, &head, &self.online.proved, is_ours)
                         .map_err(Failure::Protocol)?;
-                    let received = self.life.session.received.clone();
-                    let number = received.begin();
-                    user.receive(stanza, Handled::new(received, number));
+                    if let Some((received, number)) = self.life.session.receive() {
+                        user.receive(stanza, Handled::new(received, number));
+                    }
                 }
                 Some(Item::Element(element)) => {
                     let user = &self.life.shared.user;
-                    let dialback = |domain: &str, is_tls: bool| {
-                        let policy = settings.policies.of(domain);
-                        match policy.certificate {
-                            _ if policy.dialback(is_tls) => Ok(()),
-                            Certificate::Required => Err(DialbackError::NotAuthorized),
-                            _ => Err(DialbackError::PolicyViolation),
-                        }
-                    };
                     let rules = Rules {
                         secret: user.dialback_secret(),
                         is_ours: &|domain| user.is_ours(domain),
-                        dialback: &dialback,
-                        pairs_max: settings.limits.pairs_per_stream_max,
                     };
                     let session = &mut self.life.session;
                     let todos = self.online.element(
@@ -375,10 +348,6 @@ impl Stream<'_> {
                     let answer = answer.as_ref().copied();
                     self.life.shared.pool(|pool| pool.answered(&theirs, id, &ours, answer));
                 }
-                Todo::Verify(verify) => {
-                    let (pair, asked) = (verify.pair.clone(), self.life.shared.verify(verify));
-                    self.verifying.push(Box::pin(async move { (pair, asked.await) }));
-                }
             }
         }
         // Ready once stream management is settled: nothing is written before.
@@ -405,7 +374,7 @@ impl Stream<'_> {
             return Err(Failure::Silent);
         }
         let idle = self.carried + timers.idle;
-        let is_idle = session.is_empty() && session.received.open() == 0;
+        let is_idle = session.is_empty() && session.open() == 0;
         if is_idle && self.is_up && idle <= now {
             return Err(Failure::Done);
         }

@@ -72,6 +72,8 @@ struct Shared {
     way: Arc<dyn Way>,
     user: Arc<dyn FederationUser>,
     keeper: Notify,
+    /// Rung once: all streams are to end.
+    stop: Notify,
     is_draining: AtomicBool,
     /// Rung at each change while we are draining.
     drained: Notify,
@@ -99,10 +101,6 @@ impl Shared {
             self.drained.notify_one();
         }
         done
-    }
-
-    fn verify(self: &Arc<Self>, ask: Verify) -> BoxFuture<'static, Result<bool, DialbackError>> {
-        verify::verify(self, ask)
     }
 }
 
@@ -154,6 +152,7 @@ impl Outgoing {
             way,
             user,
             keeper: Notify::new(),
+            stop: Notify::new(),
             is_draining: AtomicBool::new(false),
             drained: Notify::new(),
             questions: verify::Questions::default(),
@@ -182,9 +181,6 @@ impl Outgoing {
             let error =
                 StanzaError::not_allowed().with_text(&failure::Failure::Forbidden.to_string());
             return Err((stanza, error));
-        }
-        if shared.stage() == Stage::Draining {
-            return Err((stanza, StanzaError::remote_server_timeout()));
         }
         let since = Instant::now().into_std();
         let since_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
@@ -232,11 +228,14 @@ impl Outgoing {
     pub async fn finish(&self) -> Vec<(Ticket, Stanza)> {
         let shared = &self.0.shared;
         let keeper = self.0.keeper.lock().take();
+        shared.is_draining.store(true, Ordering::Release);
+        shared.pool(Pool::close);
         if let Some(keeper) = keeper {
-            keeper.abort();
+            shared.stop.notify_one();
             // Its streams end with it, and give back what they have.
             let _ = keeper.await;
         }
+        back::end(shared);
         tell(shared);
         shared.pool(Pool::drain)
     }
@@ -258,7 +257,7 @@ impl Bidi for Outgoing {
 
 impl Verifier for Outgoing {
     fn verify(&self, ask: Verify) -> BoxFuture<'static, Result<bool, DialbackError>> {
-        self.0.shared.verify(ask)
+        verify::verify(&self.0.shared, ask)
     }
 }
 
@@ -278,6 +277,7 @@ async fn keep(shared: Arc<Shared>) {
         }
         let next = next.map_or_else(|| now + Duration::from_secs(3600), Instant::from_std);
         tokio::select! {
+            () = shared.stop.notified() => return streams.shutdown().await,
             () = shared.keeper.notified() => {}
             () = sleep_until(next) => {}
             Some(ended) = streams.join_next(), if !streams.is_empty() => {

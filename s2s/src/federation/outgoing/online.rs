@@ -1,8 +1,9 @@
 //! Room `federation::outgoing`: what a stream that stands says besides stanzas: stream management (XEP-0198), further pairs (XEP-0220 §2.6.1), and what the
 //! peer may ask for when it sends on the stream too (XEP-0288). A value: an element goes in, what to do comes out. Called by `driver`.
 //!
-//! Answers that nobody asked for are dropped (XEP-0220 §4.1, bad-inputs S-054). Requests for dialback from the peer are taken only where it may send, and its
-//! keys are verified over another stream (XEP-0288 §2.2).
+//! Answers that nobody asked for are dropped (XEP-0220 §4.1, bad-inputs S-054). Left out: further pairs that the peer would prove by dialback on a stream of
+//! ours (XEP-0288 §2.2 lets it ask). The id of the stream, from which its key would be made, is one that the peer has chosen: so the key may be one that was
+//! made for another stream. It has to open a stream for them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use super::failure::Failure;
 use super::machine::{self, Established};
 use super::peer::Sent;
 use super::session::{Phase, Resumable, Session};
-use crate::federation::dialback::{self, Dialback, DialbackError, Outcome, Pair, Step, Verify};
+use crate::federation::dialback::{self, Dialback, DialbackError, Outcome, Pair, Step};
 use crate::federation::pairs::Pairs;
 use crate::federation::wire::unknown;
 
@@ -33,8 +34,6 @@ pub(super) enum Todo {
     Resend,
     /// Stanzas of this pair of ours may go, or may not.
     Answered(Arc<str>, Result<(), Failure>),
-    /// The peer wants to send for another domain of its own: have its key verified, then tell [`Online::verified`].
-    Verify(Verify),
 }
 
 /// What is asked of the peer's requests; `driver` knows.
@@ -43,25 +42,17 @@ pub(super) struct Rules<'a> {
     pub(super) secret: Option<[u8; 32]>,
     /// Whether a domain is ours.
     pub(super) is_ours: &'a dyn Fn(&str) -> bool,
-    /// Whether policy lets that domain prove itself by dialback on a stream that has TLS, or not.
-    pub(super) dialback: &'a dyn Fn(&str, bool) -> Result<(), DialbackError>,
-    /// Pairs on one stream.
-    pub(super) pairs_max: usize,
 }
 
 /// A stream that stands, on its present connection.
 #[derive(Debug)]
 pub(super) struct Online {
     theirs: Arc<str>,
-    /// Our domains whose stanzas may go.
-    ours: Vec<Arc<str>>,
     pub(super) established: Established,
     /// Asked for, and since when.
     asking: BTreeMap<Arc<str>, Instant>,
     /// What the peer may send.
     pub(super) proved: Pairs,
-    /// Pairs of the peer that are being verified.
-    verifying: Vec<Pair>,
 }
 
 impl Online {
@@ -72,8 +63,7 @@ impl Online {
             // Whom we called, by the name that we called: as far as `machine` believed it.
             proved.add(&Pair::new(&theirs, &ours));
         }
-        let (asking, verifying) = (BTreeMap::new(), Vec::new());
-        Online { theirs, ours: vec![ours], established, asking, proved, verifying }
+        Online { theirs, established, asking: BTreeMap::new(), proved }
     }
 
     /// The first words.
@@ -83,9 +73,7 @@ impl Online {
         }
         match session.resumable.take() {
             Some(Resumable { id, .. }) => {
-                session.phase = Phase::Resuming;
-                let h = session.received.handled();
-                vec![put(&Nonza::Resume { previd: id, h })]
+                vec![put(&Nonza::Resume { previd: id, h: session.resume() })]
             }
             None => {
                 let back = session.begin_anew();
@@ -165,7 +153,7 @@ impl Online {
     fn managed(nonza: Nonza, session: &mut Session, now: Instant) -> Result<Vec<Todo>, Failure> {
         match (nonza, session.phase) {
             (Nonza::Enabled { id, max, .. }, Phase::Enabling) => {
-                session.phase = Phase::On;
+                session.enabled();
                 let max = max.map(|seconds| Duration::from_secs(seconds.into()));
                 session.resumable = id.map(|id| Resumable { id, max });
                 Ok(Vec::new())
@@ -175,7 +163,7 @@ impl Online {
                 Ok(Vec::new())
             }
             (Nonza::Resumed { previd, h }, Phase::Resuming) => {
-                session.phase = Phase::On;
+                session.resumed();
                 let arrived =
                     session.acked(h, now).map_err(|high| Failure::Protocol(high.error()))?;
                 session.resumable = Some(Resumable { id: previd, max: None });
@@ -209,25 +197,21 @@ impl Online {
                     .then(|| self.asking.remove_entry(pair.to.as_str()))
                     .flatten()?;
                 let answer = machine::verdict(outcome);
-                if answer.is_ok() {
-                    self.ours.push(asked.clone());
-                    if self.established.bidi {
-                        self.proved.add(&pair);
-                    }
+                if answer.is_ok() && self.established.bidi {
+                    self.proved.add(&pair);
                 }
                 Some(Todo::Answered(asked, answer))
             }
             Step::Verified { .. } => None,
-            Step::Result { key } => Some(match self.may_ask(&pair, rules) {
-                Ok(()) if self.proved.has(&pair) => self.verified(pair, Outcome::Valid),
-                Ok(()) => {
-                    self.verifying.push(pair.clone());
-                    // The id of the stream is the peer's own: it made it, and it made the key from it (XEP-0288 does not say otherwise).
-                    let id = self.established.stream_id.clone().unwrap_or_default();
-                    Todo::Verify(Verify { pair, id, key })
-                }
-                Err(error) => answer(pair, Outcome::Error(error)),
-            }),
+            Step::Result { .. } => {
+                let outcome = if self.proved.has(&pair) {
+                    Outcome::Valid
+                } else {
+                    Outcome::Error(DialbackError::NotAllowed)
+                };
+                let step = Step::Answer(outcome);
+                Some(Todo::Put(Dialback { pair: pair.reversed(), step }.to_bytes()))
+            }
             Step::Verify { id, key } => {
                 let outcome = if !self.established.bidi {
                     Outcome::Error(DialbackError::NotAllowed)
@@ -249,47 +233,6 @@ impl Online {
             }
         }
     }
-
-    /// Whether the peer may ask for a further pair (XEP-0288 §2.2): to a domain that we have used on this stream, from one that is not ours.
-    fn may_ask(&self, pair: &Pair, rules: &Rules<'_>) -> Result<(), DialbackError> {
-        if !self.established.bidi {
-            return Err(DialbackError::NotAllowed);
-        }
-        if !self.ours.iter().any(|ours| **ours == *pair.to) {
-            return Err(DialbackError::ItemNotFound);
-        }
-        if (rules.is_ours)(&pair.from) {
-            return Err(DialbackError::PolicyViolation);
-        }
-        (rules.dialback)(&pair.from, self.established.is_tls)?;
-        if self.proved.len() + self.verifying.len() >= rules.pairs_max {
-            return Err(DialbackError::ResourceConstraint);
-        }
-        Ok(())
-    }
-
-    /// What came of [`Todo::Verify`].
-    pub(super) fn verified(&mut self, pair: Pair, outcome: Outcome) -> Todo {
-        self.verifying.retain(|other| *other != pair);
-        match outcome {
-            Outcome::Valid => drop(self.proved.add(&pair)),
-            // The stream carries other pairs: this one is refused, and they go on (XEP-0220 §2.1.2).
-            Outcome::Invalid => {
-                tracing::warn!(
-                    from = pair.from,
-                    to = pair.to,
-                    "a wrong dialback key on a stream of ours"
-                );
-                return answer(pair, Outcome::Error(DialbackError::Forbidden));
-            }
-            Outcome::Error(_) => {}
-        }
-        answer(pair, outcome)
-    }
-}
-
-fn answer(pair: Pair, outcome: Outcome) -> Todo {
-    Todo::Put(Dialback { pair: pair.reversed(), step: Step::Answer(outcome) }.to_bytes())
 }
 
 fn put(nonza: &Nonza) -> Todo {

@@ -42,7 +42,7 @@ pub(super) struct Pool {
     touched: Vec<Arc<str>>,
     /// When all of them are to be looked at.
     next_look: Option<Instant>,
-    /// No new streams: this half is being closed.
+    /// No new streams, no new stanzas: this half is being closed.
     is_closing: bool,
     /// What has come to a bad end, oldest first. One task empties it, so senders hear of it in this order.
     dead: VecDeque<Dead>,
@@ -52,7 +52,7 @@ impl Pool {
     /// Takes a stanza for a pair.
     ///
     /// # Errors
-    /// The stanza again, and what its sender is to be told: the queue is full, or the domain is known to be no more.
+    /// The stanza again, and what its sender is to be told: the queue is full, the domain is known to be no more, or this half is being closed.
     pub(super) fn send(
         &mut self,
         ours: &str,
@@ -61,6 +61,9 @@ impl Pool {
         now: Instant,
         limits: &Limits,
     ) -> Result<(), (Stanza, StanzaError)> {
+        if self.is_closing {
+            return Err((item.stanza, StanzaError::remote_server_timeout()));
+        }
         let full =
             || StanzaError::resource_constraint().with_text("too much waits for this domain");
         if self.bytes + item.bytes() > limits.queued_bytes_max {
@@ -76,7 +79,10 @@ impl Pool {
                 (name.clone(), self.peers.entry(name).or_default())
             }
         };
-        if let Some((_, error)) = peer.gone.as_ref().filter(|(until, _)| *until > now) {
+        let is_served = |line: &Line| *line.ours == *ours && matches!(line.road, Road::On(_));
+        if let Some((_, error)) = peer.gone.as_ref().filter(|(until, _)| *until > now)
+            && !peer.lines.iter().any(is_served)
+        {
             return Err((item.stanza, error.clone()));
         }
         let line = peer.line(ours);
@@ -395,6 +401,9 @@ impl Pool {
                 line.road = Road::None;
             }
             match &verdict {
+                // There, whatever this attempt has found.
+                Verdict::Gone(_)
+                    if peer.seats.iter().any(|seat| seat.is_up && line.is_of(seat.id)) => {}
                 // The domain is not there, or not for us: that is true for all pairs.
                 Verdict::Gone(error) => refuse(line, error, &mut self.bytes, &mut self.dead),
                 Verdict::Refuse(error) if is_of_it || *failure == Failure::Forbidden => {

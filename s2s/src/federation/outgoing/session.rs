@@ -53,7 +53,14 @@ pub(super) struct Session {
     asked_for: Option<(u32, Option<Instant>)>,
     /// The peer has asked when so many of its own had come, and was told less.
     owed: Option<u64>,
-    pub(super) received: Arc<Received>,
+    /// What the peer has sent since stream management was agreed on: of this `h` tells.
+    counted: Arc<Received>,
+    /// What it sent while it was not.
+    uncounted: Arc<Received>,
+    /// The first that was not handled when `<resume/>` was sent: the peer begins there.
+    told: u64,
+    /// So many that come next have come before (XEP-0198 §5).
+    again: u64,
 }
 
 impl Session {
@@ -67,7 +74,10 @@ impl Session {
             asked: None,
             asked_for: None,
             owed: None,
-            received: Received::new(bell),
+            counted: Received::new(bell.clone()),
+            uncounted: Received::new(bell),
+            told: 0,
+            again: 0,
         }
     }
 
@@ -132,9 +142,51 @@ impl Session {
         }
     }
 
+    /// The stream is to be resumed: the `h` to tell, up to which the peer need not send again.
+    pub(super) fn resume(&mut self) -> u32 {
+        self.phase = Phase::Resuming;
+        let inbound = self.counted.inbound.lock();
+        self.told = inbound.first_open();
+        inbound.handled()
+    }
+
+    /// The peer has agreed on stream management: both count from here (XEP-0198 §4).
+    pub(super) fn enabled(&mut self) {
+        self.phase = Phase::On;
+        self.counted = Received::new(self.counted.bell.clone());
+        self.again = 0;
+    }
+
+    /// It goes on where it was cut, with what was not handled when we said how far we were: what of that has come is not taken once more.
+    pub(super) fn resumed(&mut self) {
+        self.phase = Phase::On;
+        self.again = self.counted.inbound.lock().next() - self.told;
+    }
+
+    /// A stanza of the peer's has come: who is to hear when it is handled, and its number there. `None`: it has come before.
+    pub(super) fn receive(&mut self) -> Option<(Arc<Received>, u64)> {
+        let received = if self.phase == Phase::On { &self.counted } else { &self.uncounted };
+        if self.phase == Phase::On && self.again > 0 {
+            self.again -= 1;
+            return None;
+        }
+        Some((received.clone(), received.begin()))
+    }
+
+    /// How many of the peer's are not handled yet.
+    pub(super) fn open(&self) -> usize {
+        self.counted.open() + self.uncounted.open()
+    }
+
+    /// Whether more of the peer's may be taken. That it agrees to resume is heard whatever is not handled of before.
+    pub(super) fn may_receive(&self, unhandled_max: usize) -> bool {
+        let resuming = self.phase == Phase::Resuming;
+        (if resuming { self.uncounted.open() } else { self.open() }) < unhandled_max
+    }
+
     /// The peer asks what is handled of its own: the `h` to answer. If that is not all, it is told once more when it is: see [`Session::settle`].
     pub(super) fn answer(&mut self) -> u32 {
-        let inbound = self.received.inbound.lock();
+        let inbound = self.counted.inbound.lock();
         self.owed = (inbound.first_open() < inbound.next()).then_some(inbound.next());
         inbound.handled()
     }
@@ -142,7 +194,7 @@ impl Session {
     /// The `h` to tell the peer now, of what it asked for and was not told.
     pub(super) fn settle(&mut self) -> Option<u32> {
         let owed = self.owed?;
-        let inbound = self.received.inbound.lock();
+        let inbound = self.counted.inbound.lock();
         if inbound.first_open() < owed {
             return None;
         }
@@ -165,7 +217,7 @@ impl Session {
         self.phase = Phase::Off;
         self.resumable = None;
         (self.asked, self.asked_for, self.owed) = (None, None, None);
-        self.received = Received::new(self.received.bell.clone());
+        (self.counted, self.again) = (Received::new(self.counted.bell.clone()), 0);
         let managed = std::mem::replace(&mut self.managed, Outbound::new(usize::MAX, usize::MAX));
         let plain = std::mem::take(&mut self.plain);
         managed.into_unacked().chain(plain.into_iter().map(|(sent, _)| sent)).collect()
@@ -207,19 +259,14 @@ impl Received {
     }
 
     /// One more has come; its number.
-    pub(super) fn begin(&self) -> u64 {
+    fn begin(&self) -> u64 {
         self.inbound.lock().begin()
     }
 
     /// How many are not handled yet.
-    pub(super) fn open(&self) -> usize {
+    fn open(&self) -> usize {
         let inbound = self.inbound.lock();
         usize::try_from(inbound.next() - inbound.first_open()).unwrap_or(usize::MAX)
-    }
-
-    /// The `h` to tell the peer.
-    pub(super) fn handled(&self) -> u32 {
-        self.inbound.lock().handled()
     }
 }
 

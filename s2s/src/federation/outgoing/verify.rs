@@ -1,12 +1,16 @@
 //! Room `federation::outgoing`: asking authoritative servers about keys (XEP-0220 §2.1.2), for whoever has been shown one. Called by `incoming`, through
-//! [`Verifier`](crate::federation::dialback::Verifier), and by `driver`.
+//! [`Verifier`](crate::federation::dialback::Verifier).
 //!
 //! One connection for each domain that is asked, of its own: with TLS where it is offered, without authentication, which asking needs not. What is
-//! asked while it stands goes over it; a few moments after the last answer it is closed. Answers are matched with what was asked on
-//! the same stream, and others dropped (bad-inputs S-054).
+//! asked while it stands goes over it; a few moments after the last answer it is closed, and one that is still being made is given up when nobody waits for it
+//! any more. Answers are matched with what was asked on the same stream, and others dropped (bad-inputs S-054).
+//!
+//! Anybody who connects makes us ask: so there are as many at a time as `verifications_max` says.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -70,6 +74,9 @@ fn put(shared: &Arc<Shared>, question: Question) -> Result<(), DialbackError> {
             Err(Closed(question)) => question,
         },
     };
+    if all.len() >= shared.settings().limits.verifications_max {
+        return Err(DialbackError::ResourceConstraint);
+    }
     let (task, questions) = mpsc::channel(QUESTIONS_MAX);
     let ours = question.ask.pair.to.clone();
     task.try_send(question).expect("the channel is new");
@@ -78,48 +85,82 @@ fn put(shared: &Arc<Shared>, question: Question) -> Result<(), DialbackError> {
     Ok(())
 }
 
-/// One connection, from its making until nothing is asked any more.
+/// Asks one domain, until nothing is asked any more.
 async fn run(shared: Arc<Shared>, pair: Pair, mut questions: mpsc::Receiver<Question>) {
+    loop {
+        let (failure, mut open) = connection(&shared, &pair, &mut questions).await;
+        // Under the lock, so that nothing is put behind what is answered here.
+        let mut all = shared.questions.0.lock();
+        if matches!(failure, Failure::Done) && !questions.is_empty() {
+            continue; // Somebody has asked since.
+        }
+        questions.close();
+        while let Ok(question) = questions.try_recv() {
+            open.push(question);
+        }
+        if all.get(&pair.to).is_some_and(mpsc::Sender::is_closed) {
+            all.remove(&pair.to);
+        }
+        drop(all);
+        if !open.is_empty() {
+            tracing::info!(domain = pair.to, %failure, "its dialback keys cannot be verified");
+        }
+        for question in open {
+            let _ = question.answer.send(Err(condition(&failure)));
+        }
+        return;
+    }
+}
+
+/// One connection, from its making to its end, and what is not answered then.
+async fn connection(
+    shared: &Arc<Shared>,
+    pair: &Pair,
+    questions: &mut mpsc::Receiver<Question>,
+) -> (Failure, Vec<Question>) {
     let settings = shared.settings();
     let policy = settings.policies.of(&pair.to);
+    if !policy.allow {
+        return (Failure::Forbidden, Vec::new());
+    }
     let terms = Terms { only_verify: true, external: false, bidi: false, ..Terms::of(&policy) };
     let deadline = Instant::now() + settings.timers.negotiate;
-    let opened = if policy.allow {
-        open(&*shared.way, &pair, terms, None, deadline).await
-    } else {
-        Err(Failure::Forbidden)
+    let mut waiting = Vec::new();
+    let opened = tokio::select! {
+        opened = open(&*shared.way, pair, terms, None, deadline) => opened,
+        () = nobody_waits(questions, &mut waiting) => Err(Failure::Done),
     };
-    let mut open = Vec::new();
-    let failure = match opened {
-        Err(failure) => failure,
-        Ok((wire, _)) => {
-            let mut asked = Asked { wire, open: Vec::new() };
-            let failure = asked.run(&mut questions).await;
-            open = asked.open;
-            let error = match &failure {
-                Failure::Protocol(error) => Some(error),
-                _ => None,
-            };
-            asked.wire.put(&wire::farewell(error));
-            tokio::spawn(asked.wire.close(FAREWELL));
-            failure
+    let wire = match opened {
+        Err(failure) => return (failure, waiting),
+        Ok((wire, _)) => wire,
+    };
+    let mut asked = Asked { wire, open: Vec::new() };
+    waiting.into_iter().for_each(|question| asked.ask(question));
+    let failure = asked.run(questions).await;
+    let error = match &failure {
+        Failure::Protocol(error) => Some(error),
+        _ => None,
+    };
+    asked.wire.put(&wire::farewell(error));
+    tokio::spawn(asked.wire.close(FAREWELL));
+    (failure, asked.open)
+}
+
+/// Takes what is asked. Comes back when nobody waits for an answer any more.
+async fn nobody_waits(questions: &mut mpsc::Receiver<Question>, waiting: &mut Vec<Question>) {
+    loop {
+        let has_room = waiting.len() < QUESTIONS_MAX;
+        let gone = poll_fn(|cx| {
+            let gone = waiting.iter_mut().any(|one| one.answer.poll_closed(cx).is_ready());
+            if gone { Poll::Ready(()) } else { Poll::Pending }
+        });
+        tokio::select! {
+            Some(question) = questions.recv(), if has_room => waiting.push(question),
+            () = gone => waiting.retain(|question| !question.answer.is_closed()),
         }
-    };
-    // Under the lock, so that nothing is put behind what is answered here.
-    let mut all = shared.questions.0.lock();
-    questions.close();
-    while let Ok(question) = questions.try_recv() {
-        open.push(question);
-    }
-    if all.get(&pair.to).is_some_and(mpsc::Sender::is_closed) {
-        all.remove(&pair.to);
-    }
-    drop(all);
-    if !open.is_empty() {
-        tracing::info!(domain = pair.to, %failure, "its dialback keys cannot be verified");
-    }
-    for question in open {
-        let _ = question.answer.send(Err(condition(&failure)));
+        if waiting.is_empty() && questions.is_empty() {
+            return;
+        }
     }
 }
 
@@ -153,6 +194,13 @@ struct Asked {
 }
 
 impl Asked {
+    fn ask(&mut self, question: Question) {
+        let Verify { pair, id, key } = question.ask.clone();
+        let step = Step::Verify { id, key };
+        self.wire.put(&Dialback { pair: pair.reversed(), step }.to_bytes());
+        self.open.push(question);
+    }
+
     async fn run(&mut self, questions: &mut mpsc::Receiver<Question>) -> Failure {
         let mut idle = Instant::now() + IDLE;
         loop {
@@ -170,10 +218,7 @@ impl Asked {
                     Err(error) => return Failure::Cut(error.to_string()),
                 },
                 Some(question) = questions.recv(), if self.open.len() < QUESTIONS_MAX => {
-                    let Verify { pair, id, key } = question.ask.clone();
-                    let step = Step::Verify { id, key };
-                    self.wire.put(&Dialback { pair: pair.reversed(), step }.to_bytes());
-                    self.open.push(question);
+                    self.ask(question);
                     idle = Instant::now() + IDLE;
                 }
                 () = sleep_until(idle) => {

@@ -83,7 +83,7 @@ impl Way for Net {
             let io = self.connector(ours, security).connect(name, io).await;
             let io = io.map_err(|error| Failure::Tls(format!("TLS failed: {error}")))?;
             let chain = io.get_ref().1.peer_certificates().unwrap_or_default();
-            let proved = self.proves_with_dns(chain, theirs).await;
+            let proved = self.proves_with_lookups(chain, theirs).await;
             match &proved {
                 Ok(()) => self.saw(theirs, chain),
                 Err(why) => tracing::debug!(theirs, %why, "the certificate proves nothing"),

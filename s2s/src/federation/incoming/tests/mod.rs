@@ -10,6 +10,7 @@ use xmpp::xml::framer::Limits as XmlLimits;
 use xmpp::{BareJid, Element, Stanza, ns};
 
 use super::machine::Machine;
+use super::pairing::UNPROVED_REQUESTS_MAX;
 use super::turns::{House, Input, Kept, Output, Settings};
 use crate::federation::Ticket;
 use crate::federation::dialback::{self, DialbackError, Pair, Verify};
@@ -48,6 +49,7 @@ pub(super) fn settings() -> Settings {
         unproved_per_address_max: 3,
         streams_per_domain_max: 3,
         pairs_per_stream_max: 3,
+        verifications_max: 10,
         stanza_bytes_max: 10_000,
         queue_items_max: 10,
         queue_bytes_max: 100_000,
@@ -384,6 +386,26 @@ fn certificates_and_external() {
 #[test]
 fn dialback_and_many_pairs() {
     perform(include_str!("dialback.txt"));
+}
+
+#[test]
+fn a_stream_that_has_proved_nothing_has_few_requests() {
+    let mut stage = Stage::new();
+    let limits = Limits { pairs_per_stream_max: 1_000, ..settings().limits };
+    stage.machine.set(Arc::new(Settings { limits, ..settings() }));
+    stage.play("tls: none");
+    stage.play("peer: open");
+    for number in 0..UNPROVED_REQUESTS_MAX {
+        stage.play(&format!(
+            "peer: <db:result from='a{number}.example' to='capulet.example'>k</db:result>"
+        ));
+        stage.play(&format!("server: a{number}.example capulet.example remote-server-not-found"));
+    }
+    stage.said.clear();
+    let more = "peer: <db:result from='b.example' to='capulet.example'>k</db:result>";
+    stage.play(more);
+    assert!(stage.said[0].contains("resource-constraint"), "{:?}", stage.said);
+    assert_eq!(stage.said.len(), 1, "and nobody is asked");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Streams against a peer that does as it is told: what is delivered and what fails adds up, whatever happens on the way.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -361,25 +362,23 @@ async fn the_peer_may_send_on_our_stream_for_whom_we_called() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_further_domain_of_the_peer_is_verified_elsewhere() {
-    for (verdict, expected) in [
-        (Outcome::Valid, "Valid"),
-        (Outcome::Invalid, "Error(Forbidden)"),
-        (refusal(DialbackError::ItemNotFound), "Error(RemoteServerNotFound)"),
-    ] {
-        let world = World::new(Manners { bidi: true, verify: Some(verdict), ..Manners::default() });
-        *world.says.lock() = vec![
-            "<db:result from='rooms.montague.example' to='capulet.example'>key</db:result>"
-                .to_owned(),
-        ];
+async fn a_further_domain_of_the_peer_is_not_proved_on_a_stream_of_ours() {
+    // Its key would be made from an id that the peer has chosen: it may be one that was made for another stream.
+    for bidi in [true, false] {
+        let world = World::new(Manners { bidi, ..Manners::default() });
+        let result =
+            |from: &str| format!("<db:result from='{from}' to='capulet.example'>key</db:result>");
+        *world.says.lock() = vec![result("rooms.montague.example"), result("montague.example")];
         let outgoing = world.outgoing();
         send(&outgoing, 0..1);
         world.until("answered", |seen| seen.dialback.len() == 2).await;
         let seen = world.seen.lock();
-        assert!(seen.dialback[0].starts_with("verify capulet.example rooms.montague.example id"));
-        let answer = format!("answer capulet.example rooms.montague.example {expected}");
-        assert_eq!(seen.dialback[1], answer);
-        assert_eq!(seen.attempts.len(), 2);
+        let refused = "Error(NotAllowed)";
+        // That it speaks for whom we called is settled, where it may speak.
+        let of_itself = if bidi { "Valid" } else { refused };
+        let answers = [("rooms.montague.example", refused), ("montague.example", of_itself)];
+        let answers = answers.map(|(to, answer)| format!("answer capulet.example {to} {answer}"));
+        assert_eq!((&seen.dialback[..], seen.attempts.len()), (&answers[..], 1));
     }
 }
 
@@ -398,6 +397,65 @@ async fn the_peer_is_told_what_is_handled_when_it_is() {
     assert_eq!(world.seen.lock().dialback, ["a 0"], "h counts up to the first that is open");
     kept.clear();
     world.until("told again", |seen| seen.dialback == ["a 0", "a 2"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_came_before_stream_management_is_not_counted() {
+    let world = World::new(Manners { bidi: true, ..Manners::default() });
+    let stanza = "<message from='montague.example' to='capulet.example'/>".to_owned();
+    *world.says.lock() = vec![stanza.clone(), stanza.clone()];
+    *world.later.lock() = vec![stanza, "<r xmlns='urn:xmpp:sm:3'/>".to_owned()];
+    let outgoing = world.outgoing();
+    send(&outgoing, 0..1);
+    world.until("told", |seen| !seen.dialback.is_empty()).await;
+    let seen = world.seen.lock();
+    assert_eq!((&seen.dialback[..], seen.received.len()), (&["a 1".to_owned()][..], 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_resumed_peer_sends_again_is_neither_taken_nor_counted_twice() {
+    let world = World::new(Manners { bidi: true, cuts: vec![2], ..Manners::default() });
+    *world.keeps.lock() = true;
+    let stanza =
+        |id: u8| format!("<message from='montague.example' to='capulet.example' id='{id}'/>");
+    let request = "<r xmlns='urn:xmpp:sm:3'/>".to_owned();
+    *world.says.lock() = vec![stanza(0)];
+    *world.later.lock() = vec![stanza(1), stanza(2), stanza(3)];
+    // It has heard of the first, and has sent one more that was lost.
+    let again = [stanza(2), stanza(3), stanza(4)];
+    world.resumed.lock().extend(again.into_iter().chain([request]));
+    let outgoing = world.outgoing();
+    send(&outgoing, 0..1);
+    world.until("received", |seen| seen.received.len() == 4).await;
+    let mut kept = std::mem::take(&mut world.seen.lock().kept);
+    drop(kept.remove(1));
+    send(&outgoing, 1..2);
+    world.until("the new one received", |seen| seen.received.len() == 5).await;
+    assert!(world.seen.lock().received[4].contains("id='4'"));
+    world.until("told", |seen| seen.dialback == ["resume 1", "a 1"]).await;
+    kept.append(&mut world.seen.lock().kept);
+    kept.clear();
+    world.until("told again", |seen| seen.dialback == ["resume 1", "a 1", "a 4"]).await;
+    assert_eq!(world.seen.lock().received.len(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_with_much_that_is_not_handled_is_resumed_all_the_same() {
+    let world = World::new(Manners { bidi: true, cuts: vec![2], ..Manners::default() });
+    *world.keeps.lock() = true;
+    let stanza = "<message from='montague.example' to='capulet.example'/>";
+    *world.later.lock() = vec![stanza.repeat(3)];
+    let outgoing = world.outgoing_with(Limits { unhandled_max: 3, ..limits() }, timers());
+    send(&outgoing, 0..1);
+    world.until("received", |seen| seen.received.len() == 3).await;
+    send(&outgoing, 1..2);
+    world.until("cut", |seen| seen.arrived.len() == 2).await;
+    // It is not read, so only writing shows that the connection is gone.
+    send(&outgoing, 2..3);
+    world.until("resumed", |seen| seen.resumed == 1).await;
+    world.until("arrived", |seen| firsts(&seen.arrived) == all(3)).await;
+    let seen = world.seen.lock();
+    assert_eq!((seen.resumed, seen.attempts.len()), (1, 2));
 }
 
 #[tokio::test(start_paused = true)]
@@ -484,6 +542,29 @@ async fn what_is_left_at_the_end_is_given_back() {
     let left = outgoing.finish().await;
     assert!(left.is_empty(), "{}", left.len());
     assert_eq!(world.seen.lock().delivered, all(1_000));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn the_end_waits_for_streams_to_give_back_what_they_have() {
+    let world = World::new(Manners { behind: 3, ..Manners::default() });
+    world.holds.store(true, Ordering::Release);
+    let outgoing = world.outgoing();
+    send(&outgoing, 0..10);
+    world.until("some delivered", |seen| !seen.delivered.is_empty()).await;
+    // The task of the stream is in the midst of it.
+    let finishing = tokio::spawn({
+        let outgoing = outgoing.clone();
+        async move { outgoing.finish().await }
+    });
+    for _ in 0..1_000 {
+        assert!(!finishing.is_finished(), "there is more to come");
+        tokio::task::yield_now().await;
+    }
+    world.holds.store(false, Ordering::Release);
+    let left = finishing.await.expect("no panic");
+    let mut ended = world.seen.lock().delivered.clone();
+    ended.extend(left.iter().map(|(ticket, _)| ticket.order));
+    assert_eq!(ended, all(10));
 }
 
 #[tokio::test(start_paused = true)]

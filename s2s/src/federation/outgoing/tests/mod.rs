@@ -12,6 +12,7 @@ use crate::federation::{Limits, Timers};
 mod both;
 mod chaos;
 mod driver;
+mod pool;
 mod side;
 mod transcripts;
 mod world;
@@ -39,6 +40,7 @@ pub(super) fn limits() -> Limits {
         queue_bytes_max: 64 << 20,
         queued_bytes_max: 256 << 20,
         unacked_max: 1_000,
+        verifications_max: 10,
         unhandled_max: 100,
         bytes_per_second: 1 << 20,
     }

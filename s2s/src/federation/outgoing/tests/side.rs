@@ -6,9 +6,10 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::world::{Connect, Find, Manners, World, refusal};
-use super::{message, ticket, timers};
+use super::{limits, message, ticket, timers};
 use crate::federation::bidi::{Back, Bidi};
 use crate::federation::dialback::{DialbackError, Outcome, Pair, Verifier, Verify};
+use crate::federation::{Limits, Ticket};
 
 fn question(id: &str) -> Verify {
     let pair = Pair::new("montague.example", "capulet.example");
@@ -64,6 +65,25 @@ async fn questions_share_a_connection_while_there_is_one() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_is_gone_is_asked_for_no_more() {
+    let world = World::new(Manners { connect: Connect::Silent, ..Manners::default() });
+    let outgoing = world.outgoing_with(Limits { verifications_max: 1, ..limits() }, timers());
+    let asking = tokio::spawn(outgoing.verify(question("1")));
+    world.until("it is tried", |seen| seen.attempts.len() == 1).await;
+    // Its server does not answer, and no other may be asked meanwhile.
+    let elsewhere =
+        || Verify { pair: Pair::new("verona.example", "capulet.example"), ..question("2") };
+    assert_eq!(outgoing.verify(elsewhere()).await, Err(DialbackError::ResourceConstraint));
+    asking.abort();
+    let _ = asking.await;
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    let began = Instant::now();
+    let answer = outgoing.verify(elsewhere()).await;
+    assert_eq!(answer, Err(DialbackError::RemoteServerTimeout), "it is asked now");
+    assert!(began.elapsed() >= timers().negotiate);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stream_of_the_peer_takes_our_stanzas_while_it_stands() {
     let world = World::new(Manners::default());
     let outgoing = world.outgoing();
@@ -101,4 +121,57 @@ async fn a_stream_of_the_peer_takes_our_stanzas_while_it_stands() {
     }
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(outgoing.queued_bytes(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_stream_of_the_peer_has_is_left_at_the_end() {
+    let world = World::new(Manners::default());
+    let outgoing = world.outgoing();
+    let (queue, mut queued) = mpsc::channel(4);
+    let back = Back { stream: 1, queue };
+    outgoing.opened(Pair::new("capulet.example", "montague.example"), &back);
+    for order in 0..6 {
+        outgoing.send(ticket(order), message(order, "romeo@montague.example")).expect("room");
+    }
+    queued.recv().await.expect("it comes");
+    queued.recv().await.expect("it comes");
+    outgoing.delivered(1, &[ticket(0)]);
+    let orders = |left: Vec<_>| left.iter().map(|(ticket, _): &(Ticket, _)| ticket.order).collect();
+    let left: Vec<u64> = orders(outgoing.finish().await);
+    assert_eq!(left, [1, 2, 3, 4, 5]);
+    // Nothing more is taken, whatever comes after that.
+    let other = Back { stream: 2, ..back };
+    outgoing.opened(Pair::new("capulet.example", "montague.example"), &other);
+    assert!(outgoing.send(ticket(6), message(6, "romeo@montague.example")).is_err());
+    assert!(outgoing.status().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_domains_of_one_stream_share_its_room() {
+    const N: u64 = 2_000;
+    let world = World::new(Manners::default());
+    let outgoing = world.outgoing();
+    let (queue, mut queued) = mpsc::channel(3);
+    let back = Back { stream: 1, queue };
+    let theirs = ["montague.example", "verona.example", "mantua.example", "padua.example"];
+    for theirs in theirs {
+        outgoing.opened(Pair::new("capulet.example", theirs), &back);
+    }
+    for order in 0..N {
+        for theirs in theirs {
+            outgoing.send(ticket(order), message(order, theirs)).expect("room");
+        }
+    }
+    let all = async {
+        let mut come = std::collections::HashMap::new();
+        for _ in 0..N * theirs.len() as u64 {
+            let (ticket, stanza) = queued.recv().await.expect("it stands");
+            let to = stanza.to().expect("whom it is to").domain().to_owned();
+            let next = come.entry(to).or_insert(0);
+            assert_eq!(ticket.order, *next);
+            *next += 1;
+        }
+    };
+    let waited = tokio::time::timeout(Duration::from_secs(20), all).await;
+    assert!(waited.is_ok(), "none waits for ever");
 }

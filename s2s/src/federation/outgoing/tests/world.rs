@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -128,7 +129,7 @@ pub(super) struct Seen {
     pub(super) arrived: Vec<(u64, bool)>,
     /// Streams on which stanzas came, by the domain of the first header.
     pub(super) streams: usize,
-    /// Elements of dialback that came, in words.
+    /// Elements of dialback that came, in words; and what was said of stream management.
     pub(super) dialback: Vec<String>,
     pub(super) resumed: usize,
     /// How often the peer was asked for an acknowledgement.
@@ -160,7 +161,11 @@ pub(super) struct World {
     pub(super) says: Mutex<Vec<String>>,
     /// And once stream management is on.
     pub(super) later: Mutex<Vec<String>>,
+    /// And once a stream is resumed.
+    pub(super) resumed: Mutex<Vec<String>>,
     pub(super) keeps: Mutex<bool>,
+    /// Who tells that something is delivered does not get away.
+    pub(super) holds: AtomicBool,
 }
 
 impl World {
@@ -178,7 +183,9 @@ impl World {
             ]),
             says: Mutex::default(),
             later: Mutex::default(),
+            resumed: Mutex::default(),
             keeps: Mutex::new(false),
+            holds: AtomicBool::new(false),
         })
     }
 
@@ -500,11 +507,14 @@ impl Peer {
                 self.world.sessions.lock().extend(id.clone().map(|id| (id, 0)));
                 Nonza::Enabled { id, max: Some(60), location: None }
             }
-            Nonza::Resume { previd, .. } => {
+            Nonza::Resume { previd, h: told } => {
                 let known = self.world.sessions.lock().get(&previd).copied();
                 match known.filter(|_| self.manners.resume) {
                     Some(h) => {
-                        self.world.note(|seen| seen.resumed += 1);
+                        self.world.note(|seen| {
+                            seen.resumed += 1;
+                            seen.dialback.push(format!("resume {told}"));
+                        });
                         (self.sm, self.h, self.session) = (true, h, Some(previd.clone()));
                         Nonza::Resumed { previd, h }
                     }
@@ -523,10 +533,13 @@ impl Peer {
             other => panic!("unexpected {other:?}"),
         };
         wire.put(&answer.to_bytes());
-        if matches!(answer, Nonza::Enabled { .. }) {
-            for says in self.world.later.lock().drain(..) {
-                wire.put(says.as_bytes());
-            }
+        let says = match answer {
+            Nonza::Enabled { .. } => &self.world.later,
+            Nonza::Resumed { .. } => &self.world.resumed,
+            _ => return,
+        };
+        for says in says.lock().drain(..) {
+            wire.put(says.as_bytes());
         }
     }
 }
@@ -554,6 +567,9 @@ impl FederationUser for Recorder {
 
     fn delivered(&self, tickets: &[Ticket]) {
         self.0.note(|seen| seen.delivered.extend(tickets.iter().map(|ticket| ticket.order)));
+        while self.0.holds.load(Ordering::Acquire) {
+            std::thread::yield_now();
+        }
     }
 
     fn failed(&self, ticket: Ticket, _: Stanza, error: StanzaError) {

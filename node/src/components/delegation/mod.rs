@@ -1,0 +1,231 @@
+//! XEP-0355 Namespace Delegation, version 0.5: requests of namespaces that the configuration gives to a component are answered by it, in the name of the
+//! server and of its accounts (§4). It is told of its delegations when it connects; what is asked of the server or of an account's bare JID, by whomever, is
+//! wrapped for it, and its answer goes to whoever asked as if it were ours. Nobody waits for it in line (§9): what a session asks next is not held up. While it is not connected, or does not
+//! answer in time, or answers something else, that is `service-unavailable` (§4.3).
+//! Called by `session::stanza` ahead of the features, by `serve`, and by disco. Costs one look at an empty map where nothing is delegated.
+//!
+//! The component may be connected elsewhere, and its answer comes to the server at its own node then: the id of a request names the node that asked, and the answer
+//! is handed on there.
+//! Left out: the client mode (§5) and its commands (§6).
+
+mod nest;
+mod payload;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use xmpp::jid::{BareJid, Jid};
+use xmpp::ns;
+use xmpp::payload::disco::Info;
+use xmpp::stanza::Stanza;
+use xmpp::stanza::error::StanzaError;
+
+pub(super) use self::nest::appeared;
+pub use self::nest::nested;
+pub(super) use self::payload::advertised;
+use crate::app::Node;
+use crate::feature::{Action, Ctx, Disco, Feature, Flow, Interests, Iq, Target};
+use crate::geo::frame;
+use crate::router;
+use crate::session::Seat;
+
+/// Ids of requests to components begin like that; behind it stands the node that asks.
+const ID: &str = "delegation/";
+/// A pseudo-namespace: disco#info of accounts, at nodes that nobody here knows (§7.2).
+pub const INFO: &str = "urn:xmpp:delegation:2:bare:disco#info:*";
+/// A pseudo-namespace: disco#items of accounts (§7.2).
+pub const ITEMS: &str = "urn:xmpp:delegation:2:bare:disco#items:*";
+
+/// What is delegated, and what is asked of components.
+#[derive(Debug, Default)]
+pub(super) struct Delegations {
+    by_namespace: BTreeMap<String, Delegated>,
+    /// Requests that wait for their answers, by id; at most `components.delegated_max`.
+    waiting: Mutex<HashMap<String, oneshot::Sender<Stanza>>>,
+    /// What components say at which node: as many as there are namespaces, twice.
+    nested: Mutex<BTreeMap<String, Info>>,
+}
+
+#[derive(Debug)]
+struct Delegated {
+    to: BareJid,
+    attributes: Vec<String>,
+}
+
+impl Delegations {
+    /// Those of the configuration.
+    pub(super) fn new(config: &config::Components) -> Delegations {
+        let mut by_namespace = BTreeMap::new();
+        for component in &config.component {
+            let Ok(to) = BareJid::new(None, &component.domain) else { continue };
+            for one in &component.delegations {
+                let (to, attributes) = (to.clone(), one.attributes.clone());
+                by_namespace.insert(one.namespace.clone(), Delegated { to, attributes });
+            }
+        }
+        Delegations { by_namespace, ..Delegations::default() }
+    }
+
+    /// Namespaces that are delegated to a component.
+    fn of<'a>(&'a self, component: &'a BareJid) -> impl Iterator<Item = &'a str> {
+        let its = |(_, delegated): &(&String, &Delegated)| delegated.to == *component;
+        self.by_namespace.iter().filter(its).map(|(namespace, _)| namespace.as_str())
+    }
+}
+
+/// See the room.
+pub struct Delegation {
+    is_on: bool,
+}
+
+impl Delegation {
+    /// It is advertised if something is delegated.
+    pub fn new(config: &config::Config) -> Delegation {
+        let mut all = config.components.component.iter();
+        Delegation { is_on: all.any(|component| !component.delegations.is_empty()) }
+    }
+}
+
+impl Feature for Delegation {
+    fn name(&self) -> &'static str {
+        "delegation"
+    }
+
+    fn interests(&self) -> Interests {
+        Interests { answers: self.is_on, ..Interests::default() }
+    }
+
+    fn disco(&self, disco: &mut Disco) {
+        if self.is_on {
+            disco.server.push(ns::DELEGATION);
+        }
+    }
+
+    fn answer(&self, ctx: &mut Ctx<'_>, iq: &Iq) {
+        if iq.target == Target::Server {
+            heard(ctx.node, &iq.stanza, true);
+        }
+    }
+}
+
+/// A request to the server or to an account: `Some` if it is a component's to answer.
+pub(crate) fn taken(ctx: &mut Ctx<'_>, iq: &Iq) -> Option<Flow> {
+    let node = ctx.node;
+    let all = &node.components.delegations;
+    if all.by_namespace.is_empty() {
+        return None;
+    }
+    let (_, namespace) = iq.stanza.first_child()?;
+    let delegated = all.by_namespace.get(namespace)?;
+    // §4.3.1: not what the component itself asks, in its own name or in an account's.
+    let asks_itself = iq.stanza.from().is_some_and(|from| from.domain() == delegated.to.domain());
+    if asks_itself || ctx.component == Some(&delegated.to) {
+        return None;
+    }
+    if !delegated.attributes.is_empty() {
+        let asked = iq.stanza.element();
+        let payload = asked.children().next()?;
+        let has = |name: &String| payload.attr(name).is_some();
+        // §4.3: as if nothing were delegated.
+        if !delegated.attributes.iter().all(has) {
+            return None;
+        }
+    }
+    let action = hand_on(node, ctx.seat.cloned(), &delegated.to, iq.stanza.clone());
+    ctx.actions.push(action);
+    Some(Flow::Done)
+}
+
+/// A disco request to an account that nothing here answers, of that pseudo-namespace: what is to be done if it is a component's to answer.
+pub(crate) fn remaining(
+    node: &Arc<Node>,
+    seat: Option<&Arc<Seat>>,
+    namespace: &str,
+    request: &Stanza,
+) -> Option<Action> {
+    let delegated = node.components.delegations.by_namespace.get(namespace)?;
+    let itself = request.from().is_some_and(|from| from.domain() == delegated.to.domain());
+    (!itself).then(|| hand_on(node, seat.cloned(), &delegated.to, request.clone()))
+}
+
+/// To the component; what it answers, or that it does not, goes to the seat or to whoever asked.
+fn hand_on(node: &Arc<Node>, seat: Option<Arc<Seat>>, to: &BareJid, request: Stanza) -> Action {
+    let refused = |error: &StanzaError| {
+        Action::Reply(request.error_reply(error).expect("a get or a set is answered"))
+    };
+    if !super::is_connected(node, to) {
+        return refused(&StanzaError::service_unavailable());
+    }
+    let Some(asked) = Asked::new(node) else {
+        return refused(&StanzaError::resource_constraint());
+    };
+    let wrapped = payload::wrapped(&node.server, &Jid::from(to), &asked.id, &request);
+    let (node, to) = (node.clone(), to.clone());
+    tokio::spawn(async move {
+        let answer = asked.answer(&to).await;
+        let answer = answer.and_then(|answer| payload::unwrapped(&answer, &request));
+        let unavailable = || request.error_reply(&StanzaError::service_unavailable());
+        let reply = answer.or_else(unavailable).map(Action::Reply);
+        router::perform(&node, seat.as_ref(), reply.into_iter().collect());
+    });
+    Action::Route(wrapped)
+}
+
+/// A request to a component that waits for its answer.
+struct Asked {
+    node: Arc<Node>,
+    id: String,
+    answer: oneshot::Receiver<Stanza>,
+}
+
+impl Asked {
+    /// `None`: there are as many as there may be.
+    fn new(node: &Arc<Node>) -> Option<Asked> {
+        let id = format!("{ID}{}/{}", node.geo.me, node.token());
+        let (answers, answer) = oneshot::channel();
+        let mut waiting = node.components.delegations.waiting.lock();
+        if waiting.len() >= node.config.components.delegated_max {
+            return None;
+        }
+        waiting.insert(id.clone(), answers);
+        Some(Asked { node: node.clone(), id, answer })
+    }
+
+    /// What that component says within the time it has.
+    async fn answer(mut self, of: &BareJid) -> Option<Stanza> {
+        let within = self.node.config.components.delegated_deadline;
+        let answer = timeout(within, &mut self.answer).await.ok()?.ok()?;
+        // An error of ours is that it cannot be reached; it has the component's address too.
+        answer.from().is_some_and(|from| from.domain() == of.domain()).then_some(answer)
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        self.node.components.delegations.waiting.lock().remove(&self.id);
+    }
+}
+
+/// An answer has come to the server: if it is to a request of another node's, that has it. `first`: it has not been handed on yet.
+fn heard(node: &Node, answer: &Stanza, first: bool) {
+    let Some(id) = answer.id() else { return };
+    let Some((of, _)) = id.strip_prefix(ID).and_then(|rest| rest.rsplit_once('/')) else { return };
+    if of == node.geo.me.to_string() {
+        let waits = node.components.delegations.waiting.lock().remove(&*id);
+        if let Some(waits) = waits {
+            let _ = waits.send(answer.clone()); // Whoever does not wait any more has told already.
+        }
+    } else if first && let Some(peer) = node.geo.peer_named(of) {
+        node.geo.send(peer.ix, frame::ANSWER, &[answer.bytes()]);
+    }
+}
+
+/// An answer to a request of this node has come to the server at another, which handed it on.
+pub fn answered(node: &Node, answer: &Stanza) {
+    heard(node, answer, false);
+}
