@@ -53,6 +53,11 @@ impl World {
     }
 }
 
+/// Who is at `eu.chat.example` is at home there.
+fn own_region(owner: &str) -> Option<&str> {
+    owner.split_once('@')?.1.strip_suffix(".chat.example")
+}
+
 /// One region's view of it.
 struct View {
     me: String,
@@ -61,7 +66,14 @@ struct View {
 
 impl HomeMap for View {
     fn home(&self, owner: &str) -> HomePlace {
-        self.shard(shard_of(owner))
+        match own_region(owner) {
+            Some(region) => HomePlace { local: region == self.me, region: region.into(), epoch: 1 },
+            None => self.shard(shard_of(owner)),
+        }
+    }
+
+    fn is_apart(&self, owner: &str) -> bool {
+        own_region(owner).is_some()
     }
 
     fn shard(&self, shard: u8) -> HomePlace {

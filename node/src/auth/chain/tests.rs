@@ -222,6 +222,30 @@ async fn a_name_that_another_backend_has_is_taken() {
 }
 
 #[tokio::test]
+async fn other_backends_are_asked_about_accounts_of_their_domain_only() {
+    let home = home();
+    let record = Record { keys: vec![keys(Hash::Sha256, "wonderland")], disabled: false };
+    home.records.lock().insert("juliet@eu.example.org".to_owned(), record);
+    // They know names, not domains.
+    let backends = vec![backend("romeo=one juliet=one")];
+    let domain = Some("example.org".to_owned());
+    let chain = chain(&home, backends, Links { order: Vec::new(), domain, ..Links::default() });
+    for (account, password, expected) in [
+        ("romeo@example.org", "one", Verdict::Right),
+        ("romeo@eu.example.org", "one", Verdict::Wrong),
+        ("juliet@example.org", "one", Verdict::Right),
+        ("juliet@eu.example.org", "one", Verdict::Wrong),
+        // Nobody but this server has those, whatever else is configured.
+        ("juliet@eu.example.org", "wonderland", Verdict::Right),
+    ] {
+        let account = BareJid::parse(account).expect("a JID");
+        let verdict = chain.plain(&account, Password::new(password)).await;
+        assert_eq!(verdict, expected, "{account} {password}");
+        assert_eq!(chain.is_taken(&account).await, Some(account.domain() == "example.org"));
+    }
+}
+
+#[tokio::test]
 async fn a_token_is_asked_about_until_somebody_knows_it() {
     let chain = chain(&home(), vec![backend("romeo=one"), backend("tybalt=two")], Links::default());
     let token = async |token: &str| chain.token(Password::new(token)).await;
