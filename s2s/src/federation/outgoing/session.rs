@@ -174,6 +174,9 @@ impl Session {
 
     /// The `h` to tell the peer now, of what it asked for and was not told.
     pub(super) fn settle(&mut self) -> Option<u32> {
+        if !self.owed.is_any() {
+            return None;
+        }
         let inbound = self.counted.inbound.lock();
         let is_due = self.owed.is_due(&inbound) && self.phase == Phase::On;
         is_due.then(|| inbound.handled())
