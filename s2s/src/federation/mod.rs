@@ -13,6 +13,7 @@ pub mod check;
 pub mod dialback;
 mod handle;
 pub mod incoming;
+mod managed;
 pub mod net;
 pub mod outgoing;
 mod pace;

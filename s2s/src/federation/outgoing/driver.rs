@@ -380,7 +380,7 @@ impl Stream<'_> {
         let session = &self.life.session;
         let now = Instant::now();
         // While we do not read we cannot have heard.
-        let asked = session.asked.filter(|_| self.may_read(settings)).map(Instant::from_std);
+        let asked = session.asked().filter(|_| self.may_read(settings)).map(Instant::from_std);
         let asked = asked.map(|asked| asked.max(self.read_after));
         let cut = self.stalled.into_iter().chain(asked).min().map(|since| since + timers.ack);
         let settled = (!self.is_up).then(|| self.began + timers.negotiate);
