@@ -1,7 +1,7 @@
 //! The wires between crates that know nothing of each other: Raft's calls over links, homes over links, committed changes to the
 //! features, metadata's facts to the links and the probes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
@@ -216,6 +216,12 @@ impl HomeMap for Map {
 
     fn shard(&self, shard: u8) -> HomePlace {
         self.place(self.metadata.state().home(shard))
+    }
+
+    fn pins(&self) -> BTreeSet<String> {
+        let state = self.metadata.state();
+        let here = state.pins.iter().filter(|(_, home)| self.place(Some(home)).local);
+        here.map(|(account, _)| account.clone()).collect()
     }
 
     fn replicates(&self, owner: &str, region: &str) -> bool {

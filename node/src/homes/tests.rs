@@ -485,6 +485,29 @@ async fn who_is_of_no_shard_comes_with_everything_and_stays_when_a_shard_is_copi
 }
 
 #[tokio::test]
+async fn who_is_pinned_comes_with_everything_wherever_his_shard_is() {
+    // All shards are homed in us, and one account is pinned to eu.
+    let (net, world) = (Arc::new(Net::default()), World::new("us"));
+    world.pin(ROMEO, "eu");
+    let us = node(&net, &world, "us", memory(), |_| ()).await;
+    let eu = node(&net, &world, "eu", memory(), |config| config.log_entries_max = 10).await;
+    net.up("eu", "us");
+    set(&eu, "first=1").await.expect("his home is here");
+    us.follows(&eu).await;
+    net.cut("eu", "us");
+    for i in 0..300 {
+        set(&eu, &format!("k{i}=v")).await.expect("his home is here");
+    }
+    let storage = eu.stop(&net).await;
+    net.forget("eu", "us");
+    let eu = node(&net, &world, "eu", storage, |_| ()).await;
+    net.up("eu", "us");
+    us.follows(&eu).await;
+    assert_eq!(eu.rows().await.len(), 301);
+    assert_eq!(us.rows().await, eu.rows().await);
+}
+
+#[tokio::test]
 async fn a_home_that_lost_its_database_is_followed_anew() {
     let (net, _, [eu, us, ap]) = three([memory(), memory(), memory()]).await;
     set(&us, "old=1").await.unwrap();

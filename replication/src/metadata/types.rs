@@ -34,7 +34,7 @@ pub struct MetaState {
     pub domains: BTreeMap<String, Domain>,
     /// One home a shard: [`SHARDS`] of them once founded, none before.
     pub homes: Vec<Home>,
-    /// Accounts (bare JID) that live elsewhere than their shard: data residency.
+    /// Accounts (bare JID) that live elsewhere than their shard: data residency. At most [`PINS_BYTES_MAX`] bytes of names.
     pub pins: BTreeMap<String, Home>,
     /// Nodes that count as dead though their region does not, each with the incarnation that nobody reached. A region with one node is down as
     /// a whole instead.
@@ -42,6 +42,9 @@ pub struct MetaState {
     /// What all nodes' dialback keys are made with (XEP-0185), once the first has proposed one. A secret: shown nowhere.
     pub dialback: Option<DialbackSecret>,
 }
+
+/// The bytes of the names of all pinned accounts: a region says in one message which of them a copy brings. Beyond: [`CommandError::TooManyPins`].
+pub const PINS_BYTES_MAX: usize = 512 * 1024;
 
 /// See [`MetaState::dialback`].
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -368,6 +371,8 @@ pub enum CommandError {
     HasMoved { region: String, epoch: u64 },
     #[error("{account:?} is on the own domain of region {region:?}, which is its home for ever")]
     OfRegion { account: String, region: String },
+    #[error("the names of the accounts that are pinned take {PINS_BYTES_MAX} bytes: unpin some")]
+    TooManyPins,
 }
 
 #[cfg(test)]
