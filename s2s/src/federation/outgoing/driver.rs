@@ -65,9 +65,10 @@ pub(super) async fn run(shared: Arc<Shared>, open: Open) {
     loop {
         let failure = life.connection(&mut retry, &mut until).await;
         tracing::debug!(ours = %life.open.ours, theirs = %life.open.theirs, %failure, "stream ended");
+        let refused = matches!(failure, Failure::Peer(_) | Failure::Protocol(_));
         life.why = failure;
         let settings = life.shared.settings();
-        let back = life.session.cut();
+        let back = life.session.cut(refused);
         life.shared.pool(|pool| {
             pool.back(&life.open.theirs, back);
             pool.down(&life.open.theirs, life.open.id, &life.open.ours);

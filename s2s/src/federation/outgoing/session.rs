@@ -17,6 +17,9 @@ use super::peer::Sent;
 use crate::federation::OnHandled;
 use crate::federation::managed::{Owed, Unacked};
 
+/// So often in a row a connection may break when it is asked to resume: then it is the asking that breaks it.
+const RESUMES_MAX: u8 = 5;
+
 /// How far stream management has come on the present connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
@@ -45,6 +48,8 @@ pub(super) struct Session {
     /// Without stream management: what is not flushed, and where it ends in the bytes of the connection.
     plain: VecDeque<(Sent, u64)>,
     pub(super) resumable: Option<Resumable>,
+    /// Connections in a row that broke when they were asked to resume.
+    broken: u8,
     /// Of what the peer has sent.
     owed: Owed,
     /// What the peer has sent since stream management was agreed on: of this `h` tells.
@@ -65,6 +70,7 @@ impl Session {
             managed: Unacked::default(),
             plain: VecDeque::new(),
             resumable: None,
+            broken: 0,
             owed: Owed::default(),
             counted: Received::new(bell.clone()),
             uncounted: Received::new(bell),
@@ -141,6 +147,7 @@ impl Session {
     /// It goes on where it was cut, with what was not handled when we said how far we were: what of that has come is not taken once more.
     pub(super) fn resumed(&mut self) {
         self.phase = Phase::On;
+        self.broken = 0;
         self.again = self.counted.inbound.lock().next() - self.told;
     }
 
@@ -195,7 +202,7 @@ impl Session {
     /// Everything on the way comes back, oldest first, and the counters begin anew.
     pub(super) fn begin_anew(&mut self) -> Vec<Sent> {
         self.phase = Phase::Off;
-        self.resumable = None;
+        (self.resumable, self.broken) = (None, 0);
         self.owed = Owed::default();
         (self.counted, self.again) = (Received::new(self.counted.bell.clone()), 0);
         let managed = std::mem::take(&mut self.managed).into_queue();
@@ -203,8 +210,14 @@ impl Session {
         managed.into_unacked().chain(plain.into_iter().map(|(sent, _)| sent)).collect()
     }
 
-    /// The connection is gone. What may be resumed stays; the rest comes back, oldest first.
-    pub(super) fn cut(&mut self) -> Vec<Sent> {
+    /// The connection is gone; `refused`: the peer has ended it with an error. What may be resumed stays; the rest comes back, oldest first.
+    pub(super) fn cut(&mut self, refused: bool) -> Vec<Sent> {
+        if self.phase == Phase::Resuming {
+            self.broken += 1;
+            if refused || self.broken >= RESUMES_MAX {
+                return self.begin_anew();
+            }
+        }
         self.phase = Phase::Off;
         self.owed = Owed::default();
         self.managed.cut();

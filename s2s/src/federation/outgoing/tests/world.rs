@@ -54,6 +54,8 @@ pub(super) struct Manners {
     pub(super) behind: u32,
     /// Drops the connection when so many stanzas have come over all.
     pub(super) cuts: Vec<usize>,
+    /// Drops the connection on which it is asked to resume, so many times.
+    pub(super) cuts_resuming: usize,
     /// The domain's certificate is good.
     pub(super) proved: bool,
     /// What it makes of EXTERNAL; by default it is content.
@@ -107,6 +109,7 @@ impl Default for Manners {
             mute: false,
             behind: 0,
             cuts: Vec::new(),
+            cuts_resuming: 0,
             proved: true,
             external_fails: Fails::Never,
             hosts: &["xmpp.montague.example"],
@@ -454,6 +457,10 @@ impl Peer {
             }
             (ns::BIDI, "bidi") => assert!(self.manners.bidi && self.tls),
             (ns::DIALBACK, _) => self.dialback(wire, element),
+            (ns::SM, "resume") if self.world.manners.lock().cuts_resuming > 0 => {
+                self.world.manners.lock().cuts_resuming -= 1;
+                return false;
+            }
             (ns::SM, _) => self.managed(wire, element),
             other => panic!("the peer does not know {other:?}"),
         }
