@@ -95,6 +95,7 @@ pub const LIVE: &[&str] = &[
     "s2s.retry_first",
     "s2s.retry_max",
     "s2s.revoked",
+    "s2s.see_other_host",
     "s2s.stanza_bytes_max",
     "s2s.streams_max",
     "s2s.streams_per_domain_max",

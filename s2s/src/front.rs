@@ -222,6 +222,14 @@ mod tests {
     }
 
     #[test]
+    fn an_ipv6_customer_is_one_source_and_a_mapped_address_is_its_ipv4() {
+        let ip = |text: &str| text.parse::<IpAddr>().expect("an address");
+        assert_eq!(source_of(ip("2001:db8:1:2:aaaa::1")), source_of(ip("2001:db8:1:2:bbbb::9")));
+        assert_ne!(source_of(ip("2001:db8:1:2::1")), source_of(ip("2001:db8:1:3::1")));
+        assert_eq!(source_of(ip("::ffff:192.0.2.1")), ip("192.0.2.1"));
+    }
+
+    #[test]
     fn an_address_has_so_manyplaces() {
         let front = Front::new(2);
         let address = IpAddr::from([192, 0, 2, 1]);

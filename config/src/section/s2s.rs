@@ -25,6 +25,9 @@ pub struct S2s {
     pub key: PathBuf,
     /// Whether there are streams to other people's servers at all. If not, they are as if they did not exist.
     pub federation: bool,
+    /// Where other servers are sent when this node takes their streams no longer, host and port (RFC 6120 §4.9.3.19): other nodes, in turn. If
+    /// there are none, they find their way as they found it here.
+    pub see_other_host: Vec<String>,
     /// The DNS servers to ask for other domains. Empty: the system's.
     pub dns: Vec<SocketAddr>,
     /// Whether DNSSEC is checked: what is signed wrongly is not believed.
@@ -182,6 +185,11 @@ pub(crate) fn read(table: &Table<'_>) -> S2s {
         certificate: table.path("certificate", Some(PathBuf::new())),
         key: table.path("key", Some(PathBuf::new())),
         federation: table.value("federation", true),
+        see_other_host: table
+            .value::<Vec<HostPort>>("see_other_host", Vec::new())
+            .into_iter()
+            .map(|place| place.0)
+            .collect(),
         dns: table.value("dns", Vec::new()),
         dnssec: table.value("dnssec", false),
         posh: table.value("posh", false),

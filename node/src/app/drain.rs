@@ -4,6 +4,7 @@
 //! A session that may be resumed is told where to go (RFC 6120 §4.9.3.19, if `c2s.see_other_host` says where; `system-shutdown` if not), and
 //! moves to another node at once (`session::moving`): its row, its presence and what waits for it are there before its client comes. One that may
 //! not be resumed ends, as by any stream error. Where no node takes a session it waits here to be fetched, until the deadline.
+//! Streams of other domains end at once, those that come as soon as a domain wants to prove who it is (`s2s.see_other_host`).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -144,9 +145,13 @@ impl Drain {
     }
 }
 
-/// What a client is told that is to go elsewhere: where, in turn, if that is configured.
+/// What a client is told that is to go elsewhere.
 pub fn elsewhere(node: &Node) -> StreamError {
-    let places = &node.config.c2s.see_other_host;
+    one_of(node, &node.config.c2s.see_other_host)
+}
+
+/// What somebody is told that is to go elsewhere: to which of these places, in turn, if there are any.
+pub fn one_of(node: &Node, places: &[String]) -> StreamError {
     match places.len() {
         0 => StreamError::system_shutdown(),
         many => StreamError::see_other_host(&places[node.drain.next_turn(many)]),
@@ -187,6 +192,7 @@ pub fn begin_to_refuse(node: &Node) {
 pub fn start(node: &Arc<Node>, rate: u32, within: Duration) {
     let deadline = Instant::now() + within;
     let number = node.drain.begin(node, rate, deadline);
+    node.federation.handle.leave(true);
     let node = node.clone();
     tokio::spawn(async move { empty(&node, number, deadline).await });
 }
@@ -331,7 +337,10 @@ pub fn obey(node: &Arc<Node>, order: Order) -> Progress {
             let rate = rate.unwrap_or(node.config.node.drain_rate);
             start(node, rate, within_ms.map_or(WITHIN, Duration::from_millis));
         }
-        Order::Undo => node.drain.undo(),
+        Order::Undo => {
+            node.drain.undo();
+            node.federation.handle.leave(false);
+        }
         Order::Look => {}
     }
     node.drain.progress(node)

@@ -13,10 +13,10 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use s2s::front::source_of;
 use xmpp::jid::BareJid;
 
 use super::cache::Recent;
-use crate::transport::tcp::source_of;
 
 /// Entries a map may have. Past it the least recently used half is forgotten: a guesser with that many addresses is not slowed by
 /// counting them.

@@ -13,12 +13,13 @@ use s2s::federation::{Federation as Engine, FederationUser, Handled, Status, Tic
 use s2s::front::{self, Caller, Front};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout};
+use xmpp::StreamError;
 use xmpp::jid::Jid;
 use xmpp::stanza::Stanza;
 use xmpp::stanza::error::StanzaError;
 
 use super::Streams;
-use crate::app::Node;
+use crate::app::{Node, drain};
 
 /// How long a caller has until it is clear whom it wants.
 const SORTED_WITHIN: Duration = Duration::from_secs(10);
@@ -46,6 +47,13 @@ impl Handle {
     /// What there is.
     pub fn status(&self) -> Option<Status> {
         self.0.get().map(|(engine, _)| engine.status())
+    }
+
+    /// Whether streams of others go elsewhere from now on: this node is emptied, or not any more.
+    pub fn leave(&self, leaving: bool) {
+        if let Some(engine) = self.engine() {
+            engine.leave(leaving);
+        }
     }
 
     fn engine(&self) -> Option<&Engine> {
@@ -226,6 +234,12 @@ impl FederationUser for User {
 
     fn dialback_secret(&self) -> Option<[u8; 32]> {
         self.0.upgrade()?.metadata.state().dialback.as_ref().map(|secret| secret.0)
+    }
+
+    fn elsewhere(&self) -> StreamError {
+        self.0.upgrade().map_or_else(StreamError::system_shutdown, |node| {
+            drain::one_of(&node, &node.config.s2s.see_other_host)
+        })
     }
 
     fn receive(&self, stanza: Stanza, handled: Handled) {

@@ -9,12 +9,13 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use s2s::front::source_of;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
@@ -154,20 +155,6 @@ impl Drop for Admission {
     }
 }
 
-/// Who is counted as one source: an IPv4 address (also when written as IPv6), or an IPv6 /64, which is what one customer has.
-pub fn source_of(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(six) => match six.to_ipv4_mapped() {
-            Some(four) => IpAddr::V4(four),
-            None => {
-                let [a, b, c, d, ..] = six.segments();
-                IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
-            }
-        },
-    }
-}
-
 /// A connection that was let in.
 #[derive(Debug)]
 pub struct Accepted {
@@ -286,13 +273,6 @@ mod tests {
         let counts = gate.counts();
         assert_eq!((counts.waiting, counts.accepted, counts.shed_full), (0, 2, 1));
         assert_eq!(gate.waiting.lock().by_address.capacity(), 0);
-    }
-
-    #[test]
-    fn an_ipv6_customer_is_one_source_and_a_mapped_address_is_its_ipv4() {
-        assert_eq!(source_of(ip("2001:db8:1:2:aaaa::1")), source_of(ip("2001:db8:1:2:bbbb::9")));
-        assert_ne!(source_of(ip("2001:db8:1:2::1")), source_of(ip("2001:db8:1:3::1")));
-        assert_eq!(source_of(ip("::ffff:192.0.2.1")), ip("192.0.2.1"));
     }
 
     #[test]

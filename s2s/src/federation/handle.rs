@@ -97,6 +97,11 @@ impl Federation {
         self.incoming.reload(policies, limits, timers);
     }
 
+    /// Whether streams of others go elsewhere from now on: see [`Incoming::leave`].
+    pub fn leave(&self, leaving: bool) {
+        self.incoming.leave(leaving);
+    }
+
     /// Ends both halves. What waits is sent, for half of the time that there is; then streams end, those of others too. Gives what is left, in the order of
     /// its tickets: nobody has said that it arrived.
     pub async fn shutdown(&self, deadline: Instant) -> Vec<(Ticket, Stanza)> {

@@ -24,6 +24,7 @@ pub mod wire;
 
 use std::sync::Arc;
 
+use xmpp::StreamError;
 use xmpp::stanza::Stanza;
 use xmpp::stanza::error::StanzaError;
 
@@ -78,6 +79,11 @@ pub trait FederationUser: Send + Sync + 'static {
 
     /// The key of all dialback keys (XEP-0185), the same on every node of the deployment. `None`: not known yet, and dialback waits.
     fn dialback_secret(&self) -> Option<[u8; 32]>;
+
+    /// What a peer is told whose stream ends because this node takes none any more: where to go, if anybody knows.
+    fn elsewhere(&self) -> StreamError {
+        StreamError::system_shutdown()
+    }
 
     /// A stanza came in. Its `from` is of a domain that was proved on this stream for the domain in its `to`, which is ours; both are there, and
     /// it is in the namespace of stanzas as the router knows it (`jabber:client`).

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use config::{Database, Fingerprint};
 
-use super::plan::{Dialled, NodePlan, Plan};
+use super::plan::{Dialled, NodePlan, Plan, Ports};
 
 impl Plan {
     /// The configuration of one node.
@@ -113,10 +113,10 @@ password_length_min = 1
 # All clients of a quickstart come from one address.
 unauthenticated_per_address_max = 20000
 "#,
-            see_other_host = self.see_other_host(node),
+            see_other_host = self.see_other_host(node, |ports| ports.c2s),
             archive = self.archive,
             storage = self.storage(node),
-            federation = self.federation(),
+            federation = self.federation(node),
             upload_dir = Plan::upload_dir(node),
             redis = self.redis(region),
             c2s = ports.c2s,
@@ -178,13 +178,14 @@ voter = {}
 
     /// What it says of other people's servers: they are found where `--dns` says, and are believed if the authority that signed the nodes'
     /// certificates has signed theirs.
-    fn federation(&self) -> String {
+    fn federation(&self, node: &NodePlan) -> String {
         let trust =
             "# The authority that signed the certificate of this node too.\ntrust = \"ca.pem\"\n";
         match self.dns {
             Some(dns) => format!(
                 "dns = [\"{dns}\"]\n{trust}# Whoever tries it out does not want to wait a minute for somebody who is not there.\n\
-                 negotiate_within = \"10s\"\nqueue_for = \"15s\"\n"
+                 negotiate_within = \"10s\"\nqueue_for = \"15s\"\n{}",
+                self.see_other_host(node, |ports| ports.s2s)
             ),
             None => {
                 format!("# Without --dns there are no other servers.\nfederation = false\n{trust}")
@@ -192,14 +193,14 @@ voter = {}
         }
     }
 
-    /// Where it sends its clients when it is emptied: the region's other nodes.
-    fn see_other_host(&self, node: &NodePlan) -> String {
+    /// Where it sends its clients, or other servers, when it is emptied: the region's other nodes.
+    fn see_other_host(&self, node: &NodePlan, port: impl Fn(&Ports) -> u16) -> String {
         let others = self
             .nodes
             .iter()
             .filter(|other| other.region == node.region && other.index != node.index);
         let places: Vec<String> =
-            others.map(|other| format!("\"127.0.0.1:{}\"", other.ports.c2s)).collect();
+            others.map(|other| format!("\"127.0.0.1:{}\"", port(&other.ports))).collect();
         match places.as_slice() {
             [] => String::new(),
             places => format!("see_other_host = [{}]\n", places.join(", ")),

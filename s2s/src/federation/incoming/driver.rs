@@ -285,9 +285,11 @@ impl Stream {
         self.machine.set(self.current.settings.clone());
         let policies = &self.current.policies;
         if self.current.stop {
-            Some(Input::Broken(StreamError::system_shutdown()))
+            Some(Input::Broken(self.shared.user.elsewhere()))
         } else if self.machine.proved().senders().any(|domain| !policies.of(domain).allow) {
             Some(Input::Broken(StreamError::policy_violation()))
+        } else if self.current.leaving && !self.machine.proved().is_empty() {
+            Some(Input::Broken(self.shared.user.elsewhere()))
         } else {
             None
         }
@@ -334,7 +336,8 @@ impl Stream {
     }
 
     pub(super) fn with_machine(&mut self, input: Input, out: &mut Vec<Output>) {
-        let around = Around { user: &*self.shared.user, policies: &self.current.policies };
+        let Current { policies, leaving, .. } = &self.current;
+        let around = Around { user: &*self.shared.user, policies, leaving: *leaving };
         self.machine.handle(&around, Instant::now().into_std(), input, out);
     }
 
@@ -368,10 +371,12 @@ impl Stream {
                 }
                 Output::Accepted(pair) => {
                     wire.set_limits(self.machine.limits());
-                    if self.accepted(&pair.from, &pair.to) {
-                        continue;
+                    match self.accepted(&pair.from, &pair.to) {
+                        // It was at it when all this began.
+                        true if self.current.leaving => Input::Broken(self.shared.user.elsewhere()),
+                        true => continue,
+                        false => Input::Broken(StreamError::policy_violation()),
                     }
-                    Input::Broken(StreamError::policy_violation())
                 }
                 Output::Prove(domain) => match self.prove(domain) {
                     Some(told) => told,

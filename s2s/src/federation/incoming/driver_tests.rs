@@ -36,7 +36,7 @@ enum Event {
 }
 
 /// The server around: keeps what it is told, believes keys that are `good`.
-struct Around(mpsc::UnboundedSender<Event>);
+struct Around(mpsc::UnboundedSender<Event>, Option<&'static str>);
 
 impl FederationUser for Around {
     fn is_ours(&self, domain: &str) -> bool {
@@ -44,6 +44,9 @@ impl FederationUser for Around {
     }
     fn dialback_secret(&self) -> Option<[u8; 32]> {
         Some([1; 32])
+    }
+    fn elsewhere(&self) -> StreamError {
+        self.1.map_or_else(StreamError::system_shutdown, StreamError::see_other_host)
     }
     fn receive(&self, stanza: Stanza, handled: Handled) {
         let _ = self.0.send(Event::Stanza(stanza, handled));
@@ -116,8 +119,18 @@ fn verona_between(
     montague: Net,
     change: impl FnOnce(&mut Limits, &mut Timers),
 ) -> Verona {
+    verona_of(net, montague, None, change)
+}
+
+/// `elsewhere`: where peers are sent when they are not to come here.
+fn verona_of(
+    net: Net,
+    montague: Net,
+    elsewhere: Option<&'static str>,
+    change: impl FnOnce(&mut Limits, &mut Timers),
+) -> Verona {
     let (sender, events) = mpsc::unbounded_channel();
-    let around = Arc::new(Around(sender));
+    let around = Arc::new(Around(sender, elsewhere));
     let neighbours = Neighbours { user: around.clone(), verifier: around.clone(), bidi: around };
     let Settings { name, mut limits, mut timers } = tests::settings();
     change(&mut limits, &mut timers);
@@ -484,4 +497,35 @@ async fn the_end_of_the_server_is_told() {
     drop(peer);
     ended.await.unwrap();
     assert_eq!(verona.incoming.status().streams, 0);
+}
+
+#[tokio::test]
+async fn a_node_that_is_emptied_sends_domains_elsewhere_until_it_is_not() {
+    let authority = Authority::new();
+    let [capulet, montague] =
+        ["capulet", "montague"].map(|one| authority.net(&format!("{one}.example")));
+    let verona = verona_of(capulet, montague, Some("other.example:5269"), |_, _| ());
+    let mut standing = verona.authenticated("").await;
+    // It has proved nothing yet.
+    let mut early = verona.secured().await;
+    verona.incoming.leave(true);
+    standing.hears(&["see-other-host", "close", "gone"]).await;
+    let auth = "<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='EXTERNAL'>=</auth>";
+    early.say(auth).await;
+    early.hears(&["see-other-host", "close", "gone"]).await;
+    // Not without TLS: who hears it there could not believe it. And our keys are verified for whoever asks.
+    let mut late = verona.secured().await;
+    late.say("<db:verify from='montague.example' to='capulet.example' id='1'>bad</db:verify>")
+        .await;
+    assert_eq!(late.hear().await, "verify invalid");
+    late.say("<db:result from='montague.example' to='capulet.example'>good</db:result>").await;
+    late.hears(&["see-other-host", "close", "gone"]).await;
+    drop((standing, early, late));
+    verona.until_streams(0).await;
+    assert_eq!(verona.incoming.status().reasons["see-other-host"], 3);
+
+    verona.incoming.leave(false);
+    let mut back = verona.authenticated("").await;
+    verona.incoming.shutdown(Instant::now()).await;
+    back.hears(&["see-other-host", "close", "gone"]).await;
 }

@@ -429,7 +429,12 @@ impl Machine {
                 Ok(())
             }
             (ns::TLS, "starttls") => Err(StreamError::policy_violation()), // B-073
-            (ns::SASL, _) => self.sasl(element, out),
+            (ns::SASL, name) => {
+                if name == "auth" {
+                    stays(house)?;
+                }
+                self.sasl(element, out)
+            }
             // B-203, S-024: without TLS there is nothing but an error.
             (ns::DIALBACK, _) if self.needs_tls(house) => Err(StreamError::policy_violation()),
             (ns::SM, _) if self.needs_tls(house) => Err(StreamError::not_authorized()), // B-068
@@ -464,4 +469,9 @@ impl Machine {
         out.push(Output::Receive(stanza, self.management.begin()));
         Ok(())
     }
+}
+
+/// Whether a domain may prove who it is here: before it has sent anything, for others will have to have it.
+pub(super) fn stays(house: &dyn House) -> Result<(), StreamError> {
+    house.leaving().map_or(Ok(()), Err)
 }

@@ -2,7 +2,7 @@
 //! the protocol (`machine`); a stream whose connection is lost sleeps in `sleep` until it is resumed.
 //!
 //! Called by whoever listens (`node::federation`); calls [`FederationUser`] with stanzas, a [`Verifier`] about keys, a [`Bidi`] where the peer lets us send
-//! over its streams, and `net` for TLS and certificates. Left out: `see-other-host`, for every node takes every stream.
+//! over its streams, and `net` for TLS and certificates.
 
 mod counts;
 mod driver;
@@ -23,6 +23,7 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout_at};
+use xmpp::StreamError;
 use xmpp::xml::framer::Limits as XmlLimits;
 
 pub use counts::Status;
@@ -61,6 +62,8 @@ struct Shared {
 struct Current {
     policies: Arc<Policies>,
     settings: Arc<Settings>,
+    /// No domain is to send to this node any more.
+    leaving: bool,
     stop: bool,
 }
 
@@ -68,6 +71,7 @@ struct Current {
 struct Around<'a> {
     user: &'a dyn FederationUser,
     policies: &'a Policies,
+    leaving: bool,
 }
 
 impl House for Around<'_> {
@@ -85,6 +89,10 @@ impl House for Around<'_> {
 
     fn policy(&self, domain: &str) -> Policy {
         self.policies.of(domain)
+    }
+
+    fn leaving(&self) -> Option<StreamError> {
+        self.leaving.then(|| self.user.elsewhere())
     }
 }
 
@@ -116,7 +124,12 @@ impl Incoming {
             user,
             verifier,
             bidi,
-            current: watch::Sender::new(Current { policies, settings, stop: false }),
+            current: watch::Sender::new(Current {
+                policies,
+                settings,
+                leaving: false,
+                stop: false,
+            }),
             counts: Arc::default(),
             streams: AtomicU64::new(1),
             resumable: Mutex::default(),
@@ -167,7 +180,13 @@ impl Incoming {
         self.0.counts.status()
     }
 
-    /// Ends all streams with `system-shutdown`, and takes no more. Comes back when they have ended, or at `deadline`.
+    /// Whether domains are to go elsewhere from now on. Then a stream on which one has proved who it is ends with what [`FederationUser::elsewhere`]
+    /// says, and a new one as soon as a domain wants to; keys of ours are verified all the same.
+    pub fn leave(&self, leaving: bool) {
+        self.0.current.send_modify(|current| current.leaving = leaving);
+    }
+
+    /// Ends all streams with what [`FederationUser::elsewhere`] says, and takes no more. Comes back when they have ended, or at `deadline`.
     pub async fn shutdown(&self, deadline: Instant) {
         self.0.current.send_modify(|current| current.stop = true);
         let _ = timeout_at(deadline, self.0.counts.empty()).await;

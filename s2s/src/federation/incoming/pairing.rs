@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use xmpp::{Element, StreamError};
 
-use super::machine::Machine;
+use super::machine::{Machine, stays};
 use super::turns::{House, Output};
 use crate::federation::dialback::{self, Dialback, DialbackError, Outcome, Pair, Step, Verify};
 use crate::federation::policy::{Certificate, Tls};
@@ -52,6 +52,7 @@ impl Machine {
         let Dialback { pair, step } = Dialback::read(element)?;
         match step {
             Step::Result { key } => {
+                stays(house)?;
                 self.request(house, now, pair, key, out)?;
                 if !self.asked.is_empty() {
                     self.wait_for_answer(now);

@@ -29,6 +29,11 @@ pub trait House: Send + Sync {
 
     /// What is asked of that domain (prepared); of `""`, while the peer has no name.
     fn policy(&self, domain: &str) -> Policy;
+
+    /// What a domain is told that wants to send to this node while others are to have it. `None`: it is welcome.
+    fn leaving(&self) -> Option<StreamError> {
+        None
+    }
 }
 
 /// What all streams have in common; replaced as a whole by a reload.

@@ -64,6 +64,11 @@ impl Terms {
             only_verify: false,
         }
     }
+
+    /// Whether it matters what their certificate proves. Who only answers questions is who the DNS says, where policy asks for no more.
+    pub(super) fn judges(&self) -> bool {
+        !self.only_verify || self.certificate_required
+    }
 }
 
 /// What happened.

@@ -64,10 +64,10 @@ async fn negotiate(
     target: &Target,
     mut dial: Dial,
 ) -> Result<(Wire<Io>, Established), Failure> {
-    let pair = dial.pair.clone();
+    let (pair, judged) = (dial.pair.clone(), dial.terms.judges());
     if target.security == Security::DirectTls {
         let (encrypted, proved) =
-            way.encrypt(io, &pair.from, &pair.to, Security::DirectTls).await?;
+            way.encrypt(io, &pair.from, &pair.to, Security::DirectTls, judged).await?;
         (io, dial.direct_tls) = (encrypted, Some(proved));
     }
     let mut wire = Wire::new(io, Limits::PRE_AUTH);
@@ -93,7 +93,7 @@ async fn negotiate(
                 Failure::Protocol(StreamError::policy_violation().with_text("bytes before TLS"))
             })?;
             let (encrypted, proved) =
-                way.encrypt(bare, &pair.from, &pair.to, Security::StartTls).await?;
+                way.encrypt(bare, &pair.from, &pair.to, Security::StartTls, judged).await?;
             wire = Wire::new(encrypted, Limits::PRE_AUTH);
             Input::Tls { proved }
         } else {

@@ -95,8 +95,9 @@ impl Way for Road {
         ours: &'a str,
         theirs: &'a str,
         security: Security,
+        judged: bool,
     ) -> BoxFuture<'a, Result<(Io, bool), Failure>> {
-        self.net.encrypt(io, ours, theirs, security)
+        self.net.encrypt(io, ours, theirs, security, judged)
     }
 }
 

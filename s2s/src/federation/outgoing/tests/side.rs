@@ -45,6 +45,7 @@ async fn an_authoritative_server_is_asked_and_its_word_counts() {
         let began = Instant::now();
         assert_eq!(outgoing.verify(question("1")).await, expected, "{manners:?}");
         assert!(began.elapsed() <= timers().negotiate);
+        assert_eq!(world.seen.lock().judged, 0, "nobody is looked up who only answers");
     }
 }
 
