@@ -41,6 +41,8 @@ struct Life {
     session: Session,
     /// The peer sends on it too.
     bidi: bool,
+    /// The last connection was a stream on which stanzas might go.
+    stood: bool,
     why: Failure,
 }
 
@@ -60,7 +62,7 @@ impl Drop for Life {
 pub(super) async fn run(shared: Arc<Shared>, open: Open) {
     let session = Session::new(open.bell.clone());
     let why = Failure::Cut("the stream was given up".to_owned());
-    let mut life = Life { shared, open, session, bidi: false, why };
+    let mut life = Life { shared, open, session, bidi: false, stood: false, why };
     let (mut retry, mut until) = (Retry::default(), None);
     loop {
         let failure = life.connection(&mut retry, &mut until).await;
@@ -89,7 +91,12 @@ impl Life {
     /// A stream that was closed in order is over (XEP-0198 §5), and one on which nothing is open is not missed.
     fn is_worth_resuming(&self) -> bool {
         use Failure::{Closed, Done, Forbidden, NotFound};
-        let is_over = matches!(self.why, Closed | Done | Forbidden | NotFound(_));
+        let is_over = match self.why {
+            // A connection that was closed before it came to that says nothing of the stream.
+            Closed => self.stood,
+            Done | Forbidden | NotFound(_) => true,
+            _ => false,
+        };
         let is_open = || {
             !self.session.is_empty()
                 || self.bidi
@@ -105,6 +112,7 @@ impl Life {
         until: &mut Option<std::time::Instant>,
     ) -> Failure {
         let Settings { policies, timers, .. } = &*self.shared.settings();
+        self.stood = false;
         let pair = Pair::new(&self.open.ours, &self.open.theirs);
         let policy = policies.of(&pair.to);
         if !policy.allow {
@@ -120,7 +128,7 @@ impl Life {
         };
         tracing::info!(ours = pair.from, theirs = pair.to, proof = ?established.proof, tls = established.is_tls,
             proved = established.is_proved, bidi = established.bidi, sm = established.sm, "stream up");
-        self.bidi = established.bidi;
+        (self.bidi, self.stood) = (established.bidi, true);
         let online = Online::new(self.open.ours.clone(), self.open.theirs.clone(), established);
         let mut stream = Stream {
             life: self,

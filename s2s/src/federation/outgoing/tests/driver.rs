@@ -73,6 +73,22 @@ async fn a_stream_that_is_cut_again_while_it_is_resumed_is_resumed_later() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_stream_is_resumed_though_some_connections_end_before_they_stand() {
+    let world = World::new(Manners { cuts: vec![10], ..Manners::default() });
+    let outgoing = world.outgoing();
+    send(&outgoing, 0..1);
+    world.until("delivered", |seen| seen.delivered.len() == 1).await;
+    world.manners.lock().shuts = true;
+    send(&outgoing, 1..20);
+    world.until("some in vain", |seen| seen.attempts.len() >= 4).await;
+    world.manners.lock().shuts = false;
+    world.until("all delivered", |seen| seen.delivered.len() == 20).await;
+    let seen = world.seen.lock();
+    assert_eq!((seen.resumed, &firsts(&seen.arrived)), (1, &all(20)));
+    assert_eq!(seen.arrived.len(), 20);
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_cannot_bear_to_be_asked_to_resume_has_a_new_stream() {
     let world = World::new(Manners { cuts: vec![10], cuts_resuming: 100, ..Manners::default() });
     let outgoing = world.outgoing();

@@ -48,6 +48,8 @@ pub(super) struct Manners {
     pub(super) inject: &'static str,
     /// Closes each connection when TLS is on.
     pub(super) closes_after_tls: bool,
+    /// Closes each stream in order when TLS is on.
+    pub(super) shuts: bool,
     /// Does not answer when it is asked.
     pub(super) mute: bool,
     /// Says that it has handled so many less than have come.
@@ -106,6 +108,7 @@ impl Default for Manners {
             verify: Some(Outcome::Valid),
             inject: "",
             closes_after_tls: false,
+            shuts: false,
             mute: false,
             behind: 0,
             cuts: Vec::new(),
@@ -398,6 +401,9 @@ impl Peer {
         wire.put(format!("{header} from='{}' id='{}'>", self.name, self.world.id()).as_bytes());
         if let (Some(host), true) = (self.manners.elsewhere, self.tls) {
             return wire.put(&xmpp::StreamError::see_other_host(host).to_bytes());
+        }
+        if self.manners.shuts && self.tls {
+            return wire.put(b"</stream:stream>");
         }
         let mut features = String::from("<stream:features>");
         let mut add = |is: bool, feature: &str| {
