@@ -3,11 +3,12 @@
 //! What a server that is killed had taken and not yet handed on is its own loss, and so is what one without stream management between servers had in its
 //! socket (ejabberd): such losses are printed and bounded, everything else is a failure.
 
+use crate::attacks::{EVIL, Target};
 use crate::load::{Account, Writing};
 use crate::peer::{Peer, Proof, Which};
 use crate::site::Site;
-use crate::stranger::Line;
 use crate::stranger::home::{Home, Manners};
+use crate::stranger::{EXTERNAL, Line};
 use crate::{World, expect, next_user};
 use pangaea_tests::client::{Result, patience};
 use pangaea_tests::platform::Platform;
@@ -18,6 +19,29 @@ use std::time::{Duration, Instant};
 const PAUSE: Duration = Duration::from_millis(20);
 /// As long as what waits may wait, and a little more.
 const SETTLED: Duration = Duration::from_secs(45);
+
+/// A node is emptied: a server that stands there is sent away, and so is one that comes, until that is taken back.
+pub(crate) async fn emptied(platform: &Platform, target: &Target<'_>) -> Result<()> {
+    // Nobody is there who could not be sent away too.
+    const REGION: usize = 1;
+    let names = (EVIL, &*target.us);
+    let secured = || Line::secured(platform.port(REGION, 269), names, Some(&target.good));
+    let mut standing = secured().await?.0;
+    standing.external(EVIL, &target.us).await?;
+    ctl_at(platform, REGION, &["node", "drain", "--no-wait"]).await?;
+    sent_away(&mut standing).await?;
+    let mut late = secured().await?.0;
+    late.send(EXTERNAL).await;
+    sent_away(&mut late).await?;
+    ctl_at(platform, REGION, &["node", "undrain"]).await?;
+    secured().await?.0.external(EVIL, &target.us).await.map(drop)
+}
+
+async fn sent_away(line: &mut Line) -> Result<()> {
+    let error = line.element().await?;
+    let is_told = error.children().any(|child| child.name == "system-shutdown");
+    expect(is_told, || format!("not sent away: {error}"))
+}
 
 async fn writing(from: &Site, way: usize, to: &Site, to_way: usize) -> Result<Writing> {
     let number = next_user();

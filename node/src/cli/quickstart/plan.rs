@@ -398,6 +398,22 @@ mod tests {
     }
 
     #[test]
+    fn who_is_sent_away_goes_to_the_other_nodes_of_the_region() {
+        let places = |line: &str| {
+            let plan = plan(&format!("--regions eu,us {line}")).unwrap();
+            let fingerprint = |node: &NodePlan| (node.name.clone(), Fingerprint([1; 32]));
+            let fingerprints = plan.nodes.iter().map(fingerprint).collect();
+            let text = plan.config(&plan.nodes[0], &Dialled::new(), &fingerprints);
+            let config = config::Config::parse(&text, "test", Path::new("/q")).unwrap();
+            [config.c2s.see_other_host, config.s2s.see_other_host].map(|all| all.join(" "))
+        };
+        let dns = "--dns 127.0.0.1:5353";
+        assert_eq!(places(&format!("--nodes 2 {dns}")), ["127.0.0.1:5232", "127.0.0.1:5279"]);
+        assert_eq!(places("--nodes 2"), ["127.0.0.1:5232", ""]);
+        assert_eq!(places(dns), ["", ""]);
+    }
+
+    #[test]
     fn accounts_are_those_of_the_contract() {
         let accounts = plan("--domain a.b").unwrap().accounts(2);
         let names: Vec<&str> = accounts.iter().map(|(name, _)| name.as_str()).collect();
