@@ -58,6 +58,13 @@ impl Domains {
         !self.regions_linked && one != other && self.is_regional(one) && self.is_regional(other)
     }
 
+    /// Whether whom this region trusts with accounts is trusted with those of `domain`: not with another region's, which is a stranger.
+    pub fn trusts_with(&self, domain: &str) -> bool {
+        domain == self.global
+            || self.is_of_this_region(domain)
+            || self.regions_linked && self.is_regional(domain)
+    }
+
     /// Whether what `from` sends to `to` leaves by federation.
     pub fn leaves(&self, from: Option<&Jid>, to: &Jid) -> bool {
         self.is_foreign(to.domain())

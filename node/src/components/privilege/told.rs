@@ -106,7 +106,8 @@ pub fn roster_changed(
     actions: &mut Vec<Action>,
 ) {
     let Watchers(all) = &node.components.watchers;
-    for watcher in all.iter().filter(|watcher| watcher.pushes) {
+    let watches = |watcher: &&Watcher| watcher.pushes && node.domains.trusts_with(account.domain());
+    for watcher in all.iter().filter(watches) {
         let oldest = |rows: &[Row<Arc<Seat>>]| {
             let first = rows.iter().filter(|row| row.lit);
             let first = first.min_by_key(|row| (row.generation, row.full.clone()));

@@ -6,25 +6,13 @@ use xmpp::jid::FullJid;
 use super::*;
 use crate::testing::mail;
 
-const US: &str = "
-[upload]
-key = 'a key that is as long as one has to be, and is of no use'
-[[peers]]
-region = 'us'
-node = 0
-address = '127.0.0.1:1'
-fingerprint = '0000000000000000000000000000000000000000000000000000000000000000'
-raft_id = 2
-voter = false
-";
 const ALICE: &str = "alice@eu.chat.example";
 const BOB: &str = "bob@us.chat.example";
 /// Her shard is homed in eu.
 const JULIET: &str = "juliet1@chat.example";
 
 async fn eu(linked: bool) -> House {
-    let traffic = if linked { "link" } else { "federation" };
-    let house = House::with_domains(&format!("regional_traffic = '{traffic}'"), US).await;
+    let house = House::beside_us(linked, "").await;
     for account in [ALICE, JULIET] {
         house.account(&at(account)).await;
     }
