@@ -99,4 +99,10 @@ async fn strangers_are_watched_as_contacts_and_not_as_accounts() {
     };
     assert_eq!((pushes("alice@eu.chat.example"), pushes("bob@us.chat.example")), (1, 0));
     assert_eq!(pushes("juliet@chat.example"), 1);
+    house.account(&BareJid::parse("alice@eu.chat.example").expect("a JID")).await;
+    house
+        .hears("<presence from='bob@us.chat.example/x' to='alice@eu.chat.example'><status>heard</status></presence>")
+        .await;
+    let heard = bot.reads("</presence>").await;
+    assert!(heard.contains("from='bob@us.chat.example/x'"), "{heard}");
 }
