@@ -127,7 +127,7 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
     let links = links.map_err(RunError::Auth)?;
     let authenticator = Chain::new(internal, Arc::new(accounts), links);
     let fake_secret = Secret::new(world.random::<32>().to_vec());
-    let offers = Offers::new(&config, &features, authenticator.mechanisms(), fake_secret);
+    let offers = Offers::new(&config, &features, &authenticator, fake_secret);
     let components = Components::new(&config.components).map_err(|(file, cause)| {
         RunError::File { what: "the secret of a component", file, cause }
     })?;
