@@ -13,7 +13,8 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
-use xmpp::jid::BareJid;
+use xmpp::jid::{BareJid, Jid};
+use xmpp::stanza::Stanza;
 
 use crate::app::Node;
 use crate::homes::{Decision, HomeError, Tx};
@@ -383,6 +384,16 @@ pub fn take_over(node: &Arc<Node>, gone: Vec<String>) {
     });
 }
 
+/// Another region's own domain speaks to other domains from there alone. While that region is down it stays where it is: the node that had it has it on its disk
+/// too, and sends it when it is back.
+fn is_left(node: &Node, stanza: &Stanza) -> bool {
+    let state = node.metadata.state();
+    let is_down = |jid: &Jid| {
+        state.region_of(jid.domain()).is_some_and(|region| state.region_state(region).is_down())
+    };
+    router::leaves(node, stanza) && stanza.from().is_some_and(is_down)
+}
+
 async fn take_over_for(
     node: &Arc<Node>,
     owner: &BareJid,
@@ -399,6 +410,9 @@ async fn take_over_for(
         let (Ok(order), Some((accepted_ms, stanza))) = (order.parse(), super::read(row)) else {
             continue; // Taken over before, most likely.
         };
+        if is_left(node, &stanza) {
+            continue;
+        }
         let own = node.ledger.next_order();
         if node.ledger.enter(own, &stanza, Due::Nobody, node.now_ms(), accepted_ms).is_err() {
             tracing::error!(%owner, "no room to take over everything; the rest comes next time");
@@ -425,8 +439,18 @@ async fn take_over_for(
 
 #[cfg(test)]
 mod tests {
+    use replication::metadata::{Command, RegionState};
+
     use super::*;
     use crate::testing::{House, bare, stanza};
+
+    /// Metadata says that the region us is down, and everybody whose home may move is at home here.
+    async fn us_falls(house: &House) {
+        let down = Command::RegionState { region: "us".into(), state: RegionState::Down };
+        let agreed = house.node.metadata.propose(down, Duration::from_secs(10)).await;
+        agreed.expect("agreed");
+        house.node.homes.metadata_changed();
+    }
 
     const TEXT: &str = "<message from='juliet@chat.example/balcony' to='romeo@chat.example'/>";
 
@@ -483,5 +507,26 @@ mod tests {
         let request = Request::TakeOver { node: me, orders: vec![8, 9] };
         ask(&house.node, &bare("romeo"), &request).await.expect("done");
         assert_eq!(taken_over(&house.node, &bare("romeo"), vec![7, 8, 9]).await, [8]);
+    }
+
+    #[tokio::test]
+    async fn what_another_regions_domain_has_sent_abroad_is_left_to_that_region() {
+        let house = House::beside_us(false, "").await;
+        house.abroad();
+        us_falls(&house).await;
+        let friar = BareJid::parse("friar@other.example").expect("a JID");
+        let row = |from: &str| {
+            let text = format!("<message from='{from}' to='{friar}'><body>x</body></message>");
+            super::super::row(1, &stanza(&text))
+        };
+        let rows = vec![(7, row("bob@us.chat.example/x")), (8, row("juliet1@chat.example/x"))];
+        let keep = Request::Keep { node: "us-0".into(), rows };
+        ask(&house.node, &friar, &keep).await.expect("kept");
+        let gone = ["us-0".to_owned()];
+        take_over_for(&house.node, &friar, &gone).await.expect("done");
+        let left = house.abroad();
+        assert!(left.len() == 1 && left[0].contains("juliet1@chat.example"), "{left:?}");
+        let taken = Request::Taken { node: "us-0".into(), orders: vec![7, 8] };
+        assert_eq!(ask(&house.node, &friar, &taken).await, Ok(vec![8]));
     }
 }
