@@ -79,7 +79,7 @@ pub trait FederationUser: Send + Sync + 'static {
     /// The key of all dialback keys (XEP-0185), the same on every node of the deployment. `None`: not known yet, and dialback waits.
     fn dialback_secret(&self) -> Option<[u8; 32]>;
 
-    /// A stanza came in. Its `from` is of a domain that was proved on this stream for the domain in its `to`, which is ours; both are there, and
+    /// A stanza came in. Its `from` is of a domain that was proved on this stream, and from which something may arrive for the domain in its `to`, which is ours; both are there, and
     /// it is in the namespace of stanzas as the router knows it (`jabber:client`).
     fn receive(&self, stanza: Stanza, handled: Handled);
 
