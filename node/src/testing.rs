@@ -58,6 +58,19 @@ key = 'unused'
 auth_deadline = '5s'
 ";
 
+/// Beside `eu` there is a region `us`.
+const US: &str = "
+[upload]
+key = 'a key that is as long as one has to be, and is of no use'
+[[peers]]
+region = 'us'
+node = 0
+address = '127.0.0.1:1'
+fingerprint = '0000000000000000000000000000000000000000000000000000000000000000'
+raft_id = 2
+voter = false
+";
+
 /// The bounds of a node that is told nothing else.
 pub(crate) fn limits() -> config::Limits {
     let config = config::Config::parse(CONFIG, "test.toml", std::path::Path::new("."));
@@ -107,6 +120,13 @@ impl House {
     pub(crate) async fn with_domains(domains: &str, more: &str) -> House {
         let config = CONFIG.replacen("[domains]\n", &format!("[domains]\n{domains}\n"), 1);
         House::configured(&format!("{config}{more}")).await
+    }
+
+    /// One that knows another region, `us`, which cannot be reached. `more` is configuration, to begin with in `[c2s]`.
+    pub(crate) async fn beside_us(linked: bool, more: &str) -> House {
+        let traffic = if linked { "link" } else { "federation" };
+        let domains = format!("regional_traffic = '{traffic}'");
+        House::with_domains(&domains, &format!("{more}{US}")).await
     }
 
     async fn configured(text: &str) -> House {

@@ -579,6 +579,18 @@ async fn a_home_that_is_handed_over_loses_and_refuses_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_is_of_no_shard_is_written_while_shards_are_handed_over() {
+    let (net, world) = (Arc::new(Net::default()), World::new("eu"));
+    let eu = node(&net, &world, "eu", memory(), |_| ()).await;
+    let apart = BareJid::parse("romeo@eu.chat.example").unwrap();
+    let shards = [shard_of(ROMEO), shard_of(apart.as_str())].map(Moved::Shard);
+    eu.homes.shared.leaving.lock().extend(shards);
+    let done = eu.homes.request(&apart, "test.set", b"k=v".to_vec()).await;
+    assert!(done.is_ok(), "{done:?}");
+    assert!(set(&eu, "k=v").await.is_err(), "who is of the shard waits");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_home_is_not_handed_to_a_region_that_lags_or_that_metadata_refuses() {
     let (net, world, [eu, us, _ap]) = three([memory(), memory(), memory()]).await;
     let shard = Moved::Shard(shard_of(ROMEO));

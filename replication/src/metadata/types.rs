@@ -82,6 +82,18 @@ impl MetaState {
         }
     }
 
+    /// Regions' own domains, and of which region each is; as [`MetaState::region_of`] says it.
+    pub fn regional_domains(&self) -> BTreeMap<String, &str> {
+        let globals = self.domains.iter().filter(|(_, domain)| domain.kind == DomainKind::Global);
+        let below = |global: &String| {
+            let names = self.regions.keys().map(|region| format!("{region}.{global}"));
+            names.collect::<Vec<_>>()
+        };
+        let named = self.domains.keys().cloned();
+        let all = named.chain(globals.flat_map(|(name, _)| below(name)));
+        all.filter_map(|name| self.region_of(&name).map(|region| (name.clone(), region))).collect()
+    }
+
     /// A home that never moves: its epoch is the first, and the other regions have copies.
     fn home_in(&self, region: &str) -> Home {
         let others = self.regions.keys().filter(|other| *other != region).cloned();

@@ -4,27 +4,18 @@
 use xmpp::jid::FullJid;
 
 use super::*;
+use crate::federation;
+use crate::router::Routed;
+use crate::router::ledger::Due;
 use crate::testing::mail;
 
-const US: &str = "
-[upload]
-key = 'a key that is as long as one has to be, and is of no use'
-[[peers]]
-region = 'us'
-node = 0
-address = '127.0.0.1:1'
-fingerprint = '0000000000000000000000000000000000000000000000000000000000000000'
-raft_id = 2
-voter = false
-";
 const ALICE: &str = "alice@eu.chat.example";
 const BOB: &str = "bob@us.chat.example";
 /// Her shard is homed in eu.
 const JULIET: &str = "juliet1@chat.example";
 
 async fn eu(linked: bool) -> House {
-    let traffic = if linked { "link" } else { "federation" };
-    let house = House::with_domains(&format!("regional_traffic = '{traffic}'"), US).await;
+    let house = House::beside_us(linked, "").await;
     for account in [ALICE, JULIET] {
         house.account(&at(account)).await;
     }
@@ -135,4 +126,35 @@ async fn an_account_of_the_region_is_at_home_there() {
     assert!(homes.is_home(ALICE) && homes.is_home(JULIET) && !homes.is_home(BOB));
     // Carol's shard is homed in us, unless her domain says something else.
     assert!(!homes.is_home("carol1@chat.example") && homes.is_home("carol1@eu.chat.example"));
+}
+
+/// Bob's region alone speaks for him, and it cannot be reached.
+#[tokio::test]
+async fn what_is_of_another_regions_domain_waits_for_a_node_of_that_region() {
+    for linked in [false, true] {
+        let house = eu(linked).await;
+        let node = &house.node;
+        let friar = |id: u64| {
+            stanza(&format!(
+                "<message from='{BOB}/x' to='friar@other.example' id='{id}'><body>x</body></message>"
+            ))
+        };
+        federation::send(node, friar(1), None);
+        assert_eq!((left(&house).len(), node.federation.open()), (0, 1), "linked: {linked}");
+        // One that has waited for as long as it may.
+        let order = node.ledger.next_order();
+        let entered = node.ledger.enter(order, &friar(2), Due::Nobody, node.now_ms(), 1);
+        assert!(entered.is_ok());
+        let routed = Routed { stanza: friar(2), tries: 0, order, tracked: true };
+        federation::send_again(node, routed);
+        assert_eq!(node.federation.open(), 2);
+        federation::tick(node);
+        assert_eq!((left(&house).len(), node.federation.open()), (0, 1), "linked: {linked}");
+        // What is of this region, or of the global domain, does not.
+        let text = format!("<message from='{ALICE}/x' to='friar@other.example'/>");
+        federation::send(node, stanza(&text), None);
+        let text = text.replace(ALICE, "carol1@chat.example");
+        federation::send(node, stanza(&text), None);
+        assert_eq!(left(&house).len(), 2, "linked: {linked}");
+    }
 }

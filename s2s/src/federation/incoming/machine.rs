@@ -464,7 +464,8 @@ impl Machine {
         out: &mut Vec<Output>,
     ) -> Result<(), StreamError> {
         let is_ours = |domain: &str| house.is_ours(domain);
-        let stanza = wire::stanza(piece, head, &self.proved, is_ours)?;
+        let may_arrive = |from: &str, to: &str| house.may_arrive(from, to);
+        let stanza = wire::stanza(piece, head, &self.proved, is_ours, may_arrive)?;
         (self.active, self.prodded) = (now, false);
         out.push(Output::Receive(stanza, self.management.begin()));
         Ok(())

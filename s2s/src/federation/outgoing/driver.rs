@@ -259,7 +259,9 @@ impl Stream<'_> {
                     self.carried = Instant::now();
                     let user = &self.life.shared.user;
                     let is_ours = |domain: &str| user.is_ours(domain);
-                    let stanza = wire::stanza(&piece, &head, &self.online.proved, is_ours)
+                    let may_arrive = |from: &str, to: &str| user.may_arrive(from, to);
+                    let proved = &self.online.proved;
+                    let stanza = wire::stanza(&piece, &head, proved, is_ours, may_arrive)
                         .map_err(Failure::Protocol)?;
                     if let Some((received, number)) = self.life.session.receive() {
                         user.receive(stanza, Handled::new(received, number));
