@@ -32,7 +32,7 @@ use crate::app::Node;
 use crate::feature::{Action, Ctx, Disco, Feature, Flow, Interests, Iq, Target};
 use crate::geo::frame;
 use crate::router;
-use crate::session::Seat;
+use crate::session::{Delivery, Seat};
 
 /// Ids of requests to components begin like that; behind it stands the node that asks.
 const ID: &str = "delegation/";
@@ -170,10 +170,29 @@ fn hand_on(node: &Arc<Node>, seat: Option<Arc<Seat>>, to: &BareJid, request: Sta
         let answer = asked.answer(&to).await;
         let answer = answer.and_then(|answer| payload::unwrapped(&answer, &request));
         let unavailable = || request.error_reply(&StanzaError::service_unavailable());
-        let reply = answer.or_else(unavailable).map(Action::Reply);
-        router::perform(&node, seat.as_ref(), reply.into_iter().collect());
+        if let Some(reply) = answer.or_else(unavailable) {
+            answer_to(&node, seat.as_ref(), reply);
+        }
     });
     Action::Route(wrapped)
+}
+
+/// To the seat that has asked. If its session goes on elsewhere by now, or at another seat, the answer goes after it (RFC 6120 §8.2.3).
+fn answer_to(node: &Arc<Node>, seat: Option<&Arc<Seat>>, reply: Stanza) {
+    let Some(seat) = seat else { return router::route(node, reply) };
+    if seat.take(Delivery::light(reply.clone())) {
+        return;
+    }
+    if !seat.mailbox.is_closed() {
+        node.metrics.mailbox_full.inc();
+        return;
+    }
+    // What has no sender is said in the account's name.
+    let reply = match reply.from() {
+        Some(_) => reply,
+        None => reply.with_from(&Jid::from(&seat.bare)),
+    };
+    router::route(node, reply);
 }
 
 /// A request to a component that waits for its answer.

@@ -294,3 +294,22 @@ async fn an_answer_is_handed_on_once() {
         answered(&house.node, &stanza(&format!("<iq type='result' id='{id}'/>")));
     }
 }
+
+#[tokio::test]
+async fn an_answer_goes_after_a_session_that_is_elsewhere_by_then() {
+    let house = House::with(&format!("{CONFIG}{DELEGATED}")).await;
+    house.accounts(["romeo"]).await;
+    let romeo = house.available("romeo/orchard", 0).await;
+    house.mail(&romeo).await;
+    let mut pep = pep(&house, "").await;
+    asks(&house, &romeo, &format!("<iq type='get' id='1'>{ASKED}</iq>")).await;
+    let (id, _) = handed(&mut pep).await;
+    crate::session::component_over(&house.node, &romeo, Vec::new());
+    let romeo = house.available("romeo/orchard", 0).await;
+    house.mail(&romeo).await;
+    let answer = "<iq xmlns='jabber:client' type='result' id='1' to='romeo@chat.example/orchard'><said xmlns='y'/></iq>";
+    answers(&mut pep, &id, answer).await;
+    let mail = house.mail(&romeo).await.join("");
+    assert!(mail.contains("id='1'") && mail.contains("<said xmlns='y'/>"), "{mail}");
+    assert!(mail.contains("from='romeo@chat.example'"), "{mail}");
+}
