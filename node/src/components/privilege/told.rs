@@ -1,7 +1,9 @@
 //! What a component hears of accounts that it may watch: pushes of their rosters (XEP-0356 §4.4), their presence, and that of their contacts (§7). Each node tells
 //! of its own: the presence of its sessions, that of contacts at other domains where it enters; a push comes from the node that has the component's connection, for
 //! every node applies every change. Nobody is told who is not connected, so that no account hears an error of it. Costs one look at an empty list where there is none.
-//! Called by features::presence, features::roster, the router and `components::appeared`.
+//! Called by features::presence, features::roster and the router. `earlier` what was shown before it was connected.
+
+pub(super) mod earlier;
 
 use std::sync::Arc;
 
@@ -15,7 +17,6 @@ use xmpp::xml::element::Element;
 use super::super::is_connected;
 use crate::app::Node;
 use crate::feature::Action;
-use crate::geo::light;
 use crate::router;
 use crate::session::Seat;
 
@@ -75,26 +76,6 @@ pub fn contact_shows(node: &Arc<Node>, presence: &Stanza) {
             router::route(node, presence.with_to(&watcher.address));
         }
     }
-}
-
-/// There is a connection of a component (§8): it hears of the sessions of this node that have shown themselves before.
-pub(in crate::components) fn appeared(node: &Arc<Node>, component: &BareJid) {
-    let Watchers(all) = &node.components.watchers;
-    let watches = |watcher: &&Watcher| {
-        watcher.component == *component && watcher.presence != WatchedPresence::None
-    };
-    let Some(watcher) = all.iter().find(watches) else { return };
-    let to = watcher.address.clone();
-    let node = node.clone();
-    tokio::spawn(async move {
-        // Of an account that has it for a contact it hears twice.
-        for (done, seat) in light::available_here(&node).into_iter().enumerate() {
-            seat.tell_presence(|presence| router::route(&node, presence.stanza.with_to(&to)));
-            if done % 64 == 63 {
-                tokio::task::yield_now().await;
-            }
-        }
-    });
 }
 
 /// A contact of an account's roster is another (§4.4). As the account's own resources hear it.

@@ -84,3 +84,46 @@ async fn it_hears_what_changes_in_rosters() {
     }
     assert!(heard.contains("from='romeo@chat.example'"), "{heard}");
 }
+
+#[tokio::test]
+async fn who_was_there_before_comes_as_there_is_room() {
+    let few = format!("{CONFIG}{WATCHES}");
+    let few = few.replace("[components]", "[components]\nqueue_items_max = 8");
+    let house = House::with(&few).await;
+    house.accounts(["romeo", "juliet"]).await;
+    for n in 0..20 {
+        house.available(&format!("romeo/{n}"), 0).await;
+        house.available(&format!("juliet/{n}"), 0).await;
+    }
+    let mut bot = Line::connected(&house, "bot.chat.example", "of all").await;
+    bot.reads("</message>").await;
+    let mut heard = std::collections::BTreeSet::new();
+    while heard.len() < 40 {
+        let shown = bot.reads("</presence>").await;
+        let from = shown.split("from='").nth(1).and_then(|rest| rest.split('\'').next());
+        heard.insert(from.expect("a sender").to_owned());
+    }
+    // As another node is told that asks.
+    let domain = BareJid::parse("bot.chat.example").expect("a JID");
+    let seats = perform::seats_of(&house.node, domain.as_str());
+    assert_eq!(room(&house.node, seats[0].full.as_str().as_bytes()), [1]);
+    for asked in ["bot.chat.example/other", "bot.chat.example", ""] {
+        assert_eq!(room(&house.node, asked.as_bytes()), [0], "{asked}");
+    }
+}
+
+#[tokio::test]
+async fn one_that_stands_by_does_not_bring_everybody_again() {
+    let two = format!("{CONFIG}{WATCHES}");
+    let two = two.replace("[components]", "[components]\nconnections_per_region_max = 2");
+    let house = House::with(&two).await;
+    house.accounts(["romeo"]).await;
+    let romeo = house.available("romeo/orchard", 0).await;
+    let mut first = Line::connected(&house, "bot.chat.example", "of all").await;
+    first.reads("</presence>").await;
+    let mut second = Line::connected(&house, "bot.chat.example", "of all").await;
+    second.reads("</message>").await;
+    house.says(&romeo, "<presence><show>away</show></presence>").await;
+    let heard = first.reads("</presence>").await;
+    assert!(heard.contains("<show>away</show>"), "{heard}");
+}
