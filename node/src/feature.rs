@@ -192,7 +192,8 @@ pub struct Ctx<'a> {
     pub seat: Option<&'a Arc<Seat>>,
     /// What is to be done, in order.
     pub actions: Vec<Action>,
-    /// Of the message that is being handled, if its sender wants to know: who takes a part of the responsibility for it shares it.
+    /// Of the message that is being handled, if its sender wants to know: who takes a part of the responsibility for it shares it. Of a request that came by
+    /// a stream: who lets others answer it takes it along.
     pub receipt: Option<Receipt>,
     /// The component that acts in the account's name (XEP-0356), if it is not the account itself.
     pub component: Option<&'a BareJid>,

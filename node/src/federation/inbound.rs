@@ -157,10 +157,12 @@ fn take(node: &Arc<Node>, stanza: Stanza, handled: Handled) -> Option<Step> {
     }
 }
 
-/// As a local stranger's (RFC 6121 §8.5). Its answer is routed.
+/// As a local stranger's (RFC 6121 §8.5). Its answer is routed. Who lets others answer takes the receipt.
 fn iq(node: &Arc<Node>, stanza: Stanza, handled: Handled) {
-    let mut ctx = Ctx::new(node, None);
+    let receipt = Some(Receipt::of_stream(handled));
+    let mut ctx = Ctx { receipt, ..Ctx::new(node, None) };
     let flow = session::iq(&mut ctx, stanza);
+    let handled = ctx.receipt.take();
     perform(node, None, std::mem::take(&mut ctx.actions));
     if let Flow::Later(later) = flow {
         let node = node.clone();

@@ -28,7 +28,7 @@ use crate::app::Node;
 use crate::components;
 use crate::feature::{Action, Ctx, Disco, Feature, Flow, Interests, Iq, Target};
 use crate::features::{Features, roster};
-use crate::session::Seat;
+use crate::session::{Receipt, Seat};
 
 /// See the room.
 pub struct DiscoFeature {
@@ -69,17 +69,19 @@ impl Feature for DiscoFeature {
             .map(Action::Reply);
         match &iq.target {
             Target::Server | Target::Account { own: true, .. } => {
-                let theirs = delegated(ctx.node, ctx.seat, iq);
+                let theirs = delegated(ctx.node, (ctx.seat, ctx.receipt.take()), iq);
                 ctx.actions.extend(theirs.or(answer));
                 Flow::Done
             }
             Target::Account { account, own: false } => {
                 let (node, account, asked) = (ctx.node.clone(), account.clone(), iq.stanza.clone());
                 let (seat, target) = (ctx.seat.cloned(), iq.target.clone());
+                let receipt = ctx.receipt.take();
                 Flow::Later(Box::pin(async move {
                     if roster::shows_presence(&node, &account, &asked).await {
                         let iq = Iq { stanza: asked, target };
-                        delegated(&node, seat.as_ref(), &iq).or(answer).into_iter().collect()
+                        let asker = (seat.as_ref(), receipt);
+                        delegated(&node, asker, &iq).or(answer).into_iter().collect()
                     } else {
                         Action::answer(&asked, nothing(&asked)).into_iter().collect()
                     }
@@ -90,7 +92,11 @@ impl Feature for DiscoFeature {
 }
 
 /// What is asked of an account that nothing here answers, and a component might (XEP-0355 §7.2).
-fn delegated(node: &Arc<Node>, seat: Option<&Arc<Seat>>, iq: &Iq) -> Option<Action> {
+fn delegated(
+    node: &Arc<Node>,
+    asker: (Option<&Arc<Seat>>, Option<Receipt>),
+    iq: &Iq,
+) -> Option<Action> {
     if iq.target == Target::Server {
         return None;
     }
@@ -99,7 +105,7 @@ fn delegated(node: &Arc<Node>, seat: Option<&Arc<Seat>>, iq: &Iq) -> Option<Acti
         _ if node_of(&iq.stanza).is_some() => components::INFO,
         _ => return None,
     };
-    components::remaining(node, seat, of, &iq.stanza)
+    components::remaining(node, asker, of, &iq.stanza)
 }
 
 impl Disco {
