@@ -21,6 +21,7 @@ use xmpp::stanza::error::StanzaError;
 use xmpp::stanza::{Kind, Stanza, Type};
 
 use crate::app::Node;
+use crate::components;
 use crate::feature::{Ctx, Flow};
 use crate::features::archive;
 use crate::features::presence::{probe, relation};
@@ -213,8 +214,16 @@ fn presence(node: &Arc<Node>, stanza: Stanza, handled: Handled) -> Option<Step> 
                 }))
             }
             None => {
-                router::route(node, stanza);
-                None
+                let Some(told) = components::contact_shows(node, &contact, &stanza) else {
+                    router::route(node, stanza);
+                    return None;
+                };
+                let node = node.clone();
+                Some(Box::pin(async move {
+                    told.await;
+                    router::route(&node, stanza);
+                    drop(handled);
+                }))
             }
         },
         Destination::Service(at) => service(node, at, &stanza, handled),

@@ -1,6 +1,9 @@
 //! What a component hears of accounts it may watch (XEP-0356).
 
 use super::*;
+use crate::features::roster;
+use crate::features::roster::home::Request;
+use crate::features::roster::subscription::Kind;
 
 const WATCHES: &str = "
 [[components.component]]
@@ -42,8 +45,13 @@ async fn it_hears_who_comes_and_goes_and_who_was_there() {
     house
         .says(&juliet, "<presence to='friar@other.example'><status>directed</status></presence>")
         .await;
+    // A contact elsewhere, but nothing that is no presence of his, and nobody who is none.
     house.says(&juliet, "<presence to='friar@other.example' type='subscribe'/>").await;
-    // A contact elsewhere, but nothing that is no presence of his.
+    house
+        .hears("<presence from='friar@other.example' to='juliet@chat.example' type='subscribed'/>")
+        .await;
+    house.hears("<presence from='paris@other.example/x' to='juliet@chat.example'><status>paris</status></presence>").await;
+    house.hears("<presence from='friar@other.example/x' to='romeo@chat.example'><status>paris</status></presence>").await;
     house
         .hears("<presence from='friar@other.example' to='juliet@chat.example' type='subscribe'/>")
         .await;
@@ -55,7 +63,12 @@ async fn it_hears_who_comes_and_goes_and_who_was_there() {
     }
     assert!(heard.contains("from='friar@other.example/cell'"), "{heard}");
     assert!(heard.contains("from='juliet@chat.example/balcony'"), "{heard}");
-    assert!(!heard.contains("directed") && !heard.contains("type='subscribe'"), "{heard}");
+    assert!(
+        !heard.contains("directed")
+            && !heard.contains("paris")
+            && !heard.contains("type='subscribe'"),
+        "{heard}"
+    );
     // Nobody hears that it is gone.
     drop(bot);
     house.until("it is gone", || house.node.components.connections() == 0).await;
@@ -126,4 +139,46 @@ async fn one_that_stands_by_does_not_bring_everybody_again() {
     house.says(&romeo, "<presence><show>away</show></presence>").await;
     let heard = first.reads("</presence>").await;
     assert!(heard.contains("<show>away</show>"), "{heard}");
+}
+
+#[tokio::test]
+async fn it_hears_no_contact_whom_its_account_does_not_want_to_hear() {
+    let house = house().await;
+    let friar = BareJid::parse("friar@other.example").expect("a JID");
+    let romeo = crate::testing::bare("romeo");
+    let said = |kind: Kind| Request::In {
+        contact: friar.clone(),
+        kind,
+        stanza: b"<presence/>".to_vec(),
+        items_max: 10,
+    };
+    let out = Request::Out { contact: friar.clone(), kind: Kind::Subscribe, items_max: 10 };
+    for request in [out, said(Kind::Subscribed)] {
+        roster::ask(&house.node, &romeo, &request).await.expect("done");
+    }
+    let mut bot = Line::connected(&house, "bot.chat.example", "of all").await;
+    bot.reads("</message>").await;
+    // Nobody of the account is there.
+    let shows = |status: &str| {
+        format!(
+            "<presence from='friar@other.example/x' to='romeo@chat.example'><status>{status}</status></presence>"
+        )
+    };
+    house.hears(&shows("one")).await;
+    assert!(bot.reads("</presence>").await.contains("<status>one</status>"));
+    let seat = house.available("romeo/orchard", 0).await;
+    bot.reads("</presence>").await;
+    let block = "<iq type='set' id='b'><block xmlns='urn:xmpp:blocking'><item jid='friar@other.example'/></block></iq>";
+    let mut ctx = crate::feature::Ctx::new(&house.node, Some(&seat));
+    let block = crate::testing::stanza(block).with_from(seat.address());
+    let flow = crate::session::handle(&mut ctx, block);
+    let actions = crate::testing::all(ctx, flow).await;
+    perform(&house.node, Some(&seat), actions);
+    house.hears(&shows("two")).await;
+    house.says(&seat, "<presence><status>three</status></presence>").await;
+    let mut heard = String::new();
+    while !heard.contains("three") {
+        heard += &bot.reads("</presence>").await;
+    }
+    assert!(!heard.contains("two"), "{heard}");
 }
