@@ -144,15 +144,18 @@ pub(crate) fn taken(ctx: &mut Ctx<'_>, iq: &Iq) -> Option<Flow> {
     Some(Flow::Done)
 }
 
-/// A disco request to an account that nothing here answers, of that pseudo-namespace: what is to be done if it is a component's to answer.
+/// A disco request to an account that nothing here answers, of that pseudo-namespace: what is to be done if it is a component's to answer, and not asked `by`
+/// that component in the account's name.
 pub(crate) fn remaining(
     node: &Arc<Node>,
+    by: Option<&BareJid>,
     asker: (Option<&Arc<Seat>>, Option<Receipt>),
     namespace: &str,
     request: &Stanza,
 ) -> Option<Action> {
     let delegated = node.components.delegations.by_namespace.get(namespace)?;
-    let itself = request.from().is_some_and(|from| from.domain() == delegated.to.domain());
+    let asks_itself = request.from().is_some_and(|from| from.domain() == delegated.to.domain());
+    let itself = asks_itself || by == Some(&delegated.to);
     let (seat, receipt) = asker;
     (!itself).then(|| hand_on(node, (seat.cloned(), receipt), &delegated.to, request.clone()))
 }

@@ -378,3 +378,26 @@ async fn nobody_has_more_requests_that_wait_than_may() {
     assert_eq!(house.abroad().len(), 2);
     assert!(house.node.components.delegations.waiting.lock().is_empty());
 }
+
+#[tokio::test]
+async fn what_it_asks_in_an_accounts_name_does_not_come_back_to_it() {
+    let may = "privileged_iq_get = ['http://jabber.org/protocol/disco#items', 'http://jabber.org/protocol/disco#info']";
+    let may = DELEGATED.replace("privileged_iq_set", &format!("{may}\nprivileged_iq_set"));
+    let house = House::with(&format!("{CONFIG}{may}")).await;
+    house.accounts(["romeo"]).await;
+    let mut pep = pep(&house, "").await;
+    for (asked, expected) in [
+        ("<query xmlns='http://jabber.org/protocol/disco#items'/>", "type='result'"),
+        ("<query xmlns='http://jabber.org/protocol/disco#info' node='urn:x'/>", "<item-not-found "),
+    ] {
+        pep.says(&format!(
+            "<iq from='pep.chat.example' to='romeo@chat.example' type='get' id='1'><privileged_iq xmlns='urn:xmpp:privilege:2'>\
+             <iq xmlns='jabber:client' type='get' id='in1'>{asked}</iq></privileged_iq></iq>"
+        ))
+        .await;
+        let said = pep.reads("</iq>").await;
+        assert!(!said.contains("<delegation ") && said.contains("<privilege "), "{said}");
+        assert!(said.contains("id='in1'") && said.contains(expected), "{said}");
+        pep.reads("</iq>").await;
+    }
+}

@@ -69,19 +69,20 @@ impl Feature for DiscoFeature {
             .map(Action::Reply);
         match &iq.target {
             Target::Server | Target::Account { own: true, .. } => {
-                let theirs = delegated(ctx.node, (ctx.seat, ctx.receipt.take()), iq);
+                let theirs = delegated(ctx.node, ctx.component, (ctx.seat, ctx.receipt.take()), iq);
                 ctx.actions.extend(theirs.or(answer));
                 Flow::Done
             }
             Target::Account { account, own: false } => {
                 let (node, account, asked) = (ctx.node.clone(), account.clone(), iq.stanza.clone());
                 let (seat, target) = (ctx.seat.cloned(), iq.target.clone());
-                let receipt = ctx.receipt.take();
+                let (receipt, by) = (ctx.receipt.take(), ctx.component.cloned());
                 Flow::Later(Box::pin(async move {
                     if roster::shows_presence(&node, &account, &asked).await {
                         let iq = Iq { stanza: asked, target };
                         let asker = (seat.as_ref(), receipt);
-                        delegated(&node, asker, &iq).or(answer).into_iter().collect()
+                        let theirs = delegated(&node, by.as_ref(), asker, &iq);
+                        theirs.or(answer).into_iter().collect()
                     } else {
                         Action::answer(&asked, nothing(&asked)).into_iter().collect()
                     }
@@ -94,6 +95,7 @@ impl Feature for DiscoFeature {
 /// What is asked of an account that nothing here answers, and a component might (XEP-0355 §7.2).
 fn delegated(
     node: &Arc<Node>,
+    by: Option<&BareJid>,
     asker: (Option<&Arc<Seat>>, Option<Receipt>),
     iq: &Iq,
 ) -> Option<Action> {
@@ -105,7 +107,7 @@ fn delegated(
         _ if node_of(&iq.stanza).is_some() => components::INFO,
         _ => return None,
     };
-    components::remaining(node, asker, of, &iq.stanza)
+    components::remaining(node, by, asker, of, &iq.stanza)
 }
 
 impl Disco {
