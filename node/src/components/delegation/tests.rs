@@ -401,3 +401,14 @@ async fn what_it_asks_in_an_accounts_name_does_not_come_back_to_it() {
         pep.reads("</iq>").await;
     }
 }
+
+#[tokio::test]
+async fn while_something_is_delegated_there_is_no_hash_of_what_the_server_is() {
+    for (delegated, has) in [("", true), (DELEGATED, false)] {
+        let house = House::with(&format!("{CONFIG}{delegated}")).await;
+        let offered = house.node.features.stream_features();
+        let offered = String::from_utf8(offered).expect("text");
+        assert_eq!(offered.contains("<c xmlns='http://jabber.org/protocol/caps'"), has);
+        assert_eq!(house.node.features.disco.server.contains(&ns::CAPS), has);
+    }
+}

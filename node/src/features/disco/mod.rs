@@ -19,6 +19,7 @@ use std::sync::Arc;
 use config::Config;
 use xmpp::jid::BareJid;
 use xmpp::ns;
+use xmpp::payload::caps::Caps;
 use xmpp::payload::disco::{Identity, Info, Item, Items};
 use xmpp::stanza::error::StanzaError;
 use xmpp::stanza::{Stanza, Type};
@@ -33,12 +34,16 @@ use crate::session::{Receipt, Seat};
 /// See the room.
 pub struct DiscoFeature {
     contact: config::Contact,
+    /// Whether what the server says is ours alone to say: a hash of it (XEP-0115) is made once.
+    alone: bool,
 }
 
 impl DiscoFeature {
-    /// With the addresses of the configuration.
+    /// With the addresses of the configuration. Where something is delegated to components (XEP-0355) they say a part of it, and there is no hash.
     pub fn new(config: &Config) -> Self {
-        Self { contact: contact::of(config) }
+        let mut all = config.components.component.iter();
+        let alone = all.all(|component| component.delegations.is_empty());
+        Self { contact: contact::of(config), alone }
     }
 }
 
@@ -52,7 +57,8 @@ impl Feature for DiscoFeature {
     }
 
     fn disco(&self, disco: &mut Disco) {
-        disco.server.extend([ns::CAPS, ns::DISCO_INFO, ns::DISCO_ITEMS]);
+        disco.server.extend([ns::DISCO_INFO, ns::DISCO_ITEMS]);
+        disco.server.extend(self.alone.then_some(ns::CAPS));
         disco.account.extend([ns::DISCO_INFO, ns::DISCO_ITEMS]);
         disco.server_forms.extend(contact::form(&self.contact));
     }
@@ -163,7 +169,8 @@ fn answer(
     let server = iq.target == Target::Server;
     let is_items = iq.stanza.first_child().is_some_and(|(_, ns)| ns == ns::DISCO_ITEMS);
     // XEP-0115 §6.2: at that node the server says the same.
-    let is_caps = node.as_ref().is_some_and(|node| *node == all.caps.disco_node());
+    let caps = all.caps.as_ref().map(Caps::disco_node);
+    let is_caps = node.is_some() && node == caps;
     if node.is_some() && !(is_caps && server && !is_items) {
         return Err(StanzaError::item_not_found()); // §7
     }
@@ -173,7 +180,6 @@ fn answer(
             items.items.extend(connected());
             items.element()
         }
-        // What has a hash (XEP-0115) is what we say ourselves.
         Target::Server if node.is_some() => Info { node, ..all.disco.server_info() }.element(),
         Target::Server => nested(all.disco.server_info(), false).element(),
         Target::Account { .. } if is_items => Items::default().element(),
