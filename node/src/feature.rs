@@ -199,12 +199,22 @@ pub struct Ctx<'a> {
     pub component: Option<&'a BareJid>,
     /// Of a message that is received: no resource of the account is connected but those that get it.
     pub nobody_else: bool,
+    /// Of a change that is followed: the one ahead of it in the same entry.
+    pub before: Option<&'a Change>,
 }
 
 impl<'a> Ctx<'a> {
     /// An empty context.
     pub fn new(node: &'a Arc<Node>, seat: Option<&'a Arc<Seat>>) -> Self {
-        Self { node, seat, actions: Vec::new(), receipt: None, component: None, nobody_else: false }
+        Self {
+            node,
+            seat,
+            actions: Vec::new(),
+            receipt: None,
+            component: None,
+            nobody_else: false,
+            before: None,
+        }
     }
 }
 

@@ -182,3 +182,28 @@ async fn it_hears_no_contact_whom_its_account_does_not_want_to_hear() {
     }
     assert!(!heard.contains("two"), "{heard}");
 }
+
+#[tokio::test]
+async fn it_does_not_hear_that_somebody_is_removed_who_was_never_listed() {
+    let house = house().await;
+    let mut bot = Line::connected(&house, "bot.chat.example", "of all").await;
+    bot.reads("</message>").await;
+    // Nobody of the account is there; he asks, and does not want it any more.
+    for kind in ["subscribe", "unsubscribe"] {
+        house
+            .hears(&format!(
+                "<presence from='friar@other.example' to='romeo@chat.example' type='{kind}'/>"
+            ))
+            .await;
+    }
+    let (romeo, nurse) = (crate::testing::bare("romeo"), crate::testing::bare("nurse"));
+    let set = Request::Set { contact: nurse.clone(), name: None, groups: Vec::new(), items_max: 9 };
+    for request in [set, Request::Remove { contact: nurse }] {
+        roster::ask(&house.node, &romeo, &request).await.expect("done");
+    }
+    let mut heard = String::new();
+    while !heard.contains("subscription='remove'") {
+        heard += &bot.reads("</iq>").await;
+    }
+    assert!(heard.contains("nurse@") && !heard.contains("friar@"), "{heard}");
+}
