@@ -24,6 +24,8 @@ pub const LIVE: &[&str] = &[
     "clients",
     "components.connections_max",
     "components.connections_per_region_max",
+    "components.delegated_asker_max",
+    "components.delegated_component_max",
     "components.delegated_deadline",
     "components.delegated_max",
     "components.handshake_deadline",

@@ -192,18 +192,29 @@ pub struct Ctx<'a> {
     pub seat: Option<&'a Arc<Seat>>,
     /// What is to be done, in order.
     pub actions: Vec<Action>,
-    /// Of the message that is being handled, if its sender wants to know: who takes a part of the responsibility for it shares it.
+    /// Of the message that is being handled, if its sender wants to know: who takes a part of the responsibility for it shares it. Of a request that came by
+    /// a stream: who lets others answer it takes it along.
     pub receipt: Option<Receipt>,
     /// The component that acts in the account's name (XEP-0356), if it is not the account itself.
     pub component: Option<&'a BareJid>,
     /// Of a message that is received: no resource of the account is connected but those that get it.
     pub nobody_else: bool,
+    /// Of a change that is followed: the one ahead of it in the same entry.
+    pub before: Option<&'a Change>,
 }
 
 impl<'a> Ctx<'a> {
     /// An empty context.
     pub fn new(node: &'a Arc<Node>, seat: Option<&'a Arc<Seat>>) -> Self {
-        Self { node, seat, actions: Vec::new(), receipt: None, component: None, nobody_else: false }
+        Self {
+            node,
+            seat,
+            actions: Vec::new(),
+            receipt: None,
+            component: None,
+            nobody_else: false,
+            before: None,
+        }
     }
 }
 

@@ -129,6 +129,10 @@ pub struct Components {
     pub unhandled_max: usize,
     /// Requests of this node that wait for the answer of a component (XEP-0355). Beyond: `resource-constraint`.
     pub delegated_max: usize,
+    /// Those of one component. Beyond: the same.
+    pub delegated_component_max: usize,
+    /// Those of one account, or of one other domain. Beyond: the same.
+    pub delegated_asker_max: usize,
     /// How long one waits. Beyond: `service-unavailable`.
     pub delegated_deadline: Duration,
     /// `[[components.component]]`.
@@ -181,6 +185,8 @@ pub(crate) fn read(table: &Table<'_>) -> Components {
         queue_items_max: count("queue_items_max", 50_000),
         unhandled_max: count("unhandled_max", 1_000),
         delegated_max: count("delegated_max", 10_000),
+        delegated_component_max: count("delegated_component_max", 5_000),
+        delegated_asker_max: count("delegated_asker_max", 1_000),
         delegated_deadline: time("delegated_deadline", 30),
         component: table.sections("component").iter().map(|one| component(one, mode)).collect(),
         secret,

@@ -353,6 +353,7 @@ impl Follow {
             }
             node.features.changed(&mut ctx, change, copied);
             node.services.changed(&mut ctx, change, copied);
+            ctx.before = Some(change);
         }
         let actions = std::mem::take(&mut ctx.actions);
         router::perform(&node, None, actions);

@@ -36,6 +36,8 @@ use crate::transport::{Buffer, Transport};
 const OUTPUT_HIGH: usize = 256 * 1024;
 /// How long the last words of a connection may take.
 const FAREWELL_WITHIN: Duration = Duration::from_secs(2);
+/// Before one that nobody can reach, for it has no hostname, looks whether it is to end.
+const UNBOUND_LOOK: Duration = Duration::from_secs(1);
 
 /// The row ends with its task, also if that panics.
 struct Alive(Option<(Arc<Node>, Arc<Seat>)>);
@@ -94,6 +96,7 @@ pub(super) struct Connection {
     hosts: Vec<Host>,
     /// Seats of hostnames that are bound no more, of which something may not be written yet.
     left: Vec<Arc<Seat>>,
+    unbound: Option<Unbound>,
     /// Whose secret it knows, on a stream on which more can be bound (XEP-0225).
     proved: Option<String>,
     open: Arc<Open>,
@@ -118,6 +121,12 @@ pub(super) struct Connection {
     idle: Pin<Box<Sleep>>,
 }
 
+/// No hostname is bound any more: it has no seat by which drains and operators reach it, and `components.handshake_deadline` to bind one.
+struct Unbound {
+    until: Instant,
+    look: Pin<Box<Sleep>>,
+}
+
 /// What wakes it.
 enum Event {
     /// Its mailbox was emptied into `mail`.
@@ -128,6 +137,8 @@ enum Event {
     Room,
     /// Nothing was written for a while.
     Idle,
+    /// No hostname has been bound for a while.
+    Unbound,
     /// The connection is lost.
     Lost(io::Error),
 }
@@ -157,6 +168,7 @@ impl Connection {
         Connection {
             open: Arc::default(),
             left: Vec::new(),
+            unbound: None,
             proved,
             is_full: false,
             received: 0,
@@ -188,6 +200,7 @@ impl Connection {
                     self.wrote();
                     None
                 }
+                Event::Unbound => self.still_unbound(),
                 Event::Lost(error) => {
                     tracing::debug!(component = %self.seat.bare, %error, "connection lost");
                     Some(Close::Lost)
@@ -217,6 +230,7 @@ impl Connection {
             unwritten,
             written,
             idle,
+            unbound,
             open,
             is_full,
             ..
@@ -225,6 +239,11 @@ impl Connection {
             let done = poll_leave(cx, (node, seat), transport, output, unwritten, written);
             if let Err(error) = done {
                 return Poll::Ready(Event::Lost(error));
+            }
+            if let Some(unbound) = unbound
+                && unbound.look.as_mut().poll(cx).is_ready()
+            {
+                return Poll::Ready(Event::Unbound);
             }
             // Who does not read is not read from either.
             let is_slow = output.len() >= OUTPUT_HIGH;
@@ -417,6 +436,7 @@ impl Connection {
             let host = Host::new(&self.node, seat, self.peer);
             host.tell(&self.node, &mut self.output);
             self.hosts.push(host);
+            self.unbound = None;
         }
         self.wrote();
     }
@@ -429,6 +449,26 @@ impl Connection {
             self.left.clear();
         }
         self.left.push(seat);
+        if self.hosts.is_empty() {
+            let now = Instant::now();
+            let until = now + self.node.config.components.handshake_deadline;
+            let look = Box::pin(tokio::time::sleep_until(until.min(now + UNBOUND_LOOK)));
+            self.unbound = Some(Unbound { until, look });
+        }
+    }
+
+    /// It ends with the node, or when its time is over.
+    fn still_unbound(&mut self) -> Option<Close> {
+        let Unbound { until, look } = self.unbound.as_mut()?;
+        let now = Instant::now();
+        if self.node.is_leaving() {
+            return Some(Close::Error(StreamError::system_shutdown()));
+        }
+        if now >= *until {
+            return Some(Close::Error(StreamError::connection_timeout()));
+        }
+        look.as_mut().reset((*until).min(now + UNBOUND_LOOK));
+        None
     }
 
     async fn end(mut self: Box<Self>, close: &Close) {

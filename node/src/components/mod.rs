@@ -40,7 +40,7 @@ pub use self::delegation::{Delegation as DelegationFeature, INFO, ITEMS, answere
 pub(crate) use self::delegation::{remaining, taken as delegated};
 use self::handshake::Claim;
 use self::privilege::Watchers;
-pub use self::privilege::{contact_shows, roster_changed, showing};
+pub use self::privilege::{contact_shows, room, roster_changed, showing};
 pub use self::serve::serve;
 use crate::app::Node;
 use crate::router::{Domains, perform};
@@ -161,7 +161,7 @@ pub fn appeared(node: &Arc<Node>, full: &FullJid, generation: Hlc) {
         }
     }
     delegation::appeared(node, &domain);
-    privilege::appeared(node, &domain);
+    privilege::appeared(node, full);
 }
 
 /// A node that was silent is back, and its components with it: while it was, their places may have been taken.
@@ -215,7 +215,11 @@ fn bind(
 /// Which connection gets a stanza.
 pub fn choose_row(node: &Node, stanza: &Stanza, rows: &[Row<Arc<Seat>>]) -> Choice<Arc<Seat>> {
     let domain = stanza.to().map_or("", Jid::domain);
-    let sender = stanza.from().map_or("", Jid::bare_str);
+    row_for(node, domain, stanza.from().map_or("", Jid::bare_str), rows)
+}
+
+/// Which connection of that component gets what this sender sends.
+fn row_for(node: &Node, domain: &str, sender: &str, rows: &[Row<Arc<Seat>>]) -> Choice<Arc<Seat>> {
     let mode = node.config.components.mode_of(domain);
     choose(sender, mode, rows, &node.geo.me.region, |row| region_of(node, row))
 }

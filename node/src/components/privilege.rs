@@ -25,7 +25,9 @@ use xmpp::stanza::error::StanzaError;
 use xmpp::stanza::{Kind, Stanza, Type};
 use xmpp::xml::element::Element;
 
-pub(super) use self::told::{Watchers, appeared};
+pub(super) use self::told::Watchers;
+pub(super) use self::told::earlier::appeared;
+pub use self::told::earlier::room;
 pub use self::told::{contact_shows, roster_changed, showing};
 use crate::app::Node;
 use crate::feature::{Action, Ctx, Flow};

@@ -112,8 +112,8 @@ pub struct Features {
     changes: HashMap<&'static str, Vec<usize>>,
     /// What is advertised.
     pub disco: Disco,
-    /// The same in one word (XEP-0115).
-    pub caps: Caps,
+    /// The same in one word (XEP-0115), if that is advertised.
+    pub caps: Option<Caps>,
     /// What the server does on command (XEP-0050).
     pub commands: Vec<Arc<dyn Command>>,
 }
@@ -136,7 +136,7 @@ impl Features {
             session: Vec::new(),
             changes: HashMap::new(),
             disco: Disco::default(),
-            caps: Caps::default(),
+            caps: None,
             commands: Vec::new(),
         };
         for (at, feature) in list.iter().enumerate() {
@@ -162,14 +162,15 @@ impl Features {
             features.commands.extend(feature.commands());
         }
         features.list = list;
-        features.caps = Caps::of(&features.disco.server_info());
+        let has_caps = features.disco.server.contains(&xmpp::ns::CAPS);
+        features.caps = has_caps.then(|| Caps::of(&features.disco.server_info()));
         features
     }
 
     /// Elements for `<stream:features/>` after sign-in.
     pub fn stream_features(&self) -> Vec<u8> {
         let own = self.list.iter().flat_map(|feature| feature.stream_features().bytes());
-        own.chain(self.caps.element().to_bytes()).collect()
+        own.chain(self.caps.iter().flat_map(|caps| caps.element().to_bytes())).collect()
     }
 
     /// Elements for `<stream:features/>` before sign-in.

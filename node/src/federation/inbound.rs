@@ -21,6 +21,7 @@ use xmpp::stanza::error::StanzaError;
 use xmpp::stanza::{Kind, Stanza, Type};
 
 use crate::app::Node;
+use crate::components;
 use crate::feature::{Ctx, Flow};
 use crate::features::archive;
 use crate::features::presence::{probe, relation};
@@ -157,10 +158,12 @@ fn take(node: &Arc<Node>, stanza: Stanza, handled: Handled) -> Option<Step> {
     }
 }
 
-/// As a local stranger's (RFC 6121 §8.5). Its answer is routed.
+/// As a local stranger's (RFC 6121 §8.5). Its answer is routed. Who lets others answer takes the receipt.
 fn iq(node: &Arc<Node>, stanza: Stanza, handled: Handled) {
-    let mut ctx = Ctx::new(node, None);
+    let receipt = Some(Receipt::of_stream(handled));
+    let mut ctx = Ctx { receipt, ..Ctx::new(node, None) };
     let flow = session::iq(&mut ctx, stanza);
+    let handled = ctx.receipt.take();
     perform(node, None, std::mem::take(&mut ctx.actions));
     if let Flow::Later(later) = flow {
         let node = node.clone();
@@ -211,8 +214,16 @@ fn presence(node: &Arc<Node>, stanza: Stanza, handled: Handled) -> Option<Step> 
                 }))
             }
             None => {
-                router::route(node, stanza);
-                None
+                let Some(told) = components::contact_shows(node, &contact, &stanza) else {
+                    router::route(node, stanza);
+                    return None;
+                };
+                let node = node.clone();
+                Some(Box::pin(async move {
+                    told.await;
+                    router::route(&node, stanza);
+                    drop(handled);
+                }))
             }
         },
         Destination::Service(at) => service(node, at, &stanza, handled),

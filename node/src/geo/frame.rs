@@ -53,6 +53,8 @@ pub const PRESENCE: FrameKind = FrameKind(0x1f);
 pub const REACH: FrameKind = FrameKind(0x22);
 /// An answer to a request of the server's own, to the node that asked: the stanza.
 pub const ANSWER: FrameKind = FrameKind(0x26);
+/// "Has the component that you have room for more?": [`Call`] with its full JID, answered by a [`Reply`].
+pub const ROOM: FrameKind = FrameKind(0x27);
 
 /// "I write my region's database", with the term: `u64`, little endian, and a byte: 1 for a reminder. The first word on a link, and when it begins.
 pub const SCRIBE: FrameKind = FrameKind(0x30);

@@ -295,6 +295,13 @@ fn take(node: &Arc<Node>, peer: &Peer, kind: FrameKind, body: Bytes) {
                 node.geo.send_value(peer.ix, frame::REPLY, &reply);
             }
         }
+        frame::ROOM => {
+            let Some(call) = value::<Call>(&peer.id, kind, &body) else { return };
+            if !node.geo.calls.is_taken_back(peer.ix, call.id) {
+                let reply = Reply { id: call.id, body: components::room(node, &call.body) };
+                node.geo.send_value(peer.ix, frame::REPLY, &reply);
+            }
+        }
         frame::REPLY => {
             if let Some(reply) = value::<Reply>(&peer.id, kind, &body) {
                 node.geo.calls.answered(reply.id, reply.body);

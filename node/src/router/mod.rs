@@ -113,7 +113,6 @@ fn to_account(node: &Arc<Node>, account: &BareJid, stanza: Stanza, receipt: Opti
     if stanza.kind() == Kind::Presence {
         let full = stanza.to().is_some_and(|to| to.resource().is_some());
         if !full && matches!(stanza.type_(), Type::Available | Type::Unavailable | Type::Error) {
-            components::contact_shows(node, &stanza);
             let presence =
                 Presence { stanza, generation: Presence::ALWAYS, node: None, withdrawn: false };
             node.geo.multicast_here(node, &presence, std::slice::from_ref(account));

@@ -11,8 +11,8 @@ use xmpp::stanza::error::StanzaError;
 use xmpp::stanza::{Head, Kind, Stanza, Type};
 use xmpp::stream::error::StreamError;
 
-use super::Seat;
 use super::task::Session;
+use super::{Receipt, Seat};
 use crate::app::Node;
 use crate::components;
 use crate::feature::{Action, Ctx, Flow, Iq, Target};
@@ -146,7 +146,9 @@ pub(crate) fn iq(ctx: &mut Ctx<'_>, stanza: Stanza) -> Flow {
     }
     if let Target::Account { account, own: false } = &iq.target {
         let (node, seat, account) = (ctx.node.clone(), ctx.seat.cloned(), account.clone());
-        return Flow::Later(Box::pin(async move { of_another(&node, seat, &account, iq).await }));
+        let receipt = ctx.receipt.take();
+        let later = async move { of_another(&node, seat, receipt, &account, iq).await };
+        return Flow::Later(Box::pin(later));
     }
     answered(ctx, &iq)
 }
@@ -165,10 +167,11 @@ fn answered(ctx: &mut Ctx<'_>, iq: &Iq) -> Flow {
 async fn of_another(
     node: &Arc<Node>,
     seat: Option<Arc<Seat>>,
+    receipt: Option<Receipt>,
     account: &BareJid,
     iq: Iq,
 ) -> Vec<Action> {
-    let mut ctx = Ctx::new(node, seat.as_ref());
+    let mut ctx = Ctx { receipt, ..Ctx::new(node, seat.as_ref()) };
     let from = iq.stanza.from().cloned().expect("it is stamped");
     let blocked = blocking::is_blocked_here(&*node.storage, account, &from, Traffic::Iq).await;
     let flow = match blocked {

@@ -12,8 +12,9 @@ mod nest;
 mod payload;
 #[cfg(test)]
 mod tests;
+mod waiting;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -28,11 +29,12 @@ use xmpp::stanza::error::StanzaError;
 pub(super) use self::nest::appeared;
 pub use self::nest::nested;
 pub(super) use self::payload::advertised;
+use self::waiting::{Key, Waiting};
 use crate::app::Node;
 use crate::feature::{Action, Ctx, Disco, Feature, Flow, Interests, Iq, Target};
 use crate::geo::frame;
 use crate::router;
-use crate::session::Seat;
+use crate::session::{Delivery, Receipt, Seat};
 
 /// Ids of requests to components begin like that; behind it stands the node that asks.
 const ID: &str = "delegation/";
@@ -45,8 +47,8 @@ pub const ITEMS: &str = "urn:xmpp:delegation:2:bare:disco#items:*";
 #[derive(Debug, Default)]
 pub(super) struct Delegations {
     by_namespace: BTreeMap<String, Delegated>,
-    /// Requests that wait for their answers, by id; at most `components.delegated_max`.
-    waiting: Mutex<HashMap<String, oneshot::Sender<Stanza>>>,
+    /// Requests that wait for their answers.
+    waiting: Mutex<Waiting>,
     /// What components say at which node: as many as there are namespaces, twice.
     nested: Mutex<BTreeMap<String, Info>>,
 }
@@ -136,32 +138,43 @@ pub(crate) fn taken(ctx: &mut Ctx<'_>, iq: &Iq) -> Option<Flow> {
             return None;
         }
     }
-    let action = hand_on(node, ctx.seat.cloned(), &delegated.to, iq.stanza.clone());
+    let asker = (ctx.seat.cloned(), ctx.receipt.take());
+    let action = hand_on(node, asker, &delegated.to, iq.stanza.clone());
     ctx.actions.push(action);
     Some(Flow::Done)
 }
 
-/// A disco request to an account that nothing here answers, of that pseudo-namespace: what is to be done if it is a component's to answer.
+/// A disco request to an account that nothing here answers, of that pseudo-namespace: what is to be done if it is a component's to answer, and not asked `by`
+/// that component in the account's name.
 pub(crate) fn remaining(
     node: &Arc<Node>,
-    seat: Option<&Arc<Seat>>,
+    by: Option<&BareJid>,
+    asker: (Option<&Arc<Seat>>, Option<Receipt>),
     namespace: &str,
     request: &Stanza,
 ) -> Option<Action> {
     let delegated = node.components.delegations.by_namespace.get(namespace)?;
-    let itself = request.from().is_some_and(|from| from.domain() == delegated.to.domain());
-    (!itself).then(|| hand_on(node, seat.cloned(), &delegated.to, request.clone()))
+    let asks_itself = request.from().is_some_and(|from| from.domain() == delegated.to.domain());
+    let itself = asks_itself || by == Some(&delegated.to);
+    let (seat, receipt) = asker;
+    (!itself).then(|| hand_on(node, (seat.cloned(), receipt), &delegated.to, request.clone()))
 }
 
-/// To the component; what it answers, or that it does not, goes to the seat or to whoever asked.
-fn hand_on(node: &Arc<Node>, seat: Option<Arc<Seat>>, to: &BareJid, request: Stanza) -> Action {
+/// To the component; what it answers, or that it does not, goes to the seat or to whoever asked. A stream on which it came has sent one that is
+/// not handled, until then.
+fn hand_on(
+    node: &Arc<Node>,
+    (seat, receipt): (Option<Arc<Seat>>, Option<Receipt>),
+    to: &BareJid,
+    request: Stanza,
+) -> Action {
     let refused = |error: &StanzaError| {
         Action::Reply(request.error_reply(error).expect("a get or a set is answered"))
     };
     if !super::is_connected(node, to) {
         return refused(&StanzaError::service_unavailable());
     }
-    let Some(asked) = Asked::new(node) else {
+    let Some(asked) = Asked::of(node, to, request.from()) else {
         return refused(&StanzaError::resource_constraint());
     };
     let wrapped = payload::wrapped(&node.server, &Jid::from(to), &asked.id, &request);
@@ -170,10 +183,30 @@ fn hand_on(node: &Arc<Node>, seat: Option<Arc<Seat>>, to: &BareJid, request: Sta
         let answer = asked.answer(&to).await;
         let answer = answer.and_then(|answer| payload::unwrapped(&answer, &request));
         let unavailable = || request.error_reply(&StanzaError::service_unavailable());
-        let reply = answer.or_else(unavailable).map(Action::Reply);
-        router::perform(&node, seat.as_ref(), reply.into_iter().collect());
+        if let Some(reply) = answer.or_else(unavailable) {
+            answer_to(&node, seat.as_ref(), reply);
+        }
+        drop(receipt);
     });
     Action::Route(wrapped)
+}
+
+/// To the seat that has asked. If its session goes on elsewhere by now, or at another seat, the answer goes after it (RFC 6120 §8.2.3).
+fn answer_to(node: &Arc<Node>, seat: Option<&Arc<Seat>>, reply: Stanza) {
+    let Some(seat) = seat else { return router::route(node, reply) };
+    if seat.take(Delivery::light(reply.clone())) {
+        return;
+    }
+    if !seat.mailbox.is_closed() {
+        node.metrics.mailbox_full.inc();
+        return;
+    }
+    // What has no sender is said in the account's name.
+    let reply = match reply.from() {
+        Some(_) => reply,
+        None => reply.with_from(&Jid::from(&seat.bare)),
+    };
+    router::route(node, reply);
 }
 
 /// A request to a component that waits for its answer.
@@ -184,15 +217,32 @@ struct Asked {
 }
 
 impl Asked {
-    /// `None`: there are as many as there may be.
-    fn new(node: &Arc<Node>) -> Option<Asked> {
+    /// Somebody's. `None`: there are as many as there may be, in all, of that component, or of that asker: an account of ours, or another domain.
+    fn of(node: &Arc<Node>, component: &BareJid, asker: Option<&Jid>) -> Option<Asked> {
+        let asker = asker.map_or("", |asker| match node.domains.has_users(asker.domain()) {
+            true => asker.bare_str(),
+            false => asker.domain(),
+        });
+        let config = &node.config.components;
+        let each = [
+            (Key::Component(component.clone()), config.delegated_component_max),
+            (Key::Asker(asker.to_owned()), config.delegated_asker_max),
+        ];
+        Asked::counted(node, &each)
+    }
+
+    /// One of the server's own: as many as there are delegations.
+    fn own(node: &Arc<Node>) -> Option<Asked> {
+        Asked::counted(node, &[])
+    }
+
+    fn counted(node: &Arc<Node>, each: &[(Key, usize)]) -> Option<Asked> {
         let id = format!("{ID}{}/{}", node.geo.me, node.token());
         let (answers, answer) = oneshot::channel();
         let mut waiting = node.components.delegations.waiting.lock();
-        if waiting.len() >= node.config.components.delegated_max {
+        if !waiting.insert(&id, answers, node.config.components.delegated_max, each) {
             return None;
         }
-        waiting.insert(id.clone(), answers);
         Some(Asked { node: node.clone(), id, answer })
     }
 
@@ -216,7 +266,7 @@ fn heard(node: &Node, answer: &Stanza, first: bool) {
     let Some(id) = answer.id() else { return };
     let Some((of, _)) = id.strip_prefix(ID).and_then(|rest| rest.rsplit_once('/')) else { return };
     if of == node.geo.me.to_string() {
-        let waits = node.components.delegations.waiting.lock().remove(&*id);
+        let waits = node.components.delegations.waiting.lock().remove(&id);
         if let Some(waits) = waits {
             let _ = waits.send(answer.clone()); // Whoever does not wait any more has told already.
         }

@@ -27,7 +27,7 @@ fn is_pseudo(namespace: &str) -> bool {
 }
 
 fn ask(node: &Arc<Node>, component: &BareJid, of: String) {
-    let Some(asked) = Asked::new(node) else { return };
+    let Some(asked) = Asked::own(node) else { return };
     let query = Element::new("query", ns::DISCO_INFO).with_attr("node", &of);
     let to = Jid::from(component);
     let request = Stanza::iq_get(Some(&node.server), Some(&to), &asked.id, query);

@@ -283,7 +283,7 @@ async fn what_it_says_of_itself_is_nested() {
 #[tokio::test]
 async fn an_answer_is_handed_on_once() {
     let house = House::with(&format!("{CONFIG}{DELEGATED}")).await;
-    let asked = Asked::new(&house.node).expect("room");
+    let asked = Asked::own(&house.node).expect("room");
     let answer =
         format!("<iq type='result' id='{}' from='pep.chat.example' to='chat.example'/>", asked.id);
     answered(&house.node, &stanza(&answer));
@@ -292,5 +292,123 @@ async fn an_answer_is_handed_on_once() {
     // Of a node that is not known, or of no request at all.
     for id in ["delegation/us-0/x", "delegation/x", "x"] {
         answered(&house.node, &stanza(&format!("<iq type='result' id='{id}'/>")));
+    }
+}
+
+#[tokio::test]
+async fn an_answer_goes_after_a_session_that_is_elsewhere_by_then() {
+    let house = House::with(&format!("{CONFIG}{DELEGATED}")).await;
+    house.accounts(["romeo"]).await;
+    let romeo = house.available("romeo/orchard", 0).await;
+    house.mail(&romeo).await;
+    let mut pep = pep(&house, "").await;
+    asks(&house, &romeo, &format!("<iq type='get' id='1'>{ASKED}</iq>")).await;
+    let (id, _) = handed(&mut pep).await;
+    crate::session::component_over(&house.node, &romeo, Vec::new());
+    let romeo = house.available("romeo/orchard", 0).await;
+    house.mail(&romeo).await;
+    let answer = "<iq xmlns='jabber:client' type='result' id='1' to='romeo@chat.example/orchard'><said xmlns='y'/></iq>";
+    answers(&mut pep, &id, answer).await;
+    let mail = house.mail(&romeo).await.join("");
+    assert!(mail.contains("id='1'") && mail.contains("<said xmlns='y'/>"), "{mail}");
+    assert!(mail.contains("from='romeo@chat.example'"), "{mail}");
+}
+
+#[tokio::test]
+async fn nobody_has_more_requests_that_wait_than_may() {
+    let few = format!("{CONFIG}{DELEGATED}");
+    let few = few.replace(
+        "[components]",
+        "[components]\ndelegated_component_max = 5\ndelegated_asker_max = 2",
+    );
+    let house = House::with(&few).await;
+    house.accounts(["romeo", "juliet"]).await;
+    let mut pep = pep(&house, "").await;
+    let mut seats = Vec::new();
+    for full in ["romeo/orchard", "romeo/hall", "juliet/balcony"] {
+        let seat = house.available(full, 0).await;
+        house.until("it hears itself", || seat.mailbox.depth().items > 0).await;
+        seats.push(seat);
+    }
+    let refused = |seat: &Arc<Seat>| {
+        let mail = crate::testing::mail(seat).join("");
+        assert_eq!(mail.matches("type='error'").count(), mail.matches("<iq ").count(), "{mail}");
+        mail.matches("<resource-constraint ").count()
+    };
+    for seat in &seats {
+        refused(seat);
+        asks(&house, seat, &format!("<iq type='get' id='1'>{ASKED}</iq>")).await;
+    }
+    // All of an account together.
+    asks(&house, &seats[0], &format!("<iq type='get' id='2'>{ASKED}</iq>")).await;
+    assert_eq!([refused(&seats[0]), refused(&seats[1]), refused(&seats[2])], [1, 0, 0]);
+    // All of a domain.
+    house.abroad();
+    let foreign = |n: usize| {
+        format!("<iq type='get' id='{n}' from='{n}@other.example/x' to='chat.example'>{ASKED}</iq>")
+    };
+    let counted = Arc::new(crate::testing::Counted::default());
+    let handled = || counted.0.load(std::sync::atomic::Ordering::Acquire);
+    let comes = |text: &str| {
+        let handled = s2s::federation::Handled::new(counted.clone(), 0);
+        crate::federation::inbound::inbound(&house.node, stanza(text), handled);
+    };
+    comes(&foreign(1));
+    comes(&foreign(2));
+    assert_eq!((handled(), house.abroad().len()), (0, 0));
+    comes(&foreign(3));
+    let abroad = house.abroad().join("");
+    assert!(abroad.contains("<resource-constraint ") && abroad.contains("id='3'"), "{abroad}");
+    assert_eq!(handled(), 1);
+    // All of the component; what its stream has sent is not handled before it has the answer.
+    comes(&foreign(4).replace("other.example", "third.example"));
+    let abroad = house.abroad().join("");
+    assert!(abroad.contains("<resource-constraint ") && abroad.contains("id='4'"), "{abroad}");
+    for _ in 0..5 {
+        let (id, inner) = handed(&mut pep).await;
+        let (to, of) = (of(&inner, "from"), of(&inner, "id"));
+        answers(
+            &mut pep,
+            &id,
+            &format!("<iq xmlns='jabber:client' type='result' id='{of}' to='{to}'/>"),
+        )
+        .await;
+    }
+    house.until("all have their answers", || handled() == 4).await;
+    assert_eq!(house.abroad().len(), 2);
+    assert!(house.node.components.delegations.waiting.lock().is_empty());
+}
+
+#[tokio::test]
+async fn what_it_asks_in_an_accounts_name_does_not_come_back_to_it() {
+    let may = "privileged_iq_get = ['http://jabber.org/protocol/disco#items', 'http://jabber.org/protocol/disco#info']";
+    let may = DELEGATED.replace("privileged_iq_set", &format!("{may}\nprivileged_iq_set"));
+    let house = House::with(&format!("{CONFIG}{may}")).await;
+    house.accounts(["romeo"]).await;
+    let mut pep = pep(&house, "").await;
+    for (asked, expected) in [
+        ("<query xmlns='http://jabber.org/protocol/disco#items'/>", "type='result'"),
+        ("<query xmlns='http://jabber.org/protocol/disco#info' node='urn:x'/>", "<item-not-found "),
+    ] {
+        pep.says(&format!(
+            "<iq from='pep.chat.example' to='romeo@chat.example' type='get' id='1'><privileged_iq xmlns='urn:xmpp:privilege:2'>\
+             <iq xmlns='jabber:client' type='get' id='in1'>{asked}</iq></privileged_iq></iq>"
+        ))
+        .await;
+        let said = pep.reads("</iq>").await;
+        assert!(!said.contains("<delegation ") && said.contains("<privilege "), "{said}");
+        assert!(said.contains("id='in1'") && said.contains(expected), "{said}");
+        pep.reads("</iq>").await;
+    }
+}
+
+#[tokio::test]
+async fn while_something_is_delegated_there_is_no_hash_of_what_the_server_is() {
+    for (delegated, has) in [("", true), (DELEGATED, false)] {
+        let house = House::with(&format!("{CONFIG}{delegated}")).await;
+        let offered = house.node.features.stream_features();
+        let offered = String::from_utf8(offered).expect("text");
+        assert_eq!(offered.contains("<c xmlns='http://jabber.org/protocol/caps'"), has);
+        assert_eq!(house.node.features.disco.server.contains(&ns::CAPS), has);
     }
 }

@@ -1,7 +1,9 @@
 //! What a component hears of accounts that it may watch: pushes of their rosters (XEP-0356 §4.4), their presence, and that of their contacts (§7). Each node tells
 //! of its own: the presence of its sessions, that of contacts at other domains where it enters; a push comes from the node that has the component's connection, for
 //! every node applies every change. Nobody is told who is not connected, so that no account hears an error of it. Costs one look at an empty list where there is none.
-//! Called by features::presence, features::roster, the router and `components::appeared`.
+//! Called by features::presence, features::roster and federation::inbound. `earlier` what was shown before it was connected.
+
+pub(super) mod earlier;
 
 use std::sync::Arc;
 
@@ -15,9 +17,10 @@ use xmpp::xml::element::Element;
 use super::super::is_connected;
 use crate::app::Node;
 use crate::feature::Action;
-use crate::geo::light;
+use crate::features::blocking::{self, Traffic};
 use crate::router;
 use crate::session::Seat;
+use crate::storage::StorageError;
 
 /// The components of the configuration that watch something.
 #[derive(Debug, Default)]
@@ -63,41 +66,53 @@ pub fn showing(
     }
 }
 
-/// A contact at another domain, or at one that is as good as that to the account, shows itself to it (§7.2). It need not be there.
-pub fn contact_shows(node: &Arc<Node>, presence: &Stanza) {
+/// Somebody at another domain shows itself to an account (§7.2), which need not be there. `Some`: components hear of it once that is done, if it is a contact
+/// of the account's and no list refuses it.
+pub fn contact_shows(
+    node: &Arc<Node>,
+    account: &BareJid,
+    presence: &Stanza,
+) -> Option<impl Future<Output = ()> + Send + use<>> {
     let Watchers(all) = &node.components.watchers;
-    let of = presence.to().map_or("", Jid::domain);
-    let is_ours = |from: &Jid| {
-        node.domains.has_users(from.domain()) && !node.domains.are_strangers(from.domain(), of)
-    };
-    for watcher in all.iter().filter(|watcher| watcher.presence == WatchedPresence::Roster) {
-        let Some(from) = presence.from().filter(|from| !is_ours(from)) else { return };
-        let itself = from.domain() == watcher.component.domain();
-        let is_shown = matches!(presence.type_(), Type::Available | Type::Unavailable);
-        if is_shown && !itself && is_connected(node, &watcher.component) {
-            router::route(node, presence.with_to(&watcher.address));
-        }
+    let from = presence.from().filter(|_| !all.is_empty())?;
+    let to_all = presence.to().is_some_and(|to| to.resource().is_none());
+    let is_shown = matches!(presence.type_(), Type::Available | Type::Unavailable);
+    // At another domain, or at one that is as good as that to the account.
+    let (ours, theirs) = (account.domain(), from.domain());
+    let is_contact = node.domains.has_accounts(ours)
+        && (!node.domains.has_users(theirs) || node.domains.are_strangers(theirs, ours));
+    if !to_all || !is_shown || !is_contact {
+        return None;
     }
+    let hears = |watcher: &&Watcher| {
+        watcher.presence == WatchedPresence::Roster
+            && from.domain() != watcher.component.domain()
+            && is_connected(node, &watcher.component)
+    };
+    let to: Vec<Jid> = all.iter().filter(hears).map(|watcher| watcher.address.clone()).collect();
+    let (node, account, presence) = (node.clone(), account.clone(), presence.clone());
+    (!to.is_empty()).then_some(async move {
+        if is_heard(&node, &account, &presence).await {
+            to.iter().for_each(|to| router::route(&node, presence.with_to(to)));
+        }
+    })
 }
 
-/// There is a connection of a component (§8): it hears of the sessions of this node that have shown themselves before.
-pub(in crate::components) fn appeared(node: &Arc<Node>, component: &BareJid) {
-    let Watchers(all) = &node.components.watchers;
-    let watches = |watcher: &&Watcher| {
-        watcher.component == *component && watcher.presence != WatchedPresence::None
+/// Whether the account itself would hear it.
+async fn is_heard(node: &Arc<Node>, account: &BareJid, presence: &Stanza) -> bool {
+    let Some(from) = presence.from() else { return false };
+    let known = async {
+        let roster = node.rosters.load(node, account).await?;
+        let blocked =
+            |storage| blocking::is_blocked_here(storage, account, from, Traffic::PresenceIn);
+        Ok::<_, StorageError>(
+            roster.has_subscription(from.bare_str()) && !blocked(&*node.storage).await?,
+        )
     };
-    let Some(watcher) = all.iter().find(watches) else { return };
-    let to = watcher.address.clone();
-    let node = node.clone();
-    tokio::spawn(async move {
-        // Of an account that has it for a contact it hears twice.
-        for (done, seat) in light::available_here(&node).into_iter().enumerate() {
-            seat.tell_presence(|presence| router::route(&node, presence.stanza.with_to(&to)));
-            if done % 64 == 63 {
-                tokio::task::yield_now().await;
-            }
-        }
-    });
+    known.await.unwrap_or_else(|error| {
+        tracing::error!(%error, %account, "a roster or a privacy list cannot be read");
+        false
+    })
 }
 
 /// A contact of an account's roster is another (§4.4). As the account's own resources hear it.

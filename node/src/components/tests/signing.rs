@@ -205,3 +205,26 @@ async fn with_tls_a_secret_may_be_said_as_it_is() {
     assert!(line.binds("bind", "irc.chat.example").await.contains("type='result'"));
     assert!(is_bound(&house, "irc.chat.example"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_has_bound_nothing_any_more_has_a_while_to_bind_again() {
+    let house = House::with(CONFIG).await;
+    let mut line = signed_in(&house, "one.chat.example", "of all").await;
+    line.binds("bind", "one.chat.example").await;
+    for _ in 0..2 {
+        line.binds("unbind", "one.chat.example").await;
+        tokio::time::sleep(Duration::from_secs(29)).await;
+        assert!(line.binds("bind", "one.chat.example").await.contains("type='result'"));
+    }
+    tokio::time::sleep(Duration::from_secs(40)).await;
+    line.binds("unbind", "one.chat.example").await;
+    tokio::time::sleep(Duration::from_secs(31)).await;
+    assert!(line.rest().await.contains("<stream:error><connection-timeout "));
+    house.until("its place is free", || house.node.components.connections() == 0).await;
+    // Nor does it hold up a node that stops.
+    let mut line = signed_in(&house, "one.chat.example", "of all").await;
+    line.binds("bind", "one.chat.example").await;
+    line.binds("unbind", "one.chat.example").await;
+    crate::app::drain::begin_to_refuse(&house.node);
+    assert!(line.rest().await.contains("<stream:error><system-shutdown "));
+}

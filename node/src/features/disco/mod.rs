@@ -19,6 +19,7 @@ use std::sync::Arc;
 use config::Config;
 use xmpp::jid::BareJid;
 use xmpp::ns;
+use xmpp::payload::caps::Caps;
 use xmpp::payload::disco::{Identity, Info, Item, Items};
 use xmpp::stanza::error::StanzaError;
 use xmpp::stanza::{Stanza, Type};
@@ -28,17 +29,21 @@ use crate::app::Node;
 use crate::components;
 use crate::feature::{Action, Ctx, Disco, Feature, Flow, Interests, Iq, Target};
 use crate::features::{Features, roster};
-use crate::session::Seat;
+use crate::session::{Receipt, Seat};
 
 /// See the room.
 pub struct DiscoFeature {
     contact: config::Contact,
+    /// Whether what the server says is ours alone to say: a hash of it (XEP-0115) is made once.
+    alone: bool,
 }
 
 impl DiscoFeature {
-    /// With the addresses of the configuration.
+    /// With the addresses of the configuration. Where something is delegated to components (XEP-0355) they say a part of it, and there is no hash.
     pub fn new(config: &Config) -> Self {
-        Self { contact: contact::of(config) }
+        let mut all = config.components.component.iter();
+        let alone = all.all(|component| component.delegations.is_empty());
+        Self { contact: contact::of(config), alone }
     }
 }
 
@@ -52,7 +57,8 @@ impl Feature for DiscoFeature {
     }
 
     fn disco(&self, disco: &mut Disco) {
-        disco.server.extend([ns::CAPS, ns::DISCO_INFO, ns::DISCO_ITEMS]);
+        disco.server.extend([ns::DISCO_INFO, ns::DISCO_ITEMS]);
+        disco.server.extend(self.alone.then_some(ns::CAPS));
         disco.account.extend([ns::DISCO_INFO, ns::DISCO_ITEMS]);
         disco.server_forms.extend(contact::form(&self.contact));
     }
@@ -69,17 +75,20 @@ impl Feature for DiscoFeature {
             .map(Action::Reply);
         match &iq.target {
             Target::Server | Target::Account { own: true, .. } => {
-                let theirs = delegated(ctx.node, ctx.seat, iq);
+                let theirs = delegated(ctx.node, ctx.component, (ctx.seat, ctx.receipt.take()), iq);
                 ctx.actions.extend(theirs.or(answer));
                 Flow::Done
             }
             Target::Account { account, own: false } => {
                 let (node, account, asked) = (ctx.node.clone(), account.clone(), iq.stanza.clone());
                 let (seat, target) = (ctx.seat.cloned(), iq.target.clone());
+                let (receipt, by) = (ctx.receipt.take(), ctx.component.cloned());
                 Flow::Later(Box::pin(async move {
                     if roster::shows_presence(&node, &account, &asked).await {
                         let iq = Iq { stanza: asked, target };
-                        delegated(&node, seat.as_ref(), &iq).or(answer).into_iter().collect()
+                        let asker = (seat.as_ref(), receipt);
+                        let theirs = delegated(&node, by.as_ref(), asker, &iq);
+                        theirs.or(answer).into_iter().collect()
                     } else {
                         Action::answer(&asked, nothing(&asked)).into_iter().collect()
                     }
@@ -90,7 +99,12 @@ impl Feature for DiscoFeature {
 }
 
 /// What is asked of an account that nothing here answers, and a component might (XEP-0355 §7.2).
-fn delegated(node: &Arc<Node>, seat: Option<&Arc<Seat>>, iq: &Iq) -> Option<Action> {
+fn delegated(
+    node: &Arc<Node>,
+    by: Option<&BareJid>,
+    asker: (Option<&Arc<Seat>>, Option<Receipt>),
+    iq: &Iq,
+) -> Option<Action> {
     if iq.target == Target::Server {
         return None;
     }
@@ -99,7 +113,7 @@ fn delegated(node: &Arc<Node>, seat: Option<&Arc<Seat>>, iq: &Iq) -> Option<Acti
         _ if node_of(&iq.stanza).is_some() => components::INFO,
         _ => return None,
     };
-    components::remaining(node, seat, of, &iq.stanza)
+    components::remaining(node, by, asker, of, &iq.stanza)
 }
 
 impl Disco {
@@ -155,7 +169,8 @@ fn answer(
     let server = iq.target == Target::Server;
     let is_items = iq.stanza.first_child().is_some_and(|(_, ns)| ns == ns::DISCO_ITEMS);
     // XEP-0115 §6.2: at that node the server says the same.
-    let is_caps = node.as_ref().is_some_and(|node| *node == all.caps.disco_node());
+    let caps = all.caps.as_ref().map(Caps::disco_node);
+    let is_caps = node.is_some() && node == caps;
     if node.is_some() && !(is_caps && server && !is_items) {
         return Err(StanzaError::item_not_found()); // §7
     }
@@ -165,7 +180,6 @@ fn answer(
             items.items.extend(connected());
             items.element()
         }
-        // What has a hash (XEP-0115) is what we say ourselves.
         Target::Server if node.is_some() => Info { node, ..all.disco.server_info() }.element(),
         Target::Server => nested(all.disco.server_info(), false).element(),
         Target::Account { .. } if is_items => Items::default().element(),

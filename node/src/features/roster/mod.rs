@@ -155,8 +155,10 @@ impl Feature for RosterFeature {
                 components::roster_changed(ctx.node, &account, &item, version, &mut ctx.actions);
                 push(ctx, &account, item, version);
             }
-            // Nobody here has asked for the roster, and whether it was listed is not known.
-            Change::Delete { store, key, .. } if store.as_str() == ROSTER && !was_held => {
+            // Nobody here has asked for the roster: whether it was listed says what was written ahead of its end.
+            Change::Delete { store, key, .. }
+                if store.as_str() == ROSTER && !was_held && is_listed(ctx.before, change) =>
+            {
                 let item = removed(key);
                 components::roster_changed(ctx.node, &account, &item, version, &mut ctx.actions);
             }
@@ -221,6 +223,15 @@ fn push_of(account: &BareJid, version: u64, item: Element) -> Stanza {
         Element::new("query", ns::ROSTER).with_attr("ver", &version.to_string()).with_child(item);
     let id = format!("push{version}");
     Stanza::iq_set(Some(&Jid::from(account)), None, &id, query)
+}
+
+/// Whether that is the last word of a contact that is removed, and says that a client could see it.
+fn is_listed(before: Option<&Change>, removal: &Change) -> bool {
+    let Some(Change::Put { store, key, value, .. }) = before else { return false };
+    let is_its = store.as_str() == ROSTER
+        && before.is_some_and(|before| before.owner() == removal.owner())
+        && matches!(removal, Change::Delete { key: removed, .. } if removed == key);
+    is_its && Contact::decode(value).is_some_and(|contact| contact.listed)
 }
 
 /// Of a contact that is in the roster no more.
