@@ -126,6 +126,18 @@ impl Gateways {
         Way::Later(node)
     }
 
+    /// The same, if nobody who may be the gateway can be reached, and nobody else may: it waits for that node, also for its next life.
+    pub fn wait(&mut self, pair: Pair, order: u64, bytes: usize, node: NodeIx) -> Way {
+        match self.send(pair, order, bytes, Some(node)) {
+            // It would give it back at once.
+            Way::There(at) if self.leaving.contains(&at) => {
+                self.refused(at, order);
+                Way::Later(at)
+            }
+            way => way,
+        }
+    }
+
     /// It counts, once.
     fn enter(&mut self, pair: Pair, order: u64, bytes: usize, wanted: Option<NodeIx>) -> Arc<Pair> {
         let pair = match self.pairs.get_key_value(&pair) {
@@ -368,6 +380,28 @@ mod tests {
         gateways.refused(EU, 3);
         gateways.over(3);
         assert!(gateways.waited_for().is_empty());
+    }
+
+    #[test]
+    fn what_only_some_may_send_waits_for_them_while_they_leave() {
+        let mut gateways = Gateways::default();
+        gateways.up(US);
+        let bob = || pair("bob@us.a.example", "b.example");
+        assert_eq!(gateways.send(bob(), 1, 100, Some(US)), Way::There(US));
+        gateways.came_back(Some(US), 1);
+        assert!(!gateways.takes(US));
+        assert_eq!(gateways.ready(), [1]);
+        assert_eq!(gateways.wait(bob(), 1, 100, US), Way::Later(US));
+        assert_eq!(gateways.wait(bob(), 2, 100, US), Way::Later(US));
+        assert_eq!(gateways.waiting().collect::<Vec<_>>(), [1, 2]);
+        // Its next life.
+        gateways.gone(US);
+        for order in [1, 2] {
+            assert_eq!(gateways.wait(bob(), order, 100, US), Way::Later(US));
+        }
+        gateways.up(US);
+        assert_eq!((gateways.next(US), gateways.next(US)), (Some(1), Some(2)));
+        assert_eq!(gateways.wait(bob(), 3, 100, US), Way::There(US));
     }
 
     #[test]

@@ -156,13 +156,16 @@ impl Offers {
     fn new(
         config: &config::Config,
         features: &Features,
-        mechanisms: Vec<Mechanism>,
+        authenticator: &Chain,
         fake_secret: Secret,
     ) -> Self {
         let mut domains = vec![config.domains.global.clone()];
         domains.extend(config.domains.regional.clone());
         domains.extend(config.domains.anon.clone());
+        let mechanisms = authenticator.mechanisms(&config.domains.global);
         let guests = config.domains.anon.clone().map(|name| (name, vec![Mechanism::Anonymous]));
+        let regional = config.domains.regional.clone();
+        let regional = regional.map(|name| (name.clone(), authenticator.mechanisms(&name)));
         let with_limits = |mut features: Vec<u8>, bytes_max: usize| {
             features.extend(limits(bytes_max));
             features
@@ -178,7 +181,7 @@ impl Offers {
             domains,
             tls: TlsPolicy::Required,
             mechanisms,
-            apart: guests.into_iter().collect(),
+            apart: guests.into_iter().chain(regional).collect(),
             plain_without_tls: false,
             register: config.registration.enabled
                 || config.registration.url.is_some()
@@ -256,8 +259,8 @@ impl Node {
     /// The configuration has changed: connections that come from now on are offered what it says.
     fn offer_again(&self) {
         let secret = self.offers.read().network.fake_secret.clone();
-        let mechanisms = self.authenticator.mechanisms();
-        *self.offers.write() = Offers::new(&self.config, &self.features, mechanisms, secret);
+        *self.offers.write() =
+            Offers::new(&self.config, &self.features, &self.authenticator, secret);
     }
 
     /// Binds a resource (RFC 6120 §7): its row, announced to every region; an older session of the same full JID gets `<conflict/>`.

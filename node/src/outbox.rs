@@ -166,11 +166,10 @@ pub async fn load(node: &Arc<Node>) -> Result<(), crate::storage::StorageError> 
     }
     second::recover_marks(node, marks);
     // Also when it is not asked for any more: a home may have them from before.
-    let addressed = stanzas.iter();
-    node.second.recover(
-        addressed
-            .filter_map(|(order, (_, stanza))| Some((*order, router::addressee(node, stanza)?))),
-    );
+    let kept_by = |stanza: &Stanza| Some(second::keeper(node, &router::addressee(node, stanza)?));
+    let copies = stanzas.iter();
+    let copies = copies.filter_map(|(order, (_, stanza))| Some((*order, kept_by(stanza)?)));
+    node.second.recover(copies);
     let mut left = node.recovery.left.lock();
     left.known = stanzas.keys().copied().collect();
     left.stanzas = stanzas;

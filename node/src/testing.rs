@@ -58,6 +58,19 @@ key = 'unused'
 auth_deadline = '5s'
 ";
 
+/// Beside `eu` there is a region `us`.
+const US: &str = "
+[upload]
+key = 'a key that is as long as one has to be, and is of no use'
+[[peers]]
+region = 'us'
+node = 0
+address = '127.0.0.1:1'
+fingerprint = '0000000000000000000000000000000000000000000000000000000000000000'
+raft_id = 2
+voter = false
+";
+
 /// The bounds of a node that is told nothing else.
 pub(crate) fn limits() -> config::Limits {
     let config = config::Config::parse(CONFIG, "test.toml", std::path::Path::new("."));
@@ -100,8 +113,25 @@ impl House {
 
     /// The same; `more` is configuration, to begin with in `[c2s]`.
     pub(crate) async fn with(more: &str) -> House {
+        House::configured(&format!("{CONFIG}{more}")).await
+    }
+
+    /// The same; `domains` is configuration of those.
+    pub(crate) async fn with_domains(domains: &str, more: &str) -> House {
+        let config = CONFIG.replacen("[domains]\n", &format!("[domains]\n{domains}\n"), 1);
+        House::configured(&format!("{config}{more}")).await
+    }
+
+    /// One that knows another region, `us`, which cannot be reached. `more` is configuration, to begin with in `[c2s]`.
+    pub(crate) async fn beside_us(linked: bool, more: &str) -> House {
+        let traffic = if linked { "link" } else { "federation" };
+        let domains = format!("regional_traffic = '{traffic}'");
+        House::with_domains(&domains, &format!("{more}{US}")).await
+    }
+
+    async fn configured(text: &str) -> House {
         let dir = tempfile::tempdir().expect("a directory");
-        let config = config::Config::parse(&format!("{CONFIG}{more}"), "test.toml", dir.path())
+        let config = config::Config::parse(text, "test.toml", dir.path())
             .unwrap_or_else(|error| panic!("{error:?}"));
         let authority = Authority::new("test").expect("an authority");
         let leaf = authority.issue(&["chat.example".to_owned()]).expect("a certificate");
@@ -127,6 +157,15 @@ impl House {
 
     /// Makes accounts nobody can sign in to, and says their JIDs.
     pub(crate) async fn accounts<const N: usize>(&self, names: [&str; N]) -> [BareJid; N] {
+        let all = names.map(bare);
+        for account in &all {
+            self.account(account).await;
+        }
+        all
+    }
+
+    /// The same, of one account, whatever its domain.
+    pub(crate) async fn account(&self, account: &BareJid) {
         let record = Account {
             scram_sha1: keys(Hash::Sha1),
             scram_sha256: keys(Hash::Sha256),
@@ -134,11 +173,7 @@ impl House {
             created: 0,
             disabled: false,
         };
-        let all = names.map(bare);
-        for account in &all {
-            assert!(accounts::create(&self.node.homes, account, &record).await.expect("made"));
-        }
-        all
+        assert!(accounts::create(&self.node.homes, account, &record).await.expect("made"));
     }
 
     /// Makes both rosters say that `who` receives the presence of `whom`.

@@ -77,7 +77,8 @@ impl Words for WatchedPresence {
     ];
 }
 
-/// What a component may do in the name of the global domain's accounts (XEP-0356). Nothing, unless it says so.
+/// What a component may do in the name of accounts (XEP-0356): the global domain's, those of this region's own domain and, where regions' domains are linked, of
+/// every region's. Nothing, unless it says so.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Privileges {
     /// Read their rosters.

@@ -127,8 +127,7 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
     let links = links.map_err(RunError::Auth)?;
     let authenticator = Chain::new(internal, Arc::new(accounts), links);
     let fake_secret = Secret::new(world.random::<32>().to_vec());
-    let offers = Offers::new(&config, &features, authenticator.mechanisms(), fake_secret);
-    let regions = config.regions();
+    let offers = Offers::new(&config, &features, &authenticator, fake_secret);
     let components = Components::new(&config.components).map_err(|(file, cause)| {
         RunError::File { what: "the secret of a component", file, cause }
     })?;
@@ -138,11 +137,7 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
         global: config.domains.global.clone(),
         regional: config.domains.regional.clone().unwrap_or_default(),
         anon: config.domains.anon.clone().unwrap_or_default(),
-        elsewhere: regions
-            .iter()
-            .filter(|region| **region != config.node.region)
-            .map(|region| config.domains.regional_of(region))
-            .collect(),
+        elsewhere: Live::new(wires::elsewhere(&config, &metadata.state())),
         regions_linked: config.domains.regional_traffic == RegionalTraffic::Link,
         services: services.hosts().map(str::to_owned).zip(0..).collect(),
         components: named.map(|name| (name.clone(), domain(name))).collect(),

@@ -1,37 +1,38 @@
-//! The configuration of a running node, which may be replaced as a whole. Whoever reads a key reads the one in force: no lock, no counting,
-//! two loads more than a plain value. What was in force stays in memory, because somebody may be reading it: a node takes
-//! `VERSIONS_MAX` of them in its life, some kilobytes each, and refuses more.
+//! The configuration of a running node, which may be replaced as a whole, and what else changes as rarely (other regions' domains). Whoever reads a key reads
+//! the one in force: no lock, no counting, two loads more than a plain value. What was in force stays in memory, because somebody may be reading it: a node
+//! takes `VERSIONS_MAX` of them in its life, some kilobytes each, and refuses more.
 
+use std::collections::BTreeSet;
 use std::ops::Deref;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use config::Config;
 
-/// Configurations of one life of a node.
+/// Versions in one life of a node.
 const VERSIONS_MAX: usize = 1_000;
 
 /// See the room.
 #[derive(Debug)]
-pub struct Live {
-    versions: Box<[OnceLock<Box<Config>>]>,
+pub struct Live<T = Config> {
+    versions: Box<[OnceLock<Box<T>>]>,
     now: AtomicUsize,
 }
 
-impl Live {
+impl<T> Live<T> {
     /// With what the node begins with.
-    pub fn new(config: Config) -> Live {
-        let mut versions: Vec<OnceLock<Box<Config>>> = Vec::new();
+    pub fn new(first: T) -> Live<T> {
+        let mut versions: Vec<OnceLock<Box<T>>> = Vec::new();
         versions.resize_with(VERSIONS_MAX, OnceLock::new);
         let live = Live { versions: versions.into(), now: AtomicUsize::new(0) };
-        live.versions[0].get_or_init(|| Box::new(config));
+        live.versions[0].get_or_init(|| Box::new(first));
         live
     }
 
     /// From now on this is in force. False: there is no room for another. One at a time.
-    pub(super) fn replace(&self, config: Config) -> bool {
+    pub(super) fn replace(&self, value: T) -> bool {
         let next = self.now.load(Ordering::Acquire) + 1;
-        let set = self.versions.get(next).is_some_and(|place| place.set(Box::new(config)).is_ok());
+        let set = self.versions.get(next).is_some_and(|place| place.set(Box::new(value)).is_ok());
         if set {
             self.now.store(next, Ordering::Release);
         }
@@ -39,10 +40,23 @@ impl Live {
     }
 }
 
-impl Deref for Live {
-    type Target = Config;
+impl<T: Default> Default for Live<T> {
+    fn default() -> Live<T> {
+        Live::new(T::default())
+    }
+}
 
-    fn deref(&self) -> &Config {
+impl Clone for Live<BTreeSet<String>> {
+    /// With what is in force.
+    fn clone(&self) -> Self {
+        Live::new(BTreeSet::clone(self))
+    }
+}
+
+impl<T> Deref for Live<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
         let version = &self.versions[self.now.load(Ordering::Acquire)];
         version.get().expect("a version is there before it is in force")
     }

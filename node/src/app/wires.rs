@@ -1,7 +1,7 @@
 //! The wires between crates that know nothing of each other: Raft's calls over links, homes over links, committed changes to the
 //! features, metadata's facts to the links and the probes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
@@ -12,6 +12,7 @@ use replication::durable_log::Change;
 use replication::metadata::{Command, Home, MetaState, MetaTransport, Metadata, NodeRecord};
 use s2s::link::{PeerConfig, PeerId};
 use s2s::tls::Fingerprint;
+use xmpp::stream::error::StreamError;
 
 use super::{Node, World, scribe};
 use crate::feature::Ctx;
@@ -31,7 +32,7 @@ use crate::homes::{
 };
 use crate::outbox::second;
 use crate::pie;
-use crate::router;
+use crate::router::{self, perform};
 use crate::storage::{Storage, StorageError};
 
 /// How long Raft waits for one answer. Longer than any round trip at sea; openraft gives up earlier by itself.
@@ -136,6 +137,35 @@ fn dead(node: &Node) -> Vec<String> {
     dead.map(|(name, _)| name.clone()).collect()
 }
 
+/// Other regions' own domains: as metadata has them, and before it is founded or heard of as the configuration does.
+pub(super) fn elsewhere(config: &config::Config, state: &MetaState) -> BTreeSet<String> {
+    let is_other = |region: &str| *region != *config.node.region;
+    if state.version == 0 {
+        let others = config.regions().into_iter().filter(|region| is_other(region));
+        return others.map(|region| config.domains.regional_of(&region)).collect();
+    }
+    let others = state.regional_domains().into_iter().filter(|(_, region)| is_other(region));
+    others.map(|(name, _)| name).collect()
+}
+
+/// Regions come and go, and their domains with them. A component that has had the name of one makes room.
+fn follow_regions(node: &Node, state: &MetaState) {
+    let now = elsewhere(&node.config, state);
+    let known = &node.domains.elsewhere;
+    let fresh: Vec<String> = now.difference(known).cloned().collect();
+    if **known == now {
+        return;
+    }
+    if !known.replace(now) {
+        return tracing::error!("regions have changed too often: restart this node");
+    }
+    for name in fresh {
+        for seat in perform::seats_of(node, &name) {
+            perform::close(&seat, StreamError::conflict());
+        }
+    }
+}
+
 /// Applies what metadata says, at every version, until the node stops.
 pub(super) async fn follow_metadata(node: Arc<Node>) {
     let mut version = node.metadata.watch();
@@ -153,8 +183,9 @@ pub(super) async fn follow_metadata(node: Arc<Node>) {
 }
 
 fn apply(node: &Arc<Node>) {
-    let Some(links) = node.geo.links() else { return };
     let state = node.metadata.state();
+    follow_regions(node, &state);
+    let Some(links) = node.geo.links() else { return };
     let registered = node.registry.peers(state.version == 0);
     let peers = peers(&node.config, Some(&state), registered);
     links.set_peers(peers.clone());
@@ -216,6 +247,12 @@ impl HomeMap for Map {
 
     fn shard(&self, shard: u8) -> HomePlace {
         self.place(self.metadata.state().home(shard))
+    }
+
+    fn pins(&self) -> BTreeSet<String> {
+        let state = self.metadata.state();
+        let here = state.pins.iter().filter(|(_, home)| self.place(Some(home)).local);
+        here.map(|(account, _)| account.clone()).collect()
     }
 
     fn replicates(&self, owner: &str, region: &str) -> bool {
@@ -410,9 +447,12 @@ pub(super) async fn homes(
 
 #[cfg(test)]
 mod tests {
-    use replication::metadata::{NodeRecord, Region};
+    use replication::metadata::{NodeRecord, Region, RegionState};
+    use xmpp::jid::BareJid;
 
     use super::*;
+    use crate::router::{Destination, decide};
+    use crate::testing::{House, stanza};
 
     fn record(region: &str, raft_id: u64, byte: &str) -> (String, NodeRecord) {
         let record = NodeRecord {
@@ -464,5 +504,44 @@ mod tests {
         assert_eq!(kept[1].1, "sa.known:5269");
         assert_eq!(kept[2].1, "us0.chat.example:5269");
         assert_eq!(found(vec![of("sa", "05", 2, "")])[1].1, "sa.known:5269");
+    }
+
+    /// A node that has joined by what its region's Redis knows: its configuration names no other.
+    #[tokio::test]
+    async fn which_regions_there_are_metadata_says() {
+        let components = "[components]\nlisten = []\nsecret = 'x'\nany_below = true\n";
+        let house = House::with(components).await;
+        let node = &house.node;
+        let to = |to: &str| decide(&stanza(&format!("<message to='{to}'/>")), &node.domains);
+        apply(node);
+        let own = [node.domains.may_arrive("eu.chat.example", "eu.chat.example")];
+        assert_eq!(own, [false]);
+        let component = BareJid::parse("us.chat.example").expect("a JID");
+        assert_eq!(to("bob@us.chat.example"), Destination::Component(component.clone()));
+        let full = component.with_resource("c").expect("a JID");
+        let seat = node.bind_component(&full, (10, 1_000)).expect("bound");
+        for region in ["us", "ap"] {
+            let add = Command::RegionAdd { region: Region::up(region) };
+            node.metadata.propose(add, METADATA_PATIENCE).await.expect("added");
+        }
+        apply(node);
+        let bob = BareJid::parse("bob@us.chat.example").expect("a JID");
+        assert_eq!(to("bob@us.chat.example"), Destination::Account(bob));
+        assert!(node.domains.is_taken("us.chat.example"));
+        assert!(!node.domains.may_arrive("us.chat.example", "chat.example"));
+        assert!(node.domains.may_arrive("us.chat.example", "eu.chat.example"));
+        assert!(node.domains.are_strangers("us.chat.example", "eu.chat.example"));
+        assert!(node.domains.is_of_this_region("eu.chat.example"));
+        let told = crate::testing::mail(&seat);
+        assert!(told.iter().any(|word| word.contains("Conflict")), "{told:?}");
+        for command in [
+            Command::RegionState { region: "ap".into(), state: RegionState::Off },
+            Command::RegionRemove { region: "ap".into() },
+        ] {
+            assert!(node.domains.is_regional("ap.chat.example"));
+            node.metadata.propose(command, METADATA_PATIENCE).await.expect("done");
+            apply(node);
+        }
+        assert!(!node.domains.is_regional("ap.chat.example"));
     }
 }

@@ -89,10 +89,11 @@ impl Chain {
         Self { inner: Arc::new(Inner { internal, accounts, links, successes }) }
     }
 
-    /// What may be offered where accounts are, the preferred first.
-    pub fn mechanisms(&self) -> Vec<Mechanism> {
+    /// What may be offered to accounts of a domain, the preferred first.
+    pub fn mechanisms(&self, domain: &str) -> Vec<Mechanism> {
         let links = &self.inner.links;
-        let abilities: Vec<Abilities> = links.order.iter().map(Source::abilities).collect();
+        let order = self.inner.order(domain);
+        let abilities: Vec<Abilities> = order.iter().map(Source::abilities).collect();
         let with_passwords = || abilities.iter().filter(|can| can.passwords);
         let hashes = Hash::STRONGEST_FIRST.into_iter().filter(|hash| {
             with_passwords().next().is_some()
@@ -101,7 +102,8 @@ impl Chain {
         let hashes: Vec<Hash> = hashes.collect();
         let scram = |plus| hashes.iter().map(move |&hash| Mechanism::Scram { hash, plus });
         let mut all = Vec::new();
-        all.extend(links.certificates.as_ref().map(|_| Mechanism::External));
+        let certificates = links.certificates.as_ref().filter(|_| self.inner.has_others(domain));
+        all.extend(certificates.map(|_| Mechanism::External));
         all.extend(scram(true));
         all.extend(scram(false));
         all.extend(abilities.iter().any(|can| can.tokens).then_some(Mechanism::OauthBearer));
@@ -123,7 +125,7 @@ impl Chain {
 
     /// Whether another backend has such an account, so that nobody may make it here; `None`: that cannot be found out now.
     pub async fn is_taken(&self, account: &BareJid) -> Option<bool> {
-        for source in self.inner.order(account) {
+        for source in self.inner.order(account.domain()) {
             let Source::Other(backend) = source else { continue };
             match backend.knows(account).await {
                 Said::Unknown => {}
@@ -186,7 +188,7 @@ impl Authenticator for Chain {
         async move {
             match inner.internal.about(&account).await {
                 About::Known { disabled, .. }
-                    if !matches!(inner.order(&account), [Source::Internal]) =>
+                    if !matches!(inner.order(account.domain()), [Source::Internal]) =>
                 {
                     About::Known { hashes: None, disabled }
                 }
@@ -218,16 +220,18 @@ impl Authenticator for Chain {
 }
 
 impl Inner {
-    /// Who is asked about an account.
-    fn order(&self, account: &BareJid) -> &[Source] {
-        match &self.links.domain {
-            Some(domain) if account.domain() != domain => &[Source::Internal],
-            _ => &self.links.order,
-        }
+    /// Who is asked about accounts of a domain.
+    fn order(&self, domain: &str) -> &[Source] {
+        if self.has_others(domain) { &self.links.order } else { &[Source::Internal] }
+    }
+
+    /// Whether other people's backends may know accounts of a domain.
+    fn has_others(&self, domain: &str) -> bool {
+        self.links.domain.as_ref().is_none_or(|known| known == domain)
     }
 
     async fn scram(&self, account: &BareJid, hash: Hash) -> Credentials {
-        for source in self.order(account) {
+        for source in self.order(account.domain()) {
             let found = match source {
                 Source::Internal => self.internal.scram(account, hash).await,
                 Source::Other(backend) => backend.keys(account, hash).await,
@@ -254,7 +258,7 @@ impl Inner {
         if self.successes.as_ref().is_some_and(|known| known.has(account, &password)) {
             return self.admit(account).await;
         }
-        for source in self.order(account) {
+        for source in self.order(account.domain()) {
             let backend = match source {
                 Source::Internal => match self.internal.password(account, &password).await {
                     Said::Unknown => continue,

@@ -98,7 +98,7 @@ pub(super) fn take(
     stanza: Stanza,
     handled: Handled,
 ) -> Option<(Stanza, Handled)> {
-    let is_account = |jid: &Jid| jid.local().is_some() && node.domains.has_accounts(jid.domain());
+    let is_account = |jid: &Jid| jid.local().is_some() && node.domains.trusts_with(jid.domain());
     match asked(may, &node.domains.global, is_account, &stanza) {
         Ok(Asked::Nothing) => return Some((stanza, handled)),
         Ok(Asked::Message(message)) => {

@@ -194,8 +194,12 @@ fn forward(node: &Node, gate: &mut Gate<'_>, order: u64, stanza: Stanza) -> Refu
     if sings(Canary::PairWanders) {
         pair.from = order.to_string(); // None is ever known.
     }
+    let bytes = stanza.bytes().len();
     let wanted = gateway(node, gate, &stanza);
-    let way = gate.send(pair, order, stanza.bytes().len(), wanted);
+    let way = match wanted.is_none().then(|| absent(node, &stanza)).flatten() {
+        Some(at) => gate.wait(pair, order, bytes, at),
+        None => gate.send(pair, order, bytes, wanted),
+    };
     gate.count();
     match way {
         Way::Here => {
@@ -248,6 +252,34 @@ fn gateway(node: &Node, gate: &Gateways, stanza: &Stanza) -> Option<NodeIx> {
         gateway = chosen(to.domain(), live().map(|(name, _)| name.as_str()));
     }
     node.geo.peer_named(gateway?).map(|peer| peer.ix)
+}
+
+/// The gateway of a sender on another region's own domain while no node of that region takes anything: the first of them, to be waited for.
+fn absent(node: &Node, stanza: &Stanza) -> Option<NodeIx> {
+    let (from, to) = (stanza.from()?, stanza.to()?);
+    if !node.domains.elsewhere.contains(from.domain()) {
+        return None;
+    }
+    let state = node.metadata.state();
+    let region = state.region_of(from.domain())?;
+    let all = || state.nodes.iter().filter(|(_, of)| of.region == region);
+    let live = all().filter(|(name, _)| state.is_live(name)).map(|(name, _)| name.as_str());
+    let gateway = chosen(to.domain(), live)
+        .or_else(|| chosen(to.domain(), all().map(|(name, _)| name.as_str())));
+    node.geo.nodes.index(gateway?)
+}
+
+/// Whether somebody who can be reached speaks to other domains for accounts of this one.
+pub fn has_gateway(node: &Node, domain: &str) -> bool {
+    if !node.domains.elsewhere.contains(domain) {
+        return true; // This node does, if nobody else.
+    }
+    let state = node.metadata.state();
+    let Some(region) = state.region_of(domain) else { return true };
+    let gate = node.federation.lock();
+    let takes = |name: &str| node.geo.nodes.index(name).is_some_and(|ix| gate.takes(ix));
+    let mut nodes = state.nodes.iter();
+    nodes.any(|(name, of)| of.region == region && state.is_live(name) && takes(name))
 }
 
 fn write(node: &Node, to: NodeIx, order: u64, stanza: &Stanza) -> bool {

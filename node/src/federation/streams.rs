@@ -14,7 +14,6 @@ use s2s::front::{self, Caller, Front};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout};
 use xmpp::StreamError;
-use xmpp::jid::Jid;
 use xmpp::stanza::Stanza;
 use xmpp::stanza::error::StanzaError;
 
@@ -243,15 +242,8 @@ impl FederationUser for User {
     }
 
     fn receive(&self, stanza: Stanza, handled: Handled) {
-        let Some(node) = self.0.upgrade() else { return };
-        // On a stream that may bring what is for another domain of ours.
-        let is_for = |to: &Jid| {
-            stanza.from().is_some_and(|from| node.domains.may_arrive(from.domain(), to.domain()))
-        };
-        if stanza.to().is_some_and(is_for) {
+        if let Some(node) = self.0.upgrade() {
             super::inbound::inbound(&node, stanza, handled);
-        } else {
-            tracing::warn!(from = ?stanza.from(), to = ?stanza.to(), "a region's domain sends by a stream what goes inside");
         }
     }
 

@@ -27,6 +27,7 @@ use super::presence::Presence;
 use crate::app::Node;
 use crate::components;
 use crate::features::blocking;
+use crate::federation;
 use crate::router;
 use crate::router::perform::{seat_of, seats_of};
 use crate::session::{Seat, moving};
@@ -120,7 +121,8 @@ pub fn show_here(node: &Arc<Node>, show: &Show) {
 }
 
 /// The life of a node is over, and these were its sessions: of the nodes that are left, the one that has lived longest tells their contacts abroad, unless
-/// somebody else has the same full JID by now and shows it. Who their contacts are is asked until it is known, at most [`ASKED_MAX`] times.
+/// somebody else has the same full JID by now and shows it. Who their contacts are is asked until it is known, and a node of another region's own domain
+/// waited for, at most [`ASKED_MAX`] times.
 pub fn gone(node: &Arc<Node>, of: &str, rows: &[Row<Arc<Seat>>]) {
     if !speaks(node, of) {
         return;
@@ -135,14 +137,14 @@ pub fn gone(node: &Arc<Node>, of: &str, rows: &[Row<Arc<Seat>>]) {
     let node = node.clone();
     tokio::spawn(async move {
         for asked in 1..=ASKED_MAX {
-            by_account = tell_gone(&node, by_account).await;
+            by_account = tell_gone(&node, by_account, asked < ASKED_MAX).await;
             if by_account.is_empty() {
                 return;
             }
             tracing::warn!(
                 accounts = by_account.len(),
                 asked,
-                "their contacts abroad are not known"
+                "their contacts abroad are not known, or nobody can tell them"
             );
             tokio::time::sleep(ASK_AGAIN).await;
         }
@@ -151,10 +153,14 @@ pub fn gone(node: &Arc<Node>, of: &str, rows: &[Row<Arc<Seat>>]) {
 
 type Gone = BTreeMap<BareJid, Vec<(FullJid, Hlc)>>;
 
-/// Those whose rosters could not be read.
-async fn tell_gone(node: &Arc<Node>, by_account: Gone) -> Gone {
+/// Those whose rosters could not be read, or for whom nobody speaks now, if that is waited for.
+async fn tell_gone(node: &Arc<Node>, by_account: Gone, waits: bool) -> Gone {
     let mut unknown = Gone::new();
     for (done, (account, fulls)) in by_account.into_iter().enumerate() {
+        if waits && !federation::has_gateway(node, account.domain()) {
+            unknown.insert(account, fulls);
+            continue;
+        }
         let Ok(roster) = node.rosters.load(node, &account).await else {
             unknown.insert(account, fulls);
             continue;
@@ -300,6 +306,20 @@ impl Drop for Sender {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::House;
+
+    #[tokio::test]
+    async fn for_another_regions_domain_a_node_of_it_is_waited_for() {
+        let house = House::beside_us(false, "").await;
+        let full = |text: &str| FullJid::parse(text).expect("a JID");
+        let all = || -> Gone {
+            let all = ["bob@us.chat.example/x", "carol@chat.example/x", "alice@eu.chat.example/x"];
+            all.map(full).map(|full| (full.bare(), vec![(full, Hlc::ZERO)])).into()
+        };
+        let left = tell_gone(&house.node, all(), true).await;
+        assert_eq!(left.keys().map(BareJid::as_str).collect::<Vec<_>>(), ["bob@us.chat.example"]);
+        assert!(tell_gone(&house.node, all(), false).await.is_empty());
+    }
 
     #[test]
     fn one_of_those_that_are_left_speaks_for_one_that_is_gone() {

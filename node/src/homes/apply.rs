@@ -86,8 +86,8 @@ pub(super) fn start(way: Way) -> (Inbox, JoinHandle<()>) {
 struct Copying {
     copy: u64,
     shards: Vec<u8>,
-    /// Also of those that are of no shard.
-    everything: bool,
+    /// Also of those that are of no shard, and of these, which are pinned there.
+    everything: Option<BTreeSet<String>>,
     /// The epoch of each, when the copy began.
     epochs: Vec<u64>,
     number: u64,
@@ -339,8 +339,10 @@ impl Task {
     /// A part of a whole copy.
     async fn copy(&mut self, message: Ship) -> Result<(), StorageError> {
         match message {
-            Ship::SnapshotBegin { copy, shards } => self.begin_copy(copy, shards, false),
-            Ship::SnapshotOfAll { copy, shards } => self.begin_copy(copy, shards, true),
+            Ship::SnapshotBegin { copy, shards } => self.begin_copy(copy, shards, None),
+            Ship::SnapshotOfAll { copy, shards, pins } => {
+                self.begin_copy(copy, shards, Some(pins));
+            }
             Ship::SnapshotRows { copy, number, to, rows } => {
                 let Some(copying) = &mut self.copying else { return Ok(()) };
                 if copying.copy != copy || copying.number + 1 != number {
@@ -348,11 +350,13 @@ impl Task {
                     return Ok(());
                 }
                 let (shared, region) = (&self.shared, &*self.region);
-                let (shards, everything) = (&copying.shards, copying.everything);
+                let (shards, everything) = (&copying.shards, &copying.everything);
+                let is_pinned =
+                    |owner: &str| everything.as_ref().is_some_and(|pins| pins.contains(owner));
                 let owned = |owner: &str| {
                     let is_meant = match shared.map.is_apart(owner) {
-                        true => everything,
-                        false => shards.contains(&shard_of(owner)),
+                        true => everything.is_some(),
+                        false => shards.contains(&shard_of(owner)) || is_pinned(owner),
                     };
                     is_meant && *shared.map.home(owner).region == *region
                 };
@@ -386,7 +390,7 @@ impl Task {
         Ok(())
     }
 
-    fn begin_copy(&mut self, copy: u64, shards: Vec<u8>, everything: bool) {
+    fn begin_copy(&mut self, copy: u64, shards: Vec<u8>, everything: Option<BTreeSet<String>>) {
         let epoch = |shard: &u8| self.shared.map.shard(*shard).epoch;
         let epochs = shards.iter().map(epoch).collect();
         let (number, from) = (0, None);

@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout};
 
 use super::wire::{Call, RequestId, encode};
 use super::writer::Job;
-use super::{FIRST_EPOCH, HomeError, Homes, Shared};
+use super::{FIRST_EPOCH, HomeError, HomeMap, Homes, Shared};
 
 /// How long the other region may take to catch up, while requests wait. Longer, and the home stays.
 const CATCH_UP_MAX: Duration = Duration::from_secs(5);
@@ -24,16 +24,16 @@ const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// What moves.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Moved {
-    /// All accounts of a shard that are not pinned.
+    /// All accounts of a shard that are not pinned. Those on a region's own domain are of none.
     Shard(u8),
     /// One account, which is pinned by it; copies in these regions.
     Account(String, Vec<String>),
 }
 
 impl Moved {
-    fn covers(&self, owner: &str) -> bool {
+    fn covers(&self, owner: &str, map: &dyn HomeMap) -> bool {
         match self {
-            Moved::Shard(shard) => shard_of(owner) == *shard,
+            Moved::Shard(shard) => shard_of(owner) == *shard && !map.is_apart(owner),
             Moved::Account(account, _) => owner == account,
         }
     }
@@ -108,7 +108,7 @@ impl Shared {
 
     /// Whether the owner's home is being handed over: it is neither here nor there for the moment.
     pub(super) fn is_leaving(&self, owner: &str) -> bool {
-        self.leaving.lock().iter().any(|what| what.covers(owner))
+        self.leaving.lock().iter().any(|what| what.covers(owner, &*self.map))
     }
 }
 

@@ -1,6 +1,7 @@
 //! What homes need from outside and are told by it, as traits: metadata, the ways to other regions, whoever hangs on applied changes, and the
 //! operations of features. `app` wires them; tests and the simulator bring their own.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
@@ -31,6 +32,10 @@ pub trait HomeMap: Send + Sync + 'static {
     /// Whether this owner is of no shard: on a region's own domain, which is its home for ever.
     fn is_apart(&self, _owner: &str) -> bool {
         false
+    }
+    /// The accounts that are pinned here, whose home we are.
+    fn pins(&self) -> BTreeSet<String> {
+        BTreeSet::new()
     }
     /// May this region hold a copy of this owner's data?
     fn replicates(&self, _owner: &str, _region: &str) -> bool {

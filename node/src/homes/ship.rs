@@ -8,7 +8,7 @@
 //! position at which the copy began. Changes say what is there afterwards, not what to add, so doing them again over
 //! a later state ends at the same state. Until it has caught up such a replica is no prefix.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -254,12 +254,12 @@ impl Task {
         let copy = self.shared.counter.fetch_add(1, Ordering::Relaxed);
         let mut wanted = [false; 256];
         shards.iter().for_each(|shard| wanted[usize::from(*shard)] = true);
-        self.way
-            .send(&match everything {
-                true => Ship::SnapshotOfAll { copy, shards },
-                false => Ship::SnapshotBegin { copy, shards },
-            })
-            .await;
+        let pins = if everything { self.shared.map.pins() } else { BTreeSet::new() };
+        let begin = match everything {
+            true => Ship::SnapshotOfAll { copy, shards, pins: pins.clone() },
+            false => Ship::SnapshotBegin { copy, shards },
+        };
+        self.way.send(&begin).await;
         let (mut after, mut number) = (None, 0);
         let (mut rows, mut bytes) = (Vec::new(), 0);
         loop {
@@ -269,7 +269,7 @@ impl Task {
                 let owner = row.0.owner();
                 let is_wanted = match self.shared.map.is_apart(owner) {
                     true => everything,
-                    false => wanted[usize::from(shard_of(owner))],
+                    false => wanted[usize::from(shard_of(owner))] || pins.contains(owner),
                 };
                 if is_wanted
                     && self.shared.is_home(owner)

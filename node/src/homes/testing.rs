@@ -1,7 +1,7 @@
 //! Several homes in one process, for tests: an in-memory way between them that can be cut, metadata by hand, and a few
 //! operations.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -21,6 +21,7 @@ use crate::storage::{Row, Storage};
 /// Metadata: the home of each shard, and its epoch.
 pub(super) struct World {
     homes: Mutex<HashMap<u8, (String, u64)>>,
+    pins: Mutex<HashMap<String, String>>,
     otherwise: String,
     watching: Mutex<Vec<Homes>>,
 }
@@ -29,7 +30,13 @@ impl World {
     /// Everything is homed in `otherwise`, epoch 1.
     pub(super) fn new(otherwise: &str) -> Arc<World> {
         let otherwise = otherwise.to_owned();
-        Arc::new(World { homes: Mutex::default(), otherwise, watching: Mutex::default() })
+        let (homes, pins, watching) = Default::default();
+        Arc::new(World { homes, pins, otherwise, watching })
+    }
+
+    /// An account that lives there wherever its shard does, from the beginning.
+    pub(super) fn pin(&self, account: &str, to: &str) {
+        self.pins.lock().insert(account.to_owned(), to.to_owned());
     }
 
     /// Gives an account's shard another home.
@@ -53,6 +60,11 @@ impl World {
     }
 }
 
+/// Who is at `eu.chat.example` is at home there.
+fn own_region(owner: &str) -> Option<&str> {
+    owner.split_once('@')?.1.strip_suffix(".chat.example")
+}
+
 /// One region's view of it.
 struct View {
     me: String,
@@ -61,7 +73,22 @@ struct View {
 
 impl HomeMap for View {
     fn home(&self, owner: &str) -> HomePlace {
-        self.shard(shard_of(owner))
+        let pinned = self.world.pins.lock().get(owner).cloned();
+        match own_region(owner).map(str::to_owned).or(pinned) {
+            Some(region) => {
+                HomePlace { local: region == self.me, region: region.as_str().into(), epoch: 1 }
+            }
+            None => self.shard(shard_of(owner)),
+        }
+    }
+
+    fn is_apart(&self, owner: &str) -> bool {
+        own_region(owner).is_some()
+    }
+
+    fn pins(&self) -> BTreeSet<String> {
+        let all = self.world.pins.lock();
+        all.iter().filter(|(_, at)| **at == self.me).map(|(account, _)| account.clone()).collect()
     }
 
     fn shard(&self, shard: u8) -> HomePlace {

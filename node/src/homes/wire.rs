@@ -3,6 +3,8 @@
 //! Every message begins with one byte of version; the rest is postcard. Called by the rooms beside it only. The link
 //! carries these as opaque bytes.
 
+use std::collections::BTreeSet;
+
 use replication::Entry;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -66,8 +68,9 @@ pub(super) enum Ship {
     SnapshotEnd { copy: u64, position: Option<Position> },
     /// What you wrote of this owner came from an epoch that has ended, and counts for nothing here. Said before it is acknowledged.
     Stale { owner: String },
-    /// A whole copy of everything begins: as [`Ship::SnapshotBegin`], with the rows of those on my own domain, who are of no shard.
-    SnapshotOfAll { copy: u64, shards: Vec<u8> },
+    /// A whole copy of everything begins: as [`Ship::SnapshotBegin`], with the rows of those on my own domain, who are of no shard, and of these accounts,
+    /// which are pinned to me wherever their shard is.
+    SnapshotOfAll { copy: u64, shards: Vec<u8>, pins: BTreeSet<String> },
 }
 
 /// The message's bytes.

@@ -120,8 +120,9 @@ async fn take_over_from(
             }
             if super::is_in_two(node) {
                 // Homes elsewhere may keep it for that node: they are to forget it before its region falls too.
-                marks.push((order, second::mark(&to)));
-                marked.entry(to.clone()).or_default().push(order);
+                let keeper = second::keeper(node, &to);
+                marks.push((order, second::mark(&keeper)));
+                marked.entry(keeper).or_default().push(order);
             } else {
                 over.push(order);
             }

@@ -1,5 +1,5 @@
 //! The second copy of an outbox, where `durability = "two-regions"`: what this node has promised and could not hand on at once is on its own disk,
-//! and with the addressee's home, which answers when its heir has it too. So it survives the loss of this node's whole region: when that
+//! and with the addressee's home ([`keeper`]), which answers when its heir has it too. So it survives the loss of this node's whole region: when that
 //! is declared down, the homes route what they keep for its nodes. When it returns, it asks what was taken over. Blueprint §7.
 //!
 //! Called by the outbox; [`take_over`] by `app` when metadata changes. Absent on purpose: when to write (the outbox), order (the table).
@@ -13,7 +13,8 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
-use xmpp::jid::BareJid;
+use xmpp::jid::{BareJid, Jid};
+use xmpp::stanza::Stanza;
 
 use crate::app::Node;
 use crate::homes::{Decision, HomeError, Tx};
@@ -22,7 +23,7 @@ use crate::router::{self, Routed};
 
 /// Name of the operation.
 pub const OP: &str = "outbox";
-/// A map, owner the addressee; key the node and its order; value as in that node's outbox, or empty: taken over.
+/// A map, owner the addressee or its [`keeper`]; key the node and its order; value as in that node's outbox, or empty: taken over.
 pub const SECOND: &str = "outbox.second";
 /// Bytes of messages in one request.
 const PART_BYTES: usize = 384 << 10;
@@ -189,6 +190,15 @@ impl Second {
     }
 }
 
+/// With whose home the copy of what is for that one is: with his own, unless he is at home in one region for ever. His home has no heir, and while it is down nothing
+/// could be promised to anybody who writes to him: for such as him the server itself keeps it.
+pub fn keeper(node: &Node, to: &BareJid) -> BareJid {
+    match node.domains.is_regional(to.domain()) {
+        true => node.server.bare(),
+        false => to.clone(),
+    }
+}
+
 /// Brings what was just written here to the homes of the addressees, and tells the senders when it is there.
 pub fn keep(node: &Arc<Node>, written: Vec<ToStore>) {
     let mut by_account: BTreeMap<BareJid, Vec<(u64, Vec<u8>)>> = BTreeMap::new();
@@ -196,6 +206,7 @@ pub fn keep(node: &Arc<Node>, written: Vec<ToStore>) {
         let mut copies = node.second.copies.lock();
         for (order, accepted_ms, stanza) in written {
             let Some(to) = router::addressee(node, &stanza) else { continue };
+            let to = keeper(node, &to);
             copies.insert(order, (to.clone(), Copy::Going));
             by_account.entry(to).or_default().push((order, super::row(accepted_ms, &stanza)));
         }
@@ -345,6 +356,7 @@ async fn asked_until_done(node: &Node, to: &BareJid, request: &Request) {
 
 /// Which of what a former life left was taken over meanwhile. Nothing, if the home cannot be reached: then some may come twice.
 pub async fn taken_over(node: &Arc<Node>, to: &BareJid, orders: Vec<u64>) -> Vec<u64> {
+    let to = &keeper(node, to);
     let request = Request::Taken { node: node.geo.me.to_string(), orders };
     ask(node, to, &request).await.unwrap_or_else(|error| {
         tracing::warn!(%to, %error, "cannot ask what was taken over");
@@ -383,6 +395,17 @@ pub fn take_over(node: &Arc<Node>, gone: Vec<String>) {
     });
 }
 
+/// Another region's own domain speaks to other domains from there alone, and its accounts are nowhere else. While that region is down what is of the one or for the other
+/// stays where it is: the node that had it has it on its disk too, and sends it when it is back.
+fn is_left(node: &Node, stanza: &Stanza) -> bool {
+    let state = node.metadata.state();
+    let is_down = |jid: &Jid| {
+        state.region_of(jid.domain()).is_some_and(|region| state.region_state(region).is_down())
+    };
+    stanza.to().is_some_and(is_down)
+        || router::leaves(node, stanza) && stanza.from().is_some_and(is_down)
+}
+
 async fn take_over_for(
     node: &Arc<Node>,
     owner: &BareJid,
@@ -392,27 +415,31 @@ async fn take_over_for(
         return Ok(());
     }
     let mut orders: BTreeMap<&String, Vec<u64>> = BTreeMap::new();
-    let mut routed = Vec::new();
+    let mut routed: BTreeMap<BareJid, Vec<Routed>> = BTreeMap::new();
     for (key, row) in node.storage.map(SECOND, owner.as_str()).await? {
         let Some((name, order)) = key.rsplit_once('/') else { continue };
         let Some(name) = gone.iter().find(|known| *known == name) else { continue };
         let (Ok(order), Some((accepted_ms, stanza))) = (order.parse(), super::read(row)) else {
             continue; // Taken over before, most likely.
         };
+        let Some(to) = router::addressee(node, &stanza).filter(|_| !is_left(node, &stanza)) else {
+            continue;
+        };
         let own = node.ledger.next_order();
         if node.ledger.enter(own, &stanza, Due::Nobody, node.now_ms(), accepted_ms).is_err() {
             tracing::error!(%owner, "no room to take over everything; the rest comes next time");
             break;
         }
-        tracing::debug!(of = name, order, to = %owner, "a message of a region that is gone");
+        tracing::debug!(of = name, order, %to, "a message of a region that is gone");
         let stanza = router::delayed(node, &stanza, accepted_ms);
-        routed.push(Routed { stanza, tries: 0, order: own, tracked: true });
+        let one = Routed { stanza, tries: 0, order: own, tracked: true };
+        routed.entry(to).or_default().push(one);
         orders.entry(name).or_default().push(order);
     }
     if routed.is_empty() {
         return Ok(());
     }
-    router::put_back(node, owner, routed);
+    routed.into_iter().for_each(|(to, routed)| router::put_back(node, &to, routed));
     // Ours only when they are on disk here: if we die before, the home has them still.
     if !super::flush(node, Instant::now() + WRITTEN_WITHIN).await {
         return Err(HomeError::Unreachable);
@@ -425,8 +452,18 @@ async fn take_over_for(
 
 #[cfg(test)]
 mod tests {
+    use replication::metadata::{Command, RegionState};
+
     use super::*;
     use crate::testing::{House, bare, stanza};
+
+    /// Metadata says that the region us is down, and everybody whose home may move is at home here.
+    async fn us_falls(house: &House) {
+        let down = Command::RegionState { region: "us".into(), state: RegionState::Down };
+        let agreed = house.node.metadata.propose(down, Duration::from_secs(10)).await;
+        agreed.expect("agreed");
+        house.node.homes.metadata_changed();
+    }
 
     const TEXT: &str = "<message from='juliet@chat.example/balcony' to='romeo@chat.example'/>";
 
@@ -483,5 +520,69 @@ mod tests {
         let request = Request::TakeOver { node: me, orders: vec![8, 9] };
         ask(&house.node, &bare("romeo"), &request).await.expect("done");
         assert_eq!(taken_over(&house.node, &bare("romeo"), vec![7, 8, 9]).await, [8]);
+    }
+
+    #[tokio::test]
+    async fn what_another_regions_domain_has_sent_abroad_is_left_to_that_region() {
+        let house = House::beside_us(false, "").await;
+        house.abroad();
+        us_falls(&house).await;
+        let friar = BareJid::parse("friar@other.example").expect("a JID");
+        let row = |from: &str| {
+            let text = format!("<message from='{from}' to='{friar}'><body>x</body></message>");
+            super::super::row(1, &stanza(&text))
+        };
+        let rows = vec![(7, row("bob@us.chat.example/x")), (8, row("juliet1@chat.example/x"))];
+        let keep = Request::Keep { node: "us-0".into(), rows };
+        ask(&house.node, &friar, &keep).await.expect("kept");
+        let gone = ["us-0".to_owned()];
+        take_over_for(&house.node, &friar, &gone).await.expect("done");
+        let left = house.abroad();
+        assert!(left.len() == 1 && left[0].contains("juliet1@chat.example"), "{left:?}");
+        let taken = Request::Taken { node: "us-0".into(), orders: vec![7, 8] };
+        assert_eq!(ask(&house.node, &friar, &taken).await, Ok(vec![8]));
+    }
+
+    /// Bob's home is down with his region, and nobody inherits it.
+    #[tokio::test]
+    async fn what_is_for_an_account_of_a_region_that_is_down_is_kept_by_another() {
+        let house = House::beside_us(false, "").await;
+        us_falls(&house).await;
+        let [alice, bob] = ["alice@eu.chat.example", "bob@us.chat.example"];
+        let account = BareJid::parse(alice).expect("a JID");
+        house.account(&account).await;
+        let to = |to: &str| {
+            let from = "juliet@chat.example/balcony";
+            stanza(&format!(
+                "<message from='{from}' to='{to}' type='chat'><body>x</body></message>"
+            ))
+        };
+        let server = BareJid::parse("chat.example").expect("a JID");
+        let rows = async || {
+            let rows = house.node.storage.map(SECOND, server.as_str()).await.expect("read");
+            rows.into_iter().map(|(key, _)| key).collect::<Vec<_>>()
+        };
+        keep(&house.node, vec![(7, 1, to(bob)), (8, 1, to(alice))]);
+        settled(&house).await;
+        assert_eq!(rows().await.len(), 2);
+        assert!(taken_over(&house.node, &bare("bob"), vec![7]).await.is_empty());
+        let gone = let_go(&house.node, vec![7, 8]);
+        assert_eq!(read_mark(&gone.marks[0].1), Some(server.clone()));
+        gone.tell(&house.node);
+        settled(&house).await;
+        assert_eq!(rows().await, [""; 0]);
+        // What a node of his region had is left to it, if it is for him.
+        let row = |jid: &str| super::super::row(1, &to(jid));
+        let keep =
+            Request::Keep { node: "us-0".into(), rows: vec![(1, row(bob)), (2, row(alice))] };
+        ask(&house.node, &server, &keep).await.expect("kept");
+        let seat = house.node.bind(&account, Some("x")).expect("bound");
+        house.says(&seat, "<presence/>").await;
+        crate::testing::mail(&seat);
+        take_over_for(&house.node, &server, &["us-0".to_owned()]).await.expect("done");
+        let heard = house.mail(&seat).await.concat();
+        assert_eq!(heard.matches("<body>x</body>").count(), 1, "{heard}");
+        let taken = Request::Taken { node: "us-0".into(), orders: vec![1, 2] };
+        assert_eq!(ask(&house.node, &server, &taken).await, Ok(vec![2]));
     }
 }

@@ -6,6 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use xmpp::jid::{BareJid, Jid};
 use xmpp::stanza::Stanza;
 
+use crate::app::Live;
+
 /// The domains of this deployment, as one node sees them.
 #[derive(Clone, Debug, Default)]
 pub struct Domains {
@@ -15,8 +17,8 @@ pub struct Domains {
     pub regional: String,
     /// Guests' (XEP-0175), served by every region; empty: there are none.
     pub anon: String,
-    /// Names of other regions' regional domains.
-    pub elsewhere: BTreeSet<String>,
+    /// Names of other regions' regional domains, as metadata has them (`app::wires`).
+    pub elsewhere: Live<BTreeSet<String>>,
     /// What goes from one region's domain to another's stays inside the system, like everything else. If not, they are strangers to each other.
     pub regions_linked: bool,
     /// Domains of services (`upload.chat.example`), with their numbers in `Services`.
@@ -54,6 +56,13 @@ impl Domains {
     /// a region knows of the other's users it does not tell its own.
     pub fn are_strangers(&self, one: &str, other: &str) -> bool {
         !self.regions_linked && one != other && self.is_regional(one) && self.is_regional(other)
+    }
+
+    /// Whether whom this region trusts with accounts is trusted with those of `domain`: not with another region's, which is a stranger.
+    pub fn trusts_with(&self, domain: &str) -> bool {
+        domain == self.global
+            || self.is_of_this_region(domain)
+            || self.regions_linked && self.is_regional(domain)
     }
 
     /// Whether what `from` sends to `to` leaves by federation.
@@ -130,7 +139,8 @@ impl Domains {
     /// The component that has that domain, as the session table knows it.
     pub fn component(&self, domain: &str) -> Option<BareJid> {
         match self.components.get(domain) {
-            Some(component) => Some(component.clone()),
+            // A region that was added later has its name, whatever the configuration calls so.
+            Some(component) => (!self.elsewhere.contains(domain)).then(|| component.clone()),
             None if self.is_component(domain) => BareJid::new(None, domain).ok(),
             None => None,
         }
@@ -201,7 +211,7 @@ mod tests {
             global: "chat.example".into(),
             regional: "eu.chat.example".into(),
             anon: "anon.chat.example".into(),
-            elsewhere: ["us.chat.example".into()].into(),
+            elsewhere: Live::new(["us.chat.example".into()].into()),
             services: [("upload.chat.example".into(), 0), ("proxy.example".into(), 1)].into(),
             components: ["irc.chat.example", "bridge.example"]
                 .map(|name| (name.to_owned(), BareJid::parse(name).expect("a JID")))
@@ -290,7 +300,7 @@ mod tests {
         let apart = Domains {
             global: "chat.example".into(),
             regional: "eu.chat.example".into(),
-            elsewhere: ["us.chat.example".into(), "ap.chat.example".into()].into(),
+            elsewhere: Live::new(["us.chat.example".into(), "ap.chat.example".into()].into()),
             services: [("upload.chat.example".into(), 0)].into(),
             ..Domains::default()
         };
@@ -336,7 +346,7 @@ mod tests {
             global: "chat.example".into(),
             regional: "eu.chat.example".into(),
             anon: "anon.chat.example".into(),
-            elsewhere: ["us.chat.example".into()].into(),
+            elsewhere: Live::new(["us.chat.example".into()].into()),
             services: [("upload.chat.example".into(), 0)].into(),
             ..Domains::default()
         };

@@ -292,6 +292,10 @@ impl MetaState {
             return Ok(false);
         }
         has_not_moved(&known, epoch)?;
+        let bytes: usize = self.pins.keys().map(String::len).sum();
+        if !was_pinned && bytes + account.len() > PINS_BYTES_MAX {
+            return Err(CommandError::TooManyPins);
+        }
         let shard_epoch = self.home(shard_of(account)).map_or(0, |home| home.epoch);
         let pin =
             Home { region: to.into(), epoch: known.epoch.max(shard_epoch) + 1, replicas: copies };
@@ -513,6 +517,23 @@ mod tests {
             );
         }
         assert_eq!(MetaState::default().home_of("a@eu.chat.example"), None);
+    }
+
+    #[test]
+    fn pins_are_bounded_and_one_that_is_may_still_move() {
+        let mut state = founded();
+        let pin = |n: usize, to: &str| {
+            let account = format!("{}{n}@chat.example", "x".repeat(1000));
+            Command::Pin { account, to: to.into(), replicas: vec![], epoch: None }
+        };
+        let most = (0..1000).find(|n| state.apply(&pin(*n, "eu")).is_err()).expect("a bound");
+        let bytes: usize = state.pins.keys().map(String::len).sum();
+        assert!((PINS_BYTES_MAX - 1020..=PINS_BYTES_MAX).contains(&bytes), "{most} pins");
+        assert_eq!(state.apply(&pin(most, "eu")), Err(CommandError::TooManyPins));
+        state.apply(&pin(0, "us")).expect("it is pinned already");
+        let Command::Pin { account, .. } = pin(1, "eu") else { unreachable!() };
+        state.apply(&Command::Unpin { account }).expect("it is pinned");
+        state.apply(&pin(most, "eu")).expect("there is room again");
     }
 
     #[test]

@@ -23,5 +23,5 @@ pub use net::MetaTransport;
 pub use shared::MetaStatus;
 pub use types::{
     Command, CommandError, CommandReply, DialbackSecret, Domain, DomainKind, Home, MetaState,
-    NodeRecord, Region, RegionState, SHARDS, shard_of,
+    NodeRecord, PINS_BYTES_MAX, Region, RegionState, SHARDS, shard_of,
 };

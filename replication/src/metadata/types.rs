@@ -34,7 +34,7 @@ pub struct MetaState {
     pub domains: BTreeMap<String, Domain>,
     /// One home a shard: [`SHARDS`] of them once founded, none before.
     pub homes: Vec<Home>,
-    /// Accounts (bare JID) that live elsewhere than their shard: data residency.
+    /// Accounts (bare JID) that live elsewhere than their shard: data residency. At most [`PINS_BYTES_MAX`] bytes of names.
     pub pins: BTreeMap<String, Home>,
     /// Nodes that count as dead though their region does not, each with the incarnation that nobody reached. A region with one node is down as
     /// a whole instead.
@@ -42,6 +42,9 @@ pub struct MetaState {
     /// What all nodes' dialback keys are made with (XEP-0185), once the first has proposed one. A secret: shown nowhere.
     pub dialback: Option<DialbackSecret>,
 }
+
+/// The bytes of the names of all pinned accounts: a region says in one message which of them a copy brings. Beyond: [`CommandError::TooManyPins`].
+pub const PINS_BYTES_MAX: usize = 512 * 1024;
 
 /// See [`MetaState::dialback`].
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,6 +80,18 @@ impl MetaState {
                 self.domains.get(rest).is_some_and(is_global).then_some(&*region.name)
             }
         }
+    }
+
+    /// Regions' own domains, and of which region each is; as [`MetaState::region_of`] says it.
+    pub fn regional_domains(&self) -> BTreeMap<String, &str> {
+        let globals = self.domains.iter().filter(|(_, domain)| domain.kind == DomainKind::Global);
+        let below = |global: &String| {
+            let names = self.regions.keys().map(|region| format!("{region}.{global}"));
+            names.collect::<Vec<_>>()
+        };
+        let named = self.domains.keys().cloned();
+        let all = named.chain(globals.flat_map(|(name, _)| below(name)));
+        all.filter_map(|name| self.region_of(&name).map(|region| (name.clone(), region))).collect()
     }
 
     /// A home that never moves: its epoch is the first, and the other regions have copies.
@@ -368,6 +383,8 @@ pub enum CommandError {
     HasMoved { region: String, epoch: u64 },
     #[error("{account:?} is on the own domain of region {region:?}, which is its home for ever")]
     OfRegion { account: String, region: String },
+    #[error("the names of the accounts that are pinned take {PINS_BYTES_MAX} bytes: unpin some")]
+    TooManyPins,
 }
 
 #[cfg(test)]

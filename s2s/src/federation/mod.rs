@@ -13,6 +13,7 @@ pub mod check;
 pub mod dialback;
 mod handle;
 pub mod incoming;
+mod managed;
 pub mod net;
 pub mod outgoing;
 mod pace;
@@ -84,7 +85,7 @@ pub trait FederationUser: Send + Sync + 'static {
         StreamError::system_shutdown()
     }
 
-    /// A stanza came in. Its `from` is of a domain that was proved on this stream for the domain in its `to`, which is ours; both are there, and
+    /// A stanza came in. Its `from` is of a domain that was proved on this stream, and from which something may arrive for the domain in its `to`, which is ours; both are there, and
     /// it is in the namespace of stanzas as the router knows it (`jabber:client`).
     fn receive(&self, stanza: Stanza, handled: Handled);
 

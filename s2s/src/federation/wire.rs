@@ -243,20 +243,21 @@ pub fn unknown(element: &Element) -> StreamError {
 /// they speak, not what the people behind them do.
 ///
 /// # Errors
-/// What to close the stream with (RFC 6120 §4.9.3): `not-authorized` before anything is proved, `invalid-from` from a domain that is not, or is one of ours,
-/// `improper-addressing` without both addresses, `host-unknown` to a domain that is not ours.
+/// What to close the stream with (RFC 6120 §4.9.3): `not-authorized` before anything is proved, `invalid-from` from a domain that is not, or from which nothing may come
+/// for the other, as from one of ours, `improper-addressing` without both addresses, `host-unknown` to a domain that is not ours.
 pub fn stanza(
     piece: &[u8],
     head: &Head,
     proved: &Pairs,
     is_ours: impl Fn(&str) -> bool,
+    may_arrive: impl Fn(&str, &str) -> bool,
 ) -> Result<Stanza, StreamError> {
     if proved.is_empty() {
         return Err(StreamError::not_authorized());
     }
     let from = head.from.and_then(|span| Jid::parse(&span.value(piece)?).ok());
     let from = from.ok_or_else(StreamError::improper_addressing)?;
-    if is_ours(from.domain()) || !proved.has_sender(from.domain()) {
+    if !proved.has_sender(from.domain()) {
         return Err(StreamError::invalid_from());
     }
     let stanza = Stanza::receive(piece, head, &from, None).map_err(|reject| {
@@ -269,6 +270,7 @@ pub fn stanza(
     })?;
     match stanza.to() {
         None => Err(StreamError::improper_addressing()),
+        Some(to) if !may_arrive(from.domain(), to.domain()) => Err(StreamError::invalid_from()),
         Some(to) if !is_ours(to.domain()) => Err(StreamError::host_unknown()),
         Some(_) => Ok(stanza),
     }
@@ -347,15 +349,23 @@ mod tests {
         framer.scan(&header()[21..]).expect("a header");
         let mut take = |pairs: &Pairs, xml: &str| {
             let Ok(Scan::Element(_, head)) = framer.scan(xml.as_bytes()) else { panic!("{xml}") };
-            let ours = |domain: &str| domain == "capulet.example";
-            stanza(xml.as_bytes(), &head, pairs, ours)
+            let ours = |domain: &str| matches!(domain, "capulet.example" | "a.capulet.example");
+            // One region's domain to another's, and to nothing else of ours.
+            let may = |from: &str, to: &str| match from {
+                "b.capulet.example" => to == "a.capulet.example",
+                from => !ours(from),
+            };
+            stanza(xml.as_bytes(), &head, pairs, ours, may)
                 .map(|stanza| String::from_utf8(stanza.bytes().to_vec()).expect("text"))
                 .map_err(|error| error.condition.name())
         };
         let good = "<message from='romeo@montague.example/x' to='juliet@capulet.example'><body>ciao</body></message>";
         assert_eq!(take(&pairs, good), Err("not-authorized")); // B-196
         pairs.add(&Pair::new("montague.example", "capulet.example"));
+        pairs.add(&Pair::new("b.capulet.example", "a.capulet.example"));
+        assert!(take(&pairs, "<iq from='b.capulet.example' to='a.capulet.example'/>").is_ok());
         for (xml, expected) in [
+            ("<iq from='b.capulet.example' to='capulet.example'/>", "invalid-from"),
             // B-193, B-194, B-197.
             ("<iq from='verona.example' to='capulet.example'/>", "invalid-from"),
             ("<iq from='capulet.example' to='capulet.example'/>", "invalid-from"),

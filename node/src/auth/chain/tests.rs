@@ -222,6 +222,30 @@ async fn a_name_that_another_backend_has_is_taken() {
 }
 
 #[tokio::test]
+async fn other_backends_are_asked_about_accounts_of_their_domain_only() {
+    let home = home();
+    let record = Record { keys: vec![keys(Hash::Sha256, "wonderland")], disabled: false };
+    home.records.lock().insert("juliet@eu.example.org".to_owned(), record);
+    // They know names, not domains.
+    let backends = vec![backend("romeo=one juliet=one")];
+    let domain = Some("example.org".to_owned());
+    let chain = chain(&home, backends, Links { order: Vec::new(), domain, ..Links::default() });
+    for (account, password, expected) in [
+        ("romeo@example.org", "one", Verdict::Right),
+        ("romeo@eu.example.org", "one", Verdict::Wrong),
+        ("juliet@example.org", "one", Verdict::Right),
+        ("juliet@eu.example.org", "one", Verdict::Wrong),
+        // Nobody but this server has those, whatever else is configured.
+        ("juliet@eu.example.org", "wonderland", Verdict::Right),
+    ] {
+        let account = BareJid::parse(account).expect("a JID");
+        let verdict = chain.plain(&account, Password::new(password)).await;
+        assert_eq!(verdict, expected, "{account} {password}");
+        assert_eq!(chain.is_taken(&account).await, Some(account.domain() == "example.org"));
+    }
+}
+
+#[tokio::test]
 async fn a_token_is_asked_about_until_somebody_knows_it() {
     let chain = chain(&home(), vec![backend("romeo=one"), backend("tybalt=two")], Links::default());
     let token = async |token: &str| chain.token(Password::new(token)).await;
@@ -268,7 +292,7 @@ fn what_is_offered_follows_from_what_the_backends_can_do() {
         let settings = config::Certificate { authorities, names: Vec::new() };
         let all = Certificates::new(&settings, "example.org", Arc::new(|| 0)).expect("usable");
         let links = Links { certificates: certificates.then_some(all), ..Links::default() };
-        let all = chain(&home(), others.collect(), links).mechanisms();
+        let all = chain(&home(), others.collect(), links).mechanisms("example.org");
         all.iter().map(|mechanism| mechanism.name()).collect::<Vec<_>>().join(" ")
     };
     let none = Abilities::default();
@@ -282,4 +306,27 @@ fn what_is_offered_follows_from_what_the_backends_can_do() {
     assert_eq!(names(&[one_hash], false), "SCRAM-SHA-1-PLUS SCRAM-SHA-1 PLAIN");
     let tokens = Abilities { tokens: true, tokens_as_passwords: true, ..none };
     assert_eq!(names(&[tokens], false), format!("{scram} OAUTHBEARER PLAIN"));
+}
+
+#[test]
+fn a_regions_own_domain_is_offered_what_the_records_of_this_server_can_do() {
+    let abilities = Abilities { passwords: true, tokens: true, ..Abilities::default() };
+    let backend = Arc::new(Words { words: "", abilities, asked: AtomicUsize::new(0) });
+    let dir = tempfile::tempdir().expect("a directory");
+    let authorities = dir.path().join("ca.pem");
+    let authority = crate::certs::Authority::new("test").expect("made");
+    std::fs::write(&authorities, authority.certificate()).expect("written");
+    let settings = config::Certificate { authorities, names: Vec::new() };
+    let certificates = Certificates::new(&settings, "example.org", Arc::new(|| 0)).ok();
+    let domain = Some("example.org".to_owned());
+    let links = Links { order: Vec::new(), domain, certificates, ..Links::default() };
+    let all = chain(&home(), vec![backend], links);
+    let names = |domain: &str| {
+        let offered = all.mechanisms(domain);
+        offered.iter().map(|mechanism| mechanism.name()).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(names("example.org"), "EXTERNAL OAUTHBEARER PLAIN");
+    let internal = chain(&home(), Vec::new(), Links::default()).mechanisms("example.org");
+    assert_eq!(all.mechanisms("eu.example.org"), internal);
+    assert!(names("eu.example.org").starts_with("SCRAM-SHA-512-PLUS"), "{internal:?}");
 }

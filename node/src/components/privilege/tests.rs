@@ -172,3 +172,36 @@ async fn an_answer_is_heard_whoever_makes_it_and_whenever() {
     // Where nobody is left who could answer, nothing is waited for.
     assert!(acting().answer(&house.node, Some("it")).await.is_none());
 }
+
+/// Of a component at a node of eu.
+#[tokio::test]
+async fn it_acts_for_accounts_of_its_region_and_of_others_if_they_are_linked() {
+    for (linked, account, acts) in [
+        (false, "bob@us.chat.example", false),
+        (true, "bob@us.chat.example", true),
+        (false, "alice@eu.chat.example", true),
+        (false, "juliet@chat.example", true),
+    ] {
+        let house = House::beside_us(linked, "").await;
+        let bot = BareJid::parse("bot.chat.example").expect("a JID");
+        let take = |text: &str| {
+            let handled = Handled::new(std::sync::Arc::new(crate::testing::Counted::default()), 0);
+            take(&house.node, &bot, &may(), stanza(text), handled).is_none()
+        };
+        let request = format!(
+            "<iq from='bot.chat.example' to='{account}' type='get' id='1'><query xmlns='jabber:iq:roster'/></iq>"
+        );
+        assert_eq!(take(&request), acts, "{account}, linked: {linked}");
+        let request = wrapped(account, "get", &inner("type='get' id='2'", "jabber:iq:private"));
+        assert_eq!(take(&request), acts, "{account}, linked: {linked}");
+        house.abroad();
+        let text = sent(account, " to='friar@other.example'");
+        assert!(take(&message("chat.example", &text)), "it asks for something");
+        let left = || !house.abroad().is_empty();
+        match acts {
+            true if linked => {} // His region speaks for him.
+            true => house.until("it leaves", left).await,
+            false => assert!(!left(), "{account}, linked: {linked}"),
+        }
+    }
+}

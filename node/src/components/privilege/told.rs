@@ -63,10 +63,13 @@ pub fn showing(
     }
 }
 
-/// A contact at another domain shows itself to an account (§7.2), which need not be there.
+/// A contact at another domain, or at one that is as good as that to the account, shows itself to it (§7.2). It need not be there.
 pub fn contact_shows(node: &Arc<Node>, presence: &Stanza) {
     let Watchers(all) = &node.components.watchers;
-    let is_ours = |from: &Jid| node.domains.has_users(from.domain());
+    let of = presence.to().map_or("", Jid::domain);
+    let is_ours = |from: &Jid| {
+        node.domains.has_users(from.domain()) && !node.domains.are_strangers(from.domain(), of)
+    };
     for watcher in all.iter().filter(|watcher| watcher.presence == WatchedPresence::Roster) {
         let Some(from) = presence.from().filter(|from| !is_ours(from)) else { return };
         let itself = from.domain() == watcher.component.domain();
@@ -106,7 +109,8 @@ pub fn roster_changed(
     actions: &mut Vec<Action>,
 ) {
     let Watchers(all) = &node.components.watchers;
-    for watcher in all.iter().filter(|watcher| watcher.pushes) {
+    let watches = |watcher: &&Watcher| watcher.pushes && node.domains.trusts_with(account.domain());
+    for watcher in all.iter().filter(watches) {
         let oldest = |rows: &[Row<Arc<Seat>>]| {
             let first = rows.iter().filter(|row| row.lit);
             let first = first.min_by_key(|row| (row.generation, row.full.clone()));

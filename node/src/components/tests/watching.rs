@@ -84,3 +84,25 @@ async fn it_hears_what_changes_in_rosters() {
     }
     assert!(heard.contains("from='romeo@chat.example'"), "{heard}");
 }
+
+/// At a node of eu, beside a region us: accounts of the one are strangers to those of the other.
+#[tokio::test]
+async fn strangers_are_watched_as_contacts_and_not_as_accounts() {
+    let house = House::beside_us(false, &format!("{CONFIG}{WATCHES}")).await;
+    let mut bot = Line::connected(&house, "bot.chat.example", "of all").await;
+    bot.reads("</message>").await;
+    let item = xmpp::xml::element::Element::new("item", xmpp::ns::ROSTER);
+    let pushes = |account: &str| {
+        let (account, mut actions) = (BareJid::parse(account).expect("a JID"), Vec::new());
+        super::super::roster_changed(&house.node, &account, &item, None, &mut actions);
+        actions.len()
+    };
+    assert_eq!((pushes("alice@eu.chat.example"), pushes("bob@us.chat.example")), (1, 0));
+    assert_eq!(pushes("juliet@chat.example"), 1);
+    house.account(&BareJid::parse("alice@eu.chat.example").expect("a JID")).await;
+    house
+        .hears("<presence from='bob@us.chat.example/x' to='alice@eu.chat.example'><status>heard</status></presence>")
+        .await;
+    let heard = bot.reads("</presence>").await;
+    assert!(heard.contains("from='bob@us.chat.example/x'"), "{heard}");
+}

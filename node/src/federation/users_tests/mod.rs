@@ -2,6 +2,7 @@
 
 mod inbound;
 mod presence;
+mod regional;
 
 use std::sync::Arc;
 

@@ -2,7 +2,7 @@
 //! has a [`Seat`] for as long as it lives.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -51,18 +51,36 @@ struct Inner {
     streams: usize,
     unproved: HashMap<IpAddr, usize>,
     domains: HashMap<String, Domain>,
-    lookups: usize,
+    /// What others are asked for streams: in all, and for each network.
+    asking: usize,
+    asking_for: HashMap<IpAddr, usize>,
     refusals: usize,
     reasons: BTreeMap<&'static str, u64>,
 }
 
-/// A certificate is being looked up, until this is dropped.
-#[derive(Debug)]
-pub(super) struct Lookup(Arc<Counts>);
+/// The share of `verifications_max` that one network has: nobody keeps others from being proved.
+const NETWORK_SHARE: usize = 16;
 
-impl Drop for Lookup {
+/// Somebody is being asked about a key or a certificate for a peer, until this is dropped.
+#[derive(Debug)]
+pub(super) struct Asking(Arc<Counts>, IpAddr);
+
+impl Drop for Asking {
     fn drop(&mut self) {
-        self.0.inner.lock().lookups -= 1;
+        let mut inner = self.0.inner.lock();
+        inner.asking -= 1;
+        release(&mut inner.asking_for, Some(self.1));
+    }
+}
+
+/// Whose questions are counted together: an IPv4 address, or an IPv6 /48, which is what one may have as a whole.
+fn network_of(address: IpAddr) -> IpAddr {
+    match source_of(address) {
+        IpAddr::V6(six) => {
+            let [a, b, c, ..] = six.segments();
+            IpAddr::V6(Ipv6Addr::new(a, b, c, 0, 0, 0, 0, 0))
+        }
+        four => four,
     }
 }
 
@@ -128,14 +146,19 @@ impl Counts {
         Some(Refusal(self.clone()))
     }
 
-    /// One more certificate is looked up. `None`: there are too many at this time (`verifications_max`).
-    pub(super) fn look_up(self: &Arc<Self>, limits: &Limits) -> Option<Lookup> {
+    /// One more is asked about a key or a certificate, for a peer at that address. `None`: too many are at this time, in all (`verifications_max`) or
+    /// for its network (a sixteenth of that).
+    pub(super) fn ask(self: &Arc<Self>, address: IpAddr, limits: &Limits) -> Option<Asking> {
+        let network = network_of(address);
+        let share = (limits.verifications_max / NETWORK_SHARE).max(1);
         let mut inner = self.inner.lock();
-        if inner.lookups >= limits.verifications_max {
+        let for_it = inner.asking_for.get(&network).copied().unwrap_or_default();
+        if inner.asking >= limits.verifications_max || for_it >= share {
             return None;
         }
-        inner.lookups += 1;
-        Some(Lookup(self.clone()))
+        inner.asking += 1;
+        *inner.asking_for.entry(network).or_default() += 1;
+        Some(Asking(self.clone(), network))
     }
 
     pub(super) fn count(&self, reason: &'static str) {
@@ -315,14 +338,23 @@ mod tests {
     }
 
     #[test]
-    fn so_many_certificates_are_looked_up_at_a_time() {
-        let limits = Limits { verifications_max: 2, ..settings().limits };
+    fn so_much_is_asked_at_a_time_and_a_share_of_it_for_one_network() {
+        let limits = Limits { verifications_max: 32, ..settings().limits };
         let counts = Arc::new(Counts::default());
-        let first = counts.look_up(&limits);
-        let second = counts.look_up(&limits);
-        assert!(first.is_some() && second.is_some() && counts.look_up(&limits).is_none());
+        let ask = |text: &str| counts.ask(text.parse().expect("an address"), &limits);
+        let first = ask("2001:db8:1:1::1");
+        let second = ask("2001:db8:1:2::1");
+        assert!(first.is_some() && second.is_some());
+        assert!(ask("2001:db8:1:3::1").is_none(), "the same network");
+        let others: Vec<_> = (0..30).map(|n| ask(&format!("10.0.0.{}", n / 2))).collect();
+        assert!(others.iter().all(Option::is_some));
+        assert!(ask("10.9.9.9").is_none(), "so many in all");
         drop(first);
-        assert!(counts.look_up(&limits).is_some());
+        let again = ask("2001:db8:1:3::1");
+        assert!(again.is_some() && ask("10.9.9.9").is_none());
+        drop((second, others, again));
+        let inner = counts.inner.lock();
+        assert!(inner.asking == 0 && inner.asking_for.is_empty());
     }
 
     #[test]

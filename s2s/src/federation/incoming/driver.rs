@@ -19,12 +19,13 @@ use xmpp::stream::header::{Framing, Opening};
 use xmpp::xml::framer::Limits as XmlLimits;
 use xmpp::{Stanza, StreamError, ns};
 
-use super::counts::Seat;
+use super::counts::{Asking, Seat};
 use super::machine::Machine;
 use super::sleep::{BackHalf, Slept, WAKES_MAX, Wake};
 use super::turns::{Input, Output};
 use super::{Around, Current, FAREWELL, Shared};
 use crate::federation::bidi::Back;
+use crate::federation::dialback::DialbackError;
 use crate::federation::net::{Security, WhyNot};
 use crate::federation::wire::{self, Item, Turn, Wire};
 use crate::federation::{Handled, OnHandled, Ticket};
@@ -406,9 +407,15 @@ impl Stream {
     fn perform(&mut self, output: Output) {
         match output {
             Output::Verify(ask) => {
-                let answer = self.shared.verifier.verify(ask.clone());
+                let place = self.place_to_ask();
+                let answer = place.is_some().then(|| self.shared.verifier.verify(ask.clone()));
                 self.questions.push(Box::pin(async move {
-                    Told::Input(Box::new(Input::Verified(ask, answer.await)))
+                    let _place = place;
+                    let answer = match answer {
+                        Some(answer) => answer.await,
+                        None => Err(DialbackError::ResourceConstraint),
+                    };
+                    Told::Input(Box::new(Input::Verified(ask, answer)))
                 }));
             }
             Output::Back(pair) => {
@@ -451,6 +458,11 @@ impl Stream {
         self.seat.accepted(theirs, limits, Instant::now().into_std())
     }
 
+    /// `None`: too much is being asked for this peer, or for all.
+    fn place_to_ask(&self) -> Option<Asking> {
+        self.shared.counts.ask(self.peer.ip(), &self.current.settings.limits)
+    }
+
     /// Whether the certificate is good for a domain, and is to be looked at. Told later where somebody has to be asked (DANE, POSH).
     fn prove(&mut self, domain: String) -> Option<Input> {
         if !self.current.policies.of(&domain).external() {
@@ -463,17 +475,17 @@ impl Stream {
             }
             proved.is_ok()
         };
-        if !self.shared.net.looks_up() {
-            let good = good(self.shared.net.proves(&self.chain, &domain), &domain);
+        if let Some(proved) = self.shared.net.proves_at_once(&self.chain, &domain) {
+            let good = good(proved, &domain);
             return Some(Input::Proved { domain, good });
         }
-        let Some(lookup) = self.shared.counts.look_up(&self.current.settings.limits) else {
+        let Some(place) = self.place_to_ask() else {
             tracing::warn!(%peer, domain, "a certificate is not looked up (verifications_max)");
             return Some(Input::Proved { domain, good: false });
         };
         let (net, chain) = (self.shared.net.clone(), self.chain.clone());
         self.questions.push(Box::pin(async move {
-            let _lookup = lookup;
+            let _place = place;
             let good = good(net.proves_with_lookups(&chain, &domain).await, &domain);
             Told::Input(Box::new(Input::Proved { domain, good }))
         }));

@@ -161,7 +161,8 @@ impl Machine {
             _ => {
                 let silence = if self.prodded { 2 * timers.idle } else { timers.idle };
                 let ack = self.management.asked_at().map(|asked| asked + timers.ack);
-                Some(ack.map_or(self.active + silence, |ack| ack.min(self.active + silence)))
+                let again = self.management.asks_again();
+                ack.into_iter().chain(again).chain([self.active + silence]).min()
             }
         }
     }
@@ -249,6 +250,9 @@ impl Machine {
             _ if self.proved.is_empty() => return Err(StreamError::connection_timeout()), // B-059
             _ if self.management.asked_at().is_some_and(|asked| now >= asked + timers.ack) => {
                 out.push(Output::Cut);
+            }
+            _ if self.management.asks_again().is_some_and(|again| now >= again) => {
+                self.ask(now, out);
             }
             _ if !self.prodded => {
                 // RFC 6120 §4.6.1: if the peer is gone, its TCP will say so.
@@ -460,7 +464,8 @@ impl Machine {
         out: &mut Vec<Output>,
     ) -> Result<(), StreamError> {
         let is_ours = |domain: &str| house.is_ours(domain);
-        let stanza = wire::stanza(piece, head, &self.proved, is_ours)?;
+        let may_arrive = |from: &str, to: &str| house.may_arrive(from, to);
+        let stanza = wire::stanza(piece, head, &self.proved, is_ours, may_arrive)?;
         (self.active, self.prodded) = (now, false);
         out.push(Output::Receive(stanza, self.management.begin()));
         Ok(())

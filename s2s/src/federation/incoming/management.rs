@@ -4,13 +4,14 @@
 
 use std::time::Instant;
 
-use xmpp::sm::{self, Inbound, Malformed, Nonza, Outbound};
+use xmpp::sm::{self, Inbound, Malformed, Nonza};
 use xmpp::{Condition, Element, Stanza, StreamError};
 
 use super::machine::{Machine, State};
 use super::turns::{Kept, Output};
 use crate::federation::Limits;
 use crate::federation::Ticket;
+use crate::federation::managed::{Owed, Unacked};
 use crate::federation::pairs::Pairs;
 use crate::federation::text;
 
@@ -24,13 +25,9 @@ pub(super) struct Management {
     /// Set by `<enable/>`.
     enabled: Option<Enabled>,
     /// Sent by us and not acknowledged.
-    outbound: Outbound<(Ticket, Stanza)>,
-    /// When we asked for an acknowledgement that has not come.
-    asked: Option<Instant>,
-    /// How many had been sent when we asked last.
-    asked_for: u32,
-    /// The peer asked when this many had come, and has not been told yet that they are handled.
-    owed: Option<u64>,
+    outbound: Unacked<(Ticket, Stanza)>,
+    /// Of what the peer has sent.
+    owed: Owed,
     unacked_max: usize,
     unacked_bytes_max: usize,
     unhandled_max: usize,
@@ -49,10 +46,8 @@ impl Management {
             handled: 0,
             enabled: None,
             // Its bounds are looked at before something is sent.
-            outbound: Outbound::new(usize::MAX, usize::MAX),
-            asked: None,
-            asked_for: 0,
-            owed: None,
+            outbound: Unacked::default(),
+            owed: Owed::default(),
             unacked_max: limits.unacked_max,
             unacked_bytes_max: limits.queue_bytes_max,
             unhandled_max: limits.unhandled_max,
@@ -72,7 +67,11 @@ impl Management {
     }
 
     pub(super) fn asked_at(&self) -> Option<Instant> {
-        self.asked
+        self.outbound.asked()
+    }
+
+    pub(super) fn asks_again(&self) -> Option<Instant> {
+        self.outbound.asks_again()
     }
 
     fn h(&self) -> u32 {
@@ -88,7 +87,7 @@ impl Management {
     pub(super) fn into_kept(self, pairs: Pairs, bidi: bool) -> Option<Kept> {
         let handled = self.h();
         let id = self.enabled?.id?;
-        Some(Kept { id, handled, pairs, bidi, unacked: self.outbound })
+        Some(Kept { id, handled, pairs, bidi, unacked: self.outbound.into_queue() })
     }
 }
 
@@ -125,12 +124,11 @@ impl Machine {
     pub(super) fn handled(&mut self, number: u64, out: &mut Vec<Output>) {
         let management = &mut self.management;
         management.inbound.done(number);
-        if management.owed.is_some_and(|owed| management.inbound.first_open() >= owed) {
-            // It was told less when it asked.
-            management.owed = None;
-            if matches!(self.state, State::Open | State::Response) {
-                out.push(Output::Send(Nonza::Answer { h: management.h() }.to_bytes().into()));
-            }
+        // It was told less when it asked.
+        if management.owed.is_due(&management.inbound)
+            && matches!(self.state, State::Open | State::Response)
+        {
+            out.push(Output::Send(Nonza::Answer { h: management.h() }.to_bytes().into()));
         }
     }
 
@@ -175,18 +173,12 @@ impl Machine {
                 out.push(Output::Dropped("stream management that is not enabled"));
             }
             Nonza::Request => {
-                let next = self.management.inbound.next();
-                self.management.owed =
-                    (self.management.inbound.first_open() < next).then_some(next);
+                self.management.owed.asked(&self.management.inbound);
                 out.push(Output::Send(Nonza::Answer { h: self.management.h() }.to_bytes().into()));
             }
             Nonza::Answer { h } => {
-                self.management.asked = None;
-                self.acknowledged(h, out)?;
-                // One that knows of all and has not handled it says so when it has: asked at once it would say the same again, without end.
-                if self.management.outbound.sent() != self.management.asked_for {
-                    self.ask(now, out);
-                }
+                self.acknowledged(h, now, out)?;
+                self.ask(now, out);
             }
             Nonza::Enabled { .. } | Nonza::Resumed { .. } | Nonza::Failed { .. } => {
                 return Err(StreamError::unsupported_stanza_type());
@@ -195,9 +187,14 @@ impl Machine {
         Ok(())
     }
 
-    fn acknowledged(&mut self, h: u32, out: &mut Vec<Output>) -> Result<(), StreamError> {
-        let acked = self.management.outbound.acked(h).map_err(sm::TooHigh::error)?; // B-179
-        let tickets: Vec<_> = acked.map(|(ticket, _)| ticket).collect();
+    fn acknowledged(
+        &mut self,
+        h: u32,
+        now: Instant,
+        out: &mut Vec<Output>,
+    ) -> Result<(), StreamError> {
+        let acked = self.management.outbound.acked(h, now).map_err(sm::TooHigh::error)?; // B-179
+        let tickets: Vec<_> = acked.into_iter().map(|(ticket, _)| ticket).collect();
         if !tickets.is_empty() {
             out.push(Output::Delivered(tickets));
         }
@@ -205,12 +202,8 @@ impl Machine {
     }
 
     /// Asks for an acknowledgement, one at a time, as long as something has none.
-    fn ask(&mut self, now: Instant, out: &mut Vec<Output>) {
-        let management = &mut self.management;
-        let unacked = management.enabled.is_some() && !management.outbound.is_empty();
-        if unacked && management.asked.is_none() {
-            management.asked = Some(now);
-            management.asked_for = management.outbound.sent();
+    pub(super) fn ask(&mut self, now: Instant, out: &mut Vec<Output>) {
+        if self.management.enabled.is_some() && self.management.outbound.ask(now) {
             out.push(Output::Send(sm::REQUEST.into()));
         }
     }
@@ -229,8 +222,7 @@ impl Machine {
             return;
         }
         let bytes = stanza.bytes().len();
-        let kept = self.management.outbound.push((ticket, stanza), bytes);
-        assert!(kept.is_ok(), "the queue itself has no bound");
+        self.management.outbound.push((ticket, stanza), bytes);
         self.ask(now, out);
     }
 
@@ -251,11 +243,11 @@ impl Machine {
         let management = &mut self.management;
         (management.from, management.handled) = (management.inbound.next(), handled);
         management.enabled = Some(Enabled { id: Some(id.clone()) });
-        management.outbound = unacked;
+        management.outbound = Unacked::resumed(unacked);
         out.push(Output::Resumable(id.clone()));
-        self.acknowledged(h, out)?; // B-185
+        self.acknowledged(h, now, out)?; // B-185
         out.push(Output::Send(Nonza::Resumed { previd: id, h: handled }.to_bytes().into()));
-        let again = self.management.outbound.unacked();
+        let again = self.management.outbound.iter();
         out.extend(again.map(|(_, stanza)| Output::Send(text::bytes(stanza))));
         self.ask(now, out);
         let new: Vec<_> = pairs.iter().filter(|pair| self.proved.add(pair)).collect();

@@ -41,6 +41,8 @@ struct Life {
     session: Session,
     /// The peer sends on it too.
     bidi: bool,
+    /// The last connection was a stream on which stanzas might go.
+    stood: bool,
     why: Failure,
 }
 
@@ -60,14 +62,15 @@ impl Drop for Life {
 pub(super) async fn run(shared: Arc<Shared>, open: Open) {
     let session = Session::new(open.bell.clone());
     let why = Failure::Cut("the stream was given up".to_owned());
-    let mut life = Life { shared, open, session, bidi: false, why };
+    let mut life = Life { shared, open, session, bidi: false, stood: false, why };
     let (mut retry, mut until) = (Retry::default(), None);
     loop {
         let failure = life.connection(&mut retry, &mut until).await;
         tracing::debug!(ours = %life.open.ours, theirs = %life.open.theirs, %failure, "stream ended");
+        let refused = matches!(failure, Failure::Peer(_) | Failure::Protocol(_));
         life.why = failure;
         let settings = life.shared.settings();
-        let back = life.session.cut();
+        let back = life.session.cut(refused);
         life.shared.pool(|pool| {
             pool.back(&life.open.theirs, back);
             pool.down(&life.open.theirs, life.open.id, &life.open.ours);
@@ -88,7 +91,12 @@ impl Life {
     /// A stream that was closed in order is over (XEP-0198 §5), and one on which nothing is open is not missed.
     fn is_worth_resuming(&self) -> bool {
         use Failure::{Closed, Done, Forbidden, NotFound};
-        let is_over = matches!(self.why, Closed | Done | Forbidden | NotFound(_));
+        let is_over = match self.why {
+            // A connection that was closed before it came to that says nothing of the stream.
+            Closed => self.stood,
+            Done | Forbidden | NotFound(_) => true,
+            _ => false,
+        };
         let is_open = || {
             !self.session.is_empty()
                 || self.bidi
@@ -104,6 +112,7 @@ impl Life {
         until: &mut Option<std::time::Instant>,
     ) -> Failure {
         let Settings { policies, timers, .. } = &*self.shared.settings();
+        self.stood = false;
         let pair = Pair::new(&self.open.ours, &self.open.theirs);
         let policy = policies.of(&pair.to);
         if !policy.allow {
@@ -119,7 +128,7 @@ impl Life {
         };
         tracing::info!(ours = pair.from, theirs = pair.to, proof = ?established.proof, tls = established.is_tls,
             proved = established.is_proved, bidi = established.bidi, sm = established.sm, "stream up");
-        self.bidi = established.bidi;
+        (self.bidi, self.stood) = (established.bidi, true);
         let online = Online::new(self.open.ours.clone(), self.open.theirs.clone(), established);
         let mut stream = Stream {
             life: self,
@@ -250,7 +259,9 @@ impl Stream<'_> {
                     self.carried = Instant::now();
                     let user = &self.life.shared.user;
                     let is_ours = |domain: &str| user.is_ours(domain);
-                    let stanza = wire::stanza(&piece, &head, &self.online.proved, is_ours)
+                    let may_arrive = |from: &str, to: &str| user.may_arrive(from, to);
+                    let proved = &self.online.proved;
+                    let stanza = wire::stanza(&piece, &head, proved, is_ours, may_arrive)
                         .map_err(Failure::Protocol)?;
                     if let Some((received, number)) = self.life.session.receive() {
                         user.receive(stanza, Handled::new(received, number));
@@ -380,7 +391,7 @@ impl Stream<'_> {
         let session = &self.life.session;
         let now = Instant::now();
         // While we do not read we cannot have heard.
-        let asked = session.asked.filter(|_| self.may_read(settings)).map(Instant::from_std);
+        let asked = session.asked().filter(|_| self.may_read(settings)).map(Instant::from_std);
         let asked = asked.map(|asked| asked.max(self.read_after));
         let cut = self.stalled.into_iter().chain(asked).min().map(|since| since + timers.ack);
         let settled = (!self.is_up).then(|| self.began + timers.negotiate);

@@ -71,7 +71,8 @@ impl Online {
         if !self.established.sm {
             return vec![Todo::Back(session.begin_anew())];
         }
-        match session.resumable.take() {
+        // Kept until there is an answer: the connection may be cut before.
+        match session.resumable.clone() {
             Some(Resumable { id, .. }) => {
                 vec![put(&Nonza::Resume { previd: id, h: session.resume() })]
             }

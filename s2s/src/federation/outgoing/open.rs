@@ -113,7 +113,7 @@ async fn next(wire: &mut Wire<Io>) -> Input {
             Ok(Some(Item::Close)) => return Input::Closed,
             Err(error) => return Input::Broken(error),
             Ok(None) => match wire.turn(true).await {
-                Ok(Turn::Ended) => return Input::Closed,
+                Ok(Turn::Ended) => return Input::Lost("the connection ended".to_owned()),
                 Ok(Turn::Read(_) | Turn::Flushed) => {}
                 Err(error) => return Input::Lost(error.to_string()),
             },

@@ -11,13 +11,14 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
-use xmpp::sm::{Inbound, Outbound, TooHigh};
+use xmpp::sm::{Inbound, TooHigh};
 
 use super::peer::Sent;
 use crate::federation::OnHandled;
+use crate::federation::managed::{Owed, Unacked};
 
-/// After an answer that did not acknowledge everything.
-const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// So often in a row a connection may break when it is asked to resume: then it is the asking that breaks it.
+const RESUMES_MAX: u8 = 5;
 
 /// How far stream management has come on the present connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,16 +44,14 @@ pub(super) struct Resumable {
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) phase: Phase,
-    managed: Outbound<Sent>,
+    managed: Unacked<Sent>,
     /// Without stream management: what is not flushed, and where it ends in the bytes of the connection.
     plain: VecDeque<(Sent, u64)>,
     pub(super) resumable: Option<Resumable>,
-    /// Since when an acknowledgement is awaited.
-    pub(super) asked: Option<Instant>,
-    /// How many had been sent when we asked last, and when the answer came.
-    asked_for: Option<(u32, Option<Instant>)>,
-    /// The peer has asked when so many of its own had come, and was told less.
-    owed: Option<u64>,
+    /// Connections in a row that broke when they were asked to resume.
+    broken: u8,
+    /// Of what the peer has sent.
+    owed: Owed,
     /// What the peer has sent since stream management was agreed on: of this `h` tells.
     counted: Arc<Received>,
     /// What it sent while it was not.
@@ -68,12 +67,11 @@ impl Session {
         Session {
             phase: Phase::Off,
             // Bounded by how much is taken from the queues: see `room`.
-            managed: Outbound::new(usize::MAX, usize::MAX),
+            managed: Unacked::default(),
             plain: VecDeque::new(),
             resumable: None,
-            asked: None,
-            asked_for: None,
-            owed: None,
+            broken: 0,
+            owed: Owed::default(),
             counted: Received::new(bell.clone()),
             uncounted: Received::new(bell),
             told: 0,
@@ -94,7 +92,7 @@ impl Session {
     pub(super) fn sent(&mut self, sent: Sent, position: u64) {
         if self.phase == Phase::On {
             let bytes = sent.item.bytes();
-            self.managed.push(sent, bytes).expect("it has no bound of its own");
+            self.managed.push(sent, bytes);
         } else {
             self.plain.push_back((sent, position));
         }
@@ -108,38 +106,27 @@ impl Session {
 
     /// The peer acknowledges: what has thereby arrived.
     pub(super) fn acked(&mut self, h: u32, now: Instant) -> Result<Vec<Sent>, TooHigh> {
-        let arrived: Vec<Sent> = self.managed.acked(h)?.collect();
-        self.asked = None;
-        self.asked_for = self.asked_for.map(|(count, _)| (count, Some(now)));
-        Ok(arrived)
+        self.managed.acked(h, now)
     }
 
     /// What the peer has not acknowledged, oldest first.
     pub(super) fn unacked(&self) -> impl Iterator<Item = &Sent> {
-        self.managed.unacked()
+        self.managed.iter()
+    }
+
+    /// Since when an acknowledgement is awaited.
+    pub(super) fn asked(&self) -> Option<Instant> {
+        self.managed.asked()
     }
 
     /// Asks for an acknowledgement, if one should be asked for now.
     pub(super) fn ask(&mut self, now: Instant) -> bool {
-        let asks = self.asks_at(now).is_some_and(|at| at <= now);
-        if asks {
-            self.asked = Some(now);
-            self.asked_for = Some((self.managed.sent(), None));
-        }
-        asks
+        self.phase == Phase::On && self.managed.ask(now)
     }
 
-    /// When to ask. A peer that knows of all that was sent and has not handled it all says so by itself when it has, or is asked again after a while.
+    /// When to ask.
     pub(super) fn asks_at(&self, now: Instant) -> Option<Instant> {
-        if self.phase != Phase::On || self.asked.is_some() || self.managed.is_empty() {
-            return None;
-        }
-        match self.asked_for {
-            Some((count, Some(answered))) if count == self.managed.sent() => {
-                Some(answered + ASK_AGAIN)
-            }
-            _ => Some(now),
-        }
+        self.managed.asks_at(now).filter(|_| self.phase == Phase::On)
     }
 
     /// The stream is to be resumed: the `h` to tell, up to which the peer need not send again.
@@ -160,6 +147,7 @@ impl Session {
     /// It goes on where it was cut, with what was not handled when we said how far we were: what of that has come is not taken once more.
     pub(super) fn resumed(&mut self) {
         self.phase = Phase::On;
+        self.broken = 0;
         self.again = self.counted.inbound.lock().next() - self.told;
     }
 
@@ -187,19 +175,18 @@ impl Session {
     /// The peer asks what is handled of its own: the `h` to answer. If that is not all, it is told once more when it is: see [`Session::settle`].
     pub(super) fn answer(&mut self) -> u32 {
         let inbound = self.counted.inbound.lock();
-        self.owed = (inbound.first_open() < inbound.next()).then_some(inbound.next());
+        self.owed.asked(&inbound);
         inbound.handled()
     }
 
     /// The `h` to tell the peer now, of what it asked for and was not told.
     pub(super) fn settle(&mut self) -> Option<u32> {
-        let owed = self.owed?;
-        let inbound = self.counted.inbound.lock();
-        if inbound.first_open() < owed {
+        if !self.owed.is_any() {
             return None;
         }
-        self.owed = None;
-        (self.phase == Phase::On).then(|| inbound.handled())
+        let inbound = self.counted.inbound.lock();
+        let is_due = self.owed.is_due(&inbound) && self.phase == Phase::On;
+        is_due.then(|| inbound.handled())
     }
 
     /// Whether, without stream management, something has not left our buffers.
@@ -215,18 +202,25 @@ impl Session {
     /// Everything on the way comes back, oldest first, and the counters begin anew.
     pub(super) fn begin_anew(&mut self) -> Vec<Sent> {
         self.phase = Phase::Off;
-        self.resumable = None;
-        (self.asked, self.asked_for, self.owed) = (None, None, None);
+        (self.resumable, self.broken) = (None, 0);
+        self.owed = Owed::default();
         (self.counted, self.again) = (Received::new(self.counted.bell.clone()), 0);
-        let managed = std::mem::replace(&mut self.managed, Outbound::new(usize::MAX, usize::MAX));
+        let managed = std::mem::take(&mut self.managed).into_queue();
         let plain = std::mem::take(&mut self.plain);
         managed.into_unacked().chain(plain.into_iter().map(|(sent, _)| sent)).collect()
     }
 
-    /// The connection is gone. What may be resumed stays; the rest comes back, oldest first.
-    pub(super) fn cut(&mut self) -> Vec<Sent> {
+    /// The connection is gone; `refused`: the peer has ended it with an error. What may be resumed stays; the rest comes back, oldest first.
+    pub(super) fn cut(&mut self, refused: bool) -> Vec<Sent> {
+        if self.phase == Phase::Resuming {
+            self.broken += 1;
+            if refused || self.broken >= RESUMES_MAX {
+                return self.begin_anew();
+            }
+        }
         self.phase = Phase::Off;
-        (self.asked, self.asked_for, self.owed) = (None, None, None);
+        self.owed = Owed::default();
+        self.managed.cut();
         if self.resumable.is_none() {
             return self.begin_anew();
         }
@@ -241,7 +235,7 @@ impl Session {
         queue: Duration,
     ) -> Option<Instant> {
         let kept = self.resumable.as_ref()?.max.unwrap_or(resume).min(resume);
-        let first = self.managed.unacked().next().map(|sent| sent.item.since + queue);
+        let first = self.managed.iter().next().map(|sent| sent.item.since + queue);
         Some(first.into_iter().chain([cut + kept]).min().unwrap_or(cut))
     }
 }

@@ -24,7 +24,7 @@ pub struct Offer {
     /// Mechanisms, the preferred first. -PLUS ones are only offered where the channel can be bound to, EXTERNAL where the
     /// certificate proves an address, PLAIN where there is TLS.
     pub mechanisms: Vec<Mechanism>,
-    /// Domains that have these mechanisms instead, and no in-band registration: guests' (XEP-0175).
+    /// Domains that have these mechanisms instead; where that is ANONYMOUS there is no in-band registration: guests' (XEP-0175).
     pub apart: Vec<(String, Vec<Mechanism>)>,
     /// Offer PLAIN without TLS all the same.
     pub plain_without_tls: bool,
@@ -53,7 +53,9 @@ impl Offer {
     pub(super) fn of(&self, domain: Option<&str>) -> (&[Mechanism], bool) {
         let apart = self.apart.iter().find(|(name, _)| Some(name.as_str()) == domain);
         match apart {
-            Some((_, mechanisms)) => (mechanisms, false),
+            Some((_, mechanisms)) => {
+                (mechanisms, self.register && *mechanisms != [Mechanism::Anonymous])
+            }
             None => (&self.mechanisms, self.register),
         }
     }

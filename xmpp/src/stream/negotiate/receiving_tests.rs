@@ -500,7 +500,7 @@ fn a_token_logs_its_owner_in_and_a_bad_one_is_explained() {
 }
 
 #[test]
-fn a_domain_apart_has_its_own_mechanisms_and_no_registration() {
+fn a_domain_apart_has_its_own_mechanisms_and_guests_no_registration() {
     let guests = || ("montague.example".to_owned(), vec![Mechanism::Anonymous]);
     let offer = || Offer { register: true, apart: vec![guests()], ..offer() };
     let mut server = Server::new(offer(), true);
@@ -519,6 +519,12 @@ fn a_domain_apart_has_its_own_mechanisms_and_no_registration() {
     server.feed(open(DOMAIN));
     server.feed_xml(&auth("ANONYMOUS", b""));
     assert_eq!(server.outcome(), "SASL invalid-mechanism");
+    // One that has accounts.
+    let plain = ("montague.example".to_owned(), vec![Mechanism::Plain]);
+    let mut server = Server::new(Offer { apart: vec![plain], ..offer() }, true);
+    server.feed(open("montague.example"));
+    assert_eq!(mechanisms(&server.last()), ["PLAIN"]);
+    assert!(server.last().has_child("register", "http://jabber.org/features/iq-register"));
 }
 
 #[test]

@@ -9,6 +9,7 @@ use super::queue::Item;
 use crate::federation::Ticket;
 use crate::federation::{Limits, Timers};
 
+mod bidi;
 mod both;
 mod chaos;
 mod driver;

@@ -48,12 +48,16 @@ pub(super) struct Manners {
     pub(super) inject: &'static str,
     /// Closes each connection when TLS is on.
     pub(super) closes_after_tls: bool,
+    /// Closes each stream in order when TLS is on.
+    pub(super) shuts: bool,
     /// Does not answer when it is asked.
     pub(super) mute: bool,
     /// Says that it has handled so many less than have come.
     pub(super) behind: u32,
     /// Drops the connection when so many stanzas have come over all.
     pub(super) cuts: Vec<usize>,
+    /// Drops the connection on which it is asked to resume, so many times.
+    pub(super) cuts_resuming: usize,
     /// The domain's certificate is good.
     pub(super) proved: bool,
     /// What it makes of EXTERNAL; by default it is content.
@@ -104,9 +108,11 @@ impl Default for Manners {
             verify: Some(Outcome::Valid),
             inject: "",
             closes_after_tls: false,
+            shuts: false,
             mute: false,
             behind: 0,
             cuts: Vec::new(),
+            cuts_resuming: 0,
             proved: true,
             external_fails: Fails::Never,
             hosts: &["xmpp.montague.example"],
@@ -396,6 +402,9 @@ impl Peer {
         if let (Some(host), true) = (self.manners.elsewhere, self.tls) {
             return wire.put(&xmpp::StreamError::see_other_host(host).to_bytes());
         }
+        if self.manners.shuts && self.tls {
+            return wire.put(b"</stream:stream>");
+        }
         let mut features = String::from("<stream:features>");
         let mut add = |is: bool, feature: &str| {
             if is {
@@ -458,6 +467,10 @@ impl Peer {
             }
             (ns::BIDI, "bidi") => assert!(self.manners.bidi && self.tls),
             (ns::DIALBACK, _) => self.dialback(wire, element),
+            (ns::SM, "resume") if self.world.manners.lock().cuts_resuming > 0 => {
+                self.world.manners.lock().cuts_resuming -= 1;
+                return false;
+            }
             (ns::SM, _) => self.managed(wire, element),
             other => panic!("the peer does not know {other:?}"),
         }
