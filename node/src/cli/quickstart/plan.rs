@@ -401,8 +401,9 @@ mod tests {
     fn who_is_sent_away_goes_to_the_other_nodes_of_the_region() {
         let places = |line: &str| {
             let plan = plan(&format!("--regions eu,us {line}")).unwrap();
-            let fingerprint = |node: &NodePlan| (node.name.clone(), Fingerprint([1; 32]));
-            let fingerprints = plan.nodes.iter().map(fingerprint).collect();
+            let fingerprint =
+                |(n, node): (u8, &NodePlan)| (node.name.clone(), Fingerprint([n; 32]));
+            let fingerprints = (1..).zip(&plan.nodes).map(fingerprint).collect();
             let text = plan.config(&plan.nodes[0], &Dialled::new(), &fingerprints);
             let config = config::Config::parse(&text, "test", Path::new("/q")).unwrap();
             [config.c2s.see_other_host, config.s2s.see_other_host].map(|all| all.join(" "))
