@@ -190,7 +190,7 @@ async fn with_strangers(
         trouble::every_region(platform, ours, world)
     });
     run(outcome, choice, vec![regions], 1, LONGEST_SECONDS).await;
-    let emptied = Test::new("regions::a node that is emptied sends servers away", || {
+    let emptied = Test::new("regions::a node that is emptied still takes servers", || {
         trouble::emptied(platform, &target)
     });
     run(outcome, choice, vec![emptied], 1, LONGEST_SECONDS).await;

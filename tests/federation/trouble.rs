@@ -20,7 +20,8 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// As long as what waits may wait, and a little more.
 const SETTLED: Duration = Duration::from_secs(45);
 
-/// A node is emptied: a server that stands there is sent away, and so is one that comes, until that is taken back.
+/// A node is emptied, and nobody has said where other servers are to go: those that stand there stay, and who comes is taken. Else what they have would go
+/// back to its senders.
 pub(crate) async fn emptied(platform: &Platform, target: &Target<'_>) -> Result<()> {
     // Nobody is there who could not be sent away too.
     const REGION: usize = 1;
@@ -29,18 +30,11 @@ pub(crate) async fn emptied(platform: &Platform, target: &Target<'_>) -> Result<
     let mut standing = secured().await?.0;
     standing.external(EVIL, &target.us).await?;
     ctl_at(platform, REGION, &["node", "drain", "--no-wait"]).await?;
-    sent_away(&mut standing).await?;
-    let mut late = secured().await?.0;
-    late.send(EXTERNAL).await;
-    sent_away(&mut late).await?;
-    ctl_at(platform, REGION, &["node", "undrain"]).await?;
-    secured().await?.0.external(EVIL, &target.us).await.map(drop)
-}
-
-async fn sent_away(line: &mut Line) -> Result<()> {
-    let error = line.element().await?;
-    let is_told = error.children().any(|child| child.name == "system-shutdown");
-    expect(is_told, || format!("not sent away: {error}"))
+    secured().await?.0.external(EVIL, &target.us).await?;
+    standing.send("<enable xmlns='urn:xmpp:sm:3'/>").await;
+    let answer = standing.element().await?;
+    expect(answer.name == "enabled", || format!("it does not stand: {answer}"))?;
+    ctl_at(platform, REGION, &["node", "undrain"]).await.map(drop)
 }
 
 async fn writing(from: &Site, way: usize, to: &Site, to_way: usize) -> Result<Writing> {

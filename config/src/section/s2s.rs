@@ -25,8 +25,8 @@ pub struct S2s {
     pub key: PathBuf,
     /// Whether there are streams to other people's servers at all. If not, they are as if they did not exist.
     pub federation: bool,
-    /// Where other servers are sent when this node takes their streams no longer, host and port (RFC 6120 §4.9.3.19): other nodes, in turn. If
-    /// there are none, they find their way as they found it here.
+    /// Where other servers are sent while this node is emptied and when it stops, host and port (RFC 6120 §4.9.3.19): other nodes, in turn. If
+    /// there are none, they stay until it stops, and find their way as they found it here.
     pub see_other_host: Vec<String>,
     /// The DNS servers to ask for other domains. Empty: the system's.
     pub dns: Vec<SocketAddr>,

@@ -4,7 +4,8 @@
 //! A session that may be resumed is told where to go (RFC 6120 §4.9.3.19, if `c2s.see_other_host` says where; `system-shutdown` if not), and
 //! moves to another node at once (`session::moving`): its row, its presence and what waits for it are there before its client comes. One that may
 //! not be resumed ends, as by any stream error. Where no node takes a session it waits here to be fetched, until the deadline.
-//! Streams of other domains end at once, those that come as soon as a domain wants to prove who it is (`s2s.see_other_host`).
+//! Streams of other domains stay until the node stops, unless `s2s.see_other_host` says where they are to go: then they end at once, and those that come as
+//! soon as a domain wants to prove who it is.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -192,7 +193,8 @@ pub fn begin_to_refuse(node: &Node) {
 pub fn start(node: &Arc<Node>, rate: u32, within: Duration) {
     let deadline = Instant::now() + within;
     let number = node.drain.begin(node, rate, deadline);
-    node.federation.handle.leave(true);
+    // Not every server goes where it is sent: what it has would come back to its senders. So only where an operator has said that they are to go.
+    node.federation.handle.leave(!node.config.s2s.see_other_host.is_empty());
     let node = node.clone();
     tokio::spawn(async move { empty(&node, number, deadline).await });
 }
