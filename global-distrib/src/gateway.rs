@@ -227,9 +227,14 @@ impl Gateways {
         }
     }
 
-    /// Whether that node may be the gateway of a pair of which nothing is on the way: it can be reached, and is not about to stop.
+    /// Whether that node speaks to nobody any more: it is about to stop.
+    pub fn is_leaving(&self, node: NodeIx) -> bool {
+        self.leaving.contains(&node)
+    }
+
+    /// Whether that node can be reached, and is not about to stop.
     pub fn takes(&self, node: NodeIx) -> bool {
-        self.up.contains(&node) && !self.leaving.contains(&node)
+        self.up.contains(&node) && !self.is_leaving(node)
     }
 
     /// What is to be sent again now, in order, each with [`Gateways::send`] and before anything newer: of those pairs whose gateway gave it back and

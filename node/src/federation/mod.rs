@@ -232,24 +232,26 @@ fn pair_of(stanza: &Stanza) -> Option<Pair> {
     Some(Pair { from: from.bare_str().to_owned(), domain: to.domain().to_owned() })
 }
 
-/// The node that speaks to that domain for that sender: one of the sender's home region that can be reached from here, for a pair of which nothing is
-/// on the way is in nobody's way elsewhere. `None`: this one does. One that is about to stop, and is the last of its region, asks another region's.
+/// The node that speaks to that domain for that sender: one of the sender's home region that lives, also while it cannot be reached from here, for what a session
+/// says next may enter at a node that reaches it. `None`: this one does. One that is about to stop, and is the last of its region, asks another region's.
 fn gateway(node: &Node, gate: &Gateways, stanza: &Stanza) -> Option<NodeIx> {
     let (from, to) = (stanza.from()?, stanza.to()?);
     let state = node.metadata.state();
     let home = state.home_of(from.bare_str())?;
     let is_leaving = node.federation.is_leaving();
     let me = node.geo.me.to_string();
-    let takes = |name: &str| match name == me {
+    let stays = |name: &str| match name == me {
         true => !is_leaving,
-        false => node.geo.nodes.index(name).is_some_and(|ix| gate.takes(ix)),
+        false => !node.geo.nodes.index(name).is_some_and(|ix| gate.is_leaving(ix)),
     };
-    let live = || state.nodes.iter().filter(|(name, _)| state.is_live(name) && takes(name));
+    let live = || state.nodes.iter().filter(|(name, _)| state.is_live(name) && stays(name));
     let of_region = live().filter(|(_, of)| of.region == home.region);
     let mut gateway = chosen(to.domain(), of_region.map(|(name, _)| name.as_str()));
     // Nobody else speaks for a region's own domain.
     if gateway.is_none() && is_leaving && !node.domains.is_regional(from.domain()) {
-        gateway = chosen(to.domain(), live().map(|(name, _)| name.as_str()));
+        let takes = |name: &str| node.geo.nodes.index(name).is_some_and(|ix| gate.takes(ix));
+        let reached = live().filter(|(name, _)| takes(name));
+        gateway = chosen(to.domain(), reached.map(|(name, _)| name.as_str()));
     }
     node.geo.peer_named(gateway?).map(|peer| peer.ix)
 }

@@ -445,11 +445,7 @@ fn returned(node: &Arc<Node>, peer: &Peer, body: Bytes) {
     }
     tracing::debug!(peer = %peer.id, early = head.early, "a stanza came back");
     let accepted_ms = node.ledger.accepted_ms(head.order).unwrap_or(node.wall_ms());
-    // A session had it: to devices that have read newer ones meanwhile it comes late, however soon.
-    let stanza = match head.early {
-        true => router::late(node, stanza, accepted_ms),
-        false => router::delayed(node, &stanza, accepted_ms),
-    };
+    let stanza = router::late(node, stanza, accepted_ms);
     let routed = Routed { stanza, tries: head.tries, order: head.order, tracked };
     router::returned(node, peer.ix, routed, head.early);
 }
