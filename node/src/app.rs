@@ -1,6 +1,7 @@
 //! Room: the whole node on one page: from the configuration to what runs, every wire between the crates, and the orderly end.
 //! `Node` is what everything on the stanza path shares; `run` builds it, starts it, waits for the stop and drains it.
 
+mod ahead;
 mod build;
 mod checking;
 mod databases;
@@ -33,6 +34,7 @@ use xmpp::stream::error::StreamError;
 use xmpp::stream::features::limits;
 use xmpp::stream::negotiate::{Inline, Offer, TlsPolicy};
 
+use self::ahead::Ahead;
 pub use self::build::{Parts, asks_for_certificates, assemble, start_links};
 pub use self::drain::Drain;
 pub use self::live::Live;
@@ -138,6 +140,7 @@ pub struct Node {
     reloading: Reloading,
     world: World,
     clock: Mutex<HybridClock>,
+    ahead: Ahead<Seat>,
     started: Instant,
     stop: watch::Sender<bool>,
     /// Batches on the way to the home of somebody who is away.
@@ -315,6 +318,7 @@ impl Node {
             of_it.map(|row| row.generation).max()
         };
         let known = self.directory.read(full.bare_str(), known).flatten();
+        let known = known.max(self.ahead.newest(full));
         let known = known.filter(|_| !sings(Canary::ClockFollowsWall));
         known.map_or(Hlc::ZERO, |known| Hlc(known.0.saturating_add(1))).max(self.tick_clock())
     }
@@ -359,6 +363,9 @@ impl Node {
     fn place(&self, seat: &Arc<Seat>, shows: Shows) -> bool {
         let Shows { priority, available, hidden } = shows;
         let (full, generation) = (seat.full.clone(), seat.generation);
+        if generation > self.clock.lock().last() {
+            self.ahead.remember(&full, generation, seat);
+        }
         let row = Row {
             full: full.clone(),
             place: Place::Here(seat.clone()),

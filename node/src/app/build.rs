@@ -21,6 +21,7 @@ use xmpp::jid::{BareJid, Jid};
 use xmpp::payload::disco::Item;
 use xmpp::sasl::Secret;
 
+use super::ahead::Ahead;
 use super::run::RunError;
 use super::wires::{self, Late, RaftWire};
 use super::world::{World, wall_ms};
@@ -191,6 +192,7 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
         reloading: Reloading::default(),
         world,
         clock: Mutex::new(HybridClock::new()),
+        ahead: Ahead::default(),
         started: Instant::now(),
         stop: watch::Sender::new(false),
         filing: std::sync::atomic::AtomicUsize::new(0),

@@ -1,6 +1,8 @@
 //! Sessions with a client on a wire in memory: their ends and what is left, stream management, conflicts. What reaches the client is
 //! read as text; what reaches nobody is looked for at the home.
 
+use global_distrib::{NodeIx, Place, Row};
+use replication::Hlc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::task::JoinHandle;
 use xmpp::jid::BareJid;
@@ -9,6 +11,7 @@ use xmpp::xml::framer::{Framer, Limits};
 use super::sm::{self, Refused};
 use super::*;
 use crate::features::offline::home::OFFLINE;
+use crate::router::road::Road;
 use crate::storage::Page;
 use crate::testing::{House, Wire, bare, jid};
 use crate::transport::Buffer;
@@ -509,4 +512,31 @@ async fn a_client_is_told_how_much_it_may_say_at_once() {
         assert!(features.contains("<limits xmlns='urn:xmpp:stream-limits:0'>"), "{features}");
         assert!(features.contains(bytes), "{features}");
     }
+}
+
+#[tokio::test]
+async fn what_is_bound_over_a_clock_that_is_ahead_has_a_generation_of_its_own() {
+    let house = House::new().await;
+    let full = bare("juliet").with_resource("balcony").expect("a resource");
+    let there = |node: u16, generation: Hlc| Row {
+        full: full.clone(),
+        place: Place::There(NodeIx(node)),
+        generation,
+        priority: 0,
+        available: false,
+        hidden: false,
+        lit: true,
+    };
+    let far = Hlc::new(4_000_000_000_000, 0);
+    house.node.directory.bind(there(7, far), |_| true);
+    let first = house.bound("juliet/balcony");
+    assert!(first.generation > far);
+    // It is superseded, and that one ends, while the first has still something to do.
+    let newer = Hlc(first.generation.0 + 1);
+    house.node.directory.bind(there(8, newer), |_| true);
+    let road = Road::new(&house.node);
+    house.node.directory.unbind_there(NodeIx(8), &full, newer, house.node.now_ms(), &road);
+    road.finish();
+    let second = house.bound("juliet/balcony");
+    assert!(second.generation > first.generation, "the end of the first would be its own");
 }
