@@ -374,6 +374,7 @@ impl Node {
             available,
             hidden,
             lit: true,
+            emerged: false,
         };
         let bound = self.directory.bind(row, |_| true);
         if let Some(older) = bound.superseded {

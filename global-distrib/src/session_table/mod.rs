@@ -246,6 +246,16 @@ impl<H: Clone + PartialEq, S> Directory<H, S> {
         self.change(full, |row| row.generation == generation, shows)
     }
 
+    /// A row that came out from under another has been seen by those here ([`Row::emerged`]).
+    pub fn seen(&self, full: &FullJid, generation: Hlc) {
+        self.users.update_sync(full.bare_str(), |_, user| {
+            let mut rows = user.rows.iter_mut();
+            if let Some(row) = rows.find(|row| row.full == *full && row.generation == generation) {
+                row.emerged = false;
+            }
+        });
+    }
+
     /// As [`Directory::update`], by the word of another node: touches its own row only, also when two nodes made the same generation.
     pub fn update_there(
         &self,
@@ -274,6 +284,7 @@ impl<H: Clone + PartialEq, S> Directory<H, S> {
                 row.available = shows.available;
                 row.hidden = shows.hidden;
                 row.lit = true;
+                row.emerged = false;
             }
             (known, user.gate.is_some())
         });
@@ -308,6 +319,7 @@ impl<H: Clone + PartialEq, S> Directory<H, S> {
                     available: false,
                     hidden: false,
                     lit: true,
+                    emerged: false,
                 };
                 Some((row.unwrap_or(gone), reopen))
             }

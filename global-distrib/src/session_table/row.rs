@@ -33,6 +33,8 @@ pub struct Row<H> {
     pub hidden: bool,
     /// False while its node has been silent for longer than `geo.dead_after`: contacts were told `unavailable`.
     pub lit: bool,
+    /// It came out from under a newer one that has ended: whoever was shown that one has not seen it since, and its node has not said what it shows.
+    pub emerged: bool,
 }
 
 impl<H> Row<H> {

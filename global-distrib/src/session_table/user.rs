@@ -71,7 +71,7 @@ impl<H, S> User<H, S> {
         if let Some((at, _)) = of_full.max_by_key(|(_, known)| known.generation) {
             let row = shadows.swap_remove(at);
             self.way.stays(row.there(), row.generation);
-            self.rows.push(row);
+            self.rows.push(Row { emerged: true, ..row });
         }
         if shadows.is_empty() {
             self.shadows = None;

@@ -192,6 +192,7 @@ impl World {
             available: false,
             hidden: false,
             lit: true,
+            emerged: false,
         };
         let bound = self.tables[me].bind(row, |_| true);
         if let Some(older) = bound.superseded {
@@ -524,6 +525,7 @@ impl World {
                     available,
                     hidden,
                     lit: true,
+                    emerged: false,
                 };
                 let bound = table.bind(row, |known| match known.there() {
                     Some(known) => ix(from) > known,

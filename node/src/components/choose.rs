@@ -60,6 +60,7 @@ mod tests {
                 available: false,
                 hidden: false,
                 lit: !region.ends_with('?'),
+                emerged: false,
             }
         };
         text.split_whitespace().map(row).collect()

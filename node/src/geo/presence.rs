@@ -37,25 +37,32 @@ impl Presence {
 
     /// Whether the rows say otherwise. They are always ahead: a node tells of a row before it tells what that session shows (see `route`), and a
     /// full JID has one row here at most. So what a session shows is out of date when the row is not its own; and its end is when there is a row
-    /// that shows itself, be its generation newer or (made by a clock that is behind) older: whoever comes out from under a session that has
-    /// ended is asked for (`light::brought_out`), and whoever never was under it is seen already.
+    /// that shows itself, be its generation newer or (made by a clock that is behind) older: whoever never was under it is seen already. Whoever
+    /// comes out from under a session that has ended is asked for (`light::brought_out`), and comes behind that end; it may be gone by then.
     pub(super) fn is_stale(&self, node: &Node) -> bool {
         let Some(from) = self.stanza.from() else { return false };
         if self.generation == Self::ALWAYS {
             return false;
         }
         let gone = self.stanza.type_() == Type::Unavailable;
+        let mut emerged = None;
         let stale = node.directory.read(from.bare_str(), |rows| {
             let row = rows.iter().find(|row| row.full.as_str() == from.as_str());
+            emerged = row.filter(|row| row.emerged).map(|row| row.full.clone());
             match row {
                 // The session may be gone, and the contact is still to hear that it sees it no longer.
                 _ if self.withdrawn => row.is_some_and(|row| row.generation > self.generation),
-                Some(row) if gone => row.available && row.lit && !row.hidden,
+                Some(row) if gone => row.available && row.lit && !row.hidden && !row.emerged,
                 Some(row) => row.generation != self.generation || row.there() != self.node,
                 None => !gone,
             }
         });
-        stale.unwrap_or(!gone)
+        let stale = stale.unwrap_or(!gone);
+        if let Some(full) = emerged.filter(|_| !gone && !stale) {
+            // It shows itself: what is late of the one it was under does not hide it any more.
+            node.directory.seen(&full, self.generation);
+        }
+        stale
     }
 
     /// Notes that the contact sees it, while a subscription is ending.

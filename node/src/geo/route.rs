@@ -139,6 +139,7 @@ impl Routes {
                         available,
                         hidden,
                         lit: true,
+                        emerged: false,
                     };
                     let me = &node.geo.me;
                     let bound = node.directory.bind(row, |known| match known.there() {

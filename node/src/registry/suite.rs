@@ -224,7 +224,16 @@ impl Table for InProcess {
     async fn is(&self, node: usize, full: &FullJid, generation: u64, shows: Shows) {
         let Shows { priority, available, hidden } = shows;
         let (place, generation, lit) = (Place::There(ix(node)), Hlc(generation), true);
-        let row = Row { full: full.clone(), place, generation, priority, available, hidden, lit };
+        let row = Row {
+            full: full.clone(),
+            place,
+            generation,
+            priority,
+            available,
+            hidden,
+            lit,
+            emerged: false,
+        };
         if !self.rows.bind(row, |_| false).lost {
             self.log.lock().append((full.clone(), Some((node, generation, shows))));
         }

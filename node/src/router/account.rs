@@ -124,6 +124,7 @@ mod tests {
                 available: priority.is_ok(),
                 hidden: false,
                 lit: !rest.ends_with('?'),
+                emerged: false,
             }
         };
         text.split_whitespace().map(row).collect()

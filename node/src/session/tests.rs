@@ -526,6 +526,7 @@ async fn what_is_bound_over_a_clock_that_is_ahead_has_a_generation_of_its_own() 
         available: false,
         hidden: false,
         lit: true,
+        emerged: false,
     };
     let far = Hlc::new(4_000_000_000_000, 0);
     house.node.directory.bind(there(7, far), |_| true);

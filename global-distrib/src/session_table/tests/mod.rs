@@ -150,6 +150,7 @@ impl Play {
             available: true,
             hidden: false,
             lit: true,
+            emerged: false,
         };
         self.table.bind(row, |_| false)
     }
@@ -527,7 +528,8 @@ fn a_tie_is_decided_by_the_caller_and_a_repetition_changes_nothing() {
     assert!(!play.bind("balcony", Place::Here(7), 5).lost);
     let row = |place| {
         let (full, generation) = (full("balcony"), Hlc(5));
-        Row { full, place, generation, priority: 0, available: true, hidden: false, lit: true }
+        let (available, hidden, lit, emerged) = (true, false, true, false);
+        Row { full, place, generation, priority: 0, available, hidden, lit, emerged }
     };
     assert!(play.table.bind(row(Place::There(B)), |_| false).lost);
     assert_eq!(play.table.sessions_here(), 1);

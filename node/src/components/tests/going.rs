@@ -91,6 +91,7 @@ fn elsewhere(house: &House, generation: Hlc) -> global_distrib::NodeIx {
         available: false,
         hidden: false,
         lit: true,
+        emerged: false,
     };
     house.node.directory.bind(row, |_| true);
     ix

@@ -243,6 +243,7 @@ async fn of_sessions_whose_node_is_gone_contacts_abroad_are_told_once() {
         available,
         hidden,
         lit,
+        emerged: false,
     };
     let rows = [
         row(jid("juliet/balcony"), true, false, true),

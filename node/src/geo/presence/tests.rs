@@ -42,6 +42,7 @@ impl Elsewhere {
             available: true,
             hidden: false,
             lit: true,
+            emerged: false,
         };
         house.node.directory.bind(row, |_| true);
     }
@@ -123,5 +124,31 @@ async fn who_does_not_watch_is_shown_nobody_though_the_other_roster_is_behind() 
     let roster = house.node.rosters.load(&house.node, &bare("juliet")).await.expect("read");
     assert!(roster.has_subscriber(&bare("romeo")) && house.node.geo.partings.is_empty());
     house.available("juliet/phone", 0).await;
+    assert_eq!(mail(&romeo), [""; 0]);
+}
+
+#[tokio::test]
+async fn the_end_of_one_is_heard_though_another_comes_out_from_under_it() {
+    let (house, romeo) = verona().await;
+    let under = Elsewhere::new(&house);
+    under.is_bound(&house);
+    let over = Elsewhere {
+        ix: house.node.geo.nodes.index("us-0").expect("few nodes"),
+        generation: Hlc(under.generation.0 + 1),
+    };
+    over.is_bound(&house);
+    over.says(&house, &shows("over"));
+    assert!(mail(&romeo).join("").contains("over"));
+    // Its row goes. What the other shows has been asked for; it may have ended meanwhile, without a word of what it was not seen to show.
+    let road = crate::router::road::Road::new(&house.node);
+    let now = house.node.now_ms();
+    house.node.directory.unbind_there(over.ix, &jid("juliet/phone"), over.generation, now, &road);
+    road.finish();
+    over.says(&house, &gone());
+    assert!(mail(&romeo).join("").contains("type='unavailable'"));
+    // It shows itself: now nothing late hides it.
+    under.says(&house, &shows("under"));
+    assert!(mail(&romeo).join("").contains("under"));
+    over.says(&house, &gone());
     assert_eq!(mail(&romeo), [""; 0]);
 }
