@@ -259,7 +259,8 @@ pub fn parted(node: &Arc<Node>, contact: &BareJid, account: &BareJid) {
         let hides = |row: &Row<Arc<Seat>>| {
             row.hidden || row.available && row.here().is_some_and(|seat| !seat.is_shown())
         };
-        let shown = rows.iter().filter(|row| row.lit && !hides(row));
+        // Also of a node that is silent: who watched by the contact's roster alone was not told of that.
+        let shown = rows.iter().filter(|row| !hides(row));
         shown.map(|row| row.full.clone()).filter(|full| !told.contains(full.as_str())).collect()
     };
     for full in node.directory.read(account.as_str(), shown).unwrap_or_default() {
