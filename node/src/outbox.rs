@@ -334,3 +334,35 @@ fn read(row: Vec<u8>) -> Option<(u64, Stanza)> {
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{House, stanza};
+
+    #[tokio::test]
+    async fn what_a_former_life_promised_leaves_for_other_domains_first() {
+        let house = House::new().await;
+        house.accounts(["juliet"]).await;
+        assert!(house.abroad().is_empty());
+        let juliet = house.available("juliet/balcony", 0).await;
+        let me = house.node.geo.me.to_string();
+        let old = |id: u64| {
+            let from = "juliet@chat.example/tower";
+            stanza(&format!("<message from='{from}' to='romeo@other.example' id='old{id}'/>"))
+        };
+        let rows = [7, 8].map(|order| (order, row(1, &old(order)))).into();
+        house.node.storage.outbox_write(&me, rows, Vec::new()).await.expect("written");
+        load(&house.node).await.expect("read");
+        for to in ["nurse@other.example", "friar@third.example"] {
+            house.says(&juliet, &format!("<message to='{to}' id='new'/>")).await;
+        }
+        let left = house.abroad();
+        assert!(left.len() == 1 && left[0].contains("friar@third.example"), "{left:?}");
+        recover(house.node.clone()).await;
+        let left = house.abroad().concat();
+        let at = |what: &str| left.find(what).unwrap_or_else(|| panic!("no {what} in {left}"));
+        assert!(at("old7") < at("old8") && at("old8") < at("'new'"), "{left}");
+        assert_eq!(house.node.federation.open(), 0);
+    }
+}

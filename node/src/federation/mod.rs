@@ -164,6 +164,9 @@ pub fn send(node: &Arc<Node>, stanza: Stanza, receipt: Option<Receipt>) {
     let refused = forward(node, &mut gate, order, stanza);
     drop(gate);
     refuse(node, refused);
+    if node.federation.is_leaving() {
+        send_ready(node); // Nobody else does any more.
+    }
 }
 
 /// Whether that sender may have one more of so many bytes on its way.

@@ -152,3 +152,17 @@ async fn the_end_of_one_is_heard_though_another_comes_out_from_under_it() {
     over.says(&house, &gone());
     assert_eq!(mail(&romeo), [""; 0]);
 }
+
+#[tokio::test]
+async fn who_watches_no_more_hears_the_end_of_those_on_a_silent_node_too() {
+    let (house, romeo) = verona().await;
+    let there = Elsewhere::new(&house);
+    there.is_bound(&house);
+    there.says(&house, &shows("there"));
+    drop(mail(&romeo));
+    // That its node is silent is told to those in Juliet's roster, which Romeo has left before.
+    house.node.directory.light(there.ix, false);
+    parted(&house.node, &bare("romeo"), &bare("juliet"));
+    let heard = mail(&romeo).join("");
+    assert!(heard.contains("type='unavailable'") && heard.contains(FULL), "{heard}");
+}
