@@ -221,10 +221,10 @@ async fn hear(
     // What it has acknowledged it has; what it has not is kept for it.
     let mut fresh = reader.enable_sm(false).await.is_ok();
     loop {
-        if let Some(Goal { sent, returned }) = &*goal.borrow() {
-            if (heard.seen.len() + returned.len()) as u64 >= *sent {
-                return Ok(heard);
-            }
+        if let Some(Goal { sent, returned }) = &*goal.borrow()
+            && (heard.seen.len() + returned.len()) as u64 >= *sent
+        {
+            return Ok(heard);
         }
         let within = Duration::from_millis(100);
         match reader.wait_for_within(within, "", |e| e.body().is_some()).await {
