@@ -7,10 +7,11 @@ use crate::attacks::{EVIL, Target};
 use crate::load::{Account, Writing};
 use crate::peer::{Peer, Proof, Which};
 use crate::site::Site;
+use crate::stranger::Line;
 use crate::stranger::home::{Home, Manners};
-use crate::stranger::{EXTERNAL, Line};
+use crate::talk::sees;
 use crate::{World, expect, next_user};
-use pangaea_tests::client::{Result, patience};
+use pangaea_tests::client::{Client, Result, patience};
 use pangaea_tests::platform::Platform;
 use pangaea_tests::xml::Element;
 use std::collections::BTreeMap;
@@ -179,8 +180,21 @@ pub(crate) async fn region_stopped(platform: &Platform, ours: &Site, peer: &Peer
     region_gone(platform, ours, peer, "stopped").await
 }
 
+/// One of theirs who watches one of ours, who is in the region that goes.
+async fn watched(ours: &Site, theirs: &Site) -> Result<(Client, Client)> {
+    let number = next_user();
+    let mut juliet = ours.online(number, 2, "balcony").await?;
+    let mut romeo = theirs.online(number, 0, "orchard").await?;
+    romeo.send(&format!("<presence to='{}' type='subscribe'/>", juliet.bare())).await?;
+    sees(&mut juliet, &romeo.bare(), Some("subscribe")).await?;
+    juliet.send(&format!("<presence to='{}' type='subscribed'/>", romeo.bare())).await?;
+    sees(&mut romeo, &juliet.full(), None).await?;
+    Ok((juliet, romeo))
+}
+
 async fn region_gone(platform: &Platform, ours: &Site, peer: &Peer, how: &str) -> Result<()> {
     let theirs = peer.site()?;
+    let (juliet, mut romeo) = watched(ours, &theirs).await?;
     let region = &platform.plan.regions[2];
     let node = format!("{region}-0");
     let (mut out, mut into) = (Vec::new(), Vec::new());
@@ -198,6 +212,14 @@ async fn region_gone(platform: &Platform, ours: &Site, peer: &Peer, how: &str) -
     } else {
         platform.stop_node(&node).await?;
     }
+    // Who was there is seen to go.
+    let full = juliet.full();
+    let fits = |e: &Element| {
+        e.name == "presence"
+            && e.attr("from") == Some(&*full)
+            && e.attr("type") == Some("unavailable")
+    };
+    romeo.wait_for_within(SETTLED, "the end of her who was there", fits).await?;
     for one in out.iter().chain(&into) {
         one.hears(2 * SOME).await?;
     }
