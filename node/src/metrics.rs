@@ -135,6 +135,8 @@ pub struct Metrics {
     pub home_failed: Counter,
     /// Entries of this region's durable log.
     pub durable_log_head: Gauge,
+    /// Entries of it that other regions have not said to have, by region.
+    behind: Family<Labels<1>, Gauge>,
     /// 1 while this node leads the metadata group.
     pub metadata_leader: Gauge,
     /// Whether this node is the one of its region that writes the database.
@@ -262,6 +264,11 @@ impl Metrics {
             home_local: home("local"),
             home_remote: home("remote"),
             home_failed: home("failed"),
+            behind: gauges(
+                r,
+                "durable_log_behind",
+                "Entries of this region's log that another one has not said to have",
+            ),
             durable_log_head: gauge(r, "durable_log_head", "Last entry of this region's log"),
             metadata_leader: gauge(r, "metadata_leader", "1 while this node leads the metadata"),
             scribe: gauge(r, "scribe", "Whether this node writes its region's database"),
@@ -328,6 +335,14 @@ impl Metrics {
             bytes_out: self.links.bytes_out.get_or_create_owned(&labels),
             bytes_in: self.links.bytes_in.get_or_create_owned(&labels),
             queued_bytes: self.links.queued_bytes.get_or_create_owned(&labels),
+        }
+    }
+
+    /// How far each of those regions is behind our log. What was said of others before is not said any more.
+    pub fn behind(&self, regions: impl Iterator<Item = (String, i64)>) {
+        self.behind.clear();
+        for (region, entries) in regions {
+            self.behind.get_or_create_owned(&[("of", region)]).set(entries);
         }
     }
 

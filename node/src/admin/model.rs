@@ -201,7 +201,8 @@ pub struct RegionInfo {
     pub sessions: u64,
     /// Shards whose home it is.
     pub homes: u32,
-    /// How far its durable log has been applied here, in entries behind; none for the own region.
+    /// How many entries of the own region's durable log it has not said to have. None: it has asked for nothing yet, it is the own region, or the node that is asked
+    /// does not write its region's database.
     pub lag: Option<u64>,
     /// Degrees north and east.
     pub place: Option<(f64, f64)>,

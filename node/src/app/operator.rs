@@ -249,6 +249,12 @@ impl Operator for Desk {
                 *node.geo.me.region == *region
                     || node.geo.peers_in(region).iter().any(|peer| peer.link.is_up())
             };
+            // Of another node that does not write the region's database there is nothing to say.
+            let copies = node.homes.term().map(|_| node.homes.status()).unwrap_or_default();
+            let behind: std::collections::BTreeMap<String, u64> = copies
+                .into_iter()
+                .filter_map(|copy| Some((copy.region.clone(), copy.behind()?)))
+                .collect();
             let regions = state.regions.values().map(|region| RegionInfo {
                 name: region.name.clone(),
                 state: state_of(region.state),
@@ -257,7 +263,7 @@ impl Operator for Desk {
                     as u32,
                 sessions: sessions.get(&region.name).copied().unwrap_or(0),
                 homes: state.homes.iter().filter(|home| home.region == region.name).count() as u32,
-                lag: None,
+                lag: behind.get(&region.name).copied(),
                 place: region.place,
             });
             Ok(regions.collect())

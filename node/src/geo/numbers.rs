@@ -6,7 +6,7 @@ use std::sync::Arc;
 use s2s::link::LinkStats;
 
 use crate::app::Node;
-use crate::homes::RequestCounts;
+use crate::homes::{PeerStatus, RequestCounts};
 use crate::metrics::{LinkMetrics, Metrics};
 
 /// The rows are counted every so many seconds: it looks at each of them.
@@ -67,6 +67,9 @@ impl Numbers {
         metrics.metadata_leader.set(i64::from(leads));
         metrics.scribe.set(i64::from(node.homes.term().is_some()));
         metrics.durable_log_head.set(gauge(node.homes.log_head()));
+        let copies = node.homes.term().map(|_| node.homes.status()).unwrap_or_default();
+        let behind = |copy: PeerStatus| Some((copy.region.clone(), gauge(copy.behind()?)));
+        metrics.behind(copies.into_iter().filter_map(behind));
         metrics.unsettled.set(gauge(node.ledger.depth().0 as u64));
         metrics.parked_bytes.set(gauge(node.directory.parked().1 as u64));
         let now = node.homes.requests();

@@ -278,6 +278,13 @@ pub struct PeerStatus {
     pub head: u64,
 }
 
+impl PeerStatus {
+    /// How many entries of our log it has not said to have; None: it has not asked for it.
+    pub fn behind(&self) -> Option<u64> {
+        self.acknowledged.map(|has| self.head.saturating_sub(has))
+    }
+}
+
 /// Requests since the start, by where their home was when they were made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RequestCounts {
