@@ -2,7 +2,7 @@
 
 use super::super::tests::{CONFIG, Line};
 use super::*;
-use crate::testing::{House, stanza};
+use crate::testing::{House, romeo, stanza};
 
 const DELEGATED: &str = "
 [[components.component]]
@@ -81,10 +81,7 @@ const ASKED: &str = "<query xmlns='jabber:iq:private'><x xmlns='y'/></query>";
 
 #[tokio::test]
 async fn a_component_answers_in_the_name_of_accounts() {
-    let house = House::with(&format!("{CONFIG}{DELEGATED}")).await;
-    house.accounts(["romeo"]).await;
-    let romeo = house.available("romeo/orchard", 0).await;
-    house.mail(&romeo).await;
+    let (house, romeo) = romeo(&format!("{CONFIG}{DELEGATED}")).await;
     // §4.3: while it is not there, nobody else answers.
     asks(&house, &romeo, &format!("<iq type='get' id='1'>{ASKED}</iq>")).await;
     let mail = house.mail(&romeo).await.join("");
@@ -105,6 +102,7 @@ async fn a_component_answers_in_the_name_of_accounts() {
         answers(&mut pep, &id, answer).await;
         let mail = house.mail(&romeo).await.join("");
         assert!(mail.contains("type='result'") && mail.contains("<said xmlns='y'/>"), "{mail}");
+        assert_eq!(mail.matches(" from='").count(), usize::from(!from.is_empty()), "{mail}");
         assert!(mail.contains(from) && !mail.contains("pep.chat.example"), "{mail}");
     }
     // An error is an answer too.
@@ -148,10 +146,7 @@ async fn a_component_answers_in_the_name_of_accounts() {
 
 #[tokio::test]
 async fn what_it_asks_itself_is_answered_by_the_server() {
-    let house = House::with(&format!("{CONFIG}{DELEGATED}")).await;
-    house.accounts(["romeo"]).await;
-    let romeo = house.available("romeo/orchard", 0).await;
-    house.mail(&romeo).await;
+    let (house, romeo) = romeo(&format!("{CONFIG}{DELEGATED}")).await;
     let mut pep = pep(&house, "").await;
     // In romeo's name (XEP-0356).
     pep.says(
@@ -176,21 +171,29 @@ async fn what_it_asks_itself_is_answered_by_the_server() {
     answers(&mut pep, &id, answer).await;
     let mail = house.mail(&romeo).await.join("");
     assert!(mail.contains("id='3'") && mail.contains("from='chat.example'"), "{mail}");
-    // It goes with a request unanswered.
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_it_has_left_unanswered_is_an_error_in_the_end() {
+    let (house, romeo) = romeo(&format!("{CONFIG}{DELEGATED}")).await;
+    let mut pep = pep(&house, "").await;
     asks(&house, &romeo, &format!("<iq type='get' id='4'>{ASKED}</iq>")).await;
+    handed(&mut pep).await;
     pep.says("</stream:stream>").await;
     pep.rest().await;
+    // What is asked then is refused at once.
     asks(&house, &romeo, &format!("<iq type='get' id='5'>{ASKED}</iq>")).await;
     let mail = house.mail(&romeo).await.join("");
-    assert!(mail.contains("service-unavailable"), "{mail}");
+    assert!(mail.contains("service-unavailable") && mail.contains("id='5'"), "{mail}");
+    assert!(!mail.contains("id='4'"), "{mail}");
+    tokio::time::sleep(std::time::Duration::from_secs(31)).await;
+    let mail = house.mail(&romeo).await.join("");
+    assert!(mail.contains("service-unavailable") && mail.contains("id='4'"), "{mail}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn who_does_not_answer_in_time_is_not_there() {
-    let house = House::with(&format!("{CONFIG}{DELEGATED}")).await;
-    house.accounts(["romeo"]).await;
-    let romeo = house.available("romeo/orchard", 0).await;
-    house.mail(&romeo).await;
+    let (house, romeo) = romeo(&format!("{CONFIG}{DELEGATED}")).await;
     let mut pep = pep(&house, "").await;
     asks(&house, &romeo, &format!("<iq type='get' id='1'>{ASKED}</iq>")).await;
     let (id, _) = handed(&mut pep).await;
@@ -297,10 +300,7 @@ async fn an_answer_is_handed_on_once() {
 
 #[tokio::test]
 async fn an_answer_goes_after_a_session_that_is_elsewhere_by_then() {
-    let house = House::with(&format!("{CONFIG}{DELEGATED}")).await;
-    house.accounts(["romeo"]).await;
-    let romeo = house.available("romeo/orchard", 0).await;
-    house.mail(&romeo).await;
+    let (house, romeo) = romeo(&format!("{CONFIG}{DELEGATED}")).await;
     let mut pep = pep(&house, "").await;
     asks(&house, &romeo, &format!("<iq type='get' id='1'>{ASKED}</iq>")).await;
     let (id, _) = handed(&mut pep).await;

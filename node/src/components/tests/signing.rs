@@ -74,10 +74,7 @@ fn is_bound(house: &House, domain: &str) -> bool {
 
 #[tokio::test]
 async fn hostnames_are_bound_to_one_connection_and_unbound() {
-    let house = House::with(CONFIG).await;
-    house.accounts(["romeo"]).await;
-    let romeo = house.available("romeo/orchard", 0).await;
-    house.mail(&romeo).await;
+    let (house, romeo) = romeo(CONFIG).await;
     let mut line = signed_in(&house, "one.chat.example", "of all").await;
     let answer = line.binds("bind", "one.chat.example").await;
     assert_eq!(
