@@ -172,12 +172,9 @@ impl Door<'_> {
     }
 
     async fn start_tls(&mut self) -> Result<Tls, Option<StreamError>> {
-        let mut transport = self.transport.take().ok_or(None)?;
-        if !self.input.is_empty() {
-            return Err(None); // Injected, or impatient: either way unprotected (RFC 6120 §5.4.3.3).
-        }
-        transport.write(&mut self.output).await.map_err(|_| None)?;
-        let transport = transport.start_tls(&self.node.tls).await.map_err(|_| None)?;
+        let transport = self.transport.take().ok_or(None)?;
+        let secured = transport.secured(&self.node.tls, &self.input, &mut self.output).await;
+        let transport = secured.ok_or(None)?;
         self.framer.restart();
         let tls = tls_of(&transport).ok_or(None);
         self.transport = Some(transport);
