@@ -42,6 +42,7 @@ use self::handshake::Claim;
 use self::privilege::Watchers;
 pub use self::privilege::{contact_shows, room, roster_changed, showing};
 pub use self::serve::serve;
+use self::sign_in::Derived;
 use crate::app::Node;
 use crate::router::{Domains, perform};
 use crate::session::Seat;
@@ -53,6 +54,8 @@ pub struct Components {
     secrets: BTreeMap<String, Secret>,
     /// Of those that are not named.
     any: Option<Secret>,
+    /// What is kept of the secrets for signing in.
+    derived: Derived,
     /// What they answer for us (XEP-0355).
     delegations: Delegations,
     /// What they hear of accounts (XEP-0356).
