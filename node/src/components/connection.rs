@@ -425,10 +425,10 @@ impl Connection {
                 Err(StanzaError::resource_constraint())
             }
             Ok(Wish::Bind(host)) => hostname::bind(&self.node, &proved, host).map(Some),
-            Ok(Wish::Unbind(host)) => {
+            Ok(Wish::Unbind(host)) => hostname::named(&proved, host).and_then(|host| {
                 let at = self.hosts.iter().position(|known| hostname::is(&known.seat, &host));
                 at.map(|at| self.leave(at)).ok_or_else(StanzaError::item_not_found).map(|()| None)
-            }
+            }),
         };
         self.output.put(&hostname::answer(iq, done.as_ref().map(|bound| bound.as_ref())));
         if let Ok(Some((_, seat))) = done {

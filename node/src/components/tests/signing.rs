@@ -157,6 +157,12 @@ async fn who_does_not_know_the_secret_is_not_let_in() {
     assert!(line.reads("</iq>").await.contains("<bad-request "));
     line.says("<iq id='b' type='set'><bind xmlns='urn:xmpp:component:0'/></iq>").await;
     assert!(line.reads("</iq>").await.contains("<hostname>irc.chat.example</hostname>"));
+    line.says("<iq id='u' type='set'><unbind xmlns='urn:xmpp:component:0'/></iq>").await;
+    assert_eq!(line.reads(">").await, "<iq type='result' id='u'/>");
+    assert!(!is_bound(&house, "irc.chat.example"));
+    line.says("<iq id='u' type='set'><unbind xmlns='urn:xmpp:component:0'/></iq>").await;
+    assert!(line.reads("</iq>").await.contains("<item-not-found "));
+    assert!(line.binds("bind", "irc.chat.example").await.contains("type='result'"));
     // One of XEP-0114 is the same component.
     let mut other = Line::new(&house);
     other.shakes("irc.chat.example", "of its own").await;
