@@ -91,10 +91,15 @@ impl Host {
     }
 }
 
+/// Whether that is what the component hears as this hostname.
+fn is_for(delivery: &Delivery, seat: &Seat) -> bool {
+    delivery.stanza.to().is_some_and(|to| to.domain() == seat.bare.domain())
+}
+
 /// A component that is connected.
 pub(super) struct Connection {
     hosts: Vec<Host>,
-    /// Seats of hostnames that are bound no more, of which something may not be written yet.
+    /// Seats of hostnames that are bound no more and for which something is not written yet, one a hostname.
     left: Vec<Arc<Seat>>,
     unbound: Option<Unbound>,
     /// Whose secret it knows, on a stream on which more can be bound (XEP-0225).
@@ -445,10 +450,9 @@ impl Connection {
     fn leave(&mut self, at: usize) {
         let Host { alive, seat, .. } = self.hosts.remove(at);
         alive.over(Vec::new());
-        if self.unwritten.is_empty() {
-            self.left.clear();
-        }
+        self.left.retain(|known| known.bare != seat.bare);
         self.left.push(seat);
+        self.left.retain(|seat| self.unwritten.iter().any(|(_, one)| is_for(one, seat)));
         if self.hosts.is_empty() {
             let now = Instant::now();
             let until = now + self.node.config.components.handshake_deadline;
@@ -490,10 +494,7 @@ impl Connection {
         let Connection { node, hosts, left, unwritten, transport, output, .. } = *self;
         let mut unwritten: Vec<Delivery> = unwritten.into_iter().map(|(_, one)| one).collect();
         let mut of = |seat: &Seat| -> Vec<Delivery> {
-            let domain = seat.bare.domain();
-            let is_its =
-                |one: &mut Delivery| one.stanza.to().is_some_and(|to| to.domain() == domain);
-            unwritten.extract_if(.., is_its).collect()
+            unwritten.extract_if(.., |one| is_for(one, seat)).collect()
         };
         // Before the connection is closed, so that whoever sees its end finds it gone.
         for Host { alive, seat, .. } in hosts {

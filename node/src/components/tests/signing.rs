@@ -120,6 +120,35 @@ async fn hostnames_are_bound_to_one_connection_and_unbound() {
 }
 
 #[tokio::test]
+async fn of_what_is_unbound_nothing_stays_but_what_is_not_written_yet() {
+    let (house, romeo) = romeo(CONFIG).await;
+    let mut line = signed_in(&house, "one.chat.example", "of all").await;
+    line.binds("bind", "one.chat.example").await;
+    // More than the wire holds, and less than makes it wait.
+    let body = "x".repeat(100 << 10);
+    for id in 0..2 {
+        let message =
+            format!("<message to='one.chat.example' id='{id}'><body>{body}</body></message>");
+        house.says(&romeo, &message).await;
+    }
+    let mut left = Vec::new();
+    for _ in 0..3 {
+        for (what, is) in [("bind", true), ("unbind", false)] {
+            line.says(&format!(
+                "<iq id='b' type='set'><{what} xmlns='urn:xmpp:component:0'><hostname>two.chat.example</hostname></{what}></iq>"
+            ))
+            .await;
+            house.until(what, || is_bound(&house, "two.chat.example") == is).await;
+            let seats = perform::seats_of(&house.node, "two.chat.example");
+            left.extend(seats.iter().map(Arc::downgrade));
+        }
+    }
+    assert_eq!(left.len(), 3);
+    house.until("they are gone", || left.iter().all(|seat| seat.upgrade().is_none())).await;
+    line.reads("id='1'").await;
+}
+
+#[tokio::test]
 async fn who_does_not_know_the_secret_is_not_let_in() {
     let house = House::with(CONFIG).await;
     for (domain, secret) in [
