@@ -365,7 +365,11 @@ impl Connection {
     /// The stanza at the front of the input. `None`: it was answered.
     fn stanza(&mut self, bytes: usize, head: &Head) -> Result<Option<Stanza>, Close> {
         let piece = &self.input.filled()[..bytes];
-        if self.proved.is_some() && head.kind == Kind::Iq {
+        let of = |span: Option<xmpp::stanza::Span>| span.and_then(|span| span.value(piece));
+        // Most requests are others': no tree of those.
+        let to_us =
+            || head.to.is_none() || of(head.to).is_some_and(|to| *to == *self.node.domains.global);
+        if self.proved.is_some() && head.kind == Kind::Iq && to_us() {
             let element = self.framer.element(piece).map_err(Close::Error)?;
             if let Some(wish) = Wish::of(&element, &self.node.domains.global) {
                 self.wishes(&element, wish);
@@ -376,7 +380,6 @@ impl Connection {
             let element = self.framer.element(piece).map_err(Close::Error)?;
             return self.foreign(&element).map(Some);
         }
-        let of = |span: Option<xmpp::stanza::Span>| span.and_then(|span| span.value(piece));
         let addressed = of(head.to).zip(of(head.from));
         let (_, from) = addressed.ok_or(Close::Error(StreamError::improper_addressing()))?;
         let from = self.sender(&from)?;

@@ -40,7 +40,7 @@ pub use self::delegation::{Delegation as DelegationFeature, INFO, ITEMS, answere
 pub(crate) use self::delegation::{remaining, taken as delegated};
 use self::handshake::Claim;
 use self::privilege::Watchers;
-pub use self::privilege::{contact_shows, room, roster_changed, showing};
+pub use self::privilege::{contact_shows, room, roster_changed, showing, watches_rosters};
 pub use self::serve::serve;
 use self::sign_in::Derived;
 use crate::app::Node;

@@ -28,7 +28,7 @@ use xmpp::xml::element::Element;
 pub(super) use self::told::Watchers;
 pub(super) use self::told::earlier::appeared;
 pub use self::told::earlier::room;
-pub use self::told::{contact_shows, roster_changed, showing};
+pub use self::told::{contact_shows, roster_changed, showing, watches_rosters};
 use crate::app::Node;
 use crate::feature::{Action, Ctx, Flow};
 use crate::router::{self, Destination, decide};

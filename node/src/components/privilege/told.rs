@@ -115,6 +115,12 @@ async fn is_heard(node: &Arc<Node>, account: &BareJid, presence: &Stanza) -> boo
     })
 }
 
+/// Whether there is a component that hears of rosters.
+pub fn watches_rosters(node: &Node) -> bool {
+    let Watchers(all) = &node.components.watchers;
+    all.iter().any(|watcher| watcher.pushes)
+}
+
 /// A contact of an account's roster is another (§4.4). As the account's own resources hear it.
 pub fn roster_changed(
     node: &Node,
