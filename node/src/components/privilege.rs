@@ -17,7 +17,7 @@ use std::time::Duration;
 use config::{Privileges, WatchedPresence};
 use futures_util::future::BoxFuture;
 use s2s::federation::Handled;
-use tokio::time::timeout;
+use tokio::time::{interval, timeout};
 use xmpp::jid::{BareJid, Jid};
 use xmpp::ns;
 use xmpp::payload::forward;
@@ -37,6 +37,9 @@ use crate::session::{self, Delivery, Item, Seat};
 
 /// How long an answer is waited for that others make. What a feature asks of homes and databases has deadlines of its own, well within it.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+
+/// Before it is looked again whether there is anybody who could answer: the last one's end wakes nobody.
+const ALONE_LOOK: Duration = Duration::from_secs(1);
 
 /// What a component is told of what it may (§4.2, §5.2, §6.2).
 pub(super) fn advertised(server: &Jid, component: &Jid, may: &Privileges) -> Stanza {
@@ -270,7 +273,9 @@ impl Acting {
             _ => None,
         };
         let mut heard = Vec::new();
+        let mut look = interval(ALONE_LOOK);
         let come = poll_fn(|cx| {
+            while look.poll_tick(cx).is_ready() {}
             // Asked before the mailbox: whoever is gone by then has said what he had to say.
             let alone = Arc::strong_count(&self.seat) == 1;
             loop {

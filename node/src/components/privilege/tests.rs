@@ -170,7 +170,19 @@ async fn an_answer_is_heard_whoever_makes_it_and_whenever() {
     assert_eq!(answer.and_then(|answer| answer.id().map(|id| id.into_owned())), Some("it".into()));
     other.await.expect("it ends");
     // Where nobody is left who could answer, nothing is waited for.
-    assert!(acting().answer(&house.node, Some("it")).await.is_none());
+    let answer = acting().answer(&house.node, Some("it"));
+    let answer = timeout(Duration::from_secs(1), answer).await;
+    assert!(answer.expect("at once").is_none());
+    // Nor for somebody who has gone without an answer.
+    tokio::time::pause();
+    let one = acting();
+    let seat = one.seat.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        drop(seat);
+    });
+    let answer = timeout(Duration::from_secs(7), one.answer(&house.node, Some("it"))).await;
+    assert!(answer.expect("soon").is_none());
 }
 
 /// Of a component at a node of eu.
