@@ -146,6 +146,11 @@ fn is_connected(node: &Node, domain: &BareJid) -> bool {
     node.directory.read(domain.as_str(), |rows| !rows.is_empty()).unwrap_or(false)
 }
 
+/// The same, and not only at nodes that are silent.
+fn is_reached(node: &Node, domain: &BareJid) -> bool {
+    node.directory.read(domain.as_str(), |rows| rows.iter().any(|row| row.lit)).unwrap_or(false)
+}
+
 /// There is a row of a component, here or elsewhere. Where there may be but one connection and there are two, the newer one ends.
 pub fn appeared(node: &Arc<Node>, full: &FullJid, generation: Hlc) {
     let domain = full.bare();

@@ -1,9 +1,12 @@
 //! What a component hears of accounts it may watch (XEP-0356).
 
+use global_distrib::health::Turn;
+
 use super::*;
 use crate::features::roster;
 use crate::features::roster::home::Request;
 use crate::features::roster::subscription::Kind;
+use crate::geo::light;
 
 const WATCHES: &str = "
 [[components.component]]
@@ -234,4 +237,23 @@ async fn it_does_not_hear_that_somebody_is_removed_who_was_never_listed() {
     }
     let heard = bot.reads("subscription='remove'").await + &bot.reads("</iq>").await;
     assert!(heard.contains("nurse@") && !heard.contains("friar@"), "{heard}");
+}
+
+#[tokio::test]
+async fn one_at_a_silent_node_hears_who_goes_and_the_others_when_that_is_back() {
+    let house = house().await;
+    let full = FullJid::parse("bot.chat.example/there").expect("a JID");
+    let there = elsewhere(&house, &full, Hlc::new(house.node.wall_ms(), 0));
+    let told = |shown: &str| {
+        let shown = format!("<presence from='romeo@chat.example/orchard'{shown}/>");
+        let mut actions = Vec::new();
+        showing(&house.node, &crate::testing::stanza(&shown), |_| false, &mut actions);
+        actions.len()
+    };
+    let both = || (told(""), told(" type='unavailable'"));
+    assert_eq!(both(), (1, 1));
+    light::turned(&house.node, Turn::WentDark(there));
+    assert_eq!(both(), (0, 1));
+    light::turned(&house.node, Turn::CameBack(there));
+    assert_eq!(both(), (1, 1));
 }
