@@ -43,6 +43,10 @@ pub const INFO: &str = "urn:xmpp:delegation:2:bare:disco#info:*";
 /// A pseudo-namespace: disco#items of accounts (§7.2).
 pub const ITEMS: &str = "urn:xmpp:delegation:2:bare:disco#items:*";
 
+fn is_pseudo(namespace: &str) -> bool {
+    namespace == INFO || namespace == ITEMS
+}
+
 /// What is delegated, and what is asked of components.
 #[derive(Debug, Default)]
 pub(super) struct Delegations {
@@ -122,7 +126,8 @@ pub(crate) fn taken(ctx: &mut Ctx<'_>, iq: &Iq) -> Option<Flow> {
     if all.by_namespace.is_empty() {
         return None;
     }
-    let (_, namespace) = iq.stanza.first_child()?;
+    // The pseudo-namespaces are nobody's: they stand for requests of others (`remaining`).
+    let (_, namespace) = iq.stanza.first_child().filter(|(_, of)| !is_pseudo(of))?;
     let delegated = all.by_namespace.get(namespace)?;
     // §4.3.1: not what the component itself asks, in its own name or in an account's.
     let asks_itself = iq.stanza.from().is_some_and(|from| from.domain() == delegated.to.domain());

@@ -9,7 +9,7 @@ use xmpp::payload::disco::Info;
 use xmpp::stanza::{Stanza, Type};
 use xmpp::xml::element::Element;
 
-use super::{Asked, INFO, ITEMS, payload};
+use super::{Asked, is_pseudo, payload};
 use crate::app::Node;
 use crate::router;
 
@@ -20,10 +20,6 @@ pub(in crate::components) fn appeared(node: &Arc<Node>, component: &BareJid) {
             ask(node, component, of);
         }
     }
-}
-
-fn is_pseudo(namespace: &str) -> bool {
-    namespace == INFO || namespace == ITEMS
 }
 
 fn ask(node: &Arc<Node>, component: &BareJid, of: String) {

@@ -284,6 +284,16 @@ async fn what_it_says_of_itself_is_nested() {
 }
 
 #[tokio::test]
+async fn nobody_asks_in_a_pseudo_namespace() {
+    let (house, romeo) = romeo(&format!("{CONFIG}{DELEGATED}")).await;
+    let _pep = pep(&house, "").await;
+    let of = super::INFO;
+    asks(&house, &romeo, &format!("<iq type='get' id='1'><query xmlns='{of}'/></iq>")).await;
+    let mail = house.mail(&romeo).await.join("");
+    assert!(mail.contains("service-unavailable") && mail.contains("id='1'"), "{mail}");
+}
+
+#[tokio::test]
 async fn an_answer_is_handed_on_once() {
     let house = House::with(&format!("{CONFIG}{DELEGATED}")).await;
     let asked = Asked::own(&house.node).expect("room");
