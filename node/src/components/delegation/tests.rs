@@ -42,10 +42,14 @@ async fn pep(house: &House, info: &str) -> Line {
         ))
         .await;
     }
-    house
-        .until("all is nested", || house.node.components.delegations.nested.lock().len() == 4)
-        .await;
+    house.until("all is nested", || said(house) == 4).await;
     pep
+}
+
+/// At how many nodes components have said something.
+fn said(house: &House) -> usize {
+    let nested = house.node.components.delegations.nested.lock();
+    nested.values().filter(|nested| nested.said.is_some()).count()
 }
 
 /// The next request that is handed on: the id of its wrapper, and it.
@@ -293,10 +297,29 @@ async fn nobody_asks_in_a_pseudo_namespace() {
     assert!(mail.contains("service-unavailable") && mail.contains("id='1'"), "{mail}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_question_that_nobody_answered_does_not_undo_a_newer_one() {
+    // Whatever else waits: there is always room to ask what it says.
+    let few = CONFIG.replace("[components]", "[components]\ndelegated_max = 1");
+    let house = House::with(&format!("{few}{DELEGATED}")).await;
+    let mut first = Line::connected(&house, "pep.chat.example", "of all").await;
+    first.reads("</delegation></message>").await;
+    for _ in 0..4 {
+        first.reads("</iq>").await;
+    }
+    drop(first);
+    house.until("it is gone", || house.node.components.connections() == 0).await;
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    let _pep = pep(&house, "<feature var='of NODE'/>").await;
+    assert!(house.node.components.delegations.waiting.lock().is_empty());
+    tokio::time::sleep(std::time::Duration::from_secs(31)).await;
+    assert_eq!(said(&house), 4);
+}
+
 #[tokio::test]
 async fn an_answer_is_handed_on_once() {
     let house = House::with(&format!("{CONFIG}{DELEGATED}")).await;
-    let asked = Asked::own(&house.node).expect("room");
+    let asked = Asked::own(&house.node, "urn:x");
     let answer =
         format!("<iq type='result' id='{}' from='pep.chat.example' to='chat.example'/>", asked.id);
     answered(&house.node, &stanza(&answer));
