@@ -74,7 +74,7 @@ async fn hears(client: &mut Client, from: &str) -> Result<String> {
 }
 
 /// Sees presence of somebody of a type, or none.
-async fn sees(client: &mut Client, from: &str, type_: Option<&str>) -> Result<Element> {
+pub(crate) async fn sees(client: &mut Client, from: &str, type_: Option<&str>) -> Result<Element> {
     let what = format!("presence {} of {from}", type_.unwrap_or("available"));
     client
         .wait_for_within(patience() * 2, &what, |e| {

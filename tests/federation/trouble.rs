@@ -7,10 +7,12 @@ use crate::attacks::{EVIL, Target};
 use crate::load::{Account, Writing};
 use crate::peer::{Peer, Proof, Which};
 use crate::site::Site;
+use crate::stranger::Line;
 use crate::stranger::home::{Home, Manners};
-use crate::stranger::{EXTERNAL, Line};
+use crate::talk::sees;
 use crate::{World, expect, next_user};
-use pangaea_tests::client::{Result, patience};
+use futures_util::future::join_all;
+use pangaea_tests::client::{Client, Result, patience};
 use pangaea_tests::platform::Platform;
 use pangaea_tests::xml::Element;
 use std::collections::BTreeMap;
@@ -179,8 +181,21 @@ pub(crate) async fn region_stopped(platform: &Platform, ours: &Site, peer: &Peer
     region_gone(platform, ours, peer, "stopped").await
 }
 
+/// One of theirs who watches one of ours, who is in the region that goes.
+async fn watched(ours: &Site, theirs: &Site) -> Result<(Client, Client)> {
+    let number = next_user();
+    let mut juliet = ours.online(number, 2, "balcony").await?;
+    let mut romeo = theirs.online(number, 0, "orchard").await?;
+    romeo.send(&format!("<presence to='{}' type='subscribe'/>", juliet.bare())).await?;
+    sees(&mut juliet, &romeo.bare(), Some("subscribe")).await?;
+    juliet.send(&format!("<presence to='{}' type='subscribed'/>", romeo.bare())).await?;
+    sees(&mut romeo, &juliet.full(), None).await?;
+    Ok((juliet, romeo))
+}
+
 async fn region_gone(platform: &Platform, ours: &Site, peer: &Peer, how: &str) -> Result<()> {
     let theirs = peer.site()?;
+    let (juliet, mut romeo) = watched(ours, &theirs).await?;
     let region = &platform.plan.regions[2];
     let node = format!("{region}-0");
     let (mut out, mut into) = (Vec::new(), Vec::new());
@@ -198,13 +213,22 @@ async fn region_gone(platform: &Platform, ours: &Site, peer: &Peer, how: &str) -
     } else {
         platform.stop_node(&node).await?;
     }
+    // Who was there is seen to go.
+    let full = juliet.full();
+    let fits = |e: &Element| {
+        e.name == "presence"
+            && e.attr("from") == Some(&*full)
+            && e.attr("type") == Some("unavailable")
+    };
+    romeo.wait_for_within(SETTLED, "the end of her who was there", fits).await?;
     for one in out.iter().chain(&into) {
         one.hears(2 * SOME).await?;
     }
     out.iter().chain(&into).for_each(Writing::enough);
     let mut wrong = Vec::new();
-    for one in out {
-        let account = one.end(SETTLED).await?;
+    // All at the same time: one that waits for what is lost does not make the others late.
+    for account in join_all(out.into_iter().map(|one| one.end(SETTLED))).await {
+        let account = account?;
         println!("    {node} {how}, to them: {account}");
         wrong.extend(account.verdict().err());
     }
@@ -212,8 +236,8 @@ async fn region_gone(platform: &Platform, ours: &Site, peer: &Peer, how: &str) -
     if how == "killed" {
         ctl(platform, &["region", "up", region]).await?;
     }
-    for one in into {
-        let account = one.end(SETTLED).await?;
+    for account in join_all(into.into_iter().map(|one| one.end(SETTLED))).await {
+        let account = account?;
         println!("    {node} {how}, from them: {account}, {} of them both", account.both.len());
         wrong.extend(account.sequence().err());
         // What was read and not acknowledged yet when the node was killed the peer cannot know to have come: it may say that it has not.
