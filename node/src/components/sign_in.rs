@@ -193,7 +193,9 @@ fn claim<'a>(node: &'a Node, account: &BareJid) -> Claim<'a> {
 /// SCRAM keys of the secrets. Each is derived once, whoever asks and how often: that takes a while, and whoever asks has proved nothing yet. As many as
 /// there are secrets, once for each hash.
 #[derive(Debug, Default)]
-pub(super) struct Derived(pub(super) Mutex<BTreeMap<(String, Hash), Arc<OnceCell<ScramKeys>>>>);
+pub(super) struct Derived(pub(super) Mutex<BTreeMap<(String, Hash), Once>>);
+
+type Once = Arc<OnceCell<ScramKeys>>;
 
 async fn keys(node: &Node, account: &BareJid, hash: Hash) -> Credentials {
     let Claim::May(secret) = claim(node, account) else { return Credentials::Unknown };
