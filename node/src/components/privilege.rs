@@ -5,8 +5,9 @@
 //! What it does as an account goes the way of a session's stanzas, by a seat that is in no table and shows nothing: so archives and carbons treat its messages as
 //! those of a device, and the features answer as they would the account.
 //! Left out: what contacts at other domains had shown before the component connected (§8: it hears of them when they next show something); what was shown before to a connection that
-//! takes another's place (the component as a whole has heard); earlier presence only once to a component that is a contact too (it hears it twice); requests to other entities
-//! than the server, its services and the account itself (`feature-not-implemented`).
+//! takes another's place (the component as a whole has heard); presence for which one that reads too slowly has no room (it is not told again before the component connects anew);
+//! earlier presence only once to a component that is a contact too (it hears it twice); requests to other entities than the server, its services and the account itself
+//! (`feature-not-implemented`).
 
 mod told;
 

@@ -7,6 +7,7 @@ use crate::features::roster;
 use crate::features::roster::home::Request;
 use crate::features::roster::subscription::Kind;
 use crate::geo::light;
+use crate::router;
 
 const WATCHES: &str = "
 [[components.component]]
@@ -256,4 +257,53 @@ async fn one_at_a_silent_node_hears_who_goes_and_the_others_when_that_is_back() 
     assert_eq!(both(), (0, 1));
     light::turned(&house.node, Turn::CameBack(there));
     assert_eq!(both(), (1, 1));
+}
+
+#[tokio::test]
+async fn nobody_has_an_error_of_presence_for_which_it_has_no_room() {
+    let few = format!("{CONFIG}{WATCHES}");
+    let few = few.replace("[components]", "[components]\nqueue_items_max = 8");
+    let (house, romeo) = romeo(&few).await;
+    house.abroad();
+    let friar = BareJid::parse("friar@other.example").expect("a JID");
+    let out = Request::Out { contact: friar.clone(), kind: Kind::Subscribe, items_max: 10 };
+    let granted = Request::In {
+        contact: friar,
+        kind: Kind::Subscribed,
+        stanza: b"<presence/>".to_vec(),
+        items_max: 10,
+    };
+    for request in [out, granted] {
+        roster::ask(&house.node, &romeo.bare, &request).await.expect("done");
+    }
+    // A connection that takes nothing.
+    let domain = BareJid::parse("bot.chat.example").expect("a JID");
+    let bot = bind(&house.node, &domain, None).expect("there is none");
+    house
+        .until("it is full", || {
+            let message =
+                "<message from='friar@other.example' to='bot.chat.example' type='headline'/>";
+            router::route(&house.node, crate::testing::stanza(message));
+            bot.mailbox.depth().items == 8
+        })
+        .await;
+    crate::testing::mail(&romeo);
+    let ignored = || house.node.metrics.routed.ignored.get();
+    let before = ignored();
+    for shown in ["", " type='unavailable'"] {
+        let friar =
+            format!("<presence from='friar@other.example/x' to='romeo@chat.example'{shown}/>");
+        house.hears(&friar).await;
+        house.says(&romeo, &format!("<presence{shown}/>")).await;
+    }
+    // Who enters a room waits for an answer.
+    house.says(&romeo, "<presence to='room@bot.chat.example/nick' id='enters'/>").await;
+    let mut mail = String::new();
+    while !mail.contains("id='enters'") {
+        mail += &house.mail(&romeo).await.join("");
+    }
+    assert_eq!(mail.matches("type='error'").count(), 1, "{mail}");
+    let abroad = house.abroad().join("");
+    assert!(!abroad.contains("type='error'"), "{abroad}");
+    assert_eq!(ignored(), before + 4);
 }
