@@ -7,14 +7,14 @@
 use pangaea_tests::client::{Client, Endpoint, Result, patience};
 use pangaea_tests::harness::{Choice, Outcome, Test, run};
 use pangaea_tests::ledger::{Ledger, body};
-use pangaea_tests::platform::{Plan, Platform, binary};
+use pangaea_tests::platform::{Plan, Platform};
 use pangaea_tests::xml::Element;
 use serde_json::Value;
-use std::process::{ExitCode, Stdio};
+use std::collections::BTreeSet;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use tokio::process::Command;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -127,16 +127,49 @@ struct Read {
     went: Vec<String>,
 }
 
-/// Reads until it has so many of each writer, which is said late.
-fn read(mut roamer: Roamer, goals: watch::Receiver<Option<Vec<u64>>>) -> JoinHandle<Result<Read>> {
-    tokio::spawn(async move {
+/// Somebody who reads or writes, and how far that has come.
+struct Going<T> {
+    task: JoinHandle<Result<T>>,
+    at: watch::Receiver<u64>,
+}
+
+impl<T> Going<T> {
+    fn begin<F: Future<Output = Result<T>> + Send + 'static>(
+        goes: impl FnOnce(watch::Sender<u64>) -> F,
+    ) -> Self
+    where
+        T: Send + 'static,
+    {
+        let (tell, at) = watch::channel(0);
+        Self { task: tokio::spawn(goes(tell)), at }
+    }
+
+    /// Until it has come so far.
+    async fn reaches(&self, goal: u64) -> Result<()> {
+        let mut at = self.at.clone();
+        match tokio::time::timeout(patience() * 2, at.wait_for(|at| *at >= goal)).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(format!("somebody is at {}, not at {goal}", *self.at.borrow())),
+        }
+    }
+}
+
+/// Reads until it has so many of each writer, which is said late; tells of how many writers it has something.
+fn read(mut roamer: Roamer, goals: watch::Receiver<Option<Vec<u64>>>) -> Going<Read> {
+    Going::begin(async move |tell| {
         let mut read = Read { ledger: Ledger::default(), resumed: 0, anew: 0, went: Vec::new() };
+        let mut writers = BTreeSet::new();
         let mut since = Instant::now();
         loop {
             if let Some(element) = roamer.next(A_WHILE).await? {
                 if let Some(text) = element.body() {
                     read.ledger.enter(&text);
                     since = Instant::now();
+                    if let Some(writer) = text.split(' ').nth(1)
+                        && writers.insert(writer.to_owned())
+                    {
+                        tell.send_replace(writers.len() as u64);
+                    }
                 } else if element.name == "presence" && element.attr("type") == Some("unavailable")
                 {
                     read.went.push(element.to_string());
@@ -155,14 +188,14 @@ fn read(mut roamer: Roamer, goals: watch::Receiver<Option<Vec<u64>>>) -> JoinHan
     })
 }
 
-/// Writes to everybody in turn until told to stop; how many each got, and what came back.
+/// Writes to everybody in turn until told to stop, and tells of its rounds; how many each got, and what came back.
 fn write(
     mut roamer: Roamer,
     name: String,
     to: Vec<String>,
     stop: Arc<AtomicBool>,
-) -> JoinHandle<Result<(u64, u64, u32)>> {
-    tokio::spawn(async move {
+) -> Going<(u64, u64, u32)> {
+    Going::begin(async move |tell| {
         let (mut round, mut refused) = (0, 0);
         while !stop.load(Ordering::Acquire) {
             for to in &to {
@@ -177,6 +210,7 @@ fn write(
                 }
             }
             round += 1;
+            tell.send_replace(round);
             while let Ok(Some(element)) = roamer.next(Duration::from_millis(10)).await {
                 refused += u64::from(element.attr("type") == Some("error"));
             }
@@ -196,26 +230,6 @@ fn write(
         roamer.client.disconnect().await?;
         Ok((round, refused, anew))
     })
-}
-
-/// `pangaea ctl …`, spoken to a node; what it says, as JSON.
-async fn ctl(platform: &Platform, node: &str, words: &[&str]) -> Result<Value> {
-    let domain = &platform.plan.domain;
-    let output = Command::new(binary()?)
-        .args(["ctl", "--json"])
-        .args(words)
-        .env("PANGAEA_URL", format!("http://127.0.0.1:{}", platform.port_at(node, 280)?))
-        .env("PANGAEA_USER", format!("admin@{domain}"))
-        .env("PANGAEA_PASSWORD", "wonderland")
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output()
-        .await
-        .map_err(|e| e.to_string())?;
-    if !output.status.success() {
-        return Err(format!("{words:?}: {}", String::from_utf8_lossy(&output.stderr)));
-    }
-    serde_json::from_slice(&output.stdout).map_err(|e| e.to_string())
 }
 
 /// Readers at these nodes and a writer at each of these, while `happens` does what it does.
@@ -241,13 +255,23 @@ async fn under_load(
         let roamer = Roamer::new(platform, user, "writer", *at).await?;
         writing.push(write(roamer, format!("w{n}"), to.clone(), stop.clone()));
     }
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    let happened = happens.await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    let happened = async {
+        for reader in &reading {
+            reader.reaches(writing.len() as u64).await?;
+        }
+        happens.await?;
+        for writer in &writing {
+            // The round it is in, and one that began after it had happened.
+            let round = *writer.at.borrow();
+            writer.reaches(round + 2).await?;
+        }
+        Ok(())
+    };
+    let happened: Result<()> = happened.await;
     stop.store(true, Ordering::Release);
     let (mut rounds, mut refused, mut anew) = (Vec::new(), 0, 0);
     for one in writing {
-        let (round, back, began) = one.await.map_err(|e| e.to_string())??;
+        let (round, back, began) = one.task.await.map_err(|e| e.to_string())??;
         rounds.push(round);
         refused += back;
         anew += began;
@@ -255,7 +279,7 @@ async fn under_load(
     tell.send_replace(Some(rounds.clone()));
     let (mut delivered, mut resumed, mut wrong) = (0, 0, Vec::new());
     for one in reading {
-        let read = one.await.map_err(|e| e.to_string())??;
+        let read = one.task.await.map_err(|e| e.to_string())??;
         for (n, rounds) in rounds.iter().enumerate() {
             delivered += read.ledger.count(&format!("w{n}"));
             wrong.extend(read.ledger.verdict(&format!("w{n}"), *rounds).err());
@@ -287,7 +311,7 @@ async fn emptied(platform: &Platform) -> Result<()> {
     const READERS: u32 = 20;
     let drain = async {
         let begun = Instant::now();
-        let info = ctl(platform, "eu-0", &["node", "drain", "eu-1", "--rate", "20"]).await?;
+        let info = platform.ctl("eu-0", &["node", "drain", "eu-1", "--rate", "20"]).await?;
         println!("    {info} after {:.1} s", begun.elapsed().as_secs_f32());
         let zero = number(&info, "left") == 0 && number(&info, "ended") == 0;
         let all = number(&info, "moved") >= u64::from(READERS);
@@ -307,7 +331,7 @@ async fn emptied(platform: &Platform) -> Result<()> {
     if resumed < READERS {
         return Err(format!("{resumed} of {READERS} sessions went on"));
     }
-    let info = ctl(platform, "eu-1", &["node", "undrain"]).await?;
+    let info = platform.ctl("eu-1", &["node", "undrain"]).await?;
     if info["draining"] != Value::Bool(false) {
         return Err(format!("{info}"));
     }
@@ -389,7 +413,7 @@ async fn storm(platform: &Platform) -> Result<()> {
         let text = std::fs::read_to_string(&path).map_err(|e| e.to_string())?;
         let slow = format!("[limits]\nsign_ins_per_second = {RATE}\nsign_ins_burst = {RATE}\n");
         std::fs::write(&path, text.replace("[limits]\n", &slow)).map_err(|e| e.to_string())?;
-        ctl(platform, node, &["reload"]).await?;
+        platform.ctl(node, &["reload"]).await?;
     }
     let mut users = Vec::new();
     for user in 70..70 + USERS {
@@ -410,8 +434,8 @@ async fn storm(platform: &Platform) -> Result<()> {
             })
         })
         .collect();
-    // Now they are signed in, and wait.
-    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    // Now they are signed in, and wait where the other one comes.
+    platform.wait_metric_of("eu-0", "pangaea_sign_ins_waiting", "", 1.0).await?;
     let asked = Instant::now();
     other.client.cut().await;
     other.come_back().await?;

@@ -20,7 +20,8 @@ const LONGEST_SECONDS: u64 = 180;
 const NODES: usize = 3;
 /// Between two messages.
 const FAST: Duration = Duration::from_millis(5);
-/// The same where they wait until a node counts as dead: what waits for one addressee is bounded (`limits.parked_stanzas_per_address_max`).
+/// The same where they wait until something has happened: what waits for one addressee is bounded (`limits.parked_stanzas_per_address_max`), and
+/// so is what is filed for one who is away (`limits.offline_messages_max`).
 const CALM: Duration = Duration::from_millis(20);
 
 const NAMES: [&str; 5] = [
@@ -165,6 +166,8 @@ async fn seen_at_all(platform: &Platform) -> Result<()> {
 /// Somebody who writes to somebody until it is enough.
 struct Writing {
     enough: watch::Sender<bool>,
+    /// How many it has sent.
+    sent: watch::Receiver<u64>,
     task: JoinHandle<Result<(Client, u64)>>,
 }
 
@@ -179,6 +182,7 @@ impl Writing {
         let mut writer = online(platform, number, node, "writer").await?;
         writer.enable_sm(true).await?;
         let (enough, mut said) = watch::channel(false);
+        let (count, counted) = watch::channel(0);
         let task = tokio::spawn(async move {
             let mut sent = 0;
             let mut pace = tokio::time::interval(pause);
@@ -191,11 +195,22 @@ impl Writing {
                     ))
                     .await?;
                 sent += 1;
+                count.send_replace(sent);
                 pace.tick().await;
             }
             Ok((writer, sent))
         });
-        Ok(Self { enough, task })
+        Ok(Self { enough, sent: counted, task })
+    }
+
+    /// Until it has sent so many more.
+    async fn sends(&self, more: u64) -> Result<()> {
+        let mut sent = self.sent.clone();
+        let goal = *sent.borrow() + more;
+        match tokio::time::timeout(patience() * 3, sent.wait_for(|sent| *sent >= goal)).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(format!("{} sent, not {goal}", *self.sent.borrow())),
+        }
     }
 
     /// How many it has sent, all of them acknowledged and none refused.
@@ -271,10 +286,11 @@ async fn scribe_killed(platform: &Platform) -> Result<()> {
     let mut reader = online(platform, 12, others[1], "reader").await?;
     let to_reader = Writing::begin(platform, 11, others[0], reader.bare(), FAST).await?;
     let away = platform.user_at(14, (0, others[1]), "away")?.bare();
-    let to_away = Writing::begin(platform, 13, others[1], away, FAST).await?;
+    let to_away = Writing::begin(platform, 13, others[1], away, CALM).await?;
     let mut changing = online(platform, 15, others[0], "changing").await?;
 
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    to_reader.sends(100).await?;
+    to_away.sends(25).await?;
     platform.kill(&format!("eu-{dead}")).await?;
     let began = Instant::now();
     let changed = set(&mut changing, "during@elsewhere.example").await?;
@@ -282,8 +298,16 @@ async fn scribe_killed(platform: &Platform) -> Result<()> {
     if changed.attr("type") != Some("result") {
         return Err(format!("a change was refused: {changed}"));
     }
-    tokio::time::sleep(Duration::from_secs(4).saturating_sub(took)).await;
-    let next = scribe(platform).await?;
+    let deadline = Instant::now() + patience();
+    let next = loop {
+        match scribe(platform).await? {
+            next if next != dead => break next,
+            _ if Instant::now() > deadline => return Err("nobody else writes".to_owned()),
+            _ => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    };
+    to_reader.sends(200).await?;
+    to_away.sends(50).await?;
     let (sent, filed) = (to_reader.end().await?, to_away.end().await?);
     let mut heard = Heard::default();
     hear(&mut reader, &mut heard, || Some(sent)).await?;
@@ -323,7 +347,8 @@ async fn node_killed(platform: &Platform) -> Result<()> {
         .wait_for("presence", |e| e.attr("from") == Some(&full) && e.attr("type").is_none())
         .await?;
     reader.enable_sm(true).await?;
-    let writing = Writing::begin(platform, 21, other, reader.bare(), CALM).await?;
+    let to = reader.bare();
+    let writing = Writing::begin(platform, 21, other, to.clone(), CALM).await?;
     let (goal, told) = watch::channel(None);
     let hearing = tokio::spawn({
         let mut again = platform.user_at(22, (0, third), "reader again")?;
@@ -339,14 +364,14 @@ async fn node_killed(platform: &Platform) -> Result<()> {
             Ok::<_, String>(heard)
         }
     });
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    writing.sends(50).await?;
     platform.kill(&format!("eu-{dead}")).await?;
     let began = Instant::now();
     let gone = |e: &Element| e.attr("from") == Some(&full) && e.attr("type") == Some("unavailable");
     contact.wait_for_within(Duration::from_secs(15), "unavailable", gone).await?;
     let seen = began.elapsed();
-    // Until it counts as dead, and a little longer.
-    tokio::time::sleep(Duration::from_secs(9).saturating_sub(began.elapsed())).await;
+    counts_as_dead(platform, dead, &to, other).await?;
+    writing.sends(100).await?;
     let sent = writing.end().await?;
     goal.send_replace(Some(sent));
     let heard = hearing.await.map_err(|e| e.to_string())??;
@@ -360,6 +385,22 @@ async fn node_killed(platform: &Platform) -> Result<()> {
     );
     heard.ledger.verdict("writer", sent)?;
     platform.start_node(&format!("eu-{dead}")).await
+}
+
+/// Until an account's sessions at a node are gone in the eyes of another: what was on the way to them is routed anew then.
+async fn counts_as_dead(platform: &Platform, dead: usize, whose: &str, eyes: usize) -> Result<()> {
+    let (dead, eyes) = (format!("eu-{dead}"), format!("eu-{eyes}"));
+    let deadline = Instant::now() + patience() * 3;
+    loop {
+        let all = platform.ctl(&eyes, &["sessions", whose]).await?;
+        if !all.as_array().ok_or("no list")?.iter().any(|session| session["node"] == dead) {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            return Err(format!("{dead} has sessions in the eyes of {eyes}: {all}"));
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 /// Its sessions are told of changes again, whoever is the scribe.

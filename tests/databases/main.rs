@@ -18,6 +18,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 const LONGEST_SECONDS: u64 = 300;
+/// How long a database is away: this is the trouble, and nothing is waited for.
+const OUTAGE: Duration = Duration::from_secs(8);
 
 /// What is stored in many ways: rosters, archives, offline messages, lists, accounts.
 const PLAYS: [&str; 16] = [
@@ -211,7 +213,7 @@ impl Trouble {
         match self {
             Trouble::Killed => server.kill(),
             Trouble::Paused => server.pause(),
-            Trouble::ReadOnly => server.read_only(true).await?,
+            Trouble::ReadOnly => server.read_only(true)?,
         }
         Ok(())
     }
@@ -223,7 +225,7 @@ impl Trouble {
                 server.go_on();
                 Ok(())
             }
-            Trouble::ReadOnly => server.read_only(false).await,
+            Trouble::ReadOnly => server.read_only(false),
         }
     }
 }
@@ -242,12 +244,12 @@ async fn under_load(platform: &Platform, server: &mut Server, trouble: Trouble) 
     let fast = Couple::begin(platform, number + 1, Duration::from_millis(5)).await?;
     let calm = Couple::begin(platform, number + 3, Duration::from_millis(250)).await?;
 
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    fast.hears(100).await?;
+    calm.hears(4).await?;
     trouble.begin(server).await?;
-    let began = Instant::now();
-    let refused = change(&mut bystander, "refused@elsewhere.example").await;
+    let (began, refused) = refused_change(&mut bystander, trouble).await;
     let after = began.elapsed();
-    tokio::time::sleep(Duration::from_secs(8).saturating_sub(after)).await;
+    tokio::time::sleep(OUTAGE.saturating_sub(after)).await;
     trouble.end(server).await?;
     let refused = refused?;
     let error = refused.child("error", "jabber:client").ok_or("a change was not refused")?;
@@ -258,7 +260,6 @@ async fn under_load(platform: &Platform, server: &mut Server, trouble: Trouble) 
     {
         return Err(format!("a change was refused with {refused}"));
     }
-    tokio::time::sleep(Duration::from_secs(2)).await;
     // Whoever was told to wait, waited.
     let deadline = Instant::now() + patience() * 3;
     while change(&mut bystander, "later@elsewhere.example").await?.attr("type") != Some("result") {
@@ -266,6 +267,9 @@ async fn under_load(platform: &Platform, server: &mut Server, trouble: Trouble) 
             return Err("it is over, and a change is still refused".to_owned());
         }
     }
+    // Now that it is over they go on.
+    fast.hears(20).await?;
+    calm.hears(4).await?;
     println!("    {trouble:?}: a change was refused after {:.1} s", after.as_secs_f64());
     fast.end().await?;
     let gap = calm.end().await?;
@@ -275,11 +279,30 @@ async fn under_load(platform: &Platform, server: &mut Server, trouble: Trouble) 
     Ok(())
 }
 
+/// The answer to a change while there is trouble, and when it was asked for. Only of being read-only a server is told, and takes changes until it has
+/// heard it.
+async fn refused_change(client: &mut Client, trouble: Trouble) -> (Instant, Result<Element>) {
+    let deadline = Instant::now() + patience();
+    let mut number = 0;
+    loop {
+        let asked = Instant::now();
+        let answer = change(client, &format!("refused{number}@elsewhere.example")).await;
+        let is_done = answer.as_ref().is_ok_and(|answer| answer.attr("type") == Some("result"));
+        if !is_done || trouble != Trouble::ReadOnly || asked > deadline {
+            return (asked, answer);
+        }
+        number += 1;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 /// Somebody who writes, in the first region, and somebody who reads, in the second.
 struct Couple {
     enough: watch::Sender<bool>,
     writing: JoinHandle<Result<(Client, u64, Vec<u64>)>>,
     goal: watch::Sender<Option<u64>>,
+    /// How many have been heard.
+    heard: watch::Receiver<u64>,
     hearing: JoinHandle<Result<(Client, Ledger, Duration)>>,
 }
 
@@ -296,13 +319,25 @@ impl Couple {
         let (enough, said) = watch::channel(false);
         let writing = tokio::spawn(write(writer, reader.bare(), pause, said));
         let (goal, told) = watch::channel(None);
-        let hearing = tokio::spawn(hear(reader, told));
-        Ok(Self { enough, writing, goal, hearing })
+        let (count, heard) = watch::channel(0);
+        let hearing = tokio::spawn(hear(reader, told, count));
+        Ok(Self { enough, writing, goal, heard, hearing })
+    }
+
+    /// Until so many more have been heard.
+    async fn hears(&self, more: u64) -> Result<()> {
+        let mut heard = self.heard.clone();
+        let goal = *heard.borrow() + more;
+        let reached = tokio::time::timeout(patience() * 3, heard.wait_for(|count| *count >= goal));
+        match reached.await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(format!("{} heard, not {goal}", *self.heard.borrow())),
+        }
     }
 
     /// Adds up. The longest time without a message.
     async fn end(self) -> Result<Duration> {
-        let Self { enough, writing, goal, hearing } = self;
+        let Self { enough, writing, goal, hearing, .. } = self;
         enough.send_replace(true);
         let (mut writer, sent, returned) = writing.await.map_err(|e| e.to_string())??;
         goal.send_replace(Some(sent - returned.len() as u64));
@@ -376,10 +411,11 @@ async fn write(
     Ok((writer, sent, returned))
 }
 
-/// Hears until so many have come. Also the longest time without one.
+/// Hears until so many have come, and says how many it is. Also the longest time without one.
 async fn hear(
     mut reader: Client,
     mut goal: watch::Receiver<Option<u64>>,
+    count: watch::Sender<u64>,
 ) -> Result<(Client, Ledger, Duration)> {
     let mut ledger = Ledger::default();
     let (mut gap, mut last) = (Duration::ZERO, Instant::now());
@@ -399,6 +435,7 @@ async fn hear(
         let within = Duration::from_millis(200);
         if let Ok(got) = reader.wait_for_within(within, "a message", |e| e.body().is_some()).await {
             ledger.enter(&got.body().unwrap_or_default());
+            count.send_replace(ledger.count("writer") as u64);
             gap = gap.max(last.elapsed());
             last = Instant::now();
         }

@@ -4,7 +4,7 @@
 use crate::{Couple, change};
 use pangaea_tests::client::{Result, patience};
 use pangaea_tests::database::{Kind, Server};
-use pangaea_tests::platform::{Plan, Platform, binary};
+use pangaea_tests::platform::{Plan, Platform};
 use serde_json::Value;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -56,19 +56,22 @@ impl Several {
 
     /// What an operator types.
     async fn ctl(&self, order: &[&str]) -> Result<Value> {
-        let done = tokio::process::Command::new(binary()?)
-            .args(["ctl", "--url", &format!("http://127.0.0.1:{}", self.platform.port(0, 280))])
-            .args(["--user", &format!("admin@{}", self.platform.plan.domain)])
-            .args(["--password", "wonderland", "--json"])
-            .args(order)
-            .kill_on_drop(true)
-            .output()
-            .await
-            .map_err(|e| e.to_string())?;
-        if !done.status.success() {
-            return Err(format!("ctl {order:?}: {}", String::from_utf8_lossy(&done.stderr)));
+        self.platform.ctl("eu-0", order).await
+    }
+
+    /// Until the databases are seen as somebody expects.
+    async fn until_shown(&self, what: &str, is_so: impl Fn(&Value) -> bool) -> Result<()> {
+        let deadline = Instant::now() + patience();
+        loop {
+            let info = self.ctl(&["storage", "show"]).await?;
+            if is_so(&info["databases"]) {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(format!("{what}: {info}"));
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        serde_json::from_slice(&done.stdout).map_err(|e| e.to_string())
     }
 
     /// What is said of a panic, and the end.
@@ -161,10 +164,12 @@ pub(crate) async fn partition_killed(several: &mut Several) -> Result<()> {
         Couple::begin(platform, 14, Duration::from_millis(20)).await?,
         Couple::begin(platform, 16, Duration::from_millis(20)).await?,
     ];
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    for couple in &couples {
+        couple.hears(50).await?;
+    }
     several.other.kill();
     // The first ones find out.
-    tokio::time::sleep(Duration::from_secs(4)).await;
+    several.until_shown("the partition is away", |all| !all[1]["away"].is_null()).await?;
     let (mut refused, mut done) = (Vec::new(), 0);
     for (at, client) in clients.iter_mut().enumerate() {
         let answer = change(client, "while@elsewhere.example").await?;
@@ -209,7 +214,7 @@ pub(crate) async fn another_address_under_load(several: &mut Several) -> Result<
     let platform = &several.platform;
     let (address, carried) = forwarder(&several.database).await?;
     let couple = Couple::begin(platform, 40, Duration::from_millis(5)).await?;
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    couple.hears(100).await?;
     let other = several.database.replace("/several", "/elsewhere_several");
     // Of another server, and not one of ours.
     let wrong = several.other.url() + "/template1";
@@ -231,7 +236,14 @@ pub(crate) async fn another_address_under_load(several: &mut Several) -> Result<
     if done["applied"] != serde_json::json!(["storage.connections", "storage.database"]) {
         return Err(format!("{done}"));
     }
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    let deadline = Instant::now() + patience();
+    while carried.load(Ordering::SeqCst) < 2 {
+        if Instant::now() > deadline {
+            return Err("nobody comes over the new address".to_owned());
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    couple.hears(200).await?;
     let gap = couple.end().await?;
     let carried = carried.load(Ordering::SeqCst);
     println!(

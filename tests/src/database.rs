@@ -104,11 +104,11 @@ impl Server {
         self.pids().into_iter().for_each(|pid| signal("CONT", pid));
     }
 
-    /// It takes no more changes, or does again.
+    /// It takes no more changes, or does again: a moment later, of which it says nothing.
     ///
     /// # Errors
-    /// When it does not do so.
-    pub async fn read_only(&self, yes: bool) -> Result<()> {
+    /// When it cannot be told.
+    pub fn read_only(&self, yes: bool) -> Result<()> {
         match self.kind {
             Kind::Postgres => {
                 // As a stand-in does; also for connections that are there.
@@ -125,7 +125,6 @@ impl Server {
                 std::fs::write(&file, text).map_err(|e| e.to_string())?;
             }
         }
-        tokio::time::sleep(Duration::from_millis(1500)).await;
         Ok(())
     }
 

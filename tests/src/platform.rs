@@ -425,11 +425,7 @@ impl Platform {
     /// # Errors
     /// When the node does not answer.
     pub async fn metric(&self, region: usize, name: &str, label: &str) -> Result<f64> {
-        let (_, text) =
-            http::request(self.port(region, 280), Method::GET, "/metrics", None).await?;
-        let lines =
-            text.lines().filter(|l| l.starts_with(&format!("{name}{{")) && l.contains(label));
-        Ok(lines.filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok()).sum())
+        sum(self.port(region, 280), name, label).await
     }
 
     /// Waits until one of these sums is at least so much: a node looks at most of its numbers once a second.
@@ -443,16 +439,43 @@ impl Platform {
         label: &str,
         least: f64,
     ) -> Result<()> {
-        let deadline = Instant::now() + patience();
-        loop {
-            match self.metric(region, name, label).await? {
-                enough if enough >= least => return Ok(()),
-                less if Instant::now() > deadline => {
-                    return Err(format!("{name} {label} is {less}, not {least}"));
-                }
-                _ => tokio::time::sleep(Duration::from_millis(50)).await,
-            }
+        wait_sum(self.port(region, 280), name, label, least).await
+    }
+
+    /// As [`Self::wait_metric`], of any node.
+    ///
+    /// # Errors
+    /// When it is not in time.
+    pub async fn wait_metric_of(
+        &self,
+        node: &str,
+        name: &str,
+        label: &str,
+        least: f64,
+    ) -> Result<()> {
+        wait_sum(self.port_at(node, 280)?, name, label, least).await
+    }
+
+    /// What an operator asks of a node with `pangaea ctl`, and the answer as JSON.
+    ///
+    /// # Errors
+    /// When the node refuses.
+    pub async fn ctl(&self, node: &str, words: &[&str]) -> Result<Value> {
+        let output = Command::new(binary()?)
+            .args(["ctl", "--json"])
+            .args(words)
+            .env("PANGAEA_URL", format!("http://127.0.0.1:{}", self.port_at(node, 280)?))
+            .env("PANGAEA_USER", format!("admin@{}", self.plan.domain))
+            .env("PANGAEA_PASSWORD", "wonderland")
+            .stdin(std::process::Stdio::null())
+            .kill_on_drop(true)
+            .output()
+            .await
+            .map_err(|e| e.to_string())?;
+        if !output.status.success() {
+            return Err(format!("{words:?}: {}", String::from_utf8_lossy(&output.stderr)));
         }
+        serde_json::from_slice(&output.stdout).map_err(|e| e.to_string())
     }
 
     /// The end of quickstart's output and of every node's log.
@@ -523,6 +546,25 @@ impl Drop for Platform {
             && let Some(kept) = self.kept.take()
         {
             println!("kept: {}", kept.keep().display());
+        }
+    }
+}
+
+async fn sum(port: u16, name: &str, label: &str) -> Result<f64> {
+    let (_, text) = http::request(port, Method::GET, "/metrics", None).await?;
+    let lines = text.lines().filter(|l| l.starts_with(&format!("{name}{{")) && l.contains(label));
+    Ok(lines.filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok()).sum())
+}
+
+async fn wait_sum(port: u16, name: &str, label: &str, least: f64) -> Result<()> {
+    let deadline = Instant::now() + patience();
+    loop {
+        match sum(port, name, label).await? {
+            enough if enough >= least => return Ok(()),
+            less if Instant::now() > deadline => {
+                return Err(format!("{name} {label} is {less}, not {least}"));
+            }
+            _ => tokio::time::sleep(Duration::from_millis(50)).await,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Room: the seam between a stream that another domain has opened to us and whoever sends for us, when both directions use it (XEP-0288 version 0.4).
+//! Room: the seam between a stream that another domain has opened to us and whoever sends for us, when both directions use it (XEP-0288 version 1.0.1).
 //!
 //! `incoming` owns the stream and hands out a [`Back`] of it; `outgoing` implements [`Bidi`] and decides what goes over it. Who hands
 //! something over remembers it, until it is told that it is delivered ([`Bidi::delivered`]) or the stream has ended without that ([`Bidi::closed`]). Left out: dialback that we would

@@ -1,4 +1,4 @@
-//! Room: server dialback as values (XEP-0220 version 1.0) and its keys (XEP-0185 version 1.0): the elements in both directions, the stream feature, and
+//! Room: server dialback as values (XEP-0220 version 1.1.1) and its keys (XEP-0185 version 1.0): the elements in both directions, the stream feature, and
 //! what a server asks of another about a key ([`Verifier`]).
 //!
 //! Called by `incoming` (as receiving and as authoritative server) and `outgoing` (as initiating server, and to have a key verified); calls

@@ -91,7 +91,7 @@ impl Writer {
         self.empty("bind", ns::BIND, b"<required/>").empty("session", ns::SESSION, b"<optional/>")
     }
 
-    /// Stream management (XEP-0198 §2).
+    /// Stream management (XEP-0198 §2). COMPAT: `<optional/>` was in the schema before version 1.6.3; Prosody writes it too.
     #[must_use]
     pub fn stream_management(self) -> Writer {
         self.empty("sm", ns::SM, b"<optional/>")

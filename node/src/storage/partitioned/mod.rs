@@ -21,6 +21,8 @@ mod merge;
 mod mover;
 mod part;
 #[cfg(test)]
+mod shaky;
+#[cfg(test)]
 pub(super) mod tests;
 mod work;
 

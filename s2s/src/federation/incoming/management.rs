@@ -1,4 +1,4 @@
-//! Room: stream management of an incoming stream (XEP-0198 version 1.6.1), part of the machine: what of the peer's is handled, what of ours is acknowledged
+//! Room: stream management of an incoming stream (XEP-0198 version 1.6.3), part of the machine: what of the peer's is handled, what of ours is acknowledged
 //! (there is something of ours only with XEP-0288), and going on with a stream whose connection was lost. Without `<enable/>` the same counting only bounds
 //! what is open. Left out: `location`, for a stream is resumed where it was cut, or not at all.
 

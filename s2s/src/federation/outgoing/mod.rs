@@ -1,5 +1,5 @@
 //! Room `federation::outgoing`: what leaves for other domains. A queue for each pair of domains, and the streams that empty it (RFC 6120; XEP-0178;
-//! XEP-0198 version 1.6; XEP-0220 version 1.0; XEP-0288 version 0.4). Called by [`Federation`](crate::federation::Federation).
+//! XEP-0198 version 1.6.3; XEP-0220 version 1.1.1; XEP-0288 version 1.0.1). Called by [`Federation`](crate::federation::Federation).
 //!
 //! `queue`, `retry`, `peer` and `pool` decide what goes where and what is given up; `machine`, `online` and `session` are the protocol; `failure` says what each
 //! kind of trouble means for the senders: all values. `driver` is the task of a stream, `open` makes its connections over a `way`, `back` uses

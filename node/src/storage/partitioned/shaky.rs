@@ -1,0 +1,121 @@
+//! For the tests: a database in memory that may be away.
+
+use futures_util::future::ready;
+
+use super::*;
+use crate::storage::Trouble;
+use crate::storage::memory::Memory;
+
+/// A database that may be away.
+#[derive(Default)]
+pub(super) struct Shaky {
+    pub(super) memory: Memory,
+    pub(super) is_away: AtomicBool,
+    pub(super) writes: AtomicU64,
+}
+
+impl Shaky {
+    pub(super) fn go(&self, away: bool) {
+        self.is_away.store(away, Ordering::SeqCst);
+    }
+
+    fn is_there<'a, T: Send + 'a>(&'a self, answer: Answer<'a, T>) -> Answer<'a, T> {
+        if self.is_away.load(Ordering::SeqCst) {
+            let (name, cause) = ("shaky".to_owned(), "pulled".to_owned());
+            let error = StorageError::Unavailable { name, trouble: Trouble::Gone, cause };
+            return ready(Err(error)).boxed();
+        }
+        answer
+    }
+
+    fn written<'a, T: Send + 'a>(&'a self, answer: Answer<'a, T>) -> Answer<'a, T> {
+        self.writes.fetch_add(1, Ordering::SeqCst);
+        self.is_there(answer)
+    }
+}
+
+impl Storage for Shaky {
+    fn get<'a>(&'a self, s: &'a str, o: &'a str, k: &'a str) -> Answer<'a, Option<Vec<u8>>> {
+        self.is_there(self.memory.get(s, o, k))
+    }
+    fn map<'a>(&'a self, s: &'a str, o: &'a str) -> Answer<'a, Vec<(String, Vec<u8>)>> {
+        self.is_there(self.memory.map(s, o))
+    }
+    fn archive<'a>(&'a self, s: &'a str, o: &'a str, p: Page) -> Answer<'a, Vec<(u64, Vec<u8>)>> {
+        self.is_there(self.memory.archive(s, o, p))
+    }
+    fn archive_count<'a>(&'a self, s: &'a str, o: &'a str, p: Page) -> Answer<'a, u64> {
+        self.is_there(self.memory.archive_count(s, o, p))
+    }
+    fn archive_len<'a>(&'a self, s: &'a str, o: &'a str) -> Answer<'a, u64> {
+        self.is_there(self.memory.archive_len(s, o))
+    }
+    fn owners<'a>(&'a self, s: &'a str, a: Option<&'a str>, m: usize) -> Answer<'a, Vec<String>> {
+        self.is_there(self.memory.owners(s, a, m))
+    }
+    fn commit_home(&self, entries: Vec<Entry>) -> Answer<'_, ()> {
+        self.written(self.memory.commit_home(entries))
+    }
+    fn commit_part(&self, entries: Vec<Entry>, here: Vec<Change>) -> Answer<'_, ()> {
+        self.written(self.memory.commit_part(entries, here))
+    }
+    fn apply<'a>(&'a self, home: &'a str, at: Position, entries: Vec<Entry>) -> Answer<'a, ()> {
+        self.written(self.memory.apply(home, at, entries))
+    }
+    fn applied<'a>(&'a self, home: &'a str) -> Answer<'a, Option<Position>> {
+        self.is_there(self.memory.applied(home))
+    }
+    fn log_read(&self, after: u64, bytes_max: usize) -> Answer<'_, LogPage> {
+        self.is_there(self.memory.log_read(after, bytes_max))
+    }
+    fn log_head(&self) -> Answer<'_, u64> {
+        self.is_there(self.memory.log_head())
+    }
+    fn log_trim(&self, upto: u64) -> Answer<'_, ()> {
+        self.written(self.memory.log_trim(upto))
+    }
+    fn rows(&self, after: Option<Place>, bytes_max: usize) -> Answer<'_, Vec<Row>> {
+        self.is_there(self.memory.rows(after, bytes_max))
+    }
+    fn shelves(&self, after: Option<Shelf>, max: usize) -> Answer<'_, Vec<Shelf>> {
+        self.is_there(self.memory.shelves(after, max))
+    }
+    fn replace<'a>(&'a self, replace: Replace<'a>) -> Answer<'a, Vec<Place>> {
+        self.written(self.memory.replace(replace))
+    }
+    fn outbox<'a>(&'a self, node: &'a str) -> Answer<'a, Vec<(u64, Vec<u8>)>> {
+        self.is_there(self.memory.outbox(node))
+    }
+    fn outbox_write<'a>(
+        &'a self,
+        node: &'a str,
+        put: Vec<(u64, Vec<u8>)>,
+        remove: Vec<u64>,
+    ) -> Answer<'a, ()> {
+        self.written(self.memory.outbox_write(node, put, remove))
+    }
+    fn positions(&self) -> Answer<'_, Vec<(String, Position)>> {
+        self.is_there(self.memory.positions())
+    }
+    fn outbox_move<'a>(&'a self, from: &'a str, to: &'a str) -> Answer<'a, ()> {
+        self.written(self.memory.outbox_move(from, to))
+    }
+    fn scribe(&self) -> Answer<'_, Option<Scribe>> {
+        self.is_there(self.memory.scribe())
+    }
+    fn take_pen<'a>(&'a self, former: u64, term: u64, node: &'a str) -> Answer<'a, bool> {
+        self.written(self.memory.take_pen(former, term, node))
+    }
+    fn beat(&self) -> Answer<'_, ()> {
+        self.written(self.memory.beat())
+    }
+    fn meta<'a>(&'a self, key: &'a str) -> Answer<'a, Option<Vec<u8>>> {
+        self.is_there(self.memory.meta(key))
+    }
+    fn set_meta<'a>(&'a self, key: &'a str, value: Vec<u8>) -> Answer<'a, ()> {
+        self.written(self.memory.set_meta(key, value))
+    }
+    fn close(&self) -> BoxFuture<'_, ()> {
+        ready(()).boxed()
+    }
+}
