@@ -283,6 +283,15 @@ impl House {
     }
 }
 
+/// A house with that in its configuration, and romeo in it, who is available and has heard so.
+pub(crate) async fn romeo(config: &str) -> (House, Arc<Seat>) {
+    let house = House::with(config).await;
+    house.accounts(["romeo"]).await;
+    let romeo = house.available("romeo/orchard", 0).await;
+    house.mail(&romeo).await;
+    (house, romeo)
+}
+
 /// How many of a stream's stanzas are handled.
 #[derive(Debug, Default)]
 pub(crate) struct Counted(pub(crate) AtomicUsize);

@@ -1,4 +1,4 @@
-//! `[components]`: external components (XEP-0114), programs of their own that answer for a domain. Off unless it listens somewhere.
+//! `[components]`: external components (XEP-0114, XEP-0225), programs of their own that answer for a domain. Off unless it listens somewhere.
 //! `[[components.component]]` are the same in every region, but for the secrets: where one has none, it does not connect.
 
 use std::net::SocketAddr;
@@ -100,7 +100,7 @@ pub struct Privileges {
 /// The `[components]` section.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Components {
-    /// Where components connect, without TLS: keep it on loopback or on a network of your own. Empty: nowhere.
+    /// Where components connect, without TLS (XEP-0114) or with (XEP-0225): keep it on loopback or on a network of your own. Empty: nowhere.
     pub listen: Vec<SocketAddr>,
     /// The secret of those that have none of their own.
     pub secret: Option<String>,

@@ -91,10 +91,15 @@ impl Host {
     }
 }
 
+/// Whether that is what the component hears as this hostname.
+fn is_for(delivery: &Delivery, seat: &Seat) -> bool {
+    delivery.stanza.to().is_some_and(|to| to.domain() == seat.bare.domain())
+}
+
 /// A component that is connected.
 pub(super) struct Connection {
     hosts: Vec<Host>,
-    /// Seats of hostnames that are bound no more, of which something may not be written yet.
+    /// Seats of hostnames that are bound no more and for which something is not written yet, one a hostname.
     left: Vec<Arc<Seat>>,
     unbound: Option<Unbound>,
     /// Whose secret it knows, on a stream on which more can be bound (XEP-0225).
@@ -360,7 +365,11 @@ impl Connection {
     /// The stanza at the front of the input. `None`: it was answered.
     fn stanza(&mut self, bytes: usize, head: &Head) -> Result<Option<Stanza>, Close> {
         let piece = &self.input.filled()[..bytes];
-        if self.proved.is_some() && head.kind == Kind::Iq {
+        let of = |span: Option<xmpp::stanza::Span>| span.and_then(|span| span.value(piece));
+        // Most requests are others': no tree of those.
+        let to_us =
+            || head.to.is_none() || of(head.to).is_some_and(|to| *to == *self.node.domains.global);
+        if self.proved.is_some() && head.kind == Kind::Iq && to_us() {
             let element = self.framer.element(piece).map_err(Close::Error)?;
             if let Some(wish) = Wish::of(&element, &self.node.domains.global) {
                 self.wishes(&element, wish);
@@ -371,7 +380,6 @@ impl Connection {
             let element = self.framer.element(piece).map_err(Close::Error)?;
             return self.foreign(&element).map(Some);
         }
-        let of = |span: Option<xmpp::stanza::Span>| span.and_then(|span| span.value(piece));
         let addressed = of(head.to).zip(of(head.from));
         let (_, from) = addressed.ok_or(Close::Error(StreamError::improper_addressing()))?;
         let from = self.sender(&from)?;
@@ -425,10 +433,10 @@ impl Connection {
                 Err(StanzaError::resource_constraint())
             }
             Ok(Wish::Bind(host)) => hostname::bind(&self.node, &proved, host).map(Some),
-            Ok(Wish::Unbind(host)) => {
+            Ok(Wish::Unbind(host)) => hostname::named(&proved, host).and_then(|host| {
                 let at = self.hosts.iter().position(|known| hostname::is(&known.seat, &host));
                 at.map(|at| self.leave(at)).ok_or_else(StanzaError::item_not_found).map(|()| None)
-            }
+            }),
         };
         self.output.put(&hostname::answer(iq, done.as_ref().map(|bound| bound.as_ref())));
         if let Ok(Some((_, seat))) = done {
@@ -445,10 +453,9 @@ impl Connection {
     fn leave(&mut self, at: usize) {
         let Host { alive, seat, .. } = self.hosts.remove(at);
         alive.over(Vec::new());
-        if self.unwritten.is_empty() {
-            self.left.clear();
-        }
+        self.left.retain(|known| known.bare != seat.bare);
         self.left.push(seat);
+        self.left.retain(|seat| self.unwritten.iter().any(|(_, one)| is_for(one, seat)));
         if self.hosts.is_empty() {
             let now = Instant::now();
             let until = now + self.node.config.components.handshake_deadline;
@@ -490,10 +497,7 @@ impl Connection {
         let Connection { node, hosts, left, unwritten, transport, output, .. } = *self;
         let mut unwritten: Vec<Delivery> = unwritten.into_iter().map(|(_, one)| one).collect();
         let mut of = |seat: &Seat| -> Vec<Delivery> {
-            let domain = seat.bare.domain();
-            let is_its =
-                |one: &mut Delivery| one.stanza.to().is_some_and(|to| to.domain() == domain);
-            unwritten.extract_if(.., is_its).collect()
+            unwritten.extract_if(.., |one| is_for(one, seat)).collect()
         };
         // Before the connection is closed, so that whoever sees its end finds it gone.
         for Host { alive, seat, .. } in hosts {

@@ -61,10 +61,7 @@ pub(super) fn bind(
     proved: &str,
     host: Option<Jid>,
 ) -> Result<(Jid, Arc<Seat>), StanzaError> {
-    let host = match host {
-        Some(host) => host,
-        None => Jid::parse(proved).map_err(|_| StanzaError::bad_request())?,
-    };
+    let host = named(proved, host)?;
     let claim = |domain: &str| node.components.claim(&node.domains, domain);
     match (claim(host.domain()), claim(proved)) {
         (Claim::May(of), Claim::May(known)) if of.matches(known.expose()) => {}
@@ -79,12 +76,22 @@ pub(super) fn bind(
     seat.map(|seat| (host, seat)).map_err(|_| StanzaError::conflict())
 }
 
-/// Whether that is what is to be unbound.
-pub(super) fn is(seat: &Seat, host: &Option<Jid>) -> bool {
+/// Which hostname is meant: without a word of which, that of the sign-in.
+///
+/// # Errors
+/// What was proved is no hostname.
+pub(super) fn named(proved: &str, host: Option<Jid>) -> Result<Jid, StanzaError> {
     match host {
-        Some(host) if host.resource().is_some() => seat.full.as_str() == host.as_str(),
-        Some(host) => seat.bare.as_str() == host.as_str(),
-        None => false,
+        Some(host) => Ok(host),
+        None => Jid::parse(proved).map_err(|_| StanzaError::bad_request()),
+    }
+}
+
+/// Whether that is what is to be unbound.
+pub(super) fn is(seat: &Seat, host: &Jid) -> bool {
+    match host.resource() {
+        Some(_) => seat.full.as_str() == host.as_str(),
+        None => seat.bare.as_str() == host.as_str(),
     }
 }
 

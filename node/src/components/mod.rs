@@ -40,8 +40,9 @@ pub use self::delegation::{Delegation as DelegationFeature, INFO, ITEMS, answere
 pub(crate) use self::delegation::{remaining, taken as delegated};
 use self::handshake::Claim;
 use self::privilege::Watchers;
-pub use self::privilege::{contact_shows, room, roster_changed, showing};
+pub use self::privilege::{contact_shows, room, roster_changed, showing, watches_rosters};
 pub use self::serve::serve;
+use self::sign_in::Derived;
 use crate::app::Node;
 use crate::router::{Domains, perform};
 use crate::session::Seat;
@@ -53,6 +54,8 @@ pub struct Components {
     secrets: BTreeMap<String, Secret>,
     /// Of those that are not named.
     any: Option<Secret>,
+    /// What is kept of the secrets for signing in.
+    derived: Derived,
     /// What they answer for us (XEP-0355).
     delegations: Delegations,
     /// What they hear of accounts (XEP-0356).
@@ -141,6 +144,11 @@ pub fn items(node: &Node) -> Vec<Item> {
 
 fn is_connected(node: &Node, domain: &BareJid) -> bool {
     node.directory.read(domain.as_str(), |rows| !rows.is_empty()).unwrap_or(false)
+}
+
+/// The same, and not only at nodes that are silent.
+fn is_reached(node: &Node, domain: &BareJid) -> bool {
+    node.directory.read(domain.as_str(), |rows| rows.iter().any(|row| row.lit)).unwrap_or(false)
 }
 
 /// There is a row of a component, here or elsewhere. Where there may be but one connection and there are two, the newer one ends.

@@ -4,8 +4,10 @@
 //!
 //! What it does as an account goes the way of a session's stanzas, by a seat that is in no table and shows nothing: so archives and carbons treat its messages as
 //! those of a device, and the features answer as they would the account.
-//! Left out: what contacts at other domains had shown before the component connected (§8: it hears of them when they next show something); requests to other entities than the server, its
-//! services and the account itself (`feature-not-implemented`).
+//! Left out: what contacts at other domains had shown before the component connected (§8: it hears of them when they next show something); what was shown before to a connection that
+//! takes another's place (the component as a whole has heard); presence for which one that reads too slowly has no room (it is not told again before the component connects anew);
+//! earlier presence only once to a component that is a contact too (it hears it twice); requests to other entities than the server, its services and the account itself
+//! (`feature-not-implemented`).
 
 mod told;
 
@@ -17,7 +19,7 @@ use std::time::Duration;
 use config::{Privileges, WatchedPresence};
 use futures_util::future::BoxFuture;
 use s2s::federation::Handled;
-use tokio::time::timeout;
+use tokio::time::{interval, timeout};
 use xmpp::jid::{BareJid, Jid};
 use xmpp::ns;
 use xmpp::payload::forward;
@@ -28,7 +30,7 @@ use xmpp::xml::element::Element;
 pub(super) use self::told::Watchers;
 pub(super) use self::told::earlier::appeared;
 pub use self::told::earlier::room;
-pub use self::told::{contact_shows, roster_changed, showing};
+pub use self::told::{contact_shows, roster_changed, showing, watches_rosters};
 use crate::app::Node;
 use crate::feature::{Action, Ctx, Flow};
 use crate::router::{self, Destination, decide};
@@ -37,6 +39,9 @@ use crate::session::{self, Delivery, Item, Seat};
 
 /// How long an answer is waited for that others make. What a feature asks of homes and databases has deadlines of its own, well within it.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+
+/// Before it is looked again whether there is anybody who could answer: the last one's end wakes nobody.
+const ALONE_LOOK: Duration = Duration::from_secs(1);
 
 /// What a component is told of what it may (§4.2, §5.2, §6.2).
 pub(super) fn advertised(server: &Jid, component: &Jid, may: &Privileges) -> Stanza {
@@ -270,7 +275,9 @@ impl Acting {
             _ => None,
         };
         let mut heard = Vec::new();
+        let mut look = interval(ALONE_LOOK);
         let come = poll_fn(|cx| {
+            while look.poll_tick(cx).is_ready() {}
             // Asked before the mailbox: whoever is gone by then has said what he had to say.
             let alone = Arc::strong_count(&self.seat) == 1;
             loop {

@@ -4,9 +4,11 @@
 //!
 //! Left out: EXTERNAL (a certificate in place of a secret).
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+use tokio::sync::OnceCell;
 use xmpp::jid::BareJid;
 use xmpp::ns;
 use xmpp::sasl::{ChannelBindings, Credentials, Hash, Mechanism, ScramKeys, Verdict};
@@ -16,6 +18,7 @@ use xmpp::stream::header::{Framing, Opening, StreamHeader};
 use xmpp::stream::negotiate::{Input, Offer, Output, Receiving, Tls, TlsPolicy};
 use xmpp::xml::element::Element;
 
+use super::Components;
 use super::handshake::Claim;
 use super::hostname::{self, Wish};
 use super::serve::Door;
@@ -172,12 +175,9 @@ impl Door<'_> {
     }
 
     async fn start_tls(&mut self) -> Result<Tls, Option<StreamError>> {
-        let mut transport = self.transport.take().ok_or(None)?;
-        if !self.input.is_empty() {
-            return Err(None); // Injected, or impatient: either way unprotected (RFC 6120 §5.4.3.3).
-        }
-        transport.write(&mut self.output).await.map_err(|_| None)?;
-        let transport = transport.start_tls(&self.node.tls).await.map_err(|_| None)?;
+        let transport = self.transport.take().ok_or(None)?;
+        let secured = transport.secured(&self.node.tls, &self.input, &mut self.output).await;
+        let transport = secured.ok_or(None)?;
         self.framer.restart();
         let tls = tls_of(&transport).ok_or(None);
         self.transport = Some(transport);
@@ -190,17 +190,33 @@ fn claim<'a>(node: &'a Node, account: &BareJid) -> Claim<'a> {
     node.components.claim(&node.domains, account.local().unwrap_or_default())
 }
 
-/// SCRAM keys of a secret, made for this one exchange.
+/// SCRAM keys of the secrets. Each is derived once, whoever asks and how often: that takes a while, and whoever asks has proved nothing yet. As many as
+/// there are secrets, once for each hash.
+#[derive(Debug, Default)]
+pub(super) struct Derived(pub(super) Mutex<BTreeMap<(String, Hash), Once>>);
+
+type Once = Arc<OnceCell<ScramKeys>>;
+
 async fn keys(node: &Node, account: &BareJid, hash: Hash) -> Credentials {
     let Claim::May(secret) = claim(node, account) else { return Credentials::Unknown };
     let Ok(secret) = String::from_utf8(secret.expose().to_vec()) else {
         return Credentials::Unknown;
     };
-    let salt = node.random::<16>();
-    let derive = move || ScramKeys::derive(hash, &secret, &salt, ITERATIONS);
-    match tokio::task::spawn_blocking(derive).await {
-        Ok(Ok(keys)) => Credentials::Keys(keys),
-        Ok(Err(_)) => Credentials::Unknown,
-        Err(_) => Credentials::Unavailable,
+    let Components { secrets, derived: Derived(all), .. } = &node.components;
+    // Those that are not named have one secret.
+    let of = account.local().filter(|domain| secrets.contains_key(*domain)).unwrap_or_default();
+    let cell = all.lock().entry((of.to_owned(), hash)).or_default().clone();
+    let derive = || async move {
+        let salt = node.random::<16>();
+        let derive = move || ScramKeys::derive(hash, &secret, &salt, ITERATIONS);
+        match tokio::task::spawn_blocking(derive).await {
+            Ok(Ok(keys)) => Ok(keys),
+            Ok(Err(_)) => Err(Credentials::Unknown),
+            Err(_) => Err(Credentials::Unavailable),
+        }
+    };
+    match cell.get_or_try_init(derive).await {
+        Ok(keys) => Credentials::Keys(keys.clone()),
+        Err(credentials) => credentials,
     }
 }

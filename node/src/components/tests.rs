@@ -6,11 +6,12 @@ mod watching;
 
 use std::time::Duration;
 
+use global_distrib::Place;
 use sha1::{Digest as _, Sha1};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream};
 
 use super::*;
-use crate::testing::{House, Wire};
+use crate::testing::{House, Wire, romeo};
 use crate::transport::tcp::{Accepted, Gate, GateLimits};
 
 const SOON: Duration = Duration::from_secs(5);
@@ -91,6 +92,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
     }
 }
 
+/// A connection at a node of another region, of that age.
+pub(super) fn elsewhere(house: &House, full: &FullJid, generation: Hlc) -> NodeIx {
+    let ix = house.node.geo.nodes.index("us-0").expect("few nodes");
+    let row = Row {
+        full: full.clone(),
+        place: Place::There(ix),
+        generation,
+        priority: 0,
+        available: false,
+        hidden: false,
+        lit: true,
+        emerged: false,
+    };
+    house.node.directory.bind(row, |_| true);
+    ix
+}
+
 fn open(domain: &str) -> String {
     format!(
         "<stream:stream xmlns='jabber:component:accept' xmlns:stream='http://etherx.jabber.org/streams' to='{domain}'>"
@@ -99,10 +117,7 @@ fn open(domain: &str) -> String {
 
 #[tokio::test]
 async fn stanzas_go_both_ways_with_the_addresses_they_have() {
-    let house = House::with(CONFIG).await;
-    house.accounts(["romeo"]).await;
-    let romeo = house.available("romeo/orchard", 0).await;
-    house.mail(&romeo).await;
+    let (house, romeo) = romeo(CONFIG).await;
     let mut irc = Line::connected(&house, "irc.chat.example", "of its own").await;
     house
         .says(&romeo, "<message to='#hall%net@irc.chat.example/x' id='1'><body>hi</body></message>")
@@ -222,42 +237,9 @@ async fn who_comes_second_is_refused_unless_there_is_room() {
 }
 
 #[tokio::test]
-async fn one_that_stands_by_gets_what_the_first_had_not_taken() {
-    let more = CONFIG.replace("[components]", "[components]\nconnections_per_region_max = 2");
-    let house = House::with(&more).await;
-    house.accounts(["romeo"]).await;
-    let romeo = house.available("romeo/orchard", 0).await;
-    house.mail(&romeo).await;
-    let mut first = Line::connected(&house, "irc.chat.example", "of its own").await;
-    let mut second = Line::connected(&house, "irc.chat.example", "of its own").await;
-    let message = |n: usize| {
-        let body = "x".repeat(40 << 10);
-        format!("<message to='irc.chat.example' id='{n}'><body>{body}</body></message>")
-    };
-    // More than wire and output hold: the rest waits in its mailbox.
-    for n in 0..20 {
-        house.says(&romeo, &message(n)).await;
-    }
-    let got = first.reads("</message>").await;
-    assert!(got.contains("id='0'"), "{}", &got[..80]);
-    drop(first);
-    let mut last = None;
-    while last != Some(19) {
-        let got = second.reads("</message>").await;
-        let id = got.split("id='").nth(1).and_then(|rest| rest.split('\'').next());
-        let id: usize = id.and_then(|id| id.parse().ok()).expect("a number");
-        assert!(last.is_none_or(|last| id == last + 1), "{id} behind {last:?}");
-        last = Some(id);
-    }
-}
-
-#[tokio::test]
 async fn one_that_sends_more_than_may_be_open_is_written_to_all_the_same() {
     let more = CONFIG.replace("[components]", "[components]\nunhandled_max = 5");
-    let house = House::with(&more).await;
-    house.accounts(["romeo"]).await;
-    let romeo = house.available("romeo/orchard", 0).await;
-    house.mail(&romeo).await;
+    let (house, romeo) = romeo(&more).await;
     let mut irc = Line::connected(&house, "irc.chat.example", "of its own").await;
     // Nobody has what romeo's client has not taken, and five of those are all there may be.
     let mut text = String::new();

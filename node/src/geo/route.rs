@@ -150,7 +150,8 @@ impl Routes {
                         node.metrics.conflicts.inc();
                         router::perform::close(&seat, StreamError::conflict());
                     }
-                    if let Some(full) = component {
+                    // One that has lost its place to a newer connection is about to end.
+                    if let Some(full) = component.filter(|_| !bound.lost) {
                         components::appeared(node, &full, generation);
                     }
                     if bound.reopen {

@@ -273,11 +273,27 @@ fn is_blocked_room(node: &Node, stanza: &Stanza) -> bool {
             .is_some_and(|seat| blocking::refuses(&seat, stanza))
 }
 
+/// Whether that is presence for which a component is only a contact, or one that watches ours (XEP-0356 §7): its sender has not asked for an answer. Who
+/// enters a room of a component's does (XEP-0045 §7.2).
+fn is_shown_to_component(node: &Node, stanza: &Stanza) -> bool {
+    let is_shown = match stanza.type_() {
+        _ if stanza.kind() != Kind::Presence => false,
+        Type::Available => stanza.to().is_some_and(|to| to.resource().is_none()),
+        kind => kind == Type::Unavailable,
+    };
+    is_shown && is_to_component(node, stanza)
+}
+
+/// It finds no place: its sender has an error, if it is one who wants to know.
 fn refuse(node: &Arc<Node>, routed: &Routed, error: &StanzaError) {
     if is_kept(node, routed) {
         return;
     }
-    bounce(node, &routed.stanza, error);
+    if is_shown_to_component(node, &routed.stanza) {
+        node.metrics.routed.ignored.inc();
+    } else {
+        bounce(node, &routed.stanza, error);
+    }
     over(node, routed);
 }
 

@@ -465,12 +465,8 @@ impl Talk<'_> {
     }
 
     async fn start_tls(&mut self) -> Option<Tls> {
-        let mut transport = self.transport.take()?;
-        if !self.input.is_empty() {
-            return None; // Injected, or impatient: either way unprotected (RFC 6120 §5.4.3.3).
-        }
-        transport.write(&mut self.output).await.ok()?;
-        let transport = transport.start_tls(&self.node.tls).await.ok()?;
+        let transport = self.transport.take()?;
+        let transport = transport.secured(&self.node.tls, &self.input, &mut self.output).await?;
         self.framer.restart();
         let tls = tls_of(self.node, &transport);
         self.transport = Some(transport);

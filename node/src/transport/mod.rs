@@ -187,8 +187,25 @@ impl Transport {
         poll_fn(|cx| self.poll_write(cx, from)).await
     }
 
+    /// What is asked for by `<starttls/>`: writes `output`, which ends with `<proceed/>`, and makes the TLS handshake. `None`: the connection is closed, for that
+    /// failed, or for there is `input` already that came behind `<starttls/>`. Who sent it was impatient, or it was injected: it was not protected (RFC 6120 §5.4.3.3).
+    ///
+    /// Not cancel safe: dropped half way, the connection is closed.
+    pub async fn secured(
+        mut self,
+        acceptor: &TlsAcceptor,
+        input: &Buffer,
+        output: &mut Buffer,
+    ) -> Option<Self> {
+        if !input.is_empty() {
+            return None;
+        }
+        self.write(output).await.ok()?;
+        self.start_tls(acceptor).await.ok()
+    }
+
     /// Ends the plain part and makes the TLS handshake (STARTTLS, after `<proceed/>` has been written). The caller must have thrown
-    /// away whatever it had read beyond `<starttls/>` (or better, refused it): those bytes were not protected.
+    /// away whatever it had read beyond `<starttls/>` (or better, refused it, as [`secured`](Self::secured) does): those bytes were not protected.
     ///
     /// Not cancel safe: dropped half way, the connection is closed.
     ///

@@ -43,6 +43,10 @@ pub const INFO: &str = "urn:xmpp:delegation:2:bare:disco#info:*";
 /// A pseudo-namespace: disco#items of accounts (§7.2).
 pub const ITEMS: &str = "urn:xmpp:delegation:2:bare:disco#items:*";
 
+fn is_pseudo(namespace: &str) -> bool {
+    namespace == INFO || namespace == ITEMS
+}
+
 /// What is delegated, and what is asked of components.
 #[derive(Debug, Default)]
 pub(super) struct Delegations {
@@ -50,7 +54,15 @@ pub(super) struct Delegations {
     /// Requests that wait for their answers.
     waiting: Mutex<Waiting>,
     /// What components say at which node: as many as there are namespaces, twice.
-    nested: Mutex<BTreeMap<String, Info>>,
+    nested: Mutex<BTreeMap<String, Nested>>,
+}
+
+/// What is known of a node at which a component is asked.
+#[derive(Debug, Default)]
+struct Nested {
+    /// The id of the newest question. What is answered to an older one counts no more.
+    newest: String,
+    said: Option<Info>,
 }
 
 #[derive(Debug)]
@@ -122,7 +134,8 @@ pub(crate) fn taken(ctx: &mut Ctx<'_>, iq: &Iq) -> Option<Flow> {
     if all.by_namespace.is_empty() {
         return None;
     }
-    let (_, namespace) = iq.stanza.first_child()?;
+    // The pseudo-namespaces are nobody's: they stand for requests of others (`remaining`).
+    let (_, namespace) = iq.stanza.first_child().filter(|(_, of)| !is_pseudo(of))?;
     let delegated = all.by_namespace.get(namespace)?;
     // §4.3.1: not what the component itself asks, in its own name or in an account's.
     let asks_itself = iq.stanza.from().is_some_and(|from| from.domain() == delegated.to.domain());
@@ -228,22 +241,29 @@ impl Asked {
             (Key::Component(component.clone()), config.delegated_component_max),
             (Key::Asker(asker.to_owned()), config.delegated_asker_max),
         ];
-        Asked::counted(node, &each)
+        Asked::counted(node, config.delegated_max, &each)
     }
 
-    /// One of the server's own: as many as there are delegations.
-    fn own(node: &Arc<Node>) -> Option<Asked> {
-        Asked::counted(node, &[])
+    /// One of the server's own, at that node of its component. The one before it waits no more: so there are no more than twice as many as there are delegations,
+    /// and there is room for them whatever else waits.
+    fn own(node: &Arc<Node>, at: &str) -> Asked {
+        let asked = Asked::counted(node, usize::MAX, &[]).expect("nothing bounds it");
+        let all = &node.components.delegations;
+        let before = {
+            let mut nested = all.nested.lock();
+            let newest = &mut nested.entry(at.to_owned()).or_default().newest;
+            std::mem::replace(newest, asked.id.clone())
+        };
+        all.waiting.lock().remove(&before);
+        asked
     }
 
-    fn counted(node: &Arc<Node>, each: &[(Key, usize)]) -> Option<Asked> {
+    fn counted(node: &Arc<Node>, most: usize, each: &[(Key, usize)]) -> Option<Asked> {
         let id = format!("{ID}{}/{}", node.geo.me, node.token());
         let (answers, answer) = oneshot::channel();
         let mut waiting = node.components.delegations.waiting.lock();
-        if !waiting.insert(&id, answers, node.config.components.delegated_max, each) {
-            return None;
-        }
-        Some(Asked { node: node.clone(), id, answer })
+        // Not made where there is no room: its end would wait for the lock.
+        waiting.insert(&id, answers, most, each).then(|| Asked { node: node.clone(), id, answer })
     }
 
     /// What that component says within the time it has.

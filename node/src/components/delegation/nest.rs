@@ -1,5 +1,6 @@
 //! XEP-0355 §7.2: what the server, or an account, says of delegated namespaces is what their components say, each at a node of its own; what we would say of
-//! them ourselves is left out. A component is asked when it appears, by every node, and the answers are kept until it is asked again.
+//! them ourselves is left out. A component is asked when it appears, by every node; what it says is kept until it has been asked again, and of two questions only
+//! the newer one counts.
 
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use xmpp::payload::disco::Info;
 use xmpp::stanza::{Stanza, Type};
 use xmpp::xml::element::Element;
 
-use super::{Asked, INFO, ITEMS, payload};
+use super::{Asked, Nested, is_pseudo, payload};
 use crate::app::Node;
 use crate::router;
 
@@ -22,26 +23,23 @@ pub(in crate::components) fn appeared(node: &Arc<Node>, component: &BareJid) {
     }
 }
 
-fn is_pseudo(namespace: &str) -> bool {
-    namespace == INFO || namespace == ITEMS
-}
-
 fn ask(node: &Arc<Node>, component: &BareJid, of: String) {
-    let Some(asked) = Asked::own(node) else { return };
+    let asked = Asked::own(node, &of);
     let query = Element::new("query", ns::DISCO_INFO).with_attr("node", &of);
     let to = Jid::from(component);
     let request = Stanza::iq_get(Some(&node.server), Some(&to), &asked.id, query);
     let (node, component) = (node.clone(), component.clone());
     tokio::spawn(async move {
         router::route(&node, request);
-        let node = node.clone();
+        let (node, id) = (node.clone(), asked.id.clone());
         let answer = asked.answer(&component).await.filter(|said| said.type_() == Type::Result);
         let info = answer.and_then(|said| Info::parse(&said.child("query", ns::DISCO_INFO)?));
-        let mut nested = node.components.delegations.nested.lock();
-        match info {
-            Some(info) => nested.insert(of, info),
-            None => nested.remove(&of),
-        };
+        if let Some(Nested { newest, said }) =
+            node.components.delegations.nested.lock().get_mut(&of)
+            && *newest == id
+        {
+            *said = info;
+        }
     });
 }
 
@@ -55,7 +53,8 @@ pub fn nested(node: &Node, mut info: Info, bare: bool) -> Info {
             continue;
         }
         let of = &payload::nodes(namespace)[usize::from(bare)];
-        let Some(said) = all.nested.lock().get(of).cloned() else { continue };
+        let said = all.nested.lock().get(of).and_then(|nested| nested.said.clone());
+        let Some(said) = said else { continue };
         for identity in said.identities {
             if !info.identities.contains(&identity) {
                 info.identities.push(identity);

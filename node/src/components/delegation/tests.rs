@@ -2,7 +2,7 @@
 
 use super::super::tests::{CONFIG, Line};
 use super::*;
-use crate::testing::{House, stanza};
+use crate::testing::{House, romeo, stanza};
 
 const DELEGATED: &str = "
 [[components.component]]
@@ -42,10 +42,14 @@ async fn pep(house: &House, info: &str) -> Line {
         ))
         .await;
     }
-    house
-        .until("all is nested", || house.node.components.delegations.nested.lock().len() == 4)
-        .await;
+    house.until("all is nested", || said(house) == 4).await;
     pep
+}
+
+/// At how many nodes components have said something.
+fn said(house: &House) -> usize {
+    let nested = house.node.components.delegations.nested.lock();
+    nested.values().filter(|nested| nested.said.is_some()).count()
 }
 
 /// The next request that is handed on: the id of its wrapper, and it.
@@ -81,10 +85,7 @@ const ASKED: &str = "<query xmlns='jabber:iq:private'><x xmlns='y'/></query>";
 
 #[tokio::test]
 async fn a_component_answers_in_the_name_of_accounts() {
-    let house = House::with(&format!("{CONFIG}{DELEGATED}")).await;
-    house.accounts(["romeo"]).await;
-    let romeo = house.available("romeo/orchard", 0).await;
-    house.mail(&romeo).await;
+    let (house, romeo) = romeo(&format!("{CONFIG}{DELEGATED}")).await;
     // §4.3: while it is not there, nobody else answers.
     asks(&house, &romeo, &format!("<iq type='get' id='1'>{ASKED}</iq>")).await;
     let mail = house.mail(&romeo).await.join("");
@@ -105,6 +106,7 @@ async fn a_component_answers_in_the_name_of_accounts() {
         answers(&mut pep, &id, answer).await;
         let mail = house.mail(&romeo).await.join("");
         assert!(mail.contains("type='result'") && mail.contains("<said xmlns='y'/>"), "{mail}");
+        assert_eq!(mail.matches(" from='").count(), usize::from(!from.is_empty()), "{mail}");
         assert!(mail.contains(from) && !mail.contains("pep.chat.example"), "{mail}");
     }
     // An error is an answer too.
@@ -148,10 +150,7 @@ async fn a_component_answers_in_the_name_of_accounts() {
 
 #[tokio::test]
 async fn what_it_asks_itself_is_answered_by_the_server() {
-    let house = House::with(&format!("{CONFIG}{DELEGATED}")).await;
-    house.accounts(["romeo"]).await;
-    let romeo = house.available("romeo/orchard", 0).await;
-    house.mail(&romeo).await;
+    let (house, romeo) = romeo(&format!("{CONFIG}{DELEGATED}")).await;
     let mut pep = pep(&house, "").await;
     // In romeo's name (XEP-0356).
     pep.says(
@@ -176,21 +175,29 @@ async fn what_it_asks_itself_is_answered_by_the_server() {
     answers(&mut pep, &id, answer).await;
     let mail = house.mail(&romeo).await.join("");
     assert!(mail.contains("id='3'") && mail.contains("from='chat.example'"), "{mail}");
-    // It goes with a request unanswered.
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_it_has_left_unanswered_is_an_error_in_the_end() {
+    let (house, romeo) = romeo(&format!("{CONFIG}{DELEGATED}")).await;
+    let mut pep = pep(&house, "").await;
     asks(&house, &romeo, &format!("<iq type='get' id='4'>{ASKED}</iq>")).await;
+    handed(&mut pep).await;
     pep.says("</stream:stream>").await;
     pep.rest().await;
+    // What is asked then is refused at once.
     asks(&house, &romeo, &format!("<iq type='get' id='5'>{ASKED}</iq>")).await;
     let mail = house.mail(&romeo).await.join("");
-    assert!(mail.contains("service-unavailable"), "{mail}");
+    assert!(mail.contains("service-unavailable") && mail.contains("id='5'"), "{mail}");
+    assert!(!mail.contains("id='4'"), "{mail}");
+    tokio::time::sleep(std::time::Duration::from_secs(31)).await;
+    let mail = house.mail(&romeo).await.join("");
+    assert!(mail.contains("service-unavailable") && mail.contains("id='4'"), "{mail}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn who_does_not_answer_in_time_is_not_there() {
-    let house = House::with(&format!("{CONFIG}{DELEGATED}")).await;
-    house.accounts(["romeo"]).await;
-    let romeo = house.available("romeo/orchard", 0).await;
-    house.mail(&romeo).await;
+    let (house, romeo) = romeo(&format!("{CONFIG}{DELEGATED}")).await;
     let mut pep = pep(&house, "").await;
     asks(&house, &romeo, &format!("<iq type='get' id='1'>{ASKED}</iq>")).await;
     let (id, _) = handed(&mut pep).await;
@@ -281,9 +288,38 @@ async fn what_it_says_of_itself_is_nested() {
 }
 
 #[tokio::test]
+async fn nobody_asks_in_a_pseudo_namespace() {
+    let (house, romeo) = romeo(&format!("{CONFIG}{DELEGATED}")).await;
+    let _pep = pep(&house, "").await;
+    let of = super::INFO;
+    asks(&house, &romeo, &format!("<iq type='get' id='1'><query xmlns='{of}'/></iq>")).await;
+    let mail = house.mail(&romeo).await.join("");
+    assert!(mail.contains("service-unavailable") && mail.contains("id='1'"), "{mail}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_question_that_nobody_answered_does_not_undo_a_newer_one() {
+    // Whatever else waits: there is always room to ask what it says.
+    let few = CONFIG.replace("[components]", "[components]\ndelegated_max = 1");
+    let house = House::with(&format!("{few}{DELEGATED}")).await;
+    let mut first = Line::connected(&house, "pep.chat.example", "of all").await;
+    first.reads("</delegation></message>").await;
+    for _ in 0..4 {
+        first.reads("</iq>").await;
+    }
+    drop(first);
+    house.until("it is gone", || house.node.components.connections() == 0).await;
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    let _pep = pep(&house, "<feature var='of NODE'/>").await;
+    assert!(house.node.components.delegations.waiting.lock().is_empty());
+    tokio::time::sleep(std::time::Duration::from_secs(31)).await;
+    assert_eq!(said(&house), 4);
+}
+
+#[tokio::test]
 async fn an_answer_is_handed_on_once() {
     let house = House::with(&format!("{CONFIG}{DELEGATED}")).await;
-    let asked = Asked::own(&house.node).expect("room");
+    let asked = Asked::own(&house.node, "urn:x");
     let answer =
         format!("<iq type='result' id='{}' from='pep.chat.example' to='chat.example'/>", asked.id);
     answered(&house.node, &stanza(&answer));
@@ -297,10 +333,7 @@ async fn an_answer_is_handed_on_once() {
 
 #[tokio::test]
 async fn an_answer_goes_after_a_session_that_is_elsewhere_by_then() {
-    let house = House::with(&format!("{CONFIG}{DELEGATED}")).await;
-    house.accounts(["romeo"]).await;
-    let romeo = house.available("romeo/orchard", 0).await;
-    house.mail(&romeo).await;
+    let (house, romeo) = romeo(&format!("{CONFIG}{DELEGATED}")).await;
     let mut pep = pep(&house, "").await;
     asks(&house, &romeo, &format!("<iq type='get' id='1'>{ASKED}</iq>")).await;
     let (id, _) = handed(&mut pep).await;

@@ -1,5 +1,8 @@
 //! What a component may, and what comes of it.
 
+use futures_util::FutureExt as _;
+use tokio::time::Instant;
+
 use super::*;
 use crate::testing::{House, bare, stanza};
 
@@ -170,7 +173,19 @@ async fn an_answer_is_heard_whoever_makes_it_and_whenever() {
     assert_eq!(answer.and_then(|answer| answer.id().map(|id| id.into_owned())), Some("it".into()));
     other.await.expect("it ends");
     // Where nobody is left who could answer, nothing is waited for.
-    assert!(acting().answer(&house.node, Some("it")).await.is_none());
+    let answer = acting().answer(&house.node, Some("it")).now_or_never();
+    assert!(answer.expect("at once").is_none());
+    // Nor for somebody who has gone without an answer.
+    tokio::time::pause();
+    let began = Instant::now();
+    let one = acting();
+    let seat = one.seat.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        drop(seat);
+    });
+    assert!(one.answer(&house.node, Some("it")).await.is_none());
+    assert!(began.elapsed() < Duration::from_secs(7), "{:?}", began.elapsed());
 }
 
 /// Of a component at a node of eu.

@@ -14,7 +14,7 @@ use xmpp::ns;
 use xmpp::stanza::{Stanza, Type};
 use xmpp::xml::element::Element;
 
-use super::super::is_connected;
+use super::super::{is_connected, is_reached};
 use crate::app::Node;
 use crate::feature::Action;
 use crate::features::blocking::{self, Traffic};
@@ -59,8 +59,14 @@ pub fn showing(
     actions: &mut Vec<Action>,
 ) {
     let Watchers(all) = &node.components.watchers;
+    // One at a silent node hears who is there when that is back (`earlier`), but not who has gone meanwhile.
+    let is_gone = presence.type_() == Type::Unavailable;
     for watcher in all.iter().filter(|watcher| watcher.presence != WatchedPresence::None) {
-        if !is_contact(&watcher.component) && is_connected(node, &watcher.component) {
+        let hears = || match is_gone {
+            true => is_connected(node, &watcher.component),
+            false => is_reached(node, &watcher.component),
+        };
+        if !is_contact(&watcher.component) && hears() {
             actions.push(Action::Route(presence.with_to(&watcher.address)));
         }
     }
@@ -113,6 +119,12 @@ async fn is_heard(node: &Arc<Node>, account: &BareJid, presence: &Stanza) -> boo
         tracing::error!(%error, %account, "a roster or a privacy list cannot be read");
         false
     })
+}
+
+/// Whether there is a component that hears of rosters.
+pub fn watches_rosters(node: &Node) -> bool {
+    let Watchers(all) = &node.components.watchers;
+    all.iter().any(|watcher| watcher.pushes)
 }
 
 /// A contact of an account's roster is another (§4.4). As the account's own resources hear it.

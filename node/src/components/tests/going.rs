@@ -1,6 +1,5 @@
 //! What becomes of stanzas when a connection goes, and of connections when a silent node returns.
 
-use global_distrib::Place;
 use global_distrib::health::Turn;
 use xmpp::jid::FullJid;
 
@@ -10,10 +9,7 @@ use crate::geo::light;
 #[tokio::test]
 async fn everything_it_had_not_taken_goes_to_the_next_in_its_order() {
     let more = CONFIG.replace("[components]", "[components]\nconnections_per_region_max = 2");
-    let house = House::with(&more).await;
-    house.accounts(["romeo"]).await;
-    let romeo = house.available("romeo/orchard", 0).await;
-    house.mail(&romeo).await;
+    let (house, romeo) = romeo(&more).await;
     let mut first = Line::connected(&house, "irc.chat.example", "of its own").await;
     let mut second = Line::connected(&house, "irc.chat.example", "of its own").await;
     // More than wire and output hold: the rest waits in its mailbox.
@@ -27,9 +23,18 @@ async fn everything_it_had_not_taken_goes_to_the_next_in_its_order() {
     house.says(&romeo, "<iq to='irc.chat.example' id='wish' type='get'><x xmlns='y'/></iq>").await;
     house.says(&romeo, "<presence to='irc.chat.example' id='gone' type='unavailable'/>").await;
     house.says(&romeo, "<message to='irc.chat.example' id='last'/>").await;
-    first.reads("id='0'").await;
+    let got = first.reads("</message>").await;
+    assert!(got.contains("id='0'"), "{}", &got[..80]);
     drop(first);
-    for id in ["19", "here", "wish", "gone", "last"] {
+    let mut last = None;
+    while last != Some(19) {
+        let got = second.reads("</message>").await;
+        let id = got.split("id='").nth(1).and_then(|rest| rest.split('\'').next());
+        let id: usize = id.and_then(|id| id.parse().ok()).expect("a number");
+        assert!(last.is_none_or(|last| id == last + 1), "{id} behind {last:?}");
+        last = Some(id);
+    }
+    for id in ["here", "wish", "gone", "last"] {
         let upto = second.reads(&format!("id='{id}'")).await;
         assert!(!upto.contains("id='here'") || id == "here", "{id} is not behind it");
         assert!(!upto.contains("id='last'") || id == "last", "{id} is not before it");
@@ -38,10 +43,7 @@ async fn everything_it_had_not_taken_goes_to_the_next_in_its_order() {
 
 #[tokio::test]
 async fn what_is_said_of_subscriptions_to_one_that_is_not_there_comes_back() {
-    let house = House::with(CONFIG).await;
-    house.accounts(["romeo"]).await;
-    let romeo = house.available("romeo/orchard", 0).await;
-    house.mail(&romeo).await;
+    let (house, romeo) = romeo(CONFIG).await;
     let is_error = |mail: &str, id: &str| {
         mail.starts_with("<presence ")
             && mail.contains("type='error'")
@@ -80,29 +82,13 @@ async fn what_is_said_of_subscriptions_to_one_that_is_not_there_comes_back() {
     }
 }
 
-/// A connection at a node of another region, of that age.
-fn elsewhere(house: &House, generation: Hlc) -> global_distrib::NodeIx {
-    let ix = house.node.geo.nodes.index("us-0").expect("few nodes");
-    let row = Row {
-        full: FullJid::parse("irc.chat.example/there").expect("a JID"),
-        place: Place::There(ix),
-        generation,
-        priority: 0,
-        available: false,
-        hidden: false,
-        lit: true,
-        emerged: false,
-    };
-    house.node.directory.bind(row, |_| true);
-    ix
-}
-
 #[tokio::test]
 async fn of_two_that_a_cut_has_let_be_the_newer_one_ends() {
     let config = CONFIG.replace("[components]", "[components]\nmode = 'one'");
     let house = House::with(&config).await;
+    let full = FullJid::parse("irc.chat.example/there").expect("a JID");
     let older = Hlc::new(house.node.wall_ms() - 1_000, 0);
-    let there = elsewhere(&house, older);
+    let there = elsewhere(&house, &full, older);
     light::turned(&house.node, Turn::WentDark(there));
     let irc = Line::connected(&house, "irc.chat.example", "of its own").await;
     light::turned(&house.node, Turn::CameBack(there));
@@ -112,7 +98,7 @@ async fn of_two_that_a_cut_has_let_be_the_newer_one_ends() {
     let house = House::with(&config).await;
     let newer = Hlc::new(house.node.wall_ms() + 3_600_000, 0);
     let mut irc = Line::connected(&house, "irc.chat.example", "of its own").await;
-    let there = elsewhere(&house, newer);
+    let there = elsewhere(&house, &full, newer);
     light::turned(&house.node, Turn::WentDark(there));
     light::turned(&house.node, Turn::CameBack(there));
     irc.says("<message from='irc.chat.example' to='irc.chat.example' id='stays'/>").await;

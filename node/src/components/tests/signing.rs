@@ -74,10 +74,7 @@ fn is_bound(house: &House, domain: &str) -> bool {
 
 #[tokio::test]
 async fn hostnames_are_bound_to_one_connection_and_unbound() {
-    let house = House::with(CONFIG).await;
-    house.accounts(["romeo"]).await;
-    let romeo = house.available("romeo/orchard", 0).await;
-    house.mail(&romeo).await;
+    let (house, romeo) = romeo(CONFIG).await;
     let mut line = signed_in(&house, "one.chat.example", "of all").await;
     let answer = line.binds("bind", "one.chat.example").await;
     assert_eq!(
@@ -123,6 +120,35 @@ async fn hostnames_are_bound_to_one_connection_and_unbound() {
 }
 
 #[tokio::test]
+async fn of_what_is_unbound_nothing_stays_but_what_is_not_written_yet() {
+    let (house, romeo) = romeo(CONFIG).await;
+    let mut line = signed_in(&house, "one.chat.example", "of all").await;
+    line.binds("bind", "one.chat.example").await;
+    // More than the wire holds, and less than makes it wait.
+    let body = "x".repeat(100 << 10);
+    for id in 0..2 {
+        let message =
+            format!("<message to='one.chat.example' id='{id}'><body>{body}</body></message>");
+        house.says(&romeo, &message).await;
+    }
+    let mut left = Vec::new();
+    for _ in 0..3 {
+        for (what, is) in [("bind", true), ("unbind", false)] {
+            line.says(&format!(
+                "<iq id='b' type='set'><{what} xmlns='urn:xmpp:component:0'><hostname>two.chat.example</hostname></{what}></iq>"
+            ))
+            .await;
+            house.until(what, || is_bound(&house, "two.chat.example") == is).await;
+            let seats = perform::seats_of(&house.node, "two.chat.example");
+            left.extend(seats.iter().map(Arc::downgrade));
+        }
+    }
+    assert_eq!(left.len(), 3);
+    house.until("they are gone", || left.iter().all(|seat| seat.upgrade().is_none())).await;
+    line.reads("id='1'").await;
+}
+
+#[tokio::test]
 async fn who_does_not_know_the_secret_is_not_let_in() {
     let house = House::with(CONFIG).await;
     for (domain, secret) in [
@@ -140,6 +166,12 @@ async fn who_does_not_know_the_secret_is_not_let_in() {
             "{domain}: {end}"
         );
     }
+    // However often they try: keys are made once of a secret.
+    assert_eq!(house.node.components.derived.0.lock().len(), 1);
+    // What comes in clear behind that is nobody's.
+    let mut line = Line::new(&house);
+    line.says(&format!("{OPEN}<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>{OPEN}")).await;
+    assert!(!line.rest().await.contains("<proceed "));
     // Nothing comes before it is bound, and nothing before it is known.
     let mut line = Line::new(&house);
     line.opens().await;
@@ -154,6 +186,12 @@ async fn who_does_not_know_the_secret_is_not_let_in() {
     assert!(line.reads("</iq>").await.contains("<bad-request "));
     line.says("<iq id='b' type='set'><bind xmlns='urn:xmpp:component:0'/></iq>").await;
     assert!(line.reads("</iq>").await.contains("<hostname>irc.chat.example</hostname>"));
+    line.says("<iq id='u' type='set'><unbind xmlns='urn:xmpp:component:0'/></iq>").await;
+    assert_eq!(line.reads(">").await, "<iq type='result' id='u'/>");
+    assert!(!is_bound(&house, "irc.chat.example"));
+    line.says("<iq id='u' type='set'><unbind xmlns='urn:xmpp:component:0'/></iq>").await;
+    assert!(line.reads("</iq>").await.contains("<item-not-found "));
+    assert!(line.binds("bind", "irc.chat.example").await.contains("type='result'"));
     // One of XEP-0114 is the same component.
     let mut other = Line::new(&house);
     other.shakes("irc.chat.example", "of its own").await;

@@ -1,9 +1,13 @@
 //! What a component hears of accounts it may watch (XEP-0356).
 
+use global_distrib::health::Turn;
+
 use super::*;
 use crate::features::roster;
 use crate::features::roster::home::Request;
 use crate::features::roster::subscription::Kind;
+use crate::geo::light;
+use crate::router;
 
 const WATCHES: &str = "
 [[components.component]]
@@ -210,10 +214,7 @@ async fn it_hears_no_contact_whom_its_account_does_not_want_to_hear() {
     perform(&house.node, Some(&seat), actions);
     house.hears(&shows("two")).await;
     house.says(&seat, "<presence><status>three</status></presence>").await;
-    let mut heard = String::new();
-    while !heard.contains("three") {
-        heard += &bot.reads("</presence>").await;
-    }
+    let heard = bot.reads("three").await;
     assert!(!heard.contains("two"), "{heard}");
 }
 
@@ -235,9 +236,74 @@ async fn it_does_not_hear_that_somebody_is_removed_who_was_never_listed() {
     for request in [set, Request::Remove { contact: nurse }] {
         roster::ask(&house.node, &romeo, &request).await.expect("done");
     }
-    let mut heard = String::new();
-    while !heard.contains("subscription='remove'") {
-        heard += &bot.reads("</iq>").await;
-    }
+    let heard = bot.reads("subscription='remove'").await + &bot.reads("</iq>").await;
     assert!(heard.contains("nurse@") && !heard.contains("friar@"), "{heard}");
+}
+
+#[tokio::test]
+async fn one_at_a_silent_node_hears_who_goes_and_the_others_when_that_is_back() {
+    let house = house().await;
+    let full = FullJid::parse("bot.chat.example/there").expect("a JID");
+    let there = elsewhere(&house, &full, Hlc::new(house.node.wall_ms(), 0));
+    let told = |shown: &str| {
+        let shown = format!("<presence from='romeo@chat.example/orchard'{shown}/>");
+        let mut actions = Vec::new();
+        showing(&house.node, &crate::testing::stanza(&shown), |_| false, &mut actions);
+        actions.len()
+    };
+    let both = || (told(""), told(" type='unavailable'"));
+    assert_eq!(both(), (1, 1));
+    light::turned(&house.node, Turn::WentDark(there));
+    assert_eq!(both(), (0, 1));
+    light::turned(&house.node, Turn::CameBack(there));
+    assert_eq!(both(), (1, 1));
+}
+
+#[tokio::test]
+async fn nobody_has_an_error_of_presence_for_which_it_has_no_room() {
+    let few = format!("{CONFIG}{WATCHES}");
+    let few = few.replace("[components]", "[components]\nqueue_items_max = 8");
+    let (house, romeo) = romeo(&few).await;
+    house.abroad();
+    let friar = BareJid::parse("friar@other.example").expect("a JID");
+    let out = Request::Out { contact: friar.clone(), kind: Kind::Subscribe, items_max: 10 };
+    let granted = Request::In {
+        contact: friar,
+        kind: Kind::Subscribed,
+        stanza: b"<presence/>".to_vec(),
+        items_max: 10,
+    };
+    for request in [out, granted] {
+        roster::ask(&house.node, &romeo.bare, &request).await.expect("done");
+    }
+    // A connection that takes nothing.
+    let domain = BareJid::parse("bot.chat.example").expect("a JID");
+    let bot = bind(&house.node, &domain, None).expect("there is none");
+    house
+        .until("it is full", || {
+            let message =
+                "<message from='friar@other.example' to='bot.chat.example' type='headline'/>";
+            router::route(&house.node, crate::testing::stanza(message));
+            bot.mailbox.depth().items == 8
+        })
+        .await;
+    crate::testing::mail(&romeo);
+    let ignored = || house.node.metrics.routed.ignored.get();
+    let before = ignored();
+    for shown in ["", " type='unavailable'"] {
+        let friar =
+            format!("<presence from='friar@other.example/x' to='romeo@chat.example'{shown}/>");
+        house.hears(&friar).await;
+        house.says(&romeo, &format!("<presence{shown}/>")).await;
+    }
+    // Who enters a room waits for an answer.
+    house.says(&romeo, "<presence to='room@bot.chat.example/nick' id='enters'/>").await;
+    let mut mail = String::new();
+    while !mail.contains("id='enters'") {
+        mail += &house.mail(&romeo).await.join("");
+    }
+    assert_eq!(mail.matches("type='error'").count(), 1, "{mail}");
+    let abroad = house.abroad().join("");
+    assert!(!abroad.contains("type='error'"), "{abroad}");
+    assert_eq!(ignored(), before + 4);
 }

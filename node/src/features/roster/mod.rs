@@ -157,7 +157,10 @@ impl Feature for RosterFeature {
             }
             // Nobody here has asked for the roster: whether it was listed says what was written ahead of its end.
             Change::Delete { store, key, .. }
-                if store.as_str() == ROSTER && !was_held && is_listed(ctx.before, change) =>
+                if store.as_str() == ROSTER
+                    && !was_held
+                    && components::watches_rosters(ctx.node)
+                    && is_listed(ctx.before, change) =>
             {
                 let item = removed(key);
                 components::roster_changed(ctx.node, &account, &item, version, &mut ctx.actions);

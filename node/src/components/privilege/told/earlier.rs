@@ -69,7 +69,7 @@ fn is_chosen(node: &Node, full: &FullJid, sender: &str) -> bool {
     node.directory.read(full.bare_str(), chosen).unwrap_or(false)
 }
 
-/// Where a connection is.
+/// Where a connection is. One whose node is silent is nowhere: it hears all of it when that is back.
 enum Place {
     Here(Arc<Seat>),
     There(NodeIx),
@@ -80,11 +80,12 @@ fn place(node: &Node, full: &FullJid) -> Option<Place> {
         let here = || row.here().cloned().map(Place::Here);
         row.there().map(Place::There).or_else(here)
     };
-    let of = |rows: &[Row<Arc<Seat>>]| rows.iter().find(|row| row.full == *full).and_then(of);
+    let is_it = |row: &&Row<Arc<Seat>>| row.lit && row.full == *full;
+    let of = |rows: &[Row<Arc<Seat>>]| rows.iter().find(is_it).and_then(of);
     node.directory.read(full.bare_str(), of).flatten()
 }
 
-/// Until there is room; `false`: the connection is gone.
+/// Until there is room; `false`: the connection is gone, or its node is silent.
 async fn has_room(node: &Arc<Node>, full: &FullJid, told: usize) -> bool {
     loop {
         let room = match place(node, full) {
@@ -123,7 +124,7 @@ async fn is_roomy_there(node: &Arc<Node>, ix: NodeIx, full: &FullJid) -> bool {
     }
 }
 
-/// Another node asks whether a connection of this one has room for more; the answer. If it is gone, its row will be there too.
+/// Another node asks whether a connection of this one has room for more; the answer. One that is gone has none: the other node asks until it knows that too.
 pub fn room(node: &Arc<Node>, asked: &[u8]) -> Vec<u8> {
     let full = std::str::from_utf8(asked).ok().and_then(|text| FullJid::parse(text).ok());
     let place = full.and_then(|full| place(node, &full));
@@ -132,4 +133,32 @@ pub fn room(node: &Arc<Node>, asked: &[u8]) -> Vec<u8> {
         _ => false,
     };
     vec![u8::from(has)]
+}
+
+#[cfg(test)]
+mod tests {
+    use global_distrib::health::Turn;
+    use replication::Hlc;
+
+    use super::*;
+    use crate::components::tests::{CONFIG, elsewhere};
+    use crate::testing::House;
+
+    #[tokio::test]
+    async fn nobody_waits_for_room_at_a_silent_node() {
+        let house = House::with(CONFIG).await;
+        tokio::time::pause();
+        let full = FullJid::parse("irc.chat.example/there").expect("a JID");
+        let there = elsewhere(&house, &full, Hlc::new(house.node.wall_ms(), 0));
+        // Another one would be asked behind so many.
+        assert!(has_room(&house.node, &full, 1).await);
+        light::turned(&house.node, Turn::WentDark(there));
+        for told in [0, 1] {
+            let waits = has_room(&house.node, &full, told);
+            let has = tokio::time::timeout(Duration::from_secs(60), waits).await;
+            assert!(!has.expect("nothing is waited for"));
+        }
+        light::turned(&house.node, Turn::CameBack(there));
+        assert!(has_room(&house.node, &full, 1).await);
+    }
 }
