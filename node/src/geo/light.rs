@@ -2,11 +2,13 @@
 //! it is asked to tell the presence of its users again. No presence is remembered for other regions' users: they have one writer.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use global_distrib::health::Turn;
 use global_distrib::{NodeIx, Row};
 use replication::Hlc;
+use tokio::time::Instant;
 use xmpp::jid::{BareJid, FullJid, Jid};
 use xmpp::stanza::{Stanza, Type};
 
@@ -17,7 +19,7 @@ use crate::app::Node;
 use crate::components;
 use crate::features::blocking;
 use crate::features::roster::copied;
-use crate::router::perform::seats_of;
+use crate::router::perform::{seats_of, to_seat};
 use crate::session::Seat;
 
 /// Accounts handled before the task yields to others.
@@ -101,6 +103,50 @@ pub fn ask(node: &Arc<Node>, of: NodeIx) {
             }
         }
     });
+}
+
+/// Looked so often whether a mailbox has room again, at most for that long.
+const ROOM_LOOK: Duration = Duration::from_millis(100);
+const ROOM_WITHIN: Duration = Duration::from_secs(60);
+
+/// A resource of this node has not heard of some presence, for its mailbox was full: it is told of all its contacts how things are. First that they are gone,
+/// for nobody knows which of their resources it takes for present, then who is there. Paced by its own reading.
+/// Left out: occupants of rooms, and whoever else sends it directed presence.
+pub fn missed(node: &Arc<Node>, seat: &Arc<Seat>) {
+    let (node, seat) = (node.clone(), Arc::downgrade(seat));
+    tokio::spawn(async move {
+        let account = seat.upgrade().map(|seat| seat.bare.clone());
+        let Some(account) = account else { return };
+        let Ok(roster) = node.rosters.load(&node, &account).await else { return };
+        let mut contacts: Vec<BareJid> = roster.subscriptions().cloned().collect();
+        contacts.push(account);
+        for contacts in contacts.chunks(PACE) {
+            let Some(seat) = has_room(&seat).await.filter(|seat| seat.available()) else { return };
+            for contact in contacts.iter().filter(|contact| **contact != seat.bare) {
+                let from = Jid::from(contact);
+                let gone =
+                    Stanza::presence(Some(seat.address()), Some(&from), Type::Unavailable).build();
+                if !blocking::refuses(&seat, &gone) {
+                    to_seat(&node, &seat, gone);
+                }
+            }
+            node.geo.probe_presence(&node, &seat.full, contacts.to_vec());
+        }
+    });
+}
+
+/// The seat, when its mailbox is half empty. `None`: it is over, or does not read.
+async fn has_room(seat: &Weak<Seat>) -> Option<Arc<Seat>> {
+    let began = Instant::now();
+    while began.elapsed() < ROOM_WITHIN {
+        let seat = seat.upgrade().filter(|seat| !seat.mailbox.is_closed())?;
+        if seat.mailbox.has_room() {
+            return Some(seat);
+        }
+        drop(seat);
+        tokio::time::sleep(ROOM_LOOK).await;
+    }
+    None
 }
 
 /// The roster of an account has come as a whole, and nobody says what is new in it: its resources here tell who they are, and ask, as if they had

@@ -7,7 +7,7 @@
 //! | class | when it does not fit |
 //! |---|---|
 //! | message, iq | handed back as [`Refused::Full`]: the router stores or bounces it |
-//! | presence | handed back from three quarters of the bounds on, so that a flood of presence leaves room for messages; the router may drop it, for `lost_presence` counts it here and the session asks again for what it missed, or closes with `resource-constraint` |
+//! | presence | handed back from three quarters of the bounds on, so that a flood of presence leaves room for messages; it may be dropped, for the seat has its client told anew how things are |
 //! | control, order | always fits: it is made by ourselves, about once per event in this session's life, and must not wait behind what it is to end |
 //!
 //! Deliberately absent: fairness between senders, and waiting for room.
@@ -98,7 +98,6 @@ struct Inner<T> {
     orders: u32,
     counted: u32,
     bytes: usize,
-    lost_presence: u32,
     closed: bool,
 }
 
@@ -112,7 +111,6 @@ impl<T: Weight> Mailbox<T> {
             orders: 0,
             counted: 0,
             bytes: 0,
-            lost_presence: 0,
             closed: false,
         };
         Self { limits, inner: Mutex::new(inner) }
@@ -141,9 +139,6 @@ impl<T: Weight> Mailbox<T> {
                 || (inner.counted < items_max
                     && inner.bytes.saturating_add(weight) <= bytes_max as usize);
             if !fits {
-                if class == Class::Presence {
-                    inner.lost_presence = inner.lost_presence.saturating_add(1);
-                }
                 return Err(Refused::Full(item));
             }
             inner.counted += 1;
@@ -215,15 +210,17 @@ impl<T: Weight> Mailbox<T> {
         self.inner.lock().closed
     }
 
+    /// Whether it is less than half full.
+    pub fn has_room(&self) -> bool {
+        let inner = self.inner.lock();
+        inner.counted < self.limits.items_max / 2
+            && inner.bytes < self.limits.bytes_max as usize / 2
+    }
+
     /// How full it is.
     pub fn depth(&self) -> Depth {
         let inner = self.inner.lock();
         Depth { items: inner.items.len(), bytes: inner.bytes }
-    }
-
-    /// How many presences were refused since this was last asked. More than 0: what the client knows of its contacts is out of date.
-    pub fn take_lost_presence(&self) -> u32 {
-        std::mem::take(&mut self.inner.lock().lost_presence)
     }
 }
 
@@ -338,11 +335,9 @@ mod tests {
             mailbox.push(presence).expect("fits");
         }
         assert_eq!(mailbox.push(presence), Err(Refused::Full(presence)));
-        assert_eq!(mailbox.take_lost_presence(), 1);
         mailbox.push(message(1)).expect("fits");
         mailbox.push(Item(Class::Iq, 1, 2)).expect("fits");
         assert_eq!(mailbox.push(message(3)), Err(Refused::Full(message(3))));
-        assert_eq!(mailbox.take_lost_presence(), 0);
         let control = Item(Class::Control, 5000, 4);
         assert_eq!(mailbox.push(control).expect("fits").items, 9);
         assert_eq!(mailbox.drain().last(), Some(&control));

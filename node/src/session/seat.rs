@@ -2,6 +2,7 @@
 //! The session task owns everything else. A row of the session table points here.
 
 mod item;
+mod missed;
 mod moved;
 mod newer;
 mod photo;
@@ -57,6 +58,8 @@ pub struct Seat {
     pushes: AtomicBool,
     /// Its account has a card.
     carded: AtomicBool,
+    /// See `missed`.
+    missed: AtomicBool,
     /// See [`Seat::lost_ms`].
     lost_ms: AtomicU64,
     priority: AtomicI8,
@@ -112,6 +115,7 @@ impl Seat {
             client: OnceLock::new(),
             pushes: AtomicBool::new(false),
             carded: AtomicBool::new(false),
+            missed: AtomicBool::new(false),
             lost_ms: AtomicU64::new(0),
             priority: AtomicI8::new(-1),
             took_at: AtomicI8::new(0),
@@ -175,7 +179,23 @@ impl Seat {
         {
             return newer.wait(delivery);
         }
-        self.mailbox.push(Item::Stanza(delivery)).is_ok()
+        match self.mailbox.push(Item::Stanza(delivery)) {
+            Ok(_) => true,
+            Err(refused) => {
+                self.is_refused(&refused);
+                false
+            }
+        }
+    }
+
+    /// Presence that finds no room is told anew when there is; an error of it is an answer to what the client itself has said.
+    fn is_refused(&self, refused: &Refused<Item>) {
+        if let Refused::Full(Item::Stanza(Delivery { stanza, .. })) = refused
+            && stanza.kind() == Kind::Presence
+            && matches!(stanza.type_(), Type::Available | Type::Unavailable)
+        {
+            self.misses();
+        }
     }
 
     /// As [`Self::take`], of what answers this session and is for no other (what it reads from an archive): that waits for nothing, as the

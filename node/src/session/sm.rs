@@ -466,7 +466,8 @@ pub(super) async fn hibernate(
                 }
                 Item::Control(Control::Close(_)) => over = true,
                 Item::Control(Control::SayAgain) => again = true,
-                Item::Control(Control::Tick | Control::Handled { .. }) => {}
+                // What it has missed it is told when its client is back: `Seat::wakes`.
+                Item::Control(Control::Tick | Control::Handled { .. } | Control::Missed) => {}
             }
         }
         if again {

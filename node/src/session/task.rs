@@ -29,6 +29,7 @@ use super::sm::{self, Sm};
 use super::{Control, Delivery, Handover, Item, Owed, Seat, end};
 use crate::app::Node;
 use crate::feature::{Ctx, Flow, SessionEvent};
+use crate::geo::light;
 use crate::router;
 use crate::transport::{Buffer, Transport};
 
@@ -63,7 +64,12 @@ pub(super) struct Session {
     pace: Pace,
     /// It has sent faster than it may, and is not read from until then.
     pause: Option<Pin<Box<Sleep>>>,
+    /// How often its client was told anew how things are.
+    retold: u8,
 }
+
+/// How often a client is told anew on one connection what it has missed. Beyond, it reads too slowly for the presence there is: `resource-constraint`.
+const RETOLD_MAX: u8 = 3;
 
 /// What wakes a session. All that can happen is here.
 enum Event {
@@ -125,6 +131,7 @@ impl Session {
         let is_resumed = alive.is_some();
         let alive = Some(alive.unwrap_or_else(|| Alive::new(&node, &seat)));
         if is_resumed {
+            seat.wakes();
             seat.set_inactive(false); // A client that resumes is active until it says otherwise (XEP-0352 §3).
         }
         let held = seat.inactive().then(|| held_back(&node));
@@ -145,6 +152,7 @@ impl Session {
             written: 0,
             pace: Pace::default(),
             pause: None,
+            retold: 0,
         })
     }
 
@@ -352,7 +360,7 @@ impl Session {
         let mut stanzas = 0;
         let mut close = None;
         let mut resume = None;
-        let mut again = false;
+        let (mut again, mut missed) = (false, false);
         for item in mail.drain(..) {
             match item {
                 Item::Stanza(delivery) => {
@@ -375,6 +383,7 @@ impl Session {
                 }
                 Item::Control(Control::Tick) => {}
                 Item::Control(Control::SayAgain) => again = true,
+                Item::Control(Control::Missed) => missed = true,
                 Item::Control(Control::Close(error)) => close = Some(Close::Error(error)),
                 Item::Control(Control::Leave(error, reply)) if close.is_none() => {
                     close = Some(Close::Left(error, reply));
@@ -384,6 +393,13 @@ impl Session {
         }
         if again && close.is_none() {
             close = super::stanza::say_again(&self.node, &self.seat).await.map(Close::Error);
+        }
+        if missed && close.is_none() && self.seat.take_missed() {
+            self.retold += 1;
+            match self.retold <= RETOLD_MAX {
+                true => light::missed(&self.node, &self.seat),
+                false => close = Some(Close::Error(StreamError::resource_constraint())),
+            }
         }
         if close.is_none()
             && let Some(reply) = resume

@@ -130,6 +130,7 @@ fn message(to: &str, id: &str) -> String {
 }
 
 mod csi;
+mod missed;
 mod resume;
 
 const ROMEO: &str = "romeo@chat.example";

@@ -70,6 +70,8 @@ pub enum Control {
     Tick,
     /// What goes with the client's presence is another: it is sent again.
     SayAgain,
+    /// Presence for the client found no room: it is told anew how things are.
+    Missed,
     /// Of what the client has sent, more is handled: read on if you had stopped, and tell it if it has asked (XEP-0198 `h`).
     Handled {
         /// It has asked.
@@ -101,9 +103,9 @@ impl Weight for Item {
             Item::Control(Control::Close(_) | Control::Resume(_) | Control::Leave(..)) => {
                 Class::Order
             }
-            Item::Control(Control::Handled { .. } | Control::Tick | Control::SayAgain) => {
-                Class::Control
-            }
+            Item::Control(
+                Control::Handled { .. } | Control::Tick | Control::SayAgain | Control::Missed,
+            ) => Class::Control,
         }
     }
 }

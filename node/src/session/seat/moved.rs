@@ -42,6 +42,8 @@ pub struct State {
     pub catching_up: bool,
     /// It waited to be resumed, and its devices have been told.
     pub slept: bool,
+    /// It has missed presence.
+    missed: bool,
 }
 
 impl Seat {
@@ -70,6 +72,7 @@ impl Seat {
             is_fresh: since_ms >= fresh_after_ms,
             catching_up: self.has(CATCHING_UP),
             slept: self.lost_ms() > 0,
+            missed: self.missed.load(Ordering::Acquire),
         }
     }
 
@@ -81,6 +84,7 @@ impl Seat {
         };
         let seat = Self::new(state.full.clone(), generation, mailbox);
         seat.flags.store(state.flags & KEPT, Ordering::Release);
+        seat.missed.store(state.missed, Ordering::Release);
         seat.priority.store(state.priority, Ordering::Release);
         seat.took_at.store(state.took_at, Ordering::Release);
         if let Some((key, inline)) = &state.client {
