@@ -83,17 +83,8 @@ async fn what_is_said_of_subscriptions_to_one_that_is_not_there_comes_back() {
 /// A connection at a node of another region, of that age.
 fn elsewhere(house: &House, generation: Hlc) -> global_distrib::NodeIx {
     let ix = house.node.geo.nodes.index("us-0").expect("few nodes");
-    let row = Row {
-        full: FullJid::parse("irc.chat.example/there").expect("a JID"),
-        place: Place::There(ix),
-        generation,
-        priority: 0,
-        available: false,
-        hidden: false,
-        lit: true,
-        emerged: false,
-    };
-    house.node.directory.bind(row, |_| true);
+    let full = FullJid::parse("irc.chat.example/there").expect("a JID");
+    house.node.directory.bind(Row::new(full, Place::There(ix), generation), |_| true);
     ix
 }
 
