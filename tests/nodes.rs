@@ -10,7 +10,8 @@ use pangaea_tests::http;
 use pangaea_tests::ledger::{Ledger, body};
 use pangaea_tests::platform::{Plan, Platform};
 use pangaea_tests::xml::Element;
-use std::collections::BTreeSet;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -24,12 +25,13 @@ const FAST: Duration = Duration::from_millis(5);
 /// so is what is filed for one who is away (`limits.offline_messages_max`).
 const CALM: Duration = Duration::from_millis(20);
 
-const NAMES: [&str; 5] = [
+const NAMES: [&str; 6] = [
     "what_is_done_at_one_node_is_seen_at_all",
     "the_scribe_killed_under_load",
     "a_node_killed_under_load",
     "a_node_that_comes_back_takes_part_again",
     "what_a_dead_node_had_promised_is_delivered",
+    "a_node_that_is_gone_for_good_is_forgotten",
 ];
 
 #[tokio::main]
@@ -70,6 +72,7 @@ async fn on(choice: &Choice, outcome: &mut Outcome, kind: &str, database: Option
         Test::new(name(2), || node_killed(on)),
         Test::new(name(3), || comes_back(on)),
         Test::new(name(4), || promised(on)),
+        Test::new(name(5), || removed(on)),
     ];
     run(outcome, choice, tests, 1, LONGEST_SECONDS).await;
     for panic in platform.panics() {
@@ -460,4 +463,56 @@ async fn promised(platform: &Platform) -> Result<()> {
         heard.again
     );
     platform.start_node(&format!("eu-{entered}")).await
+}
+
+/// What metadata has of the nodes, by name.
+async fn members(platform: &Platform, at: &str) -> Result<BTreeMap<String, bool>> {
+    let all = platform.ctl(at, &["nodes"]).await?;
+    let member = |node: &Value| Some((node["name"].as_str()?.to_owned(), node["voter"].as_bool()?));
+    Ok(all.as_array().ok_or("no list")?.iter().filter_map(member).collect())
+}
+
+/// Asks until it is so.
+async fn becomes(platform: &Platform, at: &str, wanted: &[(&str, bool)]) -> Result<()> {
+    let wanted = wanted.iter().map(|(name, votes)| ((*name).to_owned(), *votes)).collect();
+    let deadline = Instant::now() + patience() * 3;
+    loop {
+        let members = members(platform, at).await?;
+        if members == wanted {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            return Err(format!("the members are {members:?}"));
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// One that lives is not removed; one that has fallen is, and its vote goes with it. Started again it is somebody new, who may be given a vote.
+async fn removed(platform: &Platform) -> Result<()> {
+    let refused = platform.ctl("eu-0", &["node", "remove", "eu-2"]).await;
+    if !refused.as_ref().is_err_and(|why| why.contains("counts as alive")) {
+        return Err(format!("a node that lives: {refused:?}"));
+    }
+    platform.kill("eu-2").await?;
+    let deadline = Instant::now() + patience() * 6;
+    while let Err(why) = platform.ctl("eu-0", &["node", "remove", "eu-2"]).await {
+        let waits = why.contains("counts as alive") || why.contains("promised");
+        if !waits || Instant::now() > deadline {
+            return Err(why);
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    becomes(platform, "eu-1", &[("eu-0", true), ("eu-1", true)]).await?;
+    // Two go on without it: they agree, and messages pass.
+    let mut reader = online(platform, 51, 1, "reader").await?;
+    let mut writer = online(platform, 52, 0, "writer").await?;
+    writer
+        .send(&format!("<message to='{}' type='chat'><body>x</body></message>", reader.bare()))
+        .await?;
+    reader.wait_for("a message", |e| e.body().as_deref() == Some("x")).await?;
+    platform.start_node("eu-2").await?;
+    becomes(platform, "eu-1", &[("eu-0", true), ("eu-1", true), ("eu-2", false)]).await?;
+    platform.ctl("eu-1", &["node", "vote", "eu-2"]).await?;
+    becomes(platform, "eu-2", &[("eu-0", true), ("eu-1", true), ("eu-2", true)]).await
 }

@@ -9,6 +9,7 @@ pub mod drain;
 mod heirs;
 mod inviting;
 mod live;
+mod members;
 mod operator;
 mod portable;
 mod reload;

@@ -11,6 +11,7 @@ use crate::stranger::Line;
 use crate::stranger::home::{Home, Manners};
 use crate::talk::sees;
 use crate::{World, expect, next_user};
+use futures_util::future::join_all;
 use pangaea_tests::client::{Client, Result, patience};
 use pangaea_tests::platform::Platform;
 use pangaea_tests::xml::Element;
@@ -225,8 +226,9 @@ async fn region_gone(platform: &Platform, ours: &Site, peer: &Peer, how: &str) -
     }
     out.iter().chain(&into).for_each(Writing::enough);
     let mut wrong = Vec::new();
-    for one in out {
-        let account = one.end(SETTLED).await?;
+    // All at the same time: one that waits for what is lost does not make the others late.
+    for account in join_all(out.into_iter().map(|one| one.end(SETTLED))).await {
+        let account = account?;
         println!("    {node} {how}, to them: {account}");
         wrong.extend(account.verdict().err());
     }
@@ -234,8 +236,8 @@ async fn region_gone(platform: &Platform, ours: &Site, peer: &Peer, how: &str) -
     if how == "killed" {
         ctl(platform, &["region", "up", region]).await?;
     }
-    for one in into {
-        let account = one.end(SETTLED).await?;
+    for account in join_all(into.into_iter().map(|one| one.end(SETTLED))).await {
+        let account = account?;
         println!("    {node} {how}, from them: {account}, {} of them both", account.both.len());
         wrong.extend(account.sequence().err());
         // What was read and not acknowledged yet when the node was killed the peer cannot know to have come: it may say that it has not.

@@ -24,6 +24,7 @@ use utoipa::{IntoParams, Modify, OpenApi};
 use super::export::*;
 use super::federation::*;
 use super::invitations::*;
+use super::members::*;
 use super::model::*;
 use super::storage::*;
 use super::{Answer, Operator};
@@ -53,6 +54,8 @@ pub fn router(operator: Arc<dyn Operator>, accounts: &[String]) -> Router {
         .route("/admin/regions", get(regions))
         .route("/admin/regions/{name}/state", put(region_state))
         .route("/admin/nodes", get(nodes))
+        .route("/admin/nodes/{name}", delete(node_remove))
+        .route("/admin/nodes/{name}/vote", put(node_vote))
         .route("/admin/drain", get(drain).post(drain_begin).delete(drain_undo))
         .route("/admin/metadata", get(metadata))
         .route("/admin/links", get(links))
@@ -93,7 +96,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 #[openapi(
     info(title = "Pangaea admin API", description = "What `pangaea ctl` and `pangaea user` speak."),
     paths(
-        status, reload, regions, region_state, nodes, drain, drain_begin, drain_undo, metadata, links, registry, registry_rows, storage, rebalance, sessions, kick, home_of, home_move,
+        status, reload, regions, region_state, nodes, node_remove, node_vote, drain, drain_begin, drain_undo, metadata, links, registry, registry_rows, storage, rebalance, sessions, kick, home_of, home_move,
         reports, s2s_check, users, user_add, user_import, user_remove, user_passwd, user_export, user_offline,
         user_archive, user_import_archive, invite, invitations, invitation_revoke
     ),
@@ -243,6 +246,24 @@ async fn region_state(
 #[utoipa::path(get, path = "/admin/nodes", responses((status = 200, body = [NodeInfo])))]
 async fn nodes(State(admin): State<Admin>) -> Reply<Vec<NodeInfo>> {
     reply(admin.operator.nodes()).await
+}
+
+/// Forgets a node that is gone for good: it counts as fallen, and what it had promised was taken over.
+#[utoipa::path(delete, path = "/admin/nodes/{name}", params(("name" = String, Path)),
+    responses((status = 200), (status = 404, body = Refusal), (status = 409, body = Refusal)))]
+async fn node_remove(State(admin): State<Admin>, Path(name): Path<String>) -> Reply<()> {
+    reply(admin.operator.node_remove(&name)).await
+}
+
+/// Gives a node a vote in the metadata group, or takes it.
+#[utoipa::path(put, path = "/admin/nodes/{name}/vote", params(("name" = String, Path)),
+    request_body = NewVote, responses((status = 200), (status = 409, body = Refusal)))]
+async fn node_vote(
+    State(admin): State<Admin>,
+    Path(name): Path<String>,
+    Body(new): Body<NewVote>,
+) -> Reply<()> {
+    reply(admin.operator.node_vote(&name, new.votes)).await
 }
 
 #[derive(Deserialize, IntoParams)]

@@ -9,6 +9,7 @@ mod api;
 mod export;
 mod federation;
 mod invitations;
+mod members;
 mod model;
 mod storage;
 #[cfg(test)]
@@ -20,6 +21,7 @@ pub use api::{openapi, router};
 pub use export::*;
 pub use federation::*;
 pub use invitations::*;
+pub use members::*;
 pub use model::*;
 pub use storage::*;
 
@@ -41,6 +43,10 @@ pub trait Operator: Send + Sync + 'static {
     fn regions(&self) -> Answer<'_, Vec<RegionInfo>>;
     /// Every node of the platform.
     fn nodes(&self) -> Answer<'_, Vec<NodeInfo>>;
+    /// Forgets a node that is gone for good, through the metadata group.
+    fn node_remove<'a>(&'a self, node: &'a str) -> Answer<'a, ()>;
+    /// Gives it a vote in the metadata group, or takes it.
+    fn node_vote<'a>(&'a self, node: &'a str, votes: bool) -> Answer<'a, ()>;
     /// The metadata group as this node sees it.
     fn metadata(&self) -> Answer<'_, MetadataInfo>;
     /// The links of this node.

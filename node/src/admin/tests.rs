@@ -81,6 +81,12 @@ impl Operator for Fake {
     fn nodes(&self) -> Answer<'_, Vec<NodeInfo>> {
         self.done("nodes".to_owned(), Vec::new())
     }
+    fn node_remove<'a>(&'a self, node: &'a str) -> Answer<'a, ()> {
+        self.done(format!("node_remove {node}"), ())
+    }
+    fn node_vote<'a>(&'a self, node: &'a str, votes: bool) -> Answer<'a, ()> {
+        self.done(format!("node_vote {node} {votes}"), ())
+    }
     fn metadata(&self) -> Answer<'_, MetadataInfo> {
         self.done("metadata".to_owned(), MetadataInfo::default())
     }
@@ -326,6 +332,8 @@ async fn every_path_reaches_the_operator() {
     let cases = [
         ("GET", "/admin/regions", "", "regions"),
         ("PUT", "/admin/regions/us/state", r#"{"state":"down"}"#, "region us down"),
+        ("DELETE", "/admin/nodes/eu-1", "", "node_remove eu-1"),
+        ("PUT", "/admin/nodes/eu-1/vote", r#"{"votes":true}"#, "node_vote eu-1 true"),
         ("GET", "/admin/nodes", "", "nodes"),
         ("GET", "/admin/metadata", "", "metadata"),
         ("GET", "/admin/links", "", "links"),
@@ -385,7 +393,7 @@ async fn the_description_names_every_path_and_is_open_to_all() {
     assert_eq!(reply.status, 200);
     let description: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
     let paths = description["paths"].as_object().unwrap();
-    assert_eq!(paths.len(), 26, "{:?}", paths.keys());
+    assert_eq!(paths.len(), 28, "{:?}", paths.keys());
     assert!(paths["/admin/regions/{name}/state"]["put"].is_object());
     assert_eq!(description["components"]["securitySchemes"]["password"]["scheme"], "basic");
 }

@@ -12,7 +12,7 @@ use xmpp::jid::{BareJid, Jid};
 use xmpp::sasl::{Password, Verdict};
 use xmpp::stream::error::StreamError;
 
-use super::{Node, checking, databases, drain, inviting, portable};
+use super::{Node, checking, databases, drain, inviting, members, portable};
 use crate::admin::{
     Answer, ArchivePage, ArchivePart, DomainCheck, DrainInfo, HomeInfo, HomeTarget, Imported,
     InvitationInfo, IssuedInvitation, LinkInfo, MetadataInfo, NewDrain, NewInvitation, NodeInfo,
@@ -281,6 +281,16 @@ impl Operator for Desk {
                 fingerprint: record.fingerprint.clone(),
             });
             Ok(nodes.collect())
+        })
+    }
+
+    fn node_remove<'a>(&'a self, node: &'a str) -> Answer<'a, ()> {
+        Box::pin(async move { self.propose(members::removal(&self.node, node).await?).await })
+    }
+
+    fn node_vote<'a>(&'a self, node: &'a str, votes: bool) -> Answer<'a, ()> {
+        Box::pin(async move {
+            self.propose(members::vote(&self.node.metadata.state(), node, votes)?).await
         })
     }
 

@@ -79,9 +79,9 @@ enum Command {
         /// The region
         name: String,
     },
-    /// Empty a node, or let it serve again
+    /// Empty a node, or let it serve again; forget one that is gone; who votes
     #[command(subcommand)]
-    Node(super::drain::Order),
+    Node(Node),
     /// Where the data of an account is written
     #[command(subcommand)]
     Home(Home),
@@ -94,6 +94,25 @@ enum Command {
     /// Invitations: URIs that make accounts, or contacts
     #[command(subcommand)]
     Invite(Invite),
+}
+
+#[derive(Subcommand)]
+enum Node {
+    #[command(flatten)]
+    Drain(super::drain::Order),
+    /// Forget one that is gone for good: it was stopped, and does not count as alive any more
+    Remove {
+        /// Which node; a node of the same region is to be spoken to
+        node: String,
+    },
+    /// Give a node a vote in the metadata group
+    Vote {
+        /// Which node
+        node: String,
+        /// Take its vote
+        #[arg(long)]
+        none: bool,
+    },
 }
 
 #[derive(Subcommand)]
@@ -213,7 +232,18 @@ async fn order(remote: &Remote, command: Command, json: bool) -> miette::Result<
             let done: () = remote.ask("PUT", &path, Some(NewRegionState { state })).await?;
             show(done, json, |()| format!("{name} is {state}\n"))
         }
-        Command::Node(order) => {
+        Command::Node(Node::Remove { node }) => {
+            let path = format!("/admin/nodes/{}", escape(&node));
+            let done: () = remote.ask("DELETE", &path, None::<()>).await?;
+            show(done, json, |()| format!("{node} is forgotten\n"))
+        }
+        Command::Node(Node::Vote { node, none }) => {
+            let path = format!("/admin/nodes/{}/vote", escape(&node));
+            let done: () = remote.ask("PUT", &path, Some(NewVote { votes: !none })).await?;
+            let verb = if none { "does not vote" } else { "votes" };
+            show(done, json, |()| format!("{node} {verb}\n"))
+        }
+        Command::Node(Node::Drain(order)) => {
             let done = super::drain::order(remote, order, !json).await?;
             show(done, json, super::drain::table)
         }

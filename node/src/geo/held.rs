@@ -65,6 +65,11 @@ impl Held {
         news
     }
 
+    /// Whether a client here had it not long ago, and that node was told. O([`RECENT_MAX`]): for what is rare.
+    pub fn was_kept(&self, via: NodeIx, order: u64) -> bool {
+        self.inner.lock().recent.get(&via).is_some_and(|all| all.contains(&order))
+    }
+
     /// What that node was told last to be kept. Its former life may have died before that was written down: the next one is told again.
     pub fn recent(&self, via: NodeIx) -> Vec<u64> {
         let inner = self.inner.lock();
@@ -126,6 +131,7 @@ mod tests {
         assert!(held.kept(eu, 8) && !held.kept(eu, 8));
         assert!(!held.let_go(eu, 8) && held.is_empty());
         assert_eq!(held.recent(eu), [8]);
+        assert!(held.was_kept(eu, 8) && !held.was_kept(eu, 7));
         held.add(eu, 9);
         assert!(held.is_with_one(eu, 9));
         held.add(eu, 9);

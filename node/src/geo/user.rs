@@ -350,7 +350,11 @@ fn stanza(node: &Arc<Node>, peer: &Peer, body: Bytes) {
         denied.set(denied.get() || refuses);
         refuses
     };
+    let known = is_known(node, peer, &head);
     let deliver = |rows: &[Row<Arc<Seat>>]| {
+        if known {
+            return true;
+        }
         // Not for a session that was bound since it was sent: that one may have had it elsewhere.
         let here: SmallVec<[_; 2]> = rows
             .iter()
@@ -399,6 +403,19 @@ fn stanza(node: &Arc<Node>, peer: &Peer, body: Bytes) {
         }
     }
     road.finish();
+}
+
+/// Whether what was routed anew is here already: a session that had it where it was first has moved here with it, and that node died before it said so.
+/// If a client has it by now, its node is told again.
+fn is_known(node: &Node, peer: &Peer, head: &StanzaHead) -> bool {
+    if !head.tracked || head.tries == 0 {
+        return false;
+    }
+    let kept = node.geo.held.was_kept(peer.ix, head.order);
+    if kept {
+        node.geo.tell_kept(peer.ix, &[head.order]);
+    }
+    kept || node.geo.held.has(peer.ix, head.order)
 }
 
 /// A stanza of ours that comes back: no session there has it any more.

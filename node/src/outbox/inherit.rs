@@ -19,7 +19,7 @@ use crate::features::archive::queue;
 use crate::features::offline;
 use crate::router::ledger::Due;
 use crate::router::{self, Routed};
-use crate::storage::StorageError;
+use crate::storage::{Storage, StorageError};
 
 /// Before what could not be taken over is tried again.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -27,6 +27,22 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// The name under which the outbox of a node waits to be taken over.
 fn left_by(outbox: &str) -> String {
     format!("{outbox}*")
+}
+
+/// Whether a node that has fallen has left something that nobody has taken over yet.
+///
+/// # Errors
+/// The database cannot be read.
+pub async fn has_left(storage: &dyn Storage, name: &str) -> Result<bool, StorageError> {
+    let archive = queue::outbox_of(name);
+    for outbox in [name, &archive] {
+        for known in [outbox, &left_by(outbox)] {
+            if !storage.outbox(known).await?.is_empty() {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
 }
 
 /// Runs until the node stops.

@@ -151,12 +151,18 @@ impl Ledger {
         inner.entries.insert(order, Entry::new(stanza, accepted_ms, Due::Nobody, Disk::Yes));
     }
 
-    /// It is about to be given to so many sessions here, and to these nodes.
-    pub fn hand(&self, order: u64, here: usize, there: &[NodeIx]) {
-        if let Some(entry) = self.inner.lock().entries.get_mut(&order) {
-            entry.here = u16::try_from(here).unwrap_or(u16::MAX);
-            entry.there = there.into();
-        }
+    /// It is about to be given to so many sessions here, and to these nodes. `false`: nobody is to have it, for somebody has kept it while it waited.
+    pub fn hand(&self, order: u64, here: usize, there: &[NodeIx]) -> bool {
+        let mut inner = self.inner.lock();
+        let Some(entry) = inner.entries.get_mut(&order) else { return false };
+        entry.here = u16::try_from(here).unwrap_or(u16::MAX);
+        entry.there = there.into();
+        true
+    }
+
+    /// Whether it is in it: nobody has kept it yet.
+    pub fn has(&self, order: u64) -> bool {
+        self.inner.lock().entries.contains_key(&order)
     }
 
     /// A holder has it no more, and it is not kept.
@@ -334,7 +340,7 @@ mod tests {
             let order = ledger.next_order();
             let message = stanza("<message to='juliet@chat.example'/>");
             ledger.enter(order, &message, Due::Nobody, 0, 0).expect("room");
-            ledger.hand(order, here, there);
+            assert!(ledger.hand(order, here, there));
             order
         };
         // From here to there: two sessions here had it.
@@ -355,6 +361,7 @@ mod tests {
         // Kept meanwhile: nothing comes of it.
         let order = enter(1, &[]);
         ledger.kept(order);
+        assert!(!ledger.has(order) && !ledger.hand(order, 1, &[]));
         ledger.moves(order, Holder::Here, Holder::There(eu), true);
         assert_eq!(ledger.let_go(order, Holder::There(eu)), LetGo::Unknown);
     }

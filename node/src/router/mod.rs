@@ -240,6 +240,11 @@ pub fn kept_here(node: &Node, order: u64) {
     }
 }
 
+/// Whether somebody has kept it while it waited here to be routed anew: then it goes nowhere, and nobody hears that it did not arrive.
+fn is_kept(node: &Node, routed: &Routed) -> bool {
+    routed.tracked && !node.ledger.has(routed.order)
+}
+
 /// It has come to an end: its sender has an error, or nobody is to have it.
 fn over(node: &Node, routed: &Routed) {
     if routed.tracked {
@@ -269,6 +274,9 @@ fn is_blocked_room(node: &Node, stanza: &Stanza) -> bool {
 }
 
 fn refuse(node: &Arc<Node>, routed: &Routed, error: &StanzaError) {
+    if is_kept(node, routed) {
+        return;
+    }
     bounce(node, &routed.stanza, error);
     over(node, routed);
 }
@@ -370,6 +378,7 @@ fn settle(node: &Arc<Node>, account: &BareJid, outcome: Outcome<Routed>) {
         Outcome::Held => {
             node.metrics.routed.parked.inc();
         }
+        Outcome::Nobody(routed) if is_kept(node, &routed) => {}
         Outcome::Nobody(routed) if is_blocked_room(node, &routed.stanza) => denied(node, &routed),
         Outcome::Nobody(routed) => {
             undeliverable(node, &routed.stanza);
@@ -393,7 +402,8 @@ fn until_tables_agree(tries: u8) -> Duration {
 }
 
 /// Files a batch at the addressee's home; the addressee's gate stays shut until the home has answered.
-fn file(node: &Arc<Node>, account: &BareJid, batch: Vec<Routed>) {
+fn file(node: &Arc<Node>, account: &BareJid, mut batch: Vec<Routed>) {
+    batch.retain(|routed| !is_kept(node, routed));
     let node = node.clone();
     let account = account.clone();
     node.count_filing(true);

@@ -153,8 +153,8 @@ impl Carrier<Arc<Seat>, Routed> for Road<'_> {
             routed.tracked =
                 node.ledger.enter(routed.order, &routed.stanza, Due::Nobody, now, wall).is_ok();
         }
-        if routed.tracked {
-            node.ledger.hand(routed.order, here.len(), there);
+        if routed.tracked && !node.ledger.hand(routed.order, here.len(), there) {
+            return Ok(());
         }
         let delivered = !here.is_empty() && self.deliver_own(&routed, here, there.is_empty());
         let sent = self.send(&routed, there, delivered && !routed.tracked, trail);

@@ -482,9 +482,9 @@ impl Device {
     fn resumed(&mut self, around: &mut Around<'_>, element: &Element) {
         let name = self.name();
         around.story.tell(around.now, || format!("{name} has resumed"));
+        self.handled(around, element);
         self.moved(around);
         self.stage = Stage::Online;
-        self.handled(around, element);
         let again: Vec<Vec<u8>> = self
             .bound
             .iter()
@@ -497,7 +497,7 @@ impl Device {
         self.ask(around);
     }
 
-    /// It goes on, at a host it was not at before: for what is asked of hosts that is another session.
+    /// It goes on, at a host it was not at before: for what is asked of hosts that is another session, which says again what no host has taken.
     fn moved(&mut self, around: &mut Around<'_>) {
         let (Some(line), Some(bound)) = (self.line, self.bound.as_mut()) else { return };
         if line.host == bound.host {
@@ -516,6 +516,13 @@ impl Device {
             acks: Vec::new(),
         });
         (bound.number, bound.host) = (number, line.host);
+        for out in &bound.unacked {
+            match out.what {
+                What::Message(message) => around.journal.sent[message].session = number,
+                What::Abroad(message) => around.journal.abroad[message].session = number,
+                What::Other => {}
+            }
+        }
         self.last = Some((line.host, around.lives[line.host]));
         let (name, host) = (self.name(), &around.hosts[line.host]);
         around.story.tell(around.now, || format!("{name} has moved to {host} (session {number})"));
