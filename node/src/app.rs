@@ -367,16 +367,8 @@ impl Node {
         if generation > self.clock.lock().last() {
             self.ahead.remember(&full, generation, seat);
         }
-        let row = Row {
-            full: full.clone(),
-            place: Place::Here(seat.clone()),
-            generation,
-            priority,
-            available,
-            hidden,
-            lit: true,
-            emerged: false,
-        };
+        let row = Row::new(full.clone(), Place::Here(seat.clone()), generation);
+        let row = Row { priority, available, hidden, ..row };
         let bound = self.directory.bind(row, |_| true);
         if let Some(older) = bound.superseded {
             perform::close(&older, StreamError::conflict());

@@ -310,18 +310,8 @@ impl<H: Clone + PartialEq, S> Directory<H, S> {
         match row {
             Some((row, Some(node))) => {
                 let reopen = self.unbind_there(node, full, generation, now_ms, carrier);
-                let (full, place) = (full.clone(), Place::There(node));
-                let gone = Row {
-                    full,
-                    place,
-                    generation,
-                    priority: 0,
-                    available: false,
-                    hidden: false,
-                    lit: true,
-                    emerged: false,
-                };
-                Some((row.unwrap_or(gone), reopen))
+                let gone = || Row::new(full.clone(), Place::There(node), generation);
+                Some((row.unwrap_or_else(gone), reopen))
             }
             Some((Some(row), None)) => {
                 let drain = || drain(&row);

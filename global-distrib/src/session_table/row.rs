@@ -38,6 +38,12 @@ pub struct Row<H> {
 }
 
 impl<H> Row<H> {
+    /// Of a resource that shows itself to nobody yet.
+    pub fn new(full: FullJid, place: Place<H>, generation: Hlc) -> Self {
+        let (priority, available, hidden) = (0, false, false);
+        Self { full, place, generation, priority, available, hidden, lit: true, emerged: false }
+    }
+
     /// The handle, if the row is here.
     pub fn here(&self) -> Option<&H> {
         match &self.place {

@@ -184,16 +184,7 @@ impl World {
             state.seats.insert(seat_id, seat);
             (full, generation, seat_id, user)
         };
-        let row = Row {
-            full: full.clone(),
-            place: Place::Here(seat_id),
-            generation,
-            priority: 0,
-            available: false,
-            hidden: false,
-            lit: true,
-            emerged: false,
-        };
+        let row = Row::new(full.clone(), Place::Here(seat_id), generation);
         let bound = self.tables[me].bind(row, |_| true);
         if let Some(older) = bound.superseded {
             self.conflict(older);
@@ -516,17 +507,8 @@ impl World {
                     state.nodes[me].clock.observe(generation, now);
                     state.tell(|| format!("n{me} learns that {full} is at n{from}"));
                 }
-                let place = Place::There(ix(from));
-                let row = Row {
-                    full: full.clone(),
-                    place,
-                    generation,
-                    priority,
-                    available,
-                    hidden,
-                    lit: true,
-                    emerged: false,
-                };
+                let row = Row::new(full.clone(), Place::There(ix(from)), generation);
+                let row = Row { priority, available, hidden, ..row };
                 let bound = table.bind(row, |known| match known.there() {
                     Some(known) => ix(from) > known,
                     None => from > me,

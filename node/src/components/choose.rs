@@ -52,16 +52,9 @@ mod tests {
             let (name, rest) = text.split_once(':').expect("name:generation@region");
             let (generation, region) = rest.split_once('@').expect("a region");
             let full = FullJid::parse(&format!("comp.chat.example/{name}")).expect("a JID");
-            Row {
-                full,
-                place: Place::Here(format!("{name}@{}", region.trim_end_matches('?'))),
-                generation: Hlc(generation.parse().expect("a number")),
-                priority: 0,
-                available: false,
-                hidden: false,
-                lit: !region.ends_with('?'),
-                emerged: false,
-            }
+            let place = Place::Here(format!("{name}@{}", region.trim_end_matches('?')));
+            let generation = Hlc(generation.parse().expect("a number"));
+            Row { lit: !region.ends_with('?'), ..Row::new(full, place, generation) }
         };
         text.split_whitespace().map(row).collect()
     }

@@ -95,16 +95,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
 /// A connection at a node of another region, of that age.
 pub(super) fn elsewhere(house: &House, full: &FullJid, generation: Hlc) -> NodeIx {
     let ix = house.node.geo.nodes.index("us-0").expect("few nodes");
-    let row = Row {
-        full: full.clone(),
-        place: Place::There(ix),
-        generation,
-        priority: 0,
-        available: false,
-        hidden: false,
-        lit: true,
-        emerged: false,
-    };
+    let row = Row::new(full.clone(), Place::There(ix), generation);
     house.node.directory.bind(row, |_| true);
     ix
 }

@@ -131,16 +131,8 @@ impl Routes {
                     node.observe(generation);
                     let component = full.local().is_none().then(|| full.clone());
                     let bare = full.bare();
-                    let row = Row {
-                        full,
-                        place: Place::There(peer.ix),
-                        generation,
-                        priority,
-                        available,
-                        hidden,
-                        lit: true,
-                        emerged: false,
-                    };
+                    let row = Row::new(full, Place::There(peer.ix), generation);
+                    let row = Row { priority, available, hidden, ..row };
                     let me = &node.geo.me;
                     let bound = node.directory.bind(row, |known| match known.there() {
                         Some(ix) => node.geo.nodes.name(ix).is_some_and(|name| *peer.name > *name),

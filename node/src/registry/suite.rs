@@ -223,17 +223,9 @@ fn ix(node: usize) -> NodeIx {
 impl Table for InProcess {
     async fn is(&self, node: usize, full: &FullJid, generation: u64, shows: Shows) {
         let Shows { priority, available, hidden } = shows;
-        let (place, generation, lit) = (Place::There(ix(node)), Hlc(generation), true);
-        let row = Row {
-            full: full.clone(),
-            place,
-            generation,
-            priority,
-            available,
-            hidden,
-            lit,
-            emerged: false,
-        };
+        let generation = Hlc(generation);
+        let row = Row::new(full.clone(), Place::There(ix(node)), generation);
+        let row = Row { priority, available, hidden, ..row };
         if !self.rows.bind(row, |_| false).lost {
             self.log.lock().append((full.clone(), Some((node, generation, shows))));
         }

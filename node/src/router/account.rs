@@ -115,17 +115,10 @@ mod tests {
         let row = |text: &str| {
             let (resource, rest) = text.split_once(':').expect("resource:priority");
             let full = FullJid::parse(&format!("juliet@chat.example/{resource}")).expect("a JID");
-            let priority = rest.trim_end_matches('?').parse();
-            Row {
-                full,
-                place: Place::Here(resource.to_owned()),
-                generation: Hlc::ZERO,
-                priority: priority.clone().unwrap_or(0),
-                available: priority.is_ok(),
-                hidden: false,
-                lit: !rest.ends_with('?'),
-                emerged: false,
-            }
+            let shown = rest.trim_end_matches('?').parse();
+            let (available, priority) = (shown.is_ok(), shown.unwrap_or(0));
+            let row = Row::new(full, Place::Here(resource.to_owned()), Hlc::ZERO);
+            Row { priority, available, lit: !rest.ends_with('?'), ..row }
         };
         text.split_whitespace().map(row).collect()
     }

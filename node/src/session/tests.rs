@@ -519,16 +519,8 @@ async fn a_client_is_told_how_much_it_may_say_at_once() {
 async fn what_is_bound_over_a_clock_that_is_ahead_has_a_generation_of_its_own() {
     let house = House::new().await;
     let full = bare("juliet").with_resource("balcony").expect("a resource");
-    let there = |node: u16, generation: Hlc| Row {
-        full: full.clone(),
-        place: Place::There(NodeIx(node)),
-        generation,
-        priority: 0,
-        available: false,
-        hidden: false,
-        lit: true,
-        emerged: false,
-    };
+    let there =
+        |node: u16, generation: Hlc| Row::new(full.clone(), Place::There(NodeIx(node)), generation);
     let far = Hlc::new(4_000_000_000_000, 0);
     house.node.directory.bind(there(7, far), |_| true);
     let first = house.bound("juliet/balcony");

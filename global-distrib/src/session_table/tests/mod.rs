@@ -141,17 +141,7 @@ impl Play {
     }
 
     fn bind(&self, resource: &str, place: Place<u32>, at: u64) -> Bound<u32> {
-        let full = full(resource);
-        let row = Row {
-            full,
-            place,
-            generation: Hlc(at),
-            priority: 0,
-            available: true,
-            hidden: false,
-            lit: true,
-            emerged: false,
-        };
+        let row = Row { available: true, ..Row::new(full(resource), place, Hlc(at)) };
         self.table.bind(row, |_| false)
     }
 
@@ -526,11 +516,7 @@ fn a_tie_is_decided_by_the_caller_and_a_repetition_changes_nothing() {
     let play = Play::new(Wire::alone());
     play.bind("balcony", Place::Here(7), 5);
     assert!(!play.bind("balcony", Place::Here(7), 5).lost);
-    let row = |place| {
-        let (full, generation) = (full("balcony"), Hlc(5));
-        let (available, hidden, lit, emerged) = (true, false, true, false);
-        Row { full, place, generation, priority: 0, available, hidden, lit, emerged }
-    };
+    let row = |place| Row { available: true, ..Row::new(full("balcony"), place, Hlc(5)) };
     assert!(play.table.bind(row(Place::There(B)), |_| false).lost);
     assert_eq!(play.table.sessions_here(), 1);
     assert_eq!(play.table.bind(row(Place::There(B)), |_| true).superseded, Some(7));

@@ -235,15 +235,9 @@ async fn a_contact_abroad_that_is_blocked_sees_nobody_until_it_is_unblocked() {
 async fn of_sessions_whose_node_is_gone_contacts_abroad_are_told_once() {
     let house = house().await;
     subscribed(&house, "from").await;
-    let row = |full: FullJid, available, hidden, lit| Row {
-        full,
-        place: Place::There(NodeIx(7)),
-        generation: Hlc(1),
-        priority: 0,
-        available,
-        hidden,
-        lit,
-        emerged: false,
+    let row = |full: FullJid, available, hidden, lit| {
+        let row = Row::new(full, Place::There(NodeIx(7)), Hlc(1));
+        Row { available, hidden, lit, ..row }
     };
     let rows = [
         row(jid("juliet/balcony"), true, false, true),

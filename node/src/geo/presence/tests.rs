@@ -34,17 +34,8 @@ impl Elsewhere {
 
     /// Its node tells of its row.
     fn is_bound(&self, house: &House) {
-        let row = Row {
-            full: jid("juliet/phone"),
-            place: Place::There(self.ix),
-            generation: self.generation,
-            priority: 0,
-            available: true,
-            hidden: false,
-            lit: true,
-            emerged: false,
-        };
-        house.node.directory.bind(row, |_| true);
+        let row = Row::new(jid("juliet/phone"), Place::There(self.ix), self.generation);
+        house.node.directory.bind(Row { available: true, ..row }, |_| true);
     }
 
     /// And what the session shows.
