@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use xmpp::sasl::Mechanism;
@@ -20,6 +20,7 @@ use xmpp::{BareJid, Element, StreamError, ns};
 use super::management::Management;
 use super::pairing::Asked;
 use super::turns::{House, Input, Kept, Output, Settings};
+use crate::federation::Timers;
 use crate::federation::dialback::{self, Pair};
 use crate::federation::pairs::Pairs;
 use crate::federation::policy::{Certificate, Tls};
@@ -136,6 +137,14 @@ impl Machine {
         }
         let bytes = u32::try_from(self.settings.limits.stanza_bytes_max).unwrap_or(u32::MAX);
         XmlLimits { element_bytes: bytes, ..XmlLimits::STANZA }
+    }
+
+    /// How long the stream is kept when its connection is lost. With stanzas of ours on it (XEP-0288) not longer than these can wait: what the peer has not
+    /// acknowledged by then has as much time left to go another way.
+    #[must_use]
+    pub fn sleeps_for(&self) -> Duration {
+        let Timers { resume, queue, .. } = self.settings.timers;
+        if self.bidi { resume.min(queue / 2) } else { resume }
     }
 
     /// Whether nothing of the peer's may be shown to the machine until it has its answer.

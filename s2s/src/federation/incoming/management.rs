@@ -156,7 +156,7 @@ impl Machine {
             Nonza::Enable { resume, .. } => {
                 let resumable = resume && !self.settings.timers.resume.is_zero();
                 let id = resumable.then(|| self.tokens.token());
-                let seconds = self.settings.timers.resume.as_secs();
+                let seconds = self.sleeps_for().as_secs();
                 let max = id.as_ref().map(|_| u32::try_from(seconds).unwrap_or(u32::MAX));
                 let enabled = Nonza::Enabled { id: id.clone(), max, location: None };
                 self.management.from = self.management.inbound.next();

@@ -81,7 +81,7 @@ impl Stream {
         if wake.is_none() && !has_room {
             return self.finish("lost");
         }
-        let until = Instant::now() + self.current.settings.timers.resume;
+        let until = Instant::now() + self.machine.sleeps_for();
         while wake.is_none() {
             tokio::select! {
                 Some(number) = self.handled.recv() => self.count(number),

@@ -67,6 +67,19 @@ async fn a_cut_stream_is_resumed_with_everything() {
 }
 
 #[tokio::test]
+async fn what_a_stream_that_sleeps_has_of_ours_goes_back_in_time() {
+    // It would be resumed for much longer.
+    let mut verona = verona_with(|_, timers| timers.queue = Duration::from_millis(200));
+    let mut peer = verona.authenticated("<bidi xmlns='urn:xmpp:bidi'/>").await;
+    let Event::Opened(_, back) = verona.event().await else { panic!("not opened") };
+    peer.say("<enable xmlns='urn:xmpp:sm:3' resume='true'/>").await;
+    assert_eq!(peer.hear().await, "enabled");
+    drop(peer);
+    assert!(matches!(verona.event().await, Event::Closed(stream) if stream == back.stream));
+    assert_eq!(verona.incoming.status().reasons["lost"], 1);
+}
+
+#[tokio::test]
 async fn so_many_streams_of_a_domain_sleep() {
     let verona = verona_with(|limits, _| limits.streams_per_domain_max = 1);
     for (streams, reasons) in [(1, 0), (1, 1)] {
