@@ -67,7 +67,7 @@ pub(super) async fn run(shared: Arc<Shared>, open: Open) {
     loop {
         let failure = life.connection(&mut retry, &mut until).await;
         tracing::debug!(ours = %life.open.ours, theirs = %life.open.theirs, %failure, "stream ended");
-        let refused = matches!(failure, Failure::Peer(_) | Failure::Protocol(_));
+        let refused = matches!(failure, Failure::Peer(_) | Failure::Protocol(_) | Failure::Silent);
         life.why = failure;
         let settings = life.shared.settings();
         let back = life.session.cut(refused);

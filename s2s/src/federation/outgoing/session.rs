@@ -17,8 +17,9 @@ use super::peer::Sent;
 use crate::federation::OnHandled;
 use crate::federation::managed::{Owed, Unacked};
 
-/// So often in a row a connection may break when it is asked to resume: then it is the asking that breaks it.
-const RESUMES_MAX: u8 = 5;
+/// So often in a row a connection may break when it is asked to resume: then it is the asking that breaks it. What is not acknowledged must have time left for
+/// another stream.
+const RESUMES_MAX: u8 = 3;
 
 /// How far stream management has come on the present connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -210,7 +211,8 @@ impl Session {
         managed.into_unacked().chain(plain.into_iter().map(|(sent, _)| sent)).collect()
     }
 
-    /// The connection is gone; `refused`: the peer has ended it with an error. What may be resumed stays; the rest comes back, oldest first.
+    /// The connection is gone; `refused`: the peer has ended it with an error, or has not answered. What may be resumed stays, unless that was its word on
+    /// resuming; the rest comes back, oldest first.
     pub(super) fn cut(&mut self, refused: bool) -> Vec<Sent> {
         if self.phase == Phase::Resuming {
             self.broken += 1;

@@ -63,12 +63,12 @@ async fn a_cut_stream_is_resumed_and_nothing_is_lost_or_doubled() {
 #[tokio::test(start_paused = true)]
 async fn a_stream_that_is_cut_again_while_it_is_resumed_is_resumed_later() {
     let cuts = vec![10, 500];
-    let world = World::new(Manners { cuts, cuts_resuming: 3, ..Manners::default() });
+    let world = World::new(Manners { cuts, cuts_resuming: 2, ..Manners::default() });
     let outgoing = world.outgoing();
     send(&outgoing, 0..1_000);
     world.until("all delivered", |seen| seen.delivered.len() == 1_000).await;
     let seen = world.seen.lock();
-    assert_eq!((seen.resumed, seen.attempts.len()), (2, 6));
+    assert_eq!((seen.resumed, seen.attempts.len()), (2, 5));
     assert_eq!(seen.arrived, all(1_000).into_iter().map(|n| (n, false)).collect::<Vec<_>>());
 }
 
@@ -94,7 +94,29 @@ async fn who_cannot_bear_to_be_asked_to_resume_has_a_new_stream() {
     let outgoing = world.outgoing();
     send(&outgoing, 0..20);
     world.until("all delivered", |seen| seen.delivered.len() == 20).await;
-    assert_eq!(world.seen.lock().attempts.len(), 7);
+    assert_eq!(world.seen.lock().attempts.len(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_answer_when_it_is_asked_to_resume_is_not_asked_again() {
+    let world = World::new(Manners { cuts: vec![10], mute_resuming: true, ..Manners::default() });
+    let outgoing = world.outgoing();
+    send(&outgoing, 0..20);
+    world.until("all delivered", |seen| seen.delivered.len() == 20).await;
+    assert_eq!(world.seen.lock().attempts.len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_resumes_with_an_impossible_count_has_a_new_stream() {
+    let world = World::new(Manners { cuts: vec![10], ahead_resuming: 100, ..Manners::default() });
+    let outgoing = world.outgoing();
+    send(&outgoing, 0..20);
+    world.until("all delivered", |seen| seen.delivered.len() == 20).await;
+    let seen = world.seen.lock();
+    assert_eq!(
+        (&seen.errors[..], seen.attempts.len()),
+        (&["undefined-condition".to_owned()][..], 3)
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -58,6 +58,10 @@ pub(super) struct Manners {
     pub(super) cuts: Vec<usize>,
     /// Drops the connection on which it is asked to resume, so many times.
     pub(super) cuts_resuming: usize,
+    /// Does not answer when it is asked to resume.
+    pub(super) mute_resuming: bool,
+    /// Says that it has handled so many more than have come, when it is asked to resume.
+    pub(super) ahead_resuming: u32,
     /// The domain's certificate is good.
     pub(super) proved: bool,
     /// What it makes of EXTERNAL; by default it is content.
@@ -113,6 +117,8 @@ impl Default for Manners {
             behind: 0,
             cuts: Vec::new(),
             cuts_resuming: 0,
+            mute_resuming: false,
+            ahead_resuming: 0,
             proved: true,
             external_fails: Fails::Never,
             hosts: &["xmpp.montague.example"],
@@ -524,6 +530,7 @@ impl Peer {
                 self.world.sessions.lock().extend(id.clone().map(|id| (id, 0)));
                 Nonza::Enabled { id, max: Some(60), location: None }
             }
+            Nonza::Resume { .. } if self.manners.mute_resuming => return,
             Nonza::Resume { previd, h: told } => {
                 let known = self.world.sessions.lock().get(&previd).copied();
                 match known.filter(|_| self.manners.resume) {
@@ -533,7 +540,7 @@ impl Peer {
                             seen.dialback.push(format!("resume {told}"));
                         });
                         (self.sm, self.h, self.session) = (true, h, Some(previd.clone()));
-                        Nonza::Resumed { previd, h }
+                        Nonza::Resumed { previd, h: h + self.manners.ahead_resuming }
                     }
                     None => Nonza::Failed { condition: xmpp::Condition::ItemNotFound, h: None },
                 }
