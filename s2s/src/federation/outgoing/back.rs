@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use super::failure::Failure;
 use super::peer::{Sent, StreamId};
@@ -113,13 +113,16 @@ async fn run(shared: Arc<Shared>, way: Arc<Way>, back: Back, bell: Arc<Notify>) 
         let more = back.queue.try_reserve_many(more).into_iter().flatten();
         let room: Vec<_> = std::iter::once(first).chain(more).collect();
         let (now, timers) = (Instant::now().into_std(), shared.settings().timers);
-        let sent = {
+        let (sent, stuck) = {
             // Remembered before anybody can say that it has arrived.
             let mut moved = way.moved.lock();
             let most = (room.len(), BATCH_BYTES);
-            let sent = shared.pool(|pool| pool.take(&way.theirs, way.id, most, now, &timers));
+            let (sent, stuck) = shared.pool(|pool| {
+                let sent = pool.take(&way.theirs, way.id, most, now, &timers);
+                (sent, pool.stuck(&way.theirs, way.id, &timers))
+            });
             moved.extend(sent.iter().cloned());
-            sent
+            (sent, stuck)
         };
         if !sent.is_empty() {
             for (permit, Sent { ours, item }) in room.into_iter().zip(sent) {
@@ -128,8 +131,10 @@ async fn run(shared: Arc<Shared>, way: Arc<Way>, back: Back, bell: Arc<Notify>) 
             continue;
         }
         drop(room);
+        let more = stuck.map(|(_, more)| more).filter(|more| *more > now);
         tokio::select! {
             () = bell.notified() => {}
+            () = sleep_until(more.unwrap_or(now).into()), if more.is_some() => {}
             () = back.queue.closed() => break,
         }
     }

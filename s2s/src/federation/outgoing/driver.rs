@@ -135,9 +135,11 @@ impl Life {
             wire,
             online,
             stalled: None,
+            stuck: None,
             began: Instant::now(),
             carried: Instant::now(),
             read_after: Instant::now(),
+            deaf_until: Instant::now(),
             is_up: false,
             progress: false,
         };
@@ -171,11 +173,15 @@ struct Stream<'a> {
     online: Online,
     /// Since when the peer has not taken what is written.
     stalled: Option<Instant>,
+    /// See [`Pool::stuck`](super::pool::Pool::stuck).
+    stuck: Option<(std::time::Instant, std::time::Instant)>,
     began: Instant,
     /// When something was carried last.
     carried: Instant,
     /// Nothing is read before: the peer sends faster than it may.
     read_after: Instant,
+    /// Until when we could not hear the peer, because we did not read.
+    deaf_until: Instant,
     is_up: bool,
     /// Something got through on this connection.
     progress: bool,
@@ -246,6 +252,9 @@ impl Stream<'_> {
         let now = Instant::now();
         let wait = self.life.shared.pool(|pool| pool.pay(theirs, bytes, rate, now.into_std()));
         self.read_after = now + wait;
+        if !wait.is_zero() {
+            self.deaf_until = self.read_after;
+        }
     }
 
     /// Takes what was read.
@@ -308,9 +317,12 @@ impl Stream<'_> {
         if pending < BATCH_BYTES as u64 && room > 0 && self.is_up {
             let Open { id, theirs, .. } = &self.life.open;
             let now = Instant::now();
-            let sent = self.life.shared.pool(|pool| {
-                pool.take(theirs, *id, (room, BATCH_BYTES), now.into_std(), &settings.timers)
+            let (sent, stuck) = self.life.shared.pool(|pool| {
+                let most = (room, BATCH_BYTES);
+                let sent = pool.take(theirs, *id, most, now.into_std(), &settings.timers);
+                (sent, pool.stuck(theirs, *id, &settings.timers))
             });
+            self.stuck = stuck;
             if !sent.is_empty() {
                 self.carried = now;
                 let mut out = Vec::with_capacity(4096);
@@ -345,7 +357,7 @@ impl Stream<'_> {
         if arrived.is_empty() {
             return;
         }
-        self.progress = true;
+        (self.progress, self.stuck) = (true, None);
         let Open { id, theirs, .. } = &self.life.open;
         let shared = &self.life.shared;
         shared.pool(|pool| pool.delivered(theirs, *id, &arrived));
@@ -391,8 +403,10 @@ impl Stream<'_> {
         let session = &self.life.session;
         let now = Instant::now();
         // While we do not read we cannot have heard.
-        let asked = session.asked().filter(|_| self.may_read(settings)).map(Instant::from_std);
-        let asked = asked.map(|asked| asked.max(self.read_after));
+        let stuck = self.stuck.map(|(since, _)| since);
+        let asked = session.asked().into_iter().chain(stuck).min();
+        let asked = asked.filter(|_| self.may_read(settings)).map(Instant::from_std);
+        let asked = asked.map(|asked| asked.max(self.deaf_until));
         let cut = self.stalled.into_iter().chain(asked).min().map(|since| since + timers.ack);
         let settled = (!self.is_up).then(|| self.began + timers.negotiate);
         if cut.into_iter().chain(settled).any(|at| at <= now) {
@@ -405,12 +419,14 @@ impl Stream<'_> {
         }
         let overdue = self.online.overdue_at(timers.negotiate).map(Instant::from_std);
         let asks = session.asks_at(now.into_std()).map(Instant::from_std);
+        let more = self.stuck.map(|(_, more)| Instant::from_std(more)).filter(|at| *at > now);
         let idle = if is_idle && self.is_up { idle } else { now + Duration::from_secs(3600) };
         Ok(cut
             .into_iter()
             .chain(settled)
             .chain(overdue)
             .chain(asks)
+            .chain(more)
             .chain(Some(self.read_after).filter(|at| *at > now))
             .chain([idle])
             .min()

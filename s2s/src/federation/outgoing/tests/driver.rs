@@ -202,6 +202,33 @@ async fn a_peer_that_handles_late_is_not_asked_without_end() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_that_is_not_acknowledged_does_not_stop_what_comes_after_a_broken_stream() {
+    let world =
+        World::new(Manners { behind: 1, resume: false, cuts: vec![5], ..Manners::default() });
+    let outgoing = world.outgoing();
+    send(&outgoing, 0..10);
+    world.until("nine delivered", |seen| seen.delivered.len() == 9).await;
+    // It would acknowledge the tenth if the next came.
+    send(&outgoing, 10..12);
+    world.until("the next delivered", |seen| seen.delivered == all(11)).await;
+    assert!(world.age() < timers().ack);
+    world.manners.lock().behind = 0;
+    world.until("all delivered", |seen| seen.delivered == all(12)).await;
+    assert_eq!(world.seen.lock().attempts.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_acknowledges_nothing_of_what_broke_a_stream_is_silent_whatever_it_answers() {
+    let world =
+        World::new(Manners { behind: 100, resume: false, cuts: vec![5], ..Manners::default() });
+    let outgoing = world.outgoing();
+    send(&outgoing, 0..10);
+    world.until("all failed", |seen| seen.failed.len() == 10).await;
+    assert!(world.age() < timers().queue + timers().ack);
+    assert_eq!(world.seen.lock().errors[0], "connection-timeout");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_peer_may_speak_first() {
     // S-059.
     let world = World::new(Manners { eager: true, ..Manners::default() });

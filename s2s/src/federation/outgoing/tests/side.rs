@@ -189,6 +189,36 @@ async fn what_was_on_a_stream_that_broke_goes_on_another_little_by_little() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_not_acknowledged_does_not_stop_the_rest_on_a_stream_of_the_peer() {
+    let world = World::new(Manners::default());
+    let outgoing = world.outgoing();
+    let pair = || Pair::new("capulet.example", "montague.example");
+    let backs = [1, 2].map(|stream| {
+        let (queue, queued) = mpsc::channel(100);
+        (Back { stream, queue }, queued)
+    });
+    let [(first, queued), (second, mut other)] = backs;
+    outgoing.opened(pair(), &first);
+    for order in 0..3 {
+        outgoing.send(ticket(order), message(order, "romeo@montague.example")).expect("room");
+    }
+    while queued.len() < 3 {
+        tokio::task::yield_now().await;
+    }
+    outgoing.opened(pair(), &second);
+    drop(queued);
+    outgoing.closed(1);
+    for order in 0..3 {
+        assert_eq!(other.recv().await.expect("it comes").0, ticket(order));
+    }
+    outgoing.send(ticket(3), message(3, "romeo@montague.example")).expect("room");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(other.is_empty(), "not together with what may have broken the stream");
+    let waited = tokio::time::timeout(timers().ack, other.recv()).await;
+    assert_eq!(waited.expect("in time").expect("it comes").0, ticket(3));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stream_of_the_peer_that_ends_without_a_word_is_forgotten() {
     let world = World::new(Manners::default());
     let outgoing = world.outgoing();
