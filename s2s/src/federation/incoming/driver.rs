@@ -301,7 +301,11 @@ impl Stream {
         let rate = policy.and_then(|policy| policy.bytes_per_second);
         let rate = rate.unwrap_or(self.current.settings.limits.bytes_per_second);
         let now = Instant::now();
-        self.read_after = now + self.seat.pay(bytes, rate, now.into_std());
+        let wait = self.seat.pay(bytes, rate, now.into_std());
+        self.read_after = now + wait;
+        if !wait.is_zero() {
+            self.machine.deaf(self.read_after.into_std());
+        }
     }
 
     fn flushed(&mut self, position: u64) {

@@ -84,6 +84,8 @@ pub struct Machine {
     /// When a stanza went by last, and whether the silence since has been broken with a space.
     pub(super) active: Instant,
     prodded: bool,
+    /// Until when the peer could not be heard.
+    deaf_until: Instant,
 }
 
 impl Machine {
@@ -114,7 +116,13 @@ impl Machine {
             patience: now + patience,
             active: now,
             prodded: false,
+            deaf_until: now,
         }
+    }
+
+    /// Nothing of the peer's is read until then: it is not silent meanwhile.
+    pub fn deaf(&mut self, until: Instant) {
+        self.deaf_until = self.deaf_until.max(until);
     }
 
     /// Other bounds and times, from now on.
@@ -169,11 +177,16 @@ impl Machine {
             _ if self.proved.is_empty() => Some(self.patience),
             _ => {
                 let silence = if self.prodded { 2 * timers.idle } else { timers.idle };
-                let ack = self.management.asked_at().map(|asked| asked + timers.ack);
                 let again = self.management.asks_again();
-                ack.into_iter().chain(again).chain([self.active + silence]).min()
+                self.ack_by().into_iter().chain(again).chain([self.active + silence]).min()
             }
         }
+    }
+
+    /// When the acknowledgement that was asked for is too late. Not while we do not read.
+    fn ack_by(&self) -> Option<Instant> {
+        let asked = self.management.asked_at().filter(|_| !self.is_full())?;
+        Some(asked.max(self.deaf_until) + self.settings.timers.ack)
     }
 
     /// Takes what happened, says what to do. What is out of turn ends the stream.
@@ -187,7 +200,11 @@ impl Machine {
             }
             (Input::Tick, _) => self.tick(now, out),
             (Input::Handled(number), _) => {
+                let was_full = self.is_full();
                 self.handled(number, out);
+                if was_full && !self.is_full() {
+                    self.deaf(now);
+                }
                 Ok(())
             }
             (Input::Secured { certificate }, State::Header | State::Handshake) => {
@@ -250,16 +267,13 @@ impl Machine {
     }
 
     fn tick(&mut self, now: Instant, out: &mut Vec<Output>) -> Result<(), StreamError> {
-        let timers = &self.settings.timers;
         if self.deadline().is_none_or(|deadline| now < deadline) {
             return Ok(());
         }
         match self.state {
             State::Closing(_) => self.end(None, out),
             _ if self.proved.is_empty() => return Err(StreamError::connection_timeout()), // B-059
-            _ if self.management.asked_at().is_some_and(|asked| now >= asked + timers.ack) => {
-                out.push(Output::Cut);
-            }
+            _ if self.ack_by().is_some_and(|at| now >= at) => out.push(Output::Cut),
             _ if self.management.asks_again().is_some_and(|again| now >= again) => {
                 self.ask(now, out);
             }

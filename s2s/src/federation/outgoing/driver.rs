@@ -140,6 +140,7 @@ impl Life {
             carried: Instant::now(),
             read_after: Instant::now(),
             deaf_until: Instant::now(),
+            is_deaf: false,
             is_up: false,
             progress: false,
         };
@@ -182,6 +183,8 @@ struct Stream<'a> {
     read_after: Instant,
     /// Until when we could not hear the peer, because we did not read.
     deaf_until: Instant,
+    /// Too much of what came is not handled: nothing is read.
+    is_deaf: bool,
     is_up: bool,
     /// Something got through on this connection.
     progress: bool,
@@ -208,6 +211,7 @@ impl Stream<'_> {
             self.read_on(&settings)?;
             self.ask(&settings)?;
             self.write_on(&settings);
+            self.listen(&settings);
             let due = self.due(&settings)?;
             let may_read = self.may_read(&settings) && Instant::now() >= self.read_after;
             tokio::select! {
@@ -242,6 +246,14 @@ impl Stream<'_> {
     /// Not when too much of what came is not handled yet.
     fn may_read(&self, settings: &Settings) -> bool {
         self.life.session.may_receive(settings.limits.unhandled_max)
+    }
+
+    /// Notices when it is read again.
+    fn listen(&mut self, settings: &Settings) {
+        let is_deaf = !self.may_read(settings);
+        if std::mem::replace(&mut self.is_deaf, is_deaf) && !is_deaf {
+            self.deaf_until = self.deaf_until.max(Instant::now());
+        }
     }
 
     /// So much was read.

@@ -207,7 +207,7 @@ impl Stage {
     /// One line of a play.
     /// `peer: open …` its header, `name=value` for what is not as usual, `name=-` for what is left out; `peer: XML`; `peer: bytes HEX`.
     /// `tls: certificate` or `tls: none`; `proves: DOMAIN yes|no`; `server: FROM TO valid|invalid|ERROR` (the authoritative one has answered);
-    /// `handled: N`; `after: SECONDS`; `send: ORDER XML` (back over this stream); `kept: none` or `kept: HANDLED PEER OURS ORDER…` (what was looked for; `ORDER-named`: it names
+    /// `handled: N`; `after: SECONDS`; `deaf: SECONDS` (so long it is not read); `send: ORDER XML` (back over this stream); `kept: none` or `kept: HANDLED PEER OURS ORDER…` (what was looked for; `ORDER-named`: it names
     /// the namespace of clients).
     /// `{key RECEIVING ORIGINATING ID}` stands for a key of ours, `{x N}` for N letters.
     fn play(&mut self, line: &str) {
@@ -263,6 +263,10 @@ impl Stage {
                 if self.machine.deadline().is_some_and(|deadline| self.now >= deadline) {
                     self.feed(Input::Tick);
                 }
+            }
+            "deaf" => {
+                let seconds = what.parse().expect("seconds");
+                self.machine.deaf(self.now + Duration::from_secs(seconds));
             }
             "send" => {
                 assert!(self.machine.may_send(), "not now: {line}");
