@@ -45,7 +45,8 @@ pub(super) struct Stream {
     chain: Arc<[CertificateDer<'static>]>,
     /// What was asked of others, and how it will be told.
     questions: FuturesUnordered<BoxFuture<'static, Told>>,
-    done: Arc<Done>,
+    /// Who is told what is handled, and what was told: they stay with the stream when another connection goes on with it.
+    pub(super) done: Arc<Done>,
     pub(super) handled: mpsc::UnboundedReceiver<u64>,
     pub(super) back: Option<BackHalf>,
     /// Sent back to a peer that acknowledges nothing, and up to where the wire must have been flushed before it has them.
@@ -70,7 +71,7 @@ enum Told {
 
 /// Stanzas of one stream that somebody has taken responsibility for. As many at most wait here as may be open (`Limits::unhandled_max`).
 #[derive(Debug)]
-struct Done(mpsc::UnboundedSender<u64>);
+pub(super) struct Done(mpsc::UnboundedSender<u64>);
 
 impl OnHandled for Done {
     fn handled(&self, number: u64) {
@@ -324,7 +325,9 @@ impl Stream {
         slept: Option<Box<Slept>>,
     ) -> Result<Input, End> {
         let Some(slept) = slept else { return Ok(Input::Resumed(None)) };
-        let Slept { kept, back } = *slept;
+        let Slept { kept, back, done, handled } = *slept;
+        // Nothing has come on this one.
+        (self.done, self.handled) = (done, handled);
         if let Some(old) = back
             && let Some(own) = self.back.replace(old)
         {

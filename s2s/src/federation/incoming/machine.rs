@@ -490,7 +490,7 @@ impl Machine {
         let may_arrive = |from: &str, to: &str| house.may_arrive(from, to);
         let stanza = wire::stanza(piece, head, &self.proved, is_ours, may_arrive)?;
         (self.active, self.prodded) = (now, false);
-        out.push(Output::Receive(stanza, self.management.begin()));
+        out.extend(self.management.begin().map(|number| Output::Receive(stanza, number)));
         Ok(())
     }
 }
