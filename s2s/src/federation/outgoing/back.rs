@@ -63,9 +63,10 @@ pub(super) fn opened(shared: &Arc<Shared>, pair: &Pair, back: &Back) {
     tokio::spawn(run(shared.clone(), way, back.clone(), bell));
 }
 
-/// The peer has these.
+/// The peer has these. What has been given back meanwhile goes another way, and is told when it has got there.
 pub(super) fn delivered(shared: &Shared, stream: u64, tickets: &[Ticket]) {
     let ways = shared.backs.0.lock().as_ref().and_then(|all| all.get(&stream).cloned());
+    let mut told: Vec<Ticket> = Vec::with_capacity(tickets.len());
     for way in ways.unwrap_or_default() {
         let arrived: Vec<Sent> = {
             let mut moved = way.moved.lock();
@@ -76,10 +77,13 @@ pub(super) fn delivered(shared: &Shared, stream: u64, tickets: &[Ticket]) {
             arrived.into()
         };
         if !arrived.is_empty() {
+            told.extend(arrived.iter().map(|sent| sent.item.ticket));
             shared.pool(|pool| pool.delivered(&way.theirs, way.id, &arrived));
         }
     }
-    shared.user.delivered(tickets);
+    if !told.is_empty() {
+        shared.user.delivered(&told);
+    }
 }
 
 /// The stream has ended for good: what it had and was not delivered goes another way.

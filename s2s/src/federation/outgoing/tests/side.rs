@@ -137,6 +137,9 @@ async fn what_a_stream_of_the_peer_has_is_left_at_the_end() {
     let orders = |left: Vec<_>| left.iter().map(|(ticket, _): &(Ticket, _)| ticket.order).collect();
     let left: Vec<u64> = orders(outgoing.finish().await);
     assert_eq!(left, [1, 2, 3, 4, 5]);
+    // What is given back is not told to be delivered, too.
+    outgoing.delivered(1, &[ticket(1)]);
+    assert_eq!(world.seen.lock().delivered, [0]);
     // Nothing more is taken, whatever comes after that.
     let other = Back { stream: 2, ..back };
     outgoing.opened(Pair::new("capulet.example", "montague.example"), &other);
