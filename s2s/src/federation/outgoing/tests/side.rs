@@ -122,6 +122,21 @@ async fn a_stream_of_the_peer_takes_our_stanzas_while_it_stands() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_has_arrived_is_told_whichever_comes_first() {
+    let world = World::new(Manners::default());
+    let outgoing = world.outgoing();
+    let (queue, mut queued) = mpsc::channel(4);
+    outgoing.opened(Pair::new("capulet.example", "montague.example"), &Back { stream: 1, queue });
+    for order in 0..3 {
+        outgoing.send(ticket(order), message(order, "romeo@montague.example")).expect("room");
+        queued.recv().await.expect("it comes");
+    }
+    outgoing.delivered(1, &[ticket(1)]);
+    outgoing.delivered(1, &[ticket(0), ticket(2)]);
+    assert_eq!((&world.seen.lock().delivered[..], outgoing.queued_bytes()), (&[1, 0, 2][..], 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_a_stream_of_the_peer_has_is_left_at_the_end() {
     let world = World::new(Manners::default());
     let outgoing = world.outgoing();
