@@ -1,7 +1,6 @@
 //! Streams against a peer that does as it is told: what is delivered and what fails adds up, whatever happens on the way.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -493,7 +492,7 @@ async fn what_is_left_at_the_end_is_given_back() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn the_end_waits_for_streams_to_give_back_what_they_have() {
     let world = World::new(Manners { behind: 3, ..Manners::default() });
-    world.holds.store(true, Ordering::Release);
+    let hold = world.hold();
     let outgoing = world.outgoing();
     send(&outgoing, 0..10);
     world.until("some delivered", |seen| !seen.delivered.is_empty()).await;
@@ -506,7 +505,7 @@ async fn the_end_waits_for_streams_to_give_back_what_they_have() {
         assert!(!finishing.is_finished(), "there is more to come");
         tokio::task::yield_now().await;
     }
-    world.holds.store(false, Ordering::Release);
+    drop(hold);
     let left = finishing.await.expect("no panic");
     let mut ended = world.seen.lock().delivered.clone();
     ended.extend(left.iter().map(|(ticket, _)| ticket.order));

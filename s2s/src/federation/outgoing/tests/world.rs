@@ -178,8 +178,17 @@ pub(super) struct World {
     /// And once a stream is resumed.
     pub(super) resumed: Mutex<Vec<String>>,
     pub(super) keeps: Mutex<bool>,
-    /// Who tells that something is delivered does not get away.
-    pub(super) holds: AtomicBool,
+    /// See [`World::hold`].
+    holds: AtomicBool,
+}
+
+/// As long as it is there, who tells that something is delivered does not get away.
+pub(super) struct Hold(Arc<World>);
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.0.holds.store(false, Ordering::Release);
+    }
 }
 
 impl World {
@@ -216,6 +225,11 @@ impl World {
         let settings = Settings { policies: Arc::new(Policies::default()), limits, timers };
         let way = Arc::new(FakeWay(self.clone()));
         Outgoing::start_with(way, settings, Arc::new(Recorder(self.clone())))
+    }
+
+    pub(super) fn hold(self: &Arc<Self>) -> Hold {
+        self.holds.store(true, Ordering::Release);
+        Hold(self.clone())
     }
 
     pub(super) fn note<T>(&self, change: impl FnOnce(&mut Seen) -> T) -> T {
