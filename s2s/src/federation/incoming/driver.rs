@@ -23,7 +23,7 @@ use super::counts::{Asking, Seat};
 use super::machine::Machine;
 use super::sleep::{BackHalf, Slept, WAKES_MAX, Wake};
 use super::turns::{Input, Output};
-use super::{Around, Current, FAREWELL, Shared};
+use super::{Around, Current, FAREWELL, Shared, elsewhere};
 use crate::federation::bidi::Back;
 use crate::federation::dialback::DialbackError;
 use crate::federation::net::{Security, WhyNot};
@@ -281,17 +281,21 @@ impl Stream {
         !self.machine.is_waiting() && !self.machine.is_full()
     }
 
+    fn elsewhere(&self) -> StreamError {
+        elsewhere(&*self.shared.user, self.machine.tls.is_some())
+    }
+
     /// Other rules, or the end of all streams.
     pub(super) fn changed(&mut self) -> Option<Input> {
         self.current = self.watch.borrow_and_update().clone();
         self.machine.set(self.current.settings.clone());
         let policies = &self.current.policies;
         if self.current.stop {
-            Some(Input::Broken(self.shared.user.elsewhere()))
+            Some(Input::Broken(self.elsewhere()))
         } else if self.machine.proved().senders().any(|domain| !policies.of(domain).allow) {
             Some(Input::Broken(StreamError::policy_violation()))
         } else if self.current.leaving && !self.machine.proved().is_empty() {
-            Some(Input::Broken(self.shared.user.elsewhere()))
+            Some(Input::Broken(self.elsewhere()))
         } else {
             None
         }
@@ -345,7 +349,8 @@ impl Stream {
 
     pub(super) fn with_machine(&mut self, input: Input, out: &mut Vec<Output>) {
         let Current { policies, leaving, .. } = &self.current;
-        let around = Around { user: &*self.shared.user, policies, leaving: *leaving };
+        let (leaving, encrypted) = (*leaving, self.machine.tls.is_some());
+        let around = Around { user: &*self.shared.user, policies, leaving, encrypted };
         self.machine.handle(&around, Instant::now().into_std(), input, out);
     }
 
@@ -381,7 +386,7 @@ impl Stream {
                     wire.set_limits(self.machine.limits());
                     match self.accepted(&pair.from, &pair.to) {
                         // It was at it when all this began.
-                        true if self.current.leaving => Input::Broken(self.shared.user.elsewhere()),
+                        true if self.current.leaving => Input::Broken(self.elsewhere()),
                         true => continue,
                         false => Input::Broken(StreamError::policy_violation()),
                     }
