@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_has_so_manyplaces() {
+    fn an_address_has_so_many_places() {
         let front = Front::new(2);
         let address = IpAddr::from([192, 0, 2, 1]);
         let (one, two) = (front.enter(address), front.enter(address));

@@ -92,7 +92,8 @@ pub struct S2sTimers {
     pub retry_first: Duration,
     /// See `retry_first`.
     pub retry_max: Duration,
-    /// How long a cut stream may be resumed, at either end (XEP-0198).
+    /// How long a cut stream may be resumed, at either end (XEP-0198). One that a peer has opened and that carries ours too: half of `queue` at most, so
+    /// that these have time to go another way.
     pub resume: Duration,
     /// How long an acknowledgement that was asked for may take before the stream counts as cut.
     pub ack: Duration,

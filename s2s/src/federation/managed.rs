@@ -127,6 +127,25 @@ impl Owed {
     }
 }
 
+/// How many of the peer's come once more on a stream that is resumed (XEP-0198 §5): all that had come and that it was not told to be handled. They are in good
+/// hands already, and not taken again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Again(u64);
+
+impl Again {
+    /// The peer is told how far we are, to begin there. `h` counts from the stanza of number `from` on.
+    pub(super) fn told(inbound: &Inbound, from: u64) -> Again {
+        Again(inbound.next() - inbound.first_open().max(from))
+    }
+
+    /// One comes: whether it has come before.
+    pub(super) fn comes(&mut self) -> bool {
+        let has_come = self.0 > 0;
+        self.0 -= u64::from(has_come);
+        has_come
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,6 +167,17 @@ mod tests {
         unacked.cut();
         assert!(unacked.ask(now), "on another connection");
         assert_eq!((unacked.acked(2, now), unacked.asks_at(now)), (Ok(vec!["b"]), None));
+    }
+
+    #[test]
+    fn what_was_not_told_to_be_handled_comes_again() {
+        let mut inbound = Inbound::default();
+        let (uncounted, _first, second) = (inbound.begin(), inbound.begin(), inbound.begin());
+        inbound.done(second);
+        assert_eq!(Again::told(&inbound, 1), Again(2), "what is not counted is not told");
+        inbound.done(uncounted);
+        let mut again = Again::told(&inbound, 1);
+        assert_eq!([again.comes(), again.comes(), again.comes()], [true, true, false]);
     }
 
     #[test]

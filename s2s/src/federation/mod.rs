@@ -80,7 +80,7 @@ pub trait FederationUser: Send + Sync + 'static {
     /// The key of all dialback keys (XEP-0185), the same on every node of the deployment. `None`: not known yet, and dialback waits.
     fn dialback_secret(&self) -> Option<[u8; 32]>;
 
-    /// What a peer is told whose stream ends because this node takes none any more: where to go, if anybody knows.
+    /// What a peer is told, under TLS, whose stream ends because this node takes none any more: where to go, if anybody knows.
     fn elsewhere(&self) -> StreamError {
         StreamError::system_shutdown()
     }

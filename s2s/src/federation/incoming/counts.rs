@@ -58,7 +58,8 @@ struct Inner {
     reasons: BTreeMap<&'static str, u64>,
 }
 
-/// The share of `verifications_max` that one network has: nobody keeps others from being proved.
+/// The share of `verifications_max` that one network has: it alone does not keep others from being proved. As many as this can, together, as long as they
+/// keep asking: then dialback is answered with an error, which a peer tries again after.
 const NETWORK_SHARE: usize = 16;
 
 /// Somebody is being asked about a key or a certificate for a peer, until this is dropped.

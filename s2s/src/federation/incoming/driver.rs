@@ -23,7 +23,7 @@ use super::counts::{Asking, Seat};
 use super::machine::Machine;
 use super::sleep::{BackHalf, Slept, WAKES_MAX, Wake};
 use super::turns::{Input, Output};
-use super::{Around, Current, FAREWELL, Shared};
+use super::{Around, Current, FAREWELL, Shared, elsewhere};
 use crate::federation::bidi::Back;
 use crate::federation::dialback::DialbackError;
 use crate::federation::net::{Security, WhyNot};
@@ -45,7 +45,8 @@ pub(super) struct Stream {
     chain: Arc<[CertificateDer<'static>]>,
     /// What was asked of others, and how it will be told.
     questions: FuturesUnordered<BoxFuture<'static, Told>>,
-    done: Arc<Done>,
+    /// Who is told what is handled, and what was told: they stay with the stream when another connection goes on with it.
+    pub(super) done: Arc<Done>,
     pub(super) handled: mpsc::UnboundedReceiver<u64>,
     pub(super) back: Option<BackHalf>,
     /// Sent back to a peer that acknowledges nothing, and up to where the wire must have been flushed before it has them.
@@ -70,7 +71,7 @@ enum Told {
 
 /// Stanzas of one stream that somebody has taken responsibility for. As many at most wait here as may be open (`Limits::unhandled_max`).
 #[derive(Debug)]
-struct Done(mpsc::UnboundedSender<u64>);
+pub(super) struct Done(mpsc::UnboundedSender<u64>);
 
 impl OnHandled for Done {
     fn handled(&self, number: u64) {
@@ -280,17 +281,21 @@ impl Stream {
         !self.machine.is_waiting() && !self.machine.is_full()
     }
 
+    fn elsewhere(&self) -> StreamError {
+        elsewhere(&*self.shared.user, self.machine.tls.is_some())
+    }
+
     /// Other rules, or the end of all streams.
     pub(super) fn changed(&mut self) -> Option<Input> {
         self.current = self.watch.borrow_and_update().clone();
         self.machine.set(self.current.settings.clone());
         let policies = &self.current.policies;
         if self.current.stop {
-            Some(Input::Broken(self.shared.user.elsewhere()))
+            Some(Input::Broken(self.elsewhere()))
         } else if self.machine.proved().senders().any(|domain| !policies.of(domain).allow) {
             Some(Input::Broken(StreamError::policy_violation()))
         } else if self.current.leaving && !self.machine.proved().is_empty() {
-            Some(Input::Broken(self.shared.user.elsewhere()))
+            Some(Input::Broken(self.elsewhere()))
         } else {
             None
         }
@@ -301,7 +306,11 @@ impl Stream {
         let rate = policy.and_then(|policy| policy.bytes_per_second);
         let rate = rate.unwrap_or(self.current.settings.limits.bytes_per_second);
         let now = Instant::now();
-        self.read_after = now + self.seat.pay(bytes, rate, now.into_std());
+        let wait = self.seat.pay(bytes, rate, now.into_std());
+        self.read_after = now + wait;
+        if !wait.is_zero() {
+            self.machine.deaf(self.read_after.into_std());
+        }
     }
 
     fn flushed(&mut self, position: u64) {
@@ -320,7 +329,9 @@ impl Stream {
         slept: Option<Box<Slept>>,
     ) -> Result<Input, End> {
         let Some(slept) = slept else { return Ok(Input::Resumed(None)) };
-        let Slept { kept, back } = *slept;
+        let Slept { kept, back, done, handled } = *slept;
+        // Nothing has come on this one.
+        (self.done, self.handled) = (done, handled);
         if let Some(old) = back
             && let Some(own) = self.back.replace(old)
         {
@@ -338,7 +349,8 @@ impl Stream {
 
     pub(super) fn with_machine(&mut self, input: Input, out: &mut Vec<Output>) {
         let Current { policies, leaving, .. } = &self.current;
-        let around = Around { user: &*self.shared.user, policies, leaving: *leaving };
+        let (leaving, encrypted) = (*leaving, self.machine.tls.is_some());
+        let around = Around { user: &*self.shared.user, policies, leaving, encrypted };
         self.machine.handle(&around, Instant::now().into_std(), input, out);
     }
 
@@ -374,7 +386,7 @@ impl Stream {
                     wire.set_limits(self.machine.limits());
                     match self.accepted(&pair.from, &pair.to) {
                         // It was at it when all this began.
-                        true if self.current.leaving => Input::Broken(self.shared.user.elsewhere()),
+                        true if self.current.leaving => Input::Broken(self.elsewhere()),
                         true => continue,
                         false => Input::Broken(StreamError::policy_violation()),
                     }

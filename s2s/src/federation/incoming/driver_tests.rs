@@ -529,3 +529,35 @@ async fn a_node_that_is_emptied_sends_domains_elsewhere_until_it_is_not() {
     verona.incoming.shutdown(Instant::now()).await;
     back.hears(&["see-other-host", "close", "gone"]).await;
 }
+
+#[tokio::test]
+async fn nobody_is_sent_elsewhere_in_the_clear() {
+    let authority = Authority::new();
+    let [capulet, montague] =
+        ["capulet", "montague"].map(|one| authority.net(&format!("{one}.example")));
+    let verona = verona_of(capulet, montague, Some("other.example:5269"), |_, _| ());
+    let rule = config::S2sPolicy {
+        domain: "montague.example".to_owned(),
+        allow: true,
+        certificate: config::S2sCertificate::Preferred,
+        tls: config::S2sTls::Optional,
+        bytes_per_second: None,
+    };
+    let Settings { limits, timers, .. } = tests::settings();
+    verona.incoming.reload(Arc::new(Policies::new(&[rule])), limits, timers);
+    let mut standing = verona.tcp().await;
+    standing.open().await;
+    let result = "<db:result from='montague.example' to='capulet.example'>good</db:result>";
+    standing.say(result).await;
+    standing.hears(&["result valid"]).await;
+    let mut early = verona.tcp().await;
+    early.open().await;
+    verona.incoming.leave(true);
+    standing.hears(&["system-shutdown", "close", "gone"]).await;
+    early.say(result).await;
+    early.hears(&["system-shutdown", "close", "gone"]).await;
+    let mut late = verona.tcp().await;
+    late.open().await;
+    verona.incoming.shutdown(Instant::now()).await;
+    late.hears(&["system-shutdown", "close", "gone"]).await;
+}

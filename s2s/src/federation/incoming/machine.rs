@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use xmpp::sasl::Mechanism;
@@ -20,6 +20,7 @@ use xmpp::{BareJid, Element, StreamError, ns};
 use super::management::Management;
 use super::pairing::Asked;
 use super::turns::{House, Input, Kept, Output, Settings};
+use crate::federation::Timers;
 use crate::federation::dialback::{self, Pair};
 use crate::federation::pairs::Pairs;
 use crate::federation::policy::{Certificate, Tls};
@@ -83,6 +84,8 @@ pub struct Machine {
     /// When a stanza went by last, and whether the silence since has been broken with a space.
     pub(super) active: Instant,
     prodded: bool,
+    /// Until when the peer could not be heard.
+    deaf_until: Instant,
 }
 
 impl Machine {
@@ -113,7 +116,13 @@ impl Machine {
             patience: now + patience,
             active: now,
             prodded: false,
+            deaf_until: now,
         }
+    }
+
+    /// Nothing of the peer's is read until then: it is not silent meanwhile.
+    pub fn deaf(&mut self, until: Instant) {
+        self.deaf_until = self.deaf_until.max(until);
     }
 
     /// Other bounds and times, from now on.
@@ -138,6 +147,14 @@ impl Machine {
         XmlLimits { element_bytes: bytes, ..XmlLimits::STANZA }
     }
 
+    /// How long the stream is kept when its connection is lost. With stanzas of ours on it (XEP-0288) not longer than these can wait: what the peer has not
+    /// acknowledged by then has as much time left to go another way.
+    #[must_use]
+    pub fn sleeps_for(&self) -> Duration {
+        let Timers { resume, queue, .. } = self.settings.timers;
+        if self.bidi { resume.min(queue / 2) } else { resume }
+    }
+
     /// Whether nothing of the peer's may be shown to the machine until it has its answer.
     #[must_use]
     pub fn is_waiting(&self) -> bool {
@@ -160,11 +177,16 @@ impl Machine {
             _ if self.proved.is_empty() => Some(self.patience),
             _ => {
                 let silence = if self.prodded { 2 * timers.idle } else { timers.idle };
-                let ack = self.management.asked_at().map(|asked| asked + timers.ack);
                 let again = self.management.asks_again();
-                ack.into_iter().chain(again).chain([self.active + silence]).min()
+                self.ack_by().into_iter().chain(again).chain([self.active + silence]).min()
             }
         }
+    }
+
+    /// When the acknowledgement that was asked for is too late. Not while we do not read.
+    fn ack_by(&self) -> Option<Instant> {
+        let asked = self.management.asked_at().filter(|_| !self.is_full())?;
+        Some(asked.max(self.deaf_until) + self.settings.timers.ack)
     }
 
     /// Takes what happened, says what to do. What is out of turn ends the stream.
@@ -178,7 +200,11 @@ impl Machine {
             }
             (Input::Tick, _) => self.tick(now, out),
             (Input::Handled(number), _) => {
+                let was_full = self.is_full();
                 self.handled(number, out);
+                if was_full && !self.is_full() {
+                    self.deaf(now);
+                }
                 Ok(())
             }
             (Input::Secured { certificate }, State::Header | State::Handshake) => {
@@ -241,16 +267,13 @@ impl Machine {
     }
 
     fn tick(&mut self, now: Instant, out: &mut Vec<Output>) -> Result<(), StreamError> {
-        let timers = &self.settings.timers;
         if self.deadline().is_none_or(|deadline| now < deadline) {
             return Ok(());
         }
         match self.state {
             State::Closing(_) => self.end(None, out),
             _ if self.proved.is_empty() => return Err(StreamError::connection_timeout()), // B-059
-            _ if self.management.asked_at().is_some_and(|asked| now >= asked + timers.ack) => {
-                out.push(Output::Cut);
-            }
+            _ if self.ack_by().is_some_and(|at| now >= at) => out.push(Output::Cut),
             _ if self.management.asks_again().is_some_and(|again| now >= again) => {
                 self.ask(now, out);
             }
@@ -467,7 +490,7 @@ impl Machine {
         let may_arrive = |from: &str, to: &str| house.may_arrive(from, to);
         let stanza = wire::stanza(piece, head, &self.proved, is_ours, may_arrive)?;
         (self.active, self.prodded) = (now, false);
-        out.push(Output::Receive(stanza, self.management.begin()));
+        out.extend(self.management.begin().map(|number| Output::Receive(stanza, number)));
         Ok(())
     }
 }

@@ -11,7 +11,7 @@ use super::machine::{Machine, State};
 use super::turns::{Kept, Output};
 use crate::federation::Limits;
 use crate::federation::Ticket;
-use crate::federation::managed::{Owed, Unacked};
+use crate::federation::managed::{Again, Owed, Unacked};
 use crate::federation::pairs::Pairs;
 use crate::federation::text;
 
@@ -22,6 +22,8 @@ pub(super) struct Management {
     /// `h` counts from this stanza on, and from this number on.
     from: u64,
     handled: u32,
+    /// What comes once more because the stream is resumed.
+    again: Again,
     /// Set by `<enable/>`.
     enabled: Option<Enabled>,
     /// Sent by us and not acknowledged.
@@ -44,6 +46,7 @@ impl Management {
             inbound: Inbound::default(),
             from: 0,
             handled: 0,
+            again: Again::default(),
             enabled: None,
             // Its bounds are looked at before something is sent.
             outbound: Unacked::default(),
@@ -61,9 +64,9 @@ impl Management {
         self.unhandled_max = limits.unhandled_max;
     }
 
-    /// A stanza has come. Its number.
-    pub(super) fn begin(&mut self) -> u64 {
-        self.inbound.begin()
+    /// A stanza has come. Its number; `None`: it has come before.
+    pub(super) fn begin(&mut self) -> Option<u64> {
+        (!self.again.comes()).then(|| self.inbound.begin())
     }
 
     pub(super) fn asked_at(&self) -> Option<Instant> {
@@ -85,9 +88,9 @@ impl Management {
     }
 
     pub(super) fn into_kept(self, pairs: Pairs, bidi: bool) -> Option<Kept> {
-        let handled = self.h();
         let id = self.enabled?.id?;
-        Some(Kept { id, handled, pairs, bidi, unacked: self.outbound.into_queue() })
+        let Management { inbound, from, handled, outbound, .. } = self;
+        Some(Kept { id, inbound, from, handled, pairs, bidi, unacked: outbound.into_queue() })
     }
 }
 
@@ -153,10 +156,14 @@ impl Machine {
             Nonza::Enable { .. } | Nonza::Resume { .. } if is_enabled || self.proved.is_empty() => {
                 out.push(failed(Condition::UnexpectedRequest));
             }
+            // What has come on this stream would be counted with what came on the other.
+            Nonza::Resume { .. } if self.management.inbound.next() > 0 => {
+                out.push(failed(Condition::UnexpectedRequest));
+            }
             Nonza::Enable { resume, .. } => {
                 let resumable = resume && !self.settings.timers.resume.is_zero();
                 let id = resumable.then(|| self.tokens.token());
-                let seconds = self.settings.timers.resume.as_secs();
+                let seconds = self.sleeps_for().as_secs();
                 let max = id.as_ref().map(|_| u32::try_from(seconds).unwrap_or(u32::MAX));
                 let enabled = Nonza::Enabled { id: id.clone(), max, location: None };
                 self.management.from = self.management.inbound.next();
@@ -239,9 +246,11 @@ impl Machine {
             out.push(failed(Condition::ItemNotFound)); // B-182
             return Ok(());
         };
-        let Kept { id, handled, pairs, bidi, unacked } = *kept;
+        let Kept { id, inbound, from, handled, pairs, bidi, unacked } = *kept;
         let management = &mut self.management;
-        (management.from, management.handled) = (management.inbound.next(), handled);
+        management.again = Again::told(&inbound, from);
+        (management.inbound, management.from, management.handled) = (inbound, from, handled);
+        let handled = management.h();
         management.enabled = Some(Enabled { id: Some(id.clone()) });
         management.outbound = Unacked::resumed(unacked);
         out.push(Output::Resumable(id.clone()));

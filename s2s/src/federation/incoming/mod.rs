@@ -72,6 +72,13 @@ struct Around<'a> {
     user: &'a dyn FederationUser,
     policies: &'a Policies,
     leaving: bool,
+    /// Whether the peer's connection is.
+    encrypted: bool,
+}
+
+/// What a peer is told that is to go: where to, if it can believe that. In the clear anybody could have said so (RFC 6120 §4.9.3.19).
+fn elsewhere(user: &dyn FederationUser, encrypted: bool) -> StreamError {
+    if encrypted { user.elsewhere() } else { StreamError::system_shutdown() }
 }
 
 impl House for Around<'_> {
@@ -92,7 +99,7 @@ impl House for Around<'_> {
     }
 
     fn leaving(&self) -> Option<StreamError> {
-        self.leaving.then(|| self.user.elsewhere())
+        self.leaving.then(|| elsewhere(self.user, self.encrypted))
     }
 }
 
@@ -181,7 +188,7 @@ impl Incoming {
     }
 
     /// Whether domains are to go elsewhere from now on. Then a stream on which one has proved who it is ends with what [`FederationUser::elsewhere`]
-    /// says, and a new one as soon as a domain wants to; keys of ours are verified all the same.
+    /// says (`system-shutdown` without TLS), and a new one as soon as a domain wants to; keys of ours are verified all the same.
     pub fn leave(&self, leaving: bool) {
         self.0.current.send_modify(|current| current.leaving = leaving);
     }

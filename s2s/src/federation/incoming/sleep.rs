@@ -1,12 +1,14 @@
 //! Room: a stream between two connections (XEP-0198 §5). The task that had it keeps it, counts what is still being handled, and gives it to the connection
 //! that resumes it: so it has one owner at any time. Called by `driver`.
 
+use std::sync::Arc;
+
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 use xmpp::Stanza;
 
 use super::Shared;
-use super::driver::Stream;
+use super::driver::{Done, Stream};
 use super::turns::{Input, Kept};
 use crate::federation::Ticket;
 use crate::federation::bidi::{Back, Bidi};
@@ -31,6 +33,8 @@ pub(super) struct Wake {
 pub(super) struct Slept {
     pub(super) kept: Kept,
     pub(super) back: Option<BackHalf>,
+    pub(super) done: Arc<Done>,
+    pub(super) handled: mpsc::UnboundedReceiver<u64>,
 }
 
 /// Our end of a stream that is for both directions.
@@ -81,7 +85,7 @@ impl Stream {
         if wake.is_none() && !has_room {
             return self.finish("lost");
         }
-        let until = Instant::now() + self.current.settings.timers.resume;
+        let until = Instant::now() + self.machine.sleeps_for();
         while wake.is_none() {
             tokio::select! {
                 Some(number) = self.handled.recv() => self.count(number),
@@ -99,8 +103,8 @@ impl Stream {
             }
         }
         let Some(Wake { answer, .. }) = wake else { return self.finish("lost") };
-        // What is told to be handled does not come again: so wait for it, a while.
-        let patience = self.current.settings.timers.ack;
+        // What is told to be handled need not come again: that is worth a moment, and no more, for the peer waits for its answer.
+        let patience = self.current.settings.timers.ack / 4;
         let all = async {
             while self.machine.open_stanzas() > 0 {
                 let Some(number) = self.handled.recv().await else { return };
@@ -129,9 +133,10 @@ impl Stream {
         if let (Some(half), false) = (&self.back, arrived.is_empty()) {
             self.shared.bidi.delivered(half.back.stream, &arrived);
         }
-        let Stream { machine, back, shared, .. } = self;
+        let Stream { machine, back, shared, done, handled, .. } = self;
         let Some(kept) = machine.into_kept() else { return };
-        if let Err(Slept { back: Some(half), .. }) = answer.send(Slept { kept, back }) {
+        let slept = Slept { kept, back, done, handled };
+        if let Err(Slept { back: Some(half), .. }) = answer.send(slept) {
             // The new connection is gone already.
             half.close(&*shared.bidi);
         }

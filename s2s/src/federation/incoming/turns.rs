@@ -2,7 +2,7 @@
 //! ([`House`]). Values only: `machine` makes the one of the other, `driver` performs them.
 
 use bytes::Bytes;
-use xmpp::sm::Outbound;
+use xmpp::sm::{Inbound, Outbound};
 use xmpp::stanza::Head;
 use xmpp::xml::framer::StreamHeader;
 use xmpp::{Element, Stanza, StreamError};
@@ -128,7 +128,11 @@ pub enum Output {
 pub struct Kept {
     /// Its resumption id.
     pub id: String,
-    /// How many of the peer's stanzas were handled.
+    /// What the peer has sent, and what of that is handled: [`Input::Handled`] goes on telling it, by the same numbers.
+    pub inbound: Inbound,
+    /// The number from which on that counts, and how many were handled before.
+    pub from: u64,
+    /// See `from`.
     pub handled: u32,
     /// What the peer had proved.
     pub pairs: Pairs,

@@ -77,15 +77,15 @@ impl Tlsa {
     }
 }
 
-/// What a chain proves of `domain`, given what DNS says of its servers and what the authorities say of it.
+/// What a chain proves of `domain`, given what DNS says of its servers and what the authorities say of it, which is [`Trust::proves`] of the same.
 pub(super) fn judge(
     trust: &Trust,
     chain: &[CertificateDer<'_>],
     domain: &str,
     records: &[Tlsa],
     now: UnixTime,
+    by_authorities: Result<(), WhyNot>,
 ) -> Result<(), WhyNot> {
-    let by_authorities = trust.proves(chain, domain, now);
     let mut usable = records.iter().filter(|record| record.is_usable()).peekable();
     if usable.peek().is_none()
         || matches!(by_authorities, Err(WhyNot::NoCertificate | WhyNot::ChainTooLong))
@@ -129,6 +129,17 @@ mod tests {
         Tlsa { host: "xmpp.host.lab".to_owned(), usage, selector, matching, data }
     }
 
+    /// With what the authorities say.
+    fn judged(
+        trust: &Trust,
+        chain: &[CertificateDer<'_>],
+        domain: &str,
+        records: &[Tlsa],
+        now: UnixTime,
+    ) -> Result<(), WhyNot> {
+        judge(trust, chain, domain, records, now, trust.proves(chain, domain, now))
+    }
+
     #[test]
     fn each_kind_of_record_means_what_it_says() {
         let (root, stranger) = (authority(), authority());
@@ -138,7 +149,7 @@ mod tests {
         let of_server = chain(&stranger, &["xmpp.host.lab"]);
         let nameless = chain(&stranger, &["elsewhere.lab"]);
         let check = |chain: &[CertificateDer<'static>], records: &[Tlsa], good: bool| {
-            let found = judge(&trust, chain, "a.lab", records, now());
+            let found = judged(&trust, chain, "a.lab", records, now());
             let expected = if good { Ok(()) } else { Err(WhyNot::NotInDns) };
             assert_eq!(found, expected, "{records:?}");
         };
@@ -178,7 +189,7 @@ mod tests {
         let odd = |change: fn(&mut Tlsa)| {
             let mut record = record(3, 1, 1, &known[1]);
             change(&mut record);
-            judge(&trust, &known, "a.lab", &[record], now())
+            judged(&trust, &known, "a.lab", &[record], now())
         };
         assert_eq!(odd(|_| ()), Err(WhyNot::NotInDns));
         assert_eq!(odd(|record| record.usage = 4), Ok(()));
@@ -188,10 +199,10 @@ mod tests {
         let late = UnixTime::since_unix_epoch(Duration::from_secs(1 << 40));
         let pinned = record(3, 1, 1, &known[0]);
         assert_eq!(
-            judge(&trust, &known, "a.lab", &[pinned], late),
+            judged(&trust, &known, "a.lab", &[pinned], late),
             Ok(()),
             "its time does not count"
         );
-        assert_eq!(judge(&trust, &[], "a.lab", &[], now()), Err(WhyNot::NoCertificate));
+        assert_eq!(judged(&trust, &[], "a.lab", &[], now()), Err(WhyNot::NoCertificate));
     }
 }

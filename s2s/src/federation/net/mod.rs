@@ -278,6 +278,7 @@ impl Net {
     ) -> Result<(), WhyNot> {
         let current = self.current();
         let now = wall_time();
+        // Once: it is the dearest of all.
         let alone = current.trust.proves(chain, domain, now);
         let is_named = async {
             let (Some(posh), [leaf, ..], Err(why)) = (&current.posh, chain, &alone) else {
@@ -297,7 +298,7 @@ impl Net {
             records = &mut records => (records, None),
             named = &mut is_named => (records.await, Some(named)),
         };
-        match dane::judge(&current.trust, chain, domain, &records, now) {
+        match dane::judge(&current.trust, chain, domain, &records, now, alone.clone()) {
             Err(why) if why.is_about_who() => match named {
                 Some(true) => Ok(()),
                 Some(false) => Err(why),

@@ -3,7 +3,8 @@
 //!
 //! The document is at `https://DOMAIN/.well-known/posh/xmpp-server.json`, and lists fingerprints or leads to another that does. What is said, that there is nothing
 //! too, is remembered: as long as the document says, a day at most. Whoever asks while somebody is asking waits for the same answer; a question that nobody
-//! waits for is given up. A certificate must still be of its time and good for servers or clients; its names and its issuer do not count. Left
+//! waits for is given up. Where a document or a web server leads to is at the port of `https`, and not within a network that is closed to others: nobody has us knock
+//! there. A certificate must still be of its time and good for servers or clients; its names and its issuer do not count. Left
 //! out: `sha-1`, and all hashes but those of the SHA-2 family.
 
 use std::collections::{BTreeMap, HashMap};
@@ -20,7 +21,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256, Sha384, Sha512};
 use tokio::time::{Instant, timeout_at};
 
-use super::https::{Https, Reply, Url};
+use super::https::{Https, Reach, Reply, Url};
 
 /// Where the document is (RFC 7711 §3); the service is `xmpp-server`, as that of DNS.
 pub(super) const PATH: &str = "/.well-known/posh/xmpp-server.json";
@@ -234,15 +235,17 @@ async fn look(
     deadline: Instant,
 ) -> Result<(Fingerprints, Duration), String> {
     let mut url = Url::at(domain, PATH)?;
-    let (mut redirects, mut referred) = (0, None);
+    let (mut redirects, mut referred, mut reach) = (0, None, None);
     loop {
-        let bytes = match https.get(&url, deadline).await? {
+        let (reply, from) = https.get(&url, reach.unwrap_or(Reach::Anywhere), deadline).await?;
+        reach.get_or_insert(Reach::after(from));
+        let bytes = match reply {
             Reply::Document(bytes) => bytes,
             Reply::Elsewhere(_) if redirects == REDIRECTS_MAX => {
                 return Err(format!("it redirects more than {REDIRECTS_MAX} times"));
             }
             Reply::Elsewhere(next) => {
-                (url, redirects) = (next, redirects + 1);
+                (url, redirects) = (next.further()?, redirects + 1);
                 continue;
             }
         };
@@ -252,7 +255,7 @@ async fn look(
                 return Ok((all, referred.map_or(expires, |before| expires.min(before))));
             }
             (Document::Reference(to), expires) if referred.is_none() => {
-                (url, referred) = (Url::parse(&to)?, Some(expires));
+                (url, referred) = (Url::parse(&to)?.further()?, Some(expires));
             }
             (Document::Reference(_), _) => {
                 return Err("it leads to a document that leads to another".to_owned());

@@ -123,6 +123,8 @@ async fn what_is_not_said_properly_is_not_said() {
         .page("again.lab/y", good.clone())
         .with("round.lab", redirect("/.well-known/posh/xmpp-server.json"))
         .with("clear.lab", redirect("http://again.lab/y"))
+        .with("ported.lab", redirect("https://again.lab:8443/y"))
+        .with("referred.lab", refer("https://again.lab:22/y"))
         .with("far.lab", refer("ftp://again.lab/y"))
         .with("long.lab", document(&" ".repeat(100_000)))
         .with("odd.lab", "HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n".to_owned())
@@ -132,6 +134,8 @@ async fn what_is_not_said_properly_is_not_said() {
         "again.lab",
         "round.lab",
         "clear.lab",
+        "ported.lab",
+        "referred.lab",
         "far.lab",
         "long.lab",
         "odd.lab",
@@ -148,6 +152,8 @@ async fn what_is_not_said_properly_is_not_said() {
     check("twice.lab", "it leads to a document that leads to another").await;
     check("round.lab", "it redirects more than 3 times").await;
     check("clear.lab", "is no https address").await;
+    check("ported.lab", "https://again.lab:8443/y: not at the port of https").await;
+    check("referred.lab", "https://again.lab:22/y: not at the port of https").await;
     check("far.lab", "is no https address").await;
     check("long.lab", "length limit exceeded").await;
     check("odd.lab", "500").await;

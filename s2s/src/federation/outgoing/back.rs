@@ -4,12 +4,12 @@
 //! Such a stream is one more way of a pair. A small task moves what waits into its bounded queue; what was moved is remembered until it has arrived, and goes back
 //! to its queue, in order, when the stream ends before.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use super::failure::Failure;
 use super::peer::{Sent, StreamId};
@@ -63,23 +63,28 @@ pub(super) fn opened(shared: &Arc<Shared>, pair: &Pair, back: &Back) {
     tokio::spawn(run(shared.clone(), way, back.clone(), bell));
 }
 
-/// The peer has these.
+/// The peer has these. What has been given back meanwhile goes another way, and is told when it has got there.
 pub(super) fn delivered(shared: &Shared, stream: u64, tickets: &[Ticket]) {
     let ways = shared.backs.0.lock().as_ref().and_then(|all| all.get(&stream).cloned());
-    for way in ways.unwrap_or_default() {
-        let arrived: Vec<Sent> = {
-            let mut moved = way.moved.lock();
-            let taken = std::mem::take(&mut *moved);
-            let (arrived, left): (VecDeque<_>, VecDeque<_>) =
-                taken.into_iter().partition(|sent| tickets.contains(&sent.item.ticket));
-            *moved = left;
-            arrived.into()
-        };
-        if !arrived.is_empty() {
-            shared.pool(|pool| pool.delivered(&way.theirs, way.id, &arrived));
+    let ways = ways.unwrap_or_default();
+    let mut missing: HashSet<Ticket> = tickets.iter().copied().collect();
+    let mut told: Vec<Ticket> = Vec::with_capacity(tickets.len());
+    // Nearly always those that were moved first have arrived. What was written before stream management is on may be told after what it acknowledges.
+    for anywhere in [false, true] {
+        for way in &ways {
+            if missing.is_empty() {
+                break;
+            }
+            let arrived = way.arrived(&mut missing, anywhere);
+            if !arrived.is_empty() {
+                told.extend(arrived.iter().map(|sent| sent.item.ticket));
+                shared.pool(|pool| pool.delivered(&way.theirs, way.id, &arrived));
+            }
         }
     }
-    shared.user.delivered(tickets);
+    if !told.is_empty() {
+        shared.user.delivered(&told);
+    }
 }
 
 /// The stream has ended for good: what it had and was not delivered goes another way.
@@ -95,6 +100,19 @@ pub(super) fn end(shared: &Shared) {
 }
 
 impl Way {
+    /// Takes out what is among `missing`, and takes it from there: of those that were moved first, or of all.
+    fn arrived(&self, missing: &mut HashSet<Ticket>, anywhere: bool) -> Vec<Sent> {
+        let mut moved = self.moved.lock();
+        let mut is_it = |sent: &Sent| missing.remove(&sent.item.ticket);
+        if anywhere {
+            let (arrived, left): (VecDeque<_>, VecDeque<_>) =
+                std::mem::take(&mut *moved).into_iter().partition(is_it);
+            *moved = left;
+            return arrived.into();
+        }
+        std::iter::from_fn(|| moved.pop_front_if(|sent| is_it(sent))).collect()
+    }
+
     fn end(&self, shared: &Shared) {
         let (now, timers) = (Instant::now().into_std(), shared.settings().timers);
         let moved = std::mem::take(&mut *self.moved.lock());
@@ -113,13 +131,16 @@ async fn run(shared: Arc<Shared>, way: Arc<Way>, back: Back, bell: Arc<Notify>) 
         let more = back.queue.try_reserve_many(more).into_iter().flatten();
         let room: Vec<_> = std::iter::once(first).chain(more).collect();
         let (now, timers) = (Instant::now().into_std(), shared.settings().timers);
-        let sent = {
+        let (sent, stuck) = {
             // Remembered before anybody can say that it has arrived.
             let mut moved = way.moved.lock();
             let most = (room.len(), BATCH_BYTES);
-            let sent = shared.pool(|pool| pool.take(&way.theirs, way.id, most, now, &timers));
+            let (sent, stuck) = shared.pool(|pool| {
+                let sent = pool.take(&way.theirs, way.id, most, now, &timers);
+                (sent, pool.stuck(&way.theirs, way.id, &timers))
+            });
             moved.extend(sent.iter().cloned());
-            sent
+            (sent, stuck)
         };
         if !sent.is_empty() {
             for (permit, Sent { ours, item }) in room.into_iter().zip(sent) {
@@ -128,8 +149,10 @@ async fn run(shared: Arc<Shared>, way: Arc<Way>, back: Back, bell: Arc<Notify>) 
             continue;
         }
         drop(room);
+        let more = stuck.map(|(_, more)| more).filter(|more| *more > now);
         tokio::select! {
             () = bell.notified() => {}
+            () = sleep_until(more.unwrap_or(now).into()), if more.is_some() => {}
             () = back.queue.closed() => break,
         }
     }

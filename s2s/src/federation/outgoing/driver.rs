@@ -67,7 +67,7 @@ pub(super) async fn run(shared: Arc<Shared>, open: Open) {
     loop {
         let failure = life.connection(&mut retry, &mut until).await;
         tracing::debug!(ours = %life.open.ours, theirs = %life.open.theirs, %failure, "stream ended");
-        let refused = matches!(failure, Failure::Peer(_) | Failure::Protocol(_));
+        let refused = matches!(failure, Failure::Peer(_) | Failure::Protocol(_) | Failure::Silent);
         life.why = failure;
         let settings = life.shared.settings();
         let back = life.session.cut(refused);
@@ -135,9 +135,12 @@ impl Life {
             wire,
             online,
             stalled: None,
+            stuck: None,
             began: Instant::now(),
             carried: Instant::now(),
             read_after: Instant::now(),
+            deaf_until: Instant::now(),
+            is_deaf: false,
             is_up: false,
             progress: false,
         };
@@ -171,11 +174,17 @@ struct Stream<'a> {
     online: Online,
     /// Since when the peer has not taken what is written.
     stalled: Option<Instant>,
+    /// See [`Pool::stuck`](super::pool::Pool::stuck).
+    stuck: Option<(std::time::Instant, std::time::Instant)>,
     began: Instant,
     /// When something was carried last.
     carried: Instant,
     /// Nothing is read before: the peer sends faster than it may.
     read_after: Instant,
+    /// Until when we could not hear the peer, because we did not read.
+    deaf_until: Instant,
+    /// Too much of what came is not handled: nothing is read.
+    is_deaf: bool,
     is_up: bool,
     /// Something got through on this connection.
     progress: bool,
@@ -202,6 +211,7 @@ impl Stream<'_> {
             self.read_on(&settings)?;
             self.ask(&settings)?;
             self.write_on(&settings);
+            self.listen(&settings);
             let due = self.due(&settings)?;
             let may_read = self.may_read(&settings) && Instant::now() >= self.read_after;
             tokio::select! {
@@ -238,6 +248,14 @@ impl Stream<'_> {
         self.life.session.may_receive(settings.limits.unhandled_max)
     }
 
+    /// Notices when it is read again.
+    fn listen(&mut self, settings: &Settings) {
+        let is_deaf = !self.may_read(settings);
+        if std::mem::replace(&mut self.is_deaf, is_deaf) && !is_deaf {
+            self.deaf_until = self.deaf_until.max(Instant::now());
+        }
+    }
+
     /// So much was read.
     fn pay(&mut self, bytes: usize, settings: &Settings) {
         let theirs = &self.life.open.theirs;
@@ -246,6 +264,9 @@ impl Stream<'_> {
         let now = Instant::now();
         let wait = self.life.shared.pool(|pool| pool.pay(theirs, bytes, rate, now.into_std()));
         self.read_after = now + wait;
+        if !wait.is_zero() {
+            self.deaf_until = self.read_after;
+        }
     }
 
     /// Takes what was read.
@@ -308,9 +329,12 @@ impl Stream<'_> {
         if pending < BATCH_BYTES as u64 && room > 0 && self.is_up {
             let Open { id, theirs, .. } = &self.life.open;
             let now = Instant::now();
-            let sent = self.life.shared.pool(|pool| {
-                pool.take(theirs, *id, (room, BATCH_BYTES), now.into_std(), &settings.timers)
+            let (sent, stuck) = self.life.shared.pool(|pool| {
+                let most = (room, BATCH_BYTES);
+                let sent = pool.take(theirs, *id, most, now.into_std(), &settings.timers);
+                (sent, pool.stuck(theirs, *id, &settings.timers))
             });
+            self.stuck = stuck;
             if !sent.is_empty() {
                 self.carried = now;
                 let mut out = Vec::with_capacity(4096);
@@ -345,7 +369,7 @@ impl Stream<'_> {
         if arrived.is_empty() {
             return;
         }
-        self.progress = true;
+        (self.progress, self.stuck) = (true, None);
         let Open { id, theirs, .. } = &self.life.open;
         let shared = &self.life.shared;
         shared.pool(|pool| pool.delivered(theirs, *id, &arrived));
@@ -391,8 +415,10 @@ impl Stream<'_> {
         let session = &self.life.session;
         let now = Instant::now();
         // While we do not read we cannot have heard.
-        let asked = session.asked().filter(|_| self.may_read(settings)).map(Instant::from_std);
-        let asked = asked.map(|asked| asked.max(self.read_after));
+        let stuck = self.stuck.map(|(since, _)| since);
+        let asked = session.asked().into_iter().chain(stuck).min();
+        let asked = asked.filter(|_| self.may_read(settings)).map(Instant::from_std);
+        let asked = asked.map(|asked| asked.max(self.deaf_until));
         let cut = self.stalled.into_iter().chain(asked).min().map(|since| since + timers.ack);
         let settled = (!self.is_up).then(|| self.began + timers.negotiate);
         if cut.into_iter().chain(settled).any(|at| at <= now) {
@@ -405,12 +431,14 @@ impl Stream<'_> {
         }
         let overdue = self.online.overdue_at(timers.negotiate).map(Instant::from_std);
         let asks = session.asks_at(now.into_std()).map(Instant::from_std);
+        let more = self.stuck.map(|(_, more)| Instant::from_std(more)).filter(|at| *at > now);
         let idle = if is_idle && self.is_up { idle } else { now + Duration::from_secs(3600) };
         Ok(cut
             .into_iter()
             .chain(settled)
             .chain(overdue)
             .chain(asks)
+            .chain(more)
             .chain(Some(self.read_after).filter(|at| *at > now))
             .chain([idle])
             .min()

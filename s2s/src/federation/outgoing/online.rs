@@ -164,9 +164,10 @@ impl Online {
                 Ok(Vec::new())
             }
             (Nonza::Resumed { previd, h }, Phase::Resuming) => {
-                session.resumed();
+                // An impossible count is no agreement: with that one there is nothing to resume.
                 let arrived =
                     session.acked(h, now).map_err(|high| Failure::Protocol(high.error()))?;
+                session.resumed();
                 session.resumable = Some(Resumable { id: previd, max: None });
                 Ok(vec![Todo::Arrived(arrived), Todo::Resend])
             }

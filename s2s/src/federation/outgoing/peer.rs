@@ -66,6 +66,8 @@ pub(super) struct Seat {
     pub(super) carried: bool,
     /// How many may be on the way on it together: see [`together`](super::queue::together).
     pub(super) together: usize,
+    /// Since when something of what was on a stream that broke is on the way or waits its turn, and nothing arrives.
+    pub(super) stuck: Option<Instant>,
     /// The peer has made it, and this is for whom of ours it takes stanzas (XEP-0288).
     pub(super) backs: Vec<Arc<str>>,
 }

@@ -22,6 +22,11 @@ use crate::federation::{Limits, Timers};
 /// Not all pairs are looked at more often than that, however many have something due.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
+/// How long nothing else goes with what was on a stream that broke, if it neither arrives nor breaks this one.
+fn patience(timers: &Timers) -> Duration {
+    timers.ack / 2
+}
+
 /// A stream to be opened.
 #[derive(Debug)]
 pub(super) struct Open {
@@ -196,6 +201,7 @@ impl Pool {
                 takes_more: false,
                 carried: false,
                 together: usize::MAX,
+                stuck: None,
                 backs: Vec::new(),
             });
         }
@@ -228,7 +234,7 @@ impl Pool {
     pub(super) fn down(&mut self, theirs: &Arc<str>, id: StreamId, first: &str) {
         let Some(peer) = self.peers.get_mut(theirs) else { return };
         if let Some(seat) = peer.seats.iter_mut().find(|seat| seat.id == id) {
-            (seat.is_up, seat.takes_more) = (false, false);
+            (seat.is_up, seat.takes_more, seat.stuck) = (false, false, None);
         }
         for line in peer.lines.iter_mut().filter(|line| line.road == Road::On(id)) {
             line.road = if *line.ours == *first { Road::Opening(id) } else { Road::Asking(id) };
@@ -264,6 +270,7 @@ impl Pool {
             takes_more: false,
             carried: false,
             together: usize::MAX,
+            stuck: None,
             backs: vec![ours],
         });
         (id, name, Some(bell))
@@ -329,10 +336,15 @@ impl Pool {
             again |= line.queue.sendings().is_some_and(|sendings| sendings > 0);
         }
         if under_way == 0 {
+            (seat.together, seat.stuck) = (usize::MAX, None);
+        }
+        // What was on a stream that broke goes first, once what is new has arrived, and nothing new goes with it. What has not broken this one for so long does
+        // not break it, and the rest goes on: the peer may acknowledge it when more has come.
+        let is_due = again || seat.together != usize::MAX;
+        let is_careful = is_due && seat.stuck.is_none_or(|since| now < since + patience(timers));
+        if !is_careful {
             seat.together = usize::MAX;
         }
-        // What was on a stream that broke goes first, once what is new has arrived, and nothing new goes with it.
-        let is_careful = again || seat.together != usize::MAX;
         let (mut sent, mut bytes) = (Vec::new(), 0);
         for line in peer.lines.iter_mut().filter(|line| line.road == Road::On(id)) {
             while sent.len() < items_max
@@ -340,20 +352,37 @@ impl Pool {
                 && let Some(sendings) = line.queue.sendings()
                 && (sendings > 0 || !is_careful)
                 && (!is_careful || seat.together != usize::MAX || under_way == 0)
-                && under_way < seat.together.min(together(sendings))
+                && (!is_careful || under_way < seat.together.min(together(sendings)))
                 && let Some(item) = line.queue.take(now, timers.queue)
             {
-                seat.together = seat.together.min(together(sendings));
+                if is_careful {
+                    seat.together = seat.together.min(together(sendings));
+                }
                 under_way += 1;
                 bytes += item.bytes();
                 sent.push(Sent { ours: line.ours.clone(), item });
             }
+        }
+        if is_due && under_way > 0 {
+            seat.stuck.get_or_insert(now);
         }
         // Each pair in its turn: the first does not keep the others waiting for ever.
         if sent.len() == items_max || bytes >= bytes_max {
             peer.lines.rotate_left(1);
         }
         sent
+    }
+
+    /// Since when nothing of what was on a stream that broke arrives on this one, if something is to; and when there is to be another [`Pool::take`] because of it.
+    pub(super) fn stuck(
+        &self,
+        theirs: &str,
+        id: StreamId,
+        timers: &Timers,
+    ) -> Option<(Instant, Instant)> {
+        let seats = self.peers.get(theirs).map(|peer| peer.seats.as_slice()).unwrap_or_default();
+        let since = seats.iter().find(|seat| seat.id == id)?.stuck?;
+        Some((since, since + patience(timers)))
     }
 
     /// These have arrived.
@@ -375,7 +404,7 @@ impl Pool {
             again |= line.queue.sendings().is_some_and(|sendings| sendings > 0);
         }
         if let Some(seat) = peer.seats.iter_mut().find(|seat| seat.id == id) {
-            seat.carried = true;
+            (seat.carried, seat.stuck) = (true, None);
             if again || seat.together != usize::MAX {
                 // There may be room for the next.
                 seat.bell.notify_one();

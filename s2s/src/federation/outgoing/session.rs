@@ -15,10 +15,11 @@ use xmpp::sm::{Inbound, TooHigh};
 
 use super::peer::Sent;
 use crate::federation::OnHandled;
-use crate::federation::managed::{Owed, Unacked};
+use crate::federation::managed::{Again, Owed, Unacked};
 
-/// So often in a row a connection may break when it is asked to resume: then it is the asking that breaks it.
-const RESUMES_MAX: u8 = 5;
+/// So often in a row a connection may break when it is asked to resume: then it is the asking that breaks it. What is not acknowledged must have time left for
+/// another stream.
+const RESUMES_MAX: u8 = 3;
 
 /// How far stream management has come on the present connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,10 +57,8 @@ pub(super) struct Session {
     counted: Arc<Received>,
     /// What it sent while it was not.
     uncounted: Arc<Received>,
-    /// The first that was not handled when `<resume/>` was sent: the peer begins there.
-    told: u64,
-    /// So many that come next have come before (XEP-0198 §5).
-    again: u64,
+    /// Of what counts: what comes once more when the stream is resumed.
+    again: Again,
 }
 
 impl Session {
@@ -74,8 +73,7 @@ impl Session {
             owed: Owed::default(),
             counted: Received::new(bell.clone()),
             uncounted: Received::new(bell),
-            told: 0,
-            again: 0,
+            again: Again::default(),
         }
     }
 
@@ -133,7 +131,7 @@ impl Session {
     pub(super) fn resume(&mut self) -> u32 {
         self.phase = Phase::Resuming;
         let inbound = self.counted.inbound.lock();
-        self.told = inbound.first_open();
+        self.again = Again::told(&inbound, 0);
         inbound.handled()
     }
 
@@ -141,21 +139,19 @@ impl Session {
     pub(super) fn enabled(&mut self) {
         self.phase = Phase::On;
         self.counted = Received::new(self.counted.bell.clone());
-        self.again = 0;
+        self.again = Again::default();
     }
 
     /// It goes on where it was cut, with what was not handled when we said how far we were: what of that has come is not taken once more.
     pub(super) fn resumed(&mut self) {
         self.phase = Phase::On;
         self.broken = 0;
-        self.again = self.counted.inbound.lock().next() - self.told;
     }
 
     /// A stanza of the peer's has come: who is to hear when it is handled, and its number there. `None`: it has come before.
     pub(super) fn receive(&mut self) -> Option<(Arc<Received>, u64)> {
         let received = if self.phase == Phase::On { &self.counted } else { &self.uncounted };
-        if self.phase == Phase::On && self.again > 0 {
-            self.again -= 1;
+        if self.phase == Phase::On && self.again.comes() {
             return None;
         }
         Some((received.clone(), received.begin()))
@@ -204,13 +200,14 @@ impl Session {
         self.phase = Phase::Off;
         (self.resumable, self.broken) = (None, 0);
         self.owed = Owed::default();
-        (self.counted, self.again) = (Received::new(self.counted.bell.clone()), 0);
+        (self.counted, self.again) = (Received::new(self.counted.bell.clone()), Again::default());
         let managed = std::mem::take(&mut self.managed).into_queue();
         let plain = std::mem::take(&mut self.plain);
         managed.into_unacked().chain(plain.into_iter().map(|(sent, _)| sent)).collect()
     }
 
-    /// The connection is gone; `refused`: the peer has ended it with an error. What may be resumed stays; the rest comes back, oldest first.
+    /// The connection is gone; `refused`: the peer has ended it with an error, or has not answered. What may be resumed stays, unless that was its word on
+    /// resuming; the rest comes back, oldest first.
     pub(super) fn cut(&mut self, refused: bool) -> Vec<Sent> {
         if self.phase == Phase::Resuming {
             self.broken += 1;

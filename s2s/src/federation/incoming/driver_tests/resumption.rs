@@ -67,6 +67,47 @@ async fn a_cut_stream_is_resumed_with_everything() {
 }
 
 #[tokio::test]
+async fn what_is_still_being_handled_is_not_taken_again() {
+    let mut verona = verona_with(|limits, timers| {
+        (limits.unhandled_max, timers.ack) = (10, Duration::from_millis(200));
+    });
+    let mut peer = verona.authenticated("").await;
+    peer.say("<enable xmlns='urn:xmpp:sm:3' resume='true'/>").await;
+    let id = loop {
+        if let Some(Item::Element(element)) = peer.0.next().unwrap() {
+            break element.attr("id").expect("an id").to_owned();
+        }
+        peer.0.turn(true).await.unwrap();
+    };
+    peer.say(&format!("{}{}", message("1"), message("2"))).await;
+    let (first, second) = (verona.stanza().await, verona.stanza().await);
+    drop(peer);
+    let mut again = verona.authenticated("").await;
+    again.say(&format!("<resume xmlns='urn:xmpp:sm:3' previd='{id}' h='0'/>")).await;
+    assert_eq!(again.hear().await, "resumed 0");
+    let request = "<r xmlns='urn:xmpp:sm:3'/>";
+    again.say(&format!("{}{}{}{request}", message("1"), message("2"), message("3"))).await;
+    assert_eq!(again.hear().await, "a 0");
+    let (third, handled) = verona.stanza().await;
+    assert!(third.contains("id='3'"), "{third}");
+    drop((first, second, handled));
+    assert_eq!(again.hear().await, "a 3");
+}
+
+#[tokio::test]
+async fn what_a_stream_that_sleeps_has_of_ours_goes_back_in_time() {
+    // It would be resumed for much longer.
+    let mut verona = verona_with(|_, timers| timers.queue = Duration::from_millis(200));
+    let mut peer = verona.authenticated("<bidi xmlns='urn:xmpp:bidi'/>").await;
+    let Event::Opened(_, back) = verona.event().await else { panic!("not opened") };
+    peer.say("<enable xmlns='urn:xmpp:sm:3' resume='true'/>").await;
+    assert_eq!(peer.hear().await, "enabled");
+    drop(peer);
+    assert!(matches!(verona.event().await, Event::Closed(stream) if stream == back.stream));
+    assert_eq!(verona.incoming.status().reasons["lost"], 1);
+}
+
+#[tokio::test]
 async fn so_many_streams_of_a_domain_sleep() {
     let verona = verona_with(|limits, _| limits.streams_per_domain_max = 1);
     for (streams, reasons) in [(1, 0), (1, 1)] {

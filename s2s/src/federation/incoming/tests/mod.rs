@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::io::{Empty, empty};
-use xmpp::sm::Outbound;
+use xmpp::sm::{Inbound, Outbound};
 use xmpp::xml::framer::Limits as XmlLimits;
 use xmpp::{BareJid, Element, Stanza, ns};
 
@@ -207,8 +207,8 @@ impl Stage {
     /// One line of a play.
     /// `peer: open …` its header, `name=value` for what is not as usual, `name=-` for what is left out; `peer: XML`; `peer: bytes HEX`.
     /// `tls: certificate` or `tls: none`; `proves: DOMAIN yes|no`; `server: FROM TO valid|invalid|ERROR` (the authoritative one has answered);
-    /// `handled: N`; `after: SECONDS`; `send: ORDER XML` (back over this stream); `kept: none` or `kept: HANDLED PEER OURS ORDER…` (what was looked for; `ORDER-named`: it names
-    /// the namespace of clients).
+    /// `handled: N`; `after: SECONDS`; `deaf: SECONDS` (so long it is not read); `send: ORDER XML` (back over this stream); `kept: none` or `kept: HANDLED PEER OURS ORDER…` (what was looked for; `ORDER-named`: it names
+    /// the namespace of clients; `HANDLED+N`: so many more had come and were not handled).
     /// `{key RECEIVING ORIGINATING ID}` stands for a key of ours, `{x N}` for N letters.
     fn play(&mut self, line: &str) {
         let (who, what) = line.split_once(':').unwrap_or_else(|| panic!("{line}"));
@@ -264,6 +264,10 @@ impl Stage {
                     self.feed(Input::Tick);
                 }
             }
+            "deaf" => {
+                let seconds = what.parse().expect("seconds");
+                self.machine.deaf(self.now + Duration::from_secs(seconds));
+            }
             "send" => {
                 assert!(self.machine.may_send(), "not now: {line}");
                 let (order, xml) = what.split_once(' ').expect("a stanza");
@@ -299,8 +303,14 @@ fn kept(words: &[&str]) -> Kept {
         ((ticket(order), stanza), 20)
     };
     let unacked = Outbound::resumed(0, words[3..].iter().map(|order| stanza(order)), 10, 1000);
-    let handled = words[0].parse().expect("a number");
-    Kept { id: "older".to_owned(), handled, pairs, bidi: !unacked.is_empty(), unacked }
+    let (handled, open) = words[0].split_once('+').unwrap_or((words[0], "0"));
+    let [handled, open] = [handled, open].map(|n| n.parse::<u32>().expect("a number"));
+    let mut inbound = Inbound::default();
+    for _ in 0..open {
+        inbound.begin();
+    }
+    let id = "older".to_owned();
+    Kept { id, inbound, from: 0, handled, pairs, bidi: !unacked.is_empty(), unacked }
 }
 
 fn opening(changes: &[&str]) -> String {

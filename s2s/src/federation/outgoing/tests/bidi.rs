@@ -131,6 +131,23 @@ async fn a_stream_with_much_that_is_not_handled_is_resumed_all_the_same() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_acknowledgement_that_was_not_read_is_waited_for_when_it_is() {
+    let world = World::new(Manners { bidi: true, ..Manners::default() });
+    *world.keeps.lock() = true;
+    let stanza = "<message from='montague.example' to='capulet.example'/>";
+    *world.later.lock() = vec![stanza.repeat(3)];
+    let outgoing = world.outgoing_with(Limits { unhandled_max: 3, ..limits() }, timers());
+    send(&outgoing, 0..1);
+    world.until("received", |seen| seen.received.len() == 3 && seen.asked == 1).await;
+    tokio::time::sleep(timers().ack * 2).await;
+    let handled = std::mem::take(&mut world.seen.lock().kept);
+    drop(handled);
+    world.until("delivered", |seen| seen.delivered == [0]).await;
+    let seen = world.seen.lock();
+    assert_eq!((seen.attempts.len(), seen.errors.len(), seen.resumed), (1, 0, 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn too_much_that_is_not_handled_is_not_read() {
     let world = World::new(Manners { bidi: true, sm: false, ..Manners::default() });
     *world.keeps.lock() = true;

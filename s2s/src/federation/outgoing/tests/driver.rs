@@ -1,7 +1,6 @@
 //! Streams against a peer that does as it is told: what is delivered and what fails adds up, whatever happens on the way.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -63,12 +62,12 @@ async fn a_cut_stream_is_resumed_and_nothing_is_lost_or_doubled() {
 #[tokio::test(start_paused = true)]
 async fn a_stream_that_is_cut_again_while_it_is_resumed_is_resumed_later() {
     let cuts = vec![10, 500];
-    let world = World::new(Manners { cuts, cuts_resuming: 3, ..Manners::default() });
+    let world = World::new(Manners { cuts, cuts_resuming: 2, ..Manners::default() });
     let outgoing = world.outgoing();
     send(&outgoing, 0..1_000);
     world.until("all delivered", |seen| seen.delivered.len() == 1_000).await;
     let seen = world.seen.lock();
-    assert_eq!((seen.resumed, seen.attempts.len()), (2, 6));
+    assert_eq!((seen.resumed, seen.attempts.len()), (2, 5));
     assert_eq!(seen.arrived, all(1_000).into_iter().map(|n| (n, false)).collect::<Vec<_>>());
 }
 
@@ -94,7 +93,29 @@ async fn who_cannot_bear_to_be_asked_to_resume_has_a_new_stream() {
     let outgoing = world.outgoing();
     send(&outgoing, 0..20);
     world.until("all delivered", |seen| seen.delivered.len() == 20).await;
-    assert_eq!(world.seen.lock().attempts.len(), 7);
+    assert_eq!(world.seen.lock().attempts.len(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_answer_when_it_is_asked_to_resume_is_not_asked_again() {
+    let world = World::new(Manners { cuts: vec![10], mute_resuming: true, ..Manners::default() });
+    let outgoing = world.outgoing();
+    send(&outgoing, 0..20);
+    world.until("all delivered", |seen| seen.delivered.len() == 20).await;
+    assert_eq!(world.seen.lock().attempts.len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_resumes_with_an_impossible_count_has_a_new_stream() {
+    let world = World::new(Manners { cuts: vec![10], ahead_resuming: 100, ..Manners::default() });
+    let outgoing = world.outgoing();
+    send(&outgoing, 0..20);
+    world.until("all delivered", |seen| seen.delivered.len() == 20).await;
+    let seen = world.seen.lock();
+    assert_eq!(
+        (&seen.errors[..], seen.attempts.len()),
+        (&["undefined-condition".to_owned()][..], 3)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -177,6 +198,33 @@ async fn a_peer_that_handles_late_is_not_asked_without_end() {
     world.manners.lock().behind = 0;
     world.until("all delivered", |seen| seen.delivered.len() == 10).await;
     assert_eq!(world.seen.lock().attempts.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_not_acknowledged_does_not_stop_what_comes_after_a_broken_stream() {
+    let world =
+        World::new(Manners { behind: 1, resume: false, cuts: vec![5], ..Manners::default() });
+    let outgoing = world.outgoing();
+    send(&outgoing, 0..10);
+    world.until("nine delivered", |seen| seen.delivered.len() == 9).await;
+    // It would acknowledge the tenth if the next came.
+    send(&outgoing, 10..12);
+    world.until("the next delivered", |seen| seen.delivered == all(11)).await;
+    assert!(world.age() < timers().ack);
+    world.manners.lock().behind = 0;
+    world.until("all delivered", |seen| seen.delivered == all(12)).await;
+    assert_eq!(world.seen.lock().attempts.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_acknowledges_nothing_of_what_broke_a_stream_is_silent_whatever_it_answers() {
+    let world =
+        World::new(Manners { behind: 100, resume: false, cuts: vec![5], ..Manners::default() });
+    let outgoing = world.outgoing();
+    send(&outgoing, 0..10);
+    world.until("all failed", |seen| seen.failed.len() == 10).await;
+    assert!(world.age() < timers().queue + timers().ack);
+    assert_eq!(world.seen.lock().errors[0], "connection-timeout");
 }
 
 #[tokio::test(start_paused = true)]
@@ -444,7 +492,7 @@ async fn what_is_left_at_the_end_is_given_back() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn the_end_waits_for_streams_to_give_back_what_they_have() {
     let world = World::new(Manners { behind: 3, ..Manners::default() });
-    world.holds.store(true, Ordering::Release);
+    let hold = world.hold();
     let outgoing = world.outgoing();
     send(&outgoing, 0..10);
     world.until("some delivered", |seen| !seen.delivered.is_empty()).await;
@@ -457,7 +505,7 @@ async fn the_end_waits_for_streams_to_give_back_what_they_have() {
         assert!(!finishing.is_finished(), "there is more to come");
         tokio::task::yield_now().await;
     }
-    world.holds.store(false, Ordering::Release);
+    drop(hold);
     let left = finishing.await.expect("no panic");
     let mut ended = world.seen.lock().delivered.clone();
     ended.extend(left.iter().map(|(ticket, _)| ticket.order));

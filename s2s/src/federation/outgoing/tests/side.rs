@@ -122,6 +122,21 @@ async fn a_stream_of_the_peer_takes_our_stanzas_while_it_stands() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_has_arrived_is_told_whichever_comes_first() {
+    let world = World::new(Manners::default());
+    let outgoing = world.outgoing();
+    let (queue, mut queued) = mpsc::channel(4);
+    outgoing.opened(Pair::new("capulet.example", "montague.example"), &Back { stream: 1, queue });
+    for order in 0..3 {
+        outgoing.send(ticket(order), message(order, "romeo@montague.example")).expect("room");
+        queued.recv().await.expect("it comes");
+    }
+    outgoing.delivered(1, &[ticket(1)]);
+    outgoing.delivered(1, &[ticket(0), ticket(2)]);
+    assert_eq!((&world.seen.lock().delivered[..], outgoing.queued_bytes()), (&[1, 0, 2][..], 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_a_stream_of_the_peer_has_is_left_at_the_end() {
     let world = World::new(Manners::default());
     let outgoing = world.outgoing();
@@ -137,6 +152,9 @@ async fn what_a_stream_of_the_peer_has_is_left_at_the_end() {
     let orders = |left: Vec<_>| left.iter().map(|(ticket, _): &(Ticket, _)| ticket.order).collect();
     let left: Vec<u64> = orders(outgoing.finish().await);
     assert_eq!(left, [1, 2, 3, 4, 5]);
+    // What is given back is not told to be delivered, too.
+    outgoing.delivered(1, &[ticket(1)]);
+    assert_eq!(world.seen.lock().delivered, [0]);
     // Nothing more is taken, whatever comes after that.
     let other = Back { stream: 2, ..back };
     outgoing.opened(Pair::new("capulet.example", "montague.example"), &other);
@@ -186,6 +204,36 @@ async fn what_was_on_a_stream_that_broke_goes_on_another_little_by_little() {
         outgoing.delivered(2, &more);
     }
     assert_eq!((world.seen.lock().delivered.len(), outgoing.queued_bytes()), (51, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_acknowledged_does_not_stop_the_rest_on_a_stream_of_the_peer() {
+    let world = World::new(Manners::default());
+    let outgoing = world.outgoing();
+    let pair = || Pair::new("capulet.example", "montague.example");
+    let backs = [1, 2].map(|stream| {
+        let (queue, queued) = mpsc::channel(100);
+        (Back { stream, queue }, queued)
+    });
+    let [(first, queued), (second, mut other)] = backs;
+    outgoing.opened(pair(), &first);
+    for order in 0..3 {
+        outgoing.send(ticket(order), message(order, "romeo@montague.example")).expect("room");
+    }
+    while queued.len() < 3 {
+        tokio::task::yield_now().await;
+    }
+    outgoing.opened(pair(), &second);
+    drop(queued);
+    outgoing.closed(1);
+    for order in 0..3 {
+        assert_eq!(other.recv().await.expect("it comes").0, ticket(order));
+    }
+    outgoing.send(ticket(3), message(3, "romeo@montague.example")).expect("room");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(other.is_empty(), "not together with what may have broken the stream");
+    let waited = tokio::time::timeout(timers().ack, other.recv()).await;
+    assert_eq!(waited.expect("in time").expect("it comes").0, ticket(3));
 }
 
 #[tokio::test(start_paused = true)]

@@ -58,6 +58,10 @@ pub(super) struct Manners {
     pub(super) cuts: Vec<usize>,
     /// Drops the connection on which it is asked to resume, so many times.
     pub(super) cuts_resuming: usize,
+    /// Does not answer when it is asked to resume.
+    pub(super) mute_resuming: bool,
+    /// Says that it has handled so many more than have come, when it is asked to resume.
+    pub(super) ahead_resuming: u32,
     /// The domain's certificate is good.
     pub(super) proved: bool,
     /// What it makes of EXTERNAL; by default it is content.
@@ -113,6 +117,8 @@ impl Default for Manners {
             behind: 0,
             cuts: Vec::new(),
             cuts_resuming: 0,
+            mute_resuming: false,
+            ahead_resuming: 0,
             proved: true,
             external_fails: Fails::Never,
             hosts: &["xmpp.montague.example"],
@@ -172,8 +178,17 @@ pub(super) struct World {
     /// And once a stream is resumed.
     pub(super) resumed: Mutex<Vec<String>>,
     pub(super) keeps: Mutex<bool>,
-    /// Who tells that something is delivered does not get away.
-    pub(super) holds: AtomicBool,
+    /// See [`World::hold`].
+    holds: AtomicBool,
+}
+
+/// As long as it is there, who tells that something is delivered does not get away.
+pub(super) struct Hold(Arc<World>);
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.0.holds.store(false, Ordering::Release);
+    }
 }
 
 impl World {
@@ -210,6 +225,11 @@ impl World {
         let settings = Settings { policies: Arc::new(Policies::default()), limits, timers };
         let way = Arc::new(FakeWay(self.clone()));
         Outgoing::start_with(way, settings, Arc::new(Recorder(self.clone())))
+    }
+
+    pub(super) fn hold(self: &Arc<Self>) -> Hold {
+        self.holds.store(true, Ordering::Release);
+        Hold(self.clone())
     }
 
     pub(super) fn note<T>(&self, change: impl FnOnce(&mut Seen) -> T) -> T {
@@ -524,6 +544,7 @@ impl Peer {
                 self.world.sessions.lock().extend(id.clone().map(|id| (id, 0)));
                 Nonza::Enabled { id, max: Some(60), location: None }
             }
+            Nonza::Resume { .. } if self.manners.mute_resuming => return,
             Nonza::Resume { previd, h: told } => {
                 let known = self.world.sessions.lock().get(&previd).copied();
                 match known.filter(|_| self.manners.resume) {
@@ -533,7 +554,7 @@ impl Peer {
                             seen.dialback.push(format!("resume {told}"));
                         });
                         (self.sm, self.h, self.session) = (true, h, Some(previd.clone()));
-                        Nonza::Resumed { previd, h }
+                        Nonza::Resumed { previd, h: h + self.manners.ahead_resuming }
                     }
                     None => Nonza::Failed { condition: xmpp::Condition::ItemNotFound, h: None },
                 }
