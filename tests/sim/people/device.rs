@@ -485,14 +485,12 @@ impl Device {
         self.handled(around, element);
         self.moved(around);
         self.stage = Stage::Online;
-        let again: Vec<Vec<u8>> = self
-            .bound
-            .iter()
-            .flat_map(|bound| &bound.unacked)
-            .map(|out| out.bytes.clone())
-            .collect();
-        for bytes in again {
-            self.write(around, &bytes);
+        let again: Vec<Out> = self.bound.iter().flat_map(|bound| &bound.unacked).cloned().collect();
+        for out in again {
+            if let What::Message(message) = out.what {
+                around.journal.sent[message].again.get_or_insert(around.now);
+            }
+            self.write(around, &out.bytes);
         }
         self.ask(around);
     }
@@ -637,6 +635,7 @@ impl Device {
             at: around.now,
             acked: None,
             refused: None,
+            again: None,
         });
         let serial = around.journal.sent[message].serial;
         let address = match to {

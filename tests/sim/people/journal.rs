@@ -24,6 +24,18 @@ pub struct Sent {
     pub acked: Option<u64>,
     /// An error came back.
     pub refused: Option<(u64, String)>,
+    /// Said again on resumption: the server had not said by then that it is handled.
+    pub again: Option<u64>,
+}
+
+/// How long a server that takes a session over waits for what was said to be safe, before it says so of less.
+const SAFE_WITHIN_MS: u64 = 8_000;
+
+impl Sent {
+    /// It could not be made safe for so long that its client, coming back, was told that it is not: so it was said again.
+    pub fn was_unsafe_for_long(&self) -> bool {
+        self.again.is_some_and(|again| again >= self.at + SAFE_WITHIN_MS)
+    }
 }
 
 /// A message for another domain.

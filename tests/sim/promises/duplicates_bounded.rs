@@ -2,7 +2,8 @@
 //! session's node died; if the node where it was sent and the node where it was read both died, or the node where it was read died alone,
 //! behind a line that carried nothing to the other; if it was sent to devices at several nodes, one of which gave it back to a node where it
 //! was sent that had died meanwhile; or if it had been filed, and its home could not hear in time that it was read, behind a cut line or a
-//! death; or if a region was declared down meanwhile. A client that resumes says what it has, so within a session nothing else comes twice at all.
+//! death; or if a region was declared down meanwhile; or if it
+//! could not be made safe for so long that its sender, resuming, was told that it is not handled and said it again. A client that resumes says what it has, so within a session nothing else comes twice at all.
 
 use std::collections::BTreeMap;
 
@@ -62,8 +63,9 @@ pub fn check(journal: &Journal, end: &End) -> Vec<String> {
             "device {} saw message {} at {} and again at {}",
             seen.device, seen.message, first.at, seen.at
         );
-        let sent = journal.sent[seen.message].at;
-        if asked_anew(journal, first, seen) || journal.any_fell(sent, seen.at) {
+        let sent = &journal.sent[seen.message];
+        let excused = asked_anew(journal, first, seen) || sent.was_unsafe_for_long();
+        if excused || journal.any_fell(sent.at, seen.at) {
             continue;
         }
         if first.session == seen.session {
