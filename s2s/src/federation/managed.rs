@@ -18,6 +18,8 @@ pub(super) struct Unacked<T> {
     asked: Option<Instant>,
     /// How many had been sent when we asked last, and when the answer came.
     asked_for: Option<(u32, Option<Instant>)>,
+    /// Since when the peer has been asked and has acknowledged nothing more.
+    stalled: Option<Instant>,
 }
 
 impl<T> Default for Unacked<T> {
@@ -29,7 +31,7 @@ impl<T> Default for Unacked<T> {
 impl<T> Unacked<T> {
     /// Goes on with what a former connection has left.
     pub(super) fn resumed(queue: Outbound<T>) -> Self {
-        Unacked { queue, asked: None, asked_for: None }
+        Unacked { queue, asked: None, asked_for: None, stalled: None }
     }
 
     /// For another connection to go on with.
@@ -47,6 +49,9 @@ impl<T> Unacked<T> {
     pub(super) fn acked(&mut self, h: u32, now: Instant) -> Result<Vec<T>, TooHigh> {
         let arrived: Vec<T> = self.queue.acked(h)?.collect();
         self.asked = None;
+        if !arrived.is_empty() {
+            self.stalled = None;
+        }
         self.asked_for = self.asked_for.map(|(count, _)| (count, Some(now)));
         Ok(arrived)
     }
@@ -76,6 +81,11 @@ impl<T> Unacked<T> {
         self.asked
     }
 
+    /// Since when it has been asked and has acknowledged nothing more, whatever it answers.
+    pub(super) fn stalled(&self) -> Option<Instant> {
+        self.stalled
+    }
+
     /// When to ask: one question at a time, and now, unless it is [`Unacked::asks_again`].
     pub(super) fn asks_at(&self, now: Instant) -> Option<Instant> {
         let asks = self.asked.is_none() && !self.is_empty();
@@ -96,13 +106,14 @@ impl<T> Unacked<T> {
         if asks {
             self.asked = Some(now);
             self.asked_for = Some((self.queue.sent(), None));
+            self.stalled.get_or_insert(now);
         }
         asks
     }
 
     /// The connection is gone: nothing is awaited.
     pub(super) fn cut(&mut self) {
-        (self.asked, self.asked_for) = (None, None);
+        (self.asked, self.asked_for, self.stalled) = (None, None, None);
     }
 }
 
@@ -163,8 +174,13 @@ mod tests {
         assert_eq!(unacked.acked(1, now), Ok(vec!["a"]));
         assert_eq!((unacked.ask(now), unacked.asks_at(now)), (false, Some(now + ASK_AGAIN)));
         assert!(unacked.ask(now + ASK_AGAIN));
+        // An answer that acknowledges nothing more is none.
+        assert_eq!(unacked.acked(1, now + ASK_AGAIN), Ok(vec![]));
+        assert!(unacked.ask(now + 2 * ASK_AGAIN));
+        assert_eq!(unacked.stalled(), Some(now + ASK_AGAIN));
         assert!(unacked.acked(3, now).is_err());
         unacked.cut();
+        assert_eq!(unacked.stalled(), None);
         assert!(unacked.ask(now), "on another connection");
         assert_eq!((unacked.acked(2, now), unacked.asks_at(now)), (Ok(vec!["b"]), None));
     }

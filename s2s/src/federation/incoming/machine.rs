@@ -183,10 +183,14 @@ impl Machine {
         }
     }
 
-    /// When the acknowledgement that was asked for is too late. Not while we do not read.
+    /// When the acknowledgement that was asked for is too late, or one that says more than before: that may take as long as a stanza may wait. Not while we do
+    /// not read.
     fn ack_by(&self) -> Option<Instant> {
-        let asked = self.management.asked_at().filter(|_| !self.is_full())?;
-        Some(asked.max(self.deaf_until) + self.settings.timers.ack)
+        let Timers { ack, queue, .. } = self.settings.timers;
+        let (asked, stalled) = (self.management.asked_at(), self.management.stalled());
+        let late = |since: Option<Instant>, after| Some(since?.max(self.deaf_until) + after);
+        let by = late(asked, ack).into_iter().chain(late(stalled, queue)).min();
+        by.filter(|_| !self.is_full())
     }
 
     /// Takes what happened, says what to do. What is out of turn ends the stream.

@@ -73,6 +73,10 @@ impl Management {
         self.outbound.asked()
     }
 
+    pub(super) fn stalled(&self) -> Option<Instant> {
+        self.outbound.stalled()
+    }
+
     pub(super) fn asks_again(&self) -> Option<Instant> {
         self.outbound.asks_again()
     }

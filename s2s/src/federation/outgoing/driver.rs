@@ -420,6 +420,10 @@ impl Stream<'_> {
         let asked = asked.filter(|_| self.may_read(settings)).map(Instant::from_std);
         let asked = asked.map(|asked| asked.max(self.deaf_until));
         let cut = self.stalled.into_iter().chain(asked).min().map(|since| since + timers.ack);
+        // It answers, and has what we sent no more than before: as long as a stanza may wait, and then it goes another way, or back.
+        let hopeless = session.stalled().filter(|_| self.may_read(settings)).map(Instant::from_std);
+        let hopeless = hopeless.map(|since| since.max(self.deaf_until) + timers.queue);
+        let cut = cut.into_iter().chain(hopeless).min();
         let settled = (!self.is_up).then(|| self.began + timers.negotiate);
         if cut.into_iter().chain(settled).any(|at| at <= now) {
             return Err(Failure::Silent);

@@ -117,6 +117,11 @@ impl Session {
         self.managed.asked()
     }
 
+    /// Since when the peer answers, if it does, and acknowledges nothing more.
+    pub(super) fn stalled(&self) -> Option<Instant> {
+        self.managed.stalled()
+    }
+
     /// Asks for an acknowledgement, if one should be asked for now.
     pub(super) fn ask(&mut self, now: Instant) -> bool {
         self.phase == Phase::On && self.managed.ask(now)

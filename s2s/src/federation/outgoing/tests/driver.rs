@@ -228,6 +228,16 @@ async fn who_acknowledges_nothing_of_what_broke_a_stream_is_silent_whatever_it_a
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_answers_and_acknowledges_nothing_has_as_long_as_a_stanza_may_wait() {
+    let world = World::new(Manners { behind: 100, ..Manners::default() });
+    let outgoing = world.outgoing();
+    send(&outgoing, 0..10);
+    world.until("all failed", |seen| seen.failed.len() == 10).await;
+    let Timers { queue, ack, .. } = timers();
+    assert!((queue..queue + ack).contains(&world.age()), "{:?}", world.age());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_peer_may_speak_first() {
     // S-059.
     let world = World::new(Manners { eager: true, ..Manners::default() });
