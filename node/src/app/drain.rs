@@ -23,7 +23,7 @@ use xmpp::stream::error::StreamError;
 use super::Node;
 use crate::geo::frame;
 use crate::router::perform;
-use crate::session::{Control, Handover, Item, Seat, moving};
+use crate::session::{Control, Handover, Item, Leave, Seat, moving};
 
 /// How long a session's task may take until it lets go.
 const LEAVE_WITHIN: Duration = Duration::from_secs(5);
@@ -272,7 +272,7 @@ fn target(node: &Node, refused: &HashMap<NodeIx, Instant>) -> Option<NodeIx> {
 /// One session goes. The node that did not take it, if so.
 async fn leave(node: &Arc<Node>, seat: &Arc<Seat>, to: Option<NodeIx>) -> Option<NodeIx> {
     let (reply, mut handed) = oneshot::channel::<Handover>();
-    let order = Control::Leave(elsewhere(node), reply);
+    let order = Control::Leave(Box::new(Leave { error: elsewhere(node), reply }));
     if seat.mailbox.push(Item::Control(order)).is_err() {
         return None; // Over meanwhile.
     }

@@ -96,6 +96,14 @@ fn is_for(delivery: &Delivery, seat: &Seat) -> bool {
     delivery.stanza.to().is_some_and(|to| to.domain() == seat.bare.domain())
 }
 
+/// Where clients go, a component has no business.
+fn without_host(error: StreamError) -> StreamError {
+    match error.condition {
+        StreamCondition::SeeOtherHost => StreamError::system_shutdown(),
+        _ => error,
+    }
+}
+
 /// A component that is connected.
 pub(super) struct Connection {
     hosts: Vec<Host>,
@@ -298,11 +306,11 @@ impl Connection {
                     let end = self.written + self.output.len() as u64;
                     self.unwritten.push_back((end, delivery));
                 }
-                Item::Control(Control::Close(error) | Control::Leave(error, _)) => {
-                    // Where clients go, a component has no business.
-                    let elsewhere = error.condition == StreamCondition::SeeOtherHost;
-                    let error = if elsewhere { StreamError::system_shutdown() } else { error };
-                    close = close.or(Some(Close::Error(error)));
+                Item::Control(Control::Close(error)) => {
+                    close = close.or(Some(Close::Error(without_host(*error))));
+                }
+                Item::Control(Control::Leave(leave)) => {
+                    close = close.or(Some(Close::Error(without_host(leave.error))));
                 }
                 Item::Control(_) => {}
             }

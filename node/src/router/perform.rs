@@ -162,5 +162,5 @@ pub fn local_carbons(
 /// Ends a local session with a stream error.
 pub fn close(seat: &Seat, error: StreamError) {
     // Control always fits; a closed mailbox means the session is gone already.
-    let _ = seat.mailbox.push(Item::Control(Control::Close(error)));
+    let _ = seat.mailbox.push(Item::Control(Control::Close(Box::new(error))));
 }

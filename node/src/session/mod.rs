@@ -29,7 +29,7 @@ use std::sync::Arc;
 
 pub use self::end::{component_over, no_room};
 pub use self::receipt::{Handled, Receipt};
-pub use self::seat::{Control, Delivery, Item, Older, Owed, Seat, State};
+pub use self::seat::{Control, Delivery, Item, Leave, Older, Owed, Seat, State};
 pub use self::sm::{Handover, Resumable};
 pub(crate) use self::stanza::{handle, iq, without_our_delay};
 pub(crate) use self::task::poll_leave;

@@ -17,7 +17,7 @@ use replication::Hlc;
 use xmpp::jid::{BareJid, FullJid, Jid};
 use xmpp::stanza::{Kind, Stanza, Type};
 
-pub use self::item::{Control, Delivery, Item, Older, Owed};
+pub use self::item::{Control, Delivery, Item, Leave, Older, Owed};
 pub use self::moved::State;
 use self::newer::Newer;
 use self::watch::Watch;

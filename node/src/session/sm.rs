@@ -461,9 +461,8 @@ pub(super) async fn hibernate(
                     push::missed(node, &seat, &delivery);
                     over |= !session.sm.keep(delivery, node.wall_ms());
                 }
-                Item::Control(Control::Resume(reply) | Control::Leave(_, reply)) => {
-                    taken = Some(reply);
-                }
+                Item::Control(Control::Resume(reply)) => taken = Some(reply),
+                Item::Control(Control::Leave(leave)) => taken = Some(leave.reply),
                 Item::Control(Control::Close(_)) => over = true,
                 Item::Control(Control::SayAgain) => again = true,
                 // What it has missed it is told when its client is back: `Seat::wakes`.

@@ -384,11 +384,11 @@ impl Session {
                 Item::Control(Control::Tick) => {}
                 Item::Control(Control::SayAgain) => again = true,
                 Item::Control(Control::Missed) => missed = true,
-                Item::Control(Control::Close(error)) => close = Some(Close::Error(error)),
-                Item::Control(Control::Leave(error, reply)) if close.is_none() => {
-                    close = Some(Close::Left(error, reply));
+                Item::Control(Control::Close(error)) => close = Some(Close::Error(*error)),
+                Item::Control(Control::Leave(leave)) if close.is_none() => {
+                    close = Some(Close::Left(leave.error, leave.reply));
                 }
-                Item::Control(Control::Leave(..)) => {}
+                Item::Control(Control::Leave(_)) => {}
             }
         }
         if again && close.is_none() {

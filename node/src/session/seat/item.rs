@@ -7,7 +7,7 @@ use xmpp::stream::error::StreamError;
 use crate::session::Handover;
 use crate::session::mailbox::{Class, Weight};
 
-/// What a mailbox holds.
+/// What a mailbox holds. 24 bytes: there are many.
 #[derive(Debug)]
 pub enum Item {
     /// A stanza for the client, in its final form.
@@ -61,11 +61,11 @@ impl Delivery {
     }
 }
 
-/// Orders to a session.
+/// Orders to a session. Small, for what is rare among the items of a mailbox is not to make all of them large.
 #[derive(Debug)]
 pub enum Control {
     /// Close with this stream error.
-    Close(StreamError),
+    Close(Box<StreamError>),
     /// The coarse timer fired: look at your deadlines.
     Tick,
     /// What goes with the client's presence is another: it is sent again.
@@ -81,7 +81,16 @@ pub enum Control {
     Resume(tokio::sync::oneshot::Sender<Handover>),
     /// The node is emptied: close the connection with this stream error, and hand over your state if the session may be resumed. If not, it
     /// ends.
-    Leave(StreamError, tokio::sync::oneshot::Sender<Handover>),
+    Leave(Box<Leave>),
+}
+
+/// See [`Control::Leave`].
+#[derive(Debug)]
+pub struct Leave {
+    /// What the client is told.
+    pub error: StreamError,
+    /// Who wants the session.
+    pub reply: tokio::sync::oneshot::Sender<Handover>,
 }
 
 impl Weight for Item {
@@ -100,12 +109,22 @@ impl Weight for Item {
                 _ => Class::Iq,
             },
             // A handed-over session takes its mailbox along; how much is handled is said behind the errors that belong to it.
-            Item::Control(Control::Close(_) | Control::Resume(_) | Control::Leave(..)) => {
+            Item::Control(Control::Close(_) | Control::Resume(_) | Control::Leave(_)) => {
                 Class::Order
             }
             Item::Control(
                 Control::Handled { .. } | Control::Tick | Control::SayAgain | Control::Missed,
             ) => Class::Control,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_item_is_24_bytes() {
+        assert_eq!((size_of::<Delivery>(), size_of::<Item>()), (24, 24));
     }
 }
