@@ -14,6 +14,9 @@ use pangaea_sim::plan::{FALLS_FROM, NODES_FROM, PROFILES, Profile};
 use pangaea_sim::play::play;
 use pangaea_sim::promises;
 
+/// Seeds beyond the first thousand that have found what is mended by now. Played with those from 0 on, where nothing is named.
+const FOUND: [u64; 2] = [7_882, 2_000_324];
+
 /// Failing seeds shown for each promise and profile.
 const SHOWN: usize = 3;
 
@@ -53,7 +56,8 @@ fn main() -> ExitCode {
     // Beside those that are always played a fifth as many of several nodes a region.
     let more = if wanted.is_empty() { NODES_FROM + seeds / 5 } else { NODES_FROM };
     let more = NODES_FROM + first.min(NODES_FROM)..more + first.min(NODES_FROM);
-    let all: Vec<u64> = (first..first + seeds).chain(more).collect();
+    let found = FOUND.into_iter().filter(|_| wanted.is_empty() && first == 0);
+    let all: Vec<u64> = (first..first + seeds).chain(more).chain(found).collect();
     let next = AtomicUsize::new(0);
     let broken: Mutex<Broken> = Mutex::default();
     let played: Mutex<BTreeMap<Profile, (u64, u64)>> = Mutex::default();

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use replication::durable_log::{Applier, Position as Followed, Verdict};
 use replication::{Change, Entry, SHARDS, Store, shard_of};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedRwLockReadGuard, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 use xmpp::BareJid;
@@ -217,14 +217,18 @@ impl Task {
     async fn take(&mut self, batch: &mut Vec<Event>) -> Result<(), StorageError> {
         let mut good = Vec::new();
         let mut log = 0;
+        let mut judging = None;
         for event in batch.drain(..) {
             match event {
                 Event::Message(Ship::Batch { log: of, entries }) => {
                     log = of;
+                    if judging.is_none() {
+                        judging = Some(Arc::clone(&self.shared.applying).read_owned().await);
+                    }
                     self.judge(of, entries, &mut good);
                 }
                 event => {
-                    self.apply(log, std::mem::take(&mut good)).await?;
+                    self.apply(log, std::mem::take(&mut good), judging.take()).await?;
                     match event {
                         Event::Up => self.ask().await,
                         Event::Message(message) => self.copy(message).await?,
@@ -232,7 +236,7 @@ impl Task {
                 }
             }
         }
-        self.apply(log, good).await
+        self.apply(log, good, judging).await
     }
 
     /// Picks the entries that come next; what the others mean is decided here too.
@@ -296,10 +300,16 @@ impl Task {
         }
     }
 
-    /// Makes entries durable, and known.
-    async fn apply(&mut self, log: u64, entries: Vec<Entry>) -> Result<(), StorageError> {
+    /// Makes entries durable, and known. Whoever waits for that to be done waits no longer than that: not for room on a link.
+    async fn apply(
+        &mut self,
+        log: u64,
+        entries: Vec<Entry>,
+        judging: Option<OwnedRwLockReadGuard<()>>,
+    ) -> Result<(), StorageError> {
         let repeated = std::mem::take(&mut self.repeated);
         let Some(last) = entries.last() else {
+            drop(judging);
             // An acknowledgement may have met our own question on the way: the home then sends again what it takes for missing, and its
             // window stays shut until it is told.
             if let Some(position) = self.position.filter(|_| repeated) {
@@ -307,9 +317,6 @@ impl Task {
             }
             return Ok(());
         };
-        for owner in std::mem::take(&mut self.stale) {
-            self.way.send(&Ship::Stale { owner }).await;
-        }
         let position = Position { log, seq: last.seq };
         let newest = entries.iter().map(|entry| entry.at).max();
         let mut fresh = entries.clone();
@@ -332,6 +339,10 @@ impl Task {
         self.position = Some(position);
         self.ask_at = self.ask_at.filter(|_| self.held || self.wanting);
         self.shared.learn(&self.region, position, &entries);
+        drop(judging);
+        for owner in std::mem::take(&mut self.stale) {
+            self.way.send(&Ship::Stale { owner }).await;
+        }
         self.way.send(&Ship::Ack(position)).await;
         Ok(())
     }
@@ -349,6 +360,7 @@ impl Task {
                     self.ask_at.get_or_insert(Instant::now());
                     return Ok(());
                 }
+                let alone = Arc::clone(&self.shared.applying).write_owned().await;
                 let (shared, region) = (&self.shared, &*self.region);
                 let (shards, everything) = (&copying.shards, &copying.everything);
                 let is_pinned =
@@ -370,6 +382,7 @@ impl Task {
                 told.splice(0..0, gone.into_iter().map(gone_change));
                 shared.applied.copied(&told);
                 shared.feed.copied(&told);
+                drop(alone);
                 copying.number = number;
                 copying.from = to;
                 self.way.send(&Ship::SnapshotAck { copy, number }).await;

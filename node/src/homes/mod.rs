@@ -46,7 +46,7 @@ use replication::HybridClock;
 use replication::durable_log::ShipLimits;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, RwLock, mpsc};
 use tokio::task::JoinHandle;
 use xmpp::{BareJid, Condition, Element, StanzaError};
 
@@ -328,6 +328,9 @@ struct Shared {
     followed: Mutex<HashMap<String, Told<Position>>>,
     feed: feed::Feed,
     metadata: Told<u64>,
+    /// Held (for reading) from the judgement of entries until they are in storage, and (for writing) while a part of a copy is put there: what was judged by an
+    /// epoch that has ended meanwhile does not come down on top of what the new home has sent.
+    applying: Arc<RwLock<()>>,
     copies: copies::Copies,
     /// What is being handed over: no more is written of it here.
     leaving: Mutex<Vec<Moved>>,
@@ -380,6 +383,7 @@ impl Homes {
             followed: Mutex::default(),
             feed: feed::Feed::default(),
             metadata: Told::new(0),
+            applying: Arc::default(),
             copies: copies::Copies::default(),
             leaving: Mutex::default(),
             writer: Mutex::new(None),

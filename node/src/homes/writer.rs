@@ -62,13 +62,24 @@ pub(super) struct Writer {
     kept_back: Vec<(BareJid, Vec<Change>)>,
     /// `former` has something to be stored before the next commit.
     unstored: bool,
+    /// Metadata as it was when the last group began.
+    seen: u64,
 }
 
 impl Writer {
     pub(super) fn new(shared: &Arc<Shared>, head: u64, former: Former) -> Writer {
         let tx = Tx::new(Arc::clone(&shared.storage));
         let shared = Arc::clone(shared);
-        Writer { shared, tx, head, trimmed: 0, former, kept_back: Vec::new(), unstored: false }
+        Writer {
+            shared,
+            tx,
+            head,
+            trimmed: 0,
+            former,
+            kept_back: Vec::new(),
+            unstored: false,
+            seen: 0,
+        }
     }
 
     /// Runs until told to stop.
@@ -86,6 +97,11 @@ impl Writer {
         let mut entries: Vec<Entry> = Vec::new();
         let mut answers = Vec::with_capacity(jobs.len());
         let mut going = true;
+        let metadata = self.shared.metadata.get();
+        if std::mem::replace(&mut self.seen, metadata) != metadata {
+            // We may have become a home: what was judged before is in storage first.
+            drop(self.shared.applying.write().await);
+        }
         self.fetch(jobs).await;
         let late = std::mem::take(&mut self.kept_back);
         let late = late.into_iter().map(|(account, changes)| Job::Late(account, changes));
