@@ -60,6 +60,7 @@ pub use seams::{
     Applied, AppliedAt, CallError, FeedSink, Full, HomeMap, HomeOp, HomePlace, HomeTransport,
     ShipSink, Unwatched,
 };
+pub use ship::PeerStatus;
 pub use tx::Tx;
 
 /// Why a request to a home has not been done. Unless it is `Unreachable`, nothing has happened.
@@ -263,26 +264,6 @@ pub struct HomesParts {
     pub sink: Arc<dyn ShipSink>,
     /// What hangs on applied changes.
     pub applied: Arc<dyn Applied>,
-}
-
-/// What one peer's copies stand at, for operators.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PeerStatus {
-    /// The peer.
-    pub region: String,
-    /// How much of its log is applied here.
-    pub applied: Position,
-    /// How much of our log it has acknowledged; None: it has not asked for it.
-    pub acknowledged: Option<u64>,
-    /// The newest entry of our log.
-    pub head: u64,
-}
-
-impl PeerStatus {
-    /// How many entries of our log it has not said to have; None: it has not asked for it.
-    pub fn behind(&self) -> Option<u64> {
-        self.acknowledged.map(|has| self.head.saturating_sub(has))
-    }
 }
 
 /// Requests since the start, by where their home was when they were made.

@@ -74,6 +74,26 @@ impl Recent {
 /// After storage failed.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// What one peer's copies stand at, for operators.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerStatus {
+    /// The peer.
+    pub region: String,
+    /// How much of its log is applied here.
+    pub applied: Position,
+    /// How much of our log it has acknowledged; None: it has not asked for it.
+    pub acknowledged: Option<u64>,
+    /// The newest entry of our log.
+    pub head: u64,
+}
+
+impl PeerStatus {
+    /// How many entries of our log it has not said to have; None: it has not asked for it.
+    pub fn behind(&self) -> Option<u64> {
+        self.acknowledged.map(|has| self.head.saturating_sub(has))
+    }
+}
+
 /// What a replica says when it asks for our log.
 #[derive(Clone)]
 pub(super) struct From {

@@ -431,6 +431,10 @@ async fn a_home_is_not_handed_to_a_region_that_lags_or_that_metadata_refuses() {
     assert_eq!(set(&eu, "k=v1").await, Ok(previous(1).into()));
     let moved = eu.homes.hand_over(shard.clone(), "us").await;
     assert_eq!(moved, Err(HomeError::Unreachable));
+    let status = eu.homes.status();
+    let us_is_behind =
+        status.iter().find(|peer| peer.region == "us").and_then(|peer| peer.behind());
+    assert_eq!(us_is_behind, Some(1));
     net.lose_batches.store(0, Ordering::Relaxed);
     net.up("eu", "us");
     us.follows(&eu).await;
