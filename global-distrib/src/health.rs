@@ -81,6 +81,11 @@ impl Health {
         turns
     }
 
+    /// Whether a node has been silent for too long.
+    pub fn is_dark(&self, node: NodeIx) -> bool {
+        self.nodes.get(&node).is_some_and(|seen| seen.light == Light::Dark)
+    }
+
     /// Whether the link to a node is up now.
     pub fn is_up(&self, node: NodeIx) -> bool {
         self.nodes.get(&node).is_some_and(|seen| seen.up)

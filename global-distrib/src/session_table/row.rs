@@ -112,4 +112,13 @@ pub enum RouteEntry {
         /// Which bind.
         generation: Hlc,
     },
+    /// It is gone here and goes on at another node, whose own row says so: nobody is told an end.
+    Passed {
+        /// Whose.
+        full: FullJid,
+        /// Which bind.
+        generation: Hlc,
+        /// The name of the node where it goes on.
+        to: String,
+    },
 }

@@ -526,7 +526,8 @@ impl World {
                     reopen(&full);
                 }
             }
-            RouteEntry::Unbind { full, generation } => {
+            RouteEntry::Unbind { full, generation }
+            | RouteEntry::Passed { full, generation, .. } => {
                 self.state.borrow_mut().tell(|| format!("n{me} learns that {full} left n{from}"));
                 let road = self.road(me);
                 if table.unbind_there(ix(from), &full, generation, self.now(), &road) {

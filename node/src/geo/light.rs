@@ -14,6 +14,7 @@ use xmpp::stanza::{Stanza, Type};
 
 use super::abroad::is_abroad;
 use super::frame;
+use super::passing::Fate;
 use super::presence::{Presence, local_presence};
 use crate::app::Node;
 use crate::components;
@@ -47,6 +48,46 @@ pub fn rows_gone(node: &Arc<Node>, rows: &[Row<Arc<Seat>>]) {
     let gone = rows.iter().filter(|row| row.available && row.lit && !row.hidden);
     announce_gone(node, gone.map(|row| (row.full.clone(), row.generation)).collect());
     brought_out(node, rows.iter().map(|row| (&row.full, row.generation)));
+}
+
+/// A session of `from` goes on at another node. If it is seen here by that row alone, it is noted until the new row is here. To be called before
+/// its row goes.
+pub fn passes(node: &Arc<Node>, from: NodeIx, full: &FullJid, generation: Hlc, to: &str) {
+    // One that came out from under a newer row has arrived, and ended, already.
+    let seen = |row: &Row<Arc<Seat>>| {
+        let own = row.generation == generation && row.there() == Some(from);
+        row.full == *full && own && row.available && row.lit && !row.hidden && !row.emerged
+    };
+    let seen = node.directory.read(full.bare_str(), |rows| rows.iter().any(seen));
+    // Here its row would be known.
+    if seen != Some(true) || *to == node.geo.me.to_string() {
+        return;
+    }
+    let noted = node.geo.nodes.index(to).is_some_and(|to| {
+        let noted = node.geo.passings.begin(full, generation, to, node.geo.mark());
+        node.geo.send_due_probes();
+        noted
+    });
+    if !noted {
+        announce_gone(node, vec![(full.clone(), generation)]);
+    }
+}
+
+/// Sessions that went from one node to another, and of which the other has nothing to say, or is silent. Once a second.
+pub fn lost_on_the_way(node: &Arc<Node>) {
+    if node.geo.passings.is_empty() {
+        return;
+    }
+    let gone = node.geo.passings.take(|passing| {
+        let shows = |row: &Row<Arc<Seat>>| row.full == passing.full && row.available && !row.hidden;
+        let there = node.directory.read(passing.full.bare_str(), |rows| rows.iter().any(shows));
+        if there == Some(true) {
+            return Fate::Arrived;
+        }
+        let dark = node.geo.health.lock().is_dark(passing.to);
+        if dark || node.geo.closed(&passing.mark) { Fate::Lost } else { Fate::Open }
+    });
+    announce_gone(node, gone);
 }
 
 /// Tells local contacts, and local resources of the same account, that these are unavailable.

@@ -3,7 +3,7 @@
 //! Called by the router and by features' actions. Blueprint §4 to §6.
 //!
 //! * `abroad` presence for other domains · `frame` what is said on a link · `user` what arrives · `route` our route log and the others' · `held` what we have of
-//!   other nodes' ledgers · `calls` request and answer · `presence` who shows what to whom · `light` presence when a node falls silent or returns · `parting` subscriptions that are ending · `tick` once a second ·
+//!   other nodes' ledgers · `calls` request and answer · `presence` who shows what to whom · `light` presence when a node falls silent or returns · `parting` subscriptions that are ending · `passing` sessions that are between two nodes · `tick` once a second ·
 //!   `numbers` for `/metrics`
 
 pub mod abroad;
@@ -13,6 +13,7 @@ pub mod held;
 pub mod light;
 mod numbers;
 pub mod parting;
+pub mod passing;
 pub mod presence;
 pub mod route;
 pub mod tick;
@@ -79,6 +80,8 @@ pub struct Geo {
     pub calls: calls::Calls,
     /// Subscriptions that are ending.
     pub partings: parting::Partings,
+    /// Sessions that are between two other nodes.
+    pub passings: passing::Passings,
     /// What is remembered for contacts at other domains.
     pub abroad: abroad::Abroad,
     /// Our session rows' changes, and where each peer is in them.
@@ -106,6 +109,7 @@ impl Geo {
             held: held::Held::default(),
             calls: calls::Calls::default(),
             partings: parting::Partings::default(),
+            passings: passing::Passings::default(),
             abroad: abroad::Abroad::default(),
             route: route::Routes::new(route_entries_max),
             relink: tokio::sync::Notify::new(),

@@ -162,6 +162,7 @@ impl Geo {
                 abroad::probe(node, &asker, &account);
                 continue;
             }
+            self.passings.ask(account.as_str(), from);
             let shown = node.rosters.shows_to(&account, &asker.bare);
             let mut here: Vec<Arc<Seat>> = Vec::new();
             node.directory.read(account.as_str(), |rows| {
@@ -263,7 +264,15 @@ pub fn parted(node: &Arc<Node>, contact: &BareJid, account: &BareJid) {
         let shown = rows.iter().filter(|row| !hides(row));
         shown.map(|row| row.full.clone()).filter(|full| !told.contains(full.as_str())).collect()
     };
-    for full in node.directory.read(account.as_str(), shown).unwrap_or_default() {
+    let rows = || node.directory.read(account.as_str(), shown).unwrap_or_default();
+    let mut gone = rows();
+    // One is noted as passing before its row goes, and until its next one is there: who is in neither was never seen.
+    let passing = node.geo.passings.of(account.as_str()).into_iter();
+    gone.extend(passing.filter(|full| !told.contains(full.as_str())));
+    gone.extend(rows());
+    gone.sort();
+    gone.dedup();
+    for full in gone {
         let stanza = Stanza::presence(None, Some(&Jid::from(&full)), Type::Unavailable).build();
         to_available(node, contact.as_str(), &stanza, || true);
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use global_distrib::{NodeIx, Place, RouteEntry, Row, Shows};
 use parking_lot::Mutex;
+use replication::Hlc;
 use replication::route_log::{Log, Tail};
 use s2s::link::FrameSink;
 use xmpp::jid::FullJid;
@@ -130,6 +131,8 @@ impl Routes {
                     }
                     node.observe(generation);
                     let component = full.local().is_none().then(|| full.clone());
+                    let arrived = (available && !hidden && !node.geo.passings.is_empty())
+                        .then(|| full.clone());
                     let bare = full.bare();
                     let row = Row::new(full, Place::There(peer.ix), generation);
                     let row = Row { priority, available, hidden, ..row };
@@ -149,6 +152,9 @@ impl Routes {
                     if bound.reopen {
                         router::reopen(node, &bare);
                     }
+                    for asker in arrived.iter().flat_map(|full| node.geo.passings.arrived(full)) {
+                        node.geo.probe_presence(node, &asker, vec![bare.clone()]);
+                    }
                 }
                 RouteEntry::Update { full, generation, priority, available, hidden } => {
                     node.observe(generation);
@@ -160,19 +166,11 @@ impl Routes {
                     }
                 }
                 RouteEntry::Unbind { full, generation } => {
-                    let road = router::road::Road::new(node);
-                    let reopen = node.directory.unbind_there(
-                        peer.ix,
-                        &full,
-                        generation,
-                        node.now_ms(),
-                        &road,
-                    );
-                    road.finish();
-                    if reopen {
-                        router::reopen(node, &full.bare());
-                    }
-                    light::brought_out(node, std::iter::once((&full, generation)));
+                    unbind(node, peer, &full, generation);
+                }
+                RouteEntry::Passed { full, generation, to } => {
+                    light::passes(node, peer.ix, &full, generation, &to);
+                    unbind(node, peer, &full, generation);
                 }
             }
         }
@@ -196,4 +194,15 @@ impl Routes {
             router::reopen(node, &bare);
         }
     }
+}
+
+/// A session of the peer has ended there.
+fn unbind(node: &Arc<Node>, peer: &Peer, full: &FullJid, generation: Hlc) {
+    let road = router::road::Road::new(node);
+    let reopen = node.directory.unbind_there(peer.ix, full, generation, node.now_ms(), &road);
+    road.finish();
+    if reopen {
+        router::reopen(node, &full.bare());
+    }
+    light::brought_out(node, std::iter::once((full, generation)));
 }

@@ -40,6 +40,7 @@ pub async fn run(node: Arc<Node>) {
         node.geo.partings.tidy(|account| {
             node.directory.read(account.as_str(), |rows| !rows.is_empty()) == Some(true)
         });
+        light::lost_on_the_way(&node);
         for (peer, orders) in node.geo.held.take_untold() {
             node.geo.tell_kept(peer, &orders);
         }

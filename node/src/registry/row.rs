@@ -128,7 +128,10 @@ impl Change {
                 let shows = Shows { priority: *priority, available: *available, hidden: *hidden };
                 Some((full, Change::Is(*generation, shows)))
             }
-            RouteEntry::Unbind { full, generation } => Some((full, Change::Gone(*generation))),
+            RouteEntry::Unbind { full, generation }
+            | RouteEntry::Passed { full, generation, .. } => {
+                Some((full, Change::Gone(*generation)))
+            }
             RouteEntry::SnapshotBegin | RouteEntry::SnapshotEnd => None,
         }
     }

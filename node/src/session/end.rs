@@ -165,17 +165,21 @@ async fn over(node: &Arc<Node>, seat: &Arc<Seat>, sm: Option<Box<Sm>>, unwritten
     // No row: a newer bind of the same full JID has taken it.
     let known = unbound.row.is_some();
     node.metrics.sessions.dec();
-    let entry = RouteEntry::Unbind { full: seat.full.clone(), generation: seat.generation };
-    node.geo.route.append(node, entry);
     // A newer bind of the same full JID that is available already speaks for itself.
-    let succeeded = !known
-        && node
-            .directory
-            .read(seat.bare.as_str(), |rows| {
-                rows.iter().any(|row| row.full == seat.full && row.available && !row.hidden)
-            })
-            .unwrap_or(false);
-    if !succeeded {
+    let successor = |rows: &[Row<Arc<Seat>>]| {
+        let mut rows = rows.iter();
+        rows.find(|row| row.full == seat.full && row.available && !row.hidden).map(Row::there)
+    };
+    let succeeded = match known {
+        true => None,
+        false => node.directory.read(seat.bare.as_str(), successor).flatten(),
+    };
+    let entry = match succeeded {
+        Some(Some(there)) => passed(node, seat, there),
+        _ => RouteEntry::Unbind { full: seat.full.clone(), generation: seat.generation },
+    };
+    node.geo.route.append(node, entry);
+    if succeeded.is_none() {
         tell(node, seat, SessionEvent::Gone).await;
     }
     if known {
@@ -194,6 +198,15 @@ async fn over(node: &Arc<Node>, seat: &Arc<Seat>, sm: Option<Box<Sm>>, unwritten
         .unwrap_or(true);
     if last {
         node.rosters.evict(&seat.bare);
+    }
+}
+
+/// The session's row goes, and nobody is told an end: it goes on at that node.
+pub(super) fn passed(node: &Node, seat: &Seat, to: NodeIx) -> RouteEntry {
+    let (full, generation) = (seat.full.clone(), seat.generation);
+    match node.geo.nodes.name(to) {
+        Some(to) => RouteEntry::Passed { full, generation, to: to.to_string() },
+        None => RouteEntry::Unbind { full, generation },
     }
 }
 

@@ -6,6 +6,7 @@ use global_distrib::{Place, Shows};
 use super::*;
 use crate::features::roster::home::Request;
 use crate::features::roster::{self, subscription::Kind};
+use crate::geo::light;
 use crate::testing::{House, bare, jid, mail, stanza};
 
 const FULL: &str = "juliet@chat.example/phone";
@@ -36,6 +37,16 @@ impl Elsewhere {
     fn is_bound(&self, house: &House) {
         let row = Row::new(jid("juliet/phone"), Place::There(self.ix), self.generation);
         house.node.directory.bind(Row { available: true, ..row }, |_| true);
+    }
+
+    /// Its node says that the session goes on at that one.
+    fn passes_to(&self, house: &House, to: &str) {
+        let full = jid("juliet/phone");
+        light::passes(&house.node, self.ix, &full, self.generation, to);
+        let road = crate::router::road::Road::new(&house.node);
+        let now = house.node.now_ms();
+        house.node.directory.unbind_there(self.ix, &full, self.generation, now, &road);
+        road.finish();
     }
 
     /// And what the session shows.
@@ -156,4 +167,41 @@ async fn who_watches_no_more_hears_the_end_of_those_on_a_silent_node_too() {
     parted(&house.node, &bare("romeo"), &bare("juliet"));
     let heard = mail(&romeo).join("");
     assert!(heard.contains("type='unavailable'") && heard.contains(FULL), "{heard}");
+}
+
+#[tokio::test]
+async fn a_session_between_two_nodes_is_seen_until_it_is_lost_or_its_watcher_leaves() {
+    let (house, romeo) = verona().await;
+    let there = Elsewhere::new(&house);
+    let next = Elsewhere {
+        ix: house.node.geo.nodes.index("us-0").expect("few nodes"),
+        generation: Hlc(there.generation.0 + 1),
+    };
+    let seen = || {
+        light::lost_on_the_way(&house.node);
+        mail(&romeo)
+    };
+    // It arrives: he sees nothing of that.
+    there.is_bound(&house);
+    there.passes_to(&house, "us-0");
+    assert_eq!(house.node.geo.passings.of("juliet@chat.example"), [jid("juliet/phone")]);
+    next.is_bound(&house);
+    assert_eq!(seen(), [""; 0]);
+    assert!(house.node.geo.passings.is_empty());
+    // He watches no more while neither has a row.
+    next.passes_to(&house, "ap-0");
+    parted(&house.node, &bare("romeo"), &bare("juliet"));
+    let heard = mail(&romeo).join("");
+    assert!(heard.contains("type='unavailable'") && heard.contains(FULL), "{heard}");
+    // It does not arrive, and its new node has said all it knew.
+    light::lost_on_the_way(&house.node);
+    let heard = house.mail(&romeo).await.join("");
+    assert!(heard.contains("type='unavailable'") && heard.contains(FULL), "{heard}");
+    assert!(house.node.geo.passings.is_empty());
+    // One that came out from under a newer one is not seen.
+    there.is_bound(&house);
+    next.is_bound(&house);
+    next.passes_to(&house, "us-0");
+    there.passes_to(&house, "us-0");
+    assert_eq!(house.node.geo.passings.of("juliet@chat.example").len(), 1);
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use config::canary::{Canary, sings};
-use global_distrib::{NodeIx, RouteEntry, Row};
+use global_distrib::{NodeIx, Row};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use xmpp::jid::BareJid;
@@ -236,8 +236,7 @@ async fn left(node: &Arc<Node>, to: NodeIx, session: Handover, leaves: &[bool]) 
         say(node, to, &Word::Late { to: seat.full.clone(), stanza });
     }
     node.moving.forward(&seat.full, to, node.geo.mark());
-    let entry = RouteEntry::Unbind { full: seat.full.clone(), generation: seat.generation };
-    node.geo.route.append(node, entry);
+    node.geo.route.append(node, end::passed(node, &seat, to));
     node.geo.send_due_probes();
     end::tell(node, &seat, SessionEvent::Left).await;
     if unbound.reopen {
