@@ -245,6 +245,23 @@ impl Seat {
         Some(*self.handed.lock()).filter(|id| *id > 0)
     }
 
+    /// What waits behind older messages, in order, to go along with the session when it moves. What comes now waits on, also when the older ones have
+    /// been handed out meanwhile. `None`: nothing is being handed out. Ended by [`Self::end_catching_up`], behind [`Self::waits_again`] if it stays.
+    pub fn take_waiting(&self) -> Option<Vec<Delivery>> {
+        let mut newer = self.newer.lock();
+        let newer = newer.as_mut()?;
+        newer.running += 1;
+        newer.bytes = 0;
+        Some(std::mem::take(&mut newer.waiting))
+    }
+
+    /// While it catches up: these wait, ahead of those that do already.
+    pub fn waits_again(&self, waiting: Vec<Delivery>) {
+        if let Some(newer) = self.newer.lock().as_mut() {
+            newer.wait_first(waiting);
+        }
+    }
+
     /// It takes no messages any more: those that wait behind older ones are given back, and what is for this session alone goes on.
     pub fn take_newer(&self) -> Vec<Delivery> {
         let mut newer = self.newer.lock();

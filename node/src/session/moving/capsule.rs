@@ -161,4 +161,6 @@ pub(super) struct Capsule {
     pub(super) acked: u32,
     /// What it has not, oldest first.
     pub(super) unacked: Vec<Kept>,
+    /// What waits until older messages have been handed out, oldest first; none if nothing is being handed out.
+    pub(super) waiting: Vec<Kept>,
 }

@@ -84,27 +84,37 @@ async fn offer(
     }
     let (answer, answered) = oneshot::channel();
     node.moving.offered.lock().insert((to, call), answer);
-    let (bytes, leaves) = sealed(node, &session);
+    let waiting = session.seat.take_waiting();
+    let (bytes, leaves) = sealed(node, &session, waiting.as_deref().unwrap_or_default());
     if !send(node, to, call, &bytes) {
         node.moving.offered.lock().remove(&(to, call));
-        sleep_on(node, session);
+        stays(node, session, waiting);
         return Err(Why::Moving);
     }
     drop(bytes);
     let Ok(answer) = answered.await else {
-        sleep_on(node, session); // Nobody can say any more what became of it.
+        stays(node, session, waiting); // Nobody can say any more what became of it.
         return Ok(false);
     };
     match Giver::Offered.hears(answer) {
         Giver::Theirs if !sings(Canary::GiverKeeps) => {
-            left(node, to, session, &leaves).await;
+            left(node, to, session, waiting.unwrap_or_default(), &leaves).await;
             Ok(true)
         }
         Giver::Own | Giver::Offered | Giver::Theirs => {
-            sleep_on(node, session);
+            stays(node, session, waiting);
             Ok(false)
         }
     }
+}
+
+/// It is not taken: what waited in it waits on.
+fn stays(node: &Arc<Node>, session: Handover, waiting: Option<Vec<Delivery>>) {
+    if let Some(waiting) = waiting {
+        session.seat.waits_again(waiting);
+        end::no_room(node, &session.seat, session.seat.end_catching_up(true));
+    }
+    sleep_on(node, session);
 }
 
 /// What has come until now. False: the session is to end.
@@ -121,8 +131,8 @@ fn collect(node: &Node, session: &mut Handover) -> bool {
     goes_on
 }
 
-/// The session's state in bytes, and of what its client has not acknowledged: whether no other session here has it.
-fn sealed(node: &Arc<Node>, session: &Handover) -> (Vec<u8>, Vec<bool>) {
+/// The session's state in bytes, and of what its client has not acknowledged, and then of what `waiting` is: whether no other session here has it.
+fn sealed(node: &Arc<Node>, session: &Handover, waiting: &[Delivery]) -> (Vec<u8>, Vec<bool>) {
     let Handover { seat, sm, .. } = session;
     let me = node.geo.me.to_string();
     let name = |delivery: &Delivery| match (delivery.via, delivery.order) {
@@ -130,28 +140,26 @@ fn sealed(node: &Arc<Node>, session: &Handover) -> (Vec<u8>, Vec<bool>) {
         (None, 0) => None,
         (None, _) => Some(me.clone()),
     };
-    let unacked: Vec<Kept> = sm
-        .out
-        .unacked()
-        .filter(|_| !sings(Canary::CapsuleEmpty))
-        .map(|sent| {
-            let delivery = &sent.delivery;
-            let leaves = match (delivery.owed, delivery.via) {
-                (Owed::Ledger, Some(via)) => node.geo.held.is_with_one(via, delivery.order),
-                _ => true,
-            };
-            Kept {
-                stanza: delivery.stanza.bytes().to_vec(),
-                at_ms: sent.at_ms,
-                via: name(delivery),
-                sole: delivery.sole,
-                order: delivery.order,
-                owed: delivery.owed.into(),
-                leaves,
-            }
-        })
-        .collect();
-    let leaves = unacked.iter().map(|kept| kept.leaves).collect();
+    let kept = |delivery: &Delivery, at_ms: u64| {
+        let leaves = match (delivery.owed, delivery.via) {
+            (Owed::Ledger, Some(via)) => node.geo.held.is_with_one(via, delivery.order),
+            _ => true,
+        };
+        Kept {
+            stanza: delivery.stanza.bytes().to_vec(),
+            at_ms,
+            via: name(delivery),
+            sole: delivery.sole,
+            order: delivery.order,
+            owed: delivery.owed.into(),
+            leaves,
+        }
+    };
+    let unacked = sm.out.unacked().filter(|_| !sings(Canary::CapsuleEmpty));
+    let unacked: Vec<Kept> = unacked.map(|sent| kept(&sent.delivery, sent.at_ms)).collect();
+    let waiting: Vec<Kept> =
+        waiting.iter().map(|delivery| kept(delivery, node.wall_ms())).collect();
+    let leaves = unacked.iter().chain(&waiting).map(|kept| kept.leaves).collect();
     let cut_off = node
         .geo
         .live()
@@ -167,6 +175,7 @@ fn sealed(node: &Arc<Node>, session: &Handover) -> (Vec<u8>, Vec<bool>) {
         handled: sm.handled.handled(),
         acked: sm.out.last_acked(),
         unacked,
+        waiting,
     };
     (postcard::to_stdvec(&capsule).expect("a capsule is a plain value"), leaves)
 }
@@ -209,18 +218,24 @@ pub fn sleep_on(node: &Arc<Node>, session: Handover) {
 }
 
 /// The other node has it: what was in the capsule is theirs to answer for, what came since finds its way anew, and nothing of it ends.
-async fn left(node: &Arc<Node>, to: NodeIx, session: Handover, leaves: &[bool]) {
+async fn left(
+    node: &Arc<Node>,
+    to: NodeIx,
+    session: Handover,
+    waiting: Vec<Delivery>,
+    leaves: &[bool],
+) {
     let Handover { seat, sm, alive } = session;
     if let Some(id) = &sm.id {
         node.resumable.remove(id);
     }
-    let theirs = sm.into_unacked();
+    let theirs = sm.into_unacked().into_iter().chain(waiting);
     let mut again = Vec::new();
     let mut late = Vec::new();
     let road = Road::new(node);
     let unbound =
         node.directory.unbind_here(&seat.full, seat.generation, node.now_ms(), &road, || {
-            for (delivery, leaves) in theirs.into_iter().zip(leaves) {
+            for (delivery, leaves) in theirs.zip(leaves) {
                 theirs_now(node, to, &seat, &delivery, *leaves);
             }
             for delivery in seat.close() {

@@ -184,7 +184,7 @@ async fn arrive(
         Ok(capsule) => prepared(node, capsule, account),
         Err(_) => None,
     };
-    let Some((capsule, seat, unacked)) = made else {
+    let Some((capsule, seat, unacked, waiting)) = made else {
         tracing::warn!(peer = %from.id, "a session that cannot be taken over");
         decline(node, from, call);
         return None;
@@ -192,13 +192,14 @@ async fn arrive(
     let Capsule { seat: state, id, timeout_ms, left_ms, handled, acked, .. } = capsule;
     let State { active, is_fresh, catching_up, slept, roster_version, .. } = state;
     blocking::arriving(node, &seat, active).await;
-    claim(node, from, &unacked);
+    claim(node, from, unacked.iter().chain(&waiting));
     let sent = unacked.into_iter().map(|(sent, ..)| sent).collect();
     let keeps = Duration::from_millis(timeout_ms);
     let sm = Sm::arrived(&seat, id.clone(), keeps, (handled, acked), sent, &node.config.limits);
     node.resumable.add(id, seat.clone());
     if catching_up {
         seat.begin_catching_up();
+        seat.waits_again(waiting.into_iter().map(|(sent, ..)| sent.delivery).collect());
     }
     let alive = Alive::new(node, &seat);
     let is_known = node.arrive(&seat);
@@ -231,20 +232,29 @@ async fn arrive(
 /// A stanza of a capsule, the node where it entered, and whether the giver has it no more.
 type Claimed = (Sent, Option<NodeIx>, bool);
 
-/// What can be made of it here, with nothing done yet. `None`: nothing.
+/// What can be made of it here, with nothing done yet: what its client has not acknowledged, and what waits. `None`: nothing.
 fn prepared(
     node: &Node,
     mut capsule: Capsule,
     account: Option<&BareJid>,
-) -> Option<(Capsule, Arc<Seat>, Vec<Claimed>)> {
+) -> Option<(Capsule, Arc<Seat>, Vec<Claimed>, Vec<Claimed>)> {
     let bare = capsule.seat.full.bare();
     let is_its = account.is_none_or(|account| *account == bare);
     if !is_its || !node.domains.signs_in(bare.domain()) || node.is_leaving() {
         return None;
     }
+    let unacked = claimed(node, std::mem::take(&mut capsule.unacked))?;
+    let waiting = claimed(node, std::mem::take(&mut capsule.waiting))?;
+    if !waiting.is_empty() && !capsule.seat.catching_up {
+        return None;
+    }
+    let seat = node.arriving(&capsule.seat)?;
+    Some((capsule, seat, unacked, waiting))
+}
+
+fn claimed(node: &Node, kept: Vec<Kept>) -> Option<Vec<Claimed>> {
     let me = node.geo.me.to_string();
-    let mut unacked = Vec::with_capacity(capsule.unacked.len());
-    for kept in capsule.unacked.drain(..) {
+    let one = |kept| {
         let Kept { stanza, at_ms, via, sole, order, owed, leaves } = kept;
         let via = match via {
             Some(name) if name != me => {
@@ -256,18 +266,15 @@ fn prepared(
         };
         let stanza = Stanza::parse(stanza.into()).ok()?;
         let delivery = Delivery { stanza, via, sole, order, owed: owed.into() };
-        unacked.push((Sent { delivery, at_ms }, via, leaves));
-    }
-    let seat = node.arriving(&capsule.seat)?;
-    Some((capsule, seat, unacked))
+        Some((Sent { delivery, at_ms }, via, leaves))
+    };
+    kept.into_iter().map(one).collect()
 }
 
 /// Whoever answers for one of these hears that it is here now; before it can hear what becomes of it here, for that goes the same way.
-fn claim(node: &Arc<Node>, from: &Peer, unacked: &[Claimed]) {
+fn claim<'a>(node: &Arc<Node>, from: &Peer, all: impl Iterator<Item = &'a Claimed>) {
     let mut told: BTreeMap<NodeIx, Vec<(u64, bool)>> = BTreeMap::new();
-    for (sent, via, leaves) in
-        unacked.iter().filter(|(sent, ..)| sent.delivery.owed == Owed::Ledger)
-    {
+    for (sent, via, leaves) in all.filter(|(sent, ..)| sent.delivery.owed == Owed::Ledger) {
         let order = sent.delivery.order;
         match via {
             None => node.ledger.moves(order, Holder::There(from.ix), Holder::Here, *leaves),

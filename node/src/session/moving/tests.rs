@@ -5,8 +5,8 @@ use replication::Hlc;
 
 use super::*;
 use crate::session::mailbox::{Mailbox, MailboxLimits};
-use crate::session::{Seat, State};
-use crate::testing::{House, stanza};
+use crate::session::{Delivery, Seat, State};
+use crate::testing::{House, mail, stanza};
 
 #[tokio::test]
 async fn an_id_names_where_it_was_given_and_is_nobodys_guess() {
@@ -75,4 +75,51 @@ async fn a_session_that_moves_to_nobody_is_not_waited_for() {
     node.moving.node_gone(elsewhere);
     assert_eq!(offered.await, Ok(Answer::Over));
     assert_eq!(node.moving.offers(), 0);
+}
+
+#[tokio::test]
+async fn what_waits_behind_older_messages_goes_along_or_waits_on() {
+    let house = House::new().await;
+    house.accounts(["juliet"]).await;
+    let say = |seat: &Seat, text: &str| {
+        let message = format!("<message from='romeo@chat.example/x'><body>{text}</body></message>");
+        assert!(seat.take(Delivery::light(stanza(&message))));
+    };
+    let said = |seat: &Seat| {
+        let order = |text: String| {
+            let at = text.find("<body>").expect("a message") + "<body>".len();
+            text[at..=at].to_owned()
+        };
+        mail(seat).into_iter().map(order).collect::<String>()
+    };
+    for ends_meanwhile in [false, true] {
+        let seat = house.bound("juliet/balcony");
+        assert!(seat.take_waiting().is_none());
+        seat.begin_catching_up();
+        say(&seat, "1");
+        say(&seat, "2");
+        let waiting = seat.take_waiting().expect("it catches up");
+        assert_eq!(waiting.len(), 2);
+        say(&seat, "3");
+        if ends_meanwhile {
+            assert_eq!(seat.end_catching_up(true).len(), 0);
+        }
+        assert_eq!(said(&seat), "");
+        // Nobody takes it.
+        seat.waits_again(waiting);
+        assert_eq!(seat.end_catching_up(true).len(), 0);
+        assert_eq!(said(&seat), if ends_meanwhile { "123" } else { "" });
+        if !ends_meanwhile {
+            assert_eq!(seat.end_catching_up(true).len(), 0);
+            assert_eq!(said(&seat), "123");
+        }
+    }
+    // Where it goes to, it waits ahead of what comes.
+    let there = house.bound("juliet/balcony");
+    there.begin_catching_up();
+    say(&there, "2");
+    let waiting = there.take_waiting().expect("it catches up");
+    say(&there, "3");
+    there.waits_again(waiting);
+    assert_eq!(there.close().len(), 2);
 }

@@ -30,6 +30,13 @@ impl Newer {
         true
     }
 
+    /// What waited before, for another task or at another node: it had room there.
+    pub(super) fn wait_first(&mut self, mut waiting: Vec<Delivery>) {
+        self.bytes += waiting.iter().map(|delivery| delivery.stanza.bytes().len()).sum::<usize>();
+        waiting.append(&mut self.waiting);
+        self.waiting = waiting;
+    }
+
     /// Whether something of that sender waits.
     pub(super) fn has_of(&self, from: Option<&Jid>) -> bool {
         self.waiting.iter().rev().any(|waiting| waiting.stanza.from() == from)
