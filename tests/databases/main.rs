@@ -55,7 +55,8 @@ async fn main() -> ExitCode {
     let mut outcome = Outcome::default();
     for (kind, name) in [(Kind::Postgres, "postgres"), (Kind::MariaDb, "mariadb")] {
         // A word may choose tests, and so servers.
-        let under_load = ["killed_under_load", "paused_under_load", "read_only_under_load"];
+        let under_load =
+            ["killed_under_load", "paused_under_load", "read_only_under_load", "full_under_load"];
         let names = ["suite", "play", "play_again_after_a_restart"].into_iter().chain(under_load);
         let several: &[&str] = if kind == Kind::Postgres { &SEVERAL } else { &[] };
         let names: Vec<&str> = names.chain(several.iter().copied()).collect();
@@ -109,6 +110,28 @@ async fn all(choice: &Choice, outcome: &mut Outcome, kind: Kind, name: &str, mut
     }
     let again = Test::new(format!("{name}::play_again_after_a_restart"), || restart(platform));
     run(outcome, choice, vec![again], 1, LONGEST_SECONDS).await;
+    drop(server);
+    let full = Test::new(format!("{name}::full_under_load"), || full_under_load(kind));
+    run(outcome, choice, vec![full], 1, LONGEST_SECONDS).await;
+}
+
+/// With a server and a platform of their own: a disk that may be filled.
+async fn full_under_load(kind: Kind) -> Result<()> {
+    let Some(mut server) = Server::start_on_small_disk(kind).await? else {
+        println!("    not run: it needs a disk of its own, and only root may mount one");
+        return Ok(());
+    };
+    let plan = Plan {
+        regions: ["eu", "us"].map(Into::into).into(),
+        database: Some(format!("{}/tests", server.url())),
+        ..Plan::default()
+    };
+    let platform = Platform::start(plan).await?;
+    under_load(&platform, &mut server, Trouble::Full).await?;
+    match platform.panics().into_iter().next() {
+        Some(panic) => Err(panic),
+        None => Ok(()),
+    }
 }
 
 /// One region over several databases.
@@ -206,6 +229,8 @@ enum Trouble {
     Paused,
     /// It answers, and refuses every change.
     ReadOnly,
+    /// Its disk is full: it refuses what needs more room, or does not survive it.
+    Full,
 }
 
 impl Trouble {
@@ -214,6 +239,7 @@ impl Trouble {
             Trouble::Killed => server.kill(),
             Trouble::Paused => server.pause(),
             Trouble::ReadOnly => server.read_only(true)?,
+            Trouble::Full => server.fill()?,
         }
         Ok(())
     }
@@ -226,6 +252,7 @@ impl Trouble {
                 Ok(())
             }
             Trouble::ReadOnly => server.read_only(false),
+            Trouble::Full => server.empty().await,
         }
     }
 }
@@ -238,6 +265,7 @@ async fn under_load(platform: &Platform, server: &mut Server, trouble: Trouble) 
         Trouble::Killed => 1,
         Trouble::Paused => 11,
         Trouble::ReadOnly => 21,
+        Trouble::Full => 31,
     };
     let mut bystander = platform.user(number, 0, "bystander")?;
     bystander.connect().await?;
@@ -279,16 +307,17 @@ async fn under_load(platform: &Platform, server: &mut Server, trouble: Trouble) 
     Ok(())
 }
 
-/// The answer to a change while there is trouble, and when it was asked for. Only of being read-only a server is told, and takes changes until it has
-/// heard it.
+/// The answer to a change while there is trouble, and when it was asked for. Of being read-only a server is told, and takes changes until it has
+/// heard it; and one whose disk is full takes them while it finds room in what it has.
 async fn refused_change(client: &mut Client, trouble: Trouble) -> (Instant, Result<Element>) {
-    let deadline = Instant::now() + patience();
+    let deadline = Instant::now() + patience() * 3;
     let mut number = 0;
     loop {
         let asked = Instant::now();
         let answer = change(client, &format!("refused{number}@elsewhere.example")).await;
         let is_done = answer.as_ref().is_ok_and(|answer| answer.attr("type") == Some("result"));
-        if !is_done || trouble != Trouble::ReadOnly || asked > deadline {
+        let is_slow = matches!(trouble, Trouble::ReadOnly | Trouble::Full);
+        if !is_done || !is_slow || asked > deadline {
             return (asked, answer);
         }
         number += 1;

@@ -1,7 +1,8 @@
 //! A database server of one's own: PostgreSQL or MariaDB, as Debian packs them, on a free port of loopback, in a directory of its own.
 //!
 //! Called by the `databases` tests. No service of the system is started or touched. It syncs its disk as it does by default. As root it runs as
-//! `nobody`, for neither server likes root. It can be killed, paused, made read-only; dropped, it is stopped, by the ids of its processes.
+//! `nobody`, for neither server likes root. It can be killed, paused, made read-only, and its disk filled if it has one of its own; dropped, it is
+//! stopped, by the ids of its processes.
 
 use crate::client::{Result, patience};
 use std::os::unix::process::CommandExt;
@@ -21,11 +22,16 @@ pub enum Kind {
 /// Who `nobody` is in Debian.
 const NOBODY: u32 = 65534;
 
+/// The size of a disk of a server's own: what it makes of itself, and a little more.
+const DISK: &str = "size=512m,mode=0755";
+
 /// A running server. Its user is `pangaea`, the password `secret`.
 pub struct Server {
     kind: Kind,
     port: u16,
     dir: tempfile::TempDir,
+    /// Its directory is a disk of its own.
+    mounted: bool,
     child: Child,
 }
 
@@ -35,10 +41,24 @@ impl Server {
     /// # Errors
     /// When a program is missing, or it does not come up.
     pub async fn start(kind: Kind) -> Result<Self> {
-        let dir = tempfile::Builder::new()
-            .prefix("pangaea-database-")
-            .tempdir()
-            .map_err(|e| e.to_string())?;
+        Self::start_in(kind, new_dir()?, false).await
+    }
+
+    /// The same, on a disk of its own: 512 MiB of memory. `None`: who runs the tests may not mount one.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_on_small_disk(kind: Kind) -> Result<Option<Self>> {
+        let dir = new_dir()?;
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", DISK, "pangaea-tests"]).arg(dir.path());
+        if !is_root() || run(mount).is_err() {
+            return Ok(None);
+        }
+        Self::start_in(kind, dir, true).await.map(Some)
+    }
+
+    async fn start_in(kind: Kind, dir: tempfile::TempDir, mounted: bool) -> Result<Self> {
         if is_root() {
             let nobody = Some(NOBODY);
             std::os::unix::fs::chown(dir.path(), nobody, nobody).map_err(|e| e.to_string())?;
@@ -54,7 +74,7 @@ impl Server {
             .map_err(|e| e.to_string())?
             .port();
         let child = spawn(kind, at, port)?;
-        let mut server = Self { kind, port, dir, child };
+        let mut server = Self { kind, port, dir, mounted, child };
         server.wait().await?;
         Ok(server)
     }
@@ -128,6 +148,45 @@ impl Server {
         Ok(())
     }
 
+    /// Fills its disk to the last byte.
+    ///
+    /// # Errors
+    /// It has none of its own, or that cannot be written.
+    pub fn fill(&self) -> Result<()> {
+        if !self.mounted {
+            return Err("the disk is not its own".to_owned());
+        }
+        let mut ballast = std::fs::File::create(self.ballast()).map_err(|e| e.to_string())?;
+        // Ever smaller pieces, so that not one page is left.
+        for piece in [1 << 20, 1 << 12] {
+            let zeros = vec![0; piece];
+            loop {
+                match std::io::Write::write_all(&mut ballast, &zeros) {
+                    Ok(()) => {}
+                    Err(e) if e.kind() == std::io::ErrorKind::StorageFull => break,
+                    Err(e) => return Err(e.to_string()),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// There is room again. A server that has not survived it is started again.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub async fn empty(&mut self) -> Result<()> {
+        std::fs::remove_file(self.ballast()).map_err(|e| e.to_string())?;
+        match self.child.try_wait() {
+            Ok(None) => Ok(()),
+            _ => self.start_again().await,
+        }
+    }
+
+    fn ballast(&self) -> PathBuf {
+        self.dir.path().join("ballast")
+    }
+
     /// The seconds of processor time that it has used.
     pub fn cpu_seconds(&self) -> f64 {
         self.pids().into_iter().filter_map(cpu_seconds).sum()
@@ -187,7 +246,15 @@ impl Drop for Server {
         if matches!(self.child.try_wait(), Ok(None)) {
             self.kill();
         }
+        if self.mounted {
+            let _ = Command::new("umount").arg(self.dir.path()).status();
+        }
     }
+}
+
+fn new_dir() -> Result<tempfile::TempDir> {
+    let mut named = tempfile::Builder::new();
+    named.prefix("pangaea-database-").tempdir().map_err(|e| e.to_string())
 }
 
 /// What `/proc` says of a process, from its state on.
@@ -310,6 +377,8 @@ fn spawn(kind: Kind, at: &Path, port: u16) -> Result<Child> {
             server.arg("-c").arg(format!("unix_socket_directories={}", at.display()));
             let (cert, key) = ("ssl_cert_file=../host.pem", "ssl_key_file=../host.key");
             server.args(["-c", "ssl=on", "-c", cert, "-c", key]);
+            // By default its log may grow to more than a small disk holds.
+            server.args(["-c", "min_wal_size=64MB", "-c", "max_wal_size=128MB"]);
             server
         }
         Kind::MariaDb => {
