@@ -7,6 +7,7 @@ mod several;
 
 use pangaea_tests::client::{Client, Result, patience};
 use pangaea_tests::database::{Kind, Server};
+use pangaea_tests::disk::Disk;
 use pangaea_tests::harness::{Choice, Outcome, Test, run};
 use pangaea_tests::ledger::{Ledger, body};
 use pangaea_tests::platform::{Door, Plan, Platform};
@@ -41,6 +42,11 @@ const PLAYS: [&str; 16] = [
     "subscription_handshake",
 ];
 
+const FILES: &str = "sqlite::full_under_load";
+
+/// The disk of two nodes, MiB.
+const NODES_MIB: u32 = 128;
+
 /// See [`several`].
 const SEVERAL: [&str; 4] = [
     "moving_a_partition_under_load",
@@ -73,7 +79,13 @@ async fn main() -> ExitCode {
             Err(e) => outcome.fail(&format!("{name}::starts"), &e),
         }
     }
-    if choice.list { ExitCode::SUCCESS } else { outcome.finish() }
+    if choice.list {
+        println!("{FILES}: test");
+        return ExitCode::SUCCESS;
+    }
+    let files = Test::new(FILES.to_owned(), files_on_a_full_disk);
+    run(&mut outcome, &choice, vec![files], 1, LONGEST_SECONDS).await;
+    outcome.finish()
 }
 
 async fn all(choice: &Choice, outcome: &mut Outcome, kind: Kind, name: &str, mut server: Server) {
@@ -101,7 +113,7 @@ async fn all(choice: &Choice, outcome: &mut Outcome, kind: Kind, name: &str, mut
     {
         let (platform, server) = (&platform, &mut server);
         let test = Test::new(format!("{name}::{part}_under_load"), move || {
-            under_load(platform, server, trouble)
+            under_load(platform, Victim::Server(server), trouble)
         });
         run(outcome, choice, vec![test], 1, LONGEST_SECONDS).await;
     }
@@ -115,10 +127,12 @@ async fn all(choice: &Choice, outcome: &mut Outcome, kind: Kind, name: &str, mut
     run(outcome, choice, vec![full], 1, LONGEST_SECONDS).await;
 }
 
+const NOT_ROOT: &str = "    not run: it needs a disk of its own, and only root may mount one";
+
 /// With a server and a platform of their own: a disk that may be filled.
 async fn full_under_load(kind: Kind) -> Result<()> {
     let Some(mut server) = Server::start_on_small_disk(kind).await? else {
-        println!("    not run: it needs a disk of its own, and only root may mount one");
+        println!("{NOT_ROOT}");
         return Ok(());
     };
     let plan = Plan {
@@ -127,7 +141,28 @@ async fn full_under_load(kind: Kind) -> Result<()> {
         ..Plan::default()
     };
     let platform = Platform::start(plan).await?;
-    under_load(&platform, &mut server, Trouble::Full).await?;
+    under_load(&platform, Victim::Server(&mut server), Trouble::Full).await?;
+    no_panics(&platform)
+}
+
+/// All that two regions of one node each keep, SQLite's files and metadata among it, on a disk that is filled.
+async fn files_on_a_full_disk() -> Result<()> {
+    let Some(disk) = Disk::mount(NODES_MIB)? else {
+        println!("{NOT_ROOT}");
+        return Ok(());
+    };
+    let plan = Plan { regions: ["eu", "us"].map(Into::into).into(), ..Plan::default() };
+    let mut platform = Platform::start_in(plan, disk.path()).await?;
+    let done = under_load(&platform, Victim::Disk(&disk), Trouble::Full).await;
+    let said = platform.logs();
+    // Before its disk goes, however it went.
+    let stopped = platform.stop().await;
+    done.map_err(|e| format!("{e}\n{said}"))?;
+    no_panics(&platform)?;
+    stopped
+}
+
+fn no_panics(platform: &Platform) -> Result<()> {
     match platform.panics().into_iter().next() {
         Some(panic) => Err(panic),
         None => Ok(()),
@@ -233,34 +268,60 @@ enum Trouble {
     Full,
 }
 
-impl Trouble {
-    async fn begin(self, server: &mut Server) -> Result<()> {
+/// To whom it happens.
+enum Victim<'a> {
+    Server(&'a mut Server),
+    /// That of the nodes themselves: their databases are files.
+    Disk(&'a Disk),
+}
+
+impl Victim<'_> {
+    fn server(&mut self) -> Result<&mut Server> {
         match self {
-            Trouble::Killed => server.kill(),
-            Trouble::Paused => server.pause(),
-            Trouble::ReadOnly => server.read_only(true)?,
-            Trouble::Full => server.fill()?,
+            Victim::Server(server) => Ok(server),
+            Victim::Disk(_) => Err("there is no server".to_owned()),
+        }
+    }
+
+    fn disk(&self) -> Result<&Disk> {
+        match self {
+            Victim::Server(server) => server.disk().ok_or("its disk is not its own".to_owned()),
+            Victim::Disk(disk) => Ok(disk),
+        }
+    }
+}
+
+impl Trouble {
+    async fn begin(self, victim: &mut Victim<'_>) -> Result<()> {
+        match self {
+            Trouble::Killed => victim.server()?.kill(),
+            Trouble::Paused => victim.server()?.pause(),
+            Trouble::ReadOnly => victim.server()?.read_only(true)?,
+            Trouble::Full => victim.disk()?.fill()?,
         }
         Ok(())
     }
 
-    async fn end(self, server: &mut Server) -> Result<()> {
+    async fn end(self, victim: &mut Victim<'_>) -> Result<()> {
         match self {
-            Trouble::Killed => server.start_again().await,
-            Trouble::Paused => {
-                server.go_on();
-                Ok(())
+            Trouble::Killed => victim.server()?.start_again().await?,
+            Trouble::Paused => victim.server()?.go_on(),
+            Trouble::ReadOnly => victim.server()?.read_only(false)?,
+            Trouble::Full => {
+                victim.disk()?.empty()?;
+                if let Victim::Server(server) = victim {
+                    server.start_again_if_it_ended().await?;
+                }
             }
-            Trouble::ReadOnly => server.read_only(false),
-            Trouble::Full => server.empty().await,
         }
+        Ok(())
     }
 }
 
 /// Somebody writes to somebody in the other region, two hundred messages a second, and somebody else four; all of them are archived twice, while the
 /// database goes away and comes back. What was sent, acknowledged, stored and refused adds up; those who talk as people do go on hearing each
 /// other (the other one has too much open in the end, and has to wait); a change is refused with `resource-constraint` and works when it is over.
-async fn under_load(platform: &Platform, server: &mut Server, trouble: Trouble) -> Result<()> {
+async fn under_load(platform: &Platform, mut victim: Victim<'_>, trouble: Trouble) -> Result<()> {
     let number = match trouble {
         Trouble::Killed => 1,
         Trouble::Paused => 11,
@@ -274,11 +335,11 @@ async fn under_load(platform: &Platform, server: &mut Server, trouble: Trouble) 
 
     fast.hears(100).await?;
     calm.hears(4).await?;
-    trouble.begin(server).await?;
+    trouble.begin(&mut victim).await?;
     let (began, refused) = refused_change(&mut bystander, trouble).await;
     let after = began.elapsed();
     tokio::time::sleep(OUTAGE.saturating_sub(after)).await;
-    trouble.end(server).await?;
+    trouble.end(&mut victim).await?;
     let refused = refused?;
     let error = refused.child("error", "jabber:client").ok_or("a change was not refused")?;
     // The second: it waits behind a commit of which nobody knows yet whether it happened.

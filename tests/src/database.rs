@@ -5,6 +5,7 @@
 //! stopped, by the ids of its processes.
 
 use crate::client::{Result, patience};
+use crate::disk::Disk;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -22,17 +23,29 @@ pub enum Kind {
 /// Who `nobody` is in Debian.
 const NOBODY: u32 = 65534;
 
-/// The size of a disk of a server's own: what it makes of itself, and a little more.
-const DISK: &str = "size=512m,mode=0755";
+/// The size of a disk of a server's own, MiB: what it makes of itself, and a little more.
+const DISK_MIB: u32 = 512;
 
 /// A running server. Its user is `pangaea`, the password `secret`.
 pub struct Server {
     kind: Kind,
     port: u16,
-    dir: tempfile::TempDir,
-    /// Its directory is a disk of its own.
-    mounted: bool,
+    dir: Place,
     child: Child,
+}
+
+enum Place {
+    Dir(tempfile::TempDir),
+    Disk(Disk),
+}
+
+impl Place {
+    fn path(&self) -> &Path {
+        match self {
+            Place::Dir(dir) => dir.path(),
+            Place::Disk(disk) => disk.path(),
+        }
+    }
 }
 
 impl Server {
@@ -41,24 +54,23 @@ impl Server {
     /// # Errors
     /// When a program is missing, or it does not come up.
     pub async fn start(kind: Kind) -> Result<Self> {
-        Self::start_in(kind, new_dir()?, false).await
+        let mut named = tempfile::Builder::new();
+        let dir = named.prefix("pangaea-database-").tempdir().map_err(|e| e.to_string())?;
+        Self::start_in(kind, Place::Dir(dir)).await
     }
 
-    /// The same, on a disk of its own: 512 MiB of memory. `None`: who runs the tests may not mount one.
+    /// The same, on a disk of its own. `None`: who runs the tests may not mount one.
     ///
     /// # Errors
     /// As [`Self::start`].
     pub async fn start_on_small_disk(kind: Kind) -> Result<Option<Self>> {
-        let dir = new_dir()?;
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", DISK, "pangaea-tests"]).arg(dir.path());
-        if !is_root() || run(mount).is_err() {
-            return Ok(None);
+        match Disk::mount(DISK_MIB)? {
+            Some(disk) => Self::start_in(kind, Place::Disk(disk)).await.map(Some),
+            None => Ok(None),
         }
-        Self::start_in(kind, dir, true).await.map(Some)
     }
 
-    async fn start_in(kind: Kind, dir: tempfile::TempDir, mounted: bool) -> Result<Self> {
+    async fn start_in(kind: Kind, dir: Place) -> Result<Self> {
         if is_root() {
             let nobody = Some(NOBODY);
             std::os::unix::fs::chown(dir.path(), nobody, nobody).map_err(|e| e.to_string())?;
@@ -74,7 +86,7 @@ impl Server {
             .map_err(|e| e.to_string())?
             .port();
         let child = spawn(kind, at, port)?;
-        let mut server = Self { kind, port, dir, mounted, child };
+        let mut server = Self { kind, port, dir, child };
         server.wait().await?;
         Ok(server)
     }
@@ -148,43 +160,23 @@ impl Server {
         Ok(())
     }
 
-    /// Fills its disk to the last byte.
-    ///
-    /// # Errors
-    /// It has none of its own, or that cannot be written.
-    pub fn fill(&self) -> Result<()> {
-        if !self.mounted {
-            return Err("the disk is not its own".to_owned());
+    /// Its disk, if it has one of its own.
+    pub fn disk(&self) -> Option<&Disk> {
+        match &self.dir {
+            Place::Disk(disk) => Some(disk),
+            Place::Dir(_) => None,
         }
-        let mut ballast = std::fs::File::create(self.ballast()).map_err(|e| e.to_string())?;
-        // Ever smaller pieces, so that not one page is left.
-        for piece in [1 << 20, 1 << 12] {
-            let zeros = vec![0; piece];
-            loop {
-                match std::io::Write::write_all(&mut ballast, &zeros) {
-                    Ok(()) => {}
-                    Err(e) if e.kind() == std::io::ErrorKind::StorageFull => break,
-                    Err(e) => return Err(e.to_string()),
-                }
-            }
-        }
-        Ok(())
     }
 
-    /// There is room again. A server that has not survived it is started again.
+    /// If it has not survived what was done to it.
     ///
     /// # Errors
     /// It does not come up.
-    pub async fn empty(&mut self) -> Result<()> {
-        std::fs::remove_file(self.ballast()).map_err(|e| e.to_string())?;
+    pub async fn start_again_if_it_ended(&mut self) -> Result<()> {
         match self.child.try_wait() {
             Ok(None) => Ok(()),
             _ => self.start_again().await,
         }
-    }
-
-    fn ballast(&self) -> PathBuf {
-        self.dir.path().join("ballast")
     }
 
     /// The seconds of processor time that it has used.
@@ -246,15 +238,7 @@ impl Drop for Server {
         if matches!(self.child.try_wait(), Ok(None)) {
             self.kill();
         }
-        if self.mounted {
-            let _ = Command::new("umount").arg(self.dir.path()).status();
-        }
     }
-}
-
-fn new_dir() -> Result<tempfile::TempDir> {
-    let mut named = tempfile::Builder::new();
-    named.prefix("pangaea-database-").tempdir().map_err(|e| e.to_string())
 }
 
 /// What `/proc` says of a process, from its state on.

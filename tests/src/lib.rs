@@ -13,6 +13,7 @@
 
 pub mod client;
 pub mod database;
+pub mod disk;
 pub mod dns;
 pub mod harness;
 pub mod http;

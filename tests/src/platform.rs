@@ -151,6 +151,15 @@ impl Platform {
         Self::launch(plan, base, dir, Some(kept)).await
     }
 
+    /// As [`Self::start`], in a directory that somebody else keeps.
+    ///
+    /// # Errors
+    /// When it does not get ready; its logs are in the words.
+    pub async fn start_in(plan: Plan, dir: &Path) -> Result<Self> {
+        let base = free_base(plan.regions.len(), plan.nodes)?;
+        Self::launch(plan, base, dir.to_owned(), None).await
+    }
+
     async fn launch(
         plan: Plan,
         base: u16,

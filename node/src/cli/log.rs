@@ -22,6 +22,8 @@ pub(super) fn start(log: &Log) -> miette::Result<SetFilter> {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // Where no line can be written there is no room for a word about that either: it would panic.
+        .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal());
     Ok(match log.format {
         LogFormat::Text => {

@@ -1,12 +1,13 @@
 //! Storage in one SQLite file: the embedded default. Called through [`Storage`], opened by `app`.
 //!
 //! Write-ahead log; one connection writes (SQLite allows no more), a few read, memory mapped. `load.rs` gathers single
-//! reads, `write.rs` gathers rows, `scan.rs` pages for snapshots, `schema.rs` holds the tables. All SQL is static. A limit is written `+?`: of
+//! reads, `write.rs` gathers rows, `scan.rs` pages for snapshots, `schema.rs` holds the tables, `trouble.rs` what errors mean. All SQL is static. A limit is written `+?`: of
 //! a plain `?` SQLite looks at the number, and plans the statement anew each time another is bound, which costs more than the rows.
 
 mod load;
 mod scan;
 mod schema;
+mod trouble;
 mod write;
 
 use std::path::{Path, PathBuf};
@@ -28,6 +29,16 @@ use super::{
     StorageError, changes, check_order, from_sql, to_sql,
 };
 use load::Read;
+pub(crate) use trouble::{failed_read, failed_write};
+
+/// Whether a connection may be used again. When the disk is full SQLite may roll a transaction back by itself; the driver's own attempt then fails, and
+/// it would take the connection for one within a transaction for good.
+async fn is_idle(conn: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+    if conn.is_in_transaction() {
+        conn.ping().await?; // Behind the rollback, if it is only under way.
+    }
+    Ok(!conn.is_in_transaction())
+}
 
 /// How a file is opened.
 #[derive(Debug, Clone)]
@@ -105,6 +116,7 @@ impl Sqlite {
                 .max_lifetime(None)
                 .test_before_acquire(false)
                 .acquire_timeout(Duration::from_secs(30))
+                .after_release(|conn, _| is_idle(conn).boxed())
         };
         let writer =
             pool(1).connect_with(options.clone().thread_name(|_| "sqlite-write".into())).await?;
@@ -273,14 +285,6 @@ impl Sqlite {
             }
         }
     }
-}
-
-pub(crate) fn failed_read(cause: sqlx::Error) -> StorageError {
-    StorageError::Read(cause.into())
-}
-
-pub(crate) fn failed_write(cause: sqlx::Error) -> StorageError {
-    StorageError::Write(cause.into())
 }
 
 impl Storage for Sqlite {
