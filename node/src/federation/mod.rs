@@ -372,10 +372,16 @@ fn again(node: &Node, gate: &mut Gate<'_>, order: u64) -> Refused {
     forward(node, gate, order, router::late(node, stanza, accepted_ms))
 }
 
-/// Its sender hears the error, and that is the end of it.
+/// Its sender hears the error, and that is the end of it. The node where it entered answers for it until then: this one may die with the error.
 pub fn failed(node: &Arc<Node>, ticket: Ticket, stanza: &Stanza, error: &StanzaError) {
-    router::bounce(node, stanza, error);
-    delivered(node, &[ticket]);
+    let is_told = ticket
+        .via
+        .filter(|_| stanza.kind() == Kind::Message)
+        .is_some_and(|via| router::bounce_for(node, NodeIx(via), ticket.order, stanza, error));
+    if !is_told {
+        router::bounce(node, stanza, error);
+        delivered(node, &[ticket]);
+    }
 }
 
 /// The other domain has these: whoever waits to hear of them is told.

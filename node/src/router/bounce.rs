@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use global_distrib::NodeIx;
 use xmpp::jid::Jid;
 use xmpp::stanza::error::StanzaError;
 use xmpp::stanza::{Kind, Stanza, Type};
@@ -38,6 +39,25 @@ pub fn bounce(node: &Arc<Node>, stanza: &Stanza, error: &StanzaError) {
             node.metrics.routed.ignored.inc();
         }
     }
+}
+
+/// As [`bounce`], of a message of another node's ledger: it is kept when the sender has the error. False: there is no error to be said, or no room to
+/// answer for one.
+pub fn bounce_for(
+    node: &Arc<Node>,
+    via: NodeIx,
+    order: u64,
+    stanza: &Stanza,
+    error: &StanzaError,
+) -> bool {
+    let Some(reply) = stanza.error_reply(error) else { return false };
+    node.geo.held.let_go(via, order);
+    let Some(routed) = super::adopted(node, via, order, true, reply) else { return false };
+    node.metrics.routed.bounced.inc();
+    for account in super::put_back_all(node, vec![routed]) {
+        super::reopen(node, &account);
+    }
+    true
 }
 
 /// Nobody is there to take it: RFC 6121 §8.5.1, §8.5.2.2, §8.5.3.2. Presence says nothing to who is not there. A word about subscriptions waits for an answer,

@@ -21,7 +21,7 @@ use xmpp::stanza::error::StanzaError;
 use xmpp::stanza::{Kind, Stanza, Type};
 use xmpp::xml::element::Element;
 
-pub use self::bounce::{bounce, undeliverable};
+pub use self::bounce::{bounce, bounce_for, undeliverable};
 pub use self::decide::{Destination, Domains, decide};
 use self::ledger::Due;
 pub use self::ledger::{Holder, Ledger, LetGo};
