@@ -190,7 +190,7 @@ fn apply(node: &Arc<Node>) {
     let peers = peers(&node.config, Some(&state), registered);
     links.set_peers(peers.clone());
     for peer in &peers {
-        node.geo.peer(&peer.id);
+        node.geo.learn(&peer.id);
     }
     let (fallen, fresh) = node.geo.set_live(&live(node));
     abroad::counts(node, state.is_live(&node.geo.me.to_string()));

@@ -136,7 +136,20 @@ impl Geo {
         if let Some(known) = self.peers.read().get(&ix) {
             return Some(known.clone());
         }
+        self.learn(id)
+    }
+
+    /// The peer by the link that there is now. It may have been forgotten and made anew (another node fell in the same moment) before the end of the former
+    /// link was heard of; who went on with that one would reach nobody.
+    pub fn learn(&self, id: &PeerId) -> Option<Peer> {
+        let name = id.to_string();
+        let ix = self.nodes.index(&name)?;
         let link = self.links.get()?.link(id)?;
+        if let Some(known) = self.peers.read().get(&ix)
+            && known.link.is(&link)
+        {
+            return Some(known.clone());
+        }
         let pace = Arc::new(Pace::default());
         let peer = Peer { id: id.clone(), name: name.into(), ix, link, pace };
         self.peers.write().insert(ix, peer.clone());

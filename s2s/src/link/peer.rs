@@ -23,6 +23,11 @@ use crate::error::Refusal;
 pub struct Link(pub(super) Arc<Peer>);
 
 impl Link {
+    /// Whether both are the same link: one that was forgotten and made anew is another.
+    pub fn is(&self, other: &Link) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Queues a frame, its body given in parts, and returns its number.
     ///
     /// # Errors
