@@ -16,7 +16,7 @@ use super::{Geo, Peer, abroad};
 use crate::app::Node;
 use crate::features::blocking;
 use crate::router::perform::{self, seat_of};
-use crate::session::Seat;
+use crate::session::{Seat, moving};
 
 /// Presence of somebody, and since when that somebody is bound.
 #[derive(Clone, Debug)]
@@ -221,10 +221,8 @@ pub fn answer_probe(node: &Arc<Node>, peer: &Peer, probe: &PresenceProbe) {
 
 /// An answer to a probe of ours.
 pub fn answered(node: &Arc<Node>, presence: &Presence, to: &FullJid) {
-    if let Some(seat) = seat_of(node, to)
-        && !presence.is_stale(node)
-        && presence.is_watched_by(node, to.bare_str())
-    {
+    let Some(seat) = seat_of(node, to) else { return moving::presence_missed(node, to, presence) };
+    if !presence.is_stale(node) && presence.is_watched_by(node, to.bare_str()) {
         presence.is_shown_to(node, to.bare_str());
         to_asker(node, &seat, presence);
     }

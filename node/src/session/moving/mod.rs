@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use global_distrib::{Mark, NodeIx};
+use global_distrib::{Mark, NodeIx, Row};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use xmpp::jid::FullJid;
@@ -34,6 +34,7 @@ use crate::geo::abroad::Show;
 use crate::geo::presence::Presence;
 use crate::geo::{Peer, frame};
 use crate::router::Holder;
+use crate::session::Seat;
 
 /// What is on the move, to and from this node.
 #[derive(Debug, Default)]
@@ -141,6 +142,32 @@ impl Moving {
         self.forwards_count.store(forwards.len(), Ordering::Release);
     }
 
+    /// It has come here: what is said to it here follows it nowhere, also when it is over.
+    fn is_here(&self, full: &FullJid) {
+        let mut forwards = self.forwards.lock();
+        forwards.retain(|known| known.full != *full);
+        self.forwards_count.store(forwards.len(), Ordering::Release);
+    }
+
+    /// Where that session has moved to a moment ago.
+    fn moved_to(&self, full: &FullJid) -> Option<NodeIx> {
+        let mut all = self.moved(full.bare_str()).into_iter();
+        all.find(|(moved, _)| moved == full).map(|(_, to)| to)
+    }
+
+    /// Where it is, if not here: by its row, for it may have moved on, here and from there, long before somebody says what he has for it. Not back to
+    /// him: rows may be of two times.
+    fn gone_on(&self, node: &Node, full: &FullJid, asked_by: NodeIx) -> Option<NodeIx> {
+        let there = |rows: &[Row<Arc<Seat>>]| {
+            rows.iter().find(|row| row.full == *full).map(|row| (row.here().is_some(), row.there()))
+        };
+        match node.directory.read(full.bare_str(), there).flatten() {
+            Some((true, _)) => None,
+            Some((false, there)) => there.filter(|there| *there != asked_by),
+            None => self.moved_to(full),
+        }
+    }
+
     /// Where sessions of that account have moved to a moment ago. One load when nobody's has.
     fn moved(&self, account: &str) -> Vec<(FullJid, NodeIx)> {
         if self.forwards_count.load(Ordering::Acquire) == 0 {
@@ -191,11 +218,18 @@ pub fn heard(node: &Arc<Node>, peer: &Peer, word: Word) {
             }
         }
         Word::Late { to, stanza } => {
-            if let Ok(stanza) = Stanza::parse(stanza.into()) {
+            if let Some(next) = node.moving.gone_on(node, &to, peer.ix) {
+                say(node, next, &Word::Late { to, stanza });
+            } else if let Ok(stanza) = Stanza::parse(stanza.into()) {
                 take::late(node, &to, stanza);
             }
         }
-        Word::AskPresence { to, of } => node.geo.probe_presence(node, &to, vec![of]),
+        Word::AskPresence { to, of } => match node.moving.gone_on(node, &to, peer.ix) {
+            Some(next) => {
+                say(node, next, &Word::AskPresence { to, of });
+            }
+            None => node.geo.probe_presence(node, &to, vec![of]),
+        },
     }
 }
 
@@ -209,15 +243,26 @@ fn answered(node: &Node, by: NodeIx, call: Call, answer: Answer) {
 /// and asks for anything else.
 pub fn presence_came(node: &Node, account: &str, presence: &Presence) {
     for (full, to) in node.moving.moved(account) {
-        let Some(from) = presence.stanza.from() else { return };
-        if presence.stanza.type_() == Type::Unavailable {
-            node.geo.send_with(to, frame::PRESENCE, |out| {
-                let stanza = presence.stanza.bytes();
-                frame::write_presence(out, presence.generation, &full, stanza);
-            });
-        } else {
-            say(node, to, &Word::AskPresence { to: full, of: from.bare() });
-        }
+        follow(node, full, to, presence);
+    }
+}
+
+/// The same, of presence for one session that is not here: an answer to its question of a moment ago, or what was sent after it already.
+pub fn presence_missed(node: &Node, full: &FullJid, presence: &Presence) {
+    if let Some(to) = presence.node.and_then(|by| node.moving.gone_on(node, full, by)) {
+        follow(node, full.clone(), to, presence);
+    }
+}
+
+fn follow(node: &Node, full: FullJid, to: NodeIx, presence: &Presence) {
+    let Some(from) = presence.stanza.from() else { return };
+    if presence.stanza.type_() == Type::Unavailable {
+        node.geo.send_with(to, frame::PRESENCE, |out| {
+            let stanza = presence.stanza.bytes();
+            frame::write_presence(out, presence.generation, &full, stanza);
+        });
+    } else {
+        say(node, to, &Word::AskPresence { to: full, of: from.bare() });
     }
 }
 

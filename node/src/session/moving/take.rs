@@ -18,6 +18,7 @@ use crate::app::Node;
 use crate::feature::{Action, SessionEvent};
 use crate::features::{blocking, roster};
 use crate::geo::Peer;
+use crate::geo::abroad::is_abroad;
 use crate::router::perform::{seat_of, to_seat};
 use crate::router::{self, Holder};
 use crate::session::end::{self, Alive};
@@ -196,6 +197,7 @@ async fn arrive(
     let sent = unacked.into_iter().map(|(sent, ..)| sent).collect();
     let keeps = Duration::from_millis(timeout_ms);
     let sm = Sm::arrived(&seat, id.clone(), keeps, (handled, acked), sent, &node.config.limits);
+    node.moving.is_here(&seat.full);
     node.resumable.add(id, seat.clone());
     if catching_up {
         seat.begin_catching_up();
@@ -295,9 +297,13 @@ fn claim<'a>(node: &Arc<Node>, from: &Peer, all: impl Iterator<Item = &'a Claime
     }
 }
 
-/// It has shown itself a moment before it moved, and not everybody may have heard: who hears of the move first takes the other for old.
+/// It has shown itself a moment before it moved, and not everybody may have heard: who hears of the move first takes the other for old. Whom it asked
+/// then may still have to answer, where it was, and that node may be gone by then.
 async fn show_again(node: &Arc<Node>, seat: &Arc<Seat>) {
     let Ok(roster) = node.rosters.load(node, &seat.bare).await else { return };
+    let contacts = roster.subscriptions().chain(std::iter::once(&seat.bare));
+    let ours = contacts.filter(|contact| !is_abroad(node, seat.bare.domain(), contact));
+    node.geo.probe_presence(node, &seat.full, ours.cloned().collect());
     let mut to: Vec<BareJid> = roster.subscribers().cloned().collect();
     blocking::hide(seat, &mut to);
     to.push(seat.bare.clone());
