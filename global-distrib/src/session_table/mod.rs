@@ -338,6 +338,24 @@ impl<H: Clone + PartialEq, S> Directory<H, S> {
         self.end(full, Some(node), generation, now_ms, carrier, Vec::new).reopen
     }
 
+    /// As [`Directory::unbind_there`], of a session that goes on at the node `to`, with all it had: what of ours it had is there now, and what it gives
+    /// back there comes before the next echo of that node.
+    pub fn passed_there(
+        &self,
+        (node, to): (NodeIx, NodeIx),
+        full: &FullJid,
+        generation: Hlc,
+        now_ms: u64,
+        carrier: &impl Carrier<H, S>,
+    ) -> bool {
+        self.users.update_sync(full.bare_str(), |_, user| {
+            if user.way.may_be_at(node) {
+                user.way.held_there(to, carrier.fence(to));
+            }
+        });
+        self.unbind_there(node, full, generation, now_ms, carrier)
+    }
+
     /// A session of this node has ended: removes its row, if no newer bind has. `drain` takes, in either case, what the session had
     /// not handed on; in the same step that goes to the front of the addressee's gate, so that nothing newer overtakes it. What
     /// came from other nodes `drain` gives back to them ([`Directory::give_back`]) and does not return.

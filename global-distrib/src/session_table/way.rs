@@ -194,7 +194,12 @@ impl Way {
         }
     }
 
-    /// Sessions of that node have something that an earlier life of ours sent. What they have given back until now comes before `fence`.
+    /// Whether sessions of that node may have something of ours.
+    pub(super) fn may_be_at(&self, node: NodeIx) -> bool {
+        self.trail.iter().any(|(known, _)| *known == node)
+    }
+
+    /// Sessions of that node have something that was not sent there: an earlier life of ours sent it, or it went along with a session. What they have given back until now comes before `fence`.
     pub(super) fn held_there(&mut self, node: NodeIx, fence: u64) {
         if !self.span.contains(&node) {
             self.span.push(node);
@@ -204,8 +209,7 @@ impl Way {
 
     /// A row lost to a newer bind; its session will end, and then say so.
     pub(super) fn leaves(&mut self, node: Option<NodeIx>, generation: Hlc) {
-        let may_have_ours =
-            node.is_none_or(|node| self.trail.iter().any(|(known, _)| *known == node));
+        let may_have_ours = node.is_none_or(|node| self.may_be_at(node));
         let mut known = self.leaving.iter().flat_map(|all| all.iter());
         let is_known = known.any(|one| one.node == node && one.generation == generation);
         if may_have_ours && !is_known {

@@ -166,11 +166,13 @@ impl Routes {
                     }
                 }
                 RouteEntry::Unbind { full, generation } => {
-                    unbind(node, peer, &full, generation);
+                    unbind(node, peer, None, &full, generation);
                 }
                 RouteEntry::Passed { full, generation, to } => {
                     light::passes(node, peer.ix, &full, generation, &to);
-                    unbind(node, peer, &full, generation);
+                    let is_ours = *to == node.geo.me.to_string();
+                    let to = node.geo.nodes.index(&to).filter(|_| !is_ours);
+                    unbind(node, peer, to, &full, generation);
                 }
             }
         }
@@ -196,10 +198,13 @@ impl Routes {
     }
 }
 
-/// A session of the peer has ended there.
-fn unbind(node: &Arc<Node>, peer: &Peer, full: &FullJid, generation: Hlc) {
-    let road = router::road::Road::new(node);
-    let reopen = node.directory.unbind_there(peer.ix, full, generation, node.now_ms(), &road);
+/// A session of the peer has ended there, and perhaps goes on elsewhere.
+fn unbind(node: &Arc<Node>, peer: &Peer, to: Option<NodeIx>, full: &FullJid, generation: Hlc) {
+    let (now, road) = (node.now_ms(), router::road::Road::new(node));
+    let reopen = match to {
+        Some(to) => node.directory.passed_there((peer.ix, to), full, generation, now, &road),
+        None => node.directory.unbind_there(peer.ix, full, generation, now, &road),
+    };
     road.finish();
     if reopen {
         router::reopen(node, &full.bare());

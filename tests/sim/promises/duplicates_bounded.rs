@@ -34,6 +34,7 @@ fn died_untold(journal: &Journal, first: &Seen, again: &Seen) -> bool {
 
 /// It went to devices at several nodes, and the node where it was sent died: what comes back from one of them is routed anew by somebody who does not
 /// know that another had it.
+/// No life of that node knows how old it is, so it may come unmarked (seed 2004131).
 fn asked_anew(journal: &Journal, first: &Seen, again: &Seen) -> bool {
     let sent = &journal.sent[first.message];
     let at = journal.sessions[sent.session].host;
@@ -45,7 +46,7 @@ fn asked_anew(journal: &Journal, first: &Seen, again: &Seen) -> bool {
             && other.at < again.at
             && other.over.is_none_or(|over| over > sent.at)
     });
-    again.late && sent.to_device.is_none() && died && elsewhere
+    sent.to_device.is_none() && died && elsewhere
 }
 
 /// It was handed out from the store, and again, while nodes died, slept or could not talk.
