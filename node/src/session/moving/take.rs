@@ -185,7 +185,7 @@ async fn arrive(
         Ok(capsule) => prepared(node, capsule, account),
         Err(_) => None,
     };
-    let Some((capsule, seat, unacked, waiting)) = made else {
+    let Some(Prepared { capsule, seat, unacked, waiting }) = made else {
         tracing::warn!(peer = %from.id, "a session that cannot be taken over");
         decline(node, from, call);
         return None;
@@ -234,12 +234,18 @@ async fn arrive(
 /// A stanza of a capsule, the node where it entered, and whether the giver has it no more.
 type Claimed = (Sent, Option<NodeIx>, bool);
 
-/// What can be made of it here, with nothing done yet: what its client has not acknowledged, and what waits. `None`: nothing.
-fn prepared(
-    node: &Node,
-    mut capsule: Capsule,
-    account: Option<&BareJid>,
-) -> Option<(Capsule, Arc<Seat>, Vec<Claimed>, Vec<Claimed>)> {
+/// What can be made of a capsule.
+struct Prepared {
+    capsule: Capsule,
+    seat: Arc<Seat>,
+    /// What its client has not acknowledged.
+    unacked: Vec<Claimed>,
+    /// What waits until older messages have been handed out.
+    waiting: Vec<Claimed>,
+}
+
+/// See [`Prepared`]; nothing is done yet. `None`: nothing can be made of it.
+fn prepared(node: &Node, mut capsule: Capsule, account: Option<&BareJid>) -> Option<Prepared> {
     let bare = capsule.seat.full.bare();
     let is_its = account.is_none_or(|account| *account == bare);
     if !is_its || !node.domains.signs_in(bare.domain()) || node.is_leaving() {
@@ -251,7 +257,7 @@ fn prepared(
         return None;
     }
     let seat = node.arriving(&capsule.seat)?;
-    Some((capsule, seat, unacked, waiting))
+    Some(Prepared { capsule, seat, unacked, waiting })
 }
 
 fn claimed(node: &Node, kept: Vec<Kept>) -> Option<Vec<Claimed>> {
