@@ -12,7 +12,7 @@ use xmpp::stanza::Kind;
 
 use super::capsule::{Call, Capsule, Kept, PART_BYTES, Why, Word};
 use super::protocol::Giver;
-use super::say;
+use super::{Offer, say};
 use crate::app::Node;
 use crate::feature::SessionEvent;
 use crate::router::road::Road;
@@ -83,9 +83,12 @@ async fn offer(
         return Err(Why::NotFound { h: None });
     }
     let (answer, answered) = oneshot::channel();
-    node.moving.offered.lock().insert((to, call), answer);
     let waiting = session.seat.take_waiting();
     let (bytes, leaves) = sealed(node, &session, waiting.as_deref().unwrap_or_default());
+    let all = session.sm.out.unacked().map(|sent| &sent.delivery).chain(waiting.iter().flatten());
+    let ours = all.filter(|one| one.owed == Owed::Ledger && one.via.is_none());
+    let ours = ours.map(|delivery| delivery.order).collect();
+    node.moving.offered.lock().insert((to, call), Offer { answer, ours });
     if !send(node, to, call, &bytes) {
         node.moving.offered.lock().remove(&(to, call));
         stays(node, session, waiting);
@@ -236,7 +239,7 @@ async fn left(
     let unbound =
         node.directory.unbind_here(&seat.full, seat.generation, node.now_ms(), &road, || {
             for (delivery, leaves) in theirs.zip(leaves) {
-                theirs_now(node, to, &seat, &delivery, *leaves);
+                theirs_now(node, &seat, &delivery, *leaves);
             }
             for delivery in seat.close() {
                 late.extend(anew(node, &mut again, delivery, &seat));
@@ -265,20 +268,14 @@ async fn left(
     alive.disarm();
 }
 
-/// Whoever answers for a message knows who has it; of other nodes' messages the taker tells them.
-fn theirs_now(node: &Node, to: NodeIx, seat: &Seat, delivery: &Delivery, leaves: bool) {
-    match (delivery.owed, delivery.via) {
-        (Owed::Ledger, None) => {
-            node.ledger.moves(delivery.order, Holder::Here, Holder::There(to), true);
+/// Whoever answers for a message knows who has it: of ours since the word came (`super::answered`), of other nodes' the taker tells them.
+fn theirs_now(node: &Node, seat: &Seat, delivery: &Delivery, leaves: bool) {
+    if let (Owed::Ledger, Some(via)) = (delivery.owed, delivery.via) {
+        let last = node.geo.held.let_go(via, delivery.order);
+        // Another session had it too when the capsule was made, and has it no more.
+        if last && !leaves {
+            end::give_back(node, via, &delivery.stanza, delivery.order, true, seat);
         }
-        (Owed::Ledger, Some(via)) => {
-            let last = node.geo.held.let_go(via, delivery.order);
-            // Another session had it too when the capsule was made, and has it no more.
-            if last && !leaves {
-                end::give_back(node, via, &delivery.stanza, delivery.order, true, seat);
-            }
-        }
-        _ => {}
     }
 }
 

@@ -45,10 +45,17 @@ pub struct Moving {
     /// Capsules that arrive and nobody here has asked for.
     pushed: Mutex<BTreeMap<(NodeIx, u64), Vec<u8>>>,
     /// Capsules of this node's that wait for an answer.
-    offered: Mutex<BTreeMap<(NodeIx, Call), oneshot::Sender<Answer>>>,
+    offered: Mutex<BTreeMap<(NodeIx, Call), Offer>>,
     /// Sessions that have moved, until everybody knows: presence may still come here that passed by where they are.
     forwards: Mutex<Vec<Forward>>,
     forwards_count: AtomicUsize,
+}
+
+#[derive(Debug)]
+struct Offer {
+    answer: oneshot::Sender<Answer>,
+    /// Messages of our own ledger that are in it.
+    ours: Vec<u64>,
 }
 
 #[derive(Debug)]
@@ -95,7 +102,7 @@ impl Moving {
             gone.into_iter().filter_map(|key| all.remove(&key)).collect()
         };
         for one in offered {
-            let _ = one.send(Answer::Over);
+            let _ = one.answer.send(Answer::Over);
         }
         let mut forwards = self.forwards.lock();
         forwards.retain(|forward| forward.to != node);
@@ -234,9 +241,16 @@ pub fn heard(node: &Arc<Node>, peer: &Peer, word: Word) {
 }
 
 fn answered(node: &Node, by: NodeIx, call: Call, answer: Answer) {
-    if let Some(offer) = node.moving.offered.lock().remove(&(by, call)) {
-        let _ = offer.send(answer);
+    let Some(Offer { answer: told, ours }) = node.moving.offered.lock().remove(&(by, call)) else {
+        return;
+    };
+    if answer == Answer::Took {
+        // Before anything else that node says: it may have given one back already, and whoever waits for this word is another task.
+        for order in ours {
+            node.ledger.moves(order, Holder::Here, Holder::There(by), true);
+        }
     }
+    let _ = told.send(answer);
 }
 
 /// Presence has come from another node for an account. A session of it that was here until a moment ago may have been passed by: it hears of an end,

@@ -68,6 +68,7 @@ async fn a_session_that_moves_to_nobody_is_not_waited_for() {
     node.moving.node_silent(elsewhere);
     assert!(matches!(answered.await, Ok(Given::Silent)));
     let (offer, offered) = oneshot::channel();
+    let offer = Offer { answer: offer, ours: Vec::new() };
     node.moving.offered.lock().insert((elsewhere, Call::Pushed(1)), offer);
     // A line that is cut settles nothing.
     node.moving.node_silent(elsewhere);
