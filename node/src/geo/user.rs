@@ -170,6 +170,7 @@ fn anew(node: &Arc<Node>, peer: &Peer, unacked: Vec<(u64, FrameKind, Bytes)>) {
     for account in reopen.into_iter().chain(node.directory.released(&peer.name, peer.ix)) {
         router::reopen(node, &account);
     }
+    moving::ask_holders(node);
     light::rows_gone(node, &removed);
     abroad::gone(node, &peer.name, &removed);
 }

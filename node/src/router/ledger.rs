@@ -183,6 +183,22 @@ impl Ledger {
         if entry.is_held() { LetGo::NotLast } else { LetGo::Last }
     }
 
+    /// What that node has, as far as we know.
+    pub fn with(&self, node: NodeIx) -> Vec<u64> {
+        let inner = self.inner.lock();
+        let all = inner.entries.iter().filter(|(_, entry)| entry.there.contains(&node));
+        all.map(|(order, _)| *order).collect()
+    }
+
+    /// That node does not have it, whatever we know. Whether nobody has it now.
+    pub fn is_not_with(&self, order: u64, node: NodeIx) -> bool {
+        let mut inner = self.inner.lock();
+        let Some(entry) = inner.entries.get_mut(&order) else { return false };
+        let before = entry.there.len();
+        entry.there.retain(|known| *known != node);
+        entry.there.len() < before && !entry.is_held()
+    }
+
     /// A session that has it has moved: from there (which has it no more if it `leaves`, and still has it for others if not), to there.
     pub fn moves(&self, order: u64, from: Holder, to: Holder, leaves: bool) {
         let mut inner = self.inner.lock();
@@ -358,6 +374,12 @@ mod tests {
         ledger.moves(order, Holder::There(eu), Holder::Here, true);
         assert!(ledger.node_gone(eu).is_empty());
         assert_eq!(ledger.let_go(order, Holder::Here), LetGo::Last);
+        // A node says that it has it no more, whatever we know; one that we do not know of is not believed.
+        let order = enter(0, &[eu, us]);
+        assert_eq!(ledger.with(eu), [order]);
+        assert!(!ledger.is_not_with(order, eu) && !ledger.is_not_with(order, eu));
+        assert!(ledger.with(eu).is_empty());
+        assert!(ledger.is_not_with(order, us) && !ledger.is_not_with(order, us));
         // Kept meanwhile: nothing comes of it.
         let order = enter(1, &[]);
         ledger.kept(order);

@@ -332,6 +332,22 @@ pub fn put_back(node: &Arc<Node>, account: &BareJid, stanzas: Vec<Routed>) {
     reopen(node, account);
 }
 
+/// A node has none of these messages of ours, though that is all we know of where they are: they are routed anew.
+pub fn nowhere(node: &Arc<Node>, at: NodeIx, orders: &[u64]) {
+    let mut back = Vec::new();
+    for order in orders {
+        let Some((accepted_ms, stanza)) = node.ledger.look(*order) else { continue };
+        // What is for another domain its gateway has.
+        if !leaves(node, &stanza) && node.ledger.is_not_with(*order, at) {
+            let stanza = delayed(node, &stanza, accepted_ms);
+            back.push(Routed { stanza, tries: 1, order: *order, tracked: true });
+        }
+    }
+    for account in put_back_all(node, back) {
+        reopen(node, &account);
+    }
+}
+
 /// What was on its way and cannot arrive: each takes its place in front of its addressee; what is for another domain leaves. Whom to [`reopen`] when all
 /// is back.
 pub fn put_back_all(node: &Arc<Node>, stanzas: Vec<Routed>) -> BTreeSet<BareJid> {

@@ -57,6 +57,17 @@ pub enum Word {
         /// Their orders; whether the former node has it no more.
         orders: Vec<(u64, bool)>,
     },
+    /// "Which of these messages of mine do you still have?" A node is gone, to which sessions may have moved with some: what they say of that is said by
+    /// the node that is gone.
+    Has {
+        /// Their orders.
+        orders: Vec<u64>,
+    },
+    /// The answer: not these, and nothing of them is on its way.
+    HasNot {
+        /// Their orders.
+        orders: Vec<u64>,
+    },
     /// What had come for a session after its state was sent, and cannot be sent anew.
     Late {
         /// Whose.

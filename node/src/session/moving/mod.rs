@@ -33,7 +33,7 @@ use crate::app::Node;
 use crate::geo::abroad::Show;
 use crate::geo::presence::Presence;
 use crate::geo::{Peer, frame};
-use crate::router::Holder;
+use crate::router::{self, Holder};
 use crate::session::Seat;
 
 /// What is on the move, to and from this node.
@@ -224,6 +224,17 @@ pub fn heard(node: &Arc<Node>, peer: &Peer, word: Word) {
                 node.ledger.moves(order, from, to, leaves);
             }
         }
+        Word::Has { orders } => {
+            let is_gone = |order: &u64| {
+                let held = &node.geo.held;
+                !held.has(peer.ix, *order) && !held.was_kept(peer.ix, *order)
+            };
+            let orders: Vec<u64> = orders.into_iter().filter(is_gone).collect();
+            if !orders.is_empty() {
+                say(node, peer.ix, &Word::HasNot { orders });
+            }
+        }
+        Word::HasNot { orders } => router::nowhere(node, peer.ix, &orders),
         Word::Late { to, stanza } => {
             if let Some(next) = node.moving.gone_on(node, &to, peer.ix) {
                 say(node, next, &Word::Late { to, stanza });
@@ -237,6 +248,19 @@ pub fn heard(node: &Arc<Node>, peer: &Peer, word: Word) {
             }
             None => node.geo.probe_presence(node, &to, vec![of]),
         },
+    }
+}
+
+/// A node is gone. Sessions that have messages of ours may have moved there from others, and its word of that is lost: the others are asked what they
+/// still have.
+pub fn ask_holders(node: &Node) {
+    for peer in node.geo.all_peers() {
+        let orders = node.ledger.with(peer.ix);
+        for orders in orders.chunks(frame::ORDERS_MAX) {
+            if !say(node, peer.ix, &Word::Has { orders: orders.to_vec() }) {
+                tracing::warn!(peer = %peer.id, "no room to ask what it has of ours");
+            }
+        }
     }
 }
 
