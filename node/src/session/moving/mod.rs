@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use config::canary::{Canary, sings};
 use global_distrib::{Mark, NodeIx, Row};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -268,7 +269,7 @@ fn answered(node: &Node, by: NodeIx, call: Call, answer: Answer) {
     let Some(Offer { answer: told, ours }) = node.moving.offered.lock().remove(&(by, call)) else {
         return;
     };
-    if answer == Answer::Took {
+    if answer == Answer::Took && !sings(Canary::GiverKeeps) {
         // Before anything else that node says: it may have given one back already, and whoever waits for this word is another task.
         for order in ours {
             node.ledger.moves(order, Holder::Here, Holder::There(by), true);
