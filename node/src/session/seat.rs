@@ -255,10 +255,15 @@ impl Seat {
         Some(std::mem::take(&mut newer.waiting))
     }
 
-    /// While it catches up: these wait, ahead of those that do already.
-    pub fn waits_again(&self, waiting: Vec<Delivery>) {
-        if let Some(newer) = self.newer.lock().as_mut() {
-            newer.wait_first(waiting);
+    /// While it catches up: these wait, ahead of those that do already. Given back by one that does not, or is over.
+    #[must_use]
+    pub fn waits_again(&self, waiting: Vec<Delivery>) -> Vec<Delivery> {
+        match self.newer.lock().as_mut() {
+            Some(newer) => {
+                newer.wait_first(waiting);
+                Vec::new()
+            }
+            None => waiting,
         }
     }
 

@@ -114,8 +114,9 @@ async fn offer(
 /// It is not taken: what waited in it waits on.
 fn stays(node: &Arc<Node>, session: Handover, waiting: Option<Vec<Delivery>>) {
     if let Some(waiting) = waiting {
-        session.seat.waits_again(waiting);
-        end::no_room(node, &session.seat, session.seat.end_catching_up(true));
+        let mut back = session.seat.waits_again(waiting);
+        back.extend(session.seat.end_catching_up(true));
+        end::no_room(node, &session.seat, back);
     }
     sleep_on(node, session);
 }

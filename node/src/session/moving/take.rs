@@ -201,7 +201,8 @@ async fn arrive(
     node.resumable.add(id, seat.clone());
     if catching_up {
         seat.begin_catching_up();
-        seat.waits_again(waiting.into_iter().map(|(sent, ..)| sent.delivery).collect());
+        let waiting = waiting.into_iter().map(|(sent, ..)| sent.delivery).collect();
+        end::no_room(node, &seat, seat.waits_again(waiting));
     }
     let alive = Alive::new(node, &seat);
     let is_known = node.arrive(&seat);

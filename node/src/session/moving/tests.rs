@@ -107,7 +107,7 @@ async fn what_waits_behind_older_messages_goes_along_or_waits_on() {
         }
         assert_eq!(said(&seat), "");
         // Nobody takes it.
-        seat.waits_again(waiting);
+        assert_eq!(seat.waits_again(waiting).len(), 0);
         assert_eq!(seat.end_catching_up(true).len(), 0);
         assert_eq!(said(&seat), if ends_meanwhile { "123" } else { "" });
         if !ends_meanwhile {
@@ -121,6 +121,8 @@ async fn what_waits_behind_older_messages_goes_along_or_waits_on() {
     say(&there, "2");
     let waiting = there.take_waiting().expect("it catches up");
     say(&there, "3");
-    there.waits_again(waiting);
-    assert_eq!(there.close().len(), 2);
+    assert_eq!(there.waits_again(waiting).len(), 0);
+    let all = there.close();
+    assert_eq!(all.len(), 2);
+    assert_eq!(there.waits_again(all).len(), 2, "it is over, and says so");
 }
