@@ -50,20 +50,24 @@ pub fn rows_gone(node: &Arc<Node>, rows: &[Row<Arc<Seat>>]) {
     brought_out(node, rows.iter().map(|row| (&row.full, row.generation)));
 }
 
-/// A session of `from` goes on at another node. If it is seen here by that row alone, it is noted until the new row is here. To be called before
-/// its row goes.
-pub fn passes(node: &Arc<Node>, from: NodeIx, full: &FullJid, generation: Hlc, to: &str) {
+/// A session of `from` goes on at `to` (`None`: one of which nothing is known here). If it is seen here by that row alone, it is noted until the new row
+/// is here. To be called before its row goes.
+pub fn passes(
+    node: &Arc<Node>,
+    (from, to): (NodeIx, Option<NodeIx>),
+    full: &FullJid,
+    generation: Hlc,
+) {
     // One that came out from under a newer row has arrived, and ended, already.
     let seen = |row: &Row<Arc<Seat>>| {
         let own = row.generation == generation && row.there() == Some(from);
         row.full == *full && own && row.available && row.lit && !row.hidden && !row.emerged
     };
     let seen = node.directory.read(full.bare_str(), |rows| rows.iter().any(seen));
-    // Here its row would be known.
-    if seen != Some(true) || *to == node.geo.me.to_string() {
+    if seen != Some(true) {
         return;
     }
-    let noted = node.geo.nodes.index(to).is_some_and(|to| {
+    let noted = to.is_some_and(|to| {
         let noted = node.geo.passings.begin(full, generation, to, node.geo.mark());
         node.geo.send_due_probes();
         noted

@@ -169,9 +169,12 @@ impl Routes {
                     unbind(node, peer, None, &full, generation);
                 }
                 RouteEntry::Passed { full, generation, to } => {
-                    light::passes(node, peer.ix, &full, generation, &to);
-                    let is_ours = *to == node.geo.me.to_string();
-                    let to = node.geo.nodes.index(&to).filter(|_| !is_ours);
+                    // Here, its row is known, and what it has.
+                    let elsewhere = *to != node.geo.me.to_string();
+                    let to = node.geo.nodes.index(&to).filter(|_| elsewhere);
+                    if elsewhere {
+                        light::passes(node, (peer.ix, to), &full, generation);
+                    }
                     unbind(node, peer, to, &full, generation);
                 }
             }

@@ -42,7 +42,8 @@ impl Elsewhere {
     /// Its node says that the session goes on at that one.
     fn passes_to(&self, house: &House, to: &str) {
         let full = jid("juliet/phone");
-        light::passes(&house.node, self.ix, &full, self.generation, to);
+        let to = house.node.geo.nodes.index(to);
+        light::passes(&house.node, (self.ix, to), &full, self.generation);
         let road = crate::router::road::Road::new(&house.node);
         let now = house.node.now_ms();
         house.node.directory.unbind_there(self.ix, &full, self.generation, now, &road);
