@@ -333,7 +333,7 @@ pub fn put_back(node: &Arc<Node>, account: &BareJid, stanzas: Vec<Routed>) {
 }
 
 /// A node has none of these messages of ours, though that is all we know of where they are: they are routed anew.
-pub fn nowhere(node: &Arc<Node>, at: NodeIx, orders: &[u64]) {
+pub fn nowhere(node: &Arc<Node>, at: NodeIx, orders: &BTreeSet<u64>) {
     let mut back = Vec::new();
     for order in orders {
         let Some((accepted_ms, stanza)) = node.ledger.look(*order) else { continue };

@@ -13,7 +13,7 @@ mod take;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -50,6 +50,16 @@ pub struct Moving {
     /// Sessions that have moved, until everybody knows: presence may still come here that passed by where they are.
     forwards: Mutex<Vec<Forward>>,
     forwards_count: AtomicUsize,
+    /// Messages of our ledger, by the node that does not have them though it is all we know of where they are. At most what the ledger has.
+    doubts: Mutex<BTreeMap<NodeIx, Doubt>>,
+    doubts_count: AtomicUsize,
+}
+
+#[derive(Debug)]
+struct Doubt {
+    orders: BTreeSet<u64>,
+    /// Whoever took one has said so before it was given up there: when this is echoed, nobody has.
+    mark: Mark,
 }
 
 #[derive(Debug)]
@@ -127,14 +137,39 @@ impl Moving {
         }
     }
 
-    /// Forgets the forwards of which everybody knows. Once a second.
-    pub fn tick(&self, node: &Node) {
+    /// Forgets the forwards of which everybody knows, and routes anew what nobody has. Once a second.
+    pub fn tick(&self, node: &Arc<Node>) {
+        for (at, orders) in self.certain(|mark| node.geo.closed(mark)) {
+            router::nowhere(node, at, &orders);
+        }
         if self.forwards_count.load(Ordering::Acquire) == 0 {
             return;
         }
         let mut forwards = self.forwards.lock();
         forwards.retain(|forward| !node.geo.closed(&forward.mark));
         self.forwards_count.store(forwards.len(), Ordering::Release);
+    }
+
+    fn doubt(&self, at: NodeIx, orders: Vec<u64>, mark: Mark) {
+        let mut all = self.doubts.lock();
+        let doubt = all
+            .entry(at)
+            .or_insert_with(|| Doubt { orders: BTreeSet::new(), mark: Mark::default() });
+        doubt.orders.extend(orders);
+        doubt.mark = mark;
+        self.doubts_count.store(all.len(), Ordering::Release);
+    }
+
+    /// What is certain by now: the node, and what neither it nor anybody else has.
+    fn certain(&self, is_closed: impl Fn(&Mark) -> bool) -> Vec<(NodeIx, BTreeSet<u64>)> {
+        if self.doubts_count.load(Ordering::Acquire) == 0 {
+            return Vec::new();
+        }
+        let mut all = self.doubts.lock();
+        let certain = all.extract_if(.., |_, doubt| is_closed(&doubt.mark));
+        let certain = certain.map(|(at, doubt)| (at, doubt.orders)).collect();
+        self.doubts_count.store(all.len(), Ordering::Release);
+        certain
     }
 
     /// Capsules of this node's that wait for an answer.
@@ -235,7 +270,10 @@ pub fn heard(node: &Arc<Node>, peer: &Peer, word: Word) {
                 say(node, peer.ix, &Word::HasNot { orders });
             }
         }
-        Word::HasNot { orders } => router::nowhere(node, peer.ix, &orders),
+        Word::HasNot { orders } => {
+            node.moving.doubt(peer.ix, orders, node.geo.mark());
+            node.geo.send_due_probes();
+        }
         Word::Late { to, stanza } => {
             if let Some(next) = node.moving.gone_on(node, &to, peer.ix) {
                 say(node, next, &Word::Late { to, stanza });
