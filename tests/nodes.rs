@@ -88,26 +88,6 @@ async fn online(platform: &Platform, number: u32, node: usize, resource: &str) -
     Ok(client)
 }
 
-/// The number of the node that writes the region's database.
-async fn scribe(platform: &Platform) -> Result<usize> {
-    let deadline = Instant::now() + patience();
-    loop {
-        for node in 0..NODES {
-            let port = platform.port_of(0, node, 280);
-            let asked = http::request(port, hyper::Method::GET, "/metrics", None).await;
-            let Ok((_, text)) = asked else { continue };
-            if text.lines().any(|line| line.starts_with("pangaea_scribe{") && line.ends_with(" 1"))
-            {
-                return Ok(node);
-            }
-        }
-        if Instant::now() > deadline {
-            return Err("nobody writes the database".to_owned());
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-}
-
 const ROSTER: &str = "jabber:iq:roster";
 
 async fn set(client: &mut Client, contact: &str) -> Result<Element> {
@@ -284,7 +264,7 @@ impl Heard {
 /// Of two who talk over the other two nodes nothing is lost, doubled, refused or late, nobody's change is refused, and what is filed for
 /// somebody who is away is there.
 async fn scribe_killed(platform: &Platform) -> Result<()> {
-    let dead = scribe(platform).await?;
+    let dead = platform.scribe(0).await?;
     let others: Vec<usize> = (0..NODES).filter(|node| *node != dead).collect();
     let mut reader = online(platform, 12, others[1], "reader").await?;
     let to_reader = Writing::begin(platform, 11, others[0], reader.bare(), FAST).await?;
@@ -303,7 +283,7 @@ async fn scribe_killed(platform: &Platform) -> Result<()> {
     }
     let deadline = Instant::now() + patience();
     let next = loop {
-        match scribe(platform).await? {
+        match platform.scribe(0).await? {
             next if next != dead => break next,
             _ if Instant::now() > deadline => return Err("nobody else writes".to_owned()),
             _ => tokio::time::sleep(Duration::from_millis(50)).await,
@@ -433,7 +413,7 @@ async fn comes_back(platform: &Platform) -> Result<()> {
 /// finds what was promised and delivers it, though that node never comes back in the meantime.
 async fn promised(platform: &Platform) -> Result<()> {
     const COUNT: u64 = 50;
-    let scribe = scribe(platform).await?;
+    let scribe = platform.scribe(0).await?;
     let others: Vec<usize> = (0..NODES).filter(|node| *node != scribe).collect();
     let (entered, asleep) = (others[0], others[1]);
     let mut reader = online(platform, 42, asleep, "reader").await?;

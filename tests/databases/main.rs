@@ -3,6 +3,7 @@
 //! Run by `tests/run`, or `cargo test -p pangaea-tests --test databases [WORD…]` when the server has been built. Needs Debian's `postgresql` and
 //! `mariadb-server-core`; each server runs on a port and in a directory of its own ([`pangaea_tests::database`]).
 
+mod nodes;
 mod several;
 
 use pangaea_tests::client::{Client, Result, patience};
@@ -55,6 +56,9 @@ const SEVERAL: [&str; 4] = [
     "sign_in_while_it_is_killed",
 ];
 
+/// See [`nodes`].
+const NODES: [&str; 2] = ["mover_killed_under_load", "partition_of_nodes_killed"];
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let choice = Choice::from_args();
@@ -64,8 +68,8 @@ async fn main() -> ExitCode {
         let under_load =
             ["killed_under_load", "paused_under_load", "read_only_under_load", "full_under_load"];
         let names = ["suite", "play", "play_again_after_a_restart"].into_iter().chain(under_load);
-        let several: &[&str] = if kind == Kind::Postgres { &SEVERAL } else { &[] };
-        let names: Vec<&str> = names.chain(several.iter().copied()).collect();
+        let several = SEVERAL.into_iter().chain(NODES).filter(|_| kind == Kind::Postgres);
+        let names: Vec<&str> = names.chain(several).collect();
         let wanted = |part: &&str| choice.wants(&format!("{name}::{part}"));
         if choice.list {
             names.iter().for_each(|part| println!("{name}::{part}: test"));
@@ -92,6 +96,9 @@ async fn all(choice: &Choice, outcome: &mut Outcome, kind: Kind, name: &str, mut
     let wants = |part: &&str| choice.wants(&format!("{name}::{part}"));
     if kind == Kind::Postgres && SEVERAL.iter().any(wants) {
         of_several(choice, outcome, name, &mut server).await;
+    }
+    if kind == Kind::Postgres && NODES.iter().any(wants) {
+        of_nodes(choice, outcome, name, &server).await;
     }
     let url = server.url();
     // The suite over TLS; the plays without.
@@ -186,6 +193,23 @@ async fn of_several(choice: &Choice, outcome: &mut Outcome, name: &str, server: 
     let test = Test::new(sign_in, || several::sign_in_while_it_is_killed(&mut several, server));
     run(outcome, choice, vec![test], 1, seconds).await;
     for panic in several.panics() {
+        outcome.fail(&format!("{name}::no_node_of_several_panics"), &panic);
+    }
+}
+
+/// One region of several nodes over several databases.
+async fn of_nodes(choice: &Choice, outcome: &mut Outcome, name: &str, server: &Server) {
+    let mut cluster = match nodes::Cluster::begin(&server.url()).await {
+        Ok(cluster) => cluster,
+        Err(e) => return outcome.fail(&format!("{name}::nodes_over_several_databases"), &e),
+    };
+    let [mover, partition] = NODES.map(|part| format!("{name}::{part}"));
+    let seconds = LONGEST_SECONDS;
+    let test = Test::new(mover, || nodes::mover_killed_under_load(&mut cluster));
+    run(outcome, choice, vec![test], 1, seconds).await;
+    let test = Test::new(partition, || nodes::partition_of_nodes_killed(&mut cluster));
+    run(outcome, choice, vec![test], 1, seconds).await;
+    for panic in cluster.panics() {
         outcome.fail(&format!("{name}::no_node_of_several_panics"), &panic);
     }
 }
@@ -386,7 +410,7 @@ async fn refused_change(client: &mut Client, trouble: Trouble) -> (Instant, Resu
     }
 }
 
-/// Somebody who writes, in the first region, and somebody who reads, in the second.
+/// Somebody who writes, and somebody who reads.
 struct Couple {
     enough: watch::Sender<bool>,
     writing: JoinHandle<Result<(Client, u64, Vec<u64>)>>,
@@ -397,9 +421,14 @@ struct Couple {
 }
 
 impl Couple {
+    /// The one in the first region, the other in the second.
     async fn begin(platform: &Platform, number: u32, pause: Duration) -> Result<Self> {
-        let mut writer = platform.user(number, 0, "writer")?;
-        let mut reader = platform.user(number + 1, 1, "reader")?;
+        let writer = platform.user(number, 0, "writer")?;
+        Self::of(writer, platform.user(number + 1, 1, "reader")?, pause).await
+    }
+
+    /// Of two who have yet to sign in.
+    async fn of(mut writer: Client, mut reader: Client, pause: Duration) -> Result<Self> {
         for client in [&mut writer, &mut reader] {
             client.connect().await?;
             client.send("<presence/>").await?;

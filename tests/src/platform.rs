@@ -465,6 +465,29 @@ impl Platform {
         wait_sum(self.port_at(node, 280)?, name, label, least).await
     }
 
+    /// The number of the node that writes a region's database.
+    ///
+    /// # Errors
+    /// When nobody does in time.
+    pub async fn scribe(&self, region: usize) -> Result<usize> {
+        let deadline = Instant::now() + patience();
+        loop {
+            for node in 0..usize::from(self.plan.nodes) {
+                let port = self.port_of(region, node, 280);
+                let asked = http::request(port, Method::GET, "/metrics", None).await;
+                let Ok((_, text)) = asked else { continue };
+                let mut lines = text.lines();
+                if lines.any(|line| line.starts_with("pangaea_scribe{") && line.ends_with(" 1")) {
+                    return Ok(node);
+                }
+            }
+            if Instant::now() > deadline {
+                return Err("nobody writes the database".to_owned());
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
     /// What an operator asks of a node with `pangaea ctl`, and the answer as JSON.
     ///
     /// # Errors
