@@ -199,11 +199,10 @@ impl Way {
         self.trail.iter().any(|(known, _)| *known == node)
     }
 
-    /// Sessions of that node have something that was not sent there: an earlier life of ours sent it, or it went along with a session. What they have given back until now comes before `fence`.
+    /// Sessions of that node have something that was not sent there: an earlier life of ours sent it, or it went along with a session. What they have
+    /// given back until now comes before `fence`. What is newer waits wherever it goes: not all that may come back has been there.
     pub(super) fn held_there(&mut self, node: NodeIx, fence: u64) {
-        if !self.span.contains(&node) {
-            self.span.push(node);
-        }
+        self.settle = true;
         note(&mut self.trail, node, fence);
     }
 

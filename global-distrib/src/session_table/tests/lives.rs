@@ -61,6 +61,23 @@ fn what_a_former_life_sent_is_waited_for_as_if_it_had_been_sent_now() {
     }
 }
 
+/// One of two sessions at B goes on at C, and what it had with it: not all that was sent to B has been at C.
+#[test]
+fn what_is_for_both_nodes_waits_for_what_went_to_one_of_them() {
+    let play = Play::new(Wire::with_peers());
+    play.bind("balcony", Place::There(B), 1);
+    play.bind("tomb", Place::There(B), 2);
+    play.send(1);
+    play.bind("tomb", Place::There(C), 3);
+    play.table.passed_there((B, C), &full("tomb"), Hlc(2), 0, &play.wire);
+    assert!(matches!(play.send(2), Outcome::Held));
+    play.table.returned(&juliet(), note(1), B, 0, &play.wire);
+    play.settle(B);
+    play.settle(C);
+    let sent = play.wire.log();
+    assert_eq!(sent, ["1 to node 1", "1 to node 1", "1 to node 2", "2 to node 1", "2 to node 2"]);
+}
+
 #[test]
 fn nothing_is_filed_before_what_a_former_life_sent_is_settled() {
     let play = Play::new(Wire::with_peers());
