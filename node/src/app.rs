@@ -26,7 +26,6 @@ use global_distrib::{Directory, Place, RouteEntry, Row, Shows};
 use parking_lot::{Mutex, RwLock};
 use replication::metadata::{Metadata, NodeRecord};
 use replication::{Hlc, HybridClock};
-use tokio::sync::watch;
 use tokio::time::Instant;
 use xmpp::jid::{BareJid, FullJid, Jid};
 use xmpp::sasl::{Mechanism, Secret};
@@ -65,6 +64,7 @@ use crate::session::moving::Moving;
 use crate::session::{self, Item, Resumable, Seat, Turnstile};
 use crate::storage::Storage;
 use crate::storage::holders::Holders;
+use crate::told::Told;
 use crate::transport::TlsAcceptor;
 
 /// Everything a node is, shared by all its tasks.
@@ -143,7 +143,7 @@ pub struct Node {
     clock: Mutex<HybridClock>,
     ahead: Ahead<Seat>,
     started: Instant,
-    stop: watch::Sender<bool>,
+    stop: Told<bool>,
     /// Batches on the way to the home of somebody who is away.
     filing: AtomicUsize,
 }
@@ -423,14 +423,12 @@ impl Node {
 
     /// Resolves when the node is told to stop.
     pub async fn stopped(&self) {
-        let mut stop = self.stop.subscribe();
-        // An error means the node is gone, which is a stop too.
-        let _ = stop.wait_for(|stop| *stop).await;
+        self.stop.until(|stop| *stop).await;
     }
 
     /// Tells every task to stop.
     pub fn stop(&self) {
-        self.stop.send_replace(true);
+        self.stop.set(true);
     }
 }
 

@@ -22,5 +22,6 @@ pub mod session;
 pub mod storage;
 #[cfg(test)]
 pub(crate) mod testing;
+mod told;
 pub mod transport;
 pub mod wan;

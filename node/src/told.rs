@@ -1,5 +1,5 @@
 //! A value that others wait for: what a watch channel is, but those who wait are woken in the order in which they began to (tokio's draws
-//! lots), so that the same events have the same course. Used inside `homes`.
+//! lots), so that the same events have the same course. Called by homes, and by all that ends when the node does.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 /// The value and its bell; clones share it.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Told<T>(Arc<Inner<T>>);
+pub(crate) struct Told<T>(Arc<Inner<T>>);
 
 #[derive(Debug, Default)]
 struct Inner<T> {
@@ -18,25 +18,25 @@ struct Inner<T> {
 }
 
 impl<T: Copy> Told<T> {
-    pub(super) fn new(value: T) -> Self {
+    pub(crate) fn new(value: T) -> Self {
         Self(Arc::new(Inner { value: Mutex::new(value), changed: Notify::new() }))
     }
 
-    pub(super) fn get(&self) -> T {
+    pub(crate) fn get(&self) -> T {
         *self.0.value.lock()
     }
 
-    pub(super) fn set(&self, value: T) {
+    pub(crate) fn set(&self, value: T) {
         self.change(|known| *known = value);
     }
 
-    pub(super) fn change(&self, change: impl FnOnce(&mut T)) {
+    pub(crate) fn change(&self, change: impl FnOnce(&mut T)) {
         change(&mut self.0.value.lock());
         self.0.changed.notify_waiters();
     }
 
     /// Waits until it holds, which may be now. Cancel-safe.
-    pub(super) async fn until(&self, mut holds: impl FnMut(&T) -> bool) {
+    pub(crate) async fn until(&self, mut holds: impl FnMut(&T) -> bool) {
         loop {
             let mut changed = pin!(self.0.changed.notified());
             changed.as_mut().enable();

@@ -3,9 +3,12 @@
 use pangaea_sim::plan::PROFILES;
 use pangaea_sim::play::play;
 
+/// Of each profile. One alone may have no moment in which it matters: six had none of a lot that was drawn in a third of all.
+const SEEDS_EACH: u64 = 4;
+
 #[test]
 fn a_seed_played_twice_is_the_same_story() {
-    for seed in 0..PROFILES.len() as u64 {
+    for seed in 0..SEEDS_EACH * PROFILES.len() as u64 {
         let (one, other) = (play(seed, true).story, play(seed, true).story);
         let differs = one.lines().zip(other.lines()).position(|(one, other)| one != other);
         if let Some(line) = differs {

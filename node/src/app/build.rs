@@ -15,7 +15,6 @@ use replication::metadata::{
 };
 use s2s::link::{Incarnation, LinkConfig, LinkLimits, LinkTimers, Links, PeerId, Road};
 use s2s::tls::TlsIdentity;
-use tokio::sync::watch;
 use tokio::time::Instant;
 use xmpp::jid::{BareJid, Jid};
 use xmpp::payload::disco::Item;
@@ -50,6 +49,7 @@ use crate::session::Resumable;
 use crate::session::moving::Moving;
 use crate::storage::holders::Holders;
 use crate::storage::{self, Storage};
+use crate::told::Told;
 use crate::transport::TlsAcceptor;
 use crate::transport::tls::Pair;
 
@@ -194,7 +194,7 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
         clock: Mutex::new(HybridClock::new()),
         ahead: Ahead::default(),
         started: Instant::now(),
-        stop: watch::Sender::new(false),
+        stop: Told::new(false),
         filing: std::sync::atomic::AtomicUsize::new(0),
         config: Live::new(config),
     });

@@ -177,7 +177,7 @@ async fn announce(node: Arc<Node>) {
     let _ = version.wait_for(|version| *version > 0).await;
     while let Err(error) = node.metadata.propose(command.clone(), ANNOUNCE_WITHIN).await {
         tracing::debug!(%error, "not announced yet");
-        if *node.stop.subscribe().borrow() {
+        if node.stop.get() {
             return;
         }
     }

@@ -18,11 +18,11 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 use xmpp::BareJid;
 
-use super::told::Told;
 use super::wire::Ship;
 use super::writer::Job;
 use super::{FIRST_EPOCH, META_GENESIS, META_SHARDS, Shared, Way};
 use crate::storage::{Place, Position, Replace, Row, StorageError};
+use crate::told::Told;
 
 /// Messages that may wait; more are dropped and asked for again.
 const INBOX_MAX: usize = 4096;

@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::told::Told;
 use super::writer::Done;
 use super::{HomeError, HomeMap};
+use crate::told::Told;
 
 /// Answers that wait for a second region at most. Beyond, requests are [`HomeError::Busy`]: that region is away, or slow.
 pub(super) const WAITING_MAX: usize = 16_384;

@@ -16,10 +16,10 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 
 use super::apply::row_change;
-use super::told::Told;
 use super::wire::{decode, encode};
 use super::{AppliedAt, Full, Shared};
 use crate::storage::Position;
+use crate::told::Told;
 
 /// Bytes of what was applied that a node keeps.
 const RING_BYTES_MAX: usize = 8 << 20;

@@ -29,7 +29,6 @@ mod ship;
 mod testing;
 #[cfg(test)]
 mod tests;
-mod told;
 mod tx;
 mod wire;
 mod writer;
@@ -50,8 +49,8 @@ use tokio::sync::{Notify, RwLock, mpsc};
 use tokio::task::JoinHandle;
 use xmpp::{BareJid, Condition, Element, StanzaError};
 
-use self::told::Told;
 use crate::storage::{Position, Storage, StorageError};
+use crate::told::Told;
 
 pub use fetched::Reading;
 pub use hand_over::{MoveSaid, Moved};

@@ -22,9 +22,34 @@ struct Inner {
     /// The newest state.
     state: Arc<MetaState>,
     /// What each host knows: on its disk, and in its present life.
-    known: Vec<(Arc<MetaState>, watch::Sender<u64>)>,
+    known: Vec<(Arc<MetaState>, Heard)>,
     /// Hosts that run.
     up: Vec<bool>,
+}
+
+/// The version that one life of a host knows, and those who wait for the next. Each has a channel of its own, and they are told in the order in which
+/// they came: of several who wait at one, tokio draws who is woken first.
+struct Heard {
+    version: u64,
+    by: Vec<watch::Sender<u64>>,
+}
+
+impl Heard {
+    fn new(version: u64) -> Self {
+        Self { version, by: Vec::new() }
+    }
+
+    fn watch(&mut self) -> watch::Receiver<u64> {
+        self.by.retain(|one| !one.is_closed());
+        let (sender, receiver) = watch::channel(self.version);
+        self.by.push(sender);
+        receiver
+    }
+
+    fn tell(&mut self, version: u64) {
+        self.version = version;
+        self.by.retain(|one| one.send(version).is_ok());
+    }
 }
 
 /// All hosts' agreement. Clones share it.
@@ -39,7 +64,7 @@ impl Council {
     pub fn new(state: MetaState, hosts: usize, net: Net) -> Self {
         let state = Arc::new(state);
         let version = state.version;
-        let known = (0..hosts).map(|_| (state.clone(), watch::Sender::new(version))).collect();
+        let known = (0..hosts).map(|_| (state.clone(), Heard::new(version))).collect();
         let inner = Inner { state, known, up: vec![false; hosts] };
         Self { inner: Arc::new(Mutex::new(inner)), net }
     }
@@ -50,7 +75,7 @@ impl Council {
         inner.up[host] = up;
         if up {
             let (state, told) = &mut inner.known[host];
-            *told = watch::Sender::new(state.version);
+            *told = Heard::new(state.version);
         }
     }
 
@@ -82,7 +107,7 @@ impl Council {
         let news = state.version != newest.version;
         if news {
             *state = newest;
-            told.send_replace(state.version);
+            told.tell(state.version);
         }
         news
     }
@@ -117,7 +142,7 @@ impl Agreement for Chair {
     }
 
     fn watch(&self) -> watch::Receiver<u64> {
-        self.council.inner.lock().known[self.life.host].1.subscribe()
+        self.council.inner.lock().known[self.life.host].1.watch()
     }
 
     fn leader(&self) -> Option<String> {
@@ -161,7 +186,6 @@ impl Agreement for Chair {
                 inner.state = Arc::new(state);
                 reply
             };
-            // Looked for rather than waited for: of several who wait, tokio's watch draws who is woken first.
             while council.state(life.host).version < reply.version && life.now() < deadline {
                 life.until(life.now() + SEEN_MS).await;
             }
