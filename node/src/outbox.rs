@@ -155,7 +155,7 @@ pub async fn load(node: &Arc<Node>) -> Result<(), crate::storage::StorageError> 
             tracing::error!(order, "a message in the outbox cannot be read; it stays there");
             continue;
         };
-        node.ledger.recover(order, stanza.clone(), accepted_ms);
+        node.ledger.recover(order, stanza.clone(), accepted_ms, node.now_ms());
         if router::leaves(node, &stanza) {
             federation::former(node, order, &stanza);
         }

@@ -37,7 +37,7 @@ use crate::transport::tls::Pair;
 use crate::transport::{Buffer, Pipe, TlsAcceptor, Transport};
 
 /// How long something that must happen may take.
-const SOON: Duration = Duration::from_secs(10);
+pub(crate) const SOON: Duration = Duration::from_secs(10);
 
 const CONFIG: &str = "
 [node]

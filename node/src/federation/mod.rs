@@ -472,15 +472,15 @@ pub fn tick(node: &Arc<Node>) {
         return;
     };
     send_ready(node);
-    let before = node.wall_ms().saturating_sub(millis(streams.patience()));
+    let before = node.now_ms().saturating_sub(millis(streams.patience()));
     let late: Vec<(u64, Stanza)> = {
         let mut gate = node.federation.lock();
         for at in gate.waited_for() {
             flush(node, &mut gate, at);
         }
-        let entries = gate.waiting().filter_map(|order| Some((order, node.ledger.look(order)?)));
-        let late = entries.filter(|(_, (accepted_ms, _))| *accepted_ms < before);
-        let late: Vec<_> = late.map(|(order, (_, stanza))| (order, stanza)).collect();
+        let late =
+            gate.waiting().filter_map(|order| Some((order, node.ledger.older(order, before)?)));
+        let late: Vec<_> = late.collect();
         late.iter().for_each(|(order, _)| gate.over(*order)); // So that it does not leave after all.
         late
     };

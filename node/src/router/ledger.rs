@@ -59,6 +59,8 @@ struct Entry {
     stanza: Stanza,
     /// Wall clock, for the stamp if it comes late.
     accepted_ms: u64,
+    /// When it was entered here, by the clock that does not jump.
+    since_ms: u64,
     due: Due,
     here: u16,
     there: SmallVec<[NodeIx; 2]>,
@@ -136,7 +138,7 @@ impl Ledger {
         inner.bytes += weight;
         let first = inner.young.is_empty();
         inner.young.push_back((now_ms, order));
-        inner.entries.insert(order, Entry::new(stanza.clone(), wall_ms, due, Disk::No));
+        inner.entries.insert(order, Entry::new(stanza.clone(), (wall_ms, now_ms), due, Disk::No));
         drop(inner);
         if first {
             self.stir.notify_one();
@@ -145,10 +147,11 @@ impl Ledger {
     }
 
     /// Enters what a former life left in the outbox. The bound does not hold it back: it was promised.
-    pub fn recover(&self, order: u64, stanza: Stanza, accepted_ms: u64) {
+    pub fn recover(&self, order: u64, stanza: Stanza, accepted_ms: u64, now_ms: u64) {
         let mut inner = self.inner.lock();
         inner.bytes += stanza.bytes().len() + ENTRY_BYTES;
-        inner.entries.insert(order, Entry::new(stanza, accepted_ms, Due::Nobody, Disk::Yes));
+        let entry = Entry::new(stanza, (accepted_ms, now_ms), Due::Nobody, Disk::Yes);
+        inner.entries.insert(order, entry);
     }
 
     /// It is about to be given to so many sessions here, and to these nodes. `false`: nobody is to have it, for somebody has kept it while it waited.
@@ -256,6 +259,13 @@ impl Ledger {
         self.inner.lock().entries.get(&order).map(|entry| (entry.accepted_ms, entry.stanza.clone()))
     }
 
+    /// It, if it was entered here before that (the node's own clock, ms, which does not jump).
+    pub fn older(&self, order: u64, before_ms: u64) -> Option<Stanza> {
+        let inner = self.inner.lock();
+        let entry = inner.entries.get(&order).filter(|entry| entry.since_ms < before_ms);
+        entry.map(|entry| entry.stanza.clone())
+    }
+
     /// When it was accepted here (wall clock, ms).
     pub fn accepted_ms(&self, order: u64) -> Option<u64> {
         self.inner.lock().entries.get(&order).map(|entry| entry.accepted_ms)
@@ -334,8 +344,8 @@ impl Ledger {
 }
 
 impl Entry {
-    fn new(stanza: Stanza, accepted_ms: u64, due: Due, disk: Disk) -> Self {
-        Self { stanza, accepted_ms, due, here: 0, there: SmallVec::new(), disk }
+    fn new(stanza: Stanza, (accepted_ms, since_ms): (u64, u64), due: Due, disk: Disk) -> Self {
+        Self { stanza, accepted_ms, since_ms, due, here: 0, there: SmallVec::new(), disk }
     }
 
     fn is_held(&self) -> bool {

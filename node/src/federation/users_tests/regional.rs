@@ -1,13 +1,15 @@
 //! Regions' own domains: a node of `eu`, which knows a region `us`. Bob is at `us.chat.example`, and so a stranger to alice at `eu.chat.example`, unless the two are
 //! linked; to juliet at `chat.example` he is one of ours in any case.
 
+use std::time::Duration;
+
 use xmpp::jid::FullJid;
 
 use super::*;
 use crate::federation;
 use crate::router::Routed;
 use crate::router::ledger::Due;
-use crate::testing::mail;
+use crate::testing::{SOON, mail};
 
 const ALICE: &str = "alice@eu.chat.example";
 const BOB: &str = "bob@us.chat.example";
@@ -139,16 +141,23 @@ async fn what_is_of_another_regions_domain_waits_for_a_node_of_that_region() {
                 "<message from='{BOB}/x' to='friar@other.example' id='{id}'><body>x</body></message>"
             ))
         };
-        federation::send(node, friar(1), None);
-        assert_eq!((left(&house).len(), node.federation.open()), (0, 1), "linked: {linked}");
-        // One that has waited for as long as it may.
-        let order = node.ledger.next_order();
-        let entered = node.ledger.enter(order, &friar(2), Due::Nobody, node.now_ms(), 1);
-        assert!(entered.is_ok());
-        let routed = Routed { stanza: friar(2), tries: 0, order, tracked: true };
-        federation::send_again(node, routed);
-        assert_eq!(node.federation.open(), 2);
+        let waits = |id: u64, accepted_ms: u64| {
+            let order = node.ledger.next_order();
+            let entered =
+                node.ledger.enter(order, &friar(id), Due::Nobody, node.now_ms(), accepted_ms);
+            assert!(entered.is_ok());
+            let routed = Routed { stanza: friar(id), tries: 0, order, tracked: true };
+            federation::send_again(node, routed);
+        };
+        // One that has waited for as long as it may; and one of which the time of day says so, for it has jumped.
+        tokio::time::pause();
+        waits(1, node.wall_ms());
+        tokio::time::advance(Duration::from_secs(1)).await;
+        waits(2, 1);
+        assert_eq!((left(&house).len(), node.federation.open()), (0, 2), "linked: {linked}");
+        tokio::time::advance(SOON - Duration::from_millis(500)).await;
         federation::tick(node);
+        tokio::time::resume();
         assert_eq!((left(&house).len(), node.federation.open()), (0, 1), "linked: {linked}");
         // What is of this region, or of the global domain, does not.
         let text = format!("<message from='{ALICE}/x' to='friar@other.example'/>");
