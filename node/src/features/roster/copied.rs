@@ -79,6 +79,9 @@ fn requests(before: &Roster, now: &Roster) -> impl Iterator<Item = Stanza> {
 
 #[cfg(test)]
 mod tests {
+    use parking_lot::Mutex;
+    use xmpp::stanza::Type;
+
     use super::*;
     use crate::features::roster;
     use crate::features::roster::home::Request;
@@ -128,6 +131,29 @@ mod tests {
         assert_eq!(requests.len(), 1);
         assert_eq!(requests[0].from().map(|from| from.as_str()), Some("tybalt@chat.example"));
         assert_eq!(super::requests(&now, &now).count(), 0);
+    }
+
+    /// A session that came from a node where it had been pushed more than a copy began with.
+    #[tokio::test]
+    async fn no_push_of_a_copy_goes_behind_what_a_session_knows() {
+        let house = House::new().await;
+        let romeo = house.available("romeo/orchard", 0).await;
+        let answer = Stanza::presence(None, None, Type::Available).build();
+        let before = roster(2, &[]);
+        let now = roster(4, &[("juliet", "both", true), ("nurse", "to", true)]);
+        let heard = Mutex::new(Vec::new());
+        let hear = |push: Stanza| heard.lock().extend(roster::version_of_push(&push));
+        let copied = || pushes(&bare("romeo"), &before, &now).into_iter();
+        // While it asks; and when it has what it asked for.
+        romeo.ask_roster();
+        romeo.push_copied(4, copied(), hear);
+        romeo.answer_roster(Some(3), answer, hear);
+        assert_eq!(std::mem::take(&mut *heard.lock()), [3, 4]);
+        let paris = house.available("paris/street", 0).await;
+        paris.ask_roster();
+        paris.answer_roster(Some(3), Stanza::presence(None, None, Type::Available).build(), |_| ());
+        paris.push_copied(4, copied(), hear);
+        assert_eq!(std::mem::take(&mut *heard.lock()), [3, 4]);
     }
 
     #[tokio::test]

@@ -228,6 +228,14 @@ fn push_of(account: &BareJid, version: u64, item: Element) -> Stanza {
     Stanza::iq_set(Some(&Jid::from(account)), None, &id, query)
 }
 
+/// A push of several that make a version together: it speaks of the one before them, but of none before what its session knows already.
+pub fn not_before(push: Stanza, known: u64) -> Stanza {
+    let query = push.child("query", ns::ROSTER).filter(|_| version_of_push(&push) < Some(known));
+    let Some(mut query) = query else { return push };
+    query.set_attr("ver", &known.to_string());
+    push.without_children(|_, _| true).with_child(&query)
+}
+
 /// Whether that is the last word of a contact that is removed, and says that a client could see it.
 fn is_listed(before: Option<&Change>, removal: &Change) -> bool {
     let Some(Change::Put { store, key, value, .. }) = before else { return false };

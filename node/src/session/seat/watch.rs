@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use xmpp::stanza::Stanza;
 
 use super::Seat;
+use crate::features::roster::{not_before, version_of_push};
 
 /// The part of it that goes along when the session moves to another node.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
@@ -62,9 +63,13 @@ impl Seat {
         roster.whole = roster.whole.max(version.unwrap_or(0));
         deliver(answer);
         if roster.asking == 0 {
-            let whole = roster.whole;
+            let (whole, mut known) = (roster.whole, roster.whole);
             let newer = std::mem::take(&mut roster.waiting).into_iter();
-            newer.filter(|(version, _)| *version > whole).for_each(|(_, push)| deliver(push));
+            for (_, push) in newer.filter(|(version, _)| *version > whole) {
+                let push = not_before(push, known);
+                known = known.max(version_of_push(&push).unwrap_or(0));
+                deliver(push);
+            }
         }
     }
 
@@ -104,13 +109,13 @@ impl Seat {
         deliver: impl Fn(Stanza),
     ) {
         let mut roster = self.roster.lock();
-        let told = roster.whole.max(roster.copied);
+        let told = roster.whole.max(roster.copied).max(roster.pushed);
         if pushes.len() == 0 || !roster.interested || version <= told {
             return;
         }
         roster.copied = version;
         match roster.asking {
-            0 => pushes.for_each(deliver),
+            0 => pushes.for_each(|push| deliver(not_before(push, told))),
             _ => roster.waiting.extend(pushes.map(|push| (version, push))),
         }
     }
