@@ -19,6 +19,7 @@ pub(crate) fn tests(platform: &Platform) -> Vec<Test<'_>> {
         Test::new("moves::a_cut_session_that_logs_in_elsewhere_loses_nothing", || {
             cut_moves(platform)
         }),
+        Test::new("moves::what_comes_late_says_when_it_was_sent", || sent_when(platform)),
         Test::new("moves::closing_one_device_leaves_the_other_reachable", || {
             one_device_closes(platform)
         }),
@@ -127,6 +128,38 @@ async fn cut_moves(platform: &Platform) -> Result<()> {
     let lost: Vec<u64> = expected.into_iter().filter(|n| !seen.contains(n)).collect();
     let late = first.windows(2).find(|p| p[1] < p[0]);
     Err(format!("of {sent}, lost {lost:?}, first out of order {late:?}"))
+}
+
+/// A message is read in another region and not acknowledged; its session ends, and it comes to the next one. The time it says (XEP-0203) is when it
+/// was sent, not when that session ended.
+async fn sent_when(platform: &Platform) -> Result<()> {
+    const DELAY: &str = "urn:xmpp:delay";
+    const TIME: &str = "urn:xmpp:time";
+    let mut writer = platform.user(48, 0, "writer")?;
+    online(&mut writer).await?;
+    let mut reader = platform.user(49, 1, "reader")?;
+    reader.connect().await?;
+    reader.enable_sm(true).await?;
+    reader.answer_acks(false);
+    reader.send("<presence/>").await?;
+    reader.ping().await?;
+    let to = reader.bare();
+    say(&mut writer, &to, "m").await?;
+    reader.wait_for("it", |e| e.body().as_deref() == Some("m")).await?;
+    // All clocks are this machine's.
+    let answer =
+        writer.iq("get", Some("pangaea.localhost"), &format!("<time xmlns='{TIME}'/>")).await?;
+    let time = answer.child("time", TIME).and_then(|time| time.child("utc", TIME));
+    let read_by = time.ok_or_else(|| format!("what time is it: {answer}"))?.text();
+    reader.cut().await;
+    let mut again = platform.user(49, 2, "reader")?;
+    online(&mut again).await?;
+    let late = again.wait_for("it again", |e| e.body().as_deref() == Some("m")).await?;
+    let stamp = late.child("delay", DELAY).and_then(|delay| delay.attr("stamp"));
+    match stamp {
+        Some(stamp) if stamp <= read_by.as_str() => Ok(()),
+        _ => Err(format!("read by {read_by}, and then: {late}")),
+    }
 }
 
 /// Two devices in two regions; one closes while somebody writes to the bare address: the other has everything.

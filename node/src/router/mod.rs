@@ -75,6 +75,12 @@ pub fn late(node: &Node, stanza: Stanza, accepted_ms: u64) -> Stanza {
     }
 }
 
+/// What somebody had, or would have had, and has not: others may see it behind newer ones now, so it says since when it has been on its way, however
+/// short that is.
+pub fn again(node: &Node, stanza: &Stanza, order: u64) -> Stanza {
+    delayed(node, stanza, node.ledger.accepted_ms(order).unwrap_or(node.wall_ms()))
+}
+
 /// Routes a stanza by its `to`. Never waits; whatever becomes of it is settled later.
 pub fn route(node: &Arc<Node>, stanza: Stanza) {
     route_from(node, stanza, None);

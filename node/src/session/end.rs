@@ -149,7 +149,7 @@ async fn over(node: &Arc<Node>, seat: &Arc<Seat>, sm: Option<Box<Sm>>, unwritten
     if let Some(id) = sm.as_ref().and_then(|sm| sm.id.as_deref()) {
         node.resumable.remove(id);
     }
-    let mut unacked = sm.map(|sm| sm.into_unacked()).unwrap_or(unwritten);
+    let mut unacked = sm.map(|sm| sm.into_lost(node)).unwrap_or(unwritten);
     if sings(Canary::UnackedForgotten) {
         unacked.clear();
     }
@@ -299,18 +299,16 @@ impl Left {
         seat: &Seat,
     ) {
         let Some(via) = via else {
-            let accepted_ms = node.ledger.accepted_ms(order).unwrap_or(node.wall_ms());
             if node.ledger.let_go(order, Holder::Here) == LetGo::Last {
-                let stanza = router::delayed(node, &stanza, accepted_ms);
+                let stanza = router::again(node, &stanza, order);
                 self.again.push(Routed { stanza, tries: 0, order, tracked: true });
             }
             return;
         };
-        if node.geo.held.let_go(via, order) {
+        if node.geo.held.let_go(via, order) && !give_back(node, via, &stanza, order, true, seat) {
+            // When it was sent is known where it entered.
             let stanza = router::delayed(node, &stanza, node.wall_ms());
-            if !give_back(node, via, &stanza, order, true, seat) {
-                self.again.extend(router::adopted(node, via, order, true, stanza));
-            }
+            self.again.extend(router::adopted(node, via, order, true, stanza));
         }
     }
 

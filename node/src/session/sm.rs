@@ -22,7 +22,7 @@ use xmpp::xml::element::Element;
 use super::end::Alive;
 use super::moving::{self, Why};
 use super::task::{Close, Session};
-use super::{Control, Delivery, Handled, Item, Seat};
+use super::{Control, Delivery, Handled, Item, Owed, Seat};
 use crate::app::Node;
 use crate::features::{archive, push};
 use crate::router::perform;
@@ -144,6 +144,17 @@ impl Sm {
                 _ => output.put(router::delayed(node, &delivery.stanza, *at_ms).bytes()),
             }
         }
+    }
+
+    /// As [`Self::into_unacked`], when the session is over. Of a message that is in no ledger nobody knows when it was sent: it says when it came here.
+    pub fn into_lost(self, node: &Node) -> Vec<Delivery> {
+        let timed = |Sent { mut delivery, at_ms }: Sent| {
+            if delivery.owed == Owed::Nothing && delivery.stanza.kind() == Kind::Message {
+                delivery.stanza = router::delayed(node, &delivery.stanza, at_ms);
+            }
+            delivery
+        };
+        self.out.into_unacked().map(timed).chain(self.overflow).collect()
     }
 
     /// What was never acknowledged, oldest first.
