@@ -541,6 +541,9 @@ impl Device {
             return;
         }
         bound.handled = h;
+        for ack in &mut around.journal.sessions[bound.number].acks {
+            ack.behind = ack.behind.filter(|behind| behind.wrapping_sub(h).cast_signed() > 0);
+        }
         for out in bound.unacked.drain(..fresh) {
             match out.what {
                 What::Message(message) => {
@@ -557,9 +560,12 @@ impl Device {
     fn acknowledge(&mut self, around: &mut Around<'_>) {
         let Some(bound) = self.bound.as_ref() else { return };
         let (h, number) = (bound.received, bound.number);
+        let last = bound.unacked.iter().rposition(|out| matches!(out.what, What::Other));
+        let behind = last.map(|last| bound.handled.wrapping_add(last as u32 + 1));
         self.write(around, format!("<a xmlns='{}' h='{h}'/>", ns::SM).as_bytes());
         if let Some(line) = self.line {
-            let ack = Ack { h, at: around.now, conn: line.conn, bytes: line.written, read: false };
+            let (at, conn, bytes) = (around.now, line.conn, line.written);
+            let ack = Ack { h, at, conn, bytes, read: false, behind };
             around.journal.sessions[number].acks.push(ack);
         }
     }

@@ -85,6 +85,9 @@ pub struct Ack {
     pub bytes: u64,
     /// The server has read it.
     pub read: bool,
+    /// A change, or presence, was said before it and not handled yet: until the server has handled so many, it may wait for a home, and what is read
+    /// behind that waits too.
+    pub behind: Option<u32>,
 }
 
 /// One bind.
@@ -217,6 +220,7 @@ impl Journal {
             ack.h >= seen.count
                 && ack.at < before
                 && ack.read
+                && ack.behind.is_none()
                 && !self.deaths.iter().any(|(_, at)| (ack.at..=ack.at + GRACE_MS).contains(at))
                 && !self.was_stopping(self.sessions[seen.session].host, ack.at)
         })
