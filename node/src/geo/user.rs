@@ -462,7 +462,7 @@ fn returned(node: &Arc<Node>, peer: &Peer, body: Bytes) {
         return router::denied(node, &routed);
     }
     tracing::debug!(peer = %peer.id, early = head.early, "a stanza came back");
-    let stanza = router::again(node, &stanza, head.order);
+    let stanza = router::given_back(node, stanza, head.order);
     let routed = Routed { stanza, tries: head.tries, order: head.order, tracked };
     router::returned(node, peer.ix, routed, head.early);
 }

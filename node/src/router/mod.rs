@@ -17,6 +17,7 @@ use std::time::Duration;
 use global_distrib::{Choice, NodeIx, Outcome, Row};
 use smallvec::SmallVec;
 use xmpp::jid::BareJid;
+use xmpp::payload::delay;
 use xmpp::stanza::error::StanzaError;
 use xmpp::stanza::{Kind, Stanza, Type};
 use xmpp::xml::element::Element;
@@ -53,15 +54,17 @@ pub struct Routed {
 /// The stanza with a note of when it was sent (XEP-0203), if it has none of ours yet. What its sender says of another time stays. An IQ has room for
 /// its payload alone (RFC 6120 §8.2.3).
 pub fn delayed(node: &Node, stanza: &Stanza, sent_at_ms: u64) -> Stanza {
+    if stanza.kind() == Kind::Iq || is_delayed(node, stanza) {
+        return stanza.clone();
+    }
+    stanza.with_child(&delay::element(sent_at_ms, Some(&node.server), None))
+}
+
+fn is_delayed(node: &Node, stanza: &Stanza) -> bool {
     let is_ours = |delay: &Element| {
         delay.is("delay", xmpp::ns::DELAY) && delay.attr("from") == Some(node.server.as_str())
     };
-    let is_said =
-        || stanza.has_child("delay", xmpp::ns::DELAY) && stanza.element().children().any(is_ours);
-    if stanza.kind() == Kind::Iq || is_said() {
-        return stanza.clone();
-    }
-    stanza.with_child(&xmpp::payload::delay::element(sent_at_ms, Some(&node.server), None))
+    stanza.has_child("delay", xmpp::ns::DELAY) && stanza.element().children().any(is_ours)
 }
 
 /// What leaves so long after it was accepted says when that was.
@@ -75,10 +78,14 @@ pub fn late(node: &Node, stanza: Stanza, accepted_ms: u64) -> Stanza {
     }
 }
 
-/// What somebody had, or would have had, and has not: others may see it behind newer ones now, so it says since when it has been on its way, however
-/// short that is.
-pub fn again(node: &Node, stanza: &Stanza, order: u64) -> Stanza {
-    delayed(node, stanza, node.ledger.accepted_ms(order).unwrap_or(node.wall_ms()))
+/// One of our ledger that a node gave back. A session that had it and has ended made it say so, with the time when it ended: what is meant is when it
+/// was sent. One that comes back because nobody had it says so if that is some time ago.
+pub fn given_back(node: &Node, stanza: Stanza, order: u64) -> Stanza {
+    let Some(accepted_ms) = node.ledger.accepted_ms(order) else { return stanza };
+    match is_delayed(node, &stanza) {
+        true => delayed(node, &delay::without(&stanza, |who| *who == node.server), accepted_ms),
+        false => late(node, stanza, accepted_ms),
+    }
 }
 
 /// Routes a stanza by its `to`. Never waits; whatever becomes of it is settled later.

@@ -299,16 +299,19 @@ impl Left {
         seat: &Seat,
     ) {
         let Some(via) = via else {
+            let accepted_ms = node.ledger.accepted_ms(order).unwrap_or(node.wall_ms());
             if node.ledger.let_go(order, Holder::Here) == LetGo::Last {
-                let stanza = router::again(node, &stanza, order);
+                let stanza = router::delayed(node, &stanza, accepted_ms);
                 self.again.push(Routed { stanza, tries: 0, order, tracked: true });
             }
             return;
         };
-        if node.geo.held.let_go(via, order) && !give_back(node, via, &stanza, order, true, seat) {
+        if node.geo.held.let_go(via, order) {
             // When it was sent is known where it entered.
             let stanza = router::delayed(node, &stanza, node.wall_ms());
-            self.again.extend(router::adopted(node, via, order, true, stanza));
+            if !give_back(node, via, &stanza, order, true, seat) {
+                self.again.extend(router::adopted(node, via, order, true, stanza));
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! I3. *My messages to one person arrive in the order in which I sent them, wherever that person is and even while they move:* for each of
 //! my sessions and each device that reads, in the order of first sight. Excused is what another device of that person had taken and lost:
-//! it comes late, and says so (XEP-0203), to a device that was not there when it was sent; and so does what a session of its own had taken
+//! it comes late, and says so (XEP-0203) if that is a second or more, to a device that was not there when it was sent; and so does what a session of its own had taken
 //! and lost, when it had stopped taking messages and newer ones were filed meanwhile; and what was filed while a region was declared down.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +21,7 @@ pub fn check(journal: &Journal, _: &End) -> Vec<String> {
         }
         let newest = last.entry((sent.session, sent.to_user, seen.device)).or_insert(seen.message);
         let excused = was_with_another(journal, seen)
+            || moved_with_another(journal, seen)
             || was_hidden(journal, seen)
             || (seen.late && journal.any_fell(sent.at, seen.at));
         if *newest > seen.message && !excused {
@@ -50,6 +51,18 @@ fn was_hidden(journal: &Journal, seen: &Seen) -> bool {
                 && former.at < sent.at + ROUTED_MS
                 && (sent.at.saturating_sub(ROUTED_MS)..seen.at).contains(at)
         })
+}
+
+/// Another device of the account, which was there when it was sent, has moved or ended since: what had reached it too late to go along found its way
+/// anew, perhaps within the second from which on it says so.
+fn moved_with_another(journal: &Journal, seen: &Seen) -> bool {
+    let sent = &journal.sent[seen.message];
+    journal.sessions.iter().any(|session| {
+        session.device != seen.device
+            && session.user == sent.to_user
+            && session.at < sent.at
+            && session.over.is_some_and(|over| (sent.at..=seen.at).contains(&over))
+    })
 }
 
 /// It comes marked as late, and another device of the account was there after it was sent.

@@ -304,14 +304,12 @@ fn anew(
         Some(via) => {
             let others_have_it = tracked && !node.geo.held.let_go(via, order);
             if !others_have_it && !end::give_back(node, via, &stanza, order, tracked, seat) {
-                let stanza = router::delayed(node, &stanza, node.wall_ms());
                 again.extend(router::adopted(node, via, order, tracked, stanza));
             }
         }
         None => {
             let others_have_it = tracked && node.ledger.let_go(order, Holder::Here) != LetGo::Last;
             if !others_have_it {
-                let stanza = router::again(node, &stanza, order);
                 again.push(Routed { stanza, tries: 0, order, tracked });
             }
         }
