@@ -11,6 +11,9 @@ import logging
 import os
 import random
 import time
+from collections import Counter
+
+from slixmpp.exceptions import IqTimeout
 
 from common import Broken, run
 
@@ -20,10 +23,34 @@ PAIRS, RATE = 6, 500  # messages a second, all writers together
 TICK = 0.05
 FIRST_USER = 60
 UNACKNOWLEDGED_MAX = 400  # a writer waits for the server with more
+# Nor does it say more to a reader who has not read so many: what is kept for one who is away is bounded (1,000), and what comes back then comes to
+# nobody if the writer is away, too.
+UNREAD_MAX = 600
 RESUME_SECONDS = 8
 HEAL_SECONDS = 100
 REGIONS = ("eu", "us", "ap")
 REPEATED_MAX = 0.02  # of what was sent
+AROUND_SECONDS = 10  # what is told of, if a message is missing
+
+
+class Story:
+    """What happened to whom and when; told only if it ends badly."""
+
+    def __init__(self):
+        self.began, self.events = time.monotonic(), []
+
+    def now(self):
+        return time.monotonic() - self.began
+
+    def note(self, who, what):
+        self.events.append((self.now(), who, what))
+
+    def around(self, at, whom):
+        near = (e for e in self.events if abs(e[0] - at) < AROUND_SECONDS and (e[1] in whom or e[1] == "trouble"))
+        return "\n".join(f"    {when:8.2f}  {who}: {what}" for when, who, what in near)
+
+
+STORY = Story()
 
 
 class Person:
@@ -41,12 +68,15 @@ class Person:
             self.listen(self.user)
             try:
                 await self.user.online()
+                STORY.note(self.number, f"a new session in {region}")
                 return self.began()
             except Broken:
+                STORY.note(self.number, f"no new session in {region}")
                 self.drop()
                 region = self.fate.choice(REGIONS)
 
     def drop(self):
+        STORY.note(self.number, "drops what it had")
         self.up, self.ready = False, False
         self.user.abort()
         self.place.users.remove(self.user)
@@ -62,6 +92,7 @@ class Person:
 
     def turn(self, user, up, ready):
         if user is self.user:
+            STORY.note(self.number, "is up" if up else "is down")
             self.up, self.ready = up, ready
 
     def began(self):
@@ -82,6 +113,7 @@ class Person:
             user.send_presence()
             self.began()
         else:
+            STORY.note(self.number, "has resumed")
             self.resumptions += 1
 
     async def live(self, over):
@@ -97,10 +129,12 @@ class Person:
             what = self.fate.random()
             if user.closed == closed and what < 0.5:
                 self.moves += 1
+                STORY.note(self.number, "leaves")
                 await self.leave()
                 await self.arrive(self.fate.choice(REGIONS))
                 continue
             if user.closed == closed:
+                STORY.note(self.number, "cuts its connection")
                 user.cut()
                 await user.until(lambda: user.closed > closed, "its own cut")
             if what < 0.8:
@@ -148,7 +182,8 @@ class Writer(Person):
         super().__init__(place, number, fate)
         self.reader, self.sent, self.again = reader, 0, 0
         self.open = {}  # said in this session or before, and not acknowledged; in order
-        self.acknowledged, self.refused, self.said_again = set(), set(), set()
+        self.acknowledged, self.refused, self.said_again = set(), {}, set()  # refused: why
+        self.said_at, self.acknowledged_at = {}, {}
 
     def listen(self, user):
         super().listen(user)
@@ -158,9 +193,11 @@ class Writer(Person):
     def is_acknowledged(self, stanza):
         if self.open.pop(stanza["id"], False):
             self.acknowledged.add(stanza["id"])
+            self.acknowledged_at[stanza["id"]] = STORY.now()
 
     def is_refused(self, message):
-        self.refused.add(message["id"])
+        self.refused[message["id"]] = message["error"]["condition"]
+        STORY.note(self.number, f"{message['id']} came back: {message['error']['condition']}")
         self.place.changed.set()
 
     def turn(self, user, up, ready):
@@ -180,23 +217,28 @@ class Writer(Person):
             self.said_again.add(name)
             self.user.say(self.reader.bare, name)
 
+    @property
+    def unread(self):
+        return self.sent - len(self.reader.times) - len(self.refused)
+
     async def write(self, over):
         due = 0.0
         while not over.is_set():
             due = min(due + RATE / PAIRS * TICK, 100)
-            while due >= 1 and self.is_there and len(self.open) < UNACKNOWLEDGED_MAX:
+            while due >= 1 and self.is_there and len(self.open) < UNACKNOWLEDGED_MAX and self.unread < UNREAD_MAX:
                 due -= 1
                 name = f"{self.number}.{self.life}.{self.sent}"
                 self.sent += 1
                 self.open[name] = True
+                self.said_at[name] = STORY.now()
                 self.user.say(self.reader.bare, name)
             await asyncio.sleep(TICK)
 
     def check(self):
         """Everything the server answered for has come or was given back; each session's in order."""
-        gone = self.acknowledged - set(self.reader.times) - self.refused
+        gone = self.acknowledged - set(self.reader.times) - set(self.refused)
         if gone:
-            raise Broken(f"user{self.number}: {len(gone)} acknowledged messages are nowhere: {sorted(gone)[:10]}")
+            raise Broken(f"user{self.number}: {len(gone)} acknowledged messages are nowhere: {self.story(gone)}")
         last = {}
         for name in self.reader.order:
             number, life, serial = name.split(".")
@@ -207,6 +249,17 @@ class Writer(Person):
             if int(serial) < last.get(life, -1):
                 raise Broken(f"user{self.number}: {name} came after {last[life]} of the same session")
             last[life] = int(serial)
+
+
+    def story(self, gone):
+        """Of those that are nowhere."""
+        gone = sorted(gone, key=self.said_at.get)
+        when = lambda name: f"{name}, said at {self.said_at[name]:.2f}, acknowledged at {self.acknowledged_at[name]:.2f}"
+        whom = {self.number, self.reader.number}
+        again = sum(name in self.said_again for name in gone)
+        near = STORY.around(self.said_at[gone[0]], whom)
+        later = STORY.around(max(self.acknowledged_at[name] for name in gone), whom)
+        return f"from {when(gone[0])}, to {when(gone[-1])}; {again} were said again\n{near}\n    and\n{later}"
 
 
 async def trouble(place, fate, over):
@@ -227,20 +280,25 @@ async def trouble(place, fate, over):
             break
         if what < 0.35:
             done["resets"] += 1
+            STORY.note("trouble", f"resets {one}-{other}")
             await place.reset(one, other)
         elif what < 0.75:
             done["cuts"] += 1
             ways = [(one, other), (other, one)] if fate.random() < 0.7 else [(one, other)]
+            STORY.note("trouble", f"cuts {ways}")
             for a, b in ways:
                 await place.steer("PUT", f"/wan/{a}/{b}", {"cut": True})
             await wait(fate.uniform(0.5, 5))
             for a, b in ways:
                 await place.steer("PUT", f"/wan/{a}/{b}", {"cut": False})
+            STORY.note("trouble", f"has healed {ways}")
         else:
             done["kills"] += 1
+            STORY.note("trouble", f"kills {one}")
             await place.steer("POST", f"/nodes/{one}-0/kill")
             await wait(fate.uniform(0, 4))
             await place.steer("POST", f"/nodes/{one}-0/start")
+            STORY.note("trouble", f"has started {one}")
     return done
 
 
@@ -269,11 +327,16 @@ async def program(place):
     for person in people:
         if not person.is_there:
             await person.resume()
+    STORY.note("trouble", "is over")
+    healed = STORY.now()
     for writer in writers:
-        await writer.user.acknowledged()
+        try:
+            await writer.user.acknowledged()
+        except (Broken, IqTimeout) as silent:
+            raise Broken(f"user{writer.number} is not answered: {silent}\n{STORY.around(healed, {writer.number})}")
 
     def settled():
-        return all(w.acknowledged <= set(w.reader.times) | w.refused for w in writers)
+        return all(w.acknowledged <= set(w.reader.times) | set(w.refused) for w in writers)
 
     try:
         await readers[0].user.until(settled, "what was acknowledged", HEAL_SECONDS)
@@ -284,7 +347,7 @@ async def program(place):
 
     sent = sum(w.sent for w in writers)
     acknowledged = sum(len(w.acknowledged) for w in writers)
-    refused = len(set().union(*(w.refused for w in writers)))
+    refused = Counter(why for w in writers for why in w.refused.values())
     received = sum(len(r.times) for r in readers)
     again = sum(w.again for w in writers)
     repeated = sum(sum(r.times.values()) for r in readers) - received
@@ -292,7 +355,7 @@ async def program(place):
         f"({took:.0f} s, {broken['cuts']} cuts, {broken['resets']} resets, {broken['kills']} kills; "
         f"{sum(p.moves for p in people)} moves, {sum(p.resumptions for p in people)} resumptions; "
         f"sent {sent}, said again {again}, acknowledged {acknowledged}, received {received} "
-        f"(stored first: {sum(r.stored for r in readers)}), refused {refused}, repeated {repeated})"
+        f"(stored first: {sum(r.stored for r in readers)}), refused {dict(refused) or 0}, repeated {repeated})"
     )
     if sum(len(w.open) for w in writers):
         raise Broken(f"{sum(len(w.open) for w in writers)} messages were never answered for")
