@@ -6,7 +6,6 @@
 use pangaea_tests::client::{Client, Result, patience};
 use pangaea_tests::database::{Kind, Server};
 use pangaea_tests::harness::{Choice, Outcome, Test, run};
-use pangaea_tests::http;
 use pangaea_tests::ledger::{Ledger, body};
 use pangaea_tests::platform::{Plan, Platform};
 use pangaea_tests::xml::Element;
