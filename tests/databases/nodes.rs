@@ -32,8 +32,8 @@ impl Cluster {
             ..Plan::default()
         };
         let platform = Platform::start(plan).await?;
-        // The databases that every server has from its beginning.
-        let partitions = format!("\"{}/postgres\", \"{url}/postgres\"", other.url());
+        // Databases that every server has from its beginning; that server's other one is a partition of somebody else's (see `several`).
+        let partitions = format!("\"{}/postgres\", \"{url}/template1\"", other.url());
         // None of them without what another has.
         for node in 0..usize::from(NODES) {
             platform.kill(&name(node)).await?;
