@@ -68,6 +68,8 @@ struct Out {
 enum What {
     Message(usize),
     Abroad(usize),
+    /// Of the account: it waits for its home.
+    Change,
     Other,
 }
 
@@ -518,7 +520,7 @@ impl Device {
             match out.what {
                 What::Message(message) => around.journal.sent[message].session = number,
                 What::Abroad(message) => around.journal.abroad[message].session = number,
-                What::Other => {}
+                What::Change | What::Other => {}
             }
         }
         self.last = Some((line.host, around.lives[line.host]));
@@ -552,7 +554,7 @@ impl Device {
                 What::Abroad(message) => {
                     around.journal.abroad[message].acked = Some(around.now);
                 }
-                What::Other => {}
+                What::Change | What::Other => {}
             }
         }
     }
@@ -560,7 +562,7 @@ impl Device {
     fn acknowledge(&mut self, around: &mut Around<'_>) {
         let Some(bound) = self.bound.as_ref() else { return };
         let (h, number) = (bound.received, bound.number);
-        let last = bound.unacked.iter().rposition(|out| matches!(out.what, What::Other));
+        let last = bound.unacked.iter().rposition(|out| matches!(out.what, What::Change));
         let behind = last.map(|last| bound.handled.wrapping_add(last as u32 + 1));
         self.write(around, format!("<a xmlns='{}' h='{h}'/>", ns::SM).as_bytes());
         if let Some(line) = self.line {
@@ -738,7 +740,7 @@ impl Device {
             "<iq type='set' id='s{number}'><query xmlns='{}'><item jid='c{contact}@elsewhere.example' name='{number}'/></query></iq>",
             ns::ROSTER
         );
-        self.say(around, text.into_bytes());
+        self.say_what(around, What::Change, text.into_bytes());
     }
 
     /// A word about subscriptions (RFC 6121 §3): `subscribe`, `subscribed`, `unsubscribed`.
@@ -746,6 +748,6 @@ impl Device {
         let name = self.name();
         around.story.tell(around.now, || format!("{name} says {word} to u{to_user}"));
         let text = format!("<presence type='{word}' to='{}'/>", account(to_user));
-        self.say(around, text.into_bytes());
+        self.say_what(around, What::Change, text.into_bytes());
     }
 }

@@ -85,8 +85,8 @@ pub struct Ack {
     pub bytes: u64,
     /// The server has read it.
     pub read: bool,
-    /// A change, or presence, was said before it and not handled yet: until the server has handled so many, it may wait for a home, and what is read
-    /// behind that waits too.
+    /// A change was said before it and not handled yet: until the server has handled so many, it may wait for its home, and what is read behind that
+    /// waits too.
     pub behind: Option<u32>,
 }
 
