@@ -115,6 +115,11 @@ impl Moving {
         for one in offered {
             let _ = one.answer.send(Answer::Over);
         }
+        // All it had comes back by that; what is sent to its next life is another matter.
+        let mut doubts = self.doubts.lock();
+        doubts.remove(&node);
+        self.doubts_count.store(doubts.len(), Ordering::Release);
+        drop(doubts);
         let mut forwards = self.forwards.lock();
         forwards.retain(|forward| forward.to != node);
         self.forwards_count.store(forwards.len(), Ordering::Release);
@@ -158,6 +163,15 @@ impl Moving {
         doubt.orders.extend(orders);
         doubt.mark = mark;
         self.doubts_count.store(all.len(), Ordering::Release);
+    }
+
+    /// Somebody has it after all; should it come back there later, that is another matter.
+    fn is_known(&self, at: NodeIx, order: u64) {
+        if self.doubts_count.load(Ordering::Acquire) > 0
+            && let Some(doubt) = self.doubts.lock().get_mut(&at)
+        {
+            doubt.orders.remove(&order);
+        }
     }
 
     /// What is certain by now: the node, and what neither it nor anybody else has.
@@ -256,6 +270,7 @@ pub fn heard(node: &Arc<Node>, peer: &Peer, word: Word) {
         Word::Holds { from, orders } => {
             let Some(from) = node.geo.nodes.index(&from) else { return };
             for (order, leaves) in orders {
+                node.moving.is_known(from, order);
                 let (from, to) = (Holder::There(from), Holder::There(peer.ix));
                 node.ledger.moves(order, from, to, leaves);
             }

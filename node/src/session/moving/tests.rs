@@ -126,3 +126,17 @@ async fn what_waits_behind_older_messages_goes_along_or_waits_on() {
     assert_eq!(all.len(), 2);
     assert_eq!(there.waits_again(all).len(), 2, "it is over, and says so");
 }
+
+#[test]
+fn what_is_doubted_is_certain_once_and_only_of_that_life() {
+    let (moving, a, b) = (Moving::default(), NodeIx(1), NodeIx(2));
+    moving.doubt(a, vec![1, 2], Mark::default());
+    moving.doubt(b, vec![3], Mark::default());
+    assert!(moving.certain(|_| false).is_empty());
+    // Whoever took it says so; and the other one has begun another life.
+    moving.is_known(a, 2);
+    moving.node_gone(b);
+    let certain: Vec<_> = moving.certain(|_| true).into_iter().collect();
+    assert_eq!(certain, [(a, BTreeSet::from([1]))]);
+    assert!(moving.certain(|_| true).is_empty());
+}
