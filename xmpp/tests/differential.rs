@@ -84,6 +84,9 @@ fn known_difference(input: &[u8]) -> Option<&'static str> {
     if text.split('<').any(|tag| tag.contains('\r') && tag.contains('=')) {
         return Some("XML 1.0 §3.3.3: a carriage return in an attribute is a space, not nothing");
     }
+    if text.contains("]\r") {
+        return Some("XML 1.0 §2.11: a line end in CDATA is a line feed behind a bracket too");
+    }
     let outside = [text.split('<').next(), text.rsplit('>').next()];
     if outside.into_iter().flatten().any(|text| text.contains('&')) {
         return Some("XML 1.0 §2.1: a reference to white space outside the root is no white space");

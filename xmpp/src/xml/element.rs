@@ -391,6 +391,13 @@ mod tests {
         assert_eq!(element.to_string(), "<b>&lt;A&amp;amp;&lt;&amp;\n</b>");
     }
 
+    /// XML 1.0 §2.11. The parser that ours is judged against does not behind a bracket.
+    #[test]
+    fn line_ends_in_cdata_are_line_feeds() {
+        let element = Element::parse(b"<b><![CDATA[\r]\r\n]]\r&#13;]]></b>").unwrap();
+        assert_eq!(element.text(), "\n]\n]]\n&#13;");
+    }
+
     #[test]
     fn attributes_of_namespaces_keep_them() {
         let element =
