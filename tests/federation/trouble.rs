@@ -236,12 +236,17 @@ async fn region_gone(platform: &Platform, ours: &Site, peer: &Peer, how: &str) -
     if how == "killed" {
         ctl(platform, &["region", "up", region]).await?;
     }
-    for account in join_all(into.into_iter().map(|one| one.end(SETTLED))).await {
+    let readers: Vec<String> = into.iter().map(|one| one.to.clone()).collect();
+    let accounts = join_all(into.into_iter().map(|one| one.end(SETTLED))).await;
+    for (account, reader) in accounts.into_iter().zip(readers) {
         let account = account?;
         println!("    {node} {how}, from them: {account}, {} of them both", account.both.len());
-        wrong.extend(account.sequence().err());
+        wrong.extend(match peer.wrote(&reader)? {
+            Some(places) => account.sequence_by(|number| places.get(&number).copied()).err(),
+            None => account.sequence().err(),
+        });
         // What was read and not acknowledged yet when the node was killed the peer cannot know to have come: it may say that it has not.
-        wrong.extend((how == "stopped").then(|| account.order().err()).flatten());
+        wrong.extend((how == "stopped").then(|| account.honest().err()).flatten());
         wrong.extend(few_lost(&account, !acknowledges(peer)).err());
     }
     println!("    (after {:.0} s)", began.elapsed().as_secs_f64());
