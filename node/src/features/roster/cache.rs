@@ -9,6 +9,7 @@ use replication::durable_log::Change;
 use xmpp::jid::BareJid;
 
 use super::record::{Contact, ROSTER, Roster, VERSION};
+use super::watching::Watching;
 use crate::app::Node;
 use crate::storage::StorageError;
 
@@ -49,6 +50,8 @@ impl Slot {
 #[derive(Debug, Default)]
 pub struct Rosters {
     slots: scc::HashMap<BareJid, Slot, foldhash::fast::RandomState>,
+    /// Whom the accounts of these watch.
+    watching: Watching,
     /// What was held of accounts with sessions here when a copy of them began to arrive, until it has: see `copied`.
     before: Mutex<BTreeMap<BareJid, Arc<Roster>>>,
 }
@@ -90,6 +93,7 @@ impl Rosters {
                 Slot::Loading { changes } if *changes != begun => {}
                 slot => {
                     *slot = Slot::Ready(roster.clone().into());
+                    self.watching.set_all(account, &roster, true);
                     drop(entry);
                     if self.slots.len() > CACHED_MAX {
                         self.make_room(node);
@@ -134,7 +138,7 @@ impl Rosters {
             Slot::Ready(held) => Some(held.roster.has_subscription(of)),
             Slot::Loading { .. } => None,
         };
-        if account == of {
+        if account == of || self.watching.has(account, of) {
             return true;
         }
         let known = self.slots.read_sync(account, |_, slot| watches(slot)).flatten();
@@ -146,19 +150,25 @@ impl Rosters {
 
     /// Nobody of that account is here any more. While it is read it stays: the reader must hear of what changes meanwhile.
     pub fn evict(&self, account: &BareJid) {
-        self.slots.remove_if_sync(account, |slot| !slot.is_loading());
+        self.slots.remove_if_sync(account, |slot| self.lets_go(account, slot));
         self.before.lock().remove(account);
+    }
+
+    /// Whether the slot can go: nobody reads it. What it says of whom the account watches goes before it.
+    fn lets_go(&self, account: &BareJid, slot: &Slot) -> bool {
+        let Slot::Ready(held) = slot else { return false };
+        self.watching.set_all(account, &held.roster, false);
+        true
     }
 
     /// The account's data is being copied from elsewhere: what is held may be old. If somebody of it is here, it is kept for
     /// [`Rosters::take_before`].
     pub fn forget(&self, account: &BareJid, is_here: bool) {
-        let forgotten = self.slots.remove_if_sync(account, |slot| match slot {
-            Slot::Ready(_) => true,
-            Slot::Loading { changes } => {
+        let forgotten = self.slots.remove_if_sync(account, |slot| {
+            if let Slot::Loading { changes } = slot {
                 *changes += 1;
-                false
             }
+            self.lets_go(account, slot)
         });
         if let Some((_, Slot::Ready(held))) = forgotten
             && is_here
@@ -205,13 +215,18 @@ impl Rosters {
             Change::Put { store, .. } if store.as_str() == VERSION => roster.version = held.entry,
             Change::Put { key, value, .. } => {
                 if let (Ok(jid), Some(contact)) = (BareJid::parse(key), Contact::decode(value)) {
+                    self.watching.set(account, jid.as_str(), contact.state.to);
                     roster.contacts.insert(jid, contact);
                 }
             }
             Change::Delete { store, key, .. } if store.as_str() == ROSTER => {
+                self.watching.set(account, key, false);
                 roster.contacts.remove(key.as_str());
             }
-            Change::Clear { .. } => *roster = Roster::default(),
+            Change::Clear { .. } => {
+                self.watching.set_all(account, roster, false);
+                *roster = Roster::default();
+            }
             _ => {}
         }
         Some(held.entry)
@@ -246,8 +261,12 @@ async fn read(node: &Node, account: &BareJid) -> Result<Roster, StorageError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::features::roster::subscription::State;
 
     fn put(rosters: &Rosters, account: &BareJid, slot: Slot) {
+        if let Slot::Ready(held) = &slot {
+            rosters.watching.set_all(account, &held.roster, true);
+        }
         let _ = rosters.slots.insert_sync(account.clone(), slot);
     }
 
@@ -297,6 +316,47 @@ mod tests {
             assert_eq!(contacts(), left);
             assert_eq!(rosters.cached(&account).expect("held").version, number.max(2));
         }
+    }
+
+    #[test]
+    fn whom_an_account_watches_its_roster_says() {
+        let (rosters, account) = (Rosters::default(), BareJid::parse("romeo@x").expect("jid"));
+        let owner = || account.as_str().into();
+        let change = |key: &str, state: Option<State>| match state {
+            Some(state) => {
+                let value = Contact { state, ..Contact::default() }.encode();
+                Change::Put { store: ROSTER.into(), owner: owner(), key: key.into(), value }
+            }
+            None => Change::Delete { store: ROSTER.into(), owner: owner(), key: key.into() },
+        };
+        let both = State { to: true, from: true, ..State::default() };
+        let from = State { from: true, ..State::default() };
+        let mut roster = Roster::default();
+        let juliet = BareJid::parse("juliet@x").expect("jid");
+        roster.contacts.insert(juliet, Contact { state: both, ..Contact::default() });
+        put(&rosters, &account, Slot::Ready(Arc::new(roster).into()));
+        let watches = || ["juliet@x", "nurse@x"].map(|who| rosters.watches("romeo@x", who));
+        assert_eq!(watches(), [true, false]);
+        for (key, state, expected) in [
+            ("juliet@x", Some(from), [false, false]),
+            ("nurse@x", Some(both), [false, true]),
+            ("juliet@x", Some(both), [true, true]),
+            ("nurse@x", None, [true, false]),
+            ("nurse@x", Some(both), [true, true]),
+        ] {
+            rosters.apply(&account, &change(key, state));
+            assert_eq!(watches(), expected, "{key} {state:?}");
+            let roster = rosters.cached(&account).expect("held");
+            assert_eq!(["juliet@x", "nurse@x"].map(|who| roster.has_subscription(who)), expected);
+            assert_eq!(rosters.watching.len(), expected.into_iter().filter(|yes| *yes).count());
+        }
+        rosters.forget(&account, true);
+        assert_eq!((watches(), rosters.watching.len()), ([true, true], 0), "as before the copy");
+        let roster = rosters.take_before(&account).expect("kept");
+        put(&rosters, &account, Slot::Ready(roster.into()));
+        assert_eq!(rosters.watching.len(), 2);
+        rosters.apply(&account, &Change::Clear { store: ROSTER.into(), owner: owner() });
+        assert_eq!((watches(), rosters.watching.len()), ([false, false], 0));
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod record;
 pub mod subscription;
 #[cfg(test)]
 mod tests;
+mod watching;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
