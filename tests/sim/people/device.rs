@@ -544,7 +544,9 @@ impl Device {
         }
         bound.handled = h;
         for ack in &mut around.journal.sessions[bound.number].acks {
-            ack.behind = ack.behind.filter(|behind| behind.wrapping_sub(h).cast_signed() > 0);
+            if ack.behind.is_some_and(|behind| behind.wrapping_sub(h).cast_signed() <= 0) {
+                (ack.behind, ack.freed) = (None, Some(around.now));
+            }
         }
         for out in bound.unacked.drain(..fresh) {
             match out.what {
@@ -567,7 +569,7 @@ impl Device {
         self.write(around, format!("<a xmlns='{}' h='{h}'/>", ns::SM).as_bytes());
         if let Some(line) = self.line {
             let (at, conn, bytes) = (around.now, line.conn, line.written);
-            let ack = Ack { h, at, conn, bytes, read: false, behind };
+            let ack = Ack { h, at, conn, bytes, read: false, behind, freed: None };
             around.journal.sessions[number].acks.push(ack);
         }
     }

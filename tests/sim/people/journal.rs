@@ -88,6 +88,8 @@ pub struct Ack {
     /// A change was said before it and not handled yet: until the server has handled so many, it may wait for its home, and what is read behind that
     /// waits too.
     pub behind: Option<u32>,
+    /// When that was heard to be handled. What was read behind it is handled after it, and not at all if the session ends first.
+    pub freed: Option<u64>,
 }
 
 /// One bind.
@@ -217,12 +219,13 @@ impl Journal {
     /// Whether the server has certainly known, before that time, that this was acknowledged.
     pub fn acknowledged(&self, seen: &Seen, before: u64) -> bool {
         self.sessions[seen.session].acks.iter().any(|ack| {
+            let handled = ack.freed.unwrap_or(ack.at);
             ack.h >= seen.count
-                && ack.at < before
+                && handled < before
                 && ack.read
                 && ack.behind.is_none()
-                && !self.deaths.iter().any(|(_, at)| (ack.at..=ack.at + GRACE_MS).contains(at))
-                && !self.was_stopping(self.sessions[seen.session].host, ack.at)
+                && !self.deaths.iter().any(|(_, at)| (handled..=handled + GRACE_MS).contains(at))
+                && !self.was_stopping(self.sessions[seen.session].host, handled)
         })
     }
 
