@@ -31,10 +31,22 @@ pub struct Sent {
 /// How long a server that takes a session over waits for what was said to be safe, before it says so of less.
 const SAFE_WITHIN_MS: u64 = 8_000;
 
+/// It, or what was said before it, could not be made safe for so long that its client, coming back, was told that it is not: so it was said again.
+fn is_unsafe_for_long(at: u64, again: Option<u64>) -> bool {
+    again.is_some_and(|again| again >= at + SAFE_WITHIN_MS)
+}
+
 impl Sent {
-    /// It could not be made safe for so long that its client, coming back, was told that it is not: so it was said again.
+    /// See [`is_unsafe_for_long`].
     pub fn was_unsafe_for_long(&self) -> bool {
-        self.again.is_some_and(|again| again >= self.at + SAFE_WITHIN_MS)
+        is_unsafe_for_long(self.at, self.again)
+    }
+}
+
+impl Abroad {
+    /// See [`is_unsafe_for_long`].
+    pub fn was_unsafe_for_long(&self) -> bool {
+        is_unsafe_for_long(self.at, self.again)
     }
 }
 
@@ -49,6 +61,8 @@ pub struct Abroad {
     pub at: u64,
     /// The server has said that it is handled.
     pub acked: Option<u64>,
+    /// As in [`Sent`].
+    pub again: Option<u64>,
     /// An error came back.
     pub refused: Option<(u64, String)>,
 }
