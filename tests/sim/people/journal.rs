@@ -206,6 +206,8 @@ pub struct Journal {
     pub hidden: Vec<(usize, u64)>,
     /// Hosts that were told to stop: which, when.
     pub stops: Vec<(usize, u64)>,
+    /// And had stopped: until then it is there, in part.
+    pub stopped: Vec<(usize, u64)>,
     /// Hosts that died: which, when.
     pub deaths: Vec<(usize, u64)>,
     /// Regions that were declared down, and the times at which they were (twice a second).

@@ -15,7 +15,8 @@ pub fn check(journal: &Journal, end: &End) -> Vec<String> {
     for (number, at) in end.abroad.iter().copied() {
         let sent = &journal.abroad[number];
         if let Some(before) = first.get(&number) {
-            let mut ends = journal.deaths.iter().chain(&journal.stops).map(|(_, died)| *died);
+            let stops = journal.stops.iter().chain(&journal.stopped);
+            let mut ends = journal.deaths.iter().chain(stops).map(|(_, died)| *died);
             let ended = ends.any(|died| (sent.at..=at).contains(&died));
             if !ended && !sent.was_unsafe_for_long() && !journal.any_fell(sent.at, at) {
                 broken.push(format!("message a{number} arrived at {before} and again at {at}"));
