@@ -56,23 +56,16 @@ fn was_hidden(journal: &Journal, seen: &Seen) -> bool {
 /// What found its way anew within a second does not say so; it is seen so soon, the ways to and from the server included.
 const UNMARKED_MS: u64 = 1_500;
 
-/// So long a node may not have heard yet that a session at another has ended, when nothing is in the way.
-const HEARD_MS: u64 = 500;
-
-/// Another device of the account, which was there when it was sent or seemed to be, has moved or ended: what had reached it too late to go along found its
-/// way anew, within the second from which on it says so.
+/// Another device of the account, which was there when it was sent, has moved or ended since: what had reached it too late to go along found its way
+/// anew, within the second from which on it says so.
 fn moved_with_another(journal: &Journal, seen: &Seen) -> bool {
     let sent = &journal.sent[seen.message];
-    let from = journal.sessions[sent.session].host;
     let soon = seen.at < sent.at + UNMARKED_MS;
     soon && journal.sessions.iter().any(|session| {
-        let seems_there = |over: u64| {
-            over + HEARD_MS > sent.at || journal.was_cut(session.host, from, over, sent.at)
-        };
         session.device != seen.device
             && session.user == sent.to_user
             && session.at < sent.at
-            && session.over.is_some_and(|over| over <= seen.at && seems_there(over))
+            && session.over.is_some_and(|over| (sent.at..=seen.at).contains(&over))
     })
 }
 
