@@ -84,14 +84,26 @@ fn known_difference(input: &[u8]) -> Option<&'static str> {
     if text.split('<').any(|tag| tag.contains('\r') && tag.contains('=')) {
         return Some("XML 1.0 §3.3.3: a carriage return in an attribute is a space, not nothing");
     }
-    if text.contains("]\r") {
-        return Some("XML 1.0 §2.11: a line end in CDATA is a line feed behind a bracket too");
-    }
     let outside = [text.split('<').next(), text.rsplit('>').next()];
     if outside.into_iter().flatten().any(|text| text.contains('&')) {
         return Some("XML 1.0 §2.1: a reference to white space outside the root is no white space");
     }
     None
+}
+
+/// `rxml` keeps a carriage return behind a bracket in CDATA (XML 1.0 §2.11 makes it a line feed): then line ends are not compared, everything else is.
+fn without_line_ends(input: &[u8], mut steps: Vec<Step>) -> Vec<Step> {
+    let text = String::from_utf8_lossy(input);
+    let sections = text.split("<![CDATA[").skip(1);
+    let mut inside = sections.map(|section| section.split("]]>").next().unwrap_or(""));
+    if inside.any(|section| section.contains("]\r")) {
+        for step in &mut steps {
+            if let Step::Text(text) = step {
+                text.retain(|c| c != '\r' && c != '\n');
+            }
+        }
+    }
+    steps
 }
 
 fn compare(input: &[u8]) {
@@ -108,11 +120,12 @@ fn compare(input: &[u8]) {
         let tree = Element::parse(&wrapped).expect("it was accepted alone");
         let mut steps = Vec::new();
         walk(&tree, &mut steps);
-        assert_eq!(Some(&steps), theirs(&wrapped).as_ref(), "{shown}");
-        // And what we write reads the same again.
+        // What we write reads the same again.
         let mut again = Vec::new();
         walk(&Element::parse(&tree.to_bytes()).expect("we wrote it"), &mut again);
         assert_eq!(steps, again, "{shown}");
+        let same = |steps| without_line_ends(input, steps);
+        assert_eq!(Some(same(steps)), theirs(&wrapped).map(same), "{shown}");
     }
 }
 
@@ -123,7 +136,7 @@ const TORTURE: &[&[u8]] = &[
     b"<a b='<'/>", b"<a b='>'/>", b"<a b='&lt;'/>", b"<a b='&'/>", b"<a b='&amp'/>", b"<a b='\t\n\r\r\n&#9;&#10;&#13;'/>", b"<a =''/>", b"<a ''/>",
     b"<a>]]></a>", b"<a>]]&gt;</a>", b"<a>]] ></a>", b"<a>&#93;]></a>", b"<a><![CDATA[]]></a>", b"<a><![CDATA[]]]]></a>", b"<a><![CDATA[]]]></a>",
     b"<a><![CDATA[<&>]]></a>", b"<a><![CDATA[a]]>]]></a>", b"<a><![CDATA[a]]><![CDATA[b]]></a>", b"<a><![CDATA[</a>", b"<a><![CDAT[x]]></a>", b"<![CDATA[a]]>",
-    b"<a>\r\n\r\n\n\r</a>", b"<a>&#13;\n</a>", b"<a><![CDATA[\r\n\r]]></a>", b"<a>\r<![CDATA[\n]]></a>", b"<a>\r&#10;</a>", b"<a b='\r'/>",
+    b"<a>\r\n\r\n\n\r</a>", b"<a>&#13;\n</a>", b"<a><![CDATA[\r\n\r]]></a>", b"<a><![CDATA[]\r\n]\r]]></a>", b"<a>]\r\n</a>", b"<a>\r<![CDATA[\n]]></a>", b"<a>\r&#10;</a>", b"<a b='\r'/>",
     b"<a>&lt;&gt;&amp;&quot;&apos;</a>", b"<a>&nbsp;</a>", b"<a>&LT;</a>", b"<a>&;</a>", b"<a>& </a>", b"<a>&#;</a>", b"<a>&#x;</a>", b"<a>&#65;&#x41;</a>",
     b"<a>&#x4a;&#x4A;</a>", b"<a>&#X41;</a>", b"<a>&#0;</a>", b"<a>&#1;</a>", b"<a>&#9;</a>", b"<a>&#xD800;</a>", b"<a>&#xFFFD;</a>", b"<a>&#xFFFE;</a>",
     b"<a>&#xFFFF;</a>", b"<a>&#x10000;</a>", b"<a>&#x10FFFF;</a>", b"<a>&#x110000;</a>", b"<a>&#-1;</a>", b"<a>&#1a;</a>", b"<a>&#xg;</a>", b"<a>&amp ;</a>",
