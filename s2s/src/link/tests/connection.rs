@@ -481,3 +481,25 @@ async fn user_that_panics_does_not_stop_the_link() {
     assert_eq!(b.user.seen.lock().bodies(DATA), [0, 2, 3]);
     end(running);
 }
+
+/// The writer is called by the first of them, and is awake before the others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn what_all_who_are_awake_say_leaves_in_one_write() {
+    let (a, b) = (Arc::new(Node::new("a", "b", 1)), Node::new("b", "a", 2));
+    let running = hold(&a, &b, LinkTimers { ping: Duration::from_secs(3600), ..quick() });
+    a.send(0, 0);
+    a.link.drained().await;
+    let before = a.link.stats().writes;
+    let speaker = a.clone();
+    let all = tokio::spawn(async move {
+        for n in 1..=60 {
+            let speaker = speaker.clone();
+            tokio::spawn(async move { speaker.send(n, 0) });
+        }
+    });
+    all.await.unwrap();
+    a.user.until("all acknowledged", |seen| seen.acked == 61).await;
+    let writes = a.link.stats().writes - before;
+    assert!(writes <= 3, "{writes} writes"); // A pong may be among them.
+    end(running);
+}
