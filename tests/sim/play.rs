@@ -299,6 +299,7 @@ impl Play {
         let stopped = self.stopping.iter().copied().find(|ix| self.hosts[*ix].has_stopped());
         if let Some(ix) = stopped {
             self.stopping.remove(&ix);
+            self.journal.stopped.push((ix, self.now));
             let name = self.names[ix].clone();
             self.tell(|| format!("{name} has stopped"));
             self.hosts[ix].kill(false, self.now);

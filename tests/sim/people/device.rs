@@ -489,8 +489,11 @@ impl Device {
         self.stage = Stage::Online;
         let again: Vec<Out> = self.bound.iter().flat_map(|bound| &bound.unacked).cloned().collect();
         for out in again {
-            if let What::Message(message) = out.what {
-                around.journal.sent[message].again.get_or_insert(around.now);
+            let (now, journal) = (around.now, &mut *around.journal);
+            match out.what {
+                What::Message(message) => _ = journal.sent[message].again.get_or_insert(now),
+                What::Abroad(message) => _ = journal.abroad[message].again.get_or_insert(now),
+                What::Change | What::Other => {}
             }
             self.write(around, &out.bytes);
         }
@@ -544,7 +547,9 @@ impl Device {
         }
         bound.handled = h;
         for ack in &mut around.journal.sessions[bound.number].acks {
-            ack.behind = ack.behind.filter(|behind| behind.wrapping_sub(h).cast_signed() > 0);
+            if ack.behind.is_some_and(|behind| behind.wrapping_sub(h).cast_signed() <= 0) {
+                (ack.behind, ack.freed) = (None, Some(around.now));
+            }
         }
         for out in bound.unacked.drain(..fresh) {
             match out.what {
@@ -567,7 +572,7 @@ impl Device {
         self.write(around, format!("<a xmlns='{}' h='{h}'/>", ns::SM).as_bytes());
         if let Some(line) = self.line {
             let (at, conn, bytes) = (around.now, line.conn, line.written);
-            let ack = Ack { h, at, conn, bytes, read: false, behind };
+            let ack = Ack { h, at, conn, bytes, read: false, behind, freed: None };
             around.journal.sessions[number].acks.push(ack);
         }
     }
@@ -665,7 +670,8 @@ impl Device {
         let Some(session) = self.session() else { return };
         let number = around.journal.abroad.len();
         let at = around.now;
-        around.journal.abroad.push(Abroad { session, is_there, at, acked: None, refused: None });
+        let sent = Abroad { session, is_there, at, acked: None, again: None, refused: None };
+        around.journal.abroad.push(sent);
         let name = self.name();
         around.story.tell(at, || format!("{name} sends message a{number} to {domain}"));
         let text = format!(

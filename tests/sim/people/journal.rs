@@ -31,10 +31,22 @@ pub struct Sent {
 /// How long a server that takes a session over waits for what was said to be safe, before it says so of less.
 const SAFE_WITHIN_MS: u64 = 8_000;
 
+/// It, or what was said before it, could not be made safe for so long that its client, coming back, was told that it is not: so it was said again.
+fn is_unsafe_for_long(at: u64, again: Option<u64>) -> bool {
+    again.is_some_and(|again| again >= at + SAFE_WITHIN_MS)
+}
+
 impl Sent {
-    /// It could not be made safe for so long that its client, coming back, was told that it is not: so it was said again.
+    /// See [`is_unsafe_for_long`].
     pub fn was_unsafe_for_long(&self) -> bool {
-        self.again.is_some_and(|again| again >= self.at + SAFE_WITHIN_MS)
+        is_unsafe_for_long(self.at, self.again)
+    }
+}
+
+impl Abroad {
+    /// See [`is_unsafe_for_long`].
+    pub fn was_unsafe_for_long(&self) -> bool {
+        is_unsafe_for_long(self.at, self.again)
     }
 }
 
@@ -49,6 +61,8 @@ pub struct Abroad {
     pub at: u64,
     /// The server has said that it is handled.
     pub acked: Option<u64>,
+    /// As in [`Sent`].
+    pub again: Option<u64>,
     /// An error came back.
     pub refused: Option<(u64, String)>,
 }
@@ -88,6 +102,8 @@ pub struct Ack {
     /// A change was said before it and not handled yet: until the server has handled so many, it may wait for its home, and what is read behind that
     /// waits too.
     pub behind: Option<u32>,
+    /// When that was heard to be handled. What was read behind it is handled after it, and not at all if the session ends first.
+    pub freed: Option<u64>,
 }
 
 /// One bind.
@@ -190,6 +206,8 @@ pub struct Journal {
     pub hidden: Vec<(usize, u64)>,
     /// Hosts that were told to stop: which, when.
     pub stops: Vec<(usize, u64)>,
+    /// And had stopped: until then it is there, in part.
+    pub stopped: Vec<(usize, u64)>,
     /// Hosts that died: which, when.
     pub deaths: Vec<(usize, u64)>,
     /// Regions that were declared down, and the times at which they were (twice a second).
@@ -217,12 +235,13 @@ impl Journal {
     /// Whether the server has certainly known, before that time, that this was acknowledged.
     pub fn acknowledged(&self, seen: &Seen, before: u64) -> bool {
         self.sessions[seen.session].acks.iter().any(|ack| {
+            let handled = ack.freed.unwrap_or(ack.at);
             ack.h >= seen.count
-                && ack.at < before
+                && handled < before
                 && ack.read
                 && ack.behind.is_none()
-                && !self.deaths.iter().any(|(_, at)| (ack.at..=ack.at + GRACE_MS).contains(at))
-                && !self.was_stopping(self.sessions[seen.session].host, ack.at)
+                && !self.deaths.iter().any(|(_, at)| (handled..=handled + GRACE_MS).contains(at))
+                && !self.was_stopping(self.sessions[seen.session].host, handled)
         })
     }
 

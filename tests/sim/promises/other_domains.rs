@@ -1,4 +1,5 @@
-//! *What I send to another domain and is acknowledged to me arrives there or comes back; once, unless a node died, counted as dead or was stopped meanwhile; and in the
+//! *What I send to another domain and is acknowledged to me arrives there or comes back; once, unless a node died, counted as dead or was stopped meanwhile, or it, or what I
+//! had said before it, could not be made safe for so long that I was told, resuming, to say it again; and in the
 //! order in which I sent it, whichever region speaks for me* (decision 0016): for each session, in the order of first arrival.
 
 use std::collections::BTreeMap;
@@ -14,9 +15,10 @@ pub fn check(journal: &Journal, end: &End) -> Vec<String> {
     for (number, at) in end.abroad.iter().copied() {
         let sent = &journal.abroad[number];
         if let Some(before) = first.get(&number) {
-            let mut ends = journal.deaths.iter().chain(&journal.stops).map(|(_, died)| *died);
+            let stops = journal.stops.iter().chain(&journal.stopped);
+            let mut ends = journal.deaths.iter().chain(stops).map(|(_, died)| *died);
             let ended = ends.any(|died| (sent.at..=at).contains(&died));
-            if !ended && !journal.any_fell(sent.at, at) {
+            if !ended && !sent.was_unsafe_for_long() && !journal.any_fell(sent.at, at) {
                 broken.push(format!("message a{number} arrived at {before} and again at {at}"));
             }
             continue;
