@@ -3,6 +3,7 @@
 //! Called by `trouble`. The writer's server has taken what it acknowledged (XEP-0198); the reader signs in again whenever its server has gone, and hears
 //! then what was kept for it. What came to the reader and what came back to the writer are all there is: the rest is lost, and lost is said.
 
+use super::site::Site;
 use pangaea_tests::client::{Client, Result, patience};
 use pangaea_tests::ledger::body;
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,7 +15,7 @@ use tokio::task::JoinHandle;
 /// The two.
 pub(crate) struct Writing {
     /// To whom.
-    pub(crate) to: String,
+    to: String,
     enough: watch::Sender<bool>,
     task: JoinHandle<Result<(Client, u64, Returned)>>,
     goal: watch::Sender<Option<Goal>>,
@@ -36,6 +37,8 @@ struct Goal {
 /// What came of it.
 #[derive(Debug, Default)]
 pub(crate) struct Account {
+    /// To whom.
+    reader: String,
     pub(crate) sent: u64,
     pub(crate) delivered: u64,
     /// Those that came more than once, counted each time.
@@ -68,19 +71,19 @@ impl fmt::Display for Account {
 
 impl Account {
     /// Whether it adds up: nothing lost, nothing in disorder, and none that is said not to have come has come.
-    pub(crate) fn verdict(&self) -> Result<()> {
+    pub(crate) fn verdict(&self, from: &Site) -> Result<()> {
         let mut wrong = Vec::new();
         if !self.lost.is_empty() {
             wrong.push(format!("lost: {:?}", &self.lost[..self.lost.len().min(20)]));
         }
-        wrong.extend(self.order().err());
+        wrong.extend(self.order(from).err());
         if wrong.is_empty() { Ok(()) } else { Err(format!("{self}: {}", wrong.join("; "))) }
     }
 
     /// Whether what came, came in order, and only if its sender's server has not said that it did not get there.
-    pub(crate) fn order(&self) -> Result<()> {
+    pub(crate) fn order(&self, from: &Site) -> Result<()> {
         self.honest()?;
-        self.sequence()
+        self.sequence(from)
     }
 
     /// Whether nothing came of which its sender's server has said that it did not get there. What the reader had and had not acknowledged when its own server
@@ -92,27 +95,9 @@ impl Account {
         }
     }
 
-    /// Whether what came, came in order.
-    pub(crate) fn sequence(&self) -> Result<()> {
-        self.sequence_by(|number| Some(number as usize))
-    }
-
-    /// The same, where the writer's server may have changed the order itself: by the place in which it wrote each to its streams. It has written all that
-    /// came.
-    pub(crate) fn sequence_by(&self, place: impl Fn(u64) -> Option<usize>) -> Result<()> {
-        if let Some(number) = self.in_time.iter().find(|number| place(**number).is_none()) {
-            return Err(format!("{self}: {number} came and was not written"));
-        }
-        let pairs: Vec<_> = self
-            .in_time
-            .windows(2)
-            .filter(|two| place(two[1]) < place(two[0]))
-            .map(|two| (two[0], two[1]))
-            .collect();
-        match pairs.is_empty() {
-            true => Ok(()),
-            false => Err(format!("{self}: out of order: {pairs:?}")),
-        }
+    /// Whether what came, came in the order in which its writer's server wrote it.
+    pub(crate) fn sequence(&self, from: &Site) -> Result<()> {
+        from.wrote(&self.reader)?.verdict(&self.in_time).map_err(|wrong| format!("{self}: {wrong}"))
     }
 }
 
@@ -179,6 +164,7 @@ impl Writing {
         let lost = (0..sent).filter(missing).collect();
         let both = returned.into_iter().filter(is_both).collect();
         Ok(Account {
+            reader: self.to,
             sent,
             delivered: heard.seen.len() as u64,
             again: heard.again,

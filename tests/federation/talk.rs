@@ -98,19 +98,21 @@ async fn messages(pair: Pair<'_>) -> Result<()> {
             let to = if serial % 2 == 0 { to.bare() } else { to.full() };
             let text = body("writer", serial);
             let stanza = format!(
-                "<message to='{to}' type='chat' id='m{serial}'><body>{text}</body></message>"
+                "<message to='{to}' type='chat' id='n{serial}'><body>{text}</body></message>"
             );
             from.send(&stanza).await?;
         }
     }
     for turn in [false, true] {
         let (writer, reader) = turned(turn, &mut romeo, &mut juliet);
-        let writer = writer.bare();
+        let (from, writer) = (if turn { pair.theirs } else { pair.ours }, writer.bare());
         let mut ledger = Ledger::default();
         for _ in 0..COUNT {
             ledger.enter(&hears(reader, &writer).await?);
         }
-        ledger.verdict("writer", COUNT)?;
+        let order = from.wrote(&reader.bare())?.verdict(ledger.seen("writer"));
+        let verdict = ledger.complete("writer", COUNT).and(order);
+        verdict.map_err(|wrong| format!("of {writer}: {wrong}"))?;
     }
     for client in [&mut romeo, &mut juliet] {
         client.ping().await?;

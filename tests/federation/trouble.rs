@@ -65,13 +65,13 @@ pub(crate) async fn peer_restarted(ours: &Site, peer: &mut Peer) -> Result<()> {
     let out = out.end(SETTLED).await?;
     println!("    {} restarted, to it: {out}", peer.domain);
     println!("    {} restarted, from it before: {into}", peer.domain);
-    into.verdict()?;
-    bounded(&out, !acknowledges(peer))?;
+    into.verdict(&theirs)?;
+    bounded(&out, ours, !acknowledges(peer))?;
     let again = writing(&theirs, 0, ours, 0).await?;
     again.hears(SOME).await?;
     let again = again.end(SETTLED).await?;
     println!("    {} restarted, from it after: {again}", peer.domain);
-    again.verdict()
+    again.verdict(&theirs)
 }
 
 /// Whether the peer speaks XEP-0198 with other servers: Prosody does on streams of EXTERNAL, ejabberd never.
@@ -80,8 +80,8 @@ fn acknowledges(peer: &Peer) -> bool {
 }
 
 /// Nothing is lost by us: what a peer that acknowledges nothing has lost in its own end is no more than what was in its socket when it went.
-fn bounded(account: &Account, may_lose: bool) -> Result<()> {
-    account.order()?;
+fn bounded(account: &Account, from: &Site, may_lose: bool) -> Result<()> {
+    account.order(from)?;
     few_lost(account, may_lose)
 }
 
@@ -230,21 +230,16 @@ async fn region_gone(platform: &Platform, ours: &Site, peer: &Peer, how: &str) -
     for account in join_all(out.into_iter().map(|one| one.end(SETTLED))).await {
         let account = account?;
         println!("    {node} {how}, to them: {account}");
-        wrong.extend(account.verdict().err());
+        wrong.extend(account.verdict(ours).err());
     }
     platform.start_node(&node).await?;
     if how == "killed" {
         ctl(platform, &["region", "up", region]).await?;
     }
-    let readers: Vec<String> = into.iter().map(|one| one.to.clone()).collect();
-    let accounts = join_all(into.into_iter().map(|one| one.end(SETTLED))).await;
-    for (account, reader) in accounts.into_iter().zip(readers) {
+    for account in join_all(into.into_iter().map(|one| one.end(SETTLED))).await {
         let account = account?;
         println!("    {node} {how}, from them: {account}, {} of them both", account.both.len());
-        wrong.extend(match peer.wrote(&reader)? {
-            Some(places) => account.sequence_by(|number| places.get(&number).copied()).err(),
-            None => account.sequence().err(),
-        });
+        wrong.extend(account.sequence(&theirs).err());
         // What was read and not acknowledged yet when the node was killed the peer cannot know to have come: it may say that it has not.
         wrong.extend((how == "stopped").then(|| account.honest().err()).flatten());
         wrong.extend(few_lost(&account, !acknowledges(peer)).err());

@@ -35,7 +35,12 @@ impl Ledger {
 
     /// How many were seen of one sender, doubles counted.
     pub fn count(&self, sender: &str) -> usize {
-        self.seen.get(sender).map_or(0, Vec::len)
+        self.seen(sender).len()
+    }
+
+    /// What was seen of one sender, doubles too.
+    pub fn seen(&self, sender: &str) -> &[u64] {
+        self.seen.get(sender).map_or(&[], Vec::as_slice)
     }
 
     /// Holds what was seen of one sender against the first `sent` numbers: each once, in order.

@@ -11,7 +11,6 @@ use crate::authority::{Authority, Kind, Name, Paper};
 use crate::site::Site;
 use pangaea_tests::client::{Endpoint, Result, Security, patience, trust};
 use pangaea_tests::dns::Dns;
-use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -159,7 +158,11 @@ impl Peer {
         let security = Security::StartTls(trust(&self.trusted(), false)?);
         let way = Endpoint { domain: self.domain.clone(), port: self.c2s, security };
         let rooms = Some(format!("rooms.{}", self.domain));
-        Ok(Site::new(&self.domain, rooms, vec![way], true))
+        let mut site = Site::new(&self.domain, rooms, vec![way], true);
+        if self.which == Which::Prosody {
+            site.log = Some(self.dir.path().join("server.log"));
+        }
+        Ok(site)
     }
 
     fn trusted(&self) -> PathBuf {
@@ -207,32 +210,6 @@ impl Peer {
                 _ => tokio::time::sleep(Duration::from_millis(100)).await,
             }
         }
-    }
-
-    /// Where each message for `to` stands among those that it has written to its streams, by its number. `None`: its own log does not say, and its order is
-    /// its writers'.
-    ///
-    /// Prosody's (0.12) is not quite: it counts a stream as its way from its authentication on, and what it had queued meanwhile it writes when it has the
-    /// features of the restarted stream. What comes between the two is written before the queue.
-    pub(crate) fn wrote(&self, to: &str) -> Result<Option<BTreeMap<u64, usize>>> {
-        if self.which != Which::Prosody {
-            return Ok(None);
-        }
-        let log = std::fs::read(self.dir.path().join("server.log")).map_err(|e| e.to_string())?;
-        let to = format!("to='{to}'");
-        let mut places = BTreeMap::new();
-        for line in String::from_utf8_lossy(&log).lines() {
-            let Some((_, written)) = line.split_once("Sending[s2s") else { continue };
-            let Some((_, stanza)) = written.split_once("]: <message ") else { continue };
-            let number = stanza.split_once("id='n").and_then(|(_, rest)| rest.split_once('\''));
-            if let Some((number, _)) = number.filter(|_| stanza.contains(&to))
-                && let Ok(number) = number.parse()
-            {
-                let next = places.len();
-                places.entry(number).or_insert(next);
-            }
-        }
-        Ok(Some(places))
     }
 
     /// Ends it; with `PANGAEA_TEST_KEEP` its directory stays, for who wants to read the logs.
