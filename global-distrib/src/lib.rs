@@ -13,6 +13,6 @@ pub mod session_table;
 pub use node_ix::{NodeIx, Nodes};
 pub use park::Mark;
 pub use session_table::{
-    Bound, Carrier, Choice, Directory, Hashing, Outcome, ParkLimits, Place, RouteEntry, Row, Shows,
-    Taken, Trail, Unbound, leave_trail,
+    Bound, Carrier, Choice, Directory, Hashing, Outcome, ParkLimits, Place, Refusal, RouteEntry,
+    Row, Shows, Taken, Trail, Unbound, leave_trail,
 };

@@ -2,9 +2,10 @@
 //! the same addressee, until the sender knows: otherwise a session that binds in between would get the later ones first.
 //! Called by `geo::user` on both sides; blueprint §5. Memory: one name for each refusal the other side has not shown to have seen.
 //!
-//! Each side counts the refusals it has seen from the other, and says the count with every stanza. The count moves in the same step
-//! in which the refused stanza takes its place in the addressee's gate, and from then on nothing is sent to that addressee until
-//! all is settled. So a stanza that carries the count of a refusal, or a greater one, follows everything that had to go first.
+//! A node numbers its refusals to another, from 1 on in each of its lives, and says the number with what it sends back. The other says with every stanza
+//! which it has seen. That moves in the same step in which the refused stanza takes its place in the addressee's gate, and from then on nothing is sent to
+//! that addressee until all is settled. So a stanza that carries the number of a refusal, or a greater one, follows everything that had to go first. The
+//! numbers are said and not counted by both: what a former life had not acknowledged is sent back to the next one too.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -24,6 +25,15 @@ pub enum Taken {
     Nobody,
     /// Something earlier has to be settled first: it goes back, but that is no failed try.
     NotYet,
+}
+
+/// A stanza that was sent back, or of which it was said that it was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The node that did.
+    pub by: NodeIx,
+    /// Among that node's to this one; 0: nothing waits for this one to be seen.
+    pub number: u64,
 }
 
 /// One lane a peer.
@@ -68,23 +78,35 @@ impl Lanes {
         self.lanes.write().entry(node).or_default().clone()
     }
 
-    pub(super) fn forget(&self, node: NodeIx) {
-        self.lanes.write().remove(&node);
-    }
-
-    pub(super) fn count_seen(&self, node: NodeIx) {
-        self.lane(node).seen.fetch_add(1, Ordering::Release);
+    pub(super) fn has_seen(&self, refusal: Refusal) {
+        if refusal.number > 0 {
+            self.lane(refusal.by).seen.fetch_max(refusal.number, Ordering::Release);
+        }
     }
 }
 
 impl<H: Clone + PartialEq, S> Directory<H, S> {
-    /// How many refusals ([`Directory::returned`], [`Directory::refused`]) of that node were seen. To be told with every stanza sent there.
+    /// The newest refusal ([`Directory::returned`], [`Directory::refused`]) of that node that was seen. To be told with every stanza sent there.
     pub fn refusals_seen(&self, node: NodeIx) -> u64 {
         self.lanes.lane(node).seen.load(Ordering::Acquire)
     }
 
+    /// That node lives another life, and its numbers begin anew. To be called before anything of that life is heard. Ours go on: what the former life has not
+    /// acknowledged is sent back to this one, and what it had, and took along, costs the next stanza for the same addressee one way more.
+    pub fn forget_seen(&self, node: NodeIx) {
+        self.lanes.lane(node).seen.store(0, Ordering::Release);
+    }
+
+    /// That node does not count any more: nothing has to be seen.
+    pub fn forget_refusals(&self, node: NodeIx) {
+        let lane = self.lanes.lane(node);
+        let mut given = lane.given.lock();
+        given.fences.clear();
+        given.by_number.clear();
+    }
+
     /// A stanza of `from` for sessions of this node. `deliver` is handed the rows and says whether a session took it; if none
-    /// did, or it is too early, `refuse` queues the frame that says so, in the same step. For a stanza whose refusal is *not* told
+    /// did, or it is too early, `refuse` queues the frame that says so, with the refusal's number, in the same step. For a stanza whose refusal is *not* told
     /// (others have it) use [`Directory::read`].
     pub fn take_in(
         &self,
@@ -92,7 +114,7 @@ impl<H: Clone + PartialEq, S> Directory<H, S> {
         to: &BareJid,
         seen: u64,
         deliver: impl FnOnce(&[Row<H>]) -> bool,
-        refuse: impl FnOnce(Taken),
+        refuse: impl FnOnce(Taken, u64),
     ) -> Taken {
         let lane = self.lanes.lane(from);
         lane.given.lock().seen(seen);
@@ -110,25 +132,25 @@ impl<H: Clone + PartialEq, S> Directory<H, S> {
             })
             .unwrap_or(Taken::Nobody);
         if taken != Taken::Yes {
-            lane.give_back(to, || refuse(taken));
+            lane.give_back(to, |number| refuse(taken, number));
         }
         taken
     }
 
-    /// A session of this node ends and gives a stanza back to `from`, the node it came from; `send` queues the frame. To be called
+    /// A session of this node ends and gives a stanza back to `from`, the node it came from; `send` queues the frame, with the refusal's number. To be called
     /// within the `drain` of [`Directory::unbind`].
-    pub fn give_back(&self, from: NodeIx, to: &BareJid, send: impl FnOnce()) {
+    pub fn give_back(&self, from: NodeIx, to: &BareJid, send: impl FnOnce(u64)) {
         self.lanes.lane(from).give_back(to, send);
     }
 }
 
 impl Lane {
-    fn give_back(&self, to: &BareJid, send: impl FnOnce()) {
+    fn give_back(&self, to: &BareJid, send: impl FnOnce(u64)) {
         let mut given = self.given.lock();
         given.refusals += 1;
         let fence = given.refusals;
         given.fences.insert(to.clone(), fence);
         given.by_number.push_back((fence, to.clone()));
-        send();
+        send(fence);
     }
 }

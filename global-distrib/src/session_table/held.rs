@@ -105,7 +105,6 @@ impl<H: Clone + PartialEq, S> Directory<H, S> {
     /// Nothing comes back any more from a node: it is declared down, or it came back as another incarnation and what was on the
     /// way to it has been put back ([`Directory::put_back_all`]) before. O(users).
     pub fn forget_trail(&self, node: NodeIx) {
-        self.lanes.forget(node);
         self.users.retain_sync(|_, user| {
             user.way.forget(node);
             !user.is_idle()
@@ -188,13 +187,13 @@ impl<H: Clone + PartialEq, S> Directory<H, S> {
         }
     }
 
-    /// A stanza that `from` gave back. It goes before everything newer, once it is settled what else comes back. Never refused for
+    /// A stanza that another node gave back. It goes before everything newer, once it is settled what else comes back. Never refused for
     /// want of room.
     pub fn returned(
         &self,
         to: &BareJid,
         stanza: S,
-        from: NodeIx,
+        refusal: Refusal,
         now_ms: u64,
         carrier: &impl Carrier<H, S>,
     ) -> Outcome<S> {
@@ -205,8 +204,8 @@ impl<H: Clone + PartialEq, S> Directory<H, S> {
         // What shuts a gate opens it too; nothing it waits for is hurried by what comes back.
         let shut = user.gate.is_some();
         self.put_back(to, user, stanza, now_ms, carrier);
-        // Only now: who reads the new count finds the stanza in its place.
-        self.lanes.count_seen(from);
+        // Only now: who reads the new number finds the stanza in its place.
+        self.lanes.has_seen(refusal);
         if !shut {
             self.release(to, user, now_ms, carrier, &mut outcomes);
         }
@@ -218,15 +217,15 @@ impl<H: Clone + PartialEq, S> Directory<H, S> {
         outcomes.pop().unwrap_or(Outcome::Held)
     }
 
-    /// `from` refused a copy of a stanza that others have, or may still take: nothing to send again, but what follows waits until
-    /// all is settled, for `from` refuses it until then.
-    pub fn refused(&self, to: &BareJid, from: NodeIx) {
+    /// A node refused a copy of a stanza that others have, or may still take: nothing to send again, but what follows waits until
+    /// all is settled, for that node refuses it until then.
+    pub fn refused(&self, to: &BareJid, refusal: Refusal) {
         let known = self.users.update_sync(to, |_, user| {
             user.way.refused();
-            self.lanes.count_seen(from);
+            self.lanes.has_seen(refusal);
         });
         if known.is_none() {
-            self.lanes.count_seen(from);
+            self.lanes.has_seen(refusal);
         }
     }
 
@@ -244,8 +243,13 @@ impl<H: Clone + PartialEq, S> Directory<H, S> {
         user.way.held_there(node, carrier.fence(node));
         // Its session may have lost its row before it was known that it has something.
         let lost = user.shadows.iter().flat_map(|all| all.iter());
+        let mut is_known = user.rows.iter().any(|row| row.there() == Some(node));
         for row in lost.filter(|row| row.there() == Some(node)) {
             user.way.leaves(Some(node), row.generation);
+            is_known = true;
+        }
+        if !is_known {
+            user.way.leaves_unknown(node);
         }
         if user.gate.is_none() {
             self.tidy(to, user, now_ms, carrier);
@@ -255,6 +259,12 @@ impl<H: Clone + PartialEq, S> Directory<H, S> {
         if idle {
             self.users.remove_if_sync(to, |user| user.is_idle());
         }
+    }
+
+    /// That node has nothing for this addressee any more of what [`Directory::held_there`] said. Returns whether to call [`Directory::reopen`].
+    pub fn has_nothing_there(&self, to: &BareJid, node: NodeIx) -> bool {
+        let of = |_: &BareJid, user: &mut User<H, S>| user.way.knows(node) && user.is_pending();
+        self.users.update_sync(to, of).unwrap_or(false)
     }
 
     /// The home has taken the batch that [`Outcome::File`] gave out. `back` are those it did not take (the addressee is connected

@@ -23,7 +23,7 @@ use smallvec::SmallVec;
 use xmpp::jid::{BareJid, FullJid};
 
 use self::admit::Lanes;
-pub use self::admit::Taken;
+pub use self::admit::{Refusal, Taken};
 use self::held::Waiters;
 pub use self::row::{Place, RouteEntry, Row, Shows};
 use self::user::User;
@@ -205,6 +205,9 @@ impl<H: Clone + PartialEq, S> Directory<H, S> {
     pub fn bind(&self, row: Row<H>, wins_tie: impl FnOnce(&Row<H>) -> bool) -> Bound<H> {
         let mut entry = self.users.entry_sync(row.full.bare()).or_default();
         let user = entry.get_mut();
+        if let Some(node) = row.there() {
+            user.way.knows(node);
+        }
         let mut superseded = None;
         let mut lost = None;
         if let Some(at) = user.rows.iter().position(|known| known.full == row.full) {
@@ -214,7 +217,11 @@ impl<H: Clone + PartialEq, S> Directory<H, S> {
                 || (!same && row.generation == known.generation && wins_tie(known));
             if !newer && !same {
                 self.dropped_stale.fetch_add(1, Ordering::Relaxed);
-                user.shadow(row);
+                let (there, generation) = (row.there(), row.generation);
+                if user.shadow(row) {
+                    // It had lost before it was known, and what it has of ours it has all the same.
+                    user.way.leaves(there, generation);
+                }
                 return Bound { superseded: None, lost: true, reopen: false };
             }
             let old = user.rows.remove(at);

@@ -39,16 +39,17 @@ impl<H, S> User<H, S> {
         self.gate.is_some() || self.rows.is_empty() && !self.way.is_clear()
     }
 
-    /// Keeps a row that lost, if it is another node's newest for this full JID.
-    pub(super) fn shadow(&mut self, row: Row<H>) {
-        let Some(node) = row.there() else { return };
+    /// Keeps a row that lost, if it is another node's newest for this full JID. Whether it was not known before.
+    pub(super) fn shadow(&mut self, row: Row<H>) -> bool {
+        let Some(node) = row.there() else { return false };
         let same = |known: &Row<H>| known.full == row.full && known.there() == Some(node);
         let all = self.rows.iter().chain(self.shadows.iter().flat_map(|all| all.iter()));
         if all.filter(|known| same(known)).any(|known| known.generation >= row.generation) {
-            return;
+            return false;
         }
         self.unshadow(Some(node), &row.full);
         self.shadows.get_or_insert_default().push(row);
+        true
     }
 
     /// A node has a newer row of this full JID.

@@ -57,11 +57,15 @@ fn note(sent: &mut Sent, node: NodeIx, number: u64) {
     }
 }
 
+/// The generation of a session of which nothing is known but that it has something of ours.
+const UNKNOWN: Hlc = Hlc(u64::MAX);
+
 /// A session that lost its row to a newer bind and has not yet said what it leaves behind.
 #[derive(Debug)]
 struct Leaving {
     /// `None`: a session of this node.
     node: Option<NodeIx>,
+    /// Or [`UNKNOWN`].
     generation: Hlc,
     /// Until when it is waited for; set when somebody first does.
     until_ms: Option<u64>,
@@ -204,6 +208,21 @@ impl Way {
     pub(super) fn held_there(&mut self, node: NodeIx, fence: u64) {
         self.settle = true;
         note(&mut self.trail, node, fence);
+    }
+
+    /// The same, and there is no row that would say whose they are: they are ending, or their rows are still on the way.
+    pub(super) fn leaves_unknown(&mut self, node: NodeIx) {
+        self.leaves(Some(node), UNKNOWN);
+    }
+
+    /// Those of [`Self::leaves_unknown`] are known by now, or have nothing any more. True when there were any.
+    pub(super) fn knows(&mut self, node: NodeIx) -> bool {
+        let unknown = |one: &Leaving| one.node == Some(node) && one.generation == UNKNOWN;
+        let any = self.leaving.iter().flat_map(|all| all.iter()).any(unknown);
+        if any {
+            self.stays(Some(node), UNKNOWN);
+        }
+        any
     }
 
     /// A row lost to a newer bind; its session will end, and then say so.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use global_distrib::{Choice, Outcome, Place, RouteEntry, Row, Shows, Taken};
+use global_distrib::{Choice, Outcome, Place, Refusal, RouteEntry, Row, Shows, Taken};
 use replication::route_log::Tail;
 use xmpp::jid::{BareJid, FullJid};
 
@@ -280,8 +280,12 @@ impl World {
                 for delivery in left.into_iter().filter(|one| one.stored.is_none() && one.sole) {
                     match delivery.via {
                         Some(via) if self.state.borrow().rules.give_back => {
-                            self.tables[me].give_back(ix(via), &who, || {
-                                self.state.borrow_mut().send(me, via, Frame::Return(delivery.note));
+                            self.tables[me].give_back(ix(via), &who, |number| {
+                                self.state.borrow_mut().send(
+                                    me,
+                                    via,
+                                    Frame::Return(delivery.note, number),
+                                );
                             });
                         }
                         _ => back.push(delivery.note),
@@ -378,15 +382,16 @@ impl World {
                 entries.into_iter().for_each(|entry| self.apply(me, from, entry))
             }
             Frame::Stanza(sent) => self.stanza(me, from, sent),
-            Frame::Return(note) => {
+            Frame::Return(note, number) => {
                 let user = note.to;
                 self.state.borrow_mut().tell(|| format!("n{me} has {note:?} back from n{from}"));
                 let road = self.road(me);
+                let refusal = Refusal { by: ix(from), number };
                 let outcome =
-                    self.tables[me].returned(&bare(user), note, ix(from), self.now(), &road);
+                    self.tables[me].returned(&bare(user), note, refusal, self.now(), &road);
                 self.settle(me, user, vec![outcome]);
             }
-            Frame::Flight { id, delivered } => self.flight(me, from, id, delivered),
+            Frame::Flight { id, refusal } => self.flight(me, from, id, refusal),
             Frame::Probe(number) => {
                 self.state.borrow_mut().send(me, from, Frame::Echo(number));
             }
@@ -437,7 +442,7 @@ impl World {
             table.read(who.as_str(), deliver);
             return;
         }
-        let end = |taken| {
+        let end = |taken, number| {
             let mut state = self.state.borrow_mut();
             if taken != Taken::Yes {
                 state.tell(|| format!("n{me} refuses {note:?} from n{from}: {taken:?}"));
@@ -445,29 +450,30 @@ impl World {
             match (flight, taken) {
                 (0, Taken::Yes) => {}
                 (0, _) => {
-                    state.send(me, from, Frame::Return(note.clone()));
+                    state.send(me, from, Frame::Return(note.clone(), number));
                 }
                 (id, taken) => {
-                    state.send(me, from, Frame::Flight { id, delivered: taken == Taken::Yes });
+                    let refusal = (taken != Taken::Yes).then_some(number);
+                    state.send(me, from, Frame::Flight { id, refusal });
                 }
             }
         };
         if self.state.borrow().rules.admit {
             if table.take_in(ix(from), &who, seen, deliver, end) == Taken::Yes {
-                end(Taken::Yes);
+                end(Taken::Yes, 0);
             }
         } else {
             let taken = table.read(who.as_str(), deliver).unwrap_or(false);
-            end(if taken { Taken::Yes } else { Taken::Nobody });
+            end(if taken { Taken::Yes } else { Taken::Nobody }, 0);
         }
     }
 
-    fn flight(&self, me: usize, from: usize, id: u64, delivered: bool) {
+    fn flight(&self, me: usize, from: usize, id: u64, refusal: Option<u64>) {
         let (note, over, taken) = {
             let mut state = self.state.borrow_mut();
             let flight = state.nodes[me].flights.get_mut(&id).expect("an open flight");
             flight.1 -= 1;
-            flight.2 |= delivered;
+            flight.2 |= refusal.is_none();
             let (note, pending, taken) = flight.clone();
             if pending == 0 {
                 state.nodes[me].flights.remove(&id);
@@ -475,12 +481,14 @@ impl World {
             (note, pending == 0, taken)
         };
         let user = note.to;
+        let Some(number) = refusal else { return };
+        let refusal = Refusal { by: ix(from), number };
         if over && !taken {
             let outcome =
-                self.tables[me].returned(&bare(user), note, ix(from), self.now(), &self.road(me));
+                self.tables[me].returned(&bare(user), note, refusal, self.now(), &self.road(me));
             self.settle(me, user, vec![outcome]);
-        } else if !delivered {
-            self.tables[me].refused(&bare(user), ix(from));
+        } else {
+            self.tables[me].refused(&bare(user), refusal);
         }
     }
 

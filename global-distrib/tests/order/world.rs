@@ -69,8 +69,8 @@ pub(crate) struct Sent {
 pub(crate) enum Frame {
     Route(Vec<RouteEntry>),
     Stanza(Sent),
-    Return(Note),
-    Flight { id: u64, delivered: bool },
+    Return(Note, u64),
+    Flight { id: u64, refusal: Option<u64> },
     Probe(u64),
     Echo(u64),
     Call(u64, Request),

@@ -83,7 +83,7 @@ pub struct StanzaHead {
     pub tries: u8,
     /// Its place among all that the node accepted where it entered.
     pub order: u64,
-    /// How many refusals of the receiver the sender has seen (`global_distrib` admits by it).
+    /// The newest refusal of the receiver that the sender has seen (`global_distrib` admits by it). Of a return: its own number.
     pub seen: u64,
     /// The newest session of the addressee that the sender knew of: it is not for younger ones.
     pub newest: Hlc,

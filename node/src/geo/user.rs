@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use config::canary::{Canary, sings};
-use global_distrib::{Choice, RouteEntry, Row, Taken};
+use global_distrib::{Choice, Refusal, RouteEntry, Row, Taken};
 use s2s::link::{FrameKind, FrameSink, Incarnation, LinkUser, PeerId};
 use serde::de::DeserializeOwned;
 use smallvec::SmallVec;
@@ -70,6 +70,7 @@ impl LinkUser for User {
             anew(node, peer, unacked);
             // Forgotten altogether (declared down)? Then it is linked anew, as somebody new.
             if node.geo.links().is_some_and(|links| links.link(id).is_none()) {
+                node.directory.forget_refusals(peer.ix);
                 node.geo.drop_peer(peer.ix);
                 node.geo.relink.notify_one();
             }
@@ -135,6 +136,7 @@ impl LinkUser for User {
 /// The order matters: first its rows go, then what comes back takes its place in front, and only then may what waited for the peer
 /// go on.
 fn anew(node: &Arc<Node>, peer: &Peer, unacked: Vec<(u64, FrameKind, Bytes)>) {
+    node.directory.forget_seen(peer.ix);
     node.geo.route.fresh(peer.ix);
     node.geo.calls.restarted(peer.ix);
     node.moving.node_gone(peer.ix);
@@ -211,7 +213,11 @@ fn take(node: &Arc<Node>, peer: &Peer, kind: FrameKind, body: Bytes) {
         }
         frame::STANZA => stanza(node, peer, body),
         frame::ABROAD => federation::arrived(node, peer, body),
-        frame::RETURN => returned(node, peer, body),
+        frame::RETURN => {
+            if let Some((order, of)) = returned(node, peer, body) {
+                former_is_over(node, peer, order, &of);
+            }
+        }
         frame::MULTICAST | frame::GRANT | frame::WITHDRAWN => multicast(node, peer, kind, body),
         frame::PRESENCE_PROBE => {
             if let Some(probe) = value::<PresenceProbe>(&peer.id, kind, &body) {
@@ -250,10 +256,11 @@ fn take(node: &Arc<Node>, peer: &Peer, kind: FrameKind, body: Bytes) {
         frame::KEPT => {
             for order in frame::read_orders(&body) {
                 tracing::debug!(peer = %peer.id, order, "kept");
-                if !node.ledger.is_of_this_life(order) {
-                    node.recovery.kept(order);
+                if node.ledger.is_of_this_life(order) {
+                    router::kept_here(node, order);
+                } else {
+                    former_kept(node, peer, order);
                 }
-                router::kept_here(node, order);
             }
         }
         frame::HELD => node.recovery.held(node, peer.ix, frame::read_orders(&body)),
@@ -385,10 +392,10 @@ fn stanza(node: &Arc<Node>, peer: &Peer, body: Bytes) {
     if head.copy {
         node.directory.read(account.as_str(), deliver);
     } else {
-        let refuse = |taken: Taken| {
+        let refuse = |taken: Taken, seen| {
             // One that has moved here may have brought it along: then nobody has lost it.
             let copy = head.tracked && node.geo.held.has(peer.ix, head.order);
-            let head = StanzaHead { early: taken == Taken::NotYet, copy, ..head };
+            let head = StanzaHead { early: taken == Taken::NotYet, copy, seen, ..head };
             if !node.geo.give_back(peer.ix, head, &stanza) {
                 // It stays in the ledger where it entered, and is found again when the link is made anew.
                 tracing::warn!(peer = %peer.id, "no room to give a stanza back");
@@ -397,7 +404,7 @@ fn stanza(node: &Arc<Node>, peer: &Peer, body: Bytes) {
         node.directory.take_in(peer.ix, &account, head.seen, deliver, refuse);
         if denied.get() {
             // Its sender's node knows whether somebody elsewhere has it, and answers once.
-            let head = StanzaHead { denied: true, ..head };
+            let head = StanzaHead { denied: true, seen: 0, ..head };
             if !node.geo.give_back(peer.ix, head, &stanza) {
                 tracing::warn!(peer = %peer.id, "no room to say that a stanza is refused");
             }
@@ -419,21 +426,54 @@ fn is_known(node: &Node, peer: &Peer, head: &StanzaHead) -> bool {
     kept || node.geo.held.has(peer.ix, head.order)
 }
 
-/// A stanza of ours that comes back: no session there has it any more.
-fn returned(node: &Arc<Node>, peer: &Peer, body: Bytes) {
-    let Some((head, bytes)) = StanzaHead::read(body) else { return };
-    let Ok(mut stanza) = Stanza::parse(bytes) else { return };
-    if router::leaves(node, &stanza) {
-        return federation::came_back(node, peer.ix, head.order, stanza);
+/// Somebody there has kept what a former life of ours sent.
+fn former_kept(node: &Arc<Node>, peer: &Peer, order: u64) {
+    node.recovery.kept(order);
+    let of = node.ledger.look(order).and_then(|(_, stanza)| router::addressee(node, &stanza));
+    router::kept_here(node, order);
+    if let Some(of) = of {
+        former_is_over(node, peer, order, &of);
     }
-    let Some(account) = router::addressee(node, &stanza) else { return };
+}
+
+/// What it had of a former life of ours is settled. If that was the last for its addressee, nothing has to wait for it any more.
+fn former_is_over(node: &Arc<Node>, peer: &Peer, order: u64, of: &BareJid) {
+    if !node.ledger.is_of_this_life(order)
+        && !node.ledger.is_held_for(peer.ix, of)
+        && node.directory.has_nothing_there(of, peer.ix)
+    {
+        router::reopen(node, of);
+    }
+}
+
+/// A stanza of ours that comes back: no session there has it any more. Its order and addressee, if that is one of ours.
+fn returned(node: &Arc<Node>, peer: &Peer, body: Bytes) -> Option<(u64, BareJid)> {
+    let (head, bytes) = StanzaHead::read(body)?;
+    let stanza = Stanza::parse(bytes).ok()?;
+    if router::leaves(node, &stanza) {
+        federation::came_back(node, peer.ix, head.order, stanza);
+        return None;
+    }
+    let account = router::addressee(node, &stanza)?;
+    returned_to(node, peer, &account, head, stanza);
+    Some((head.order, account))
+}
+
+fn returned_to(
+    node: &Arc<Node>,
+    peer: &Peer,
+    account: &BareJid,
+    head: StanzaHead,
+    mut stanza: Stanza,
+) {
+    let refusal = Refusal { by: peer.ix, number: head.seen };
     let mut tracked = head.tracked;
     if tracked && node.recovery.waits(head.order) {
-        node.directory.refused(&account, peer.ix);
+        node.directory.refused(account, refusal);
         return;
     }
     if tracked && head.copy {
-        node.directory.refused(&account, peer.ix);
+        node.directory.refused(account, refusal);
         return;
     }
     if tracked {
@@ -444,14 +484,14 @@ fn returned(node: &Arc<Node>, peer: &Peer, body: Bytes) {
                 if !node.ledger.is_of_this_life(head.order) && !node.recovery.knew(head.order) =>
             {
                 match node.recovery.join(node, head.order, node.wall_ms(), stanza) {
-                    Ok(()) => return node.directory.refused(&account, peer.ix),
+                    Ok(()) => return node.directory.refused(account, refusal),
                     Err(late) => stanza = late,
                 }
                 tracked = false;
             }
             LetGo::NotLast | LetGo::Unknown => {
                 if !head.denied {
-                    node.directory.refused(&account, peer.ix);
+                    node.directory.refused(account, refusal);
                 }
                 return;
             }
@@ -464,7 +504,7 @@ fn returned(node: &Arc<Node>, peer: &Peer, body: Bytes) {
     tracing::debug!(peer = %peer.id, early = head.early, "a stanza came back");
     let stanza = router::given_back(node, stanza, head.order);
     let routed = Routed { stanza, tries: head.tries, order: head.order, tracked };
-    router::returned(node, peer.ix, routed, head.early);
+    router::returned(node, refusal, routed, head.early);
 }
 
 fn multicast(node: &Arc<Node>, peer: &Peer, kind: FrameKind, body: Bytes) {

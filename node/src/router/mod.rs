@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use global_distrib::{Choice, NodeIx, Outcome, Row};
+use global_distrib::{Choice, NodeIx, Outcome, Refusal, Row};
 use smallvec::SmallVec;
 use xmpp::jid::BareJid;
 use xmpp::payload::delay;
@@ -186,15 +186,15 @@ pub fn dispatch(node: &Arc<Node>, account: &BareJid, routed: Routed) {
 }
 
 /// A node sent a stanza back: no session there has it any more. `early`: it was not even tried.
-pub fn returned(node: &Arc<Node>, from: NodeIx, mut routed: Routed, early: bool) {
+pub fn returned(node: &Arc<Node>, refusal: Refusal, mut routed: Routed, early: bool) {
     let Some(account) = addressee(node, &routed.stanza) else { return };
     routed.tries = routed.tries.saturating_add(u8::from(!early));
     if routed.tries >= TRIES_MAX {
-        node.directory.refused(&account, from);
+        node.directory.refused(&account, refusal);
         return too_many_tries(node, &routed);
     }
     let road = Road::new(node);
-    let outcome = node.directory.returned(&account, routed, from, node.now_ms(), &road);
+    let outcome = node.directory.returned(&account, routed, refusal, node.now_ms(), &road);
     road.finish();
     settle(node, &account, outcome);
 }

@@ -348,8 +348,8 @@ pub(super) fn give_back(
     seat: &Seat,
 ) -> bool {
     let mut told = false;
-    node.directory.give_back(via, &seat.bare, || {
-        let head = StanzaHead { tracked, order, ..StanzaHead::default() };
+    node.directory.give_back(via, &seat.bare, |seen| {
+        let head = StanzaHead { tracked, order, seen, ..StanzaHead::default() };
         told = node.geo.give_back(via, head, stanza);
     });
     told

@@ -25,6 +25,10 @@ fn note(serial: u64) -> Note {
     Note { serial, keep: true }
 }
 
+fn by(by: NodeIx, number: u64) -> Refusal {
+    Refusal { by, number }
+}
+
 fn shout(serial: u64) -> Note {
     Note { serial, keep: false }
 }
@@ -315,8 +319,8 @@ fn returned_stanzas_go_first_and_in_order_however_they_come_back() {
     play.left("balcony", 1);
     play.wire.log();
     assert!(matches!(play.send(4), Outcome::Held));
-    for serial in [2, 1, 3] {
-        let outcome = play.table.returned(&juliet(), note(serial), B, 0, &play.wire);
+    for (serial, number) in [(2, 1), (1, 2), (3, 3)] {
+        let outcome = play.table.returned(&juliet(), note(serial), by(B, number), 0, &play.wire);
         assert!(matches!(outcome, Outcome::Held));
     }
     assert_eq!(play.table.refusals_seen(B), 3);
@@ -332,7 +336,7 @@ fn a_refused_copy_makes_the_next_wait_until_all_is_settled() {
     play.bind("balcony", Place::There(B), 1);
     play.bind("tomb", Place::There(C), 2);
     play.send(1);
-    play.table.refused(&juliet(), B);
+    play.table.refused(&juliet(), by(B, 1));
     assert_eq!(play.table.refusals_seen(B), 1);
     assert!(matches!(play.send(2), Outcome::Held));
     play.settle(B);
@@ -409,7 +413,7 @@ fn a_remote_session_that_lost_its_row_has_to_say_goodbye_first() {
     assert!(matches!(play.send(2), Outcome::Held));
     assert!(play.left("balcony", 1));
     assert!(play.reopen().is_empty(), "what it gives back is still on the way");
-    play.table.returned(&juliet(), note(1), B, 0, &play.wire);
+    play.table.returned(&juliet(), note(1), by(B, 1), 0, &play.wire);
     play.wire.log();
     play.settle(B);
     assert_eq!(play.wire.log(), ["1 to node 2", "2 to node 2"]);
@@ -468,7 +472,7 @@ fn bounds_refuse_what_is_new_and_never_what_comes_back() {
         assert!(matches!(play.send(serial), Outcome::Held));
     }
     assert!(matches!(play.send(6), Outcome::Full(_)));
-    play.table.returned(&juliet(), note(7), B, 0, &play.wire);
+    play.table.returned(&juliet(), note(7), by(B, 1), 0, &play.wire);
     play.table.put_back_all(&juliet(), vec![note(8)], 0, &play.wire);
     assert_eq!(play.table.parked().0, 7);
     for who in 0..18 {
@@ -482,7 +486,7 @@ fn bounds_refuse_what_is_new_and_never_what_comes_back() {
     (1..=3).for_each(|serial| drop(play.table.dispatch(&nurse, note(serial), 0, &play.wire)));
     assert_eq!(play.table.parked(), (100, 1_000));
     assert!(matches!(play.table.dispatch(&nurse, note(9), 0, &play.wire), Outcome::Full(_)));
-    assert!(matches!(play.table.returned(&nurse, note(9), B, 0, &play.wire), Outcome::Held));
+    assert!(matches!(play.table.returned(&nurse, note(9), by(B, 2), 0, &play.wire), Outcome::Held));
     assert_eq!(play.table.parked().0, 101);
 }
 
@@ -560,7 +564,7 @@ fn a_node_that_gave_one_back_gives_back_what_follows_until_the_sender_knows() {
             &juliet(),
             seen,
             |rows| rows.iter().any(|row| row.here().is_some()),
-            |why| refused.borrow_mut().push((serial, why)),
+            |why, number| refused.borrow_mut().push((serial, why, number)),
         )
     };
     assert_eq!(take(1, 0), Taken::Nobody);
@@ -569,10 +573,13 @@ fn a_node_that_gave_one_back_gives_back_what_follows_until_the_sender_knows() {
     assert_eq!(take(3, 1), Taken::NotYet, "it has not seen the second refusal");
     assert_eq!(take(1, 3), Taken::Yes);
     assert_eq!(take(2, 3), Taken::Yes);
-    assert_eq!(refused.borrow().len(), 3);
+    let all = [(1, Taken::Nobody, 1), (2, Taken::NotYet, 2), (3, Taken::NotYet, 3)];
+    assert_eq!(*refused.borrow(), all);
     // A session that ends gives back what it had; the next does not get ahead of that.
     play.table.unbind_here(&full("balcony"), Hlc(1), 0, &play.wire, || {
-        play.table.give_back(B, &juliet(), || refused.borrow_mut().push((2, Taken::Nobody)));
+        play.table.give_back(B, &juliet(), |number| {
+            refused.borrow_mut().push((2, Taken::Nobody, number))
+        });
         vec![]
     });
     play.bind("balcony", Place::Here(8), 2);
