@@ -272,7 +272,7 @@ pub fn parted(node: &Arc<Node>, contact: &BareJid, account: &BareJid) {
     gone.dedup();
     for full in gone {
         let stanza = Stanza::presence(None, Some(&Jid::from(&full)), Type::Unavailable).build();
-        to_available(node, contact.as_str(), &stanza, || true);
+        to_available(node, contact.as_str(), &stanza, false, || true);
     }
 }
 
@@ -283,11 +283,18 @@ fn shown_here(node: &Arc<Node>, account: &str, presence: &Presence) {
     if (presence.withdrawn || !node.geo.partings.is_empty()) && watches() {
         presence.is_shown_to(node, account);
     }
-    to_available(node, account, &presence.stanza, watches);
+    let directed = presence.generation == Presence::ALWAYS;
+    to_available(node, account, &presence.stanza, directed, watches);
 }
 
 /// `watches` is asked if somebody is there, in one step with what follows from it: what it has let through, `parted` comes behind.
-fn to_available(node: &Arc<Node>, account: &str, stanza: &Stanza, watches: impl FnOnce() -> bool) {
+fn to_available(
+    node: &Arc<Node>,
+    account: &str,
+    stanza: &Stanza,
+    directed: bool,
+    watches: impl FnOnce() -> bool,
+) {
     node.directory.read(account, |rows| {
         let mut seats = rows.iter().filter(|row| row.available).filter_map(Row::here).peekable();
         if seats.peek().is_none() || !watches() {
@@ -301,7 +308,10 @@ fn to_available(node: &Arc<Node>, account: &str, stanza: &Stanza, watches: impl 
             // A resource's own unavailable presence does not come back to it: it is leaving.
             let leaves = own && stanza.type_() == Type::Unavailable;
             if !leaves && !blocking::refuses(seat, stanza) {
-                perform::to_seat(node, seat, stanza.clone());
+                match directed {
+                    true => perform::directed_to_seat(node, seat, stanza.clone()),
+                    false => perform::to_seat(node, seat, stanza.clone()),
+                }
             }
         }
     });

@@ -86,6 +86,12 @@ pub fn to_seat(node: &Arc<Node>, seat: &Seat, stanza: Stanza) {
     given(node, seat.take(Delivery::light(stanza.clone())), &stanza);
 }
 
+/// The same of presence that somebody has directed to its account (RFC 6121 §4.6): it has a place of its own, for nobody says it again when the session moves.
+pub fn directed_to_seat(node: &Arc<Node>, seat: &Seat, stanza: Stanza) {
+    let order = node.ledger.next_order();
+    given(node, seat.take(Delivery { order, ..Delivery::light(stanza.clone()) }), &stanza);
+}
+
 fn given(node: &Arc<Node>, taken: bool, stanza: &Stanza) {
     if !taken {
         node.metrics.mailbox_full.inc();

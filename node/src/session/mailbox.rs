@@ -191,6 +191,16 @@ impl<T: Weight> Mailbox<T> {
         Poll::Ready(count)
     }
 
+    /// Those of the items that are asked for, none of them an order or control; the rest stays, in order.
+    pub fn extract(&self, mut which: impl FnMut(&T) -> bool) -> Vec<T> {
+        let mut inner = self.inner.lock();
+        let is_own = |item: &T| matches!(item.class(), Class::Order | Class::Control);
+        let out: Vec<T> = inner.items.extract_if(.., |item| !is_own(item) && which(item)).collect();
+        inner.counted -= u32::try_from(out.len()).expect("no more than were counted");
+        inner.bytes = inner.bytes.saturating_sub(out.iter().map(Weight::bytes).sum());
+        out
+    }
+
     /// [`poll_drain`](Self::poll_drain) without waiting: everything that is there, maybe nothing.
     pub fn drain(&self) -> Vec<T> {
         self.inner.lock().take()

@@ -1,5 +1,7 @@
 //! The side a session comes from. It keeps all of it until the other side says that it has it.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,13 +10,14 @@ use global_distrib::{NodeIx, Row};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use xmpp::jid::BareJid;
-use xmpp::stanza::Kind;
+use xmpp::stanza::{Kind, Stanza, Type};
 
 use super::capsule::{Call, Capsule, Kept, PART_BYTES, Why, Word};
 use super::protocol::Giver;
 use super::{Offer, say};
 use crate::app::Node;
 use crate::feature::SessionEvent;
+use crate::geo::abroad;
 use crate::router::road::Road;
 use crate::router::{self, Holder, LetGo, Routed};
 use crate::session::end;
@@ -95,7 +98,7 @@ async fn offer(
         return Err(Why::Moving);
     }
     drop(bytes);
-    let Ok(answer) = answered.await else {
+    let Ok(answer) = with_orders(node, &session.seat, answered).await else {
         stays(node, session, waiting); // Nobody can say any more what became of it.
         return Ok(false);
     };
@@ -109,6 +112,49 @@ async fn offer(
             Ok(false)
         }
     }
+}
+
+/// The answer, which a line that is cut may keep for long. Should a newer session take the place of this one meanwhile, then what has come since its state was
+/// sent is nobody else's and finds its way anew, ahead of what is newer.
+async fn with_orders<T>(node: &Arc<Node>, seat: &Seat, answer: impl Future<Output = T>) -> T {
+    let mut orders = Vec::new();
+    let mut answer = pin!(answer);
+    let answer = loop {
+        let order = poll_fn(|cx| seat.mailbox.poll_orders(cx, &mut orders));
+        tokio::select! {
+            biased;
+            answer = &mut answer => break answer,
+            _ = order => pass_on(node, seat),
+        }
+    };
+    for order in orders {
+        // Always fits: for whoever has the session next.
+        let _ = seat.mailbox.push(order);
+    }
+    answer
+}
+
+/// See [`with_orders`]. One that still has its row may be sent more, and nothing is sent anew to where it is.
+pub(super) fn pass_on(node: &Arc<Node>, seat: &Seat) {
+    let is_its = |row: &Row<Arc<Seat>>| row.here().is_some_and(|here| **here == *seat);
+    let rows = |rows: &[Row<Arc<Seat>>]| rows.iter().any(is_its);
+    if node.directory.read(seat.bare.as_str(), rows).unwrap_or(false) {
+        return;
+    }
+    let is_message = |item: &Item| matches!(item, Item::Stanza(one) if goes_back(one));
+    let of_mailbox = seat.mailbox.extract(is_message).into_iter().filter_map(|item| match item {
+        Item::Stanza(delivery) => Some(delivery),
+        Item::Control(_) => None,
+    });
+    let mut again = Vec::new();
+    let (newer, copies): (Vec<_>, Vec<_>) = seat.take_newer().into_iter().partition(goes_back);
+    for delivery in of_mailbox.chain(newer) {
+        anew(node, &mut again, delivery, seat);
+    }
+    for copy in copies {
+        seat.take(copy);
+    }
+    router::put_back(node, &seat.bare, again);
 }
 
 /// It is not taken: what waited in it waits on.
@@ -251,8 +297,8 @@ async fn left(
     node.metrics.sessions.dec();
     node.metrics.moved_away.inc();
     node.drain.count_moved();
-    for stanza in late {
-        say(node, to, &Word::Late { to: seat.full.clone(), stanza });
+    for word in late {
+        say(node, to, &word);
     }
     node.moving.forward(&seat.full, to, node.geo.mark());
     node.geo.route.append(node, end::passed(node, &seat, to));
@@ -286,19 +332,20 @@ fn anew(
     again: &mut Vec<Routed>,
     delivery: Delivery,
     seat: &Seat,
-) -> Option<Vec<u8>> {
-    let Delivery { stanza, sole, via, order, owed } = delivery;
-    let tracked = owed == Owed::Ledger;
-    let goes_back = match stanza.kind() {
-        Kind::Message => tracked || sole,
-        Kind::Iq => via.is_some() || order > 0,
-        _ => false,
-    };
-    if owed == Owed::Home {
+) -> Option<Word> {
+    if delivery.owed == Owed::Home {
         return None; // Still filed: it is handed out where the session is.
     }
+    let goes_back = goes_back(&delivery);
+    let Delivery { stanza, via, order, owed, .. } = delivery;
+    let tracked = owed == Owed::Ledger;
     if !goes_back {
-        return Some(stanza.bytes().to_vec());
+        let to = seat.full.clone();
+        let was_routed = via.is_some() || order > 0;
+        return Some(match shown_by(node, seat, &stanza).filter(|_| !was_routed) {
+            Some(of) => Word::AskPresence { to, of },
+            None => Word::Late { to, stanza: stanza.bytes().to_vec() },
+        });
     }
     match via {
         Some(via) => {
@@ -315,4 +362,23 @@ fn anew(
         }
     }
     None
+}
+
+/// Whether it is routed anew, and not sent after the session.
+fn goes_back(delivery: &Delivery) -> bool {
+    match delivery.stanza.kind() {
+        Kind::Message => delivery.owed == Owed::Ledger || delivery.sole,
+        Kind::Iq => delivery.via.is_some() || delivery.order > 0,
+        _ => false,
+    }
+}
+
+/// Whose presence that is, if it came because the session's account watches somebody of ours: where it goes on, the account may watch him no longer, and he
+/// may show something else. So it is not carried there, but asked for.
+fn shown_by(node: &Node, seat: &Seat, stanza: &Stanza) -> Option<BareJid> {
+    let of = stanza.from()?.bare();
+    let is_shown = stanza.kind() == Kind::Presence && stanza.type_() == Type::Available;
+    let is_ours =
+        node.domains.has_accounts(of.domain()) && !abroad::is_abroad(node, seat.bare.domain(), &of);
+    (is_shown && is_ours && of != seat.bare).then_some(of)
 }

@@ -127,6 +127,34 @@ async fn what_waits_behind_older_messages_goes_along_or_waits_on() {
     assert_eq!(there.waits_again(all).len(), 2, "it is over, and says so");
 }
 
+/// Seed 2006102 found a message that waited half a minute in such a one, behind a line that was cut.
+#[tokio::test]
+async fn what_came_to_a_session_on_offer_is_not_kept_when_another_takes_its_place() {
+    let house = House::new().await;
+    house.accounts(["juliet", "romeo"]).await;
+    let romeo = house.available("romeo/orchard", 0).await;
+    let old = house.available("juliet/balcony", 0).await;
+    mail(&old);
+    house
+        .says(&romeo, "<message to='juliet@chat.example' type='chat'><body>1</body></message>")
+        .await;
+    let presence = "<presence from='nurse@chat.example/x' to='juliet@chat.example'/>";
+    assert!(old.take(Delivery::light(stanza(presence))));
+    let parked = || house.node.directory.parked().0;
+    give::pass_on(&house.node, &old);
+    assert_eq!(
+        (parked(), old.mailbox.depth().items),
+        (0, 2),
+        "it has its row: that would come back"
+    );
+    house.bound("juliet/balcony");
+    give::pass_on(&house.node, &old);
+    // In front of what is newer, until the old one has said what else it leaves behind.
+    assert_eq!(parked(), 1);
+    let kept = mail(&old);
+    assert!(kept.len() == 2 && kept[0].starts_with("<presence"), "and that it is over: {kept:?}");
+}
+
 #[test]
 fn what_is_doubted_is_certain_once_and_only_of_that_life() {
     let (moving, a, b) = (Moving::default(), NodeIx(1), NodeIx(2));
