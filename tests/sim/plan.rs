@@ -246,9 +246,7 @@ impl Plan {
             faults,
             two_regions,
             archive: Chance::part(seed, "archive", 0).percent(40),
-            // Of every hundred seeds with several nodes a region the first half is as it was: there a sleeper that writes is found, which is rare.
-            abroad: (profile != Profile::Nodes || seed % 100 >= 50)
-                && Chance::part(seed, "abroad", 0).percent(30),
+            abroad: Chance::part(seed, "abroad", 0).percent(30),
             limits: if small {
                 "stanza_bytes_max = '16KiB'\nmailbox_bytes_max = '64KiB'\nparked_stanzas_per_address_max = 20\nsm_queue_max = 250\noffline_messages_max = 200"
             } else {

@@ -74,6 +74,8 @@ enum Event {
     CutNow(usize, usize),
     Better(usize, usize),
     Restart(usize),
+    /// A host sleeps until then.
+    Sleep(usize, u64),
     Wake(usize),
     FastDisk(usize),
     /// A server's TCP notices that a client is gone.
@@ -111,6 +113,8 @@ pub struct Play {
     fate: Chance,
     /// Who writes to other domains, and when.
     writers: Chance,
+    /// Which of the nodes that write their region's database sleep, and for how long.
+    sleepers: Chance,
     /// Trouble is over.
     healing: bool,
     /// Hosts that drain.
@@ -186,6 +190,7 @@ impl Play {
             story,
             abroad,
             writers: Chance::part(seed, "writers", 0),
+            sleepers: Chance::part(seed, "sleepers", 0),
             now: 0,
             events: BTreeMap::new(),
             ties: 0,
@@ -389,6 +394,7 @@ impl Play {
                     self.start(ix);
                 }
             }
+            Event::Sleep(ix, until) => self.sleep(ix, until),
             Event::Wake(ix) => {
                 if self.hosts[ix].is_paused() {
                     let name = self.names[ix].clone();
@@ -678,14 +684,20 @@ impl Play {
                     self.hosts[one].stop();
                 }
             }
-            Fault::Pause => {
-                if self.hosts[one].is_up() && !self.hosts[one].is_paused() {
-                    let name = self.names[one].clone();
-                    self.tell(|| format!("FAULT: {name} sleeps"));
-                    self.hosts[one].pause(self.now);
-                    self.at(until, Event::Wake(one));
+            Fault::Pause => match self.scribe() {
+                Some(scribe) => {
+                    // What these set is on its way to the disk, or to the node, when that falls asleep.
+                    let online = self.devices.values().filter(|device| device.is_online());
+                    for id in online.map(|device| device.id).collect::<Vec<_>>() {
+                        let contact = self.sleepers.below(3);
+                        self.with(id, |device, around| device.set(around, contact));
+                    }
+                    let at = self.now + self.sleepers.between(1, 120);
+                    let until = at + self.sleepers.between(7_000, 14_000);
+                    self.at(at, Event::Sleep(scribe, until));
                 }
-            }
+                None => self.sleep(one, until),
+            },
             Fault::Clock => {
                 let jump = self.fate.weighted(&[
                     (3, 3_000),
@@ -716,6 +728,32 @@ impl Play {
                 self.hosts[one].disk.set_slow(self.fate.weighted(&[(3, 200), (1, 1_500)]));
                 self.at(until, Event::FastDisk(one));
             }
+        }
+    }
+
+    /// In half of the cases where a node may sleep: one that writes its region's database and has another beside it, which takes the pen meanwhile.
+    fn scribe(&mut self) -> Option<usize> {
+        if self.plan.profile != Profile::Nodes || !self.sleepers.percent(50) {
+            return None;
+        }
+        let region = |ix: usize| self.plan.nodes[ix].0;
+        let has_fellow = |ix: usize| {
+            (0..self.hosts.len()).any(|other| other != ix && region(other) == region(ix))
+        };
+        let writes = |ix: &usize| {
+            self.hosts[*ix].node().is_some_and(|node| node.homes.term().is_some())
+                && has_fellow(*ix)
+        };
+        let scribes: Vec<usize> = (0..self.hosts.len()).filter(writes).collect();
+        self.sleepers.one(&scribes).copied()
+    }
+
+    fn sleep(&mut self, ix: usize, until: u64) {
+        if self.hosts[ix].is_up() && !self.hosts[ix].is_paused() {
+            let name = self.names[ix].clone();
+            self.tell(|| format!("FAULT: {name} sleeps"));
+            self.hosts[ix].pause(self.now);
+            self.at(until, Event::Wake(ix));
         }
     }
 

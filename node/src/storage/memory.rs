@@ -71,6 +71,10 @@ impl Tables {
     }
 
     fn check(&self, entries: &[Entry]) -> Result<(), StorageError> {
+        if sings(Canary::SleeperWrites) {
+            // Whoever has slept does not know where the log ends: this would refuse nearly all that the pen is there to refuse.
+            return Ok(());
+        }
         check_order(self.log.last_key_value().map_or(0, |(seq, _)| *seq), entries)
     }
 

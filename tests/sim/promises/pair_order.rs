@@ -56,16 +56,20 @@ fn was_hidden(journal: &Journal, seen: &Seen) -> bool {
 /// What found its way anew within a second does not say so; it is seen so soon, the ways to and from the server included.
 const UNMARKED_MS: u64 = 1_500;
 
-/// Another device of the account, which was there when it was sent, has moved or ended since: what had reached it too late to go along found its way
-/// anew, within the second from which on it says so.
+/// Another device of the account, which was there when it was sent or of whose end nobody could hear where that was, has moved or ended: what had reached it
+/// too late to go along found its way anew, within the second from which on it says so.
 fn moved_with_another(journal: &Journal, seen: &Seen) -> bool {
     let sent = &journal.sent[seen.message];
+    let from = journal.sessions[sent.session].host;
     let soon = seen.at < sent.at + UNMARKED_MS;
     soon && journal.sessions.iter().any(|session| {
         session.device != seen.device
             && session.user == sent.to_user
             && session.at < sent.at
-            && session.over.is_some_and(|over| (sent.at..=seen.at).contains(&over))
+            && session.over.is_some_and(|over| {
+                let is_unheard = || journal.was_cut(session.host, from, over, sent.at);
+                over <= seen.at && (over >= sent.at || is_unheard())
+            })
     })
 }
 
