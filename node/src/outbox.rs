@@ -80,10 +80,33 @@ impl Recovery {
     }
 
     /// Another node has kept what a former life sent: nothing to recover any more, also if a third gives its copy back.
-    pub fn kept(&self, order: u64) {
+    pub fn kept(&self, node: &Arc<Node>, by: NodeIx, order: u64) {
         let mut left = self.left.lock();
         left.stanzas.remove(&order);
         left.kept.insert(order);
+        drop(left);
+        let of = self.addressee(node, order);
+        router::kept_here(node, order);
+        if let Some(of) = of {
+            self.has_no_more(node, by, order, &of);
+        }
+    }
+
+    /// What that node had is kept, or has come back, or gone elsewhere. If it was the last for its addressee, nothing waits for it any more.
+    pub fn has_no_more(&self, node: &Arc<Node>, by: NodeIx, order: u64, of: &BareJid) {
+        if !node.ledger.is_of_this_life(order)
+            && !node.ledger.is_held_for(by, of)
+            && node.directory.has_nothing_there(of, by)
+        {
+            router::reopen(node, of);
+        }
+    }
+
+    /// Of what a former life sent, while the ledger knows of it; `None` of what this life has.
+    pub fn addressee(&self, node: &Node, order: u64) -> Option<BareJid> {
+        let (_, stanza) =
+            node.ledger.look(order).filter(|_| !node.ledger.is_of_this_life(order))?;
+        router::addressee(node, &stanza)
     }
 
     /// It still waits for what the other nodes say. One that gives it back has said that it has it no more; another may.

@@ -215,7 +215,7 @@ fn take(node: &Arc<Node>, peer: &Peer, kind: FrameKind, body: Bytes) {
         frame::ABROAD => federation::arrived(node, peer, body),
         frame::RETURN => {
             if let Some((order, of)) = returned(node, peer, body) {
-                former_is_over(node, peer, order, &of);
+                node.recovery.has_no_more(node, peer.ix, order, &of);
             }
         }
         frame::MULTICAST | frame::GRANT | frame::WITHDRAWN => multicast(node, peer, kind, body),
@@ -259,7 +259,7 @@ fn take(node: &Arc<Node>, peer: &Peer, kind: FrameKind, body: Bytes) {
                 if node.ledger.is_of_this_life(order) {
                     router::kept_here(node, order);
                 } else {
-                    former_kept(node, peer, order);
+                    node.recovery.kept(node, peer.ix, order);
                 }
             }
         }
@@ -424,26 +424,6 @@ fn is_known(node: &Node, peer: &Peer, head: &StanzaHead) -> bool {
         node.geo.tell_kept(peer.ix, &[head.order]);
     }
     kept || node.geo.held.has(peer.ix, head.order)
-}
-
-/// Somebody there has kept what a former life of ours sent.
-fn former_kept(node: &Arc<Node>, peer: &Peer, order: u64) {
-    node.recovery.kept(order);
-    let of = node.ledger.look(order).and_then(|(_, stanza)| router::addressee(node, &stanza));
-    router::kept_here(node, order);
-    if let Some(of) = of {
-        former_is_over(node, peer, order, &of);
-    }
-}
-
-/// What it had of a former life of ours is settled. If that was the last for its addressee, nothing has to wait for it any more.
-fn former_is_over(node: &Arc<Node>, peer: &Peer, order: u64, of: &BareJid) {
-    if !node.ledger.is_of_this_life(order)
-        && !node.ledger.is_held_for(peer.ix, of)
-        && node.directory.has_nothing_there(of, peer.ix)
-    {
-        router::reopen(node, of);
-    }
 }
 
 /// A stanza of ours that comes back: no session there has it any more. Its order and addressee, if that is one of ours.

@@ -357,6 +357,9 @@ fn anew(
         None => {
             let others_have_it = tracked && node.ledger.let_go(order, Holder::Here) != LetGo::Last;
             if !others_have_it {
+                // A line that is cut may have kept it here for long.
+                let sent_ms = node.ledger.accepted_ms(order).unwrap_or(node.wall_ms());
+                let stanza = router::delayed(node, &stanza, sent_ms);
                 again.push(Routed { stanza, tries: 0, order, tracked });
             }
         }

@@ -271,8 +271,10 @@ pub fn heard(node: &Arc<Node>, peer: &Peer, word: Word) {
             let Some(from) = node.geo.nodes.index(&from) else { return };
             for (order, leaves) in orders {
                 node.moving.is_known(from, order);
-                let (from, to) = (Holder::There(from), Holder::There(peer.ix));
-                node.ledger.moves(order, from, to, leaves);
+                node.ledger.moves(order, Holder::There(from), Holder::There(peer.ix), leaves);
+                if let Some(of) = node.recovery.addressee(node, order) {
+                    node.recovery.has_no_more(node, from, order, &of);
+                }
             }
         }
         Word::Has { orders } => {
