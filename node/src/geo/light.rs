@@ -228,11 +228,21 @@ pub fn available_here(node: &Node) -> Vec<Arc<Seat>> {
     seats
 }
 
+/// Whether changes of rosters are told as they are committed: by this node itself, or by the one that writes its region's database.
+fn hears_scribe(node: &Node) -> bool {
+    let scribe = || node.geo.scribe_of(&node.geo.me.region);
+    node.homes.term().is_some() || scribe().is_some_and(|scribe| scribe.link.is_up())
+}
+
 /// Rows have ended, and some that they hid may stand in the table again: bound later, at a node whose clock is behind. What their sessions have
 /// shown since was taken for out of date here, and is asked for.
 pub fn brought_out<'a>(node: &Arc<Node>, ended: impl Iterator<Item = (&'a FullJid, Hlc)>) {
     let mut of = BTreeSet::new();
+    let hears = hears_scribe(node);
     for (full, ended) in ended {
+        if !hears {
+            node.geo.departed.note(full, node.now_ms());
+        }
         let older = |row: &Row<Arc<Seat>>| match row.full == *full && row.generation <= ended {
             true => row.there(),
             false => None,

@@ -8,6 +8,7 @@
 
 pub mod abroad;
 pub mod calls;
+pub mod departed;
 pub mod frame;
 pub mod held;
 pub mod light;
@@ -82,6 +83,8 @@ pub struct Geo {
     pub partings: parting::Partings,
     /// Sessions that are between two other nodes.
     pub passings: passing::Passings,
+    /// Sessions that ended while nobody told of rosters.
+    pub departed: departed::Departed,
     /// What is remembered for contacts at other domains.
     pub abroad: abroad::Abroad,
     /// Our session rows' changes, and where each peer is in them.
@@ -110,6 +113,7 @@ impl Geo {
             calls: calls::Calls::default(),
             partings: parting::Partings::default(),
             passings: passing::Passings::default(),
+            departed: departed::Departed::default(),
             abroad: abroad::Abroad::default(),
             route: route::Routes::new(route_entries_max),
             relink: tokio::sync::Notify::new(),

@@ -264,9 +264,11 @@ pub fn parted(node: &Arc<Node>, contact: &BareJid, account: &BareJid) {
     };
     let rows = || node.directory.read(account.as_str(), shown).unwrap_or_default();
     let mut gone = rows();
-    // One is noted as passing before its row goes, and until its next one is there: who is in neither was never seen.
+    // One is noted as passing before its row goes, and until its next one is there; and one that ended while rosters were not told of is noted too. Who is
+    // in neither was never seen, or its end was.
     let passing = node.geo.passings.of(account.as_str()).into_iter();
-    gone.extend(passing.filter(|full| !told.contains(full.as_str())));
+    let departed = node.geo.departed.of(account.as_str()).into_iter();
+    gone.extend(passing.chain(departed).filter(|full| !told.contains(full.as_str())));
     gone.extend(rows());
     gone.sort();
     gone.dedup();

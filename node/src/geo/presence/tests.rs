@@ -171,6 +171,30 @@ async fn who_watches_no_more_hears_the_end_of_those_on_a_silent_node_too() {
 }
 
 #[tokio::test]
+async fn who_watches_no_more_hears_the_end_of_those_that_ended_while_no_roster_was_told_of() {
+    let (house, romeo) = verona().await;
+    let there = Elsewhere::new(&house);
+    there.is_bound(&house);
+    there.says(&house, &shows("there"));
+    let (node, row) = (&house.node, || (jid("juliet/phone"), there.generation));
+    drop(mail(&romeo));
+    let ends = || {
+        let (full, generation) = row();
+        let road = crate::router::road::Road::new(node);
+        node.directory.unbind_there(there.ix, &full, generation, node.now_ms(), &road);
+        road.finish();
+        light::brought_out(node, std::iter::once((&full, generation)));
+        parted(node, &bare("romeo"), &bare("juliet"));
+        mail(&romeo).join("")
+    };
+    // This node writes its database itself, and would have known him for one who may still see her.
+    assert_eq!(ends(), "");
+    node.geo.departed.note(&jid("juliet/phone"), node.now_ms());
+    let heard = ends();
+    assert!(heard.contains("type='unavailable'") && heard.contains(FULL), "{heard}");
+}
+
+#[tokio::test]
 async fn a_session_between_two_nodes_is_seen_until_it_is_lost_or_its_watcher_leaves() {
     let (house, romeo) = verona().await;
     let there = Elsewhere::new(&house);

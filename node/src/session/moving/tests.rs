@@ -142,11 +142,7 @@ async fn what_came_to_a_session_on_offer_is_not_kept_when_another_takes_its_plac
     assert!(old.take(Delivery::light(stanza(presence))));
     let parked = || house.node.directory.parked().0;
     give::pass_on(&house.node, &old);
-    assert_eq!(
-        (parked(), old.mailbox.depth().items),
-        (0, 2),
-        "it has its row: that would come back"
-    );
+    assert_eq!(parked(), 0, "it has its row: that would come back");
     house.bound("juliet/balcony");
     give::pass_on(&house.node, &old);
     // In front of what is newer, until the old one has said what else it leaves behind.

@@ -1,0 +1,91 @@
+//! Room: sessions that ended while this node did not hear its region's scribe. The node reads rosters from the database itself meanwhile, so the account of
+//! such a session may have withdrawn from a contact here of which the feed has not told yet: then that contact is on no list of those who hear of the end.
+//! When its own roster says that it watches the account no longer (`presence::parted`), it hears of these too. Values only. Called by `presence`; RFC 6121 §3.2.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+use xmpp::jid::FullJid;
+
+/// Sessions that are remembered. Beyond, the oldest are forgotten: a contact may then see one until it signs in again, if it goes by presence alone.
+pub const DEPARTED_MAX: usize = 16_384;
+/// For so long: longer than a node waits for its scribe before it counts as gone.
+pub const DEPARTED_MS: u64 = 10 * 60_000;
+
+/// See the room.
+#[derive(Debug, Default)]
+pub struct Departed {
+    /// How many: nobody takes the lock while there are none.
+    count: AtomicUsize,
+    all: Mutex<All>,
+}
+
+#[derive(Debug, Default)]
+struct All {
+    by_account: BTreeMap<String, Vec<FullJid>>,
+    /// In the order of their ends.
+    ended: VecDeque<(u64, FullJid)>,
+}
+
+impl All {
+    fn forget_first(&mut self) {
+        let Some((_, full)) = self.ended.pop_front() else { return };
+        let Some(of) = self.by_account.get_mut(full.bare_str()) else { return };
+        if let Some(at) = of.iter().position(|known| *known == full) {
+            of.remove(at);
+        }
+        if of.is_empty() {
+            self.by_account.remove(full.bare_str());
+        }
+    }
+}
+
+impl Departed {
+    /// A session has ended, now (ms).
+    pub fn note(&self, full: &FullJid, now_ms: u64) {
+        let mut all = self.all.lock();
+        while all.ended.len() >= DEPARTED_MAX
+            || all.ended.front().is_some_and(|(at, _)| at + DEPARTED_MS < now_ms)
+        {
+            all.forget_first();
+        }
+        all.ended.push_back((now_ms, full.clone()));
+        all.by_account.entry(full.bare_str().to_owned()).or_default().push(full.clone());
+        self.count.store(all.ended.len(), Ordering::Release);
+    }
+
+    /// Those of an account; one that has ended more than once is there as often.
+    pub fn of(&self, account: &str) -> Vec<FullJid> {
+        if self.count.load(Ordering::Acquire) == 0 {
+            return Vec::new();
+        }
+        self.all.lock().by_account.get(account).cloned().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn jid(text: &str) -> FullJid {
+        FullJid::parse(text).expect("jid")
+    }
+
+    #[test]
+    fn the_oldest_are_forgotten_by_number_and_by_time() {
+        let departed = Departed::default();
+        let [phone, laptop] = ["romeo@x/phone", "romeo@x/laptop"].map(jid);
+        assert!(departed.of("romeo@x").is_empty());
+        departed.note(&phone, 1);
+        departed.note(&laptop, 2);
+        assert_eq!(departed.of("romeo@x"), [phone.clone(), laptop.clone()]);
+        departed.note(&jid("nurse@x/1"), 2 + DEPARTED_MS);
+        assert_eq!(departed.of("romeo@x"), [laptop]);
+        for n in 0..DEPARTED_MAX {
+            departed.note(&jid(&format!("friar@x/{n}")), 3 + DEPARTED_MS);
+        }
+        assert!(departed.of("romeo@x").is_empty() && departed.of("nurse@x").is_empty());
+        assert_eq!(departed.of("friar@x").len(), DEPARTED_MAX);
+    }
+}
