@@ -141,13 +141,15 @@ pub(super) fn pass_on(node: &Arc<Node>, seat: &Seat) {
     if node.directory.read(seat.bare.as_str(), rows).unwrap_or(false) {
         return;
     }
-    let is_message = |item: &Item| matches!(item, Item::Stanza(one) if goes_back(one));
+    // What asks the session itself is answered when that is settled.
+    let goes_on = |one: &Delivery| one.stanza.kind() == Kind::Message && goes_back(one);
+    let is_message = |item: &Item| matches!(item, Item::Stanza(one) if goes_on(one));
     let of_mailbox = seat.mailbox.extract(is_message).into_iter().filter_map(|item| match item {
         Item::Stanza(delivery) => Some(delivery),
         Item::Control(_) => None,
     });
     let mut again = Vec::new();
-    let (newer, copies): (Vec<_>, Vec<_>) = seat.take_newer().into_iter().partition(goes_back);
+    let (newer, copies): (Vec<_>, Vec<_>) = seat.take_newer().into_iter().partition(goes_on);
     for delivery in of_mailbox.chain(newer) {
         anew(node, &mut again, delivery, seat);
     }
