@@ -1,6 +1,6 @@
 //! Room: what one node may take from another's stanzas. A node that sent a stanza back has also to send back what follows it for
 //! the same addressee, until the sender knows: otherwise a session that binds in between would get the later ones first.
-//! Called by `geo::user` on both sides; blueprint §5. Memory: one name for each refusal the other side has not shown to have seen.
+//! Called by `geo::user` on both sides; blueprint §5. Memory: one name for each refusal the other side's present life has not shown to have seen.
 //!
 //! A node numbers its refusals to another, from 1 on in each of its lives, and says the number with what it sends back. The other says with every stanza
 //! which it has seen. That moves in the same step in which the refused stanza takes its place in the addressee's gate, and from then on nothing is sent to
@@ -91,18 +91,14 @@ impl<H: Clone + PartialEq, S> Directory<H, S> {
         self.lanes.lane(node).seen.load(Ordering::Acquire)
     }
 
-    /// That node lives another life, and its numbers begin anew. To be called before anything of that life is heard. Ours go on: what the former life has not
-    /// acknowledged is sent back to this one, and what it had, and took along, costs the next stanza for the same addressee one way more.
-    pub fn forget_seen(&self, node: NodeIx) {
-        self.lanes.lane(node).seen.store(0, Ordering::Release);
-    }
-
-    /// That node does not count any more: nothing has to be seen.
-    pub fn forget_refusals(&self, node: NodeIx) {
+    /// That node lives another life, or counts no more: its numbers begin anew. To be called before anything of that life is heard. Ours go on: those from
+    /// `again` on, which the former life has not acknowledged, are sent to this one too (`None`: there are none); it need not see the others.
+    pub fn new_life(&self, node: NodeIx, again: Option<u64>) {
         let lane = self.lanes.lane(node);
+        lane.seen.store(0, Ordering::Release);
         let mut given = lane.given.lock();
-        given.fences.clear();
-        given.by_number.clear();
+        let first = again.unwrap_or(given.refusals + 1);
+        given.seen(first - 1);
     }
 
     /// A stanza of `from` for sessions of this node. `deliver` is handed the rows and says whether a session took it; if none

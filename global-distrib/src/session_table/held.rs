@@ -261,6 +261,11 @@ impl<H: Clone + PartialEq, S> Directory<H, S> {
         }
     }
 
+    /// Whether something for this addressee waits for sessions of that node of which no row tells ([`Directory::held_there`]).
+    pub fn waits_for_unknown(&self, to: &BareJid, node: NodeIx) -> bool {
+        self.users.read_sync(to, |_, user| user.way.has_unknown(node)).unwrap_or(false)
+    }
+
     /// That node has nothing for this addressee any more of what [`Directory::held_there`] said. Returns whether to call [`Directory::reopen`].
     pub fn has_nothing_there(&self, to: &BareJid, node: NodeIx) -> bool {
         let of = |_: &BareJid, user: &mut User<H, S>| user.way.knows(node) && user.is_pending();

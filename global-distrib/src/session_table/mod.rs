@@ -205,9 +205,7 @@ impl<H: Clone + PartialEq, S> Directory<H, S> {
     pub fn bind(&self, row: Row<H>, wins_tie: impl FnOnce(&Row<H>) -> bool) -> Bound<H> {
         let mut entry = self.users.entry_sync(row.full.bare()).or_default();
         let user = entry.get_mut();
-        if let Some(node) = row.there() {
-            user.way.knows(node);
-        }
+        let was_unknown = row.there().is_some_and(|node| user.way.knows(node));
         let mut superseded = None;
         let mut lost = None;
         if let Some(at) = user.rows.iter().position(|known| known.full == row.full) {
@@ -218,11 +216,14 @@ impl<H: Clone + PartialEq, S> Directory<H, S> {
             if !newer && !same {
                 self.dropped_stale.fetch_add(1, Ordering::Relaxed);
                 let (there, generation) = (row.there(), row.generation);
-                if user.shadow(row) {
-                    // It had lost before it was known, and what it has of ours it has all the same.
-                    user.way.leaves(there, generation);
+                // It had lost before it was known, and what it has of ours it has all the same.
+                match user.shadow(row) {
+                    true if was_unknown => user.way.leaves_surely(there, generation),
+                    true => user.way.leaves(there, generation),
+                    false => {}
                 }
-                return Bound { superseded: None, lost: true, reopen: false };
+                let reopen = was_unknown && user.gate.is_some();
+                return Bound { superseded: None, lost: true, reopen };
             }
             let old = user.rows.remove(at);
             if !same {

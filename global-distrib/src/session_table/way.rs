@@ -212,13 +212,18 @@ impl Way {
 
     /// The same, and there is no row that would say whose they are: they are ending, or their rows are still on the way.
     pub(super) fn leaves_unknown(&mut self, node: NodeIx) {
-        self.leaves(Some(node), UNKNOWN);
+        self.leaves_surely(Some(node), UNKNOWN);
     }
 
-    /// Those of [`Self::leaves_unknown`] are known by now, or have nothing any more. True when there were any.
-    pub(super) fn knows(&mut self, node: NodeIx) -> bool {
+    /// Whether there are any of [`Self::leaves_unknown`].
+    pub(super) fn has_unknown(&self, node: NodeIx) -> bool {
         let unknown = |one: &Leaving| one.node == Some(node) && one.generation == UNKNOWN;
-        let any = self.leaving.iter().flat_map(|all| all.iter()).any(unknown);
+        self.leaving.iter().flat_map(|all| all.iter()).any(unknown)
+    }
+
+    /// They are known by now, or have nothing any more. True when there were any.
+    pub(super) fn knows(&mut self, node: NodeIx) -> bool {
+        let any = self.has_unknown(node);
         if any {
             self.stays(Some(node), UNKNOWN);
         }
@@ -227,10 +232,15 @@ impl Way {
 
     /// A row lost to a newer bind; its session will end, and then say so.
     pub(super) fn leaves(&mut self, node: Option<NodeIx>, generation: Hlc) {
-        let may_have_ours = node.is_none_or(|node| self.may_be_at(node));
+        if node.is_none_or(|node| self.may_be_at(node)) {
+            self.leaves_surely(node, generation);
+        }
+    }
+
+    /// The same of one that is known to have something of ours.
+    pub(super) fn leaves_surely(&mut self, node: Option<NodeIx>, generation: Hlc) {
         let mut known = self.leaving.iter().flat_map(|all| all.iter());
-        let is_known = known.any(|one| one.node == node && one.generation == generation);
-        if may_have_ours && !is_known {
+        if !known.any(|one| one.node == node && one.generation == generation) {
             self.leaving.get_or_insert_default().push(Leaving { node, generation, until_ms: None });
         }
     }

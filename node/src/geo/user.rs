@@ -70,7 +70,6 @@ impl LinkUser for User {
             anew(node, peer, unacked);
             // Forgotten altogether (declared down)? Then it is linked anew, as somebody new.
             if node.geo.links().is_some_and(|links| links.link(id).is_none()) {
-                node.directory.forget_refusals(peer.ix);
                 node.geo.drop_peer(peer.ix);
                 node.geo.relink.notify_one();
             }
@@ -136,7 +135,7 @@ impl LinkUser for User {
 /// The order matters: first its rows go, then what comes back takes its place in front, and only then may what waited for the peer
 /// go on.
 fn anew(node: &Arc<Node>, peer: &Peer, unacked: Vec<(u64, FrameKind, Bytes)>) {
-    node.directory.forget_seen(peer.ix);
+    node.directory.new_life(peer.ix, first_return(&unacked));
     node.geo.route.fresh(peer.ix);
     node.geo.calls.restarted(peer.ix);
     node.moving.node_gone(peer.ix);
@@ -175,6 +174,13 @@ fn anew(node: &Arc<Node>, peer: &Peer, unacked: Vec<(u64, FrameKind, Bytes)>) {
     moving::ask_holders(node);
     light::rows_gone(node, &removed);
     abroad::gone(node, &peer.name, &removed);
+}
+
+/// The first refusal that a life that is over has not acknowledged: it is sent to the next one.
+fn first_return(unacked: &[(u64, FrameKind, Bytes)]) -> Option<u64> {
+    let returns = unacked.iter().filter(|(_, kind, _)| *kind == frame::RETURN);
+    let numbers = returns.filter_map(|(.., body)| Some(StanzaHead::read(body.clone())?.0.seen));
+    numbers.filter(|number| *number > 0).min()
 }
 
 /// A stanza that was on its way to a life that is over, unless the ledger knows of it anyhow.

@@ -80,6 +80,18 @@ fn what_a_former_life_sent_is_waited_for_where_no_row_says_who_has_it() {
     play.settle(B);
     assert_eq!(play.wire.log(), ["1 to node 2", "2 to node 2"]);
     assert!(!play.table.has_nothing_there(&juliet(), B));
+    // Its row comes after all, has lost, and everything had been echoed before: then its end is waited for.
+    play.table.held_there(&juliet(), B, 0, &play.wire);
+    assert!(matches!(play.send(3), Outcome::Held));
+    play.settle(B);
+    assert!(play.bind("tomb", Place::There(C), 9).reopen);
+    assert!(play.table.waits_for_unknown(&juliet(), B));
+    assert!(play.bind("tomb", Place::There(B), 8).reopen);
+    assert!(!play.table.waits_for_unknown(&juliet(), B) && play.reopen().is_empty());
+    assert!(play.left("tomb", 8));
+    play.settle(B);
+    play.settle(C);
+    assert!(!play.wire.log().is_empty());
 }
 
 /// One of two sessions at B goes on at C, and what it had with it: not all that was sent to B has been at C.
@@ -125,18 +137,24 @@ fn a_new_life_has_seen_what_it_is_told_and_no_more() {
         play.table.take_in(B, &juliet(), seen, deliver, refuse)
     };
     assert_eq!((take(0), take(0)), (Taken::Nobody, Taken::Nobody));
-    play.table.forget_seen(B);
+    play.table.new_life(B, Some(2));
     play.bind("balcony", Place::Here(7), 1);
-    // It has heard of none yet, then of the first.
-    assert_eq!((take(0), take(1)), (Taken::NotYet, Taken::NotYet));
+    // It is told of the second again, and has not heard it yet.
+    assert_eq!((take(0), take(2)), (Taken::NotYet, Taken::NotYet));
     assert_eq!(refusals.borrow().last(), Some(&(Taken::NotYet, 4)));
     assert_eq!(take(4), Taken::Yes);
+    // Of the next life nothing has to be seen that the former one has acknowledged.
+    play.unbind("balcony", 1, vec![]);
+    assert_eq!(take(4), Taken::Nobody);
+    play.table.new_life(B, None);
+    play.bind("balcony", Place::Here(8), 2);
+    assert_eq!(take(0), Taken::Yes);
     // The other way: the numbers of a new life begin anew, and some of them say nothing.
     for (number, seen) in [(9, 9), (0, 9), (7, 9)] {
         play.table.refused(&juliet(), by(B, number));
         assert_eq!(play.table.refusals_seen(B), seen);
     }
-    play.table.forget_seen(B);
+    play.table.new_life(B, None);
     play.table.refused(&juliet(), by(B, 1));
     assert_eq!(play.table.refusals_seen(B), 1);
 }
