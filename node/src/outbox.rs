@@ -95,6 +95,7 @@ impl Recovery {
     /// What that node had is kept, or has come back, or gone elsewhere. If it was the last for its addressee, nothing waits for it any more.
     pub fn has_no_more(&self, node: &Arc<Node>, by: NodeIx, order: u64, of: &BareJid) {
         if !node.ledger.is_of_this_life(order)
+            && node.directory.waits_for_unknown(of, by)
             && !node.ledger.is_held_for(by, of)
             && node.directory.has_nothing_there(of, by)
         {
