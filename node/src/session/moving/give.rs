@@ -116,7 +116,7 @@ async fn offer(
 
 /// The answer, which a line that is cut may keep for long. Should a newer session take the place of this one meanwhile, then what has come since its state was
 /// sent is nobody else's and finds its way anew, ahead of what is newer.
-async fn with_orders<T>(node: &Arc<Node>, seat: &Seat, answer: impl Future<Output = T>) -> T {
+async fn with_orders<T>(node: &Arc<Node>, seat: &Arc<Seat>, answer: impl Future<Output = T>) -> T {
     let mut orders = Vec::new();
     let mut answer = pin!(answer);
     let answer = loop {
@@ -135,8 +135,8 @@ async fn with_orders<T>(node: &Arc<Node>, seat: &Seat, answer: impl Future<Outpu
 }
 
 /// See [`with_orders`]. One that still has its row may be sent more, and nothing is sent anew to where it is.
-pub(super) fn pass_on(node: &Arc<Node>, seat: &Seat) {
-    let is_its = |row: &Row<Arc<Seat>>| row.here().is_some_and(|here| **here == *seat);
+pub(super) fn pass_on(node: &Arc<Node>, seat: &Arc<Seat>) {
+    let is_its = |row: &Row<Arc<Seat>>| row.here() == Some(seat);
     let rows = |rows: &[Row<Arc<Seat>>]| rows.iter().any(is_its);
     if node.directory.read(seat.bare.as_str(), rows).unwrap_or(false) {
         return;
@@ -153,9 +153,8 @@ pub(super) fn pass_on(node: &Arc<Node>, seat: &Seat) {
     for delivery in of_mailbox.chain(newer) {
         anew(node, &mut again, delivery, seat);
     }
-    for copy in copies {
-        seat.take(copy);
-    }
+    let no_room = copies.into_iter().filter(|copy| !seat.take(copy.clone())).collect();
+    end::no_room(node, seat, no_room);
     router::put_back(node, &seat.bare, again);
 }
 

@@ -19,7 +19,7 @@ use crate::feature::{Action, SessionEvent};
 use crate::features::{blocking, roster};
 use crate::geo::Peer;
 use crate::geo::abroad::is_abroad;
-use crate::router::perform::{seat_of, to_seat};
+use crate::router::perform::{directed_to_seat, seat_of, to_seat};
 use crate::router::{self, Holder};
 use crate::session::end::{self, Alive};
 use crate::session::sm::{Sent, Sm};
@@ -326,7 +326,11 @@ pub(super) fn late(node: &Arc<Node>, to: &FullJid, stanza: Stanza) {
     }
     let of = stanza.from().map(xmpp::jid::Jid::bare);
     let is_presence = stanza.kind() == Kind::Presence;
-    to_seat(node, &seat, stanza);
+    match is_presence {
+        // What contacts show is asked for, so this is for the session itself.
+        true => directed_to_seat(node, &seat, stanza),
+        false => to_seat(node, &seat, stanza),
+    }
     if let Some(of) = of.filter(|of| {
         let roster = node.rosters.cached(&seat.bare);
         is_presence && roster.is_some_and(|roster| roster.has_subscription(of.as_str()))
