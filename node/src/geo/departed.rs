@@ -10,6 +10,8 @@ use xmpp::jid::FullJid;
 
 /// Sessions that are remembered. Beyond, the oldest are forgotten: a contact may then see one until it signs in again, if it goes by presence alone.
 pub const DEPARTED_MAX: usize = 16_384;
+/// Of one account: who binds and leaves all the time fills neither the room nor his contacts' mailboxes.
+pub const DEPARTED_OF_ONE_MAX: usize = 64;
 /// For so long: longer than a node waits for its scribe before it counts as gone.
 pub const DEPARTED_MS: u64 = 10 * 60_000;
 
@@ -51,7 +53,11 @@ impl Departed {
             all.forget_first();
         }
         all.ended.push_back((now_ms, full.clone()));
-        all.by_account.entry(full.bare_str().to_owned()).or_default().push(full.clone());
+        let of = all.by_account.entry(full.bare_str().to_owned()).or_default();
+        if of.len() >= DEPARTED_OF_ONE_MAX {
+            of.remove(0);
+        }
+        of.push(full.clone());
         self.count.store(all.ended.len(), Ordering::Release);
     }
 
@@ -86,6 +92,14 @@ mod tests {
             departed.note(&jid(&format!("friar@x/{n}")), 3 + DEPARTED_MS);
         }
         assert!(departed.of("romeo@x").is_empty() && departed.of("nurse@x").is_empty());
-        assert_eq!(departed.of("friar@x").len(), DEPARTED_MAX);
+        assert_eq!(departed.of("friar@x").len(), DEPARTED_OF_ONE_MAX);
+        // His are forgotten with the rest, and the newest last.
+        assert_eq!(
+            departed.of("friar@x").last(),
+            Some(&jid(&format!("friar@x/{}", DEPARTED_MAX - 1)))
+        );
+        departed.note(&phone, 4 + 2 * DEPARTED_MS);
+        assert!(departed.of("friar@x").is_empty());
+        assert_eq!(departed.all.lock().by_account.len(), 1);
     }
 }
