@@ -228,13 +228,15 @@ pub fn answered(node: &Arc<Node>, presence: &Presence, to: &FullJid) {
     }
 }
 
-/// What was asked for, if the asker's account watches, by now: as [`to_available`].
+/// What was asked for, if the asker's account watches, by now: as [`to_available`]. One that has become unavailable meanwhile, or was bound anew,
+/// would not hear of its end; it asks again when it shows itself.
 fn to_asker(node: &Arc<Node>, asker: &Seat, presence: &Presence) {
     if blocking::refuses(asker, &presence.stanza) {
         return;
     }
-    node.directory.read(asker.bare.as_str(), |_| {
-        if presence.is_watched_by(node, asker.bare.as_str()) {
+    node.directory.read(asker.bare.as_str(), |rows| {
+        let hears = asker.asks() || rows.iter().any(|row| row.available && row.full == asker.full);
+        if hears && presence.is_watched_by(node, asker.bare.as_str()) {
             perform::to_seat(node, asker, presence.stanza.with_to(asker.address()));
         }
     });

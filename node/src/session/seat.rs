@@ -60,6 +60,8 @@ pub struct Seat {
     carded: AtomicBool,
     /// See `missed`.
     missed: AtomicBool,
+    /// See [`Seat::probes`].
+    asks: AtomicBool,
     /// See [`Seat::lost_ms`].
     lost_ms: AtomicU64,
     priority: AtomicI8,
@@ -116,6 +118,7 @@ impl Seat {
             pushes: AtomicBool::new(false),
             carded: AtomicBool::new(false),
             missed: AtomicBool::new(false),
+            asks: AtomicBool::new(false),
             lost_ms: AtomicU64::new(0),
             priority: AtomicI8::new(-1),
             took_at: AtomicI8::new(0),
@@ -488,6 +491,16 @@ impl Seat {
         self.available() && !self.invisible()
     }
 
+    /// Its client has probed for somebody's presence (RFC 6121 §4.3): until it shows itself anew it is answered also while it is not available.
+    pub fn probes(&self) {
+        self.asks.store(true, Ordering::Release);
+    }
+
+    /// See [`Seat::probes`].
+    pub fn asks(&self) -> bool {
+        self.asks.load(Ordering::Acquire)
+    }
+
     /// Its last presence, if available.
     pub fn presence(&self) -> Option<Stanza> {
         self.presence.lock().last.clone()
@@ -510,6 +523,7 @@ impl Seat {
     /// New presence (`None`: unavailable), which an invisible one keeps to itself. Returns whether it showed any before.
     pub fn set_presence(&self, presence: Option<Stanza>) -> bool {
         self.set(AVAILABLE, presence.is_some());
+        self.asks.store(false, Ordering::Release);
         let presence = presence.filter(|_| !self.invisible());
         std::mem::replace(&mut self.presence.lock().last, presence).is_some()
     }

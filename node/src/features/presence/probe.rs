@@ -24,6 +24,7 @@ pub(super) fn ask(ctx: &mut Ctx<'_>, seat: &Arc<Seat>, stanza: &Stanza, to: &Jid
         ctx.actions.push(Action::Route(stanza.clone()));
         return Flow::Done;
     }
+    seat.probes();
     let (node, seat, to) = (ctx.node.clone(), seat.clone(), to.clone());
     Flow::Later(Box::pin(async move { answer(&node, &seat, &to).await }))
 }

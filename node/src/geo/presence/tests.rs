@@ -230,3 +230,28 @@ async fn a_session_between_two_nodes_is_seen_until_it_is_lost_or_its_watcher_lea
     there.passes_to(&house, "us-0");
     assert_eq!(house.node.geo.passings.of("juliet@chat.example").len(), 1);
 }
+
+#[tokio::test]
+async fn what_was_asked_for_comes_too_late_for_one_that_is_not_available_now() {
+    let (house, romeo) = verona().await;
+    let there = Elsewhere::new(&house);
+    there.is_bound(&house);
+    // He has asked for her when he showed himself, and her node answers when it can.
+    let answer = || {
+        let presence = Presence {
+            stanza: stanza(&shows("there")),
+            generation: there.generation,
+            node: Some(there.ix),
+            withdrawn: false,
+        };
+        answered(&house.node, &presence, &jid("romeo/orchard"));
+        mail(&romeo).join("")
+    };
+    assert!(answer().contains("there"));
+    house.says(&romeo, "<presence type='unavailable'/>").await;
+    drop(mail(&romeo));
+    assert_eq!(answer(), "");
+    // A client that asks by itself is answered all the same.
+    house.says(&romeo, "<presence type='probe' to='juliet@chat.example'/>").await;
+    assert!(answer().contains("there"));
+}
