@@ -235,5 +235,5 @@ fn row_for(node: &Node, domain: &str, sender: &str, rows: &[Row<Arc<Seat>>]) -> 
 /// The region where a row's connection is.
 fn region_of(node: &Node, row: &Row<Arc<Seat>>) -> Arc<str> {
     let there = row.there().and_then(|ix| node.geo.peer_at(ix));
-    there.map_or_else(|| node.geo.me.region.clone(), |peer| peer.id.region)
+    there.map_or_else(|| node.geo.me.region.clone(), |peer| peer.id.region.clone())
 }

@@ -38,7 +38,6 @@ use crate::app::Node;
 use crate::router::perform;
 
 /// Another node, as `geo` knows it.
-#[derive(Clone)]
 pub struct Peer {
     /// Its name on links.
     pub id: PeerId,
@@ -48,7 +47,14 @@ pub struct Peer {
     pub ix: NodeIx,
     /// The link to it.
     pub link: Link,
-    pace: Arc<Pace>,
+    pace: Pace,
+}
+
+/// The nodes that were ever linked and are not forgotten. A link's name finds one without a word written: every frame comes with it.
+#[derive(Default)]
+struct Peers {
+    by_ix: BTreeMap<NodeIx, Arc<Peer>>,
+    by_id: BTreeMap<PeerId, Arc<Peer>>,
 }
 
 /// Our probes to a node, in numbers that may be read without a lock. What we sent before probe `n` was queued is settled when `n` is
@@ -71,7 +77,7 @@ pub struct Geo {
     /// Names and indices.
     pub nodes: Nodes,
     links: OnceLock<Links>,
-    peers: RwLock<BTreeMap<NodeIx, Peer>>,
+    peers: RwLock<Peers>,
     /// Nodes whose echo is waited for: not declared down by metadata.
     live: RwLock<Vec<(Arc<str>, NodeIx)>>,
     probes: Mutex<Probes>,
@@ -134,56 +140,59 @@ impl Geo {
     }
 
     /// The peer behind a link's name; learnt on first sight.
-    pub fn peer(&self, id: &PeerId) -> Option<Peer> {
-        let name = id.to_string();
-        let ix = self.nodes.index(&name)?;
-        if let Some(known) = self.peers.read().get(&ix) {
-            return Some(known.clone());
-        }
-        self.learn(id)
+    pub fn peer(&self, id: &PeerId) -> Option<Arc<Peer>> {
+        let known = self.peers.read().by_id.get(id).cloned();
+        known.or_else(|| self.learn(id))
     }
 
     /// The peer by the link that there is now. It may have been forgotten and made anew (another node fell in the same moment) before the end of the former
     /// link was heard of; who went on with that one would reach nobody.
-    pub fn learn(&self, id: &PeerId) -> Option<Peer> {
+    pub fn learn(&self, id: &PeerId) -> Option<Arc<Peer>> {
         let name = id.to_string();
         let ix = self.nodes.index(&name)?;
         let link = self.links.get()?.link(id)?;
-        if let Some(known) = self.peers.read().get(&ix)
+        if let Some(known) = self.peers.read().by_ix.get(&ix)
             && known.link.is(&link)
         {
             return Some(known.clone());
         }
-        let pace = Arc::new(Pace::default());
-        let peer = Peer { id: id.clone(), name: name.into(), ix, link, pace };
-        self.peers.write().insert(ix, peer.clone());
+        let pace = Pace::default();
+        let peer = Arc::new(Peer { id: id.clone(), name: name.into(), ix, link, pace });
+        {
+            let mut peers = self.peers.write();
+            peers.by_ix.insert(ix, peer.clone());
+            peers.by_id.insert(id.clone(), peer.clone());
+        }
         self.keep_pace();
         Some(peer)
     }
 
     /// Every peer ever linked.
-    pub fn all_peers(&self) -> Vec<Peer> {
-        self.peers.read().values().cloned().collect()
+    pub fn all_peers(&self) -> Vec<Arc<Peer>> {
+        self.peers.read().by_ix.values().cloned().collect()
     }
 
     /// A peer by its index.
-    pub fn peer_at(&self, ix: NodeIx) -> Option<Peer> {
-        self.peers.read().get(&ix).cloned()
+    pub fn peer_at(&self, ix: NodeIx) -> Option<Arc<Peer>> {
+        self.peers.read().by_ix.get(&ix).cloned()
     }
 
     /// A peer by its name.
-    pub fn peer_named(&self, name: &str) -> Option<Peer> {
+    pub fn peer_named(&self, name: &str) -> Option<Arc<Peer>> {
         let ix = self.nodes.index(name)?;
         self.peer_at(ix)
     }
 
     /// Forgets the link of a peer that was declared down; it is learnt anew when it returns.
     pub fn drop_peer(&self, ix: NodeIx) {
-        self.peers.write().remove(&ix);
+        let mut peers = self.peers.write();
+        if let Some(peer) = peers.by_ix.remove(&ix) {
+            peers.by_id.remove(&peer.id);
+        }
     }
 
     /// The node of a region that writes its database.
-    pub fn scribe_of(&self, region: &str) -> Option<Peer> {
+    pub fn scribe_of(&self, region: &str) -> Option<Arc<Peer>> {
         let (_, ix) = self.scribes.read().get(region).copied()?;
         self.peer_at(ix)
     }
@@ -206,9 +215,9 @@ impl Geo {
     }
 
     /// The peers of a region.
-    pub fn peers_in(&self, region: &str) -> Vec<Peer> {
+    pub fn peers_in(&self, region: &str) -> Vec<Arc<Peer>> {
         let peers = self.peers.read();
-        peers.values().filter(|peer| *peer.id.region == *region).cloned().collect()
+        peers.by_ix.values().filter(|peer| *peer.id.region == *region).cloned().collect()
     }
 
     /// Which nodes hold watermarks back, and are told presence, from now on (blueprint §5). Returns those that no longer are, and those that
@@ -235,7 +244,7 @@ impl Geo {
     fn keep_pace(&self) {
         let live = self.live.read();
         let probes = self.probes.lock();
-        for peer in self.peers.read().values() {
+        for peer in self.peers.read().by_ix.values() {
             let pace = &peer.pace;
             pace.next.store(probes.next(&peer.name), Ordering::Release);
             pace.echoed.store(probes.echoed_upto(&peer.name), Ordering::Release);
@@ -300,13 +309,13 @@ impl Geo {
     /// The last probe that node has echoed: what was sent to it before that one is settled. Everything is, when it is not live.
     pub fn settled(&self, node: NodeIx) -> u64 {
         let peers = self.peers.read();
-        let live = peers.get(&node).filter(|peer| peer.pace.live.load(Ordering::Acquire));
+        let live = peers.by_ix.get(&node).filter(|peer| peer.pace.live.load(Ordering::Acquire));
         live.map_or(u64::MAX, |peer| peer.pace.echoed.load(Ordering::Acquire))
     }
 
     /// The next probe to that node: its echo settles what was sent until now.
     pub fn fence(&self, node: NodeIx) -> u64 {
-        self.peers.read().get(&node).map_or(0, |peer| {
+        self.peers.read().by_ix.get(&node).map_or(0, |peer| {
             // Before `open` is looked at: a probe of this number is yet to come, or `open` says that another must.
             let next = peer.pace.next.load(Ordering::Acquire);
             // Not written when it is so already: all cores come here.
@@ -323,6 +332,7 @@ impl Geo {
         let open: Vec<Arc<str>> = self
             .peers
             .read()
+            .by_ix
             .values()
             .filter(|peer| {
                 peer.link.is_up()
@@ -339,7 +349,7 @@ impl Geo {
 
     /// Queues a frame. `None` when the link's bound is reached or there is no such node.
     pub fn send(&self, node: NodeIx, kind: FrameKind, parts: &[&[u8]]) -> Option<u64> {
-        self.peers.read().get(&node)?.link.send(kind, parts).ok()
+        self.peers.read().by_ix.get(&node)?.link.send(kind, parts).ok()
     }
 
     /// Queues a frame, written in place.
@@ -349,7 +359,7 @@ impl Geo {
         kind: FrameKind,
         write: impl FnOnce(&mut Vec<u8>),
     ) -> Option<u64> {
-        self.peers.read().get(&node)?.link.send_with(kind, |_, out| write(out)).ok()
+        self.peers.read().by_ix.get(&node)?.link.send_with(kind, |_, out| write(out)).ok()
     }
 
     /// Gives a stanza back to the node where it entered. `false` when that cannot be told.

@@ -29,7 +29,7 @@ use crate::session::{Delivery, Owed, Seat, moving};
 pub struct User(pub Weak<Node>);
 
 impl User {
-    fn with<R>(&self, id: &PeerId, act: impl FnOnce(&Arc<Node>, &Peer) -> R) -> Option<R> {
+    fn with<R>(&self, id: &PeerId, act: impl FnOnce(&Arc<Node>, &Arc<Peer>) -> R) -> Option<R> {
         let node = self.0.upgrade()?;
         let peer = node.geo.peer(id)?;
         Some(act(&node, &peer))
@@ -210,7 +210,7 @@ fn value<T: DeserializeOwned>(id: &PeerId, kind: FrameKind, body: &[u8]) -> Opti
     value
 }
 
-fn take(node: &Arc<Node>, peer: &Peer, kind: FrameKind, body: Bytes) {
+fn take(node: &Arc<Node>, peer: &Arc<Peer>, kind: FrameKind, body: Bytes) {
     match kind {
         frame::ROUTE => {
             if let Some(entries) = value::<Vec<RouteEntry>>(&peer.id, kind, &body) {

@@ -253,7 +253,7 @@ fn say(node: &Node, to: NodeIx, word: &Word) -> bool {
 }
 
 /// A word of another node.
-pub fn heard(node: &Arc<Node>, peer: &Peer, word: Word) {
+pub fn heard(node: &Arc<Node>, peer: &Arc<Peer>, word: Word) {
     match word {
         Word::Ask { call, account, id, h } => {
             let (node, to) = (node.clone(), peer.ix);

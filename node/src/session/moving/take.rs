@@ -68,7 +68,7 @@ fn places(node: &Node, account: &BareJid, id: &str) -> Vec<NodeIx> {
         .directory
         .read(account.as_str(), |rows| rows.iter().filter_map(Row::there).collect())
         .unwrap_or_default();
-    let lives = |peer: &Peer| peer.link.incarnation() == Some(Incarnation(life));
+    let lives = |peer: &Arc<Peer>| peer.link.incarnation() == Some(Incarnation(life));
     places.extend(node.geo.peer_named(birthplace).filter(lives).map(|peer| peer.ix));
     let mut seen = Vec::new();
     places.retain(|ix| {
@@ -112,7 +112,7 @@ async fn ask(
 }
 
 /// A piece of a capsule. The last one makes it whole; what nobody waits for is declined.
-pub(super) fn part(node: &Arc<Node>, peer: &Peer, call: Call, last: bool, bytes: Vec<u8>) {
+pub(super) fn part(node: &Arc<Node>, peer: &Arc<Peer>, call: Call, last: bool, bytes: Vec<u8>) {
     let whole = match call {
         Call::Asked(number) => {
             let mut asked = node.moving.asked.lock();
