@@ -753,6 +753,7 @@ impl Play {
             let name = self.names[ix].clone();
             self.tell(|| format!("FAULT: {name} sleeps"));
             self.hosts[ix].pause(self.now);
+            self.journal.naps.push((ix, self.now, until));
             self.at(until, Event::Wake(ix));
         }
     }

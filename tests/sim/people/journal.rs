@@ -210,6 +210,8 @@ pub struct Journal {
     pub stopped: Vec<(usize, u64)>,
     /// Hosts that died: which, when.
     pub deaths: Vec<(usize, u64)>,
+    /// Hosts that slept: which, from when, until when at the latest.
+    pub naps: Vec<(usize, u64, u64)>,
     /// Regions that were declared down, and the times at which they were (twice a second).
     pub fallen: Vec<(usize, u64)>,
     /// Broken at once: things no order of events can excuse.
@@ -267,6 +269,13 @@ impl Journal {
             let of_it = || self.lines.iter().filter(move |line| (line.0, line.1) == way);
             let at_first = of_it().rfind(|line| line.2 <= from).is_none_or(|line| line.3);
             !at_first || of_it().any(|line| !line.3 && (from..=until).contains(&line.2))
+        })
+    }
+
+    /// Whether a host slept at a time, or had until shortly before, and had done so since that other time or shortly after: it heard of nothing between.
+    pub fn slept(&self, host: usize, since: u64, at: u64, shortly: u64) -> bool {
+        self.naps.iter().any(|(one, from, until)| {
+            *one == host && *from <= since + GRACE_MS && *from <= at && at <= until + shortly
         })
     }
 

@@ -1,6 +1,6 @@
 //! I2. *A message does not arrive twice:* a device sees one again only if it had not acknowledged it (XEP-0198) when its session or that
 //! session's node died; if the node where it was sent and the node where it was read both died, or the node where it was read died alone,
-//! behind a line that carried nothing to the other; if it was sent to devices at several nodes, one of which gave it back to a node where it
+//! behind a line that carried nothing to the other or while that one slept; if it was sent to devices at several nodes, one of which gave it back to a node where it
 //! was sent that had died meanwhile; or if it had been filed, and its home could not hear in time that it was read, behind a cut line or a
 //! death; or if a region was declared down meanwhile; or if it
 //! could not be made safe for so long that its sender, resuming, was told that it is not handled and said it again. A client that resumes says what it has, so within a session nothing else comes twice at all.
@@ -21,14 +21,15 @@ fn both_died(journal: &Journal, first: &Seen, again: &Seen) -> bool {
 /// So long after a line is whole again the link may not be: a handshake that hangs, then a dial that waits.
 const LINKED_AGAIN_MS: u64 = 8_000;
 
-/// The node where it was read died before it could tell: nothing passed to the node where it was sent, or had not for long.
+/// The node where it was read died before it could tell: nothing passed to the node where it was sent, or had not for long, or that one slept.
 fn died_untold(journal: &Journal, first: &Seen, again: &Seen) -> bool {
     let from = journal.sessions[first.session].host;
     let to = journal.sessions[journal.sent[first.message].session].host;
     let mut ends = journal.ends(from);
     ends.any(|at| {
         (first.at..again.at).contains(&at)
-            && journal.was_cut(from, to, at - LINKED_AGAIN_MS.min(at), at)
+            && (journal.was_cut(from, to, at - LINKED_AGAIN_MS.min(at), at)
+                || journal.slept(to, first.at, at, LINKED_AGAIN_MS))
     })
 }
 
