@@ -115,6 +115,8 @@ pub struct Play {
     writers: Chance,
     /// Which of the nodes that write their region's database sleep, and for how long.
     sleepers: Chance,
+    /// Who binds anew where a clock was set back.
+    clocks: Chance,
     /// Trouble is over.
     healing: bool,
     /// Hosts that drain.
@@ -191,6 +193,7 @@ impl Play {
             abroad,
             writers: Chance::part(seed, "writers", 0),
             sleepers: Chance::part(seed, "sleepers", 0),
+            clocks: Chance::part(seed, "clocks", 0),
             now: 0,
             events: BTreeMap::new(),
             ties: 0,
@@ -709,6 +712,9 @@ impl Play {
                 let name = self.names[one].clone();
                 self.tell(|| format!("FAULT: the clock of {name} jumps by {jump} ms"));
                 self.hosts[one].skew_ms.fetch_add(jump, Ordering::Relaxed);
+                if jump < 0 {
+                    self.bind_anew_at(one);
+                }
             }
             Fault::MoveHome => {
                 let account = account(self.fate.index(self.plan.users));
@@ -746,6 +752,24 @@ impl Play {
         };
         let scribes: Vec<usize> = (0..self.hosts.len()).filter(writes).collect();
         self.sleepers.one(&scribes).copied()
+    }
+
+    /// Somebody who is there vanishes and binds anew at the same node, which still has the session before: by its clock now that one is of the future.
+    fn bind_anew_at(&mut self, ix: usize) {
+        let here = |device: &&Device| device.is_online() && device.host() == Some(ix);
+        let here: Vec<usize> = self.devices.values().filter(here).map(|device| device.id).collect();
+        let Some(id) = self.clocks.one(&here).copied() else { return };
+        let conn = self.with(id, |device, around| device.vanish(around)).flatten();
+        if let Some(conn) = conn {
+            let notice = self.clocks.between(3_000, 15_000);
+            self.at(self.now + notice, Event::Notice(conn));
+        }
+        let wait = self.clocks.between(50, 500);
+        self.with(id, |device, around| {
+            device.dial_at = Some(around.now + wait);
+            device.dial_to = ix;
+            device.resumes = false;
+        });
     }
 
     fn sleep(&mut self, ix: usize, until: u64) {
