@@ -122,12 +122,16 @@ impl Peer {
         }
         .map_err(|e| e.to_string())?;
         self.child = Some(spawn(&mut command, lot.at, self.which.name())?);
-        let deadline = Instant::now() + patience() * 3;
+        // Erlang's takes a dozen seconds of both cores where nothing else runs.
+        let deadline = Instant::now() + patience() * 12;
         for port in [self.c2s, self.s2s] {
             while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
                 let child = self.child.as_mut().expect("it was just started");
                 let ended = child.try_wait().map_err(|e| e.to_string())?;
-                if Instant::now() > deadline || ended.is_some() {
+                if let Some(status) = ended {
+                    return Err(format!("{} has ended: {status}\n{}", self.domain, self.log()));
+                }
+                if Instant::now() > deadline {
                     return Err(format!("{} does not listen\n{}", self.domain, self.log()));
                 }
                 tokio::time::sleep(Duration::from_millis(50)).await;
