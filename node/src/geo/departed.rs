@@ -25,16 +25,18 @@ pub struct Departed {
 
 #[derive(Debug, Default)]
 struct All {
-    by_account: BTreeMap<String, Vec<FullJid>>,
+    /// In that order too, each full JID by its last end: an earlier one that is forgotten takes no later one along.
+    by_account: BTreeMap<String, Vec<(u64, FullJid)>>,
     /// In the order of their ends.
     ended: VecDeque<(u64, FullJid)>,
 }
 
 impl All {
     fn forget_first(&mut self) {
-        let Some((_, full)) = self.ended.pop_front() else { return };
+        let Some(end) = self.ended.pop_front() else { return };
+        let (_, full) = &end;
         let Some(of) = self.by_account.get_mut(full.bare_str()) else { return };
-        if let Some(at) = of.iter().position(|known| *known == full) {
+        if let Some(at) = of.iter().position(|known| *known == end) {
             of.remove(at);
         }
         if of.is_empty() {
@@ -54,19 +56,22 @@ impl Departed {
         }
         all.ended.push_back((now_ms, full.clone()));
         let of = all.by_account.entry(full.bare_str().to_owned()).or_default();
+        of.retain(|(_, known)| known != full);
         if of.len() >= DEPARTED_OF_ONE_MAX {
             of.remove(0);
         }
-        of.push(full.clone());
+        of.push((now_ms, full.clone()));
         self.count.store(all.ended.len(), Ordering::Release);
     }
 
-    /// Those of an account; one that has ended more than once is there as often.
+    /// Those of an account, the last that ended last.
     pub fn of(&self, account: &str) -> Vec<FullJid> {
         if self.count.load(Ordering::Acquire) == 0 {
             return Vec::new();
         }
-        self.all.lock().by_account.get(account).cloned().unwrap_or_default()
+        let all = self.all.lock();
+        let of = all.by_account.get(account).into_iter().flatten();
+        of.map(|(_, full)| full.clone()).collect()
     }
 }
 
@@ -101,5 +106,21 @@ mod tests {
         departed.note(&phone, 4 + 2 * DEPARTED_MS);
         assert!(departed.of("friar@x").is_empty());
         assert_eq!(departed.all.lock().by_account.len(), 1);
+    }
+
+    #[test]
+    fn an_end_that_is_forgotten_takes_no_later_one_along() {
+        let departed = Departed::default();
+        let phone = jid("romeo@x/phone");
+        departed.note(&phone, 1);
+        for n in 0..DEPARTED_OF_ONE_MAX {
+            departed.note(&jid(&format!("romeo@x/{n}")), 2);
+        }
+        // It has made room for others, and ends once more.
+        departed.note(&phone, 3);
+        departed.note(&jid("nurse@x/1"), 2 + DEPARTED_MS);
+        assert!(departed.of("romeo@x").contains(&phone));
+        departed.note(&jid("nurse@x/1"), 4 + DEPARTED_MS);
+        assert!(departed.of("romeo@x").is_empty());
     }
 }
