@@ -474,6 +474,7 @@ impl Seat {
     /// From now on it is available and shows nothing. Returns whether it showed anything before.
     pub fn hide(&self) -> bool {
         self.set(INVISIBLE | AVAILABLE, true);
+        self.asks.store(false, Ordering::Release);
         self.presence.lock().last.take().is_some()
     }
 
@@ -491,9 +492,11 @@ impl Seat {
         self.available() && !self.invisible()
     }
 
-    /// Its client has probed for somebody's presence (RFC 6121 §4.3): until it shows itself anew it is answered also while it is not available.
+    /// Its client has probed for somebody's presence (RFC 6121 §4.3): one that is not available is answered until it is, for it has asked by itself.
     pub fn probes(&self) {
-        self.asks.store(true, Ordering::Release);
+        if !self.available() {
+            self.asks.store(true, Ordering::Release);
+        }
     }
 
     /// See [`Seat::probes`].

@@ -251,7 +251,11 @@ async fn what_was_asked_for_comes_too_late_for_one_that_is_not_available_now() {
     house.says(&romeo, "<presence type='unavailable'/>").await;
     drop(mail(&romeo));
     assert_eq!(answer(), "");
-    // A client that asks by itself is answered all the same.
+    // A client that asks by itself is answered all the same, until it shows itself, or is there without that, and is gone again.
     house.says(&romeo, "<presence type='probe' to='juliet@chat.example'/>").await;
     assert!(answer().contains("there"));
+    romeo.hide();
+    romeo.probes();
+    romeo.unhide();
+    assert_eq!(answer(), "");
 }
