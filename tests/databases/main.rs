@@ -5,6 +5,7 @@
 
 mod nodes;
 mod several;
+mod together;
 
 use pangaea_tests::client::{Client, Result, patience};
 use pangaea_tests::database::{Kind, Server};
@@ -56,6 +57,8 @@ const SEVERAL: [&str; 4] = [
     "sign_in_while_it_is_killed",
 ];
 
+/// See [`together`].
+const TOGETHER: &str = "killed_one_after_the_other";
 /// See [`nodes`].
 const NODES: [&str; 2] = ["mover_killed_under_load", "partition_of_nodes_killed"];
 
@@ -67,7 +70,8 @@ async fn main() -> ExitCode {
         // A word may choose tests, and so servers.
         let under_load =
             ["killed_under_load", "paused_under_load", "read_only_under_load", "full_under_load"];
-        let names = ["suite", "play", "play_again_after_a_restart"].into_iter().chain(under_load);
+        let names = ["suite", "play", "play_again_after_a_restart", TOGETHER];
+        let names = names.into_iter().chain(under_load);
         let several = SEVERAL.into_iter().chain(NODES).filter(|_| kind == Kind::Postgres);
         let names: Vec<&str> = names.chain(several).collect();
         let wanted = |part: &&str| choice.wants(&format!("{name}::{part}"));
@@ -100,6 +104,10 @@ async fn all(choice: &Choice, outcome: &mut Outcome, kind: Kind, name: &str, mut
     if kind == Kind::Postgres && NODES.iter().any(wants) {
         of_nodes(choice, outcome, name, &server).await;
     }
+    let test = Test::new(format!("{name}::{TOGETHER}"), || {
+        together::killed_one_after_the_other(&mut server)
+    });
+    run(outcome, choice, vec![test], 1, LONGEST_SECONDS).await;
     let url = server.url();
     // The suite over TLS; the plays without.
     let secure = format!("{url}?{}", server.with_tls());
@@ -212,6 +220,11 @@ async fn of_nodes(choice: &Choice, outcome: &mut Outcome, name: &str, server: &S
     for panic in cluster.panics() {
         outcome.fail(&format!("{name}::no_node_of_several_panics"), &panic);
     }
+}
+
+/// What the node of that number is called, where the region is `eu`.
+fn name(node: usize) -> String {
+    format!("eu-{node}")
 }
 
 /// What was stored is there after a restart, in both regions.

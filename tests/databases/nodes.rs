@@ -1,7 +1,7 @@
 //! One region of three nodes over several databases: the node that writes them dies in the middle of a move, and a partition while all of them
 //! read. On PostgreSQL: the main database on one server, a partition on another.
 
-use crate::{Couple, change};
+use crate::{Couple, change, name};
 use pangaea_tests::client::{Client, Result, patience};
 use pangaea_tests::database::{Kind, Server};
 use pangaea_tests::platform::{Plan, Platform};
@@ -15,10 +15,6 @@ pub(crate) struct Cluster {
     platform: Platform,
     /// It has a partition, and nothing else.
     other: Server,
-}
-
-fn name(node: usize) -> String {
-    format!("eu-{node}")
 }
 
 impl Cluster {

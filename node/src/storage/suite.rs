@@ -5,6 +5,7 @@
 
 mod handles;
 mod several;
+mod versions;
 
 use std::sync::Arc;
 use std::task::Poll;
@@ -15,6 +16,7 @@ use replication::{Change, Entry, Hlc};
 
 use handles::several_open_a_new_database_at_once;
 use several::{open_three_memories, open_three_servers, open_three_sqlites};
+use versions::{an_older_one_is_brought_up_to_this, one_of_a_newer_version_is_refused};
 
 use super::memory::Memory;
 use super::sqlite::{Sqlite, SqliteConfig};
@@ -580,6 +582,8 @@ of_servers!(
     "PANGAEA_TEST_POSTGRES",
     [
         several_open_a_new_database_at_once,
+        an_older_one_is_brought_up_to_this,
+        one_of_a_newer_version_is_refused,
         what_is_not_there_is_said_without_the_password,
         a_server_of_another_authority_is_refused,
     ]
@@ -589,6 +593,8 @@ of_servers!(
     "PANGAEA_TEST_MYSQL",
     [
         several_open_a_new_database_at_once,
+        an_older_one_is_brought_up_to_this,
+        one_of_a_newer_version_is_refused,
         what_is_not_there_is_said_without_the_password,
         a_server_of_another_authority_is_refused,
     ]

@@ -534,17 +534,4 @@ mod tests {
         let storage = Sqlite::open(config).await.unwrap();
         assert_eq!(storage.meta("log").await.unwrap(), Some(vec![7]));
     }
-
-    #[tokio::test]
-    async fn a_file_of_a_newer_version_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let config = SqliteConfig::new(dir.path().join("a.sqlite"));
-        let storage = Sqlite::open(config.clone()).await.unwrap();
-        let mut conn = storage.writer().await.unwrap();
-        sqlx::query("INSERT INTO version VALUES (99)").execute(&mut *conn).await.unwrap();
-        drop(conn);
-        storage.close().await;
-        let error = Sqlite::open(config).await.unwrap_err().to_string();
-        assert!(error.contains("step 99"), "{error}");
-    }
 }
