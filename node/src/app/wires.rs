@@ -10,7 +10,7 @@ use futures_util::future::BoxFuture;
 use replication::ProposeError;
 use replication::durable_log::Change;
 use replication::metadata::{Command, Home, MetaState, MetaTransport, Metadata, NodeRecord};
-use s2s::link::{PeerConfig, PeerId};
+use s2s::link::{FrameKind, LinkFull, PeerConfig, PeerId};
 use s2s::tls::Fingerprint;
 use xmpp::stream::error::StreamError;
 
@@ -20,15 +20,15 @@ use crate::features::{
     admin, archive, blocking, clients, invitations, last, offline, private, push, roster, upload,
     vcard,
 };
-use crate::geo::Geo;
 use crate::geo::abroad;
 use crate::geo::calls::CallError;
 use crate::geo::frame::{self, Call};
 use crate::geo::light;
+use crate::geo::{Geo, Peer};
 use crate::homes::accounts::{ACCOUNTS, AccountHome, PASSWORD};
 use crate::homes::{
     self, Applied, AppliedAt, FeedSink, HomeMap, HomeOp, HomePlace, HomeTransport, Homes,
-    HomesConfig, HomesParts, MoveSaid, Moved, Pen, ShipSink, Wall,
+    HomesConfig, HomesParts, MoveSaid, Moved, Pen, ShipSink, Unsent, Wall,
 };
 use crate::outbox::second;
 use crate::pie;
@@ -321,22 +321,22 @@ impl HomeTransport for HomeWire {
 }
 
 impl ShipSink for HomeWire {
-    fn send_batch(&self, region: &str, bytes: Vec<u8>) -> Result<(), homes::Full> {
-        let sent = self
-            .geo
-            .scribe_of(region)
-            .is_some_and(|peer| peer.link.send(frame::DURABLE, &[&bytes]).is_ok());
-        if sent { Ok(()) } else { Err(homes::Full(bytes)) }
+    fn send_batch(&self, region: &str, bytes: Vec<u8>) -> Result<(), Unsent> {
+        queue(self.geo.scribe_of(region), frame::DURABLE, bytes)
     }
 }
 
 impl FeedSink for HomeWire {
-    fn send_feed(&self, node: &str, bytes: Vec<u8>) -> Result<(), homes::Full> {
-        let sent = self
-            .geo
-            .peer_named(node)
-            .is_some_and(|peer| peer.link.send(frame::FEED, &[&bytes]).is_ok());
-        if sent { Ok(()) } else { Err(homes::Full(bytes)) }
+    fn send_feed(&self, node: &str, bytes: Vec<u8>) -> Result<(), Unsent> {
+        queue(self.geo.peer_named(node), frame::FEED, bytes)
+    }
+}
+
+fn queue(peer: Option<Arc<Peer>>, kind: FrameKind, bytes: Vec<u8>) -> Result<(), Unsent> {
+    match peer.map(|peer| peer.link.send(kind, &[&bytes])) {
+        Some(Ok(_)) => Ok(()),
+        Some(Err(LinkFull::Body)) => Err(Unsent::TooLong),
+        Some(Err(LinkFull::Bytes | LinkFull::Forgotten)) | None => Err(Unsent::Full(bytes)),
     }
 }
 

@@ -17,13 +17,14 @@ use tokio::task::JoinHandle;
 
 use super::apply::row_change;
 use super::wire::{decode, encode};
-use super::{AppliedAt, Full, Shared};
+use super::{AppliedAt, Shared, Unsent};
 use crate::storage::Position;
 use crate::told::Told;
 
 /// Bytes of what was applied that a node keeps.
 const RING_BYTES_MAX: usize = 8 << 20;
-/// About how many bytes go into one message.
+/// About how many bytes go into one message, and into one item. A single entry or row may have more, up to what one operation may change: with
+/// that too a message fits into one frame of a link.
 const MESSAGE_BYTES: usize = 64 << 10;
 /// Messages of the scribe that may wait here; if more come, the scribe is asked to begin anew from what was seen.
 const INBOX_MAX: usize = 1024;
@@ -188,10 +189,10 @@ impl Feed {
         self.ring.lock().seen.clone()
     }
 
-    fn push(&self, item: impl FnOnce() -> Item, region: Option<(&str, Position)>) {
+    fn push(&self, items: impl FnOnce() -> Vec<Item>, region: Option<(&str, Position)>) {
         let mut ring = self.ring.lock();
         if self.company.load(std::sync::atomic::Ordering::Acquire) {
-            ring.push(item());
+            items().into_iter().for_each(|item| ring.push(item));
             let next = ring.next();
             drop(ring);
             self.news.set(next);
@@ -200,7 +201,8 @@ impl Feed {
         }
     }
 
-    /// These entries of a region's log are applied, up to there.
+    /// These entries of a region's log are applied, up to there: the place of the last of them. Each part of them has a position of its own, for
+    /// whoever has seen one takes another with the same for a repetition.
     pub(super) fn entries(
         &self,
         region: &str,
@@ -208,16 +210,22 @@ impl Feed {
         entries: &[Entry],
         silent: &[&str],
     ) {
-        let item = || {
-            let entries = entries.iter().map(|entry| quiet(entry, silent)).collect();
+        let item = |entries: Vec<Entry>| {
+            let seq = entries.last().map_or(position.seq, |last| last.seq);
+            let position = Position { seq, ..position };
             Item::Entries { region: region.to_owned(), position, entries }
         };
-        self.push(item, Some((region, position)));
+        let items = || {
+            let entries = entries.iter().map(|entry| quiet(entry, silent));
+            cut(entries, Entry::bytes).into_iter().map(item).collect()
+        };
+        self.push(items, Some((region, position)));
     }
 
     /// These rows of a whole copy are written, or gone.
     pub(super) fn copied(&self, changes: &[Change]) {
-        self.push(|| Item::Copied(changes.to_vec()), None);
+        let items = || cut(changes.iter().cloned(), Change::bytes).into_iter().map(Item::Copied);
+        self.push(|| items().collect(), None);
     }
 
     /// A whole copy has brought a region's log to there.
@@ -236,6 +244,22 @@ impl Feed {
             reader.room.notify_one();
         }
     }
+}
+
+/// In order, in parts of about a message's bytes, of one thing at least.
+fn cut<T>(all: impl Iterator<Item = T>, size: impl Fn(&T) -> usize) -> Vec<Vec<T>> {
+    let (mut parts, mut part, mut bytes) = (Vec::new(), Vec::new(), 0);
+    for one in all {
+        let more = size(&one);
+        if bytes + more > MESSAGE_BYTES && !part.is_empty() {
+            parts.push(std::mem::take(&mut part));
+            bytes = 0;
+        }
+        bytes += more;
+        part.push(one);
+    }
+    parts.push(part);
+    parts
 }
 
 /// The same without values that nobody follows.
@@ -353,7 +377,12 @@ impl Feeding {
                         next = Some(from + page.len() as u64);
                         let term = self.shared.pen.term().unwrap_or(0);
                         let items = page.iter().map(|item| Item::clone(item)).collect();
-                        self.send(encode(&Message::Items { term, first: from, items })).await;
+                        let message = Message::Items { term, first: from, items };
+                        if !self.send(encode(&message)).await {
+                            let (from, missed) = self.missed(&self.shared.feed.ring.lock());
+                            next = Some(from);
+                            self.send(encode(&missed)).await;
+                        }
                         continue;
                     }
                     Some(_) => {}
@@ -380,18 +409,35 @@ impl Feeding {
         match if goes_on { Some(number) } else { ring.reaches(seen) } {
             Some(from) => (from, None),
             None => {
-                let (next, seen) = (ring.next(), ring.seen.clone());
-                (next, Some(Message::Missed { term: ours, next, seen }))
+                let (from, missed) = self.missed(&ring);
+                (from, Some(missed))
             }
         }
     }
 
-    async fn send(&self, mut bytes: Vec<u8>) {
+    /// From which number it is fed that cannot be fed what it needs, and what it is told before.
+    fn missed(&self, ring: &Ring) -> (u64, Message) {
+        let term = self.shared.pen.term().unwrap_or(0);
+        let (next, seen) = (ring.next(), ring.seen.clone());
+        (next, Message::Missed { term, next, seen })
+    }
+
+    /// False: no link takes so long a message.
+    async fn send(&self, mut bytes: Vec<u8>) -> bool {
         loop {
-            let room = self.room.notified();
+            let (room, length) = (self.room.notified(), bytes.len());
             match self.shared.sink.send_feed(&self.node, bytes) {
-                Ok(()) => return,
-                Err(Full(back)) => bytes = back,
+                Ok(()) => return true,
+                Err(Unsent::Full(back)) => bytes = back,
+                Err(Unsent::TooLong) => {
+                    let node = &self.node;
+                    tracing::error!(
+                        node,
+                        length,
+                        "a message of the feed is longer than a link takes"
+                    );
+                    return false;
+                }
             }
             // Whoever says where it stands meanwhile is answered when there is room.
             room.await;
@@ -542,6 +588,62 @@ mod tests {
         assert_eq!(ring.reaches(&seen(&[("eu", 1, 3)])), None);
         assert_eq!(ring.reaches(&seen(&[("eu", 1, 19)])), Some(19));
         assert_eq!(ring.page(0).map(|page| page.len()), None);
+    }
+
+    /// All that is fed from the beginning, each message of a length that a link takes.
+    fn fed(feed: &Feed) -> Vec<Item> {
+        let (mut all, mut first) = (Vec::new(), 0);
+        loop {
+            let page = feed.ring.lock().page(first).expect("nothing has left the ring");
+            if page.is_empty() {
+                return all;
+            }
+            let items: Vec<Item> = page.iter().map(|item| Item::clone(item)).collect();
+            let count = items.len() as u64;
+            let bytes = encode(&Message::Items { term: u64::MAX, first, items });
+            assert!(bytes.len() <= s2s::link::BODY_BYTES_MAX, "{} bytes", bytes.len());
+            all.extend(page.iter().map(|item| Item::clone(item)));
+            first += count;
+        }
+    }
+
+    #[test]
+    fn what_is_applied_together_is_fed_in_parts_each_with_its_own_position() {
+        let feed = Feed::default();
+        feed.has_company(true);
+        let Item::Entries { position, entries, .. } = entries("eu", 1, 1..=7, 190 << 10) else {
+            unreachable!("entries")
+        };
+        feed.entries("eu", position, &entries, &[]);
+        let mut seqs = Vec::new();
+        for item in fed(&feed) {
+            let Item::Entries { position, entries, .. } = item else { panic!("{item:?}") };
+            seqs.extend(entries.iter().map(|entry| entry.seq));
+            assert_eq!(seqs.last(), Some(&position.seq));
+        }
+        assert_eq!(seqs, [1, 2, 3, 4, 5, 6, 7]);
+        let ring = feed.ring.lock();
+        assert_eq!(ring.reaches(&seen(&[("eu", 1, 3)])), Some(3), "in the middle of them");
+    }
+
+    #[test]
+    fn a_copy_with_much_that_is_gone_is_fed_in_parts() {
+        let feed = Feed::default();
+        feed.has_company(true);
+        let owner = || "romeo@chat.example".to_owned();
+        let gone = |n| Change::Delete { store: "test".into(), owner: owner(), key: format!("{n}") };
+        let row = |n| {
+            let value = vec![7; 190 << 10];
+            Change::Put { store: "test".into(), owner: owner(), key: format!("{n}"), value }
+        };
+        let all: Vec<Change> = (0..40_000).map(gone).chain((0..7).map(row)).collect();
+        feed.copied(&all);
+        let mut got = Vec::new();
+        for item in fed(&feed) {
+            let Item::Copied(changes) = item else { panic!("{item:?}") };
+            got.extend(changes);
+        }
+        assert!(got == all, "{} of {}", got.len(), all.len());
     }
 
     #[test]

@@ -56,8 +56,8 @@ pub use fetched::Reading;
 pub use hand_over::{MoveSaid, Moved};
 pub use scribe::Pen;
 pub use seams::{
-    Applied, AppliedAt, CallError, FeedSink, Full, HomeMap, HomeOp, HomePlace, HomeTransport,
-    ShipSink, Unwatched,
+    Applied, AppliedAt, CallError, FeedSink, HomeMap, HomeOp, HomePlace, HomeTransport, ShipSink,
+    Unsent, Unwatched,
 };
 pub use ship::PeerStatus;
 pub use tx::Tx;
@@ -387,7 +387,7 @@ impl Homes {
         });
     }
 
-    /// The way to `region` has room again, after [`Full`]. Calling it too often is harmless.
+    /// The way to `region` has room again, after [`Unsent::Full`]. Calling it too often is harmless.
     pub fn room(&self, region: &str) {
         if let Some(peer) = self.shared.peers.lock().get(region) {
             peer.room.notify_waiters();
@@ -564,7 +564,8 @@ struct Way {
 }
 
 impl Way {
-    /// Sends a message, waiting for room.
+    /// Sends a message, waiting for room. What no link takes is dropped: it would not fit later either, and who misses it asks again. (None is as
+    /// long as that: entries, rows and the names of pinned accounts have their bounds.)
     async fn send(&self, message: &wire::Ship) {
         let mut bytes = wire::encode(message);
         loop {
@@ -574,7 +575,15 @@ impl Way {
             room.as_mut().enable();
             match self.shared.sink.send_batch(&self.region, bytes) {
                 Ok(()) => return,
-                Err(Full(back)) => bytes = back,
+                Err(Unsent::Full(back)) => bytes = back,
+                Err(Unsent::TooLong) => {
+                    let region = &self.region;
+                    tracing::error!(
+                        region,
+                        "a part of the durable log is longer than a link takes"
+                    );
+                    return;
+                }
             }
             room.await;
         }

@@ -2,19 +2,19 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join_all};
 use parking_lot::Mutex;
 use replication::Change;
 use xmpp::BareJid;
 
 use super::testing::Set;
 use super::{
-    Applied, AppliedAt, CallError, FeedSink, Full, HomeError, HomeMap, HomePlace, HomeTransport,
-    Homes, HomesConfig, HomesParts, Pen, ShipSink,
+    Applied, AppliedAt, CallError, FeedSink, HomeError, HomeMap, HomePlace, HomeTransport, Homes,
+    HomesConfig, HomesParts, Pen, ShipSink, Unsent,
 };
 use crate::storage::Storage;
 use crate::storage::memory::Memory;
@@ -30,6 +30,8 @@ struct Net {
     scribe: Mutex<Option<&'static str>>,
     /// The scribe's feed reaches nobody.
     starves: AtomicBool,
+    /// Bytes that a message of the feed may have.
+    message_bytes_max: AtomicUsize,
 }
 
 struct End {
@@ -50,7 +52,10 @@ impl HomeTransport for End {
 }
 
 impl FeedSink for End {
-    fn send_feed(&self, node: &str, bytes: Vec<u8>) -> Result<(), Full> {
+    fn send_feed(&self, node: &str, bytes: Vec<u8>) -> Result<(), Unsent> {
+        if bytes.len() > self.net.message_bytes_max.load(Ordering::Relaxed) {
+            return Err(Unsent::TooLong);
+        }
         let to = self.net.nodes.lock().get(node).cloned();
         if let Some(to) = to.filter(|_| !self.net.starves.load(Ordering::Relaxed)) {
             to.fed(self.me, bytes);
@@ -60,7 +65,7 @@ impl FeedSink for End {
 }
 
 impl ShipSink for End {
-    fn send_batch(&self, _: &str, _: Vec<u8>) -> Result<(), Full> {
+    fn send_batch(&self, _: &str, _: Vec<u8>) -> Result<(), Unsent> {
         unreachable!("one region")
     }
 }
@@ -161,6 +166,7 @@ impl Node {
 
 async fn two() -> (Node, Node) {
     let (net, memory) = (Arc::new(Net::default()), Memory::default());
+    net.message_bytes_max.store(s2s::link::BODY_BYTES_MAX, Ordering::Relaxed);
     let one = Node::start(&net, "eu-0", memory.shared()).await;
     one.take(0, 5).await;
     let other = Node::start(&net, "eu-1", memory).await;
@@ -243,4 +249,29 @@ async fn a_node_that_has_missed_too_much_takes_everything_for_changed() {
     other.until_told(&["last copied"]).await;
     assert_eq!(other.set("next").await, Ok(b"last".to_vec()));
     other.until_told(&["last copied", "next"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_committed_together_is_fed_in_parts_that_a_link_takes() {
+    let (one, other) = two().await;
+    let cards: Vec<String> = (0..7).map(|n| format!("{n}{}", "x".repeat(190 << 10))).collect();
+    // All wait for the writer before it begins: one group.
+    for done in join_all(cards.iter().map(|card| one.set(card))).await {
+        done.expect("done");
+    }
+    one.set("last").await.expect("done");
+    let expected: Vec<&str> = cards.iter().map(String::as_str).chain(["last"]).collect();
+    other.until_told(&expected).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_no_link_takes_does_not_stop_the_feed() {
+    let (one, other) = two().await;
+    one.net.message_bytes_max.store(100 << 10, Ordering::Relaxed);
+    let big = "x".repeat(200 << 10);
+    one.set(&big).await.expect("done");
+    let big = format!("{big} copied");
+    other.until_told(&[&big]).await;
+    assert_eq!(other.set("next").await.map(|old| old.len()), Ok(200 << 10));
+    other.until_told(&[&big, "next"]).await;
 }

@@ -72,20 +72,25 @@ pub trait HomeTransport: Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<Vec<u8>, CallError>>;
 }
 
-/// The way is full; the bytes come back. [`Homes::room`] says when to try again.
+/// Why a message was not queued.
 #[derive(Debug)]
-pub struct Full(pub Vec<u8>);
+pub enum Unsent {
+    /// The way is full; the bytes come back. [`Homes::room`] says when to try again.
+    Full(Vec<u8>),
+    /// It is longer than the way takes, now and later.
+    TooLong,
+}
 
 /// One-way messages to other regions, in order and without loss as long as the link's incarnation lives.
 pub trait ShipSink: FeedSink {
     /// Queues the message for that region's [`Homes::shipped`]. Must not block.
-    fn send_batch(&self, region: &str, bytes: Vec<u8>) -> Result<(), Full>;
+    fn send_batch(&self, region: &str, bytes: Vec<u8>) -> Result<(), Unsent>;
 }
 
 /// What goes to another node of this region; see [`ShipSink`], and [`Homes::room_at`].
 pub trait FeedSink: Send + Sync + 'static {
     /// Queues the message for that node's [`Homes::fed`]. Must not block.
-    fn send_feed(&self, node: &str, bytes: Vec<u8>) -> Result<(), Full>;
+    fn send_feed(&self, node: &str, bytes: Vec<u8>) -> Result<(), Unsent>;
 }
 
 /// Where applied changes come from.

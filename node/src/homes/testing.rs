@@ -13,8 +13,8 @@ use replication::{Change, shard_of};
 use xmpp::{BareJid, Condition, StanzaError};
 
 use super::{
-    Applied, AppliedAt, CallError, Full, HomeError, HomeMap, HomeOp, HomePlace, HomeTransport,
-    Homes, HomesConfig, HomesParts, MoveSaid, Moved, ShipSink, Tx,
+    Applied, AppliedAt, CallError, HomeError, HomeMap, HomeOp, HomePlace, HomeTransport, Homes,
+    HomesConfig, HomesParts, MoveSaid, Moved, ShipSink, Tx, Unsent,
 };
 use crate::storage::{Row, Storage};
 
@@ -204,19 +204,19 @@ impl HomeTransport for End {
 }
 
 impl super::FeedSink for End {
-    fn send_feed(&self, _: &str, _: Vec<u8>) -> Result<(), Full> {
+    fn send_feed(&self, _: &str, _: Vec<u8>) -> Result<(), Unsent> {
         unreachable!("one node a region")
     }
 }
 
 impl ShipSink for End {
-    fn send_batch(&self, region: &str, bytes: Vec<u8>) -> Result<(), Full> {
+    fn send_batch(&self, region: &str, bytes: Vec<u8>) -> Result<(), Unsent> {
         if self.net.is_cut(&self.me, region) {
             let way = (self.me.clone(), region.to_owned());
             let mut held = self.net.held.lock();
             let held = held.entry(way).or_default();
             if held.len() >= 4 {
-                return Err(Full(bytes));
+                return Err(Unsent::Full(bytes));
             }
             held.push_back(bytes);
         } else {
