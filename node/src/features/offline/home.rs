@@ -29,6 +29,10 @@ const LAST_ID: &str = "";
 const FILED_MAX: usize = 32;
 /// Messages an answer carries at most.
 const FETCH_MAX: usize = 100;
+/// Bytes of messages an answer carries at most, unless one has more: it travels in one frame of a link.
+const FETCH_BYTES_MAX: usize = 384 << 10;
+/// Messages read from storage at once: an answer with room for one or two long ones is not to cost all the others.
+const READ_MAX: usize = 25;
 
 /// What may be asked.
 #[derive(Debug, Serialize, Deserialize)]
@@ -49,7 +53,7 @@ pub enum Request {
         /// Their orders there.
         orders: Vec<u64>,
     },
-    /// Some of those kept, oldest first.
+    /// Some of those kept, oldest first. Only an answer without any says that there are no more.
     Fetch {
         /// After this id.
         after: Option<u64>,
@@ -173,14 +177,34 @@ async fn decide(
         {
             Ok(Answer::Messages(Vec::new()))
         }
-        Request::Fetch { after } => {
-            Ok(Answer::Messages(tx.archive(OFFLINE, Page::after(after, FETCH_MAX)).await?))
-        }
+        Request::Fetch { after } => Ok(Answer::Messages(fetch(tx, after).await?)),
         Request::Drop { upto } => {
             tx.trim(OFFLINE, upto);
             Ok(Answer::Filed)
         }
     }
+}
+
+/// What one answer carries of those after this id: one at least, if there are any.
+async fn fetch(tx: &Tx, mut after: Option<u64>) -> Result<Vec<(u64, Vec<u8>)>, HomeError> {
+    let (mut fetched, mut bytes) = (Vec::new(), 0);
+    while fetched.len() < FETCH_MAX {
+        let max = READ_MAX.min(FETCH_MAX - fetched.len());
+        let read = tx.archive(OFFLINE, Page::after(after, max)).await?;
+        let is_last = read.len() < max;
+        for (id, message) in read {
+            bytes += message.len();
+            if bytes > FETCH_BYTES_MAX && !fetched.is_empty() {
+                return Ok(fetched);
+            }
+            after = Some(id);
+            fetched.push((id, message));
+        }
+        if is_last {
+            break;
+        }
+    }
+    Ok(fetched)
 }
 
 /// Orders of those that the account's default privacy list denies, for nobody is there to have another one (XEP-0016 §2.2 rule 2), and the rest.

@@ -75,6 +75,27 @@ async fn messages_are_kept_in_order_and_fetched_in_pages() {
 }
 
 #[tokio::test]
+async fn long_messages_are_fetched_in_pages_that_a_link_takes() {
+    let house = House::new().await;
+    let [romeo] = house.accounts(["romeo"]).await;
+    let all: Vec<String> = (0..8).map(|n| format!("{n}{}", "x".repeat(200_000))).collect();
+    for body in &all {
+        assert!(matches!(file(&house, &romeo, &[body.as_str()]).await, Answer::Filed));
+    }
+    let (mut got, mut after) = (Vec::new(), None);
+    loop {
+        let request = postcard::to_stdvec(&Request::Fetch { after }).expect("a plain value");
+        let answer = house.node.homes.request(&romeo, home::OP, request).await.expect("answered");
+        assert!(answer.len() < s2s::link::BODY_BYTES_MAX, "{} bytes", answer.len());
+        let page = fetch(&house, &romeo, after).await;
+        let Some((last, _)) = page.last() else { break };
+        after = Some(*last);
+        got.extend(page.into_iter().map(|(_, body)| body));
+    }
+    assert!(got == all, "{} of {}", got.len(), all.len());
+}
+
+#[tokio::test]
 async fn what_was_handed_out_is_dropped_and_the_rest_stays() {
     let house = House::new().await;
     let [romeo] = house.accounts(["romeo"]).await;
