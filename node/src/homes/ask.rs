@@ -1,8 +1,9 @@
 //! Requests to homes, at both ends: `Homes::request` where it is asked, `Homes::serve` where it is done.
 //!
 //! A request that crosses regions carries an id; the home remembers ids with their answers, so the asker may send the
-//! same bytes again after a cut and it is done once. The memory does not outlive the home's process: a request whose
-//! home crashed between commit and answer may be done twice, so operations should be worded so that this is harmless.
+//! same bytes again after a cut and it is done once. What changed nothing is not remembered when it is answered: it may as
+//! well be done again. The memory does not outlive the home's process: a request whose home crashed between commit and
+//! answer may be done twice, so operations should be worded so that this is harmless.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use xmpp::BareJid;
 
 use super::copies::WAITING_MAX;
 use super::wire::{Call, Reply, RequestId, decode, encode};
-use super::writer::{Job, Request};
+use super::writer::{Done, Job, Request};
 use super::{CallError, HomeError, HomePlace, Homes, hand_over};
 use crate::storage::Position;
 
@@ -30,24 +31,58 @@ const RETRY: Duration = Duration::from_millis(250);
 /// with the leader's next heartbeat, up to a second later), or a hand-over may have been given up: of neither anything is heard here.
 const NOT_HOME_PATIENCE: Duration = Duration::from_millis(250);
 
+/// Bytes of answers that are remembered for each node that asks. An answer to a change is short, as a rule: `answers_max` is reached before.
+const ANSWERS_BYTES_MAX: usize = 8 << 20;
+
 type Answer = SharedFuture<BoxFuture<'static, Vec<u8>>>;
 
-/// What one node has asked, by request id, oldest first; bounded.
+/// What one node has asked, by request id, oldest first: what is being done, and what was changed. Bounded in number, and by [`ANSWERS_BYTES_MAX`];
+/// the oldest is forgotten first, and would be done again.
 #[derive(Default)]
 pub(super) struct Answered {
-    answers: HashMap<RequestId, Answer>,
+    /// Each with its bytes; none, while it is being done.
+    answers: HashMap<RequestId, (Answer, usize)>,
     order: VecDeque<RequestId>,
+    bytes: usize,
 }
 
 impl Answered {
+    fn find(&self, id: &RequestId) -> Option<Answer> {
+        self.answers.get(id).map(|(answer, _)| answer.clone())
+    }
+
     fn insert(&mut self, id: RequestId, answer: Answer, most: usize) {
-        while self.order.len() >= most {
-            if let Some(oldest) = self.order.pop_front() {
-                self.answers.remove(&oldest);
-            }
+        while self.order.len() >= most
+            && let Some(oldest) = self.order.front().copied()
+        {
+            self.forget(oldest);
         }
         self.order.push_back(id);
-        self.answers.insert(id, answer);
+        self.answers.insert(id, (answer, 0));
+    }
+
+    /// It is answered, in so many bytes.
+    fn answered(&mut self, id: RequestId, bytes: usize, changed: bool) {
+        if !changed {
+            return self.forget(id);
+        }
+        let Some((_, has)) = self.answers.get_mut(&id) else { return };
+        self.bytes -= std::mem::replace(has, bytes);
+        self.bytes += bytes;
+        while self.bytes > ANSWERS_BYTES_MAX {
+            // What is being done has no bytes, and stays: it is what is most likely to be asked again.
+            let is_answered =
+                |id: &&RequestId| self.answers.get(id).is_some_and(|(_, has)| *has > 0);
+            let Some(oldest) = self.order.iter().find(is_answered).copied() else { return };
+            self.forget(oldest);
+        }
+    }
+
+    fn forget(&mut self, id: RequestId) {
+        self.bytes -= self.answers.remove(&id).map_or(0, |(_, bytes)| bytes);
+        if let Some(at) = self.order.iter().position(|known| *known == id) {
+            self.order.remove(at);
+        }
     }
 }
 
@@ -101,7 +136,7 @@ impl Homes {
             let result = if place.local {
                 match self.submit(account.clone(), op, request.clone()) {
                     Ok(answer) => match timeout_at(deadline, answer).await {
-                        Ok(Ok(done)) => done.0,
+                        Ok(Ok(done)) => done.result,
                         Ok(Err(_)) | Err(_) => Err(HomeError::Unreachable),
                     },
                     Err(error) => Err(error),
@@ -198,7 +233,7 @@ impl Homes {
         account: BareJid,
         op: &str,
         request: Vec<u8>,
-    ) -> Result<oneshot::Receiver<super::writer::Done>, HomeError> {
+    ) -> Result<oneshot::Receiver<Done>, HomeError> {
         if self.shared.copies.waiting() >= WAITING_MAX {
             return Err(HomeError::Busy);
         }
@@ -219,8 +254,8 @@ impl Homes {
             return refuse(HomeError::Unknown("this version's requests".into()));
         };
         let mut all = self.shared.answered.lock();
-        if let Some(answer) = all.get(from).and_then(|seen| seen.answers.get(&call.id)) {
-            return answer.clone().boxed();
+        if let Some(answer) = all.get(from).and_then(|seen| seen.find(&call.id)) {
+            return answer.boxed();
         }
         if call.op == hand_over::OP {
             return match decode::<hand_over::Order>(&call.request) {
@@ -266,13 +301,96 @@ impl Homes {
             Err(error) => return refuse(error),
         };
         let nothing = Position { log: self.shared.log(), seq: 0 };
+        let (id, asker, shared) = (call.id, from.to_owned(), Arc::downgrade(&self.shared));
         let answer = receiver.map(move |done| {
-            let (result, at) = done.unwrap_or((Err(HomeError::Unreachable), nothing));
-            encode(&Reply { result, at })
+            let lost = Done { result: Err(HomeError::Unreachable), at: nothing, changed: true };
+            let Done { result, at, changed } = done.unwrap_or(lost);
+            let bytes = encode(&Reply { result, at });
+            if let Some(shared) = shared.upgrade() {
+                let mut all = shared.answered.lock();
+                if let Some(seen) = all.get_mut(&asker) {
+                    seen.answered(id, bytes.len(), changed);
+                }
+            }
+            bytes
         });
         let answer = answer.boxed().shared();
         let most = self.shared.config.answers_max;
         all.entry(from.to_owned()).or_default().insert(call.id, answer.clone(), most);
         answer.boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Net, Node, World, node};
+    use super::*;
+    use crate::storage::memory::Memory;
+
+    async fn home() -> Node {
+        let (net, world) = (Arc::new(Net::default()), World::new("eu"));
+        node(&net, &world, "eu", Arc::new(Memory::default()), |_| ()).await
+    }
+
+    /// What another node asks, with that number.
+    async fn asked(home: &Node, counter: u64, op: &str, request: &[u8]) -> Vec<u8> {
+        let id = RequestId { incarnation: 1, counter };
+        let (account, op) = ("romeo@chat.example".to_owned(), op.to_owned());
+        let call = encode(&Call { id, epoch: 1, account, op, request: request.to_vec() });
+        let reply = home.homes.serve("us", call).await;
+        decode::<Reply>(&reply).expect("a reply").result.expect("done")
+    }
+
+    /// Bytes remembered, and of how many answers.
+    fn remembered(home: &Node) -> (usize, usize) {
+        let all = home.homes.shared.answered.lock();
+        let seen = &all["us"];
+        assert_eq!(seen.order.len(), seen.answers.len());
+        let bytes = seen.answers.values().filter_map(|(answer, _)| answer.peek()).map(Vec::len);
+        (bytes.sum(), seen.answers.len())
+    }
+
+    #[tokio::test]
+    async fn answers_to_changes_are_remembered_up_to_a_bound_in_bytes() {
+        let home = home().await;
+        // Each is answered with what the one before has written.
+        let write = |n: u64| format!("k={n}{}", "x".repeat(700 << 10)).into_bytes();
+        for n in 0..30 {
+            asked(&home, n, "test.set", &write(n)).await;
+        }
+        let (bytes, count) = remembered(&home);
+        assert!((ANSWERS_BYTES_MAX / 2..=ANSWERS_BYTES_MAX).contains(&bytes), "{bytes} bytes");
+        assert_eq!(count, ANSWERS_BYTES_MAX / (700 << 10));
+        assert!(asked(&home, 29, "test.set", &write(29)).await.starts_with(b"28x"), "done once");
+        assert!(asked(&home, 20, "test.set", &write(20)).await.starts_with(b"19x"), "done once");
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_changed_nothing_is_not_remembered() {
+        let home = home().await;
+        assert_eq!(asked(&home, 1, "test.get", b"k").await, b"");
+        assert_eq!(asked(&home, 2, "test.set", b"k=v").await, b"");
+        assert_eq!(asked(&home, 1, "test.get", b"k").await, b"v");
+        assert_eq!(asked(&home, 2, "test.set", b"k=v").await, b"", "done once");
+        assert_eq!(remembered(&home).1, 1);
+    }
+
+    #[test]
+    fn what_is_being_done_is_not_forgotten_for_long_answers() {
+        let id = |counter| RequestId { incarnation: 1, counter };
+        let answer = || std::future::pending().boxed().shared();
+        let mut seen = Answered::default();
+        for n in 0..10 {
+            seen.insert(id(n), answer(), 4096);
+        }
+        for n in 1..10 {
+            seen.answered(id(n), 1 << 20, true);
+        }
+        let kept: Vec<u64> = seen.order.iter().map(|id| id.counter).collect();
+        assert_eq!(kept, [0, 2, 3, 4, 5, 6, 7, 8, 9]);
+        assert_eq!(seen.bytes, 8 << 20);
+        seen.answered(id(0), 1, false);
+        seen.insert(id(10), answer(), 4);
+        assert_eq!((seen.order.len(), seen.bytes), (4, 3 << 20));
     }
 }

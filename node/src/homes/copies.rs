@@ -70,7 +70,7 @@ impl Copies {
             std::mem::take(&mut waiting.answers).into_iter().partition(|one| one.owner == owner);
         waiting.answers = rest;
         for Answer { to, done, .. } in lost {
-            drop(to.send((Err(HomeError::Unreachable), done.1)));
+            drop(to.send(Done { result: Err(HomeError::Unreachable), ..done }));
         }
     }
 
@@ -127,7 +127,7 @@ impl Copies {
                 // It has passed to another region, with this or without it.
                 let done = match self.of(&home.region) >= answer.seq {
                     true => answer.done,
-                    false => (Err(HomeError::Unreachable), answer.done.1),
+                    false => Done { result: Err(HomeError::Unreachable), ..answer.done },
                 };
                 drop(answer.to.send(done));
             } else if is_safe(&answer.owner, answer.seq) {
@@ -165,7 +165,8 @@ mod tests {
         let (copies, heirs) = (Copies::default(), Heirs(Mutex::new(Some("us"))));
         let ask = |entry| {
             let (to, answer) = oneshot::channel();
-            let done = (Ok(Vec::new()), Position { log: 1, seq: 7 });
+            let at = Position { log: 1, seq: 7 };
+            let done = Done { result: Ok(Vec::new()), at, changed: true };
             copies.answer(&heirs, "romeo@x", entry, to, done);
             answer
         };

@@ -135,7 +135,7 @@ pub(super) async fn hand_over(homes: &Homes, what: Moved, to: &str) -> Result<()
     let (fence, passed) = oneshot::channel();
     let jobs = shared.jobs.lock().clone().ok_or(HomeError::Busy)?;
     jobs.send(Job::Fence(fence)).await.map_err(|_| HomeError::Busy)?;
-    let (_, at) = passed.await.map_err(|_| HomeError::Unreachable)?;
+    let at = passed.await.map_err(|_| HomeError::Unreachable)?.at;
     let ready = async {
         if *to != *shared.config.region {
             let base = vec![(shard, shared.map.shard(shard).epoch)];

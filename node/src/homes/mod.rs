@@ -194,7 +194,7 @@ pub struct HomesConfig {
     pub request_timeout: Duration,
     /// How long an answer waits for the local replica to follow.
     pub follow_timeout: Duration,
-    /// Answers remembered for each region, so that a repeated request is not done twice.
+    /// Answers to changes remembered for each node that asks, so that a repeated request is not done twice.
     pub answers_max: usize,
     /// Entries of the durable log that are kept; a replica further behind gets a whole copy.
     pub log_entries_max: u64,

@@ -20,8 +20,14 @@ use crate::storage::{Position, StorageError};
 /// What one operation may change, in bytes: its entry must fit into one frame of a link.
 const ENTRY_BYTES_MAX: usize = 768 << 10;
 
-/// What the one who asked gets, and where our log stood when it was true.
-pub(super) type Done = (Result<Vec<u8>, HomeError>, Position);
+/// What the one who asked gets.
+pub(super) struct Done {
+    pub(super) result: Result<Vec<u8>, HomeError>,
+    /// Where our log stood when it was true.
+    pub(super) at: Position,
+    /// Something was changed for it, or may have been: done again, it would be changed again.
+    pub(super) changed: bool,
+}
 
 /// One thing to do.
 pub(super) enum Job {
@@ -49,6 +55,11 @@ pub(super) type Ops = HashMap<&'static str, Arc<dyn HomeOp>>;
 /// The operations of all features.
 pub(super) fn ops(all: Vec<Box<dyn HomeOp>>) -> Ops {
     all.into_iter().map(|op| (op.name(), Arc::from(op))).collect()
+}
+
+/// Whether an operation, if it is one, has made an entry.
+fn has_changed(of: &Option<(BareJid, Option<u64>)>) -> bool {
+    of.as_ref().is_some_and(|(_, made)| made.is_some())
 }
 
 /// The task's state. Invariant: `head` is what storage's log head is.
@@ -138,15 +149,16 @@ impl Writer {
                 self.publish(entries);
                 let at = Position { log: self.shared.log(), seq: self.head };
                 for (answer, result, of) in answers {
+                    let changed = has_changed(&of);
                     // A refusal rests on what is there as much as an answer does; another error says nothing.
                     let says = matches!(result, Ok(_) | Err(HomeError::Refused(_)));
                     match of.filter(|_| says && self.shared.config.two_regions) {
                         Some((account, made)) => {
                             let map = &*self.shared.map;
-                            let done = (result, at);
+                            let done = Done { result, at, changed };
                             self.shared.copies.answer(map, account.as_str(), made, answer, done);
                         }
-                        None => drop(answer.send((result, at))),
+                        None => drop(answer.send(Done { result, at, changed })),
                     }
                 }
             }
@@ -158,8 +170,9 @@ impl Writer {
                     going = false;
                 }
                 let error = HomeError::from(error);
-                for (answer, ..) in answers {
-                    drop(answer.send((Err(error.clone()), at)));
+                for (answer, _, of) in answers {
+                    let (result, changed) = (Err(error.clone()), has_changed(&of));
+                    drop(answer.send(Done { result, at, changed }));
                 }
             }
         }
