@@ -31,6 +31,9 @@ const RETRY: Duration = Duration::from_millis(250);
 /// with the leader's next heartbeat, up to a second later), or a hand-over may have been given up: of neither anything is heard here.
 const NOT_HOME_PATIENCE: Duration = Duration::from_millis(250);
 
+/// Bytes of one answer: with what names its call it fits into one frame of a link.
+const ANSWER_BYTES_MAX: usize = (1 << 20) - 64;
+
 /// Bytes of answers that are remembered for each node that asks. An answer to a change is short, as a rule: `answers_max` is reached before.
 const ANSWERS_BYTES_MAX: usize = 8 << 20;
 
@@ -301,11 +304,13 @@ impl Homes {
             Err(error) => return refuse(error),
         };
         let nothing = Position { log: self.shared.log(), seq: 0 };
-        let (id, asker, shared) = (call.id, from.to_owned(), Arc::downgrade(&self.shared));
+        let (id, op) = (call.id, call.op);
+        let (asker, shared) = (from.to_owned(), Arc::downgrade(&self.shared));
         let answer = receiver.map(move |done| {
             let lost = Done { result: Err(HomeError::Unreachable), at: nothing, changed: true };
-            let Done { result, at, changed } = done.unwrap_or(lost);
-            let bytes = encode(&Reply { result, at });
+            let done = done.unwrap_or(lost);
+            let changed = done.changed;
+            let bytes = reply(&op, done);
             if let Some(shared) = shared.upgrade() {
                 let mut all = shared.answered.lock();
                 if let Some(seen) = all.get_mut(&asker) {
@@ -319,6 +324,22 @@ impl Homes {
         all.entry(from.to_owned()).or_default().insert(call.id, answer.clone(), most);
         answer.boxed()
     }
+}
+
+/// The answer's bytes. Of one that no link takes the asker is told the reason: it would wait for it, and ask again, until its deadline.
+fn reply(op: &str, done: Done) -> Vec<u8> {
+    let Done { result, at, changed } = done;
+    let bytes = encode(&Reply { result, at });
+    if bytes.len() <= ANSWER_BYTES_MAX {
+        return bytes;
+    }
+    tracing::error!(op, length = bytes.len(), "an answer is longer than a link takes");
+    // Any other error would say that nothing was changed.
+    let error = match changed {
+        true => HomeError::Unreachable,
+        false => HomeError::Storage(format!("the answer to {op} is too long")),
+    };
+    encode(&Reply { result: Err(error), at })
 }
 
 #[cfg(test)]
@@ -373,6 +394,21 @@ mod tests {
         assert_eq!(asked(&home, 1, "test.get", b"k").await, b"v");
         assert_eq!(asked(&home, 2, "test.set", b"k=v").await, b"", "done once");
         assert_eq!(remembered(&home).1, 1);
+    }
+
+    #[test]
+    fn of_an_answer_that_no_link_takes_the_reason_is_told() {
+        let at = Position { log: u64::MAX, seq: u64::MAX };
+        let said = |length: usize, changed| {
+            let bytes = reply("test.get", Done { result: Ok(vec![7; length]), at, changed });
+            let framed = crate::geo::frame::Reply { id: u64::MAX, body: bytes.clone() };
+            let framed = postcard::to_stdvec(&framed).expect("a plain value").len();
+            assert!(framed <= s2s::link::BODY_BYTES_MAX, "{framed} bytes");
+            decode::<Reply>(&bytes).expect("a reply").result.map(|answer| answer.len())
+        };
+        assert_eq!(said(ANSWER_BYTES_MAX - 32, false), Ok(ANSWER_BYTES_MAX - 32));
+        assert!(matches!(said(ANSWER_BYTES_MAX, false), Err(HomeError::Storage(_))));
+        assert_eq!(said(2 << 20, true), Err(HomeError::Unreachable));
     }
 
     #[test]
