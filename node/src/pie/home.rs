@@ -27,8 +27,8 @@ use crate::storage::Page;
 pub const OP: &str = "pie";
 /// The store that says that an import has not come to its end: one value.
 pub const IMPORT: &str = "import";
-/// Bytes of rows in one answer or request, about; one row more may be in it. A frame of a link has 1 MiB, an entry of the
-/// durable log 768 KiB.
+/// Bytes of rows in one answer, unless a single row has more; and about as many in one request, one row more may be in it. A frame of a
+/// link has 1 MiB, an entry of the durable log, and so a row, 768 KiB.
 pub const PART_BYTES_MAX: usize = 384 << 10;
 /// One contact, or one message: with it a part still fits.
 pub const ROW_BYTES_MAX: usize = 320 << 10;
@@ -210,12 +210,13 @@ async fn read(tx: &Tx, after: After) -> Result<Answer, HomeError> {
                 if matches!(&after, After::Kept(last, at) if (shelf, &key) <= (*last, at)) {
                     continue;
                 }
-                if bytes > PART_BYTES_MAX {
+                let size = key.len() + value.len() + 16;
+                if bytes > 0 && bytes + size > PART_BYTES_MAX {
                     let last = kept.last().map(|(shelf, key, _): &Kept| (*shelf, key.clone()));
                     let next = last.map(|(shelf, key)| After::Kept(shelf, key));
                     return Ok(page(kept, contacts, messages, next));
                 }
-                bytes += key.len() + value.len() + 16;
+                bytes += size;
                 kept.push((shelf, key, value));
             }
         }
@@ -229,7 +230,8 @@ async fn read(tx: &Tx, after: After) -> Result<Answer, HomeError> {
             if matches!(&after, After::Contact(last) if jid <= *last) {
                 continue;
             }
-            if bytes > PART_BYTES_MAX {
+            let size = jid.len() + value.len() + 16;
+            if bytes > 0 && bytes + size > PART_BYTES_MAX {
                 let last = contacts.last().map(|(jid, _): &(String, _)| jid.clone());
                 let next = After::Contact(last.unwrap_or_default());
                 return Ok(page(kept, contacts, messages, Some(next)));
@@ -237,7 +239,7 @@ async fn read(tx: &Tx, after: After) -> Result<Answer, HomeError> {
             let Some(contact) = Contact::decode(&value) else {
                 return Err(HomeError::Storage(format!("the contact {jid} cannot be read")));
             };
-            bytes += jid.len() + value.len() + 16;
+            bytes += size;
             // What the last change meant is nobody's business any more.
             contacts.push((jid, Contact { deliver: None, ..contact }));
         }
@@ -246,10 +248,11 @@ async fn read(tx: &Tx, after: After) -> Result<Answer, HomeError> {
         let items = tx.archive(OFFLINE, Page::after(upto, READ_MAX)).await?;
         let end = items.len() < READ_MAX;
         for (id, value) in items {
-            if bytes > PART_BYTES_MAX {
+            let size = value.len() + 16;
+            if bytes > 0 && bytes + size > PART_BYTES_MAX {
                 return Ok(page(kept, contacts, messages, Some(After::Message(upto.unwrap_or(0)))));
             }
-            bytes += value.len() + 16;
+            bytes += size;
             upto = Some(id);
             messages.push((id, value));
         }
@@ -268,10 +271,11 @@ async fn archive(tx: &Tx, after: Option<u64>) -> Result<Answer, HomeError> {
         let page = tx.archive(ARCHIVE, Page::after(upto, READ_MAX)).await?;
         let end = page.len() < READ_MAX;
         for (id, value) in page {
-            if bytes > PART_BYTES_MAX {
+            let size = value.len() + 16;
+            if !items.is_empty() && bytes + size > PART_BYTES_MAX {
                 return Ok(Answer::Archive { items, more: true });
             }
-            bytes += value.len() + 16;
+            bytes += size;
             upto = Some(id);
             match Item::decode(&value) {
                 Some(item) => items.push((id, item)),
@@ -472,5 +476,25 @@ mod tests {
         }
         assert_eq!((kept, contacts, ids), (32, 31, (1..80).collect::<Vec<u64>>()));
         assert!(pages > 5, "{pages}");
+    }
+
+    #[tokio::test]
+    async fn a_long_row_of_an_export_has_a_page_for_itself() {
+        let mut tx = Tx::of("romeo@chat.example");
+        write(&mut tx, part(1, 0, false)).await.expect("decided");
+        let mut last = part(1, 1, true);
+        let list = |name: &str, bytes| (Shelf::Privacy, name.to_owned(), vec![b'p'; bytes]);
+        last.kept = vec![list("a", 380_000), list("b", 740_000)];
+        write(&mut tx, last).await.expect("decided");
+        let (mut names, mut after) = (Vec::new(), Some(After::Nothing));
+        while let Some(from) = after {
+            let answer = read(&tx, from).await.expect("read");
+            let size = postcard::to_stdvec(&answer).expect("serialises").len();
+            assert!(size < s2s::link::BODY_BYTES_MAX, "{size}");
+            let Answer::Page { kept, next, .. } = answer else { panic!("{answer:?}") };
+            names.extend(kept.into_iter().map(|(_, name, _)| name));
+            after = next;
+        }
+        assert_eq!(names, ["0", "a", "b"]);
     }
 }
