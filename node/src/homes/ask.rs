@@ -1,8 +1,8 @@
 //! Requests to homes, at both ends: `Homes::request` where it is asked, `Homes::serve` where it is done.
 //!
 //! A request that crosses regions carries an id; the home remembers ids with their answers, so the asker may send the
-//! same bytes again after a cut and it is done once. What changed nothing is not remembered when it is answered: it may as
-//! well be done again. The memory does not outlive the home's process: a request whose home crashed between commit and
+//! same bytes again after a cut and it is done once. A long answer that changed nothing, a page of something, is not
+//! remembered: it may as well be read again. The memory does not outlive the home's process: a request whose home crashed between commit and
 //! answer may be done twice, so operations should be worded so that this is harmless.
 
 use std::collections::{HashMap, VecDeque};
@@ -34,12 +34,16 @@ const NOT_HOME_PATIENCE: Duration = Duration::from_millis(250);
 /// Bytes of one answer: with what names its call it fits into one frame of a link.
 const ANSWER_BYTES_MAX: usize = (1 << 20) - 64;
 
+/// An answer as short as this is remembered though nothing was changed: it may be a refusal, and who was refused must not find later that what was
+/// asked again has been done.
+const ANSWER_SHORT: usize = 1 << 10;
+
 /// Bytes of answers that are remembered for each node that asks. An answer to a change is short, as a rule: `answers_max` is reached before.
 const ANSWERS_BYTES_MAX: usize = 8 << 20;
 
 type Answer = SharedFuture<BoxFuture<'static, Vec<u8>>>;
 
-/// What one node has asked, by request id, oldest first: what is being done, and what was changed. Bounded in number, and by [`ANSWERS_BYTES_MAX`];
+/// What one node has asked, by request id, oldest first: what is being done, what was changed, and what was refused. Bounded in number, and by [`ANSWERS_BYTES_MAX`];
 /// the oldest is forgotten first, and would be done again.
 #[derive(Default)]
 pub(super) struct Answered {
@@ -66,7 +70,7 @@ impl Answered {
 
     /// It is answered, in so many bytes.
     fn answered(&mut self, id: RequestId, bytes: usize, changed: bool) {
-        if !changed {
+        if !changed && bytes > ANSWER_SHORT {
             return self.forget(id);
         }
         let Some((_, has)) = self.answers.get_mut(&id) else { return };
@@ -387,13 +391,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_that_changed_nothing_is_not_remembered() {
+    async fn a_long_answer_that_changed_nothing_is_not_remembered() {
         let home = home().await;
+        let long = format!("k={}", "x".repeat(2 * ANSWER_SHORT));
         assert_eq!(asked(&home, 1, "test.get", b"k").await, b"");
-        assert_eq!(asked(&home, 2, "test.set", b"k=v").await, b"");
-        assert_eq!(asked(&home, 1, "test.get", b"k").await, b"v");
-        assert_eq!(asked(&home, 2, "test.set", b"k=v").await, b"", "done once");
-        assert_eq!(remembered(&home).1, 1);
+        assert_eq!(asked(&home, 2, "test.set", long.as_bytes()).await, b"");
+        assert_eq!(asked(&home, 3, "test.get", b"k").await.len(), long.len() - 2);
+        assert_eq!(asked(&home, 4, "test.set", b"k=v").await.len(), long.len() - 2);
+        assert_eq!(asked(&home, 1, "test.get", b"k").await, b"", "as it was answered");
+        assert_eq!(asked(&home, 3, "test.get", b"k").await, b"v", "read again");
+        assert_eq!(asked(&home, 4, "test.set", b"k=v").await.len(), long.len() - 2, "done once");
+        assert_eq!(remembered(&home).1, 4);
     }
 
     #[test]
@@ -425,7 +433,7 @@ mod tests {
         let kept: Vec<u64> = seen.order.iter().map(|id| id.counter).collect();
         assert_eq!(kept, [0, 2, 3, 4, 5, 6, 7, 8, 9]);
         assert_eq!(seen.bytes, 8 << 20);
-        seen.answered(id(0), 1, false);
+        seen.answered(id(0), 2 * ANSWER_SHORT, false);
         seen.insert(id(10), answer(), 4);
         assert_eq!((seen.order.len(), seen.bytes), (4, 3 << 20));
     }
