@@ -4,7 +4,7 @@ use config::Database;
 use sqlx::{AssertSqlSafe, Connection, MySqlConnection, PgConnection, SqliteConnection};
 
 use super::{ROMEO, append, commit, new_database, put};
-use crate::storage::{Page, Storage, open};
+use crate::storage::{Page, open};
 
 /// Statements that the storage knows nothing of.
 async fn behind_its_back(config: &config::Storage, sql: &str) {
