@@ -32,7 +32,7 @@ use crate::homes::accounts::{self, Account};
 use crate::router;
 use crate::router::perform::seats_of;
 use crate::session::{Item, Seat};
-use crate::storage::memory::Memory;
+use crate::storage::shaky::Shaky;
 use crate::transport::tls::Pair;
 use crate::transport::{Buffer, Pipe, TlsAcceptor, Transport};
 
@@ -101,6 +101,8 @@ pub(crate) struct House {
     pub(crate) node: Arc<Node>,
     /// Who has issued its certificate, PEM.
     pub(crate) authority: String,
+    /// What is under its storage: it may be sent away.
+    pub(crate) database: Arc<Shaky>,
     streams: OnceLock<Arc<Leaving>>,
     _dir: TempDir,
 }
@@ -137,12 +139,13 @@ impl House {
         let leaf = authority.issue(&["chat.example".to_owned()]).expect("a certificate");
         let pair = Pair::from_pem(leaf.chain.as_bytes(), leaf.key.as_bytes()).expect("a pair");
         let ask_clients = asks_for_certificates(&config);
+        let database = Arc::new(Shaky::default());
         let parts = Parts {
             config,
             incarnation: 1,
             fingerprint: String::new(),
             tls: TlsAcceptor::new(vec![pair], ask_clients).expect("TLS"),
-            storage: Arc::new(Memory::default()),
+            storage: database.clone(),
             agreement: None,
             world: World::real(),
         };
@@ -152,7 +155,7 @@ impl House {
         founded.await.expect("founded in time").expect("founded");
         node.homes.metadata_changed();
         let authority = authority.certificate().to_owned();
-        House { node, authority, streams: OnceLock::new(), _dir: dir }
+        House { node, authority, database, streams: OnceLock::new(), _dir: dir }
     }
 
     /// Makes accounts nobody can sign in to, and says their JIDs.

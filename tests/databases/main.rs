@@ -357,7 +357,8 @@ impl Trouble {
 
 /// Somebody writes to somebody in the other region, two hundred messages a second, and somebody else four; all of them are archived twice, while the
 /// database goes away and comes back. What was sent, acknowledged, stored and refused adds up; those who talk as people do go on hearing each
-/// other (the other one has too much open in the end, and has to wait); a change is refused with `resource-constraint` and works when it is over.
+/// other (the other one has too much open in the end, and has to wait); a change is refused with `resource-constraint` and works when it is over. So is a request
+/// that only reads, of a database that is gone.
 async fn under_load(platform: &Platform, mut victim: Victim<'_>, trouble: Trouble) -> Result<()> {
     let number = match trouble {
         Trouble::Killed => 1,
@@ -375,16 +376,20 @@ async fn under_load(platform: &Platform, mut victim: Victim<'_>, trouble: Troubl
     trouble.begin(&mut victim).await?;
     let (began, refused) = refused_change(&mut bystander, trouble).await;
     let after = began.elapsed();
-    tokio::time::sleep(OUTAGE.saturating_sub(after)).await;
+    let unread = match trouble {
+        Trouble::Killed => refused_reads(&mut bystander).await,
+        _ => Ok(Vec::new()),
+    };
+    tokio::time::sleep(OUTAGE.saturating_sub(began.elapsed())).await;
     trouble.end(&mut victim).await?;
     let refused = refused?;
-    let error = refused.child("error", "jabber:client").ok_or("a change was not refused")?;
     // The second: it waits behind a commit of which nobody knows yet whether it happened.
     let conditions = ["resource-constraint", "remote-server-timeout"];
-    if error.attr("type") != Some("wait")
-        || !error.children().any(|c| conditions.contains(&c.name.as_str()))
-    {
+    if !conditions.iter().any(|condition| waits(&refused, condition)) {
         return Err(format!("a change was refused with {refused}"));
+    }
+    if let Some(answer) = unread?.iter().find(|answer| !waits(answer, "resource-constraint")) {
+        return Err(format!("what could not be read was answered with {answer}"));
     }
     // Whoever was told to wait, waited.
     let deadline = Instant::now() + patience() * 3;
@@ -403,6 +408,32 @@ async fn under_load(platform: &Platform, mut victim: Victim<'_>, trouble: Troubl
         return Err(format!("those who talk as people do heard nothing for {gap:?}"));
     }
     Ok(())
+}
+
+/// Whether that is an error of that condition, and says that waiting helps.
+fn waits(answer: &Element, condition: &str) -> bool {
+    answer.child("error", "jabber:client").is_some_and(|error| {
+        error.attr("type") == Some("wait") && error.children().any(|c| c.name == condition)
+    })
+}
+
+/// The answers to requests that only read, while nothing can be read.
+async fn refused_reads(client: &mut Client) -> Result<Vec<Element>> {
+    const READS: [(&str, &str); 4] = [
+        ("get", "<vCard xmlns='vcard-temp'/>"),
+        ("get", "<query xmlns='jabber:iq:private'><x xmlns='y'/></query>"),
+        ("set", "<query xmlns='urn:xmpp:mam:2'/>"),
+        ("get", "<blocklist xmlns='urn:xmpp:blocking'/>"),
+    ];
+    let mut answers = Vec::new();
+    for (number, (type_, payload)) in READS.iter().enumerate() {
+        let id = format!("read{number}");
+        client.send(&format!("<iq type='{type_}' id='{id}'>{payload}</iq>")).await?;
+        let answers_it = |e: &Element| e.name == "iq" && e.attr("id") == Some(&id);
+        let answer = client.wait_for_within(patience() * 3, "an answer", answers_it).await?;
+        answers.push(answer);
+    }
+    Ok(answers)
 }
 
 /// The answer to a change while there is trouble, and when it was asked for. Of being read-only a server is told, and takes changes until it has

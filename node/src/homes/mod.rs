@@ -49,7 +49,7 @@ use tokio::sync::{Notify, RwLock, mpsc};
 use tokio::task::JoinHandle;
 use xmpp::{BareJid, Condition, Element, StanzaError};
 
-use crate::storage::{Position, Storage, StorageError};
+use crate::storage::{self, Position, Storage, StorageError};
 use crate::told::Told;
 
 pub use fetched::Reading;
@@ -112,8 +112,7 @@ impl HomeError {
                     .with_text("the account's home region cannot be reached, try again later")
             }
             HomeError::Busy => StanzaError::new(Condition::ResourceConstraint),
-            HomeError::Unavailable(_) => StanzaError::new(Condition::ResourceConstraint)
-                .with_text("the server's database is not available, try again later"),
+            HomeError::Unavailable(_) => storage::unavailable(),
             HomeError::Unknown(_) => StanzaError::new(Condition::FeatureNotImplemented),
             HomeError::Storage(_) | HomeError::Metadata(_) => {
                 StanzaError::new(Condition::InternalServerError)

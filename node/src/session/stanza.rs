@@ -179,7 +179,7 @@ async fn of_another(
         Ok(true) => refuse(&mut ctx, &iq.stanza, &StanzaError::service_unavailable()),
         Err(error) => {
             tracing::error!(%error, %account, "a privacy list cannot be read");
-            refuse(&mut ctx, &iq.stanza, &StanzaError::internal_server_error())
+            refuse(&mut ctx, &iq.stanza, &error.stanza_error())
         }
     };
     let mut actions = std::mem::take(&mut ctx.actions);

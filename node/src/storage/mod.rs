@@ -12,6 +12,8 @@ pub mod mysql;
 pub mod open;
 pub mod partitioned;
 pub mod postgres;
+#[cfg(test)]
+pub(crate) mod shaky;
 mod sql;
 pub mod sqlite;
 #[cfg(test)]
@@ -23,6 +25,7 @@ use std::fmt;
 use futures_util::future::BoxFuture;
 use replication::{Change, Entry};
 use serde::{Deserialize, Serialize};
+use xmpp::StanzaError;
 
 use self::partitioned::Partitioned;
 
@@ -82,7 +85,21 @@ pub enum StorageError {
     Closed,
 }
 
+/// What a user is told whose request needs a database that is not there now.
+pub(crate) fn unavailable() -> StanzaError {
+    StanzaError::resource_constraint()
+        .with_text("the server's database is not available, try again later")
+}
+
 impl StorageError {
+    /// What the user whose request it was is told. To wait, where waiting helps.
+    pub fn stanza_error(&self) -> StanzaError {
+        match self {
+            StorageError::Unavailable { .. } => unavailable(),
+            _ => StanzaError::internal_server_error(),
+        }
+    }
+
     /// The same for somebody else who waited for it: what the driver said as text.
     fn again(&self) -> StorageError {
         match self {
@@ -449,5 +466,30 @@ mod tests {
         let ids = [0, 1, i64::MAX as u64, i64::MAX as u64 + 1, u64::MAX];
         assert!(ids.map(to_sql).is_sorted());
         assert_eq!(ids.map(to_sql).map(from_sql), ids);
+    }
+
+    #[test]
+    fn who_can_wait_for_a_database_is_told_to() {
+        use Trouble::{Conflict, Crowded, Full, Gone, ReadOnly, Slow};
+        let away = [Gone, Slow, ReadOnly, Full, Crowded, Conflict].map(|trouble| {
+            let (name, cause) = (String::new(), String::new());
+            StorageError::Unavailable { name, trouble, cause }
+        });
+        let broken = [
+            StorageError::Open { name: String::new(), cause: "x".into() },
+            StorageError::Read("x".into()),
+            StorageError::Write("x".into()),
+            StorageError::Order { expected: 1, found: 2 },
+            StorageError::Damaged(String::new()),
+            StorageError::Superseded,
+            StorageError::Closed,
+        ];
+        let check = |error: &StorageError, expected: &str| {
+            let said = error.stanza_error();
+            let said = format!("{}/{}", said.condition.name(), said.type_.name());
+            assert_eq!(said, expected, "{error:?}");
+        };
+        away.iter().for_each(|error| check(error, "resource-constraint/wait"));
+        broken.iter().for_each(|error| check(error, "internal-server-error/cancel"));
     }
 }

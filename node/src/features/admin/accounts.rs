@@ -204,7 +204,7 @@ async fn statistics(asked: Asked) -> Result<Done, StanzaError> {
     let (node, account) = (&asked.node, one(&asked)?);
     record(node, &account).await.map_err(refused)?;
     let roster = node.rosters.load(node, &account).await;
-    let roster = roster.map_err(|_| StanzaError::internal_server_error())?;
+    let roster = roster.map_err(|error| error.stanza_error())?;
     let size = roster.contacts.values().filter(|contact| contact.listed).count();
     let mut online = Vec::new();
     node.directory.read(account.as_str(), |rows| {

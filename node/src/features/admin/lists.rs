@@ -160,7 +160,7 @@ async fn registered(
     loop {
         let rows = node.storage.rows(Some(after.clone()), PAGE_BYTES).await.map_err(|error| {
             tracing::error!(%error, "the accounts cannot be read");
-            StanzaError::internal_server_error()
+            error.stanza_error()
         })?;
         let Some((last, _)) = rows.last() else { return Ok(()) };
         after = last.clone();

@@ -369,7 +369,7 @@ async fn read(node: &Arc<Node>, seat: &Arc<Seat>, request: &Stanza, query: &Quer
         Err(NotFound::Item) => return reply(request, &StanzaError::item_not_found()),
         Err(NotFound::Storage(error)) => {
             tracing::error!(account = %seat.bare, %error, "an archive cannot be read");
-            return reply(request, &StanzaError::internal_server_error());
+            return reply(request, &error.stanza_error());
         }
     };
     let mut actions: Vec<Action> = Vec::with_capacity(found.items.len() + 1);
@@ -423,23 +423,23 @@ fn fin(found: &Found, stable: bool) -> Element {
 async fn metadata(node: &Arc<Node>, seat: &Arc<Seat>, request: &Stanza) -> Vec<Action> {
     caught_up(node, seat).await;
     match ends(node, seat).await {
-        Some(metadata) => vec![Action::Reply(Stanza::iq_result(request, Some(metadata)))],
-        None => reply(request, &StanzaError::internal_server_error()),
+        Ok(metadata) => vec![Action::Reply(Stanza::iq_result(request, Some(metadata)))],
+        Err(error) => reply(request, &error.stanza_error()),
     }
 }
 
 /// What a client is told when it binds (XEP-0386 §3.2): how far the archive goes by then.
 pub async fn bound(node: &Arc<Node>, seat: &Arc<Seat>) -> Option<Element> {
-    if node.config.archive.enabled { ends(node, seat).await } else { None }
+    if node.config.archive.enabled { ends(node, seat).await.ok() } else { None }
 }
 
-/// `<metadata/>`; `None`: the archive cannot be read, and the log says why.
-async fn ends(node: &Arc<Node>, seat: &Arc<Seat>) -> Option<Element> {
+/// `<metadata/>`. If the archive cannot be read, the log says so.
+async fn ends(node: &Arc<Node>, seat: &Arc<Seat>) -> Result<Element, StorageError> {
     let ends = match query::ends(node.storage.as_ref(), &seat.bare).await {
         Ok(ends) => ends,
         Err(error) => {
             tracing::error!(account = %seat.bare, %error, "an archive cannot be read");
-            return None;
+            return Err(error);
         }
     };
     let mut metadata = Element::new("metadata", ns::MAM);
@@ -451,7 +451,7 @@ async fn ends(node: &Arc<Node>, seat: &Arc<Seat>) -> Option<Element> {
             metadata.push_child(end);
         }
     }
-    Some(metadata)
+    Ok(metadata)
 }
 
 /// What another device of the user was told is kept is found here.
@@ -461,7 +461,7 @@ async fn preferred(node: &Arc<Node>, seat: &Arc<Seat>, request: &Stanza) -> Vec<
         Ok(said) => said.and_then(|bytes| postcard::from_bytes::<Prefs>(&bytes).ok()),
         Err(error) => {
             tracing::error!(account = %seat.bare, %error, "preferences cannot be read");
-            return reply(request, &StanzaError::internal_server_error());
+            return reply(request, &error.stanza_error());
         }
     };
     let prefs = said.unwrap_or_else(|| node.archive.prefs.of_the_silent());

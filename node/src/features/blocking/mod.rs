@@ -209,7 +209,7 @@ async fn get(node: &Node, account: &BareJid, request: &Stanza) -> Stanza {
         }
         Err(error) => {
             tracing::error!(%error, "a privacy list cannot be read");
-            error_of(request, &StanzaError::internal_server_error())
+            error_of(request, &error.stanza_error())
         }
     }
 }

@@ -71,7 +71,7 @@ async fn get(node: &Node, seat: &Seat, request: &Stanza, what: Get) -> Stanza {
         Ok(None) => error_of(request, &StanzaError::item_not_found()),
         Err(error) => {
             tracing::error!(%error, "a privacy list cannot be read");
-            error_of(request, &StanzaError::internal_server_error())
+            error_of(request, &error.stanza_error())
         }
     }
 }
@@ -137,7 +137,7 @@ async fn set(node: &Arc<Node>, seat: &Arc<Seat>, request: &Stanza, what: Set) ->
         }
         Err(error) => {
             tracing::error!(%error, "a privacy list cannot be read");
-            refused(&StanzaError::internal_server_error())
+            refused(&error.stanza_error())
         }
     }
 }

@@ -125,7 +125,7 @@ fn answer(request: &Stanza, done: Result<Option<Element>, StanzaError>) -> Vec<A
 async fn list(node: &Arc<Node>, account: &BareJid) -> Result<Element, StanzaError> {
     let rows = node.storage.map(CLIENTS, account.as_str()).await.map_err(|error| {
         tracing::error!(%error, "clients cannot be read");
-        StanzaError::internal_server_error()
+        error.stanza_error()
     })?;
     let resources: Vec<String> = node
         .directory

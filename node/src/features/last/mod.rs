@@ -134,7 +134,7 @@ async fn of_account(node: &Arc<Node>, account: &BareJid) -> Result<Element, Stan
     }
     let failed = |error: StorageError| {
         tracing::error!(%account, %error, "its last activity cannot be read");
-        StanzaError::internal_server_error()
+        error.stanza_error()
     };
     let ago = |at_ms: u64| node.wall_ms().saturating_sub(at_ms) / 1000;
     if let Some(left) = left(node, account).await.map_err(failed)? {

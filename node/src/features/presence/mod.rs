@@ -139,7 +139,7 @@ fn available(ctx: &mut Ctx<'_>, seat: &Arc<Seat>, stanza: &Stanza) -> Flow {
             }
             Err(error) => {
                 tracing::error!(%error, "a roster cannot be read");
-                let error = stanza.error_reply(&StanzaError::internal_server_error());
+                let error = stanza.error_reply(&error.stanza_error());
                 error.map(Action::Reply).into_iter().collect()
             }
         }

@@ -124,7 +124,7 @@ async fn read(node: &Arc<Node>, account: &BareJid, asked: Element) -> Result<Ele
         }),
         Err(error) => {
             tracing::error!(%account, %error, "private data cannot be read");
-            Err(StanzaError::internal_server_error())
+            Err(error.stanza_error())
         }
     }
 }

@@ -257,7 +257,7 @@ async fn get(node: &Arc<Node>, account: &BareJid, request: &Stanza) -> (Option<u
         Ok(roster) => roster,
         Err(error) => {
             tracing::error!(%error, "a roster cannot be read");
-            return (None, error_of(request, &HomeError::from(error).stanza_error()));
+            return (None, error_of(request, &error.stanza_error()));
         }
     };
     let ver = request

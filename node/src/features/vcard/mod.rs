@@ -196,7 +196,7 @@ async fn read(node: &Arc<Node>, account: &BareJid) -> Result<Element, StanzaErro
         }),
         Err(error) => {
             tracing::error!(%account, %error, "a vCard cannot be read");
-            Err(StanzaError::internal_server_error())
+            Err(error.stanza_error())
         }
     }
 }

@@ -21,8 +21,6 @@ mod merge;
 mod mover;
 mod part;
 #[cfg(test)]
-mod shaky;
-#[cfg(test)]
 pub(super) mod tests;
 mod work;
 

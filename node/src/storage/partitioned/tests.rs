@@ -5,9 +5,9 @@ mod moving;
 use replication::{Hlc, shard_of};
 
 use super::begin::META_PART;
-use super::shaky::Shaky;
 use super::*;
 use crate::storage::memory::Memory;
+use crate::storage::shaky::Shaky;
 
 fn quick() -> Settings {
     Settings {

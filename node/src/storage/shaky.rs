@@ -1,21 +1,27 @@
 //! For the tests: a database in memory that may be away.
 
-use futures_util::future::ready;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::*;
-use crate::storage::Trouble;
-use crate::storage::memory::Memory;
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, ready};
+use replication::{Change, Entry};
+
+use super::memory::Memory;
+use super::{
+    Answer, LogPage, Page, Place, Position, Replace, Row, Scribe, Shelf, Storage, StorageError,
+    Trouble,
+};
 
 /// A database that may be away.
 #[derive(Default)]
-pub(super) struct Shaky {
-    pub(super) memory: Memory,
-    pub(super) is_away: AtomicBool,
-    pub(super) writes: AtomicU64,
+pub(crate) struct Shaky {
+    pub(crate) memory: Memory,
+    pub(crate) is_away: AtomicBool,
+    pub(crate) writes: AtomicU64,
 }
 
 impl Shaky {
-    pub(super) fn go(&self, away: bool) {
+    pub(crate) fn go(&self, away: bool) {
         self.is_away.store(away, Ordering::SeqCst);
     }
 
