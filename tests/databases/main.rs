@@ -329,6 +329,19 @@ impl Victim<'_> {
 }
 
 impl Trouble {
+    /// With which conditions a change may be refused.
+    fn conditions(self, victim: &Victim<'_>) -> &'static [&'static str] {
+        match (self, victim) {
+            // The second: a server that vanishes, or waits for room, may have been asked to commit, and a change that comes then waits behind
+            // a commit of which nobody knows whether it happened, longer than the user does.
+            (Trouble::Killed | Trouble::Paused, _) | (Trouble::Full, Victim::Server(_)) => {
+                &["resource-constraint", "remote-server-timeout"]
+            }
+            // It says no, and then nothing has happened: well before a user's patience ends (`storage.retry`).
+            (Trouble::ReadOnly, _) | (Trouble::Full, Victim::Disk(_)) => &["resource-constraint"],
+        }
+    }
+
     async fn begin(self, victim: &mut Victim<'_>) -> Result<()> {
         match self {
             Trouble::Killed => victim.server()?.kill(),
@@ -383,9 +396,7 @@ async fn under_load(platform: &Platform, mut victim: Victim<'_>, trouble: Troubl
     tokio::time::sleep(OUTAGE.saturating_sub(began.elapsed())).await;
     trouble.end(&mut victim).await?;
     let refused = refused?;
-    // The second: it waits behind a commit of which nobody knows yet whether it happened.
-    let conditions = ["resource-constraint", "remote-server-timeout"];
-    if !conditions.iter().any(|condition| waits(&refused, condition)) {
+    if !trouble.conditions(&victim).iter().any(|condition| waits(&refused, condition)) {
         return Err(format!("a change was refused with {refused}"));
     }
     if let Some(answer) = unread?.iter().find(|answer| !waits(answer, "resource-constraint")) {
