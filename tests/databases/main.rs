@@ -370,8 +370,8 @@ impl Trouble {
 
 /// Somebody writes to somebody in the other region, two hundred messages a second, and somebody else four; all of them are archived twice, while the
 /// database goes away and comes back. What was sent, acknowledged, stored and refused adds up; those who talk as people do go on hearing each
-/// other (the other one has too much open in the end, and has to wait); a change is refused with `resource-constraint` and works when it is over. So is a request
-/// that only reads, of a database that is gone.
+/// other (the other one has too much open in the end, and has to wait); a change is refused with `resource-constraint` and works when it is over.
+/// So is a request that only reads, of a database that is gone.
 async fn under_load(platform: &Platform, mut victim: Victim<'_>, trouble: Trouble) -> Result<()> {
     let number = match trouble {
         Trouble::Killed => 1,

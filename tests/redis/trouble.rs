@@ -68,6 +68,13 @@ pub(crate) async fn killed(platform: &Platform, redis: &mut Redis) -> Result<()>
     redis.kill();
     let said = alarm(platform, true).await?;
     let (took, _) = sign_in(platform, 9).await?;
+    // Who asks what is written there is told why that cannot be said.
+    let account = couples[0].writer.split('/').next().unwrap_or_default();
+    let asked = ctl(platform, (0, 0), &["registry", account]).await;
+    let refusal = asked.as_ref().err().and_then(|why| why.split_once("Redis cannot be reached:"));
+    if refusal.is_none_or(|(_, reason)| reason.trim().is_empty()) {
+        return Err(format!("the rows of {account}: {asked:?}"));
+    }
     let metric = platform.metric(0, "pangaea_redis_up", "").await?;
     if metric != 0.0 || !said.contains("does not answer") {
         return Err(format!("redis_up is {metric}, ready says {said}"));
