@@ -6,7 +6,7 @@
 
 use pangaea_tests::client::{Client, Endpoint, Result, patience};
 use pangaea_tests::harness::{Choice, Outcome, Test, run};
-use pangaea_tests::ledger::{Ledger, body};
+use pangaea_tests::ledger::{Ledger, Sum, body};
 use pangaea_tests::platform::{Plan, Platform};
 use pangaea_tests::xml::Element;
 use serde_json::Value;
@@ -123,6 +123,8 @@ struct Read {
     ledger: Ledger,
     resumed: u32,
     anew: u32,
+    /// What had been stored when it had gone.
+    stored: u64,
     /// A presence it should not have seen.
     went: Vec<String>,
 }
@@ -157,7 +159,8 @@ impl<T> Going<T> {
 /// Reads until it has so many of each writer, which is said late; tells of how many writers it has something.
 fn read(mut roamer: Roamer, goals: watch::Receiver<Option<Vec<u64>>>) -> Going<Read> {
     Going::begin(async move |tell| {
-        let mut read = Read { ledger: Ledger::default(), resumed: 0, anew: 0, went: Vec::new() };
+        let (ledger, went) = (Ledger::default(), Vec::new());
+        let mut read = Read { ledger, resumed: 0, anew: 0, stored: 0, went };
         let mut writers = BTreeSet::new();
         let mut since = Instant::now();
         loop {
@@ -181,7 +184,7 @@ fn read(mut roamer: Roamer, goals: watch::Receiver<Option<Vec<u64>>>) -> Going<R
             let all = goals.iter().enumerate().all(|(n, goal)| has(n) >= *goal);
             if all || since.elapsed() > patience() * 2 {
                 (read.resumed, read.anew) = (roamer.resumed, roamer.anew);
-                roamer.client.disconnect().await?;
+                read.stored = roamer.client.stored().await?.len() as u64;
                 return Ok(read);
             }
         }
@@ -277,22 +280,23 @@ async fn under_load(
         anew += began;
     }
     tell.send_replace(Some(rounds.clone()));
-    let (mut delivered, mut resumed, mut wrong) = (0, 0, Vec::new());
+    let sent = rounds.iter().sum::<u64>() * to.len() as u64;
+    let mut sum = Sum { sent, refused, ..Sum::default() };
+    let (mut resumed, mut wrong) = (0, Vec::new());
     for one in reading {
         let read = one.task.await.map_err(|e| e.to_string())??;
         for (n, rounds) in rounds.iter().enumerate() {
-            delivered += read.ledger.count(&format!("w{n}"));
+            sum.delivered += read.ledger.count(&format!("w{n}")) as u64;
             wrong.extend(read.ledger.verdict(&format!("w{n}"), *rounds).err());
         }
         wrong.extend(read.went);
+        sum.stored += read.stored;
         resumed += read.resumed;
         anew += read.anew;
     }
-    let sent: u64 = rounds.iter().sum::<u64>() * to.len() as u64;
-    println!(
-        "    sent {sent}, delivered {delivered}, stored 0, refused {refused}; sessions resumed {resumed}, begun anew {anew}"
-    );
+    println!("    {sum}; sessions resumed {resumed}, begun anew {anew}");
     happened?;
+    wrong.extend(sum.adds_up().err());
     match wrong.as_slice() {
         [] if anew == 0 && refused == 0 => Ok(resumed),
         wrong => Err(format!(

@@ -6,7 +6,7 @@
 use pangaea_tests::client::{Client, Result, patience};
 use pangaea_tests::database::{Kind, Server};
 use pangaea_tests::harness::{Choice, Outcome, Test, run};
-use pangaea_tests::ledger::{Ledger, body};
+use pangaea_tests::ledger::{Ledger, Sum, body};
 use pangaea_tests::platform::{Plan, Platform};
 use pangaea_tests::xml::Element;
 use serde_json::Value;
@@ -195,8 +195,8 @@ impl Writing {
         }
     }
 
-    /// How many it has sent, all of them acknowledged and none refused.
-    async fn end(self) -> Result<u64> {
+    /// How many it has sent, all of them acknowledged, and how many came back.
+    async fn end(self) -> Result<Sum> {
         self.enough.send_replace(true);
         let (mut writer, sent) = self.task.await.map_err(|e| e.to_string())??;
         let deadline = Instant::now() + patience() * 3;
@@ -206,10 +206,12 @@ impl Writing {
             }
         }
         writer.ping().await?;
-        match writer.drain().iter().find(|e| e.name == "message") {
-            Some(back) => Err(format!("came back: {back}")),
-            None => Ok(sent),
+        let mut sum = Sum { sent, ..Sum::default() };
+        for back in writer.drain().iter().filter(|e| e.name == "message") {
+            println!("    came back: {back}");
+            sum.refused += 1;
         }
+        Ok(sum)
     }
 }
 
@@ -247,6 +249,13 @@ struct Heard {
 }
 
 impl Heard {
+    /// What had been stored is heard too: how much of it for the first time.
+    fn finds(&mut self, stored: Vec<String>) -> u64 {
+        let before = self.numbers.len();
+        stored.iter().for_each(|text| self.enter(text));
+        (self.numbers.len() - before) as u64
+    }
+
     fn enter(&mut self, text: &str) {
         let number = text.rsplit(' ').next().and_then(|word| word.parse().ok());
         let Some(number) = number else { return self.ledger.enter(text) };
@@ -290,23 +299,26 @@ async fn scribe_killed(platform: &Platform) -> Result<()> {
     };
     to_reader.sends(200).await?;
     to_away.sends(50).await?;
-    let (sent, filed) = (to_reader.end().await?, to_away.end().await?);
+    let (mut said, mut filed) = (to_reader.end().await?, to_away.end().await?);
     let mut heard = Heard::default();
-    hear(&mut reader, &mut heard, || Some(sent)).await?;
-    heard.ledger.verdict("writer", sent)?;
+    hear(&mut reader, &mut heard, || Some(said.sent - said.refused)).await?;
+    said.delivered = heard.numbers.len() as u64;
+    said.stored = heard.finds(reader.stored().await?);
     let mut away = online(platform, 14, others[0], "away").await?;
     let mut found = Heard::default();
-    hear(&mut away, &mut found, || Some(filed)).await?;
-    found.ledger.verdict("writer", filed)?;
+    hear(&mut away, &mut found, || Some(filed.sent - filed.refused)).await?;
+    filed.stored = found.numbers.len() as u64;
     println!(
-        "    eu-{dead} killed, eu-{next} writes: {sent} sent, {sent} acknowledged, {} delivered, {} again; {filed} for somebody \
-         away, {filed} acknowledged, {} stored and fetched, {} again; 0 refused; a change took {:.1} s",
-        heard.numbers.len(),
+        "    eu-{dead} killed, eu-{next} writes: {said}, all acknowledged, {} again; for somebody away: {filed}, all acknowledged, {} again; \
+         a change took {:.1} s",
         heard.again,
-        found.numbers.len(),
         found.again,
         took.as_secs_f64(),
     );
+    heard.ledger.verdict("writer", said.sent)?;
+    found.ledger.verdict("writer", filed.sent)?;
+    said.adds_up()?;
+    filed.adds_up()?;
     if heard.again + found.again > 0 {
         return Err("some came twice".to_owned());
     }
@@ -343,7 +355,9 @@ async fn node_killed(platform: &Platform) -> Result<()> {
             again.send("<presence/>").await?;
             again.enable_sm(true).await?;
             hear(&mut again, &mut heard, || *told.borrow()).await?;
-            Ok::<_, String>(heard)
+            let mut sum = Sum { delivered: heard.numbers.len() as u64, ..Sum::default() };
+            sum.stored = heard.finds(again.stored().await?);
+            Ok::<_, String>((heard, sum))
         }
     });
     writing.sends(50).await?;
@@ -354,18 +368,18 @@ async fn node_killed(platform: &Platform) -> Result<()> {
     let seen = began.elapsed();
     counts_as_dead(platform, dead, &to, other).await?;
     writing.sends(100).await?;
-    let sent = writing.end().await?;
-    goal.send_replace(Some(sent));
-    let heard = hearing.await.map_err(|e| e.to_string())??;
+    let Sum { sent, refused, .. } = writing.end().await?;
+    goal.send_replace(Some(sent - refused));
+    let (heard, sum) = hearing.await.map_err(|e| e.to_string())??;
+    let sum = Sum { sent, refused, ..sum };
     println!(
-        "    eu-{dead} killed: {sent} sent, {sent} acknowledged, {} delivered, {} of them again, 0 refused; at most {:.1} s without \
-         one; contacts knew after {:.1} s",
-        heard.numbers.len(),
+        "    eu-{dead} killed: {sum}, all acknowledged, {} delivered again; at most {:.1} s without one; contacts knew after {:.1} s",
         heard.again,
         heard.gap.as_secs_f64(),
         seen.as_secs_f64(),
     );
-    heard.ledger.verdict("writer", sent)?;
+    heard.ledger.verdict("writer", sum.sent)?;
+    sum.adds_up()?;
     platform.start_node(&format!("eu-{dead}")).await
 }
 

@@ -293,7 +293,7 @@ async fn messages(platform: &Platform, redis: &Redis) -> Result<()> {
     let (writes, _) = beats(redis, 12).await?;
     let report = couple.end().await?;
     println!("    {report}; {writes} writes to Redis meanwhile");
-    if writes == 0 && report.sent > 500 {
+    if writes == 0 && report.sum.sent > 500 {
         Ok(())
     } else {
         Err(format!("{writes} writes, {report}"))

@@ -4,6 +4,7 @@
 //! a number lost, doubled, out of order or never sent makes [`Ledger::verdict`] say so.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 /// What one receiver has seen of several senders.
 #[derive(Debug, Default)]
@@ -123,6 +124,39 @@ impl Ledger {
     }
 }
 
+/// What became of what was sent, as clients saw it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sum {
+    /// By those who write.
+    pub sent: u64,
+    /// To those who read, while they were there.
+    pub delivered: u64,
+    /// What they find who come anew when all is over.
+    pub stored: u64,
+    /// What came back to those who write.
+    pub refused: u64,
+}
+
+impl Sum {
+    /// Has each of them become one of the three?
+    ///
+    /// # Errors
+    /// Says the numbers.
+    pub fn adds_up(&self) -> Result<(), String> {
+        match self.delivered + self.stored + self.refused == self.sent {
+            true => Ok(()),
+            false => Err(format!("it does not add up: {self}")),
+        }
+    }
+}
+
+impl fmt::Display for Sum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { sent, delivered, stored, refused } = self;
+        write!(f, "{sent} sent, {delivered} delivered, {stored} stored, {refused} refused")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -155,5 +189,14 @@ mod tests {
         let mut ledger = Ledger::default();
         ledger.enter("hello");
         assert!(ledger.verdict("romeo", 0).unwrap_err().contains("strange"));
+    }
+
+    #[test]
+    fn a_sum_that_lacks_one_or_has_one_twice_does_not_add_up() {
+        let sum = Sum { sent: 6, delivered: 3, stored: 2, refused: 1 };
+        sum.adds_up().unwrap();
+        let lacks = Sum { stored: 1, ..sum }.adds_up().unwrap_err();
+        assert!(lacks.contains("6 sent, 3 delivered, 1 stored, 1 refused"), "{lacks}");
+        assert!(Sum { refused: 2, ..sum }.adds_up().is_err());
     }
 }

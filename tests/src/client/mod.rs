@@ -7,6 +7,7 @@
 
 mod negotiation;
 mod reading;
+mod stored;
 mod strangers;
 
 use crate::xml::{Element, Piece, escape};
