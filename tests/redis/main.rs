@@ -1,5 +1,5 @@
 //! Redis under the server: nodes that find each other there, sessions that are written down there, and what becomes of both, and of messages, when
-//! Redis is killed, emptied, silent, another one, or fails over.
+//! Redis is killed, emptied, silent, slow, another one, or fails over.
 //!
 //! Run by `tests/run`, or `cargo test -p pangaea-tests --test redis [WORD…]` when the server has been built. Needs Debian's `redis-server`; each
 //! server runs on a port and in a directory of its own ([`pangaea_tests::redis`]). One platform, two regions of two nodes, for all tests.
@@ -17,7 +17,7 @@ use std::time::Duration;
 
 const LONGEST_SECONDS: u64 = 120;
 
-const NAMES: [&str; 14] = [
+const NAMES: [&str; 15] = [
     "suite",
     "suite_over_tls",
     "suite_on_a_cluster",
@@ -29,6 +29,7 @@ const NAMES: [&str; 14] = [
     "paused_under_load",
     "full_under_load",
     "a_dead_node_is_swept",
+    "slow_under_load",
     "tls_and_a_password_by_reload",
     "sentinel_failover_under_load",
     "a_node_joins_by_the_registry",
@@ -88,6 +89,7 @@ async fn all(choice: &Choice, outcome: &mut Outcome, redis: &mut Redis) {
         Test::new("paused_under_load", || trouble::paused(on, redis)),
         Test::new("full_under_load", || trouble::full(on, redis)),
         Test::new("a_dead_node_is_swept", || trouble::dead_node(on, redis)),
+        Test::new("slow_under_load", || trouble::slow(on, redis)),
         Test::new("tls_and_a_password_by_reload", || trouble::tls(on)),
         Test::new("sentinel_failover_under_load", || trouble::sentinel(on)),
         // Last: the node that joins goes again, and is missed for a while.

@@ -1,11 +1,12 @@
 //! What happens to Redis, to a node, and to where Redis is; while people write to each other, and others sign in.
 
-use super::talk::Couple;
+use super::talk::{Couple, Report};
 use super::{ctl, quiet, somebody, until, written};
 use pangaea_tests::client::{Result, patience};
 use pangaea_tests::http;
 use pangaea_tests::platform::{Platform, binary};
 use pangaea_tests::redis::{Kind, Redis};
+use pangaea_tests::slow::Way;
 use std::time::{Duration, Instant};
 
 /// What sessions may feel of it: nothing. On a busy machine a little.
@@ -21,10 +22,19 @@ async fn couples(platform: &Platform, number: u32) -> Result<[Couple; 2]> {
 }
 
 /// Adds up what they said.
-async fn end(what: &str, couples: [Couple; 2]) -> Result<()> {
+async fn reports(what: &str, couples: [Couple; 2]) -> Result<Vec<(&'static str, Report)>> {
+    let mut reports = Vec::new();
     for (couple, road) in couples.into_iter().zip(["within the region", "to the other region"]) {
         let report = couple.end().await?;
         println!("    {what}, {road}: {report}");
+        reports.push((road, report));
+    }
+    Ok(reports)
+}
+
+/// The same, and they felt nothing.
+async fn end(what: &str, couples: [Couple; 2]) -> Result<()> {
+    for (road, report) in reports(what, couples).await? {
         if report.gap > FELT_MAX {
             return Err(format!("{road}: nothing for {:?}", report.gap));
         }
@@ -116,6 +126,41 @@ pub(crate) async fn paused(platform: &Platform, redis: &Redis) -> Result<()> {
     written(redis, "eu", &in_eu(&couples)).await?;
     println!("    silent: a sign-in took {:.2} s at most", took.as_secs_f64());
     end("paused", couples).await
+}
+
+/// It answers whatever it is asked, late: no node takes it for dead, and nobody waits for it.
+pub(crate) async fn slow(platform: &Platform, redis: &Redis) -> Result<()> {
+    // Less than `redis.timeout`.
+    const LATE: Duration = Duration::from_millis(1500);
+    const ANSWERS: u64 = 4;
+    // A message each ten milliseconds: half as many again would wait with one that waits for an answer.
+    const BEHIND_MAX: u64 = 100;
+    let way = Way::to(redis.port()).await?;
+    reload(platform, &format!("url = \"redis://127.0.0.1:{}\"\n", way.port())).await?;
+    let couples = couples(platform, 62).await?;
+    let mut there = in_eu(&couples);
+    written(redis, "eu", &there).await?;
+    way.late(LATE);
+    let mut took = Duration::ZERO;
+    for number in 66..69 {
+        took = took.max(sign_in(platform, number).await?.0);
+    }
+    let stays = somebody(platform, 69, (0, 1), "newcomer").await?;
+    until!("answers have come late", { Ok((way.arrived_late() >= ANSWERS).then_some(())) })?;
+    way.late(Duration::ZERO);
+    there.push(stays.full());
+    written(redis, "eu", &there).await?;
+    println!(
+        "    slow: {} answers came late; a sign-in took {:.2} s at most",
+        way.arrived_late(),
+        took.as_secs_f64()
+    );
+    for (road, report) in reports("slow", couples).await? {
+        if report.behind > BEHIND_MAX {
+            return Err(format!("{road}: {} messages waited", report.behind));
+        }
+    }
+    reload(platform, &format!("url = \"{}\"\n", redis.url())).await
 }
 
 /// It has no room for another row.

@@ -4,7 +4,8 @@
 //! (`rxml`), so a server that sends what it should not is caught by the first client that listens.
 //!
 //! * [`platform`] starts `pangaea quickstart`, knows its ports, steers its WAN, stops it;
-//! * [`database`] starts PostgreSQL and MariaDB, [`redis`] Redis and Sentinel; [`dns`] is a name server that lies on demand;
+//! * [`database`] starts PostgreSQL and MariaDB, [`redis`] Redis and Sentinel, [`slow`] makes the way there slow;
+//! * [`dns`] is a name server that lies on demand;
 //! * [`reference`] starts a mature server in its place, to prove the tests themselves;
 //! * [`client`] is the test client; [`xml`] and [`scram`] are what it stands on;
 //! * [`scenario`] reads and plays `tests/scenarios/*.scn`;
@@ -23,4 +24,5 @@ pub mod redis;
 pub mod reference;
 pub mod scenario;
 pub mod scram;
+pub mod slow;
 pub mod xml;
