@@ -1,10 +1,12 @@
 //! Nodes of one region that are emptied, restarted one after the other, and killed, under load: what was sent, delivered, stored and refused adds
 //! up, order holds, and sessions go on elsewhere (XEP-0198 §5).
 //!
-//! Run by `tests/run`, or `cargo test -p pangaea-tests --test drain [WORD…]` when the server has been built. One platform for all of it: a region
-//! of three nodes. Clients know all of them, as by SRV records, and go to the next when one sends them away.
+//! Run by `tests/run`, or `cargo test -p pangaea-tests --test drain [WORD…]` when the server has been built. A region of three nodes for all of
+//! it, and another one over PostgreSQL (Debian's `postgresql`), which says what it is asked when many come at once. Clients know all nodes, as by
+//! SRV records, and go to the next when one sends them away.
 
 use pangaea_tests::client::{Client, Endpoint, Result, patience};
+use pangaea_tests::database::{Kind, Server};
 use pangaea_tests::harness::{Choice, Outcome, Test, run};
 use pangaea_tests::ledger::{Ledger, Sum, body};
 use pangaea_tests::platform::{Plan, Platform};
@@ -13,7 +15,7 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -27,14 +29,17 @@ async fn main() -> ExitCode {
     let choice = Choice::from_args();
     let mut outcome = Outcome::default();
     let plan = Plan { regions: vec!["eu".into()], nodes: 3, users: 200, ..Plan::default() };
-    let platform = match Platform::start(plan).await {
-        Ok(platform) => platform,
-        Err(e) => {
-            outcome.fail("the_platform_starts", &e);
-            return outcome.finish();
-        }
-    };
-    let platform = &platform;
+    match Platform::start(plan).await {
+        Ok(platform) => of_files(&choice, &mut outcome, &platform).await,
+        Err(e) => outcome.fail("the_platform_starts", &e),
+    }
+    let storm = Test::new("drain::who_comes_from_a_dead_node_is_admitted_at_a_pace", storm);
+    run(&mut outcome, &choice, vec![storm], 1, LONGEST_SECONDS).await;
+    outcome.finish()
+}
+
+/// All whose nodes share a file.
+async fn of_files(choice: &Choice, outcome: &mut Outcome, platform: &Platform) {
     let tests = vec![
         Test::new("drain::an_emptied_node_loses_nothing_and_ends_with_no_session", || {
             emptied(platform)
@@ -43,13 +48,11 @@ async fn main() -> ExitCode {
             waits_elsewhere(platform)
         }),
         Test::new("drain::nodes_restarted_one_after_the_other_lose_nothing", || rolling(platform)),
-        Test::new("drain::who_comes_from_a_dead_node_is_admitted_at_a_pace", || storm(platform)),
     ];
-    run(&mut outcome, &choice, tests, 1, LONGEST_SECONDS).await;
+    run(outcome, choice, tests, 1, LONGEST_SECONDS).await;
     for panic in platform.panics() {
         outcome.fail("no_task_panics", &panic);
     }
-    outcome.finish()
 }
 
 /// Somebody who stays, whatever becomes of his node.
@@ -408,10 +411,18 @@ async fn rolling(platform: &Platform) -> Result<()> {
     if resumed >= 18 { Ok(()) } else { Err(format!("{resumed} sessions went on")) }
 }
 
-/// A node dies with its users; the others admit them at the rate they are told, and those who resume at once.
-async fn storm(platform: &Platform) -> Result<()> {
+/// A node dies with its users; the others admit them at the rate they are told, and those who resume at once. What the database is asked
+/// meanwhile follows from how many sign in: no more for each because they come together.
+async fn storm() -> Result<()> {
     const USERS: u32 = 60;
     const RATE: u32 = 10;
+    // For each who comes, with what the nodes ask of themselves meanwhile.
+    const STATEMENTS_MAX: usize = 40;
+    let server = Server::start(Kind::Postgres).await?;
+    server.log_statements()?;
+    let database = Some(format!("{}/storm", server.url()));
+    let plan = Plan { regions: vec!["eu".into()], nodes: 3, database, ..Plan::default() };
+    let platform = &Platform::start(plan).await?;
     for node in ["eu-0", "eu-2"] {
         let path = platform.dir.join(format!("{node}.toml"));
         let text = std::fs::read_to_string(&path).map_err(|e| e.to_string())?;
@@ -420,21 +431,25 @@ async fn storm(platform: &Platform) -> Result<()> {
         platform.ctl(node, &["reload"]).await?;
     }
     let mut users = Vec::new();
-    for user in 70..70 + USERS {
+    for user in 0..USERS {
         users.push(Roamer::new(platform, user, "reader", 1).await?);
     }
-    let mut other = Roamer::new(platform, 69, "other", 2).await?;
+    let mut other = Roamer::new(platform, USERS, "other", 2).await?;
     platform.kill("eu-1").await?;
+    let before = server.statements().len();
+    let back = Arc::new(AtomicUsize::new(0));
     let begun = Instant::now();
     let coming: Vec<_> = users
         .into_iter()
         .map(|mut roamer| {
+            let back = back.clone();
             tokio::spawn(async move {
                 // Half of them here, half of them there.
                 roamer.at =
                     if roamer.client.user.ends_with(['0', '2', '4', '6', '8']) { 1 } else { 2 };
-                let back = roamer.come_back().await.map(|()| begun.elapsed());
-                (roamer, back)
+                let came = roamer.come_back().await.map(|()| begun.elapsed());
+                back.fetch_add(1, Ordering::AcqRel);
+                (roamer, came)
             })
         })
         .collect();
@@ -444,23 +459,37 @@ async fn storm(platform: &Platform) -> Result<()> {
     other.client.cut().await;
     other.come_back().await?;
     let resumed_after = asked.elapsed();
-    let (mut times, mut anew) = (Vec::new(), 0);
+    let before_it = back.load(Ordering::Acquire);
+    let (mut times, mut here, mut anew) = (Vec::new(), Vec::new(), 0);
     for one in coming {
-        let (mut roamer, back) = one.await.map_err(|e| e.to_string())?;
-        times.push(back?.as_secs_f32());
+        let (roamer, came) = one.await.map_err(|e| e.to_string())?;
+        times.push(came?.as_secs_f32());
         anew += roamer.anew;
+        here.push(roamer);
+    }
+    let asked_of_it = server.statements().split_off(before);
+    for mut roamer in here {
         roamer.client.disconnect().await?;
     }
     times.sort_by(f32::total_cmp);
     let last = times.last().copied().unwrap_or(0.0);
     println!(
-        "    {USERS} users of a dead node, two nodes that admit {RATE} a second: half are back after {:.1} s, all after {last:.1} s; {anew} begun anew; \
-         one who resumed meanwhile waited {:.2} s",
+        "    {USERS} users of a dead node, two nodes that admit {RATE} a second: half are back after {:.1} s, all after {last:.1} s, {:.1} a second; \
+         {anew} begun anew; one who resumed meanwhile waited {:.2} s, {before_it} came before it",
         times[times.len() / 2],
+        USERS as f32 / last,
         resumed_after.as_secs_f32(),
     );
+    let begin_with = |word: &str| asked_of_it.iter().filter(|text| text.starts_with(word)).count();
+    println!(
+        "    the database meanwhile: {} statements, {:.1} a second, {:.1} for each; {} of them read, {} commit",
+        asked_of_it.len(),
+        asked_of_it.len() as f32 / last,
+        asked_of_it.len() as f32 / USERS as f32,
+        begin_with("SELECT"),
+        begin_with("COMMIT"),
+    );
     other.client.disconnect().await?;
-    platform.start_node("eu-1").await?;
     let least = (USERS - 2 * RATE) as f32 / (2 * RATE) as f32;
     if last < least {
         return Err(format!("all after {last} s: faster than the rate allows, {least} s"));
@@ -468,5 +497,14 @@ async fn storm(platform: &Platform) -> Result<()> {
     if resumed_after > Duration::from_secs(1) {
         return Err(format!("who resumes waits behind the others: {resumed_after:?}"));
     }
-    Ok(())
+    if before_it >= USERS as usize {
+        return Err("nobody waited when one resumed".to_owned());
+    }
+    match asked_of_it.len() {
+        0 => Err("the database has not said what it was asked".to_owned()),
+        asked if asked > USERS as usize * STATEMENTS_MAX => {
+            Err(format!("{asked} statements for {USERS} who came"))
+        }
+        _ => platform.panics().into_iter().next().map_or(Ok(()), Err),
+    }
 }

@@ -212,6 +212,32 @@ impl Server {
             .unwrap_or_default()
     }
 
+    /// From a moment later on its log has every statement.
+    ///
+    /// # Errors
+    /// When it cannot be told, or is not PostgreSQL.
+    pub fn log_statements(&self) -> Result<()> {
+        if self.kind != Kind::Postgres {
+            return Err("only PostgreSQL is told so".to_owned());
+        }
+        let file = self.dir.path().join("data/postgresql.auto.conf");
+        std::fs::write(&file, "log_statement = 'all'\n").map_err(|e| e.to_string())?;
+        signal("HUP", self.child.id());
+        Ok(())
+    }
+
+    /// The statements in its log, each from its first word on.
+    pub fn statements(&self) -> Vec<String> {
+        // "statement: …", or "execute name: …".
+        let statement = |line: &str| {
+            let (_, said) = line.split_once("LOG:  ")?;
+            let (how, text) = said.split_once(": ")?;
+            let is_one = how == "statement" || how.starts_with("execute ");
+            is_one.then(|| text.trim_start().to_owned())
+        };
+        self.log().lines().filter_map(statement).collect()
+    }
+
     /// The server, and those it has made.
     fn pids(&self) -> Vec<u32> {
         let parent = self.child.id();
