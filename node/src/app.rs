@@ -39,6 +39,7 @@ pub use self::build::{Parts, asks_for_certificates, assemble, start_links};
 pub use self::drain::Drain;
 pub use self::live::Live;
 pub use self::operator::operator;
+pub(crate) use self::operator::unread;
 pub use self::reload::{Reload, Reloading, SetFilter};
 pub use self::run::{RunError, drain, housekeeping, run};
 pub use self::wires::Late;

@@ -27,6 +27,7 @@ use crate::features::register;
 use crate::homes::accounts::{self, ACCOUNTS, Account};
 use crate::homes::{HomeError, Moved};
 use crate::router::perform;
+use crate::storage::StorageError;
 
 /// How long a change of metadata may take.
 const PROPOSE_WITHIN: Duration = Duration::from_secs(10);
@@ -162,6 +163,15 @@ pub(super) fn refused(error: HomeError) -> Refusal {
         HomeError::Unreachable => {
             Refusal::unavailable("the account's home region cannot be reached")
         }
+        HomeError::Unavailable(_) => Refusal::unavailable(error.to_string()),
+        error => Refusal::failed(error.to_string()),
+    }
+}
+
+/// Why something could not be read, for an administrator.
+pub(crate) fn unread(error: StorageError) -> Refusal {
+    match error {
+        StorageError::Unavailable { .. } => Refusal::unavailable(error.to_string()),
         error => Refusal::failed(error.to_string()),
     }
 }
@@ -502,7 +512,7 @@ impl Operator for Desk {
                     third_party: report.third_party,
                 }
             };
-            let found = found.map_err(|error| Refusal::failed(error.to_string()))?;
+            let found = found.map_err(unread)?;
             Ok(found.into_iter().map(info).collect())
         })
     }
@@ -510,7 +520,7 @@ impl Operator for Desk {
     fn users<'a>(&'a self, after: Option<&'a str>, limit: usize) -> Answer<'a, Vec<String>> {
         Box::pin(async move {
             let users = self.node.storage.owners(ACCOUNTS, after, limit).await;
-            users.map_err(|error| Refusal::failed(error.to_string()))
+            users.map_err(unread)
         })
     }
 

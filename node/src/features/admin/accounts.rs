@@ -12,7 +12,7 @@ use xmpp::xml::element::Element;
 
 use super::{AdminCommand, node, one_account, refused, result, some_accounts};
 use crate::admin::{Operator, Refusal};
-use crate::app::{Node, operator};
+use crate::app::{Node, operator, unread};
 use crate::features::adhoc::command::{Asked, Done, Note, bad_payload};
 use crate::features::last;
 use crate::homes::accounts::{Account, set_disabled};
@@ -171,14 +171,14 @@ fn unknown(account: &BareJid) -> Refusal {
 /// The account, if it is one, as the local replica has it.
 async fn record(node: &Node, account: &BareJid) -> Result<Account, Refusal> {
     let found = Account::load(node.storage.as_ref(), account).await;
-    found.map_err(|error| Refusal::failed(error.to_string()))?.ok_or_else(|| unknown(account))
+    found.map_err(unread)?.ok_or_else(|| unknown(account))
 }
 
 async fn roster(node: Arc<Node>, jid: Jid) -> OfOne {
     let account = jid.bare();
     record(&node, &account).await?;
     let roster = node.rosters.load(&node, &account).await;
-    let roster = roster.map_err(|error| Refusal::failed(error.to_string()))?;
+    let roster = roster.map_err(unread)?;
     let listed = roster.contacts.iter().filter(|(_, contact)| contact.listed);
     let query = Element::new("query", ns::ROSTER)
         .with_children(listed.map(|(jid, contact)| contact.element(jid)));
@@ -192,7 +192,7 @@ async fn last_login(node: Arc<Node>, jid: Jid) -> OfOne {
     let named = Field::new("accountjids", FieldKind::JidMulti, account.as_str());
     let mut form = result().with_field(named);
     let left = last::left(&node, &account).await;
-    let left = left.map_err(|error| Refusal::failed(error.to_string()))?;
+    let left = left.map_err(unread)?;
     if let Some(at_ms) = last::login_ms(&node, &account).or(left.map(|left| left.login_ms)) {
         let at = date_time::format(at_ms);
         form = form.with_field(Field::new("lastlogin", FieldKind::TextSingle, &at));

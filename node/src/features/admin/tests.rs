@@ -5,6 +5,7 @@ use xmpp::stanza::Stanza;
 use xmpp::xml::element::Element;
 
 use super::*;
+use crate::admin::Operator as _;
 use crate::feature::{Action, Iq, Target};
 use crate::session::Seat;
 use crate::testing::{House, all, mail, stanza};
@@ -116,4 +117,19 @@ async fn a_new_user_has_a_password_of_his_own() {
     let answer = execute(&house, &admin, "add-user", &new("count")).await;
     let error = answer.child("error", ns::CLIENT).expect("an error");
     assert!(error.has_child("conflict", ns::STANZAS));
+}
+
+#[tokio::test]
+async fn while_the_database_is_away_an_administrator_is_told_to_try_again() {
+    let (house, admin) = house().await;
+    house.database.go(true);
+    let answer =
+        execute(&house, &admin, "user-stats", &[("accountjid", "juliet@chat.example")]).await;
+    let error = answer.child("error", ns::CLIENT).expect("an error");
+    assert_eq!(error.attr("type"), Some("wait"), "{error:?}");
+    let desk = crate::app::operator(&house.node);
+    let refused = desk.users(None, 5).await.map_err(|refusal| refusal.kind);
+    assert_eq!(refused, Err(RefusalKind::Unavailable));
+    let refused = desk.user_remove("juliet@chat.example").await.map_err(|refusal| refusal.kind);
+    assert_eq!(refused, Err(RefusalKind::Unavailable));
 }
