@@ -41,7 +41,7 @@ pub use self::live::Live;
 pub use self::operator::operator;
 pub(crate) use self::operator::unread;
 pub use self::reload::{Reload, Reloading, SetFilter};
-pub use self::run::{RunError, drain, housekeeping, run};
+pub use self::run::{END_WITHIN, RunError, drain, housekeeping, run};
 pub use self::wires::Late;
 pub use self::world::{Chance, World};
 use crate::auth::{Chain, Throttle};

@@ -251,7 +251,7 @@ fn is_in_two(node: &Node) -> bool {
     node.config.geo.durability == config::Durability::TwoRegions
 }
 
-/// Runs until the node stops.
+/// Runs until the node stops. What it has begun to write comes to its end, also when it is dropped.
 pub async fn run(node: Arc<Node>) {
     let after = node.config.geo.outbox_after;
     loop {
@@ -274,7 +274,7 @@ pub async fn run(node: Arc<Node>) {
             () = stirred, if at.is_none() => continue,
         }
         let before = node.now_ms().saturating_sub(millis(after)) + 1;
-        if write(&node, before).await.is_err() {
+        if written(&node, before).await.is_err() {
             tokio::time::sleep(RETRY).await;
         }
     }
@@ -284,11 +284,8 @@ pub async fn run(node: Arc<Node>) {
 /// the disk failed or did not come to an end in time.
 pub async fn flush(node: &Arc<Node>, deadline: Instant) -> bool {
     loop {
-        // A task of its own: what has been begun is told to the ledger, whoever has stopped waiting.
-        let writer = node.clone();
-        let written = tokio::spawn(async move { write(&writer, u64::MAX).await });
-        match timeout_at(deadline, written).await {
-            Ok(Ok(Ok(0))) => {
+        match timeout_at(deadline, written(node, u64::MAX)).await {
+            Ok(Ok(0)) => {
                 if !node.second.settled(deadline).await {
                     return false;
                 }
@@ -297,10 +294,16 @@ pub async fn flush(node: &Arc<Node>, deadline: Instant) -> bool {
                     return true;
                 }
             }
-            Ok(Ok(Ok(_))) => {}
+            Ok(Ok(_)) => {}
             _ => return false,
         }
     }
+}
+
+/// The same as [`write`], in a task of its own: what has been begun is told to the ledger, whoever has stopped waiting.
+async fn written(node: &Arc<Node>, before_ms: u64) -> Result<usize, ()> {
+    let node = node.clone();
+    tokio::spawn(async move { write(&node, before_ms).await }).await.unwrap_or(Err(()))
 }
 
 /// One transaction. How many messages were written.
@@ -361,8 +364,46 @@ fn millis(duration: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use tokio::task::JoinSet;
+
     use super::*;
     use crate::testing::{House, stanza};
+
+    #[tokio::test]
+    async fn a_write_whose_writer_is_stopped_is_not_forgotten() {
+        let house = House::new().await;
+        let disk = house.database.clone();
+        tokio::time::pause();
+        let (node, me) = (&house.node, house.node.geo.me.to_string());
+        let soon = || Instant::now() + Duration::from_secs(1);
+        let enter = || {
+            let order = node.ledger.next_order();
+            let message = stanza("<message to='juliet@chat.example'/>");
+            node.ledger.enter(order, &message, Due::Nobody, 0, 0).expect("room");
+            order
+        };
+        let kept = enter();
+        assert!(flush(node, soon()).await);
+        // One that is due, and one that is to be removed; the disk does not come to an end with them.
+        let waits = enter();
+        drop(node.ledger.kept(kept));
+        tokio::time::advance(node.config.geo.outbox_after * 2).await;
+        let stuck = disk.writing.lock().await;
+        let mut tasks = JoinSet::new();
+        tasks.spawn(run(node.clone()));
+        let is_written = || node.outbox_writer.try_lock().is_err();
+        house.until("it is being written", is_written).await;
+        tasks.shutdown().await;
+        assert!(!flush(node, soon()).await, "it may not be on the disk");
+        disk.go(true);
+        drop(stuck);
+        house.until("it was not written", || !is_written()).await;
+        assert!(!flush(node, soon()).await);
+        disk.go(false);
+        assert!(flush(node, soon()).await);
+        let rows = node.storage.outbox(&me).await.expect("it is there");
+        assert_eq!(rows.into_iter().map(|(order, _)| order).collect::<Vec<_>>(), [waits]);
+    }
 
     #[tokio::test]
     async fn what_a_former_life_promised_leaves_for_other_domains_first() {

@@ -131,6 +131,12 @@ impl House {
         House::with_domains(&domains, &format!("{more}{US}")).await
     }
 
+    /// The same as [`House::with`]; `node` is configuration of `[node]`.
+    pub(crate) async fn with_node(node: &str, more: &str) -> House {
+        let config = CONFIG.replacen("[node]\n", &format!("[node]\n{node}\n"), 1);
+        House::configured(&format!("{config}{more}")).await
+    }
+
     async fn configured(text: &str) -> House {
         let dir = tempfile::tempdir().expect("a directory");
         let config = config::Config::parse(text, "test.toml", dir.path())

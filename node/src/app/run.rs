@@ -8,7 +8,7 @@ use config::Config;
 use replication::metadata::Command;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::drain::{self};
 use super::{Node, Reload, build, heirs, operator::Desk, reload, scribe, wires};
@@ -26,6 +26,18 @@ use crate::transport::tcp::{self, Gate, GateLimits};
 const ANNOUNCE_WITHIN: Duration = Duration::from_secs(5);
 /// How long the last writing of the outbox may take.
 const OUTBOX_WITHIN: Duration = Duration::from_secs(5);
+/// The same of what waits for archives.
+const ARCHIVES_WITHIN: Duration = Duration::from_secs(2);
+/// How long housekeeping may take to come to the end of what it has begun.
+const TASKS_WITHIN: Duration = Duration::from_secs(1);
+/// How long homes, links, metadata and storage may take to close.
+const CLOSE_WITHIN: Duration = Duration::from_secs(10);
+/// What an orderly end may take beyond `node.drain_deadline`: the steps that come after it, each in its own time.
+pub const END_WITHIN: Duration = OUTBOX_WITHIN
+    .saturating_add(ARCHIVES_WITHIN)
+    .saturating_add(last::leaving::FLUSH_WITHIN)
+    .saturating_add(TASKS_WITHIN)
+    .saturating_add(CLOSE_WITHIN);
 /// How long it waits for those that can be reached, when others cannot.
 const ECHO_WITHIN: Duration = Duration::from_secs(1);
 /// How long the streams to other domains have to deliver what they were given; the rest goes another way.
@@ -97,7 +109,8 @@ pub async fn run(
 
     let node = Box::pin(build::build(config)).await?;
     tracing::info!(node = %node.geo.me, incarnation = node.incarnation, "starting");
-    let mut tasks = JoinSet::new();
+    // The ways of clients, which close first; and what goes on as long as there is a session, and may be dropped wherever it is.
+    let (mut doors, mut beside) = (JoinSet::new(), JoinSet::new());
     let gate = Gate::new(GateLimits {
         pre_auth_per_address_max: u32::try_from(node.config.limits.unauthenticated_per_address_max)
             .unwrap_or(u32::MAX),
@@ -105,7 +118,7 @@ pub async fn run(
     });
     for (listener, direct) in c2s {
         let (node, gate) = (node.clone(), gate.clone());
-        tasks.spawn(async move {
+        doors.spawn(async move {
             tcp::accept_loop(listener, gate, |accepted| {
                 if !node.metrics.may_connect(node.config.limits.connections_max) {
                     return; // Dropped, and thereby closed.
@@ -117,7 +130,7 @@ pub async fn run(
     }
     for listener in components {
         let (node, gate) = (node.clone(), gate.clone());
-        tasks.spawn(async move {
+        doors.spawn(async move {
             tcp::accept_loop(listener, gate, |accepted| {
                 tokio::spawn(components::serve(node.clone(), accepted));
             })
@@ -126,12 +139,12 @@ pub async fn run(
     }
     federation::streams::start(&node)?;
     for (listener, is_tls) in s2s {
-        tasks.spawn(federation::streams::listen(node.clone(), listener, is_tls));
+        beside.spawn(federation::streams::listen(node.clone(), listener, is_tls));
     }
-    tasks.spawn(federation::streams::agree_on_secret(node.clone()));
-    tasks.spawn(federation::streams::follow_nodes(node.clone()));
+    beside.spawn(federation::streams::agree_on_secret(node.clone()));
+    beside.spawn(federation::streams::follow_nodes(node.clone()));
     for service in node.services.all() {
-        service.start(&node, &mut tasks)?;
+        service.start(&node, &mut beside)?;
     }
     let desk = Arc::new(Desk::new(node.clone()));
     let router = crate::http::router(desk, node.metrics.clone(), &node.config.admin.accounts);
@@ -141,15 +154,19 @@ pub async fn run(
     let (http_stop, http_stopped) = watch::channel(false);
     let connections_max = node.config.limits.http_connections_max;
     let http = tokio::spawn(crate::http::serve(http, router, connections_max, http_stopped));
+    let mut tasks = JoinSet::new();
     housekeeping(&node, &mut tasks);
-    tasks.spawn(reload::follow(node.clone(), reload));
+    beside.spawn(reload::follow(node.clone(), reload));
     // Not one of the tasks: it goes on through the drain, and ends by itself when the node has stopped.
     let registry = tokio::spawn(registry::run(node.clone()));
 
     // An error means that nobody can ever say stop; then only a signal ends the process.
     let _ = stop.wait_for(|stop| *stop).await;
     tracing::info!("stopping");
+    doors.shutdown().await;
     drain(&node, tasks).await;
+    // The streams of other servers have ended, and the links: whoever still comes is refused.
+    beside.shutdown().await;
     let _ = registry.await;
     http_stop.send_replace(true);
     let _ = http.await;
@@ -157,16 +174,25 @@ pub async fn run(
     Ok(())
 }
 
-/// What runs beside the listeners: the tick, the follower of metadata, and making this life of the node known.
+/// What runs beside the listeners, until the node stops: the tick, the follower of metadata, the outbox, and making this life of the node known.
 pub fn housekeeping(node: &Arc<Node>, tasks: &mut JoinSet<()>) {
-    tasks.spawn(tick::run(node.clone()));
+    tasks.spawn(left_at_once(node.clone(), tick::run(node.clone())));
     tasks.spawn(wires::follow_metadata(node.clone()));
-    tasks.spawn(announce(node.clone()));
+    tasks.spawn(left_at_once(node.clone(), announce(node.clone())));
     tasks.spawn(outbox::run(node.clone()));
-    tasks.spawn(heirs::run(node.clone()));
+    tasks.spawn(left_at_once(node.clone(), heirs::run(node.clone())));
     tasks.spawn(scribe::run(node.clone()));
-    tasks.spawn(outbox::recover(node.clone()));
-    tasks.spawn(outbox::inherit::run(node.clone()));
+    tasks.spawn(left_at_once(node.clone(), outbox::recover(node.clone())));
+    tasks.spawn(left_at_once(node.clone(), outbox::inherit::run(node.clone())));
+}
+
+/// What may be left wherever it is when the node stops, and may be in the middle of a long wait then.
+async fn left_at_once(node: Arc<Node>, work: impl Future<Output = ()>) {
+    tokio::select! {
+        biased; // a step too many, at the stop, harms nobody
+        () = work => {}
+        () = node.stopped() => {}
+    }
 }
 
 /// Makes this life of the node known to metadata: its address, certificate and incarnation.
@@ -183,11 +209,10 @@ async fn announce(node: Arc<Node>) {
     }
 }
 
-/// The orderly end: sessions, which move to other nodes of the region if there are any; then what they left behind, then the links, within
-/// `node.drain_deadline`.
+/// The orderly end, when no client comes any more: sessions, which move to other nodes of the region if there are any; then what they left behind,
+/// then the links, within `node.drain_deadline`; then the last writings, and the rest, within [`END_WITHIN`]. `tasks` is the housekeeping: as
+/// long as there are sessions they need it, and so do the other nodes, for this one may be the scribe.
 pub async fn drain(node: &Arc<Node>, mut tasks: JoinSet<()>) {
-    tasks.abort_all();
-    while tasks.join_next().await.is_some() {}
     let whole = node.config.node.drain_deadline;
     let deadline = Instant::now() + whole;
     drain::begin_to_refuse(node);
@@ -232,9 +257,23 @@ pub async fn drain(node: &Arc<Node>, mut tasks: JoinSet<()>) {
             "the outbox could not be written: what its senders were not told of is lost"
         );
     }
-    archive::queue::flush(node).await;
+    if timeout(ARCHIVES_WITHIN, archive::queue::flush(node)).await.is_err() {
+        tracing::error!("what waits for archives could not be written down in time");
+    }
     last::leaving::flush(node).await;
     node.stop();
+    // A scribe that was just taking the pen has it now, or not, and lays it down below.
+    let ended = async { while tasks.join_next().await.is_some() {} };
+    if timeout(TASKS_WITHIN, ended).await.is_err() {
+        tasks.shutdown().await;
+    }
+    if timeout(CLOSE_WITHIN, close(node)).await.is_err() {
+        tracing::warn!("not everything was closed in time");
+    }
+}
+
+/// Nothing comes to it any more: what other nodes wait for first.
+async fn close(node: &Node) {
     node.metadata.resign().await;
     node.metadata.shutdown().await;
     if let Some(links) = node.geo.links() {
@@ -246,4 +285,68 @@ pub async fn drain(node: &Arc<Node>, mut tasks: JoinSet<()>) {
         scribe::lay_down(node, term).await;
     }
     node.storage.close().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::future::BoxFuture;
+    use s2s::link::{Dialer, Io, PeerId, Road};
+
+    use super::*;
+    use crate::app::start_links;
+    use crate::homes::scribe::{BEAT_MS, STUCK_AFTER_MS};
+    use crate::testing::House;
+
+    /// The other node of the region cannot be reached.
+    struct NoRoad;
+
+    impl Dialer for NoRoad {
+        fn connect(&self, _: &PeerId) -> BoxFuture<'static, io::Result<Box<dyn Io>>> {
+            Box::pin(async { Err(io::ErrorKind::ConnectionRefused.into()) })
+        }
+    }
+
+    const FELLOW: &str = "
+[[peers]]
+region = 'eu'
+node = 1
+address = '127.0.0.1:1'
+fingerprint = '0000000000000000000000000000000000000000000000000000000000000000'
+raft_id = 2
+voter = false
+";
+
+    #[tokio::test]
+    async fn a_scribe_that_stops_beats_until_it_lays_down_the_pen() {
+        let house = House::with_node("drain_deadline = '15s'", FELLOW).await;
+        let node = house.node.clone();
+        start_links(&node, Road::Bare(Arc::new(NoRoad))).expect("a bare road needs nothing");
+        tokio::time::pause();
+        let mut tasks = JoinSet::new();
+        housekeeping(&node, &mut tasks);
+        // Nobody reads its mailbox: it does not end.
+        let _stays = house.bound("juliet/balcony");
+        let scribe = async || {
+            let scribe = node.storage.scribe().await.expect("memory");
+            scribe.expect("somebody writes")
+        };
+        let before = scribe().await;
+        let since = Instant::now();
+        let stopping = tokio::spawn({
+            let node = node.clone();
+            async move { drain(&node, tasks).await }
+        });
+        tokio::time::sleep(Duration::from_millis(STUCK_AFTER_MS + 1_000)).await;
+        let later = scribe().await;
+        assert_eq!((later.term, later.node.as_str()), (before.term, "eu-0"));
+        assert!(
+            later.beat >= before.beat + STUCK_AFTER_MS / BEAT_MS,
+            "{} {}",
+            before.beat,
+            later.beat
+        );
+        stopping.await.expect("no panic");
+        assert_eq!(scribe().await.node, "");
+        assert!(since.elapsed() <= node.config.node.drain_deadline + END_WITHIN);
+    }
 }

@@ -1,7 +1,7 @@
 //! `pangaea run`: one node, from its configuration to a graceful stop.
 //!
 //! Calls `config` for the configuration and `app::run` for everything else. The first SIGINT or SIGTERM stops the
-//! node gracefully, within `node.drain_deadline`; a second one ends it at once.
+//! node gracefully, within `node.drain_deadline` and what the last writings take (`app::END_WITHIN`); a second one ends it at once.
 
 use std::io::Read;
 use std::path::PathBuf;
@@ -12,10 +12,10 @@ use config::reload::Source;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
-use crate::app::Reload;
+use crate::app::{END_WITHIN, Reload};
 
-/// What a graceful stop may take beyond its deadline before the process ends itself.
-const GRACE: Duration = Duration::from_secs(2);
+/// What the process waits for an orderly end to say that it has ended.
+const GRACE: Duration = Duration::from_secs(1);
 
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -59,12 +59,12 @@ async fn until_stopped(
     mut stop: watch::Receiver<bool>,
 ) -> miette::Result<()> {
     let name = config.node_name();
-    let deadline = config.node.drain_deadline;
+    let deadline = config.node.drain_deadline + END_WITHIN + GRACE;
     let too_long = {
         let mut stop = stop.clone();
         async move {
             let _ = stop.wait_for(|stop| *stop).await;
-            tokio::time::sleep(deadline + GRACE).await;
+            tokio::time::sleep(deadline).await;
         }
     };
     stop.mark_unchanged();

@@ -1,4 +1,4 @@
-//! For the tests: a database in memory that may be away.
+//! For the tests: a database in memory that may be away, or not come to an end with an outbox.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -18,6 +18,8 @@ pub(crate) struct Shaky {
     pub(crate) memory: Memory,
     pub(crate) is_away: AtomicBool,
     pub(crate) writes: AtomicU64,
+    /// While somebody holds it, no write of an outbox ends.
+    pub(crate) writing: tokio::sync::Mutex<()>,
 }
 
 impl Shaky {
@@ -98,7 +100,10 @@ impl Storage for Shaky {
         put: Vec<(u64, Vec<u8>)>,
         remove: Vec<u64>,
     ) -> Answer<'a, ()> {
-        self.written(self.memory.outbox_write(node, put, remove))
+        Box::pin(async move {
+            let _ends = self.writing.lock().await;
+            self.written(self.memory.outbox_write(node, put, remove)).await
+        })
     }
     fn positions(&self) -> Answer<'_, Vec<(String, Position)>> {
         self.is_there(self.memory.positions())

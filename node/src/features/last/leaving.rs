@@ -25,7 +25,7 @@ const GATHER: Duration = Duration::from_secs(1);
 /// Accounts whose homes are told at the same time: as many as a home takes into one transaction.
 const TOLD_AT_ONCE: usize = 256;
 /// How long the last of it may take before a node stops.
-const FLUSH_WITHIN: Duration = Duration::from_secs(5);
+pub(crate) const FLUSH_WITHIN: Duration = Duration::from_secs(5);
 
 /// See the room.
 #[derive(Debug, Default)]
