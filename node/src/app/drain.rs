@@ -3,11 +3,13 @@
 //!
 //! A session that may be resumed is told where to go (RFC 6120 §4.9.3.19, if `c2s.see_other_host` says where; `system-shutdown` if not), and
 //! moves to another node at once (`session::moving`): its row, its presence and what waits for it are there before its client comes. One that may
-//! not be resumed ends, as by any stream error. Where no node takes a session it waits here to be fetched, until the deadline.
+//! not be resumed ends, as by any stream error. Where no node takes a session it waits here to be fetched, until the deadline. One that was offered
+//! to a node that has not answered stays undecided, also then: that node may have it, and one owns it (decision 0013). It is there, or ends here,
+//! when the other answers or its life is over; the stop of this node ends it too.
 //! Streams of other domains stay until the node stops, unless `s2s.see_other_host` says where they are to go: then they end at once, and those that come as
 //! soon as a domain wants to prove who it is.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -15,9 +17,12 @@ use std::time::Duration;
 use config::DrainTo;
 use global_distrib::NodeIx;
 use parking_lot::Mutex;
+use replication::Hlc;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
+use xmpp::jid::FullJid;
 use xmpp::stream::error::StreamError;
 
 use super::Node;
@@ -29,6 +34,10 @@ use crate::session::{Control, Handover, Item, Leave, Seat, moving};
 const LEAVE_WITHIN: Duration = Duration::from_secs(5);
 /// Sessions on their way at one time.
 const AT_ONCE: usize = 128;
+/// How long a node to which a session is offered may take to answer. Then it is offered no more until it has, and others take the session's place.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
+/// How long sessions may take to end when the deadline has come; then the drain is over, whatever is left.
+pub const CLOSED_WITHIN: Duration = Duration::from_secs(5);
 /// Before a node that took none is asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
 /// Before it is looked again for sessions that were being made when all this began, or could not go.
@@ -47,7 +56,14 @@ pub struct Drain {
     begun: Mutex<Option<(Instant, Instant)>>,
     changed: Notify,
     turn: AtomicUsize,
+    /// Sessions that are on their way.
+    leaving: Mutex<HashSet<Name>>,
+    /// Nodes that have not answered in time, with the sessions that wait for it.
+    late: Mutex<HashMap<NodeIx, usize>>,
 }
+
+/// A session by what names it for ever.
+type Name = (FullJid, Hlc);
 
 /// How far a drain is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -141,9 +157,34 @@ impl Drain {
         self.number.load(Ordering::Acquire) == number
     }
 
+    /// Begins to send one away. False: it is on its way.
+    fn begins_to_leave(&self, seat: &Seat) -> bool {
+        self.leaving.lock().insert(name(seat))
+    }
+
+    /// That node has not answered in time.
+    fn is_late(&self, node: NodeIx) {
+        *self.late.lock().entry(node).or_default() += 1;
+    }
+
+    /// It has, or its life is over.
+    fn is_heard(&self, node: NodeIx) {
+        let mut late = self.late.lock();
+        if let Some(count) = late.get_mut(&node) {
+            *count -= 1;
+            if *count == 0 {
+                late.remove(&node);
+            }
+        }
+    }
+
     fn next_turn(&self, of: usize) -> usize {
         self.turn.fetch_add(1, Ordering::Relaxed) % of
     }
+}
+
+fn name(seat: &Seat) -> Name {
+    (seat.full.clone(), seat.generation)
 }
 
 /// What a client is told that is to go elsewhere.
@@ -189,14 +230,14 @@ pub fn begin_to_refuse(node: &Node) {
     node.drain.begin(node, node.config.node.drain_rate, deadline);
 }
 
-/// Begins to empty the node.
-pub fn start(node: &Arc<Node>, rate: u32, within: Duration) {
+/// Begins to empty the node. The task ends when no session is left, the order is another, or [`CLOSED_WITHIN`] after the deadline.
+pub fn start(node: &Arc<Node>, rate: u32, within: Duration) -> JoinHandle<()> {
     let deadline = Instant::now() + within;
     let number = node.drain.begin(node, rate, deadline);
     // Not every server goes where it is sent: what it has would come back to its senders. So only where an operator has said that they are to go.
     node.federation.handle.leave(!node.config.s2s.see_other_host.is_empty());
     let node = node.clone();
-    tokio::spawn(async move { empty(&node, number, deadline).await });
+    tokio::spawn(async move { empty(&node, number, deadline).await })
 }
 
 /// Empties the node at a pace at which it is done well before the deadline, and waits for that.
@@ -211,7 +252,7 @@ pub async fn finish(node: &Arc<Node>, deadline: Instant) {
     }
 }
 
-/// Until there is no session any more, or somebody has taken the order back or given another one.
+/// Until there is no session any more, the deadline has passed ([`close_all`]), or somebody has taken the order back or given another one.
 async fn empty(node: &Arc<Node>, number: u64, deadline: Instant) {
     let drain = &node.drain;
     let places = Arc::new(Semaphore::new(AT_ONCE));
@@ -230,9 +271,15 @@ async fn empty(node: &Arc<Node>, number: u64, deadline: Instant) {
                 return;
             }
             if Instant::now() >= deadline {
-                perform::close(&seat, elsewhere(node));
+                break;
+            }
+            if drain.leaving.lock().contains(&name(&seat)) {
                 continue;
             }
+            // Before it is chosen where to: that may have changed by then.
+            let Ok(Ok(one)) = timeout_at(deadline, places.clone().acquire_owned()).await else {
+                break;
+            };
             let to = target(node, &refused.lock());
             // One that sleeps already waits for a node that takes it, or for its client.
             if to.is_none() && seat.lost_ms() > 0 {
@@ -248,29 +295,64 @@ async fn empty(node: &Arc<Node>, number: u64, deadline: Instant) {
                 perform::close(&seat, elsewhere(node));
                 continue;
             }
-            let Ok(place) = places.clone().acquire_owned().await else { return };
+            if !drain.begins_to_leave(&seat) {
+                continue;
+            }
             // Of itself: it has the session in its hands, and must not be dropped with it.
             let (node, refused) = (node.clone(), refused.clone());
             tokio::spawn(async move {
-                if let Some(to) = leave(&node, &seat, to).await {
+                if let Some(to) = leave(&node, &seat, to, one).await {
                     refused.lock().insert(to, Instant::now() + ASK_AGAIN);
                 }
-                drop(place);
+                node.drain.leaving.lock().remove(&name(&seat));
             });
+        }
+        if Instant::now() >= deadline {
+            return close_all(node, number).await;
         }
         drain.pause(LOOK).await;
         refused.lock().retain(|_, until| *until > Instant::now());
     }
 }
 
+/// The deadline has come. Each session is told once to close; one that is on offer hears it when that is settled.
+async fn close_all(node: &Arc<Node>, number: u64) {
+    let until = Instant::now() + CLOSED_WITHIN;
+    let mut told = HashSet::new();
+    while node.drain.is_current(number) && node.directory.sessions_here() > 0 {
+        if Instant::now() >= until {
+            let left = node.directory.sessions_here();
+            let late = node.drain.late.lock().len();
+            return tracing::warn!(
+                left,
+                late,
+                "the deadline has passed and not all sessions have ended; nodes that do not answer may have them"
+            );
+        }
+        let mut seats: Vec<Arc<Seat>> = Vec::new();
+        node.directory.for_each(|row| seats.extend(row.here().cloned()));
+        for seat in seats.iter().filter(|seat| told.insert(name(seat))) {
+            perform::close(seat, elsewhere(node));
+        }
+        node.drain.pause(LOOK).await;
+    }
+}
+
 fn target(node: &Node, refused: &HashMap<NodeIx, Instant>) -> Option<NodeIx> {
     let mut heirs = heirs(node);
-    heirs.retain(|ix| !refused.contains_key(ix));
+    let late = node.drain.late.lock();
+    heirs.retain(|ix| !refused.contains_key(ix) && !late.contains_key(ix));
+    drop(late);
     (!heirs.is_empty()).then(|| heirs[node.drain.next_turn(heirs.len())])
 }
 
-/// One session goes. The node that did not take it, if so.
-async fn leave(node: &Arc<Node>, seat: &Arc<Seat>, to: Option<NodeIx>) -> Option<NodeIx> {
+/// One session goes. The node that did not take it, if so. Its place is free when it has gone, and when its taker does not answer.
+async fn leave(
+    node: &Arc<Node>,
+    seat: &Arc<Seat>,
+    to: Option<NodeIx>,
+    one: OwnedSemaphorePermit,
+) -> Option<NodeIx> {
     let (reply, mut handed) = oneshot::channel::<Handover>();
     let order = Control::Leave(Box::new(Leave { error: elsewhere(node), reply }));
     if seat.mailbox.push(Item::Control(order)).is_err() {
@@ -289,8 +371,19 @@ async fn leave(node: &Arc<Node>, seat: &Arc<Seat>, to: Option<NodeIx>) -> Option
         moving::sleep(node, session);
         return None;
     };
-    let taken = moving::push(node, to, session).await;
-    (!taken).then_some(to)
+    let mut outcome = moving::push(node, to, session).await;
+    let taken = match timeout(ANSWERED_WITHIN, &mut outcome).await {
+        Ok(taken) => taken,
+        Err(_) => {
+            node.drain.is_late(to);
+            drop(one);
+            tracing::debug!(node = ?node.geo.nodes.name(to), "has not said whether it takes a session");
+            let taken = outcome.await;
+            node.drain.is_heard(to);
+            taken
+        }
+    };
+    (!taken.unwrap_or(false)).then_some(to)
 }
 
 /// When the next one may go: a pace that makes up for nothing.

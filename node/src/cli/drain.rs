@@ -1,17 +1,20 @@
 //! `pangaea ctl node drain`: a node is emptied before it is stopped. Follows it with a bar and an estimate, on the error output, until no session
-//! is left or somebody has taken it back.
+//! is left, its deadline has passed, or somebody has taken it back.
 
 use std::io::{IsTerminal, Write as _};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Subcommand;
 
 use super::remote::Remote;
 use crate::admin::{DrainInfo, NewDrain};
+use crate::app::drain::CLOSED_WITHIN;
 use crate::http::client::escape;
 
 /// How often it is looked.
 const LOOK: Duration = Duration::from_millis(500);
+/// How long it is followed when its deadline has passed: until it has ended there, and this has been seen.
+const AFTER_DEADLINE: Duration = CLOSED_WITHIN.saturating_add(Duration::from_secs(2));
 /// Characters of the bar.
 const BAR: u64 = 30;
 
@@ -64,13 +67,16 @@ pub(super) async fn order(remote: &Remote, order: Order, shows: bool) -> miette:
             let new = NewDrain { rate, deadline };
             let mut info: DrainInfo = remote.ask("POST", &path, Some(new)).await?;
             let shows = shows && std::io::stderr().is_terminal();
-            while info.draining && info.left > 0 && !no_wait {
+            let mut passed: Option<Instant> = None;
+            while !no_wait && goes_on(&info, passed.map(|since| since.elapsed())) {
                 if shows {
                     eprint!("\r{} ", bar(&info));
                     let _ = std::io::stderr().flush(); // A bar that is not seen is none.
                 }
                 tokio::time::sleep(LOOK).await;
                 info = remote.get(&path).await?;
+                // Not if somebody has given it another one meanwhile.
+                passed = passed.or_else(|| Some(Instant::now())).filter(|_| info.deadline == 0);
             }
             if shows {
                 eprintln!("\r{} ", bar(&info));
@@ -78,6 +84,11 @@ pub(super) async fn order(remote: &Remote, order: Order, shows: bool) -> miette:
             Ok(info)
         }
     }
+}
+
+/// Whether there is more to see, when its deadline has passed for so long.
+fn goes_on(info: &DrainInfo, passed: Option<Duration>) -> bool {
+    info.draining && info.left > 0 && passed.is_none_or(|passed| passed < AFTER_DEADLINE)
 }
 
 /// `eu-1 [#########---------------------] 120 of 400 left, 3 s`
@@ -108,10 +119,11 @@ fn estimate(info: &DrainInfo) -> Option<u64> {
 
 /// For people.
 pub(super) fn table(info: &DrainInfo) -> String {
-    let state = match (info.draining, info.left) {
-        (false, _) => "serves",
-        (true, 0) => "is empty",
-        (true, _) => "is being emptied",
+    let state = match (info.draining, info.left, info.deadline) {
+        (false, ..) => "serves",
+        (true, 0, _) => "is empty",
+        (true, _, 0) => "is past its deadline",
+        (true, ..) => "is being emptied",
     };
     let mut text = format!("{} {state}: {} sessions\n", info.node, info.left);
     if info.draining {
@@ -126,6 +138,17 @@ pub(super) fn table(info: &DrainInfo) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn it_is_followed_until_it_has_ended_or_its_deadline_is_well_past() {
+        let info =
+            DrainInfo { node: "eu-1".to_owned(), draining: true, left: 3, ..DrainInfo::default() };
+        assert!(goes_on(&info, None) && goes_on(&info, Some(CLOSED_WITHIN)));
+        assert!(!goes_on(&info, Some(AFTER_DEADLINE)));
+        assert!(!goes_on(&DrainInfo { left: 0, ..info.clone() }, None));
+        assert!(!goes_on(&DrainInfo { draining: false, ..info.clone() }, None));
+        assert!(table(&info).starts_with("eu-1 is past its deadline: 3 sessions\n"));
+    }
 
     #[test]
     fn the_bar_fills_and_the_estimate_keeps_to_the_deadline() {

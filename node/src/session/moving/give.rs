@@ -55,8 +55,9 @@ pub(super) async fn asked(
     say(node, to, &Word::Refused { call, why });
 }
 
-/// A session of a node that is emptied goes to that one. Whether it has it; if not it sleeps here, or is over.
-pub async fn push(node: &Arc<Node>, to: NodeIx, session: Handover) -> bool {
+/// A session of a node that is emptied goes to that one. What is answered says whether it has it; if not it sleeps here, or is over. That may take as
+/// long as the line is cut, and goes on when nobody waits for it.
+pub async fn push(node: &Arc<Node>, to: NodeIx, session: Handover) -> oneshot::Receiver<bool> {
     sm::make_safe(node, &session.sm, SAFE_WITHIN).await;
     let call = Call::Pushed(node.moving.number());
     let (settled, outcome) = oneshot::channel();
@@ -64,7 +65,7 @@ pub async fn push(node: &Arc<Node>, to: NodeIx, session: Handover) -> bool {
     tokio::spawn(async move {
         let _ = settled.send(offer_and_tell(&node, to, call, session).await);
     });
-    outcome.await.unwrap_or(false)
+    outcome
 }
 
 async fn offer_and_tell(node: &Arc<Node>, to: NodeIx, call: Call, session: Handover) -> bool {

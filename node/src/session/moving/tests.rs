@@ -1,11 +1,23 @@
-//! What needs no second node: ids, and what of a seat goes along. That sessions move is shown by the plays `sm_resumes_elsewhere*`, by
-//! `tests/drain.rs` and by the simulator.
+//! What needs no second node: ids, what of a seat goes along, and what becomes of sessions whose taker does not answer. That sessions move is
+//! shown by the plays `sm_resumes_elsewhere*`, by `tests/drain.rs` and by the simulator.
 
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use replication::Hlc;
+use s2s::link::{
+    Dialer, FrameKind, Incarnation, Io, LinkConfig, LinkLimits, LinkTimers, LinkUser, Links,
+    PeerConfig, PeerId, Road, Taken,
+};
+use s2s::tls::Fingerprint;
+use tokio::time::timeout;
 
 use super::*;
+use crate::app::{drain, start_links};
 use crate::session::mailbox::{Mailbox, MailboxLimits};
-use crate::session::{Delivery, Seat, State};
+use crate::session::{Delivery, Handover, Seat, State, end, sm};
 use crate::testing::{House, mail, stanza};
 
 #[tokio::test]
@@ -163,4 +175,106 @@ fn what_is_doubted_is_certain_once_and_only_of_that_life() {
     let certain: Vec<_> = moving.certain(|_| true).into_iter().collect();
     assert_eq!(certain, [(a, BTreeSet::from([1]))]);
     assert!(moving.certain(|_| true).is_empty());
+}
+
+/// Another node of the region, of which nothing is there but its end of the link. It takes what it is offered, or does not answer.
+struct Fellow {
+    takes: bool,
+    links: OnceLock<Links>,
+}
+
+impl Fellow {
+    fn start(number: u16, takes: bool) -> (PeerId, Links) {
+        let me = PeerId::new("eu", number);
+        let fellow = Arc::new(Fellow { takes, links: OnceLock::new() });
+        let (address, fingerprint) = (String::new(), Fingerprint([0; 32]));
+        let config = LinkConfig {
+            me: me.clone(),
+            incarnation: Incarnation(1),
+            road: Road::Bare(Arc::new(Region(Vec::new()))),
+            peers: vec![PeerConfig { id: PeerId::new("eu", 0), address, fingerprint }],
+            timers: LinkTimers::default(),
+            limits: LinkLimits::default(),
+            chance: Arc::new(|| 1),
+        };
+        let links = Links::start(config, fellow.clone()).expect("a bare road needs nothing");
+        assert!(fellow.links.set(links.clone()).is_ok());
+        (me, links)
+    }
+}
+
+impl LinkUser for Fellow {
+    fn up(&self, _: &PeerId, _: Incarnation, _: bool) {}
+
+    fn down(&self, _: &PeerId) {}
+
+    fn lost(&self, _: &PeerId, _: Vec<(u64, FrameKind, Bytes)>) {}
+
+    fn frame(&self, peer: &PeerId, _: u64, kind: FrameKind, body: Bytes) -> Taken {
+        if self.takes
+            && kind == frame::MOVE
+            && let Ok(Word::Part { call, last: true, .. }) = postcard::from_bytes(&body)
+        {
+            let word = postcard::to_stdvec(&Word::Took { call }).expect("a plain value");
+            let link = self.links.get().and_then(|links| links.link(peer)).expect("it is known");
+            link.send(frame::MOVE, &[&word]).expect("room for it");
+        }
+        Taken::Now
+    }
+}
+
+/// The other nodes of the region, which are dialled.
+struct Region(Vec<(PeerId, Links)>);
+
+impl Dialer for Region {
+    fn connect(&self, to: &PeerId) -> BoxFuture<'static, std::io::Result<Box<dyn Io>>> {
+        let (ours, theirs) = tokio::io::duplex(64 << 10);
+        let (_, links) = self.0.iter().find(|(name, _)| name == to).expect("it is dialled by us");
+        links.accept_bare(Box::new(theirs));
+        Box::pin(async move { Ok(Box::new(ours) as Box<dyn Io>) })
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_does_not_answer_holds_up_no_drain() {
+    /// More than are on their way at one time, twice.
+    const SESSIONS: usize = 300;
+    const ON_THEIR_WAY: usize = 128;
+    let peer = |node: u16| {
+        let fingerprint = format!("{node:02}").repeat(32);
+        let raft_id = node + 1;
+        format!(
+            "[[peers]]\nregion = 'eu'\nnode = {node}\naddress = '127.0.0.1:{node}'\n\
+             fingerprint = '{fingerprint}'\nraft_id = {raft_id}\nvoter = false\n"
+        )
+    };
+    let house = House::with(&format!("{}{}", peer(1), peer(2))).await;
+    let node = &house.node;
+    let region = Region(vec![Fellow::start(1, false), Fellow::start(2, true)]);
+    start_links(node, Road::Bare(Arc::new(region))).expect("a bare road needs nothing");
+    tokio::time::pause();
+    let is_linked = || node.geo.all_peers().iter().filter(|peer| peer.link.is_up()).count() == 2;
+    house.until("both are linked", is_linked).await;
+    for number in 0..SESSIONS {
+        let seat = house.bound(&format!("user{number}/x"));
+        let (sm, _) = sm::enable(node, &seat, true, None);
+        let alive = end::Alive::new(node, &seat);
+        give::sleep_on(node, Handover { seat, sm, alive });
+    }
+    let within = Duration::from_secs(15);
+    let emptied = drain::start(node, 1_000, within);
+    let here = || node.directory.sessions_here();
+    // The other one takes all that the silent one has not been offered.
+    house.until("the rest has moved", || here() <= ON_THEIR_WAY).await;
+    let offered = node.moving.offers();
+    assert!(offered > 0 && offered == here(), "{offered} of {}", here());
+    assert_eq!(node.drain.progress(node).ended, 0);
+    let ends = within + drain::CLOSED_WITHIN + Duration::from_secs(1);
+    timeout(ends, emptied).await.expect("it ends").expect("no panic");
+    // Nobody can say whether that node has them: they are not two nodes', nor nobody's.
+    assert_eq!((node.moving.offers(), here()), (offered, offered));
+    let silent = node.geo.peer(&PeerId::new("eu", 1)).expect("it is known");
+    node.moving.node_gone(silent.ix);
+    house.until("they end here, as they were told to", || here() == 0).await;
+    assert_eq!(node.drain.progress(node).ended, offered as u64);
 }
