@@ -57,12 +57,7 @@ pub(super) async fn order(remote: &Remote, order: Order, shows: bool) -> miette:
         Order::Undrain { node } => remote.ask("DELETE", &path(node.as_ref()), None::<()>).await,
         Order::Show { node } => remote.get(&path(node.as_ref())).await,
         Order::Drain { node, rate, deadline, no_wait } => {
-            let time = |text: &str| {
-                config::parse_duration(text).ok_or_else(|| {
-                    miette::miette!("--deadline: {text:?} is no time, as in \"90s\" or \"10m\"")
-                })
-            };
-            let deadline = deadline.as_deref().map(time).transpose()?.map(|time| time.as_secs());
+            let deadline = deadline.as_deref().map(seconds).transpose()?;
             let path = path(node.as_ref());
             let new = NewDrain { rate, deadline };
             let mut info: DrainInfo = remote.ask("POST", &path, Some(new)).await?;
@@ -84,6 +79,14 @@ pub(super) async fn order(remote: &Remote, order: Order, shows: bool) -> miette:
             Ok(info)
         }
     }
+}
+
+/// The deadline as it is sent: whole seconds, and never less than what was said.
+fn seconds(text: &str) -> miette::Result<u64> {
+    let time = config::parse_duration(text).ok_or_else(|| {
+        miette::miette!("--deadline: {text:?} is no time, as in \"90s\" or \"10m\"")
+    })?;
+    Ok(time.as_secs() + u64::from(time.subsec_nanos() > 0))
 }
 
 /// Whether there is more to see, when its deadline has passed for so long.
@@ -138,6 +141,15 @@ pub(super) fn table(info: &DrainInfo) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_deadline_is_never_sooner_than_was_said() {
+        let cases = [("0s", 0), ("1ms", 1), ("500ms", 1), ("1500ms", 2), ("90s", 90), ("10m", 600)];
+        for (text, expected) in cases {
+            assert_eq!(seconds(text).ok(), Some(expected), "{text}");
+        }
+        assert!(seconds("soon").is_err());
+    }
 
     #[test]
     fn it_is_followed_until_it_has_ended_or_its_deadline_is_well_past() {
