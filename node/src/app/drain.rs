@@ -40,6 +40,8 @@ const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
 pub const CLOSED_WITHIN: Duration = Duration::from_secs(5);
 /// Before a node that took none is asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
+/// A timer is no finer; shorter pauses are left out.
+const PAUSE_MIN: Duration = Duration::from_millis(1);
 /// Before it is looked again for sessions that were being made when all this began, or could not go.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -144,7 +146,7 @@ impl Drain {
 
     /// So long, or until the order is another.
     async fn pause(&self, wait: Duration) {
-        if wait.is_zero() {
+        if wait < PAUSE_MIN {
             return;
         }
         tokio::select! {
@@ -242,14 +244,33 @@ pub fn start(node: &Arc<Node>, rate: u32, within: Duration) -> JoinHandle<()> {
 
 /// Empties the node at a pace at which it is done well before the deadline, and waits for that.
 pub async fn finish(node: &Arc<Node>, deadline: Instant) {
-    let time = deadline.duration_since(Instant::now()).as_secs_f64() / 2.0;
-    let sessions = node.directory.sessions_here() as f64;
-    let needed = (sessions / time.max(0.1)).ceil().min(f64::from(u32::MAX)) as u32;
-    let rate = node.config.node.drain_rate.max(needed);
-    let number = node.drain.begin(node, rate, deadline);
+    let number = node.drain.begin(node, rate_until(node, deadline), deadline);
     if timeout_at(deadline, empty(node, number, deadline)).await.is_err() {
         tracing::warn!(sessions = node.directory.sessions_here(), "not all sessions have left");
     }
+}
+
+/// Closes connections at the same pace, where there is no node to which their sessions could go: their clients come to another region, or here
+/// again, and not all in one moment.
+pub async fn send_away(node: &Arc<Node>, deadline: Instant) {
+    let mut seats: Vec<Arc<Seat>> = Vec::new();
+    node.directory.for_each(|row| seats.extend(row.here().cloned()));
+    seats.retain(|seat| seat.lost_ms() == 0);
+    let rate = rate_until(node, deadline);
+    node.drain.begin(node, rate, deadline);
+    let mut pace = Pace::new(Instant::now());
+    for seat in seats {
+        node.drain.pause(pace.wait(Instant::now(), rate)).await;
+        perform::close(&seat, elsewhere(node));
+    }
+}
+
+/// As configured, or faster: half of the time must do.
+fn rate_until(node: &Node, deadline: Instant) -> u32 {
+    let time = deadline.duration_since(Instant::now()).as_secs_f64() / 2.0;
+    let sessions = node.directory.sessions_here() as f64;
+    let needed = (sessions / time.max(0.1)).ceil().min(f64::from(u32::MAX)) as u32;
+    node.config.node.drain_rate.max(needed)
 }
 
 /// Until there is no session any more, the deadline has passed ([`close_all`]), or somebody has taken the order back or given another one.
@@ -460,6 +481,27 @@ pub async fn order(node: &Arc<Node>, to: NodeIx, order: Order) -> Option<Progres
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::House;
+
+    #[tokio::test]
+    async fn where_sessions_cannot_go_they_are_sent_away_at_a_pace() {
+        let house = House::with_node("drain_rate = 1", "").await;
+        let node = house.node.clone();
+        tokio::time::pause();
+        let seats: Vec<_> = (0..10).map(|n| house.bound(&format!("juliet/{n}"))).collect();
+        seats[0].set_lost_ms(1);
+        let told = || seats.iter().filter(|seat| seat.mailbox.depth().items > 0).count();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let sent = tokio::spawn(async move { send_away(&node, deadline).await });
+        sleep(Duration::from_millis(3_500)).await;
+        assert_eq!(told(), 4);
+        sent.await.expect("no panic");
+        // Who has lost its connection notices nothing, and is not waited for.
+        assert_eq!(told(), 9);
+        // In half of the time, if that is faster than what is configured.
+        let deadline = Instant::now() + Duration::from_secs(4);
+        assert_eq!(rate_until(&house.node, deadline), 5);
+    }
 
     #[test]
     fn so_many_a_second_and_nothing_is_made_up_for() {

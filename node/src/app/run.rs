@@ -216,9 +216,12 @@ pub async fn drain(node: &Arc<Node>, mut tasks: JoinSet<()>) {
     let whole = node.config.node.drain_deadline;
     let deadline = Instant::now() + whole;
     drain::begin_to_refuse(node);
-    if node.directory.sessions_here() > 0 && drain::has_heirs(node) {
-        // What cannot leave has a third of the time to end here.
-        drain::finish(node, Instant::now() + whole * 2 / 3).await;
+    // What cannot leave has a third of the time to end here.
+    let leave_by = Instant::now() + whole * 2 / 3;
+    match node.directory.sessions_here() {
+        0 => {}
+        _ if drain::has_heirs(node) => drain::finish(node, leave_by).await,
+        _ => drain::send_away(node, leave_by).await,
     }
     let mut seats = Vec::new();
     node.directory.for_each(|row| seats.extend(row.here().cloned()));
