@@ -58,10 +58,14 @@ key = 'unused'
 auth_deadline = '5s'
 ";
 
-/// Beside `eu` there is a region `us`.
-const US: &str = "
+/// What a node has to have as soon as there are others.
+pub(crate) const UPLOAD_KEY: &str = "
 [upload]
 key = 'a key that is as long as one has to be, and is of no use'
+";
+
+/// Beside `eu` there is a region `us`.
+const US: &str = "
 [[peers]]
 region = 'us'
 node = 0
@@ -128,7 +132,7 @@ impl House {
     pub(crate) async fn beside_us(linked: bool, more: &str) -> House {
         let traffic = if linked { "link" } else { "federation" };
         let domains = format!("regional_traffic = '{traffic}'");
-        House::with_domains(&domains, &format!("{more}{US}")).await
+        House::with_domains(&domains, &format!("{more}{UPLOAD_KEY}{US}")).await
     }
 
     /// The same as [`House::with`]; `node` is configuration of `[node]`.

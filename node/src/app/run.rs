@@ -298,7 +298,7 @@ mod tests {
     use super::*;
     use crate::app::start_links;
     use crate::homes::scribe::{BEAT_MS, STUCK_AFTER_MS};
-    use crate::testing::House;
+    use crate::testing::{House, UPLOAD_KEY};
 
     /// The other node of the region cannot be reached.
     struct NoRoad;
@@ -321,7 +321,8 @@ voter = false
 
     #[tokio::test]
     async fn a_scribe_that_stops_beats_until_it_lays_down_the_pen() {
-        let house = House::with_node("drain_deadline = '15s'", FELLOW).await;
+        let house =
+            House::with_node("drain_deadline = '15s'", &format!("{UPLOAD_KEY}{FELLOW}")).await;
         let node = house.node.clone();
         start_links(&node, Road::Bare(Arc::new(NoRoad))).expect("a bare road needs nothing");
         tokio::time::pause();

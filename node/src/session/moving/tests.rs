@@ -18,7 +18,7 @@ use super::*;
 use crate::app::{drain, start_links};
 use crate::session::mailbox::{Mailbox, MailboxLimits};
 use crate::session::{Delivery, Handover, Seat, State, end, sm};
-use crate::testing::{House, mail, stanza};
+use crate::testing::{House, UPLOAD_KEY, mail, stanza};
 
 #[tokio::test]
 async fn an_id_names_where_it_was_given_and_is_nobodys_guess() {
@@ -248,7 +248,7 @@ async fn a_node_that_does_not_answer_holds_up_no_drain() {
              fingerprint = '{fingerprint}'\nraft_id = {raft_id}\nvoter = false\n"
         )
     };
-    let house = House::with(&format!("{}{}", peer(1), peer(2))).await;
+    let house = House::with(&format!("{UPLOAD_KEY}{}{}", peer(1), peer(2))).await;
     let node = &house.node;
     let region = Region(vec![Fellow::start(1, false), Fellow::start(2, true)]);
     start_links(node, Road::Bare(Arc::new(region))).expect("a bare road needs nothing");
