@@ -40,7 +40,7 @@ pub use self::drain::Drain;
 pub use self::live::Live;
 pub use self::operator::operator;
 pub(crate) use self::operator::unread;
-pub use self::reload::{Reload, Reloading, SetFilter};
+pub use self::reload::{ReadFilter, Reload, Reloading, SetFilter};
 pub use self::run::{END_WITHIN, RunError, drain, housekeeping, run};
 pub use self::wires::Late;
 pub use self::world::{Chance, World};

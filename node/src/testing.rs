@@ -4,6 +4,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -11,6 +12,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use config::reload::Source;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use s2s::federation::{Handled, OnHandled, Ticket};
@@ -77,7 +79,7 @@ voter = false
 
 /// The bounds of a node that is told nothing else.
 pub(crate) fn limits() -> config::Limits {
-    let config = config::Config::parse(CONFIG, "test.toml", std::path::Path::new("."));
+    let config = config::Config::parse(CONFIG, "test.toml", Path::new("."));
     config.unwrap_or_else(|error| panic!("{error:?}")).limits
 }
 
@@ -108,7 +110,7 @@ pub(crate) struct House {
     /// What is under its storage: it may be sent away.
     pub(crate) database: Arc<Shaky>,
     streams: OnceLock<Arc<Leaving>>,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl House {
@@ -141,10 +143,30 @@ impl House {
         House::configured(&format!("{config}{more}")).await
     }
 
+    /// One that is started from `node.toml` in its directory, and can read that again: with `more`, which begins in `[c2s]`. Its certificate is
+    /// in `eu.pem` when that is read again.
+    pub(crate) async fn from_file(more: &str) -> (House, Source) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("node.toml");
+        let config = CONFIG.replace("'unused'", "'eu.pem'");
+        std::fs::write(&file, format!("{config}{more}")).expect("written");
+        let (config, source) = Source::load(&file).unwrap_or_else(|error| panic!("{error:?}"));
+        (House::of(config, dir).await, source)
+    }
+
+    /// The directory that its configuration is relative to.
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
     async fn configured(text: &str) -> House {
         let dir = tempfile::tempdir().expect("a directory");
         let config = config::Config::parse(text, "test.toml", dir.path())
             .unwrap_or_else(|error| panic!("{error:?}"));
+        House::of(config, dir).await
+    }
+
+    async fn of(config: config::Config, dir: TempDir) -> House {
         let authority = Authority::new("test").expect("an authority");
         let leaf = authority.issue(&["chat.example".to_owned()]).expect("a certificate");
         let pair = Pair::from_pem(leaf.chain.as_bytes(), leaf.key.as_bytes()).expect("a pair");
@@ -165,7 +187,7 @@ impl House {
         founded.await.expect("founded in time").expect("founded");
         node.homes.metadata_changed();
         let authority = authority.certificate().to_owned();
-        House { node, authority, database, streams: OnceLock::new(), _dir: dir }
+        House { node, authority, database, streams: OnceLock::new(), dir }
     }
 
     /// Makes accounts nobody can sign in to, and says their JIDs.

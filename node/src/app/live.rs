@@ -29,6 +29,11 @@ impl<T> Live<T> {
         live
     }
 
+    /// Whether there is room for another.
+    pub(super) fn has_room(&self) -> bool {
+        self.now.load(Ordering::Acquire) + 1 < self.versions.len()
+    }
+
     /// From now on this is in force. False: there is no room for another. One at a time.
     pub(super) fn replace(&self, value: T) -> bool {
         let next = self.now.load(Ordering::Acquire) + 1;
@@ -76,7 +81,7 @@ mod tests {
         newer.limits.roster_items_max = 7;
         assert!(live.replace(newer));
         assert_eq!((older.roster_items_max, live.limits.roster_items_max), (2_000, 7));
-        assert!((2..VERSIONS_MAX).all(|_| live.replace(config.clone())));
-        assert!(!live.replace(config));
+        assert!((2..VERSIONS_MAX).all(|_| live.has_room() && live.replace(config.clone())));
+        assert!(!live.has_room() && !live.replace(config));
     }
 }

@@ -1,6 +1,6 @@
 //! A running node takes its configuration again: on `SIGHUP`, and when an operator says so (`pangaea ctl reload`). Certificates of clients are
-//! read again in any case; of the file what can change does ([`config::reload`]). Everything is read before anything is applied: a file that
-//! is wrong changes nothing.
+//! read again in any case; of the file what can change does ([`config::reload`]). Everything that can fail is done before anything is applied: a
+//! file that is wrong, or names one that is, changes nothing.
 
 use std::sync::Arc;
 
@@ -12,27 +12,30 @@ use super::{Node, build};
 use crate::admin::Reloaded;
 use crate::federation;
 
-/// Sets how much is logged; in words why it cannot be.
-pub type SetFilter = Box<dyn Fn(&str) -> Result<(), String> + Send>;
+/// Reads how much is to be logged; in words why it cannot be. `None`: something else says how much is.
+pub type ReadFilter = Box<dyn Fn(&str) -> Result<Option<SetFilter>, String> + Send>;
+
+/// Puts that in force.
+pub type SetFilter = Box<dyn FnOnce() + Send>;
 
 /// What a node needs to take its configuration again.
 pub struct Reload {
     /// The file.
     pub source: Source,
     /// The log.
-    pub set_filter: SetFilter,
+    pub read_filter: ReadFilter,
     /// Something comes whenever it shall.
     pub asked: mpsc::Receiver<()>,
 }
 
 /// See the room.
 #[derive(Default)]
-pub struct Reloading(Mutex<Option<(Source, SetFilter)>>);
+pub struct Reloading(Mutex<Option<(Source, ReadFilter)>>);
 
 /// Begins: from now on the node can take its configuration again, and does when it is asked.
 pub(super) async fn follow(node: Arc<Node>, reload: Reload) {
-    let Reload { source, set_filter, mut asked } = reload;
-    *node.reloading.0.lock() = Some((source, set_filter));
+    let Reload { source, read_filter, mut asked } = reload;
+    *node.reloading.0.lock() = Some((source, read_filter));
     while asked.recv().await.is_some() {
         match now(&node).await {
             Ok(done) => tracing::info!(
@@ -59,13 +62,13 @@ pub(super) async fn now(node: &Arc<Node>) -> Result<Reloaded, String> {
 
 fn take(node: &Node) -> Result<Reloaded, String> {
     let mut state = node.reloading.0.lock();
-    let (source, set_filter) =
+    let (source, read_filter) =
         state.as_mut().ok_or("this node was not started from a configuration file")?;
     let reread = source.reread().map_err(|error| {
         let problems = error.problems.iter().map(|problem| format!("; {problem}"));
         format!("{error}{}", problems.collect::<String>())
     })?;
-    // Whether the databases are the same is asked of them, before anything is applied.
+    // Whether the databases are the same is asked of them. What is in force is what the connections use: both change below, or neither.
     let (reread, renewal, refused) = if reread.config.storage == node.config.storage {
         (reread, None, Vec::new())
     } else {
@@ -82,28 +85,40 @@ fn take(node: &Node) -> Result<Reloaded, String> {
     let Reread { source: in_force, config, applied, mut needs_restart } = reread;
     let pairs = build::client_pairs(&config).map_err(|error| error.to_string())?;
     let certificates = pairs.len();
-    let streams = federation::streams::read(&config).map_err(|error| error.to_string())?;
+    let pairs = node.tls.ready(pairs).map_err(|error| error.to_string())?;
+    let streams = federation::streams::read_again(node, &config);
+    let streams = streams.map_err(|error| error.to_string())?;
+    let is_another = config.log.filter != node.config.log.filter;
+    let filter = is_another.then(|| read_filter(&config.log.filter)).transpose()?;
+    if !applied.is_empty() && !node.config.has_room() {
+        return Err("it has changed too often in the life of this node: start it again".into());
+    }
     // The links show one certificate in all their life: other nodes know its fingerprint.
     if build::link_fingerprint(&config).is_ok_and(|found| found != node.fingerprint)
         && !needs_restart.iter().any(|key| key == "s2s.certificate")
     {
         needs_restart.push("s2s.certificate".to_owned());
     }
-    node.tls.reload(pairs).map_err(|error| error.to_string())?;
-    if config.log.filter != node.config.log.filter {
-        set_filter(&config.log.filter)?;
+    // Everything is read. From here on nothing can fail.
+    node.tls.reload(pairs);
+    if let Some(set_filter) = filter.flatten() {
+        set_filter();
+    }
+    if let Some(renewal) = renewal {
+        renewal();
     }
     if !applied.is_empty() {
-        if !node.config.replace(config) {
-            return Err("it has changed too often in the life of this node: start it again".into());
-        }
+        let replaced = node.config.replace(config);
+        assert!(replaced, "there was room, and nobody else reloads meanwhile");
         node.offer_again();
         node.registry.reloaded();
     }
-    federation::streams::reload(node, streams).map_err(|error| error.to_string())?;
-    if let Some(renewal) = renewal {
-        renewal();
+    if let Some(streams) = streams {
+        federation::streams::reload(node, streams);
     }
     *source = in_force;
     Ok(Reloaded { applied, needs_restart, refused, certificates })
 }
+
+#[cfg(test)]
+mod tests;

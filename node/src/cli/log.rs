@@ -5,11 +5,16 @@ use std::io::IsTerminal;
 use config::{Log, LogFormat};
 use tracing_subscriber::EnvFilter;
 
-use crate::app::SetFilter;
+use crate::app::{ReadFilter, SetFilter};
+
+/// The environment's word.
+const OVERRULES: &str = "PANGAEA_LOG";
 
 /// Starts logging, and gives back how to log more or less. A filter that is not understood is an error, not silence.
-pub(super) fn start(log: &Log) -> miette::Result<SetFilter> {
-    let (filter, origin) = match std::env::var("PANGAEA_LOG") {
+pub(super) fn start(log: &Log) -> miette::Result<ReadFilter> {
+    let said = std::env::var(OVERRULES);
+    let overruled = said.is_ok();
+    let (filter, origin) = match said {
         Ok(filter) => (filter, "the environment variable PANGAEA_LOG"),
         Err(_) => (log.filter.clone(), "log.filter"),
     };
@@ -30,26 +35,60 @@ pub(super) fn start(log: &Log) -> miette::Result<SetFilter> {
             let builder = builder.with_filter_reloading();
             let handle = builder.reload_handle();
             builder.init();
-            set(move |filter| handle.reload(filter))
+            read(overruled, move |filter| handle.reload(filter))
         }
         LogFormat::Json => {
             let builder = builder.json().with_filter_reloading();
             let handle = builder.reload_handle();
             builder.init();
-            set(move |filter| handle.reload(filter))
+            read(overruled, move |filter| handle.reload(filter))
         }
     })
 }
 
-fn set(
-    reload: impl Fn(EnvFilter) -> Result<(), tracing_subscriber::reload::Error> + Send + 'static,
-) -> SetFilter {
+/// Reads filters, which `reload` puts in force unless they are overruled.
+fn read(
+    overruled: bool,
+    reload: impl Fn(EnvFilter) -> Result<(), tracing_subscriber::reload::Error> + Clone + Send + 'static,
+) -> ReadFilter {
     Box::new(move |filter| {
-        if std::env::var_os("PANGAEA_LOG").is_some() {
-            return Ok(());
+        if overruled {
+            return Ok(None);
         }
         let filter = EnvFilter::try_new(filter)
             .map_err(|cause| format!("log.filter is {filter:?}: {cause}"))?;
-        reload(filter).map_err(|error| error.to_string())
+        let reload = reload.clone();
+        let set = move || {
+            if let Err(error) = reload(filter) {
+                // Only if there is no log any more.
+                tracing::error!(%error, "log.filter is not in force");
+            }
+        };
+        Ok(Some(Box::new(set) as SetFilter))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing_subscriber::Registry;
+    use tracing_subscriber::reload::Layer;
+
+    use super::*;
+
+    #[test]
+    fn a_filter_is_in_force_once_it_is_set_and_a_wrong_one_cannot_be() {
+        let (_layer, handle) = Layer::<_, Registry>::new(EnvFilter::new("info"));
+        let in_force = || handle.with_current(ToString::to_string).expect("it is there");
+        let set = handle.clone();
+        let read_filter = read(false, move |filter| set.reload(filter));
+        let why = read_filter("s2s=loudly").err().expect("wrong");
+        assert!(why.contains("s2s=loudly"), "{why}");
+        let set_filter = read_filter("info,s2s=debug").expect("good").expect("not overruled");
+        assert!(!in_force().contains("s2s"), "only read");
+        set_filter();
+        assert!(in_force().contains("s2s=debug"));
+        let set = handle.clone();
+        let overruled = read(true, move |filter| set.reload(filter));
+        assert!(overruled("trace").expect("nobody asks").is_none());
+    }
 }

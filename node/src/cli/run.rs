@@ -37,14 +37,14 @@ pub(super) struct Args {
 
 pub(super) fn main(args: Args) -> miette::Result<()> {
     let (config, source) = Source::load(&args.config)?;
-    let set_filter = super::log::start(&config.log)?;
+    let read_filter = super::log::start(&config.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|cause| miette::miette!("the runtime does not start: {cause}"))?;
     let done = runtime.block_on(async {
         let stop = stop_signal(args.watch_stdin)?;
-        let reload = Reload { source, set_filter, asked: reload_signal()? };
+        let reload = Reload { source, read_filter, asked: reload_signal()? };
         Box::pin(until_stopped(config, reload, stop)).await
     });
     // What still runs (a blocking read, a timer) does not hold the process up.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use replication::metadata::{Command, DialbackSecret, NodeRecord};
-use s2s::federation::net::{Net, NetConfig, NetError};
+use s2s::federation::net::{Net, NetConfig, NetError, Ready};
 use s2s::federation::policy::{BlocklistError, Policies};
 use s2s::federation::{Federation as Engine, FederationUser, Handled, Status, Ticket};
 use s2s::front::{self, Caller, Front};
@@ -60,9 +60,9 @@ impl Handle {
     }
 }
 
-/// Everything that a configuration says of streams, read.
+/// Everything that a configuration says of streams, read and found good.
 pub struct Renewal {
-    net: NetConfig,
+    net: Ready,
     policies: Arc<Policies>,
 }
 
@@ -70,9 +70,9 @@ pub struct Renewal {
 ///
 /// # Errors
 /// See [`StreamsError`].
-pub fn read(config: &config::Config) -> Result<Renewal, StreamsError> {
+fn read(config: &config::Config) -> Result<Renewal, StreamsError> {
     let policies = Arc::new(Policies::read(&config.s2s)?);
-    Ok(Renewal { net: NetConfig::read(config)?, policies })
+    Ok(Renewal { net: Ready::new(NetConfig::read(config)?)?, policies })
 }
 
 /// Begins to speak to other domains, if the configuration says so.
@@ -85,7 +85,7 @@ pub fn start(node: &Arc<Node>) -> Result<(), StreamsError> {
         return Ok(());
     }
     let Renewal { net, policies } = read(config)?;
-    let net = Net::new(net)?;
+    let net = Net::from(net);
     let user = Arc::new(User(Arc::downgrade(node)));
     let (limits, timers) = (config.s2s.limits, config.s2s.timers);
     let name = &node.domains.global;
@@ -96,16 +96,20 @@ pub fn start(node: &Arc<Node>) -> Result<(), StreamsError> {
     Ok(())
 }
 
-/// The configuration has changed: from now on streams go by what it says. (Whether there are any needs a restart.)
+/// What a configuration says that may come into force: for [`reload`]. `None`: this node has no streams. (Whether it has needs a restart.)
 ///
 /// # Errors
-/// See [`StreamsError`]; nothing has changed then.
-pub fn reload(node: &Node, renewal: Renewal) -> Result<(), StreamsError> {
-    let Some((engine, net)) = node.federation.handle.0.get() else { return Ok(()) };
-    net.reload(renewal.net)?;
+/// See [`StreamsError`].
+pub fn read_again(node: &Node, config: &config::Config) -> Result<Option<Renewal>, StreamsError> {
+    node.federation.handle.0.get().map(|_| read(config)).transpose()
+}
+
+/// The configuration has changed: from now on streams go by what it says.
+pub fn reload(node: &Node, renewal: Renewal) {
+    let Some((engine, net)) = node.federation.handle.0.get() else { return };
+    net.reload(renewal.net);
     let s2s = &node.config.s2s;
     engine.reload(renewal.policies, s2s.limits, s2s.timers);
-    Ok(())
 }
 
 /// Sees to it that there is a secret for dialback keys: proposes one until metadata has one, which may be another node's.

@@ -14,8 +14,8 @@ use parking_lot::RwLock;
 use replication::{Change, Entry};
 
 use super::{
-    Answer, LogPage, Page, Place, Position, Replace, Row, Scribe, Shelf, Storage, StorageError,
-    changes, check_order, row_bytes,
+    Answer, LogPage, Page, Place, Position, Renewal, Replace, Row, Scribe, Shelf, Storage,
+    StorageError, changes, check_order, row_bytes,
 };
 
 /// Everything in memory. `Memory::default()` is empty.
@@ -24,6 +24,8 @@ pub struct Memory {
     tables: Arc<RwLock<Tables>>,
     /// The term in which this handle writes; 0: it has never taken the pen.
     pen: AtomicU64,
+    /// How often it was told to connect anew: it has no connections, and counts that.
+    renewals: Arc<AtomicU64>,
 }
 
 #[derive(Debug, Default)]
@@ -142,7 +144,12 @@ impl Tables {
 impl Memory {
     /// The same tables for another node.
     pub fn shared(&self) -> Memory {
-        Memory { tables: Arc::clone(&self.tables), pen: AtomicU64::new(0) }
+        Memory { tables: Arc::clone(&self.tables), ..Memory::default() }
+    }
+
+    /// How often a renewal of it was done.
+    pub fn renewals(&self) -> u64 {
+        self.renewals.load(Ordering::Acquire)
     }
 
     /// The tables, for a write that was asked for now.
@@ -439,6 +446,14 @@ impl Storage for Memory {
             tables.meta.insert(key, value);
             Ok(())
         })
+    }
+
+    fn renew<'a>(&'a self, _: &'a config::Storage) -> Answer<'a, Renewal> {
+        let renewals = self.renewals.clone();
+        let renew = move || {
+            renewals.fetch_add(1, Ordering::AcqRel);
+        };
+        ready(Ok(Box::new(renew) as Renewal)).boxed()
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

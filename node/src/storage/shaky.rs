@@ -8,8 +8,8 @@ use replication::{Change, Entry};
 
 use super::memory::Memory;
 use super::{
-    Answer, LogPage, Page, Place, Position, Replace, Row, Scribe, Shelf, Storage, StorageError,
-    Trouble,
+    Answer, LogPage, Page, Place, Position, Renewal, Replace, Row, Scribe, Shelf, Storage,
+    StorageError, Trouble,
 };
 
 /// A database that may be away.
@@ -125,6 +125,9 @@ impl Storage for Shaky {
     }
     fn set_meta<'a>(&'a self, key: &'a str, value: Vec<u8>) -> Answer<'a, ()> {
         self.written(self.memory.set_meta(key, value))
+    }
+    fn renew<'a>(&'a self, storage: &'a config::Storage) -> Answer<'a, Renewal> {
+        self.is_there(self.memory.renew(storage))
     }
     fn close(&self) -> BoxFuture<'_, ()> {
         ready(()).boxed()

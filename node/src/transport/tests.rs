@@ -265,11 +265,11 @@ async fn the_server_name_chooses_and_a_reload_is_seen_by_the_next_handshake() {
     let config = || client_config(&newer, v13, &[]);
     let (_, client) = shake(&store, config(), "one.example", false).await;
     client.expect_err("still the old one");
-    store.reload(vec![newer.pair()]).expect("reloads");
+    store.reload(store.ready(vec![newer.pair()]).expect("good"));
     let (server, client) = shake(&store, config(), "one.example", false).await;
     client.expect("the new one");
     server.expect("accepts");
-    assert!(store.reload(Vec::new()).is_err());
+    assert!(store.ready(Vec::new()).is_err());
 }
 
 #[tokio::test]

@@ -150,6 +150,9 @@ impl Certificates {
     }
 }
 
+/// Certificates that are good to be shown: for [`TlsAcceptor::reload`].
+pub struct Ready(Certificates);
+
 /// The certificates and the rules of TLS for clients. Cloning it shares it; [`TlsAcceptor::reload`] is seen by the next handshake.
 #[derive(Clone)]
 pub struct TlsAcceptor {
@@ -169,14 +172,17 @@ impl TlsAcceptor {
         Ok(Self { current: Arc::new(RwLock::new(Arc::new(certificates))), tickets, ask_clients })
     }
 
-    /// Replaces all certificates. Connections that exist keep theirs.
+    /// Others, that are not shown yet.
     ///
     /// # Errors
-    /// As for [`TlsAcceptor::new`]; the old ones stay in use then.
-    pub fn reload(&self, pairs: Vec<Pair>) -> Result<(), TlsError> {
-        let certificates = build(pairs, &self.tickets, self.ask_clients)?;
-        *self.current.write() = Arc::new(certificates);
-        Ok(())
+    /// As for [`TlsAcceptor::new`].
+    pub fn ready(&self, pairs: Vec<Pair>) -> Result<Ready, TlsError> {
+        build(pairs, &self.tickets, self.ask_clients).map(Ready)
+    }
+
+    /// Replaces all certificates. Connections that exist keep theirs.
+    pub fn reload(&self, ready: Ready) {
+        *self.current.write() = Arc::new(ready.0);
     }
 }
 

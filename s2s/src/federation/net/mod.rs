@@ -129,6 +129,24 @@ pub enum NetError {
     Unusable(String),
 }
 
+/// A [`NetConfig`] that is read and found good.
+pub struct Ready(Current);
+
+impl Ready {
+    /// Reads what is in `config`. Needs a tokio runtime around it.
+    ///
+    /// # Errors
+    /// Something in it cannot be used.
+    pub fn new(config: NetConfig) -> Result<Ready, NetError> {
+        Ready::with_https_port(config, https::PORT)
+    }
+
+    /// The same, where the port of `https` is another: for tests.
+    fn with_https_port(config: NetConfig, https_port: u16) -> Result<Ready, NetError> {
+        Current::new(config, https_port).map(Ready)
+    }
+}
+
 /// The way to other domains. Cloning it shares it; [`Net::reload`] is seen by whatever begins afterwards.
 #[derive(Clone)]
 pub struct Net(Arc<Shared>);
@@ -183,18 +201,12 @@ impl Net {
 
     /// The same, where the port of `https` is another: for tests.
     pub(super) fn with_https_port(config: NetConfig, https_port: u16) -> Result<Net, NetError> {
-        let current = RwLock::new(Arc::new(Current::new(config, https_port)?));
-        Ok(Net(Arc::new(Shared { current, nodes: RwLock::default(), seen: Mutex::default() })))
+        Ready::with_https_port(config, https_port).map(Net::from)
     }
 
     /// Puts another configuration in the place of this one; what DNS and POSH said is forgotten. Streams that exist keep what they have.
-    ///
-    /// # Errors
-    /// As for [`Net::new`]; nothing has changed then.
-    pub fn reload(&self, config: NetConfig) -> Result<(), NetError> {
-        let current = Arc::new(Current::new(config, https::PORT)?);
-        *self.0.current.write() = current;
-        Ok(())
+    pub fn reload(&self, ready: Ready) {
+        *self.0.current.write() = Arc::new(ready.0);
     }
 
     /// Where our other nodes listen, as far as they have addresses: who sends us there sends us back to ourselves.
@@ -363,6 +375,13 @@ impl Net {
         if let Some(before) = self.0.seen.lock().saw(domain, now) {
             tracing::warn!(domain, %before, %now, "a domain shows another certificate than before");
         }
+    }
+}
+
+impl From<Ready> for Net {
+    fn from(ready: Ready) -> Net {
+        let current = RwLock::new(Arc::new(ready.0));
+        Net(Arc::new(Shared { current, nodes: RwLock::default(), seen: Mutex::default() }))
     }
 }
 
