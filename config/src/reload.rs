@@ -148,7 +148,15 @@ impl Source {
     /// # Errors
     /// As [`Config::load`]; what is in force stays.
     pub fn reread(&self) -> Result<Reread, ConfigError> {
-        self.reread_without(&[])
+        self.reread_but(&[], &[])
+    }
+
+    /// The same, where these keys need a restart though others of their kind do not.
+    ///
+    /// # Errors
+    /// As [`Source::reread`].
+    pub fn reread_holding(&self, keys: &[&str]) -> Result<Reread, ConfigError> {
+        self.reread_but(keys, &[])
     }
 
     /// The same, with what is in force of these sections whatever the file says now.
@@ -156,6 +164,10 @@ impl Source {
     /// # Errors
     /// As [`Source::reread`].
     pub fn reread_without(&self, sections: &[&str]) -> Result<Reread, ConfigError> {
+        self.reread_but(&[], sections)
+    }
+
+    fn reread_but(&self, held: &[&str], sections: &[&str]) -> Result<Reread, ConfigError> {
         let (_, mut new) = read(&self.file)?;
         for section in sections {
             match self.table.get(*section) {
@@ -163,7 +175,7 @@ impl Source {
                 None => drop(new.remove(*section)),
             }
         }
-        let (table, applied, needs_restart) = merge(&self.table, &new);
+        let (table, applied, needs_restart) = merge(&self.table, &new, held);
         let text = toml::to_string(&table).expect("what was TOML can be written as TOML");
         let config = parse(&text, &self.file)?;
         let source = Source { file: self.file.clone(), table };
@@ -184,15 +196,16 @@ fn parse(text: &str, file: &Path) -> Result<Config, ConfigError> {
     Config::parse(text, &file.display().to_string(), &base)
 }
 
-/// What is in force after `new` came; which keys changed with effect, and which without.
-fn merge(old: &Table, new: &Table) -> (Table, Vec<String>, Vec<String>) {
+/// What is in force after `new` came; which keys changed with effect, and which, with those that are held, without.
+fn merge(old: &Table, new: &Table, held: &[&str]) -> (Table, Vec<String>, Vec<String>) {
     let (mut merged, mut applied, mut needs_restart) = (old.clone(), Vec::new(), Vec::new());
     let mut take = |into: &mut Table, key: &str, path: String, value: Option<&Value>| {
         if into.get(key) == value {
             return;
         }
         let section = path.split('.').next().unwrap_or_default();
-        if !LIVE.contains(&path.as_str()) && !LIVE.contains(&section) {
+        let is_live = LIVE.contains(&path.as_str()) || LIVE.contains(&section);
+        if !is_live || held.contains(&path.as_str()) {
             needs_restart.push(path);
             return;
         }

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use config::ConfigError;
 use config::reload::{Reread, Source};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -64,25 +65,29 @@ fn take(node: &Node) -> Result<Reloaded, String> {
     let mut state = node.reloading.0.lock();
     let (source, read_filter) =
         state.as_mut().ok_or("this node was not started from a configuration file")?;
-    let reread = source.reread().map_err(|error| {
+    let said = |error: ConfigError| {
         let problems = error.problems.iter().map(|problem| format!("; {problem}"));
         format!("{error}{}", problems.collect::<String>())
-    })?;
+    };
+    let mut reread = source.reread().map_err(said)?;
+    // Partitions come and go with a start. What else is new of storage need not wait for one.
+    if reread.config.storage.partitions.len() != node.config.storage.partitions.len() {
+        reread = source.reread_holding(&["storage.partitions"]).map_err(said)?;
+    }
     // Whether the databases are the same is asked of them. What is in force is what the connections use: both change below, or neither.
-    let (reread, renewal, refused) = if reread.config.storage == node.config.storage {
+    let (reread, renewal, mut refused) = if reread.config.storage == node.config.storage {
         (reread, None, Vec::new())
     } else {
         let renewal = node.storage.renew(&reread.config.storage);
         match tokio::runtime::Handle::current().block_on(renewal) {
             Ok(renewal) => (reread, Some(renewal), Vec::new()),
             Err(why) => {
-                let reread =
-                    source.reread_without(&["storage"]).map_err(|error| error.to_string())?;
+                let reread = source.reread_without(&["storage"]).map_err(said)?;
                 (reread, None, vec![format!("storage: {why}")])
             }
         }
     };
-    let Reread { source: in_force, config, applied, mut needs_restart } = reread;
+    let Reread { source: in_force, config, mut applied, mut needs_restart } = reread;
     let pairs = build::client_pairs(&config).map_err(|error| error.to_string())?;
     let certificates = pairs.len();
     let pairs = node.tls.ready(pairs).map_err(|error| error.to_string())?;
@@ -90,7 +95,8 @@ fn take(node: &Node) -> Result<Reloaded, String> {
     let streams = streams.map_err(|error| error.to_string())?;
     let is_another = config.log.filter != node.config.log.filter;
     let filter = is_another.then(|| read_filter(&config.log.filter)).transpose()?;
-    if !applied.is_empty() && !node.config.has_room() {
+    let is_changed = !applied.is_empty();
+    if is_changed && !node.config.has_room() {
         return Err("it has changed too often in the life of this node: start it again".into());
     }
     // The links show one certificate in all their life: other nodes know its fingerprint.
@@ -101,13 +107,18 @@ fn take(node: &Node) -> Result<Reloaded, String> {
     }
     // Everything is read. From here on nothing can fail.
     node.tls.reload(pairs);
-    if let Some(set_filter) = filter.flatten() {
-        set_filter();
+    match filter {
+        Some(Some(set_filter)) => set_filter(),
+        Some(None) => {
+            applied.retain(|key| key != "log.filter");
+            refused.push("log.filter: PANGAEA_LOG is set, and wins".to_owned());
+        }
+        None => {}
     }
     if let Some(renewal) = renewal {
         renewal();
     }
-    if !applied.is_empty() {
+    if is_changed {
         let replaced = node.config.replace(config);
         assert!(replaced, "there was room, and nobody else reloads meanwhile");
         node.offer_again();

@@ -28,6 +28,7 @@ trust = 'ca.pem'
 filter = 'info'
 [storage]
 timeout = '5s'
+partitions = ['sqlite:one']
 ";
 const OPEN: &str = "<stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' \
     to='chat.example' version='1.0'>";
@@ -51,6 +52,9 @@ impl Kit {
         let read_filter: ReadFilter = Box::new(move |filter| {
             if filter == "garbage" {
                 return Err("log.filter is garbage".to_owned());
+            }
+            if filter == "overruled" {
+                return Ok(None);
             }
             let (set, filter) = (set.clone(), filter.to_owned());
             Ok(Some(Box::new(move || set.lock().push(filter)) as SetFilter))
@@ -166,6 +170,23 @@ async fn what_is_wrong_changes_nothing_and_once_it_is_mended_everything_is_done(
     let again = kit.reload().await.expect("good");
     assert!(again.applied.is_empty());
     assert_eq!((kit.house.database.memory.renewals(), kit.filters.lock().len()), (1, 1));
+}
+
+#[tokio::test]
+async fn what_is_reported_is_what_is_done() {
+    let kit = Kit::new().await;
+    let node = &kit.house.node;
+    let (one, two) = ("['sqlite:one']", "['sqlite:one', 'sqlite:two']");
+    kit.change(&[(one, two), ("timeout = '5s'", "timeout = '7s'"), ("'info'", "'overruled'")]);
+    let done = kit.reload().await.expect("good");
+    // A partition more is opened when the node starts; that the rest of storage is another does not wait for it.
+    assert_eq!(done.applied, ["storage.timeout"]);
+    assert!(done.needs_restart.iter().any(|key| key == "storage.partitions"), "{done:?}");
+    assert_eq!((node.config.storage.partitions.len(), kit.storage.renewals()), (1, 1));
+    assert_eq!(node.config.storage.timeout, Duration::from_secs(7));
+    // Nobody goes by the filter of the file.
+    assert_eq!(done.refused, ["log.filter: PANGAEA_LOG is set, and wins"]);
+    assert!(kit.filters.lock().is_empty());
 }
 
 #[tokio::test]

@@ -79,6 +79,8 @@ pub struct Partitioned {
 
 struct Shared {
     settings: Settings,
+    /// That of the settings, until other connections come with another.
+    patience: RwLock<Duration>,
     main: Arc<dyn Storage>,
     /// By number, from 1.
     parts: Vec<Arc<Part>>,
@@ -138,6 +140,7 @@ impl Partitioned {
         let parts =
             parts.map(|(number, (name, storage))| Arc::new(Part::new(number, name, storage)));
         let shared = Arc::new(Shared {
+            patience: RwLock::new(settings.patience),
             settings,
             main,
             parts: parts.collect(),
@@ -400,7 +403,11 @@ impl Storage for Partitioned {
             for (part, database) in shared.parts.iter().zip(&storage.partitions) {
                 renewals.push(part.storage.renew(&one(database)).await?);
             }
-            Ok(Box::new(move || renewals.into_iter().for_each(|renewal| renewal())) as Renewal)
+            let (shared, patience) = (shared.clone(), storage.timeout);
+            Ok(Box::new(move || {
+                renewals.into_iter().for_each(|renewal| renewal());
+                *shared.patience.write() = patience;
+            }) as Renewal)
         }
         .boxed()
     }

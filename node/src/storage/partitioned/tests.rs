@@ -317,3 +317,20 @@ async fn a_whole_copy_goes_where_its_owners_are() {
         assert_eq!(part.memory.applied("us").await.unwrap(), Some(Position { log: 3, seq: 40 }));
     }
 }
+
+#[tokio::test]
+async fn other_connections_may_come_with_another_patience() {
+    let [main, part] = [(); 2].map(|()| Arc::new(Memory::default()));
+    let storage = unsigned(main.clone(), vec![part.clone()], quick()).await.unwrap();
+    let at = |url| config::Database::parse(url).unwrap();
+    let asked = config::Storage {
+        partitions: vec![at("mysql://elsewhere/part")],
+        timeout: Duration::from_secs(7),
+        ..config::Storage::of(at("mysql://elsewhere/main"))
+    };
+    let renewal = storage.renew(&asked).await.unwrap();
+    assert_eq!(storage.shared.patience(), quick().patience, "only looked");
+    renewal();
+    assert_eq!(storage.shared.patience(), Duration::from_secs(7));
+    assert_eq!((main.renewals(), part.renewals()), (1, 1));
+}

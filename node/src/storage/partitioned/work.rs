@@ -15,6 +15,11 @@ use super::{META_MAP, Shared};
 use crate::storage::{Place, Position, Replace, Row, Storage, StorageError, Trouble};
 
 impl Shared {
+    /// How long a read waits for a partition that has not followed the log yet.
+    pub(super) fn patience(&self) -> Duration {
+        *self.patience.read()
+    }
+
     /// The partition of that number, when it may be read.
     pub(super) async fn part(&self, number: u8) -> Result<&Arc<Part>, StorageError> {
         let Some(part) = self.parts.get(usize::from(number) - 1) else {
@@ -22,7 +27,7 @@ impl Shared {
             let name = format!("partition {number}");
             return Err(StorageError::Unavailable { name, trouble: Trouble::Gone, cause });
         };
-        let patience = self.settings.patience;
+        let patience = self.patience();
         match self.is_writer.load(Ordering::Acquire) {
             true => part.ready(patience).await?,
             false => part.has_heard_of(patience).await?,
@@ -143,7 +148,7 @@ impl Shared {
         let Replace { from, to, owned, rows } = replace;
         let written = self.parts.iter().filter(|part| view.is_written(part.number));
         for part in written.clone() {
-            part.ready(self.settings.patience).await?;
+            part.ready(self.patience()).await?;
         }
         let numbers: Vec<u8> =
             std::iter::once(MAIN).chain(written.map(|part| part.number)).collect();

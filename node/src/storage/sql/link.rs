@@ -1,10 +1,12 @@
 //! The connections to a server: two bounded pools, so that a storm of reads never makes commits wait.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use sqlx::Pool;
 use sqlx::pool::PoolOptions;
+use tokio::sync::Semaphore;
 
 use super::driver::Driver;
 use super::lent::Lent;
@@ -15,6 +17,8 @@ use super::{Options, ServerConfig};
 pub(super) struct Link<D: Driver> {
     pub(super) readers: Pool<D::Db>,
     pub(super) writers: Pool<D::Db>,
+    /// SELECTs of the loader at once: half of the readers are for others.
+    pub(super) loads: Arc<Semaphore>,
     pub(super) timeout: Duration,
     pub(super) retry: Duration,
 }
@@ -22,18 +26,16 @@ pub(super) struct Link<D: Driver> {
 impl<D: Driver> Link<D> {
     pub(super) fn new(config: &ServerConfig, options: Options<D>) -> Link<D> {
         let connections = config.connections.max(2);
-        let write = write_connections(connections);
+        let write = (connections / 3).max(1);
+        let loads = usize::try_from((connections - write).div_ceil(2)).unwrap_or(1);
         Link {
+            loads: Arc::new(Semaphore::new(loads)),
             readers: pool::<D>(connections - write, config.timeout, options.clone()),
             writers: pool::<D>(write, config.timeout, options),
             timeout: config.timeout,
             retry: config.retry,
         }
     }
-}
-
-pub(super) fn write_connections(connections: u32) -> u32 {
-    (connections / 3).max(1)
 }
 
 /// A pool, whose connections are made when they are needed.

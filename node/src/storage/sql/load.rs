@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 use super::driver::{BulkRead, Column, Driver};
 use super::{Inner, name};
@@ -27,14 +27,16 @@ pub(super) enum Read {
     Map(String, String, Reply<Values>),
 }
 
-/// Starts the loader; it ends when the sender is gone. At most so many SELECTs at once.
-pub(super) fn start<D: Driver>(inner: Arc<Inner<D>>, at_once_max: usize) -> mpsc::Sender<Read> {
+/// Starts the loader; it ends when the sender is gone. As many SELECTs at once as the connections in use have places for.
+pub(super) fn start<D: Driver>(inner: Arc<Inner<D>>) -> mpsc::Sender<Read> {
     let (sender, mut queue) = mpsc::channel(QUEUE_MAX);
-    let places = Arc::new(Semaphore::new(at_once_max));
     tokio::spawn(async move {
         let mut batch = Vec::new();
         // First the place, then what has gathered meanwhile.
-        while let Ok(place) = places.clone().acquire_owned().await {
+        loop {
+            // Of the connections in use by now, which are not held for that.
+            let places = inner.link().loads.clone();
+            let Ok(place) = places.acquire_owned().await else { return };
             if queue.recv_many(&mut batch, BATCH_MAX).await == 0 {
                 return;
             }

@@ -40,7 +40,7 @@ use super::{
 use driver::{BulkRead, Column, Driver, Found, RowOf, Value};
 use gather::Outgoing;
 use lent::Lent;
-use link::{Link, write_connections};
+use link::Link;
 use load::Read;
 use trouble::{Health, Tries};
 use write::{Failed, Reached, Signed, Write};
@@ -95,16 +95,13 @@ struct Inner<D: Driver> {
 impl<D: Driver> Server<D> {
     /// Of a database that has its tables.
     pub(super) fn new(config: &ServerConfig, options: Options<D>) -> Server<D> {
-        let connections = config.connections.max(2);
-        let write = write_connections(connections);
         let inner = Arc::new(Inner {
             link: RwLock::new(Arc::new(Link::new(config, options))),
             known: Mutex::default(),
             reading: Health::new(config.name.clone(), "reading"),
             writing: Health::new(config.name.clone(), "writing"),
         });
-        let loads = usize::try_from((connections - write).div_ceil(2)).unwrap_or(1);
-        let loader = load::start(inner.clone(), loads);
+        let loader = load::start(inner.clone());
         let outgoing = gather::start(inner.clone());
         Server { inner, loader, outgoing, pen: AtomicU64::new(0) }
     }
