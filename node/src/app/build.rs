@@ -16,7 +16,7 @@ use replication::metadata::{
 use s2s::link::{Incarnation, LinkConfig, LinkLimits, LinkTimers, Links, PeerId, Road};
 use s2s::tls::TlsIdentity;
 use tokio::time::Instant;
-use xmpp::jid::{BareJid, Jid};
+use xmpp::jid::Jid;
 use xmpp::payload::disco::Item;
 use xmpp::sasl::Secret;
 
@@ -27,7 +27,7 @@ use super::world::{World, wall_ms};
 use super::{Drain, Live, Node, Offers, Reloading};
 use crate::auth::stored::AtHome;
 use crate::auth::{Chain, Internal, Kept, Stored, Throttle, sources};
-use crate::components::Components;
+use crate::components::{self, Components};
 use crate::features::Features;
 use crate::features::archive::{self, Archive};
 use crate::features::blocking::record::PRIVACY;
@@ -129,11 +129,7 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
     let authenticator = Chain::new(internal, Arc::new(accounts), links);
     let fake_secret = Secret::new(world.random::<32>().to_vec());
     let offers = Offers::new(&config, &features, &authenticator, fake_secret);
-    let components = Components::new(&config.components).map_err(|(file, cause)| {
-        RunError::File { what: "the secret of a component", file, cause }
-    })?;
-    let domain = |name: &str| BareJid::new(None, name).expect("the configuration has checked it");
-    let named = config.components.component.iter().map(|component| &component.domain);
+    let components = Components::new(read_components(&config)?, &config.components);
     let domains = Domains {
         global: config.domains.global.clone(),
         regional: config.domains.regional.clone().unwrap_or_default(),
@@ -141,7 +137,7 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
         elsewhere: Live::new(wires::elsewhere(&config, &metadata.state())),
         regions_linked: config.domains.regional_traffic == RegionalTraffic::Link,
         services: services.hosts().map(str::to_owned).zip(0..).collect(),
-        components: named.map(|name| (name.clone(), domain(name))).collect(),
+        components: Live::new(components::named(&config.components)),
         any_component_but: config.components.any_below.then(|| {
             let all = config.domains.all();
             let own = config.domains.regional_of(&config.node.region);
@@ -299,6 +295,15 @@ pub(super) fn client_pairs(config: &Config) -> Result<Vec<Pair>, RunError> {
         pairs.push(pair(&more.certificate, &more.key)?);
     }
     Ok(pairs)
+}
+
+/// What the configuration says of components, with the secrets in its files.
+pub(super) fn read_components(config: &Config) -> Result<components::Known, RunError> {
+    components::Known::read(&config.components).map_err(|(file, cause)| RunError::File {
+        what: "the secret of a component",
+        file,
+        cause,
+    })
 }
 
 /// The fingerprint of the certificate for the links, in hexadecimal.

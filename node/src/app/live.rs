@@ -2,7 +2,7 @@
 //! the one in force: no lock, no counting, two loads more than a plain value. What was in force stays in memory, because somebody may be reading it: a node
 //! takes `VERSIONS_MAX` of them in its life, some kilobytes each, and refuses more.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Deref;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -30,12 +30,12 @@ impl<T> Live<T> {
     }
 
     /// Whether there is room for another.
-    pub(super) fn has_room(&self) -> bool {
+    pub(crate) fn has_room(&self) -> bool {
         self.now.load(Ordering::Acquire) + 1 < self.versions.len()
     }
 
     /// From now on this is in force. False: there is no room for another. One at a time.
-    pub(super) fn replace(&self, value: T) -> bool {
+    pub(crate) fn replace(&self, value: T) -> bool {
         let next = self.now.load(Ordering::Acquire) + 1;
         let set = self.versions.get(next).is_some_and(|place| place.set(Box::new(value)).is_ok());
         if set {
@@ -55,6 +55,13 @@ impl Clone for Live<BTreeSet<String>> {
     /// With what is in force.
     fn clone(&self) -> Self {
         Live::new(BTreeSet::clone(self))
+    }
+}
+
+impl<V: Clone> Clone for Live<BTreeMap<String, V>> {
+    /// The same.
+    fn clone(&self) -> Self {
+        Live::new(BTreeMap::clone(self))
     }
 }
 

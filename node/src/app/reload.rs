@@ -4,13 +4,14 @@
 
 use std::sync::Arc;
 
-use config::ConfigError;
 use config::reload::{Reread, Source};
+use config::{Config, ConfigError, Delegation};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use super::{Node, build};
 use crate::admin::Reloaded;
+use crate::components;
 use crate::federation;
 
 /// Reads how much is to be logged; in words why it cannot be. `None`: something else says how much is.
@@ -61,7 +62,7 @@ pub(super) async fn now(node: &Arc<Node>) -> Result<Reloaded, String> {
     done.map_err(|error| error.to_string())?
 }
 
-fn take(node: &Node) -> Result<Reloaded, String> {
+fn take(node: &Arc<Node>) -> Result<Reloaded, String> {
     let mut state = node.reloading.0.lock();
     let (source, read_filter) =
         state.as_mut().ok_or("this node was not started from a configuration file")?;
@@ -70,9 +71,9 @@ fn take(node: &Node) -> Result<Reloaded, String> {
         format!("{error}{}", problems.collect::<String>())
     };
     let mut reread = source.reread().map_err(said)?;
-    // Partitions come and go with a start. What else is new of storage need not wait for one.
-    if reread.config.storage.partitions.len() != node.config.storage.partitions.len() {
-        reread = source.reread_holding(&["storage.partitions"]).map_err(said)?;
+    let held = held(&reread.config, &node.config);
+    if !held.is_empty() {
+        reread = source.reread_holding(&held).map_err(said)?;
     }
     // Whether the databases are the same is asked of them. What is in force is what the connections use: both change below, or neither.
     let (reread, renewal, mut refused) = if reread.config.storage == node.config.storage {
@@ -95,8 +96,13 @@ fn take(node: &Node) -> Result<Reloaded, String> {
     let streams = streams.map_err(|error| error.to_string())?;
     let is_another = config.log.filter != node.config.log.filter;
     let filter = is_another.then(|| read_filter(&config.log.filter)).transpose()?;
+    let known = build::read_components(&config).map_err(|error| error.to_string())?;
+    let other_secrets = node.components.has_other_secrets(&known);
+    let other_components = other_secrets || config.components != node.config.components;
     let is_changed = !applied.is_empty();
-    if is_changed && !node.config.has_room() {
+    let has_room = (!is_changed || node.config.has_room())
+        && (!other_components || node.components.has_room());
+    if !has_room {
         return Err("it has changed too often in the life of this node: start it again".into());
     }
     // The links show one certificate in all their life: other nodes know its fingerprint.
@@ -118,17 +124,46 @@ fn take(node: &Node) -> Result<Reloaded, String> {
     if let Some(renewal) = renewal {
         renewal();
     }
-    if is_changed {
-        let replaced = node.config.replace(config);
+    let components = config.components.clone();
+    let replace = || {
+        let replaced = !is_changed || node.config.replace(config);
         assert!(replaced, "there was room, and nobody else reloads meanwhile");
+    };
+    match other_components {
+        true => components::reload(node, known, &components, replace),
+        false => replace(),
+    }
+    if is_changed {
         node.offer_again();
         node.registry.reloaded();
+    }
+    // In a file that the configuration names.
+    if other_secrets && !applied.iter().any(|key| key.starts_with("components.")) {
+        applied.push("components.component".to_owned());
     }
     if let Some(streams) = streams {
         federation::streams::reload(node, streams);
     }
     *source = in_force;
     Ok(Reloaded { applied, needs_restart, refused, certificates })
+}
+
+/// Keys that keep their value until a restart, though others like them need none.
+fn held(new: &Config, old: &Config) -> Vec<&'static str> {
+    fn delegated(config: &Config) -> Vec<(&String, &Vec<Delegation>)> {
+        let all = config.components.component.iter().map(|one| (&one.domain, &one.delegations));
+        all.filter(|(_, delegations)| !delegations.is_empty()).collect()
+    }
+    let mut held = Vec::new();
+    // Partitions are opened by a start. What else is new of storage need not wait for one.
+    if new.storage.partitions.len() != old.storage.partitions.len() {
+        held.push("storage.partitions");
+    }
+    // What is delegated the server advertises from its start on.
+    if delegated(new) != delegated(old) {
+        held.push("components.component");
+    }
+    held
 }
 
 #[cfg(test)]

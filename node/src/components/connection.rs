@@ -23,7 +23,7 @@ use xmpp::stream::header::Framing;
 use xmpp::xml::element::Element;
 use xmpp::xml::framer::{Framer, Scan};
 
-use super::hostname::{self, Wish};
+use super::hostname::{self, Proved, Wish};
 use super::inbound::Open;
 use super::{delegation, privilege};
 use crate::app::Node;
@@ -111,7 +111,7 @@ pub(super) struct Connection {
     left: Vec<Arc<Seat>>,
     unbound: Option<Unbound>,
     /// Whose secret it knows, on a stream on which more can be bound (XEP-0225).
-    proved: Option<String>,
+    proved: Option<Proved>,
     open: Arc<Open>,
     /// As much is open as may be: what more it has said waits in `input`, and in its connection. It is written to meanwhile, for it may be what has to take it.
     is_full: bool,
@@ -174,7 +174,7 @@ impl Connection {
         framer: Framer,
         (input, mut output): (Buffer, Buffer),
         host: Host,
-        proved: Option<String>,
+        proved: Option<Proved>,
     ) -> Connection {
         host.tell(node, &mut output);
         let seat = host.seat.clone();
@@ -441,7 +441,7 @@ impl Connection {
                 Err(StanzaError::resource_constraint())
             }
             Ok(Wish::Bind(host)) => hostname::bind(&self.node, &proved, host).map(Some),
-            Ok(Wish::Unbind(host)) => hostname::named(&proved, host).and_then(|host| {
+            Ok(Wish::Unbind(host)) => hostname::named(&proved.host, host).and_then(|host| {
                 let at = self.hosts.iter().position(|known| hostname::is(&known.seat, &host));
                 at.map(|at| self.leave(at)).ok_or_else(StanzaError::item_not_found).map(|()| None)
             }),

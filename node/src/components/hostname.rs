@@ -13,6 +13,13 @@ use super::handshake::Claim;
 use crate::app::Node;
 use crate::session::Seat;
 
+/// What the other end of a connection has proved: that it knows the secret of that hostname, as it was at that version of what is known.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Proved {
+    pub(super) host: String,
+    pub(super) at: u64,
+}
+
 /// What is asked of us.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Wish {
@@ -58,12 +65,12 @@ impl Wish {
 /// §4: it is none of ours (`not-allowed`), somebody else's or bound already (`conflict`).
 pub(super) fn bind(
     node: &Arc<Node>,
-    proved: &str,
+    proved: &Proved,
     host: Option<Jid>,
 ) -> Result<(Jid, Arc<Seat>), StanzaError> {
-    let host = named(proved, host)?;
+    let host = named(&proved.host, host)?;
     let claim = |domain: &str| node.components.claim(&node.domains, domain);
-    match (claim(host.domain()), claim(proved)) {
+    match (claim(host.domain()), claim(&proved.host)) {
         (Claim::May(of), Claim::May(known)) if of.matches(known.expose()) => {}
         (Claim::Taken, _) => return Err(StanzaError::conflict()),
         _ => return Err(StanzaError::not_allowed()),
@@ -72,7 +79,7 @@ pub(super) fn bind(
         return Err(StanzaError::resource_constraint());
     }
     let domain = BareJid::new(None, host.domain()).map_err(|_| StanzaError::bad_request())?;
-    let seat = super::bind(node, &domain, host.resource());
+    let seat = super::bind(node, &domain, host.resource(), proved);
     seat.map(|seat| (host, seat)).map_err(|_| StanzaError::conflict())
 }
 

@@ -4,7 +4,7 @@
 //! (`router::decide`, `Domains::addressee`), and [`choose`] says which of its connections gets it.
 //! Called by the listeners (`serve`), the router, disco, and `geo` when other nodes tell of theirs.
 //!
-//! * `serve` a connection, from its first byte until it is known · `handshake` who may be what · `sign_in`, `hostname` the same of those that are like clients (XEP-0225) · `connection` to its end · `choose` which connection · `inbound` how much of what it sends is open ·
+//! * `known` who may connect, which a reload changes · `serve` a connection, from its first byte until it is known · `handshake` who may be what · `sign_in`, `hostname` the same of those that are like clients (XEP-0225) · `connection` to its end · `choose` which connection · `inbound` how much of what it sends is open ·
 //!   `privilege` what it may do in the name of accounts · `delegation` what it answers in their name
 
 mod choose;
@@ -13,14 +13,14 @@ mod delegation;
 mod handshake;
 mod hostname;
 mod inbound;
+mod known;
 mod privilege;
 mod serve;
 mod sign_in;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -30,7 +30,6 @@ use parking_lot::Mutex;
 use replication::Hlc;
 use xmpp::jid::{BareJid, FullJid, Jid};
 use xmpp::payload::disco::Item;
-use xmpp::sasl::Secret;
 use xmpp::stanza::Stanza;
 use xmpp::stream::error::StreamError;
 
@@ -38,68 +37,34 @@ pub use self::choose::choose;
 use self::delegation::Delegations;
 pub use self::delegation::{Delegation as DelegationFeature, INFO, ITEMS, answered, nested};
 pub(crate) use self::delegation::{remaining, taken as delegated};
-use self::handshake::Claim;
-use self::privilege::Watchers;
+use self::hostname::Proved;
+pub use self::known::{Known, named, reload};
 pub use self::privilege::{contact_shows, room, roster_changed, showing, watches_rosters};
 pub use self::serve::serve;
-use self::sign_in::Derived;
-use crate::app::Node;
-use crate::router::{Domains, perform};
+use crate::app::{Live, Node};
+use crate::router::perform;
 use crate::session::Seat;
 
 /// What this node knows of components. Whether one is connected, and where, the session table says.
 #[derive(Debug, Default)]
 pub struct Components {
-    /// Of those that may connect here.
-    secrets: BTreeMap<String, Secret>,
-    /// Of those that are not named.
-    any: Option<Secret>,
-    /// What is kept of the secrets for signing in.
-    derived: Derived,
+    /// Who may connect.
+    known: Live<Known>,
     /// What they answer for us (XEP-0355).
     delegations: Delegations,
-    /// What they hear of accounts (XEP-0356).
-    watchers: Watchers,
     /// Domains of which there was a row; as many as there are rows, and no more.
     seen: Mutex<BTreeSet<BareJid>>,
     /// Connections of this node.
     connections: AtomicUsize,
-    /// Held while one is bound: two that come at once do not find room for each.
+    /// Held while one is bound: two that come at once do not find room for each, and none comes by what has just changed.
     binding: Mutex<()>,
 }
 
 impl Components {
-    /// With the secrets of the configuration, its files included.
-    ///
-    /// # Errors
-    /// A file that cannot be read, and why.
-    pub fn new(config: &config::Components) -> Result<Components, (String, String)> {
-        let mut secrets = BTreeMap::new();
-        for component in &config.component {
-            let secret = match (&component.secret, &component.secret_file) {
-                (Some(secret), _) => Some(secret.clone()),
-                (None, Some(file)) => Some(first_line(file)?),
-                (None, None) => config.secret.clone(),
-            };
-            if let Some(secret) = secret {
-                secrets.insert(component.domain.clone(), Secret::new(secret.into_bytes()));
-            }
-        }
-        let any = config.secret.clone().filter(|_| config.any_below);
-        let any = any.map(|secret| Secret::new(secret.into_bytes()));
-        let (delegations, watchers) = (Delegations::new(config), Watchers::new(config));
-        Ok(Components { secrets, any, delegations, watchers, ..Components::default() })
-    }
-
-    /// What a connection that names this domain may be.
-    fn claim(&self, domains: &Domains, domain: &str) -> Claim<'_> {
-        match (domains.component(domain), self.secrets.get(domain)) {
-            (Some(_), Some(secret)) => Claim::May(secret),
-            (Some(_), None) if domains.names_component(domain) => Claim::Unknown,
-            (Some(_), None) => self.any.as_ref().map_or(Claim::Unknown, Claim::May),
-            (None, _) if domains.is_taken(domain) => Claim::Taken,
-            (None, _) => Claim::Unknown,
-        }
+    /// With those that may connect.
+    pub fn new(known: Known, config: &config::Components) -> Components {
+        let (known, delegations) = (Live::new(known), Delegations::new(config));
+        Components { known, delegations, ..Components::default() }
     }
 
     /// One connection more, if there may be.
@@ -116,15 +81,6 @@ impl Components {
     /// Connections of this node, before their handshake too.
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::Acquire)
-    }
-}
-
-fn first_line(file: &Path) -> Result<String, (String, String)> {
-    let failed = |cause: String| (file.display().to_string(), cause);
-    let text = std::fs::read_to_string(file).map_err(|cause| failed(cause.to_string()))?;
-    match text.lines().next().map(str::trim) {
-        Some(line) if !line.is_empty() => Ok(line.to_owned()),
-        _ => Err(failed("there is nothing on its first line".to_owned())),
     }
 }
 
@@ -190,14 +146,18 @@ pub fn back(node: &Arc<Node>, ix: NodeIx) {
 /// A row for a connection that has proved to be this component.
 ///
 /// # Errors
-/// `conflict`: there are as many as there may be.
+/// `conflict`: there are as many as there may be. `not-authorized`: what it has proved has changed meanwhile.
 fn bind(
     node: &Arc<Node>,
     domain: &BareJid,
     resource: Option<&str>,
+    proved: &Proved,
 ) -> Result<Arc<Seat>, StreamError> {
-    let config = &node.config.components;
     let _one_at_a_time = node.components.binding.lock();
+    if !node.components.may_bind(&node.domains, domain.as_str(), proved) {
+        return Err(StreamError::not_authorized());
+    }
+    let config = &node.config.components;
     let one = config.mode_of(domain.as_str()) == ComponentMode::One;
     let competes =
         |row: &&Row<Arc<Seat>>| row.lit && (one || *region_of(node, row) == *node.geo.me.region);

@@ -10,6 +10,7 @@ use xmpp::xml::framer::{Framer, Limits, Scan};
 
 use super::connection::{Connection, Host};
 use super::handshake::{self, Handshake};
+use super::hostname::Proved;
 use super::sign_in::SignIn;
 use crate::app::Node;
 use crate::session::Seat;
@@ -94,7 +95,8 @@ pub(super) struct Door<'a> {
     pub(super) framer: Framer,
     pub(super) input: Buffer,
     pub(super) output: Buffer,
-    opened: Option<Handshake>,
+    /// And what it proves once it is right.
+    opened: Option<(Handshake, Proved)>,
     /// Of a stream like a client's.
     pub(super) sign_in: Option<SignIn>,
     pub(super) has_header: bool,
@@ -116,11 +118,13 @@ impl Door<'_> {
                     self.input.consume(bytes);
                     let id = self.node.token();
                     let Node { components, domains, .. } = &**self.node;
+                    let at = components.proved("");
                     let open =
                         Handshake::open(&header, &id, |domain| components.claim(domains, domain));
                     let open = open.map_err(Some)?;
                     self.say_header(open.domain.as_str(), &id);
-                    self.opened = Some(open);
+                    let proved = Proved { host: open.domain.to_string(), ..at };
+                    self.opened = Some((open, proved));
                 }
                 Scan::Element(bytes, _) => {
                     let element = self.framer.element(&self.input.filled()[..bytes]);
@@ -136,12 +140,14 @@ impl Door<'_> {
                         }
                     }
                     let opened = self.opened.as_ref();
-                    let opened = opened.expect("the framer lets no element come before a header");
+                    let (opened, proved) =
+                        opened.expect("the framer lets no element come before a header");
                     opened.check(&element).map_err(Some)?;
                     if self.node.is_leaving() {
                         return Err(Some(StreamError::system_shutdown()));
                     }
-                    let seat = super::bind(self.node, &opened.domain, None).map_err(Some)?;
+                    let seat =
+                        super::bind(self.node, &opened.domain, None, proved).map_err(Some)?;
                     self.output.put(b"<handshake/>");
                     return Ok(seat);
                 }

@@ -18,9 +18,8 @@ use xmpp::stream::header::{Framing, Opening, StreamHeader};
 use xmpp::stream::negotiate::{Input, Offer, Output, Receiving, Tls, TlsPolicy};
 use xmpp::xml::element::Element;
 
-use super::Components;
 use super::handshake::Claim;
-use super::hostname::{self, Wish};
+use super::hostname::{self, Proved, Wish};
 use super::serve::Door;
 use crate::app::Node;
 use crate::homes::accounts::ITERATIONS;
@@ -30,8 +29,10 @@ use crate::transport::Transport;
 /// A stream that is to be signed in on.
 pub(super) struct SignIn {
     machine: Box<Receiving>,
+    /// When it began.
+    began: Proved,
     /// The hostname whose secret it knows.
-    pub(super) proved: Option<String>,
+    pub(super) proved: Option<Proved>,
 }
 
 impl SignIn {
@@ -63,7 +64,7 @@ impl SignIn {
             ..(*node.offer(false)).clone()
         };
         let machine = Receiving::new(Arc::new(offer), Framing::Stream, tls, node.random::<32>());
-        SignIn { machine, proved: None }
+        SignIn { machine, began: node.components.proved(""), proved: None }
     }
 }
 
@@ -141,7 +142,8 @@ impl Door<'_> {
                 }
                 Output::Authenticated { account, .. } => {
                     if let Some(sign_in) = &mut self.sign_in {
-                        sign_in.proved = account.local().map(str::to_owned);
+                        let host = account.local().map(str::to_owned);
+                        sign_in.proved = host.map(|host| Proved { host, ..sign_in.began.clone() });
                     }
                     continue;
                 }
@@ -198,13 +200,13 @@ pub(super) struct Derived(pub(super) Mutex<BTreeMap<(String, Hash), Once>>);
 type Once = Arc<OnceCell<ScramKeys>>;
 
 async fn keys(node: &Node, account: &BareJid, hash: Hash) -> Credentials {
-    let Claim::May(secret) = claim(node, account) else { return Credentials::Unknown };
+    let name = account.local().unwrap_or_default();
+    let Some((secret, Derived(all), of)) = node.components.to_sign_in(&node.domains, name) else {
+        return Credentials::Unknown;
+    };
     let Ok(secret) = String::from_utf8(secret.expose().to_vec()) else {
         return Credentials::Unknown;
     };
-    let Components { secrets, derived: Derived(all), .. } = &node.components;
-    // Those that are not named have one secret.
-    let of = account.local().filter(|domain| secrets.contains_key(*domain)).unwrap_or_default();
     let cell = all.lock().entry((of.to_owned(), hash)).or_default().clone();
     let derive = || async move {
         let salt = node.random::<16>();

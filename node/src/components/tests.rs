@@ -1,6 +1,7 @@
 //! Components on a wire in memory, at a whole node: what their streams are answered with, what reaches them, what becomes of it when they go.
 
 mod going;
+mod reloading;
 mod signing;
 mod watching;
 
@@ -51,13 +52,20 @@ impl Line {
     }
 
     pub(super) async fn shakes(&mut self, domain: &str, secret: &str) {
+        let id = self.opens_as(domain).await;
+        self.hashes(&id, secret).await;
+    }
+
+    /// The id of its stream.
+    pub(super) async fn opens_as(&mut self, domain: &str) -> String {
         self.says(&open(domain)).await;
         let header = self.reads(">").await + &self.reads(">").await;
         let id = header.split(" id='").nth(1).and_then(|rest| rest.split('\'').next());
-        let id = id.expect("an id in the header");
-        let hash = Sha1::digest(format!("{id}{secret}").as_bytes());
-        let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
-        self.says(&format!("<handshake>{hash}</handshake>")).await;
+        id.expect("an id in the header").to_owned()
+    }
+
+    pub(super) async fn hashes(&mut self, id: &str, secret: &str) {
+        self.says(&shaken(id, secret)).await;
     }
 }
 
@@ -98,6 +106,12 @@ pub(super) fn elsewhere(house: &House, full: &FullJid, generation: Hlc) -> NodeI
     let row = Row::new(full.clone(), Place::There(ix), generation);
     house.node.directory.bind(row, |_| true);
     ix
+}
+
+fn shaken(id: &str, secret: &str) -> String {
+    let hash = Sha1::digest(format!("{id}{secret}").as_bytes());
+    let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("<handshake>{hash}</handshake>")
 }
 
 fn open(domain: &str) -> String {

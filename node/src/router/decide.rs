@@ -24,7 +24,7 @@ pub struct Domains {
     /// Domains of services (`upload.chat.example`), with their numbers in `Services`.
     pub services: BTreeMap<String, usize>,
     /// Domains of components (XEP-0114), as their rows in the session table name them.
-    pub components: BTreeMap<String, BareJid>,
+    pub components: Live<BTreeMap<String, BareJid>>,
     /// Any other domain below the global one may be a component's, but for these: they have a name in the configuration.
     pub any_component_but: Option<BTreeSet<String>>,
 }
@@ -213,9 +213,11 @@ mod tests {
             anon: "anon.chat.example".into(),
             elsewhere: Live::new(["us.chat.example".into()].into()),
             services: [("upload.chat.example".into(), 0), ("proxy.example".into(), 1)].into(),
-            components: ["irc.chat.example", "bridge.example"]
-                .map(|name| (name.to_owned(), BareJid::parse(name).expect("a JID")))
-                .into(),
+            components: Live::new(
+                ["irc.chat.example", "bridge.example"]
+                    .map(|name| (name.to_owned(), BareJid::parse(name).expect("a JID")))
+                    .into(),
+            ),
             ..Domains::default()
         };
         let component = |name: &str| Destination::Component(BareJid::parse(name).expect("a JID"));

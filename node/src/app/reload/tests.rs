@@ -190,6 +190,34 @@ async fn what_is_reported_is_what_is_done() {
 }
 
 #[tokio::test]
+async fn components_come_and_go_but_for_what_is_delegated() {
+    let kit = Kit::new().await;
+    let node = &kit.house.node;
+    let (at, component) = ("['sqlite:one']", "['sqlite:one']\n[[components.component]]\n");
+    let irc = format!("{component}domain = 'irc.chat.example'\nsecret_file = 'secret'\n");
+    let delegates = format!("{irc}[[components.component.delegation]]\nnamespace = 'x'\n");
+    let applied = async |text: &str| {
+        kit.change(&[(at, text)]);
+        kit.reload().await.expect("good").applied
+    };
+    kit.change(&[(at, &*irc)]);
+    kit.reload().await.expect_err("there is no such file");
+    assert!(!node.domains.names_component("irc.chat.example"));
+    kit.put("secret", "one");
+    assert_eq!(applied(&irc).await, ["components.component"]);
+    assert!(node.domains.names_component("irc.chat.example"));
+    assert!(applied(&irc).await.is_empty());
+    kit.put("secret", "two");
+    assert_eq!(applied(&irc).await, ["components.component"]);
+    kit.change(&[(at, &*delegates)]);
+    let done = kit.reload().await.expect("good");
+    assert!(done.applied.is_empty());
+    assert!(done.needs_restart.iter().any(|key| key == "components.component"), "{done:?}");
+    assert_eq!(applied(at).await, ["components.component"]);
+    assert!(!node.domains.names_component("irc.chat.example"));
+}
+
+#[tokio::test]
 async fn a_new_certificate_is_shown_to_the_next_and_sessions_go_on() {
     let kit = Kit::new().await;
     let node = &kit.house.node;

@@ -58,7 +58,7 @@ pub fn showing(
     is_contact: impl Fn(&BareJid) -> bool,
     actions: &mut Vec<Action>,
 ) {
-    let Watchers(all) = &node.components.watchers;
+    let Watchers(all) = node.components.watchers();
     // One at a silent node hears who is there when that is back (`earlier`), but not who has gone meanwhile.
     let is_gone = presence.type_() == Type::Unavailable;
     for watcher in all.iter().filter(|watcher| watcher.presence != WatchedPresence::None) {
@@ -79,7 +79,7 @@ pub fn contact_shows(
     account: &BareJid,
     presence: &Stanza,
 ) -> Option<impl Future<Output = ()> + Send + use<>> {
-    let Watchers(all) = &node.components.watchers;
+    let Watchers(all) = node.components.watchers();
     let from = presence.from().filter(|_| !all.is_empty())?;
     let to_all = presence.to().is_some_and(|to| to.resource().is_none());
     let is_shown = matches!(presence.type_(), Type::Available | Type::Unavailable);
@@ -123,7 +123,7 @@ async fn is_heard(node: &Arc<Node>, account: &BareJid, presence: &Stanza) -> boo
 
 /// Whether there is a component that hears of rosters.
 pub fn watches_rosters(node: &Node) -> bool {
-    let Watchers(all) = &node.components.watchers;
+    let Watchers(all) = node.components.watchers();
     all.iter().any(|watcher| watcher.pushes)
 }
 
@@ -135,7 +135,7 @@ pub fn roster_changed(
     version: Option<u64>,
     actions: &mut Vec<Action>,
 ) {
-    let Watchers(all) = &node.components.watchers;
+    let Watchers(all) = node.components.watchers();
     let watches = |watcher: &&Watcher| watcher.pushes && node.domains.trusts_with(account.domain());
     for watcher in all.iter().filter(watches) {
         let oldest = |rows: &[Row<Arc<Seat>>]| {

@@ -167,7 +167,7 @@ async fn who_does_not_know_the_secret_is_not_let_in() {
         );
     }
     // However often they try: keys are made once of a secret.
-    assert_eq!(house.node.components.derived.0.lock().len(), 1);
+    assert_eq!(house.node.components.known.derived.0.lock().len(), 1);
     // What comes in clear behind that is nobody's.
     let mut line = Line::new(&house);
     line.says(&format!("{OPEN}<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>{OPEN}")).await;

@@ -278,7 +278,8 @@ async fn nobody_has_an_error_of_presence_for_which_it_has_no_room() {
     }
     // A connection that takes nothing.
     let domain = BareJid::parse("bot.chat.example").expect("a JID");
-    let bot = bind(&house.node, &domain, None).expect("there is none");
+    let proved = house.node.components.proved("bot.chat.example");
+    let bot = bind(&house.node, &domain, None, &proved).expect("there is none");
     house
         .until("it is full", || {
             let message =

@@ -26,7 +26,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// There is a connection of a component, here or elsewhere.
 pub(in crate::components) fn appeared(node: &Arc<Node>, full: &FullJid) {
-    let Watchers(all) = &node.components.watchers;
+    let Watchers(all) = node.components.watchers();
     let component = full.bare();
     let watches = |watcher: &&super::Watcher| {
         watcher.component == component && watcher.presence != WatchedPresence::None
