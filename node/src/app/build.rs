@@ -45,8 +45,8 @@ use crate::outbox::{self, Recovery};
 use crate::registry::Registry;
 use crate::router::{Domains, Ledger};
 use crate::service::Services;
-use crate::session::Resumable;
 use crate::session::moving::Moving;
+use crate::session::{Resumable, Turnstile};
 use crate::storage::holders::Holders;
 use crate::storage::{self, Storage};
 use crate::told::Told;
@@ -177,7 +177,7 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
         moving: Moving::default(),
         drain: Drain::default(),
         federation: Federation::default(),
-        turnstile: Arc::default(),
+        turnstile: Arc::new(Turnstile::new(config.limits.sign_ins)),
         authenticator,
         throttle: Throttle::new(),
         tls,

@@ -135,6 +135,7 @@ fn take(node: &Arc<Node>) -> Result<Reloaded, String> {
     }
     if is_changed {
         node.offer_again();
+        node.turnstile.set_rate(node.config.limits.sign_ins);
         node.registry.reloaded();
     }
     // In a file that the configuration names.

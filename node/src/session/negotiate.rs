@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 
 use tokio::time::{Instant, timeout_at};
@@ -33,6 +34,9 @@ use crate::homes::accounts;
 use crate::router;
 use crate::transport::tcp::{Accepted, Admission};
 use crate::transport::{Buffer, Transport};
+
+/// What a client that waits for its turn may have said already, about: who has said more is not read from, and may go unnoticed, until it is let in.
+const READ_AHEAD_BYTES_MAX: usize = 16 * 1024;
 
 /// A client that is signed in and bound.
 pub(super) struct Ready {
@@ -311,7 +315,9 @@ impl Talk<'_> {
         }
         match output {
             Output::Bind { account, resource, .. } => {
-                self.take_turn().await?;
+                if !self.take_turn().await? {
+                    return Ok(End::Closed);
+                }
                 let bound = self.node.bind(&account, resource.as_deref());
                 let seat = bound.map_err(|error| Some(Input::BindRefused(error)))?;
                 self.finish(Input::Bound(seat.full.clone()));
@@ -319,7 +325,9 @@ impl Talk<'_> {
                 Ok(End::Ready(seat, None, None))
             }
             Output::BindInline { account, resource, features } => {
-                self.take_turn().await?;
+                if !self.take_turn().await? {
+                    return Ok(End::Closed);
+                }
                 let bound = self.node.bind(&account, Some(&resource));
                 let seat = bound.map_err(|error| Some(Input::BindRefused(error)))?;
                 let (sm, mut said) = self.enable(&seat, &features);
@@ -388,17 +396,32 @@ impl Talk<'_> {
         }
     }
 
-    /// A new session begins when it is its turn.
-    async fn take_turn(&self) -> Result<(), Option<Input>> {
-        let (limits, metrics) = (&self.node.config.limits, &self.node.metrics);
-        let turnstile = &self.node.turnstile;
-        let passed = turnstile.pass(limits.sign_ins, limits.sign_ins_waiting_max).await;
-        metrics.sign_ins_waiting.set(i64::try_from(turnstile.waiting()).unwrap_or(i64::MAX));
-        if passed.is_ok() && !self.node.is_leaving() {
-            return Ok(());
+    /// A new session begins when it is its turn. False: its client has gone meanwhile, and what it said behind its request goes with it.
+    async fn take_turn(&mut self) -> Result<bool, Option<Input>> {
+        let node = self.node;
+        let (limits, metrics) = (&node.config.limits, &node.metrics);
+        let passed = {
+            let mut turn = pin!(node.turnstile.pass(limits.sign_ins_waiting_max));
+            loop {
+                tokio::select! {
+                    biased; // a turn that is given is taken
+                    passed = &mut turn => break Some(passed),
+                    is_there = self.read(), if self.input.len() < READ_AHEAD_BYTES_MAX => {
+                        if !is_there {
+                            break None;
+                        }
+                    }
+                }
+            }
+        };
+        let waiting = i64::try_from(node.turnstile.waiting());
+        metrics.sign_ins_waiting.set(waiting.unwrap_or(i64::MAX));
+        let Some(passed) = passed else { return Ok(false) };
+        if passed.is_ok() && !node.is_leaving() {
+            return Ok(true);
         }
         let error = match passed {
-            Ok(()) => drain::elsewhere(self.node),
+            Ok(()) => drain::elsewhere(node),
             Err(_) => {
                 metrics.sign_ins_refused.inc();
                 StreamError::resource_constraint()
@@ -413,7 +436,7 @@ impl Talk<'_> {
     }
 
     fn resumed(&mut self, seat: Arc<Seat>, mut sm: Box<Sm>, alive: Alive) -> End {
-        self.node.turnstile.pass_first(self.node.config.limits.sign_ins);
+        self.node.turnstile.pass_first();
         sm.resend(self.node, &mut self.output);
         if sm.wants_answer() {
             self.output.put(xmpp::sm::REQUEST);
@@ -456,6 +479,7 @@ impl Talk<'_> {
         }
     }
 
+    /// False: the connection is over. Dropped half way, it has lost nothing.
     async fn read(&mut self) -> bool {
         let Some(transport) = self.transport.as_mut() else { return false };
         if !self.output.is_empty() && transport.write(&mut self.output).await.is_err() {

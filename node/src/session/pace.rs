@@ -86,10 +86,25 @@ impl Bucket {
         if rate.per_second == 0 {
             return 0;
         }
-        let of = |tokens: u32| u64::from(tokens) * 1_000_000_000 / u64::from(rate.per_second);
-        self.0 = self.0.max(now).saturating_add(of(count));
-        self.0.saturating_sub(now.saturating_add(of(rate.burst)))
+        self.0 = self.0.max(now).saturating_add(time_of(count, rate));
+        self.0.saturating_sub(now.saturating_add(time_of(rate.burst, rate)))
     }
+
+    /// The rate is another. As many as were taken stay taken, though not more than the new burst; without a rate, before or now, none were.
+    pub(super) fn change(&mut self, before: Rate, rate: Rate, now: u64) {
+        if before.per_second == 0 || rate.per_second == 0 {
+            *self = Bucket::default();
+            return;
+        }
+        let left = u128::from(self.0.saturating_sub(now)) * u128::from(before.per_second);
+        let left = u64::try_from(left / u128::from(rate.per_second)).unwrap_or(u64::MAX);
+        self.0 = now.saturating_add(left.min(time_of(rate.burst, rate)));
+    }
+}
+
+/// In nanoseconds; there is a rate.
+fn time_of(tokens: u32, rate: Rate) -> u64 {
+    u64::from(tokens) * 1_000_000_000 / u64::from(rate.per_second)
 }
 
 #[cfg(test)]
@@ -115,6 +130,28 @@ mod tests {
         assert_eq!(bucket.take(20, ten, 600 * S), 0);
         assert_eq!(bucket.take(5, ten, 600 * S), S / 2);
         assert_eq!(Bucket::default().take(u32::MAX, rate(0, 0), 0), 0, "no rate, no limit");
+    }
+
+    #[test]
+    fn another_rate_leaves_taken_what_was_taken() {
+        const S: u64 = 1_000_000_000;
+        let taken = |count, to| {
+            let (mut bucket, ten) = (Bucket::default(), rate(10, 20));
+            bucket.take(count, ten, 5 * S);
+            bucket.change(ten, to, 5 * S);
+            bucket.wait(to, 5 * S)
+        };
+        // A burst at the old rate would be two seconds of the new.
+        assert_eq!(taken(20, rate(1_000, 20)), S / 1_000);
+        assert_eq!(taken(10, rate(1_000, 20)), 0);
+        assert_eq!(taken(20, rate(1, 20)), S);
+        assert_eq!(taken(20, rate(10, 5)), S / 10, "what the burst was is not made up for");
+        assert_eq!(taken(20, rate(0, 0)), 0);
+        let mut bucket = Bucket::default();
+        bucket.take(100, rate(10, 1), 0);
+        bucket.change(rate(10, 1), rate(0, 1), 0);
+        bucket.change(rate(0, 1), rate(10, 1), 0);
+        assert_eq!(bucket.wait(rate(10, 1), 0), 0);
     }
 
     #[test]

@@ -99,11 +99,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     }
 }
 
-fn accept(house: &House, transport: Transport, direct: bool) {
+fn accepted(transport: Transport) -> Accepted {
     let peer = transport.peer_addr().expect("an address");
     let admission = Gate::new(GateLimits::default()).admit(peer.ip()).expect("admitted");
-    let accepted = Accepted { transport, peer, admission };
-    tokio::spawn(serve(house.node.clone(), accepted, direct));
+    Accepted { transport, peer, admission }
+}
+
+fn accept(house: &House, transport: Transport, direct: bool) {
+    tokio::spawn(serve(house.node.clone(), accepted(transport), direct));
 }
 
 fn client(house: &House) -> Client<tokio::io::DuplexStream> {
@@ -126,13 +129,17 @@ fn bearer(claims: &str) -> String {
 
 /// Tokens, by OAUTHBEARER or as passwords, and the accounts of the house.
 async fn house_of_tokens(dir: &Path) -> House {
+    house_of_tokens_with(dir, "").await
+}
+
+async fn house_of_tokens_with(dir: &Path, more: &str) -> House {
     let file = dir.join("secret");
     std::fs::write(&file, SECRET).expect("written");
     House::with(&format!(
         "listen = '127.0.0.1:0'\nlisten_tls = '127.0.0.1:0'\nallow_plain_without_tls = true\n\
          [[auth.backends]]\nkind = 'internal'\n\
          [[auth.backends]]\nkind = 'jwt'\nas_password = true\nwithout_end = true\n\
-         [[auth.backends.keys]]\nalgorithm = 'HS256'\nfile = '{}'\n",
+         [[auth.backends.keys]]\nalgorithm = 'HS256'\nfile = '{}'\n{more}",
         file.display()
     ))
     .await
@@ -334,4 +341,66 @@ async fn a_resumption_that_has_begun_is_not_cut_off_by_the_deadline() {
     assert!(reply.send(Handover { seat: seat.clone(), sm, alive }).is_ok(), "nobody waits for it");
     romeo.reads("<resumed ").await;
     assert!(node.directory.sessions_here() == 1);
+}
+
+/// Whether it came to a session.
+type Negotiated = tokio::task::JoinHandle<bool>;
+
+/// A house where nobody's turn comes for some seconds, and its first client, who waits.
+async fn romeo_waits(dir: &Path) -> (House, Client<tokio::io::DuplexStream>, Negotiated) {
+    let slow = "[limits]\nsign_ins_per_second = 1\nsign_ins_burst = 1\n";
+    let house = house_of_tokens_with(dir, slow).await;
+    for _ in 0..10 {
+        house.node.turnstile.pass_first();
+    }
+    let (transport, line) = Wire::pair();
+    let node = house.node.clone();
+    let negotiated = tokio::spawn(async move {
+        let ready = negotiate::run(&node, accepted(transport), false).await;
+        match ready {
+            Some(ready) => {
+                let session = task::Session::begin(node, ready);
+                tokio::spawn(session.run());
+                true
+            }
+            None => false,
+        }
+    });
+    let mut romeo = Client { line, got: String::new() };
+    romeo.opens().await;
+    assert_eq!(romeo.says("OAUTHBEARER", &bearer(r#"{"sub":"romeo"}"#)).await, "success");
+    romeo.sends(OPEN).await;
+    romeo.reads("</stream:features>").await;
+    romeo.sends(BIND).await;
+    house.until("romeo waits for his turn", || house.node.turnstile.waiting() == 1).await;
+    (house, romeo, negotiated)
+}
+
+#[tokio::test]
+async fn who_leaves_while_it_waits_for_its_turn_gives_up_its_place_and_is_not_bound() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (house, romeo, negotiated) = romeo_waits(dir.path()).await;
+    drop(romeo);
+    assert!(!negotiated.await.expect("negotiated"), "a session for nobody");
+    assert_eq!(house.node.turnstile.waiting(), 0);
+    assert_eq!(house.node.directory.sessions_here(), 0);
+}
+
+#[tokio::test]
+async fn what_a_client_says_while_it_waits_for_its_turn_is_heard_afterwards() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (house, mut romeo, negotiated) = romeo_waits(dir.path()).await;
+    // More than is read meanwhile, and less than the wire takes.
+    let pause = " ".repeat(40 * 1024);
+    let ping = |id: &str| format!("<iq type='get' id='{id}'><ping xmlns='urn:xmpp:ping'/></iq>");
+    romeo.sends(&format!("{}{pause}{}", ping("first"), ping("last"))).await;
+    for _ in 0..100 {
+        tokio::task::yield_now().await; // All that is read before its turn is read now.
+    }
+    assert_eq!(house.node.turnstile.waiting(), 1, "it is still there");
+    house.node.turnstile.set_rate(config::Rate { per_second: 0, burst: 1 });
+    romeo.reads("</iq>").await;
+    romeo.reads("first").await;
+    romeo.reads("last").await;
+    assert!(negotiated.await.expect("negotiated"));
 }
