@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use config::Redis;
 use global_distrib::Shows;
+use parking_lot::Mutex;
 use redis::RedisError;
 use replication::Hlc;
 use replication::metadata::NodeRecord;
@@ -16,6 +17,7 @@ use xmpp::jid::FullJid;
 
 use super::connect::{self, Conn, connect};
 use super::machine::{BATCH, Machine, Site, Step};
+use super::queue::Queue;
 use super::row::{Life, Record};
 use super::{Open, join, script};
 use crate::app::Node;
@@ -75,18 +77,7 @@ pub async fn run(node: Arc<Node>) {
     loop {
         let config = node.config.redis.clone();
         let registry = &node.registry;
-        registry.on.store(config.url.is_some(), Ordering::Relaxed);
-        {
-            let mut queue = registry.queue.lock();
-            queue.set_max(config.queue_max);
-            // Of another Redis, or of none: everything is written anew.
-            queue.clear();
-            *registry.shown.lock() = super::Shown {
-                address: config.url.as_ref().map(ToString::to_string),
-                prefix: config.prefix.clone(),
-                ..super::Shown::default()
-            };
-        }
+        registry.begin(&config);
         let goes_on = match config.url {
             Some(_) => Driver::new(node.clone(), config).drive().await,
             None => idle(&node).await,
@@ -110,6 +101,18 @@ async fn idle(node: &Arc<Node>) -> bool {
         if node.config.redis.url.is_some() {
             return true;
         }
+    }
+}
+
+/// The next question. All rows are looked at while sessions can leave their notes: what one notes meanwhile waits in the queue, whether it
+/// was seen or not.
+fn next(machine: &mut Machine, queue: &Mutex<Queue>, now: u64, site: &dyn Site) -> Step {
+    loop {
+        let step = machine.step(now, &mut queue.lock(), site);
+        if step != Step::Anew {
+            return step;
+        }
+        machine.overflowed(site);
     }
 }
 
@@ -142,11 +145,8 @@ impl Driver {
     async fn drive(mut self) -> bool {
         loop {
             let now = self.node.now_ms();
-            let step = {
-                let here = Here::new(&self.node);
-                self.machine.step(now, &mut self.node.registry.queue.lock(), &here)
-            };
             let node = self.node.clone();
+            let step = next(&mut self.machine, &node.registry.queue, now, &Here::new(&node));
             let stopped = node.stopped();
             tokio::pin!(stopped);
             if let Step::Wait(until) = step {
@@ -216,7 +216,7 @@ impl Driver {
                 }
                 self.machine.cleared(self.node.now_ms(), &clear, &cleared);
             }
-            Step::Connect | Step::Wait(_) => {}
+            Step::Connect | Step::Anew | Step::Wait(_) => {}
         }
         Ok(())
     }
@@ -320,7 +320,7 @@ impl Driver {
 
 impl Machine {
     /// What is left to be written when the node stops.
-    fn rest(&mut self, queue: &mut super::queue::Queue, now: u64) -> Option<script::Batch> {
+    fn rest(&mut self, queue: &mut Queue, now: u64) -> Option<script::Batch> {
         if queue.is_empty() || self.is_superseded() {
             return None;
         }
@@ -330,3 +330,6 @@ impl Machine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -48,6 +48,8 @@ pub(super) enum Step {
     Write(Batch),
     /// Remove rows.
     Clear(Clear),
+    /// Changes were forgotten: tell the machine ([`Machine::overflowed`]) without keeping the queue from anybody, and ask again.
+    Anew,
     /// Nothing until then, or until rows change.
     Wait(u64),
 }
@@ -174,8 +176,7 @@ impl Machine {
             return Step::Wait(beat_at);
         }
         if queue.take_overflow() {
-            tracing::warn!("too many changed rows waited for Redis; all are written anew");
-            self.anew(site);
+            return Step::Anew;
         }
         let due_at = queue.due_at(self.gather_ms, BATCH);
         if due_at.is_some_and(|due_at| due_at <= now) {
@@ -197,6 +198,12 @@ impl Machine {
             return Step::Clear(Clear { life, before: None, cursor, count: BATCH });
         }
         Step::Wait(due_at.map_or(beat_at, |due_at| due_at.min(beat_at)))
+    }
+
+    /// The queue was full, and is empty. What it forgot has changed in the rows before it was noted: they say so.
+    pub(super) fn overflowed(&mut self, site: &dyn Site) {
+        tracing::warn!("too many changed rows waited for Redis; all are written anew");
+        self.anew(site);
     }
 
     fn beat(&self, site: &dyn Site) -> Beat {

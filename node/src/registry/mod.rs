@@ -56,7 +56,7 @@ pub enum RegistryError {
     Redis(#[from] RedisError),
 }
 
-/// See the room.
+/// See the room. Sessions wait for whoever holds `queue`: rows are not walked under it, and no other of these locks is taken.
 pub struct Registry {
     on: AtomicBool,
     queue: Mutex<Queue>,
@@ -105,6 +105,21 @@ impl Registry {
         if self.on.load(Ordering::Relaxed) && self.queue.lock().note(entry, now_ms) {
             self.wake.notify_one();
         }
+    }
+
+    /// Another Redis, or none, is written to from now on: everything is written anew.
+    fn begin(&self, config: &config::Redis) {
+        self.on.store(config.url.is_some(), Ordering::Relaxed);
+        {
+            let mut queue = self.queue.lock();
+            queue.set_max(config.queue_max);
+            queue.clear();
+        }
+        *self.shown.lock() = Shown {
+            address: config.url.as_ref().map(ToString::to_string),
+            prefix: config.prefix.clone(),
+            ..Shown::default()
+        };
     }
 
     /// The configuration may be another.

@@ -125,9 +125,9 @@ impl Shown {
 impl Registry {
     /// For an operator.
     pub fn info(&self, now_ms: u64) -> RegistryInfo {
+        let queued = self.queue.lock().len() as u64;
         let found = self.found.lock();
         let shown = self.shown.lock();
-        let queued = self.queue.lock().len() as u64;
         RegistryInfo {
             address: shown.address.clone(),
             prefix: shown.prefix.clone(),
