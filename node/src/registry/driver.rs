@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout};
 use xmpp::jid::FullJid;
 
 use super::connect::{self, Conn, connect};
-use super::machine::{BATCH, Machine, Site, Step};
+use super::machine::{BATCH, Counted, Machine, Site, Step};
 use super::queue::Queue;
 use super::row::{Life, Record};
 use super::{Open, join, script};
@@ -74,12 +74,13 @@ impl Site for Here<'_> {
 
 /// Runs until the node stops.
 pub async fn run(node: Arc<Node>) {
+    let mut counted = Counted::default();
     loop {
         let config = node.config.redis.clone();
         let registry = &node.registry;
         registry.begin(&config);
         let goes_on = match config.url {
-            Some(_) => Driver::new(node.clone(), config).drive().await,
+            Some(_) => Driver::new(node.clone(), config, counted).drive(&mut counted).await,
             None => idle(&node).await,
         };
         *registry.conn.lock() = None;
@@ -128,11 +129,11 @@ struct Driver {
 }
 
 impl Driver {
-    fn new(node: Arc<Node>, config: Redis) -> Driver {
+    fn new(node: Arc<Node>, config: Redis, counted: Counted) -> Driver {
         let me = Life { node: node.geo.me.to_string(), incarnation: node.incarnation };
         Driver {
             base: script::base(&config.prefix),
-            machine: Machine::new(me.clone(), &config),
+            machine: Machine::new(me.clone(), &config, counted),
             me,
             node,
             config,
@@ -141,8 +142,8 @@ impl Driver {
         }
     }
 
-    /// Until the configuration is another (true) or the node stops.
-    async fn drive(mut self) -> bool {
+    /// Until the configuration is another (true) or the node stops. `counted`: in the end, what is counted by then.
+    async fn drive(mut self, counted: &mut Counted) -> bool {
         loop {
             let now = self.node.now_ms();
             let node = self.node.clone();
@@ -170,11 +171,11 @@ impl Driver {
             }
             if self.node.config.redis != self.config {
                 tracing::info!("another Redis is configured");
-                self.farewell().await;
+                *counted = self.farewell().await;
                 return true;
             }
         }
-        self.farewell().await;
+        *counted = self.farewell().await;
         false
     }
 
@@ -295,9 +296,10 @@ impl Driver {
         shown.sample(now, numbers.commands.get());
     }
 
-    /// What is left in the queue is written, and the lease given back, as far as that is done soon: the node's end waits for it.
-    async fn farewell(mut self) {
-        let Some(mut conn) = self.conn.take() else { return };
+    /// What is left in the queue is written, and the lease given back, as far as that is done soon: the node's end waits for it. Says what is
+    /// counted by then.
+    async fn farewell(mut self) -> Counted {
+        let Some(mut conn) = self.conn.take() else { return self.machine.counted() };
         // What was just being asked may be done or not.
         self.machine.failed(self.node.now_ms(), &mut self.node.registry.queue.lock(), 0.0);
         let deadline = Instant::now() + self.config.timeout.min(FAREWELL_MAX);
@@ -315,6 +317,7 @@ impl Driver {
             Ok(Err(why)) => tracing::warn!(%why, "the registry was not told that this node stops"),
             Err(_) => tracing::warn!("the registry was not told in time that this node stops"),
         }
+        self.machine.counted()
     }
 }
 

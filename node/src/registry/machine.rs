@@ -71,6 +71,15 @@ enum Road {
     Here { beat_at: u64, greeted: bool },
 }
 
+/// What only grows in one life of a node, whichever Redis it writes to: what is left over there of an earlier writing is known by it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counted {
+    /// Batches.
+    number: u64,
+    /// Full writings of all rows.
+    writing: u64,
+}
+
 #[derive(Debug, Default)]
 struct Rewrite {
     left: Vec<FullJid>,
@@ -90,10 +99,9 @@ pub(super) struct Machine {
     log_life: String,
     new_life: bool,
     map_told: Option<u64>,
-    number: u64,
+    counted: Counted,
     /// The last batch that was answered and ought to be there.
     acked: Option<u64>,
-    writing: u64,
     rewrite: Option<Rewrite>,
     left_over: Option<String>,
     paced_until: u64,
@@ -111,8 +119,8 @@ fn ms(time: std::time::Duration) -> u64 {
 }
 
 impl Machine {
-    /// One that has said nothing yet.
-    pub(super) fn new(me: Life, config: &Redis) -> Machine {
+    /// One that has said nothing yet; what was counted in this life before.
+    pub(super) fn new(me: Life, config: &Redis, counted: Counted) -> Machine {
         Machine {
             me,
             lease_ms: ms(config.lease),
@@ -124,9 +132,8 @@ impl Machine {
             log_life: String::new(),
             new_life: false,
             map_told: None,
-            number: 0,
+            counted,
             acked: None,
-            writing: 0,
             rewrite: None,
             left_over: None,
             paced_until: 0,
@@ -136,6 +143,11 @@ impl Machine {
             sweep: None,
             superseded: false,
         }
+    }
+
+    /// What is counted by now.
+    pub(super) fn counted(&self) -> Counted {
+        self.counted
     }
 
     /// Who registered, by name.
@@ -190,7 +202,7 @@ impl Machine {
             return step;
         }
         if let Some(cursor) = &self.left_over {
-            let (life, before) = (self.me.clone(), Some(self.writing));
+            let (life, before) = (self.me.clone(), Some(self.counted.writing));
             return Step::Clear(Clear { life, before, cursor: cursor.clone(), count: BATCH });
         }
         if let Some((life, cursor)) = &self.sweep {
@@ -214,15 +226,15 @@ impl Machine {
     }
 
     pub(super) fn write(&mut self, changes: Vec<(FullJid, Change)>, anew: bool) -> Step {
-        self.number += 1;
-        let batch = Batch { number: self.number, writing: self.writing, changes };
+        self.counted.number += 1;
+        let batch = Batch { number: self.counted.number, writing: self.counted.writing, changes };
         self.asked = Some((batch.clone(), anew));
         Step::Write(batch)
     }
 
     /// Everything is to be written again.
     fn anew(&mut self, site: &dyn Site) {
-        self.writing += 1;
+        self.counted.writing += 1;
         self.acked = None;
         self.left_over = None;
         self.rewrite = Some(Rewrite { left: site.all(), begun: false });
@@ -388,7 +400,7 @@ impl Machine {
     pub(super) fn written(&mut self, now: u64) {
         let Some((batch, anew)) = self.asked.take() else { return };
         // Not if everything is to be written anew since it was asked.
-        if batch.writing == self.writing {
+        if batch.writing == self.counted.writing {
             self.acked = Some(batch.number);
         }
         if anew {

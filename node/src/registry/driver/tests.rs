@@ -69,7 +69,7 @@ fn sessions_leave_their_notes_while_all_rows_are_looked_at_after_an_overflow() {
     let queue = Mutex::new(Queue::new(2));
     let site = Free(&queue);
     let me = Life { node: "eu-0".into(), incarnation: 7 };
-    let mut machine = Machine::new(me, &Redis::none("pangaea:eu"));
+    let mut machine = Machine::new(me, &Redis::none("pangaea:eu"), Counted::default());
     assert_eq!(next(&mut machine, &queue, 0, &site), Step::Connect);
     machine.connected(0);
     let Step::Beat(sent) = next(&mut machine, &queue, 0, &site) else { panic!("no beat") };

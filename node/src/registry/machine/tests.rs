@@ -59,7 +59,7 @@ fn config() -> Redis {
 }
 
 fn machine() -> Machine {
-    Machine::new(life("eu-0", 7), &config())
+    Machine::new(life("eu-0", 7), &config(), Counted::default())
 }
 
 /// An answer in which these have leases and these have rows.
@@ -154,6 +154,24 @@ fn an_emptied_redis_gets_all_rows_again() {
 }
 
 #[test]
+fn a_redis_that_is_returned_to_in_one_life_is_rid_of_the_rows_of_the_first_time() {
+    let (here, mut queue, mut machine) = (Here::with(3), Queue::new(10), machine());
+    start(&mut machine, 0, &mut queue, &here, &heard(&[("eu-0", 7)], &[]));
+    let mut now = 0;
+    go_on(&mut machine, &mut now, &mut queue, &here);
+    // A session ends while another Redis is written to, or none.
+    here.rows.borrow_mut().remove("a0@x/r");
+    let mut machine = Machine::new(life("eu-0", 7), &config(), machine.counted());
+    let found = heard(&[("eu-0", 7)], &[(life("eu-0", 7), 1)]);
+    start(&mut machine, 5_000, &mut queue, &here, &found);
+    let Step::Write(batch) = machine.step(5_000, &mut queue, &here) else { panic!() };
+    assert_eq!((batch.number, batch.writing, batch.changes.len()), (2, 2, 2));
+    machine.written(5_000);
+    let Step::Clear(clear) = machine.step(5_010, &mut queue, &here) else { panic!() };
+    assert_eq!((clear.life, clear.before), (life("eu-0", 7), Some(2)));
+}
+
+#[test]
 fn what_a_master_had_not_told_its_replica_is_written_again_under_a_new_name_of_the_log() {
     let (here, mut queue, mut machine) = (Here::with(3), Queue::new(10), machine());
     start(&mut machine, 0, &mut queue, &here, &heard(&[("eu-0", 7)], &[]));
@@ -237,7 +255,7 @@ fn the_least_of_the_living_removes_what_the_dead_left() {
     assert_eq!(swept[0], (life("eu-1", 3), 0));
     assert_eq!(swept[1], (life("eu-2", 4), 10_000));
     // Not the least: somebody else's work.
-    let mut other = Machine::new(life("eu-1", 8), &config());
+    let mut other = Machine::new(life("eu-1", 8), &config(), Counted::default());
     start(&mut other, 0, &mut queue, &here, &said);
     other.step(0, &mut queue, &here);
     other.written(0);
