@@ -6,20 +6,20 @@
 //! same way: ask the home again from the position we have.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use replication::durable_log::{Applier, Position as Followed, Verdict};
 use replication::{Change, Entry, SHARDS, Store, shard_of};
-use tokio::sync::{OwnedRwLockReadGuard, mpsc};
+use tokio::sync::{OwnedRwLockReadGuard, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 use xmpp::BareJid;
 
 use super::wire::Ship;
-use super::writer::Job;
+use super::writer::{Job, Late};
 use super::{FIRST_EPOCH, META_GENESIS, META_SHARDS, Shared, Way};
 use crate::storage::{Place, Position, Replace, Row, StorageError};
 use crate::told::Told;
@@ -222,10 +222,21 @@ impl Task {
             match event {
                 Event::Message(Ship::Batch { log: of, entries }) => {
                     log = of;
-                    if judging.is_none() {
-                        judging = Some(Arc::clone(&self.shared.applying).read_owned().await);
+                    let (mut entries, mut taken) = (VecDeque::from(entries), BTreeSet::new());
+                    loop {
+                        if judging.is_none() {
+                            judging = Some(Arc::clone(&self.shared.applying).read_owned().await);
+                        }
+                        if !self.judge(of, &mut entries, &taken, &mut good) {
+                            break;
+                        }
+                        // The writer may itself be waiting for what is judged to be in storage.
+                        self.apply(log, std::mem::take(&mut good), judging.take()).await?;
+                        if !self.bring(&entries, &mut taken).await {
+                            self.ask_at = Some(Instant::now() + PATIENCE);
+                            break;
+                        }
                     }
-                    self.judge(of, entries, &mut good);
                 }
                 event => {
                     self.apply(log, std::mem::take(&mut good), judging.take()).await?;
@@ -239,17 +250,24 @@ impl Task {
         self.apply(log, good, judging).await
     }
 
-    /// Picks the entries that come next; what the others mean is decided here too.
-    fn judge(&mut self, log: u64, entries: Vec<Entry>, good: &mut Vec<Entry>) {
+    /// Picks the entries that come next; what the others mean is decided here too. True: the first of those that are left has to be brought to our
+    /// writer, and is not among those that it has taken.
+    fn judge(
+        &mut self,
+        log: u64,
+        entries: &mut VecDeque<Entry>,
+        taken: &BTreeSet<u64>,
+        good: &mut Vec<Entry>,
+    ) -> bool {
         // While a copy comes in or metadata is awaited, what is in flight will be sent again.
         if self.held || self.copying.is_some() {
-            return;
+            return false;
         }
         if self.position.is_some_and(|position| position.log != log) {
             self.ask_at.get_or_insert(Instant::now() + PATIENCE);
-            return;
+            return false;
         }
-        for mut entry in entries {
+        while let Some(mut entry) = entries.pop_front() {
             // An entry emptied for us says nothing of anyone, so any epoch will do.
             let owner = entry.changes.first().map(Change::owner);
             let current = owner.map_or(entry.epoch, |owner| self.shared.map.home(owner).epoch);
@@ -262,7 +280,7 @@ impl Task {
                 Verdict::Gap { expected } => {
                     tracing::debug!(region = self.region, expected, found = entry.seq, "a gap");
                     self.ask_at.get_or_insert(Instant::now());
-                    return;
+                    return false;
                 }
                 Verdict::Ahead { current } => {
                     tracing::debug!(
@@ -273,31 +291,55 @@ impl Task {
                     );
                     self.held = true;
                     self.ask_at = Some(Instant::now() + PATIENCE);
-                    return;
+                    return false;
                 }
-                Verdict::Stale { current } => self.stale(&mut entry, current),
+                Verdict::Stale { .. } => {
+                    if self.late_for_us(&entry).is_some() && !taken.contains(&entry.seq) {
+                        entries.push_front(entry);
+                        return true;
+                    }
+                    // An entry of a home whose time was over: it counts, but changes nothing here.
+                    let changes = std::mem::take(&mut entry.changes);
+                    self.stale.extend(changes.first().map(|change| change.owner().to_owned()));
+                }
             }
             self.applier.passed(&self.region, &entry);
             good.push(entry);
         }
+        false
     }
 
-    /// An entry of a home whose time was over: it counts, but changes nothing here. Where we are the home now, our
-    /// writer decides what can still be taken; its own entry then tells everyone.
-    fn stale(&mut self, entry: &mut Entry, current: u64) {
-        let changes = std::mem::take(&mut entry.changes);
-        let Some(owner) = changes.first().map(Change::owner) else { return };
-        self.stale.insert(owner.to_owned());
-        if !self.shared.is_home(owner) {
-            return;
+    /// Whose it is, if it is of a home whose time was over, and that is here now.
+    fn late_for_us(&self, entry: &Entry) -> Option<BareJid> {
+        let owner = entry.changes.first()?.owner();
+        let is_late = self.shared.is_home(owner) && entry.epoch < self.shared.map.home(owner).epoch;
+        is_late.then(|| BareJid::parse(owner).ok()).flatten()
+    }
+
+    /// Gives our writer what is late for us: it decides what can still be taken, and its own entry then tells everyone. Only when that is
+    /// committed, or kept back, may our position go past it: who sent it does not send it again then. False: not all that was given is taken.
+    async fn bring(&self, entries: &VecDeque<Entry>, taken: &mut BTreeSet<u64>) -> bool {
+        let mut given = Vec::new();
+        for entry in entries {
+            let Some(account) = self.late_for_us(entry) else { continue };
+            let (region, seq, epoch) = (&self.region, entry.seq, entry.epoch);
+            tracing::info!(region, seq, epoch, %account, "an entry of a former home came late");
+            let (told, is_taken) = oneshot::channel();
+            let late = Late { account, changes: entry.changes.clone(), taken: Some(told) };
+            if self.shared.give(Job::Late(late)).is_err() {
+                tracing::warn!(region, seq, "too much waits for the writer");
+                break;
+            }
+            given.push((seq, is_taken));
         }
-        let (region, seq, epoch) = (&self.region, entry.seq, entry.epoch);
-        tracing::info!(region, seq, epoch, current, owner, "an entry of a former home came late");
-        if let Ok(account) = BareJid::parse(owner)
-            && self.shared.give(Job::Late(account, changes)).is_err()
-        {
-            tracing::error!(region, seq, "it is lost: too much waits for the writer");
+        let some = !given.is_empty();
+        for (seq, is_taken) in given {
+            if is_taken.await.is_err() {
+                return false;
+            }
+            taken.insert(seq);
         }
+        some
     }
 
     /// Makes entries durable, and known. Whoever waits for that to be done waits no longer than that: not for room on a link.

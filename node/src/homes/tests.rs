@@ -2,6 +2,8 @@
 
 #[path = "copies_tests.rs"]
 mod copies;
+#[path = "late_tests.rs"]
+mod late;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

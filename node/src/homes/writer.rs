@@ -33,12 +33,20 @@ pub(super) struct Done {
 pub(super) enum Job {
     /// Run an operation.
     Run(Request),
-    /// Take what a former home of the account brings late, as far as that is safe.
-    Late(BareJid, Vec<Change>),
+    /// Take what a former home brings late, as far as that is safe.
+    Late(Late),
     /// Commit what came before, then say where the log stands.
     Fence(oneshot::Sender<Done>),
     /// Commit what came before, then end.
     Stop,
+}
+
+/// What a former home of an account brings late.
+pub(super) struct Late {
+    pub(super) account: BareJid,
+    pub(super) changes: Vec<Change>,
+    /// Told when it is committed, or kept back: it need not be brought again. Dropped if it was not committed. None: nobody brings it again.
+    pub(super) taken: Option<oneshot::Sender<()>>,
 }
 
 /// An operation to run.
@@ -69,7 +77,8 @@ pub(super) struct Writer {
     head: u64,
     trimmed: u64,
     former: Former,
-    /// What former homes brought while their accounts were being handed over, or their database was away. Bounded by what the queue takes in that time.
+    /// What former homes brought while their accounts were being handed over, or their database was away, until it is committed. Bounded by
+    /// what the queue takes in that time.
     kept_back: Vec<(BareJid, Vec<Change>)>,
     /// `former` has something to be stored before the next commit.
     unstored: bool,
@@ -114,9 +123,10 @@ impl Writer {
             drop(self.shared.applying.write().await);
         }
         self.fetch(jobs).await;
-        let late = std::mem::take(&mut self.kept_back);
-        let late = late.into_iter().map(|(account, changes)| Job::Late(account, changes));
-        for job in late.chain(jobs.drain(..)) {
+        let (mut taken, mut nobody_brings) = (Vec::new(), Vec::new());
+        let late = std::mem::take(&mut self.kept_back).into_iter();
+        let late = late.map(|(account, changes)| Late { account, changes, taken: None });
+        for job in late.map(Job::Late).chain(jobs.drain(..)) {
             let at = {
                 let wall = (self.shared.config.wall.0)();
                 self.shared.clock.lock().now(wall)
@@ -129,13 +139,22 @@ impl Writer {
                     answers.push((request.answer, result, Some((request.account, made))));
                 }
                 Job::Fence(answer) => answers.push((answer, Ok(Vec::new()), None)),
-                Job::Late(account, changes)
-                    if self.shared.is_leaving(account.as_str())
-                        || self.shared.storage.refuses(account.as_str()).is_some() =>
+                Job::Late(late)
+                    if self.shared.is_leaving(late.account.as_str())
+                        || self.shared.storage.refuses(late.account.as_str()).is_some() =>
                 {
-                    self.kept_back.push((account, changes));
+                    self.kept_back.push((late.account, late.changes));
+                    if let Some(taken) = late.taken {
+                        let _ = taken.send(());
+                    }
                 }
-                Job::Late(account, changes) => self.late(&account, changes, at, &mut entries),
+                Job::Late(late) => {
+                    match late.taken {
+                        Some(who) => taken.push(who),
+                        None => nobody_brings.push((late.account.clone(), late.changes.clone())),
+                    }
+                    self.late(&late.account, late.changes, at, &mut entries);
+                }
                 Job::Stop => going = false,
             }
         }
@@ -147,6 +166,9 @@ impl Writer {
         match committed {
             Ok(()) => {
                 self.publish(entries);
+                for taken in taken {
+                    let _ = taken.send(());
+                }
                 let at = Position { log: self.shared.log(), seq: self.head };
                 for (answer, result, of) in answers {
                     let changed = has_changed(&of);
@@ -164,6 +186,9 @@ impl Writer {
             }
             Err(error) => {
                 tracing::error!(%error, "a group of changes was not committed");
+                // In front of what was kept back in this group: an account's changes stay in their order.
+                nobody_brings.append(&mut self.kept_back);
+                self.kept_back = nobody_brings;
                 let at = Position { log: self.shared.log(), seq: self.head };
                 if matches!(error, StorageError::Superseded) {
                     self.shared.put_down();
