@@ -182,7 +182,10 @@ async fn what_is_reported_is_what_is_done() {
     // A partition more is opened when the node starts; that the rest of storage is another does not wait for it.
     assert_eq!(done.applied, ["storage.timeout"]);
     assert!(done.needs_restart.iter().any(|key| key == "storage.partitions"), "{done:?}");
-    assert_eq!((node.config.storage.partitions.len(), kit.storage.renewals()), (1, 1));
+    assert_eq!(
+        (node.config.storage.partitions.len(), kit.house.database.memory.renewals()),
+        (1, 1)
+    );
     assert_eq!(node.config.storage.timeout, Duration::from_secs(7));
     // Nobody goes by the filter of the file.
     assert_eq!(done.refused, ["log.filter: PANGAEA_LOG is set, and wins"]);
