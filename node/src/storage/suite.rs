@@ -14,7 +14,7 @@ use config::Database;
 use futures_util::future::join_all;
 use replication::{Change, Entry, Hlc};
 
-use handles::several_open_a_new_database_at_once;
+use handles::{a_stand_in_that_lacks_something_is_refused, several_open_a_new_database_at_once};
 use several::{open_three_memories, open_three_servers, open_three_sqlites};
 use versions::{an_older_one_is_brought_up_to_this, one_of_a_newer_version_is_refused};
 
@@ -584,6 +584,7 @@ of_servers!(
         several_open_a_new_database_at_once,
         an_older_one_is_brought_up_to_this,
         one_of_a_newer_version_is_refused,
+        a_stand_in_that_lacks_something_is_refused,
         what_is_not_there_is_said_without_the_password,
         a_server_of_another_authority_is_refused,
     ]
@@ -595,6 +596,7 @@ of_servers!(
         several_open_a_new_database_at_once,
         an_older_one_is_brought_up_to_this,
         one_of_a_newer_version_is_refused,
+        a_stand_in_that_lacks_something_is_refused,
         what_is_not_there_is_said_without_the_password,
         a_server_of_another_authority_is_refused,
     ]

@@ -275,6 +275,7 @@ impl Storage for Partitioned {
 
     fn heard(&self, home: Option<&str>, position: Position, entries: &[Entry]) {
         let shared = &self.shared;
+        shared.main.heard(home, position, entries);
         if shared.is_writer.load(Ordering::Acquire) {
             return;
         }
@@ -407,6 +408,7 @@ impl Storage for Partitioned {
             Ok(Box::new(move || {
                 renewals.into_iter().for_each(|renewal| renewal());
                 *shared.patience.write() = patience;
+                shared.parts.iter().for_each(|part| part.renewed());
             }) as Renewal)
         }
         .boxed()

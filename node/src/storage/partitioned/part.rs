@@ -163,6 +163,9 @@ impl Part {
         let main = shared.moves.lock().main.clone();
         self.check(shared.view().map.identity, &main).await?;
         self.fence(shared).await?;
+        // What waits in memory may not be what comes next there.
+        self.line.lock().fall_back();
+        self.spool.lock().await.positions.clear();
         let identity = shared.view().map.identity;
         let position = self.storage.applied(OWN).await?.filter(|at| at.log == identity);
         let seq = position.map_or(0, |at| at.seq);
@@ -170,6 +173,12 @@ impl Part {
         self.done.store(seq, Ordering::Release);
         self.is_taken.store(true, Ordering::Release);
         Ok(())
+    }
+
+    /// It has other connections: it says anew what it is and where, and follows the log from there. Nothing is read before it has.
+    pub(super) fn renewed(&self) {
+        self.is_taken.store(false, Ordering::Release);
+        self.wake.notify_one();
     }
 
     /// By a node that does not write: entries of that log are there, or will be, up to this.

@@ -182,6 +182,30 @@ async fn what_the_log_has_is_applied_after_a_restart_before_anything_is_read() {
 }
 
 #[tokio::test]
+async fn after_a_renewal_a_partition_follows_the_log_from_what_it_has() {
+    let three = Three::new();
+    let storage = three.mixed().await;
+    let one = owner_in(1);
+    let first = commit(&storage, vec![put(&one, "a", b"1")]).await;
+    commit(&storage, vec![put(&one, "b", b"2")]).await;
+    until("it has followed", || storage.shared.is_in_sync(1)).await;
+    // A stand-in that was an entry behind when it was asked.
+    let position = Position { log: storage.shared.view().map.identity, seq: first };
+    let gone = Change::Delete { store: "roster".into(), owner: one.clone(), key: "b".into() };
+    let behind = three.one.memory.shared();
+    behind.apply(part::OWN, position, vec![entry(first, vec![gone])]).await.unwrap();
+    let database = config::Database::Sqlite("elsewhere".into());
+    let config = config::Storage {
+        partitions: vec![database.clone(), database.clone()],
+        ..config::Storage::of(database)
+    };
+    storage.renew(&config).await.unwrap()();
+    assert_eq!(storage.map("roster", &one).await.unwrap().len(), 2);
+    commit(&storage, vec![put(&one, "c", b"3")]).await;
+    assert_eq!(storage.map("roster", &one).await.unwrap().len(), 3);
+}
+
+#[tokio::test]
 async fn a_new_database_is_divided_at_once_and_an_old_one_stays_where_it_is() {
     let three = Three::new();
     let storage = open(three.main.clone(), three.parts()).await.unwrap();

@@ -336,6 +336,15 @@ fn numbered<D: Driver>(row: &RowOf<D>) -> Result<(u64, Vec<u8>), StorageError> {
     row().map_err(failed_read)
 }
 
+/// A row of a region and how far its log has been applied.
+fn positioned<D: Driver>(row: &RowOf<D>) -> Result<(String, Position), StorageError> {
+    let row = || {
+        let (log, seq) = (D::int(row, 1)? as u64, D::int(row, 2)? as u64);
+        Ok((D::text(row, 0)?, Position { log, seq }))
+    };
+    row().map_err(failed_read)
+}
+
 fn failed_read(cause: sqlx::Error) -> StorageError {
     StorageError::Read(cause.into())
 }
@@ -422,14 +431,13 @@ impl<D: Driver> Storage for Server<D> {
     }
 
     fn applied<'a>(&'a self, home: &'a str) -> Answer<'a, Option<Position>> {
-        const SQL: &str = "SELECT log, seq FROM applied WHERE region = ?";
+        const SQL: &str = "SELECT region, log, seq FROM applied WHERE region = ?";
         async move {
             let rows = self.inner.read(SQL, &[Value::Text(home)]).await?;
-            let position = |row| {
-                let (log, seq) = (D::int(row, 0)? as u64, D::int(row, 1)? as u64);
-                Ok(Position { log, seq })
-            };
-            rows.first().map(position).transpose().map_err(failed_read)
+            let Some(row) = rows.first() else { return Ok(None) };
+            let (_, position) = positioned::<D>(row)?;
+            self.inner.known.lock().applied(home, position);
+            Ok(Some(position))
         }
         .boxed()
     }
@@ -438,13 +446,21 @@ impl<D: Driver> Storage for Server<D> {
         const SQL: &str = "SELECT region, log, seq FROM applied ORDER BY region";
         async move {
             let rows = self.inner.read(SQL, &[]).await?;
-            let one = |row| {
-                let (log, seq) = (D::int(row, 1)? as u64, D::int(row, 2)? as u64);
-                Ok((D::text(row, 0)?, Position { log, seq }))
-            };
-            rows.iter().map(one).collect::<Result<_, _>>().map_err(failed_read)
+            let positions = rows.iter().map(positioned::<D>).collect::<Result<Vec<_>, _>>()?;
+            let mut known = self.inner.known.lock();
+            positions.iter().for_each(|(region, position)| known.applied(region, *position));
+            drop(known);
+            Ok(positions)
         }
         .boxed()
+    }
+
+    fn heard(&self, home: Option<&str>, position: Position, _entries: &[Entry]) {
+        let mut known = self.inner.known.lock();
+        match home {
+            Some(home) => known.applied(home, position),
+            None => known.head(position.seq),
+        }
     }
 
     fn log_read(&self, after: u64, bytes_max: usize) -> Answer<'_, LogPage> {
@@ -452,7 +468,12 @@ impl<D: Driver> Storage for Server<D> {
     }
 
     fn log_head(&self) -> Answer<'_, u64> {
-        self.number("SELECT seq FROM log_head WHERE one = 1", &[]).boxed()
+        async move {
+            let head = self.number("SELECT seq FROM log_head WHERE one = 1", &[]).await?;
+            self.inner.known.lock().head(head);
+            Ok(head)
+        }
+        .boxed()
     }
 
     fn log_trim(&self, upto: u64) -> Answer<'_, ()> {
@@ -515,6 +536,9 @@ impl<D: Driver> Storage for Server<D> {
                 Ok(Scribe { term, node: D::text(row, 1)?, beat })
             };
             let found = rows.first().map(scribe).transpose().map_err(failed_read)?;
+            if let Some(scribe) = &found {
+                self.inner.known.lock().scribe(scribe.term, scribe.beat);
+            }
             Ok(found.filter(|scribe| scribe.term > 0))
         }
         .boxed()

@@ -93,6 +93,30 @@ pub(super) async fn several_open_a_new_database_at_once(variable: &str) {
     assert_eq!(done, 1, "one of them comes second, and is told so");
 }
 
+/// Two databases that say that they are the same, as one and a copy that follows it at its leisure.
+pub(super) async fn a_stand_in_that_lacks_something_is_refused(variable: &str) {
+    let (config, stand_in) = (new_database(variable).await, new_database(variable).await);
+    let (one, other) = (open::open(&config).await.unwrap(), open::open(&stand_in).await.unwrap());
+    // It has done nothing but read, long ago.
+    let reader = open::open(&config).await.unwrap();
+    for storage in [&one, &other] {
+        storage.set_meta("log", vec![1]).await.unwrap();
+        commit(&**storage, vec![put("a", ROMEO, "", b"one")]).await;
+    }
+    commit(&*one, vec![put("a", ROMEO, "", b"two")]).await;
+    for storage in [&one, &reader] {
+        let why = storage.renew(&stand_in).await.err().map(|error| error.to_string());
+        let why = why.unwrap_or_default();
+        assert!(why.contains("its log ends with 1, not 2"), "{why}");
+        assert_eq!(storage.log_head().await.unwrap(), 2, "the one in use stays");
+    }
+    commit(&*other, vec![put("a", ROMEO, "", b"two")]).await;
+    for storage in [&one, &reader] {
+        storage.renew(&stand_in).await.unwrap()();
+        assert_eq!(storage.log_head().await.unwrap(), 2);
+    }
+}
+
 /// Two handles on a database of a server.
 async fn only_the_scribe_writes_it(variable: &str) {
     let config = new_database(variable).await;
