@@ -154,6 +154,8 @@ pub enum Trouble {
     Crowded,
     /// Two transactions were in each other's way.
     Conflict,
+    /// It does not let us in, or says something that we do not know.
+    Refuses,
 }
 
 impl fmt::Display for Trouble {
@@ -165,6 +167,7 @@ impl fmt::Display for Trouble {
             Trouble::Full => "is full",
             Trouble::Crowded => "has no room for more work",
             Trouble::Conflict => "is at odds with itself",
+            Trouble::Refuses => "refuses us",
         })
     }
 }

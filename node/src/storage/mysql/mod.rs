@@ -307,6 +307,8 @@ fn trouble(number: u16) -> Option<Trouble> {
         1037 | 1040 | 1041 | 1203 | 1226 => Trouble::Crowded,
         // It stops, or has killed the connection.
         1053 | 1077 | 1079 | 1152 | 1184 | 1927 | 3169 => Trouble::Gone,
+        // Users, passwords, hosts that are not let in, databases that are not there: as it may be for a while after an outage.
+        1044 | 1045 | 1049 | 1129 | 1130 => Trouble::Refuses,
         _ => return None,
     })
 }
@@ -329,6 +331,9 @@ mod tests {
     fn what_passes_is_told_from_what_stays() {
         assert_eq!(trouble(1290), Some(Trouble::ReadOnly));
         assert_eq!(trouble(1213), Some(Trouble::Conflict));
+        for number in [1044, 1045, 1049, 1129, 1130] {
+            assert_eq!(trouble(number), Some(Trouble::Refuses), "{number}");
+        }
         assert_eq!(trouble(1146), None);
     }
 

@@ -20,7 +20,7 @@ use super::sql::{Server, ServerConfig};
 use super::{Storage, StorageError, Trouble};
 
 /// What is different in PostgreSQL.
-struct Postgres;
+pub(super) struct Postgres;
 
 /// Opens a database and brings it to this version's tables.
 ///
@@ -284,6 +284,8 @@ fn trouble(code: &str) -> Option<Trouble> {
         "57P01" | "57P02" | "57P03" | "57P05" | "58030" => Trouble::Gone,
         _ if code.starts_with("08") => Trouble::Gone,
         _ if code.starts_with("53") => Trouble::Crowded,
+        // invalid_authorization_specification, invalid_password, invalid_catalog_name: as it may be for a while after an outage.
+        "28000" | "28P01" | "3D000" => Trouble::Refuses,
         _ => return None,
     })
 }
@@ -304,6 +306,9 @@ mod tests {
         assert_eq!(trouble("53100"), Some(Trouble::Full));
         assert_eq!(trouble("53300"), Some(Trouble::Crowded));
         assert_eq!(trouble("08006"), Some(Trouble::Gone));
+        for code in ["28000", "28P01", "3D000"] {
+            assert_eq!(trouble(code), Some(Trouble::Refuses), "{code}");
+        }
         assert_eq!(trouble("42P01"), None);
     }
 

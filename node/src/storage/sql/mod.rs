@@ -20,6 +20,8 @@ mod load;
 mod name;
 mod renew;
 mod scan;
+#[cfg(test)]
+mod tests;
 mod trouble;
 mod write;
 
@@ -191,19 +193,37 @@ impl<D: Driver> Inner<D> {
                 let mut lent = Lent::<D>::of(&link.writers, link.timeout).await?;
                 write.attempt(&mut lent, &mut reached).await
             };
-            match self.turn(&self.writing, &link, attempt, failed_write).await? {
-                Turn::Done(()) => {
-                    self.known.lock().written(&write.write);
-                    return Ok(());
-                }
-                turn => {
-                    if reached == Reached::Commit && write.write.must_be_known() {
-                        tries.go_on();
-                    }
-                    pause(&self.writing, &mut tries, turn).await?;
-                }
+            let turn = self.turn(&self.writing, &link, attempt, failed_write).await;
+            let is_in_doubt = reached == Reached::Commit && write.write.must_be_known();
+            if self.is_written(turn, is_in_doubt, &mut tries).await? {
+                self.known.lock().written(&write.write);
+                return Ok(());
             }
         }
+    }
+
+    /// What an attempt has come to. False: the next one is due, after a pause; an error: there is none. While it is in doubt whether an earlier one
+    /// was successful there is always a next one: what a server says that lets nobody in, or does not find its tables, is no answer to that.
+    async fn is_written(
+        &self,
+        turn: Result<Turn<()>, StorageError>,
+        is_in_doubt: bool,
+        tries: &mut Tries,
+    ) -> Result<bool, StorageError> {
+        let turn = match turn {
+            Err(StorageError::Write(cause)) if is_in_doubt => {
+                Turn::Failed(Trouble::Refuses, cause.to_string())
+            }
+            turn => turn?,
+        };
+        if matches!(turn, Turn::Done(())) {
+            return Ok(true);
+        }
+        if is_in_doubt {
+            tries.go_on();
+        }
+        pause(&self.writing, tries, turn).await?;
+        Ok(false)
     }
 
     /// The connections in use at this moment.
