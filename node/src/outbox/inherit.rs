@@ -80,22 +80,36 @@ async fn take_over(node: &Arc<Node>) -> bool {
     is_done
 }
 
-/// `false`: there was no room for all of it, or a home does not answer.
+/// Whether that could be done with one outbox. What could not stays where it is, and holds up no other; an error: another node is to do all this now.
+fn is_over(outbox: &str, done: Result<(), StorageError>) -> Result<bool, StorageError> {
+    match done {
+        Err(error @ StorageError::Superseded) => Err(error),
+        Err(error) => {
+            tracing::error!(outbox, %error, "an outbox of a fallen node stays there for now");
+            Ok(false)
+        }
+        Ok(()) => Ok(true),
+    }
+}
+
+/// `false`: there was no room for all of it, a home does not answer, or the database could not do all of it.
 async fn take_over_from(
     node: &Arc<Node>,
     name: &str,
     has_fallen: bool,
 ) -> Result<bool, StorageError> {
     let archive = queue::outbox_of(name);
+    let mut all = true;
     if has_fallen {
         for outbox in [name, &archive] {
-            node.storage.outbox_move(outbox, &left_by(outbox)).await?;
+            let moved = node.storage.outbox_move(outbox, &left_by(outbox)).await;
+            all &= is_over(outbox, moved)?;
         }
     }
-    queue::inherit(node, &left_by(&archive)).await?;
+    let filed = queue::inherit(node, &left_by(&archive)).await;
+    all &= is_over(&archive, filed)?;
 
     let left = left_by(name);
-    let mut all = true;
     let mut messages: BTreeMap<BareJid, Vec<(u64, u64, Stanza)>> = BTreeMap::new();
     let mut marked: BTreeMap<BareJid, Vec<u64>> = BTreeMap::new();
     for (order, row) in node.storage.outbox(&left).await? {
@@ -173,6 +187,13 @@ mod tests {
 
     async fn left(house: &House, name: &str) -> usize {
         house.node.storage.outbox(&left_by(name)).await.expect("memory").len()
+    }
+
+    #[test]
+    fn an_outbox_that_cannot_be_taken_over_holds_up_no_other() {
+        assert!(is_over("a", Ok(())).expect("done"));
+        assert!(!is_over("a", Err(StorageError::Damaged("a".to_owned()))).expect("passed over"));
+        assert!(is_over("a", Err(StorageError::Superseded)).is_err(), "another does it now");
     }
 
     #[tokio::test]

@@ -372,7 +372,8 @@ pub trait Storage: Send + Sync + 'static {
         remove: Vec<u64>,
     ) -> Answer<'a, ()>;
 
-    /// Moves all that one outbox holds into another, in one transaction: whoever reads the former finds everything there or nothing.
+    /// Moves all that one outbox holds into another, in one transaction: whoever reads the former finds everything there or nothing. Of an
+    /// order that both have the moved row stays.
     fn outbox_move<'a>(&'a self, from: &'a str, to: &'a str) -> Answer<'a, ()>;
 
     /// Who writes this database; None: nobody has yet.

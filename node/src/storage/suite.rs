@@ -425,6 +425,21 @@ async fn an_outbox_is_one_nodes_and_keeps_its_order(storage: &dyn Storage) {
     assert_eq!(storage.outbox("us-0").await.unwrap(), []);
 }
 
+async fn an_outbox_is_moved_over_what_was_moved_before(storage: &dyn Storage) {
+    let row = |order: u64, line: &[u8]| (order, line.to_vec());
+    storage.outbox_write("eu-0*", vec![row(3, b"old"), row(7, b"old")], vec![]).await.unwrap();
+    storage.outbox_write("eu-0", vec![row(7, b"new"), row(8, b"new")], vec![]).await.unwrap();
+    storage.outbox_write("eu-1", vec![row(7, b"another's")], vec![]).await.unwrap();
+    storage.outbox_move("eu-0", "eu-0*").await.unwrap();
+    assert_eq!(storage.outbox("eu-0").await.unwrap(), []);
+    let moved = [row(3, b"old"), row(7, b"new"), row(8, b"new")];
+    assert_eq!(storage.outbox("eu-0*").await.unwrap(), moved);
+    assert_eq!(storage.outbox("eu-1").await.unwrap(), [row(7, b"another's")]);
+    storage.outbox_move("eu-0", "eu-0*").await.unwrap();
+    storage.outbox_move("eu-0*", "eu-0*").await.unwrap();
+    assert_eq!(storage.outbox("eu-0*").await.unwrap(), moved);
+}
+
 /// One case against one backend, with a fresh, empty database. `file`: always; `server`: when there is one.
 macro_rules! case {
     (file, $case:ident, $open:expr) => {
@@ -481,6 +496,7 @@ macro_rules! all_cases {
                 a_range_is_replaced_for_its_owners_only,
                 facts_about_the_database_are_kept,
                 an_outbox_is_one_nodes_and_keeps_its_order,
+                an_outbox_is_moved_over_what_was_moved_before,
             ]
         );
     };

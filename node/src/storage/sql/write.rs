@@ -140,9 +140,16 @@ impl Signed {
             }
             Write::Replace { gone, rows } => effect(lent, &Effect::of_rows(gone, rows)).await?,
             Write::Outbox(lines) => outbox(lent, lines).await?,
+            // It is there already.
+            Write::MoveOutbox { from, to } if from == to => {}
             Write::MoveOutbox { from, to } => {
+                // What both have is the newer one's. MySQL takes the table that it deletes from only as one that is not merged (DISTINCT).
+                const ROOM: &str = "DELETE FROM outbox WHERE node = ? AND place IN \
+                     (SELECT place FROM (SELECT DISTINCT place FROM outbox WHERE node = ?) AS newer)";
                 const MOVE: &str = "UPDATE outbox SET node = ? WHERE node = ?";
-                lent.run(MOVE, &[Value::Text(to), Value::Text(from)]).await?;
+                let both = [Value::Text(to), Value::Text(from)];
+                lent.run(ROOM, &both).await?;
+                lent.run(MOVE, &both).await?;
             }
             Write::Meta { name, value } => {
                 lent.run(D::PUT_META, &[Value::Text(name), Value::Bytes(value)]).await?;
