@@ -18,7 +18,7 @@ pub struct Storage {
     pub sync: Sync,
     /// Connections of a node to a database server, all together; what needs one more waits.
     pub connections: u32,
-    /// How long a database server may take for one statement, or to let a connection in.
+    /// How long a database server may take for a read or a whole change, or to let a connection in.
     pub timeout: Duration,
     /// How long a change is tried again when the server is away, slow, read-only or full; then it is refused with `resource-constraint`.
     pub retry: Duration,

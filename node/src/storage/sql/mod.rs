@@ -56,7 +56,7 @@ pub struct ServerConfig {
     pub name: String,
     /// Connections, all together; a third of them write.
     pub connections: u32,
-    /// How long one statement may take, and the making of a connection.
+    /// How long a read may take, a transaction, and the making of a connection.
     pub timeout: Duration,
     /// How long a write is tried again before it is refused.
     pub retry: Duration,
