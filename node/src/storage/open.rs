@@ -24,18 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub async fn open(storage: &config::Storage) -> Result<Arc<dyn Storage>, StorageError> {
     let main = one(storage, &storage.database).await?;
     let name = storage.database.to_string();
-    if storage.partitions.is_empty() {
-        return match Partitioned::elsewhere(&*main).await? {
-            0 => Ok(main),
-            slots => Err(StorageError::Open {
-                name,
-                cause: format!(
-                    "{slots} of its 256 slots are in partitions, and storage.partitions names none"
-                )
-                .into(),
-            }),
-        };
-    }
+    // Also where there are none: another node may be told of some, and move there what is here now.
     let parts = storage.partitions.iter().map(|database| async move {
         Ok::<_, StorageError>((database.to_string(), one(storage, database).await?))
     });
@@ -98,4 +87,26 @@ where
 fn is_away(error: &StorageError) -> bool {
     let StorageError::Open { cause, .. } = error else { return false };
     matches!(cause.downcast_ref::<sqlx::Error>(), Some(sqlx::Error::Io(_)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn one_that_was_opened_whole_does_not_write_where_another_node_has_divided_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str| Database::Sqlite(dir.path().join(name));
+        let whole = config::Storage::of(file("main.sqlite"));
+        let divided = config::Storage { partitions: vec![file("one.sqlite")], ..whole.clone() };
+        let storage = open(&whole).await.unwrap();
+        // Nobody has anything there yet, so all of it is in the partition at once.
+        let other = open(&divided).await.unwrap();
+        assert!(other.take_pen(0, 1, "eu-0").await.unwrap());
+        let refused = storage.take_pen(1, 2, "eu-1").await.unwrap_err().to_string();
+        assert!(refused.contains("storage.partitions names 0"), "{refused}");
+        assert_eq!(other.scribe().await.unwrap().unwrap().term, 1);
+        let refused = open(&whole).await.err().unwrap().to_string();
+        assert!(refused.contains("storage.partitions names 0"), "{refused}");
+    }
 }

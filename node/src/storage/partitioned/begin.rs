@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use tokio::time::Instant;
 
-use super::map::{Map, View};
+use super::map::{MAIN, Map, View};
 use super::part::Part;
 use super::{LOOK, META_MAP, Shared, mover};
 use crate::storage::{Storage, StorageError};
@@ -40,18 +40,8 @@ pub(super) async fn look(shared: Arc<Shared>) {
 impl Shared {
     /// Whether the partitions that a map knows are these. Without `all`, one that is away is passed over.
     pub(super) async fn check(&self, map: &Map, all: bool) -> Result<(), StorageError> {
+        self.has_all(map)?;
         let main = self.moves.lock().main.clone();
-        let refuse = |name: &str, why: String| {
-            Err(StorageError::Open { name: name.to_owned(), cause: why.into() })
-        };
-        if usize::from(map.highest()) > self.parts.len() {
-            let why = format!(
-                "slots of it are in partition {}, and storage.partitions names {}",
-                map.highest(),
-                self.parts.len()
-            );
-            return refuse(&main, why);
-        }
         for part in self.parts.iter().filter(|part| part.number <= map.partitions) {
             match part.check(map.identity, &main).await {
                 // It is asked again before it is used: see `Part::take`.
@@ -62,10 +52,27 @@ impl Shared {
         Ok(())
     }
 
+    /// Whether this node has been told of all partitions that a map needs: else it would take what is there for nothing, and write over it.
+    pub(super) fn has_all(&self, map: &Map) -> Result<(), StorageError> {
+        // Without any, nothing is done about what was left behind in one.
+        let left = if self.parts.is_empty() { MAIN } else { map.highest() };
+        let needed = map.needed().max(left);
+        if usize::from(needed) <= self.parts.len() {
+            return Ok(());
+        }
+        let cause = format!(
+            "slots of it are in partition {needed}, or go there, and storage.partitions names {}",
+            self.parts.len()
+        );
+        Err(StorageError::Open { name: self.moves.lock().main.clone(), cause: cause.into() })
+    }
+
     /// The map as it is to be written by: with all partitions that this node has been told of. One that is new must be empty.
     pub(super) async fn settle(&self) -> Result<Map, StorageError> {
         let mut map = match read_map(&*self.main).await? {
             Some(map) => map,
+            // Nothing is divided, and nothing is written down about it.
+            None if self.parts.is_empty() => return Ok(Map::new(0)),
             None => {
                 // Whose partitions they are is to be known before there are any.
                 let map = Map::new(getrandom::u64().unwrap_or(1).max(1));
@@ -75,7 +82,7 @@ impl Shared {
         };
         self.check(&map, false).await?;
         let count = u8::try_from(self.parts.len()).unwrap_or(u8::MAX);
-        if map.partitions == count {
+        if map.partitions == count || count == 0 {
             return Ok(map);
         }
         for part in self.parts.iter().filter(|part| part.number > map.partitions) {
@@ -115,7 +122,9 @@ impl Shared {
         }
         *self.followers.lock() = followers;
         self.is_writer.store(true, Ordering::Release);
-        mover::go_on(self);
+        if !self.parts.is_empty() {
+            mover::go_on(self);
+        }
         Ok(())
     }
 
@@ -167,10 +176,8 @@ impl Shared {
         if let Some(map) =
             map.filter(|map| map.version > view.map.version || view.map.identity == 0)
         {
-            if usize::from(map.highest()) > self.parts.len() {
-                tracing::error!(
-                    "slots are in partitions that storage.partitions does not name here: they are not read"
-                );
+            if let Err(why) = self.has_all(&map) {
+                tracing::error!(%why, "accounts in other partitions are not read here, and this node does not write");
             }
             *view = Arc::new(View::new(map));
         }
@@ -183,9 +190,9 @@ impl Shared {
         if self.is_writer.load(Ordering::Acquire) {
             return Ok(view);
         }
-        // While nobody has settled it, somebody may be about to.
-        let is_old =
-            view.map.identity == 0 || self.looked.lock().elapsed() > self.settings.hold / 3;
+        // While nobody has settled it, somebody may be about to. Where there are no partitions nobody may ever be.
+        let is_unsettled = view.map.identity == 0 && !self.parts.is_empty();
+        let is_old = is_unsettled || self.looked.lock().elapsed() > self.settings.hold / 3;
         if is_old {
             self.look().await?;
             return Ok(self.view());

@@ -79,6 +79,13 @@ impl Map {
         self.slots.iter().chain(left).chain(moving).copied().max().unwrap_or(MAIN)
     }
 
+    /// The highest number that anything is read in, or will be: without what has only been left behind.
+    pub(super) fn needed(&self) -> u8 {
+        let moving = self.moving.iter().map(|moving| &moving.to);
+        let goal = self.goal.iter().flatten();
+        self.slots.iter().chain(moving).chain(goal).copied().max().unwrap_or(MAIN)
+    }
+
     /// How many slots each has, the main database first.
     pub(super) fn counts(&self) -> Vec<usize> {
         let mut counts = vec![0; usize::from(self.partitions.max(self.highest())) + 1];

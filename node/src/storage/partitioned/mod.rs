@@ -13,6 +13,9 @@
 //! One node of a region writes, the one that has the pen of the main database ([`Storage::take_pen`]): from then on it settles the map and brings the
 //! partitions up. The others read; they look at the map about once a second, and wait for what they were told of ([`Storage::heard`]).
 //!
+//! Where no partitions are named all is the main database's, and goes there as it comes; only the map is looked at, for another node of the region may
+//! have some. Whoever lacks one that the map needs does not take the pen, and does not read what may be there.
+//!
 //! Deliberately absent: starting without one of the databases.
 
 mod begin;
@@ -161,15 +164,6 @@ impl Partitioned {
         shared.check(&shared.view().map, true).await?;
         let looker = tokio::spawn(look(shared.clone()));
         Ok(Partitioned { shared, looker })
-    }
-
-    /// How many slots of that main database are in partitions.
-    ///
-    /// # Errors
-    /// It cannot be read.
-    pub async fn elsewhere(main: &dyn Storage) -> Result<usize, StorageError> {
-        let map = main.meta(META_MAP).await?.and_then(|bytes| Map::decode(&bytes));
-        Ok(map.map_or(0, |map| map.slots.iter().filter(|number| **number != MAIN).count()))
     }
 
     /// The databases, the main one first.
@@ -350,6 +344,12 @@ impl Storage for Partitioned {
         async move {
             let shared = &self.shared;
             let _one = shared.beginning.lock().await;
+            if !node.is_empty()
+                && let Some(map) = read_map(&*shared.main).await?
+            {
+                // Before anything is taken from a node that has them.
+                shared.has_all(&map)?;
+            }
             if !shared.main.take_pen(former, term, node).await? {
                 return Ok(false);
             }
@@ -381,7 +381,10 @@ impl Storage for Partitioned {
     fn refuses(&self, owner: &str) -> Option<StorageError> {
         match self.shared.view.read().at(owner) {
             MAIN => None,
-            number => self.shared.parts.get(usize::from(number) - 1)?.refuses(),
+            number => match self.shared.parts.get(usize::from(number) - 1) {
+                Some(part) => part.refuses(),
+                None => Some(work::not_named(number)),
+            },
         }
     }
 
@@ -426,7 +429,7 @@ impl Storage for Partitioned {
     }
 
     fn partitions(&self) -> Option<&Partitioned> {
-        Some(self)
+        (!self.shared.parts.is_empty()).then_some(self)
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

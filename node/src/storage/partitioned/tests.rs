@@ -239,7 +239,7 @@ async fn a_database_that_is_not_the_partition_it_was_is_refused() {
     let three_more = vec![three.one.clone(), three.two.clone(), Arc::new(used) as Arc<dyn Storage>];
     assert!(why(three_more).await.contains("has rows"));
     assert_eq!(why(vec![three.one.clone(), three.two.clone(), empty]).await, "");
-    assert_eq!(Partitioned::elsewhere(&*three.main).await.unwrap(), 256);
+    assert!(why(Vec::new()).await.contains("storage.partitions names 0"));
 }
 
 /// The databases of a region, and a handle of each of its nodes.
@@ -251,6 +251,44 @@ fn nodes(count: usize) -> Vec<[Memory; 3]> {
 async fn handle([main, one, two]: [Memory; 3]) -> Partitioned {
     let parts: Vec<Arc<dyn Storage>> = vec![Arc::new(one), Arc::new(two)];
     unsigned(Arc::new(main), parts, quick()).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_node_that_was_told_of_no_partitions_neither_reads_nor_writes_what_is_there() {
+    let [main, one, two] = nodes(1).remove(0);
+    let plain = unsigned(Arc::new(main.shared()), Vec::new(), quick()).await.unwrap();
+    let late = unsigned(Arc::new(main.shared()), Vec::new(), quick()).await.unwrap();
+    assert!(plain.partitions().is_none());
+    assert!(plain.take_pen(0, 1, "eu-1").await.unwrap());
+    let owners: Vec<String> = (0..3).map(owner_in).collect();
+    commit(&plain, owners.iter().map(|owner| put(owner, "a", b"1")).collect()).await;
+    assert_eq!(plain.map("roster", &owners[0]).await.unwrap().len(), 1);
+    assert_eq!(main.meta(META_MAP).await.unwrap(), None, "nothing is divided");
+
+    let divided = handle([main.shared(), one, two]).await;
+    assert!(divided.take_pen(1, 2, "eu-0").await.unwrap());
+    divided.rebalance(&[]).await.unwrap();
+    assert!(matches!(late.take_pen(2, 3, "eu-2").await, Err(StorageError::Open { .. })));
+    until("all have moved", || !divided.moves().is_running).await;
+    assert!(matches!(plain.beat().await, Err(StorageError::Superseded)));
+    for owner in &owners {
+        assert!(is_away(plain.map("roster", owner).await), "{owner}: not for one who has nothing");
+        assert!(is_away(late.map("roster", owner).await), "{owner}");
+        assert!(plain.refuses(owner).is_some());
+    }
+    assert!(is_away(plain.owners("roster", None, 10).await));
+    for node in [&plain, &late] {
+        let why = node.take_pen(2, 3, "eu-1").await.unwrap_err().to_string();
+        assert!(why.contains("storage.partitions names 0"), "{why}");
+        assert!(node.commit_home(vec![entry(2, vec![put(&owners[0], "a", b"2")])]).await.is_err());
+    }
+    assert_eq!(main.scribe().await.unwrap().unwrap().term, 2, "it stays whose it was");
+    assert_eq!(divided.get("roster", &owners[0], "a").await.unwrap(), Some(b"1".to_vec()));
+    // When all is back, it may again.
+    divided.rebalance(&[1, 2]).await.unwrap();
+    until("all are back", || !divided.moves().is_running).await;
+    assert!(plain.take_pen(2, 3, "eu-1").await.unwrap());
+    assert_eq!(plain.map("roster", &owners[0]).await.unwrap().len(), 1);
 }
 
 #[tokio::test]

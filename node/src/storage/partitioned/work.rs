@@ -14,6 +14,12 @@ use super::part::Part;
 use super::{META_MAP, Shared};
 use crate::storage::{Place, Position, Replace, Row, Storage, StorageError, Trouble};
 
+/// Rows are in a partition that this node has not been told of.
+pub(super) fn not_named(number: u8) -> StorageError {
+    let cause = "storage.partitions does not name it".to_owned();
+    StorageError::Unavailable { name: format!("partition {number}"), trouble: Trouble::Gone, cause }
+}
+
 impl Shared {
     /// How long a read waits for a partition that has not followed the log yet.
     pub(super) fn patience(&self) -> Duration {
@@ -22,11 +28,7 @@ impl Shared {
 
     /// The partition of that number, when it may be read.
     pub(super) async fn part(&self, number: u8) -> Result<&Arc<Part>, StorageError> {
-        let Some(part) = self.parts.get(usize::from(number) - 1) else {
-            let cause = "storage.partitions does not name it".to_owned();
-            let name = format!("partition {number}");
-            return Err(StorageError::Unavailable { name, trouble: Trouble::Gone, cause });
-        };
+        let part = self.parts.get(usize::from(number) - 1).ok_or_else(|| not_named(number))?;
         let patience = self.patience();
         match self.is_writer.load(Ordering::Acquire) {
             true => part.ready(patience).await?,
@@ -75,6 +77,9 @@ impl Shared {
     pub(super) async fn commit(self: Arc<Self>, entries: Vec<Entry>) -> Result<(), StorageError> {
         let Some(last) = entries.last().map(|entry| entry.seq) else { return Ok(()) };
         self.writing().await?;
+        if self.parts.is_empty() {
+            return self.told(self.main.commit_home(entries).await);
+        }
         let mut touched = Vec::new();
         {
             let _one = self.commits.lock().await;
@@ -108,6 +113,9 @@ impl Shared {
         entries: Vec<Entry>,
     ) -> Result<(), StorageError> {
         self.writing().await?;
+        if self.parts.is_empty() {
+            return self.told(self.main.apply(&home, position, entries).await);
+        }
         let _same = self.gate.read().await;
         let view = self.view();
         // A position alone is a new beginning, for all.
