@@ -4,6 +4,7 @@
 //! over unless asked for (`--ignored`); `tests/databases/main.rs` starts the servers and asks.
 
 mod handles;
+mod outbox;
 mod several;
 mod versions;
 
@@ -15,6 +16,9 @@ use futures_util::future::join_all;
 use replication::{Change, Entry, Hlc};
 
 use handles::{a_stand_in_that_lacks_something_is_refused, several_open_a_new_database_at_once};
+use outbox::{
+    an_outbox_is_moved_over_what_was_moved_before, an_outbox_is_one_nodes_and_keeps_its_order,
+};
 use several::{open_three_memories, open_three_servers, open_three_sqlites};
 use versions::{an_older_one_is_brought_up_to_this, one_of_a_newer_version_is_refused};
 
@@ -413,31 +417,6 @@ async fn facts_about_the_database_are_kept(storage: &dyn Storage) {
     storage.set_meta("log", vec![1]).await.unwrap();
     storage.set_meta("log", vec![2]).await.unwrap();
     assert_eq!(storage.meta("log").await.unwrap(), Some(vec![2]));
-}
-
-async fn an_outbox_is_one_nodes_and_keeps_its_order(storage: &dyn Storage) {
-    let row = |order: u64| (order, order.to_le_bytes().to_vec());
-    storage.outbox_write("eu-0", vec![row(9), row(u64::MAX), row(2)], vec![]).await.unwrap();
-    storage.outbox_write("eu-1", vec![row(2)], vec![]).await.unwrap();
-    storage.outbox_write("eu-0", vec![(9, vec![])], vec![2, 77]).await.unwrap();
-    assert_eq!(storage.outbox("eu-0").await.unwrap(), [(9, vec![]), row(u64::MAX)]);
-    assert_eq!(storage.outbox("eu-1").await.unwrap(), [row(2)]);
-    assert_eq!(storage.outbox("us-0").await.unwrap(), []);
-}
-
-async fn an_outbox_is_moved_over_what_was_moved_before(storage: &dyn Storage) {
-    let row = |order: u64, line: &[u8]| (order, line.to_vec());
-    storage.outbox_write("eu-0*", vec![row(3, b"old"), row(7, b"old")], vec![]).await.unwrap();
-    storage.outbox_write("eu-0", vec![row(7, b"new"), row(8, b"new")], vec![]).await.unwrap();
-    storage.outbox_write("eu-1", vec![row(7, b"another's")], vec![]).await.unwrap();
-    storage.outbox_move("eu-0", "eu-0*").await.unwrap();
-    assert_eq!(storage.outbox("eu-0").await.unwrap(), []);
-    let moved = [row(3, b"old"), row(7, b"new"), row(8, b"new")];
-    assert_eq!(storage.outbox("eu-0*").await.unwrap(), moved);
-    assert_eq!(storage.outbox("eu-1").await.unwrap(), [row(7, b"another's")]);
-    storage.outbox_move("eu-0", "eu-0*").await.unwrap();
-    storage.outbox_move("eu-0*", "eu-0*").await.unwrap();
-    assert_eq!(storage.outbox("eu-0*").await.unwrap(), moved);
 }
 
 /// One case against one backend, with a fresh, empty database. `file`: always; `server`: when there is one.

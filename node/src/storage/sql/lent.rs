@@ -1,7 +1,8 @@
 //! A connection of the pool for one piece of work: within the time allowed, given back only if it is sound.
 //!
 //! A read has that time for its statement, a transaction for all of its statements together: a server that is slow with each is slow. What is big
-//! has more: a statement that has to be divided ([`ROWS_MAX`], [`BYTES_MAX`]) has the same once more for each further part. Migrations do not come here.
+//! has more: a statement that has to be divided ([`ROWS_MAX`], [`BYTES_MAX`]) has the same once more for each further part. Migrations do not
+//! come here.
 //!
 //! Whatever went wrong on it, or was given up in the middle (a transaction that was not ended, an answer that did not come in time), ends
 //! with the connection: the server then rolls back what was open.
