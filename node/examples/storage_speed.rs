@@ -11,8 +11,8 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
 use node::homes::accounts::{Account, derive, genesis_accounts};
 use node::homes::{
-    CallError, FeedSink, Full, HomeError, HomeMap, HomeOp, HomePlace, HomeTransport, Homes,
-    HomesConfig, HomesParts, Pen, ShipSink, Tx, Unwatched,
+    CallError, FeedSink, HomeError, HomeMap, HomeOp, HomePlace, HomeTransport, Homes, HomesConfig,
+    HomesParts, Pen, ShipSink, Tx, Unsent, Unwatched,
 };
 use node::storage::Storage;
 use node::storage::sqlite::{Sqlite, SqliteConfig};
@@ -41,14 +41,14 @@ impl HomeTransport for Alone {
 }
 
 impl FeedSink for Alone {
-    fn send_feed(&self, _: &str, bytes: Vec<u8>) -> Result<(), Full> {
-        Err(Full(bytes))
+    fn send_feed(&self, _: &str, bytes: Vec<u8>) -> Result<(), Unsent> {
+        Err(Unsent::Full(bytes))
     }
 }
 
 impl ShipSink for Alone {
-    fn send_batch(&self, _: &str, bytes: Vec<u8>) -> Result<(), Full> {
-        Err(Full(bytes))
+    fn send_batch(&self, _: &str, bytes: Vec<u8>) -> Result<(), Unsent> {
+        Err(Unsent::Full(bytes))
     }
 }
 
