@@ -118,7 +118,8 @@ async fn hear(
     let (mut heard, mut last) = (Heard::default(), Instant::now());
     let mut deadline = None;
     loop {
-        if let Some(goal) = *goal.borrow_and_update() {
+        let told = *goal.borrow_and_update();
+        if let Some(goal) = told {
             let deadline = *deadline.get_or_insert_with(|| Instant::now() + patience());
             if heard.ledger.count("writer") as u64 >= goal || Instant::now() > deadline {
                 heard.stored = reader.stored().await?.len() as u64;
