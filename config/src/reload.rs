@@ -161,15 +161,11 @@ impl Source {
         self.reread_but(keys, &[])
     }
 
-    /// The same, with what is in force of these sections whatever the file says now.
+    /// The same, and with what is in force of these sections whatever the file says now.
     ///
     /// # Errors
     /// As [`Source::reread`].
-    pub fn reread_without(&self, sections: &[&str]) -> Result<Reread, ConfigError> {
-        self.reread_but(&[], sections)
-    }
-
-    fn reread_but(&self, held: &[&str], sections: &[&str]) -> Result<Reread, ConfigError> {
+    pub fn reread_but(&self, held: &[&str], sections: &[&str]) -> Result<Reread, ConfigError> {
         let (_, mut new) = read(&self.file)?;
         for section in sections {
             match self.table.get(*section) {

@@ -83,7 +83,7 @@ fn take(node: &Arc<Node>) -> Result<Reloaded, String> {
         match tokio::runtime::Handle::current().block_on(renewal) {
             Ok(renewal) => (reread, Some(renewal), Vec::new()),
             Err(why) => {
-                let reread = source.reread_without(&["storage"]).map_err(said)?;
+                let reread = source.reread_but(&held, &["storage"]).map_err(said)?;
                 (reread, None, vec![format!("storage: {why}")])
             }
         }

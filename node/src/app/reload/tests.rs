@@ -216,6 +216,13 @@ async fn components_come_and_go_but_for_what_is_delegated() {
     let done = kit.reload().await.expect("good");
     assert!(done.applied.is_empty());
     assert!(done.needs_restart.iter().any(|key| key == "components.component"), "{done:?}");
+    // It does too where something else is refused.
+    kit.change(&[(at, &*delegates), ("timeout = '5s'", "timeout = '7s'")]);
+    kit.house.database.go(true);
+    let done = kit.reload().await.expect("good");
+    kit.house.database.go(false);
+    assert!(done.applied.is_empty() && done.refused[0].starts_with("storage: "), "{done:?}");
+    assert!(done.needs_restart.iter().any(|key| key == "components.component"), "{done:?}");
     assert_eq!(applied(at).await, ["components.component"]);
     assert!(!node.domains.names_component("irc.chat.example"));
 }
