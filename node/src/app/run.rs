@@ -282,11 +282,8 @@ async fn close(node: &Node) {
     if let Some(links) = node.geo.links() {
         links.shutdown().await;
     }
-    let term = node.homes.term();
     node.homes.shutdown().await;
-    if let Some(term) = term {
-        scribe::lay_down(node, term).await;
-    }
+    scribe::lay_down(node).await;
     node.storage.close().await;
 }
 

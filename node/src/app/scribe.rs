@@ -149,11 +149,22 @@ pub fn heard(node: &Node, peer: &Peer, body: &[u8]) {
     }
 }
 
-/// After an orderly end nobody has to wait until the beats are missed.
-pub(super) async fn lay_down(node: &Node, term: u64) {
-    if has_company(node)
-        && let Err(error) = node.storage.take_pen(term, next_term(term, node.wall_ms()), "").await
-    {
+/// After an orderly end nobody has to wait until the beats are missed. The database says whether the pen is ours: it may have been taken in the last
+/// moment, before anything was written with it.
+pub(super) async fn lay_down(node: &Node) {
+    if !has_company(node) {
+        return;
+    }
+    let laid_down = async {
+        let Some(Scribe { term, node: scribe, .. }) = node.storage.scribe().await? else {
+            return Ok(());
+        };
+        if scribe == node.geo.me.to_string() {
+            node.storage.take_pen(term, next_term(term, node.wall_ms()), "").await?;
+        }
+        Ok::<_, StorageError>(())
+    };
+    if let Err(error) = laid_down.await {
         tracing::warn!(%error, "the pen was not laid down; it will be missed");
     }
 }
