@@ -34,8 +34,11 @@ use crate::session::{Control, Handover, Item, Leave, Seat, moving};
 const LEAVE_WITHIN: Duration = Duration::from_secs(5);
 /// Sessions on their way at one time.
 const AT_ONCE: usize = 128;
-/// How long a node to which a session is offered may take to answer. Then it is offered no more until it has, and others take the session's place.
+/// How long a node to which a session is offered may take to answer. Then others take the session's place, and it is offered one more in
+/// [`LATE_FOR`], until it has answered: what it had said may have been lost.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
+/// See [`ANSWERED_WITHIN`].
+const LATE_FOR: Duration = Duration::from_secs(30);
 /// How long sessions may take to end when the deadline has come; then the drain is over, whatever is left.
 pub const CLOSED_WITHIN: Duration = Duration::from_secs(5);
 /// Before a node that took none is asked again.
@@ -60,8 +63,8 @@ pub struct Drain {
     turn: AtomicUsize,
     /// Sessions that are on their way.
     leaving: Mutex<HashSet<Name>>,
-    /// Nodes that have not answered in time, with the sessions that wait for it.
-    late: Mutex<HashMap<NodeIx, usize>>,
+    /// Nodes that have not answered in time, and when they may be offered one more.
+    late: Mutex<HashMap<NodeIx, Instant>>,
 }
 
 /// A session by what names it for ever.
@@ -166,18 +169,12 @@ impl Drain {
 
     /// That node has not answered in time.
     fn is_late(&self, node: NodeIx) {
-        *self.late.lock().entry(node).or_default() += 1;
+        self.late.lock().insert(node, Instant::now() + LATE_FOR);
     }
 
     /// It has, or its life is over.
     fn is_heard(&self, node: NodeIx) {
-        let mut late = self.late.lock();
-        if let Some(count) = late.get_mut(&node) {
-            *count -= 1;
-            if *count == 0 {
-                late.remove(&node);
-            }
-        }
+        self.late.lock().remove(&node);
     }
 
     fn next_turn(&self, of: usize) -> usize {
@@ -361,10 +358,15 @@ async fn close_all(node: &Arc<Node>, number: u64) {
 
 fn target(node: &Node, refused: &HashMap<NodeIx, Instant>) -> Option<NodeIx> {
     let mut heirs = heirs(node);
-    let late = node.drain.late.lock();
-    heirs.retain(|ix| !refused.contains_key(ix) && !late.contains_key(ix));
-    drop(late);
-    (!heirs.is_empty()).then(|| heirs[node.drain.next_turn(heirs.len())])
+    let (mut late, now) = (node.drain.late.lock(), Instant::now());
+    heirs.retain(|ix| !refused.contains_key(ix) && late.get(ix).is_none_or(|until| *until <= now));
+    if heirs.is_empty() {
+        return None;
+    }
+    let to = heirs[node.drain.next_turn(heirs.len())];
+    // One session finds out whether it answers now.
+    late.entry(to).and_modify(|until| *until = now + LATE_FOR);
+    Some(to)
 }
 
 /// One session goes. The node that did not take it, if so. Its place is free when it has gone, and when its taker does not answer.
