@@ -31,8 +31,8 @@ const FILED_MAX: usize = 32;
 const FETCH_MAX: usize = 100;
 /// Bytes of messages an answer carries at most, unless one has more: it travels in one frame of a link.
 const FETCH_BYTES_MAX: usize = 384 << 10;
-/// Messages read from storage at once: an answer with room for one or two long ones is not to cost all the others.
-const READ_MAX: usize = 25;
+/// Messages read from storage at first: an answer with room for one or two long ones is not to cost all the others.
+const READ_FIRST: usize = 25;
 
 /// What may be asked.
 #[derive(Debug, Serialize, Deserialize)]
@@ -189,7 +189,10 @@ async fn decide(
 async fn fetch(tx: &Tx, mut after: Option<u64>) -> Result<Vec<(u64, Vec<u8>)>, HomeError> {
     let (mut fetched, mut bytes) = (Vec::new(), 0);
     while fetched.len() < FETCH_MAX {
-        let max = READ_MAX.min(FETCH_MAX - fetched.len());
+        let left = FETCH_MAX - fetched.len();
+        // Where the first are short, all the others are read in one go.
+        let is_short = bytes * FETCH_MAX <= fetched.len() * FETCH_BYTES_MAX;
+        let max = if fetched.is_empty() || !is_short { READ_FIRST.min(left) } else { left };
         let read = tx.archive(OFFLINE, Page::after(after, max)).await?;
         let is_last = read.len() < max;
         for (id, message) in read {
