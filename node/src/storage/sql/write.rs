@@ -91,7 +91,7 @@ impl Signed {
         lent: &mut Lent<D>,
         reached: &mut Reached,
     ) -> Result<(), Failed> {
-        if !self.prepare(lent, *reached).await? {
+        if !self.prepare(lent, reached).await? {
             // It has been done before, and nothing is left to do.
             return lent.commit().await;
         }
@@ -108,10 +108,10 @@ impl Signed {
     async fn prepare<D: Driver>(
         &self,
         lent: &mut Lent<D>,
-        before: Reached,
+        reached: &mut Reached,
     ) -> Result<bool, Failed> {
         // What nobody knows is found out also from a server that is slow with everything.
-        lent.begin(before == Reached::Commit && self.write.must_be_known()).await?;
+        lent.begin(*reached == Reached::Commit && self.write.must_be_known()).await?;
         if self.pen != 0 {
             // Locked against a change of hands until this transaction has ended, not against others of the same hand.
             let rows = lent.select(D::SHARE_TERM, &[]).await?;
@@ -122,7 +122,7 @@ impl Signed {
         }
         match &self.write {
             Write::Home { entries, encoded, here } => {
-                return commit_home(lent, entries, encoded, here.as_deref(), before).await;
+                return commit_home(lent, entries, encoded, here.as_deref(), reached).await;
             }
             Write::Apply { home, position, entries } => {
                 let set = [
@@ -196,7 +196,7 @@ async fn commit_home<D: Driver>(
     entries: &[Entry],
     encoded: &[Vec<u8>],
     here: Option<&[Change]>,
-    before: Reached,
+    reached: &mut Reached,
 ) -> Result<bool, Failed> {
     const HEAD: &str = "SELECT seq FROM log_head WHERE one = 1 FOR UPDATE";
     const ENTRY: &str = "SELECT entry FROM durable_log WHERE seq = ?";
@@ -206,7 +206,7 @@ async fn commit_home<D: Driver>(
     };
     let rows = lent.select(HEAD, &[]).await?;
     let head = rows.first().map_or(Ok(0), |row| D::int(row, 0)).map_err(Failed::Sql)?;
-    if before == Reached::Commit && head as u64 == last.seq {
+    if *reached == Reached::Commit && head as u64 == last.seq {
         let rows = lent.select(ENTRY, &[Value::Int(head)]).await?;
         let entry = rows.first().map_or(Ok(None), |row| D::bytes(row, 0)).map_err(Failed::Sql)?;
         if entry.as_ref() == Some(last_encoded) {
@@ -214,6 +214,8 @@ async fn commit_home<D: Driver>(
         }
     }
     check_order(head as u64, entries)?;
+    // What was in doubt is not: this follows the head, whose row is locked, so no earlier attempt has been done or is on its way.
+    *reached = Reached::Nothing;
     match here {
         None => effect(lent, &Effect::of(changes(entries))).await?,
         Some(here) => effect(lent, &Effect::of(here.iter())).await?,
