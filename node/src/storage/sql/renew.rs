@@ -75,8 +75,11 @@ impl Known {
         }
     }
 
-    /// All of that is known too. What it is stays as it is: another may answer under its address by now.
+    /// All of that is known too, if it is the same: another may answer under its address by now.
     fn saw(&mut self, other: Known) {
+        if self.differs(&other).is_some() {
+            return;
+        }
         for (fact, value) in other.facts {
             self.facts.entry(fact).or_insert(value);
         }
@@ -90,12 +93,17 @@ impl Known {
         if self.facts.is_empty() {
             return Some("nothing is known yet of the one in use".to_owned());
         }
-        let differs = |(fact, value): &(&&str, &Vec<u8>)| found.facts.get(**fact) != Some(*value);
-        if let Some((fact, _)) = self.facts.iter().find(differs) {
+        if let Some(fact) = self.differs(found) {
             let what = if found.facts.contains_key(fact) { "another" } else { "no" };
             return Some(format!("it is another database: its {fact} is {what} one"));
         }
         self.lacks(found).map(|what| format!("it lacks changes that were acknowledged: {what}"))
+    }
+
+    /// The fact by which that is not the same database.
+    fn differs(&self, found: &Known) -> Option<&'static str> {
+        let differs = |(fact, value): &(&&str, &Vec<u8>)| found.facts.get(**fact) != Some(*value);
+        self.facts.iter().find(differs).map(|(fact, _)| *fact)
     }
 
     /// What that one has not come to.
@@ -304,7 +312,11 @@ mod tests {
     fn what_the_one_in_use_says_at_last_counts() {
         let mut used = known(b"a");
         used.head(7);
-        let mut now = known(b"another answers there");
+        let mut another = known(b"another answers there");
+        another.fact("partition", b"somebody's");
+        another.head(100);
+        used.saw(another);
+        let mut now = known(b"a");
         now.head(9);
         now.scribe(5, 3);
         now.applied("us", at(1, 1));
