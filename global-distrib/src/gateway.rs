@@ -216,15 +216,16 @@ impl Gateways {
         }
     }
 
-    /// That node has given it back, for it is about to stop; `None`: this node is. It has let go of it.
-    pub fn came_back(&mut self, from: Option<NodeIx>, order: u64) {
+    /// That node has given it back, for it is about to stop; `None`: this node is. It has let go of it. False: it was never on its way by a gateway.
+    pub fn came_back(&mut self, from: Option<NodeIx>, order: u64) -> bool {
+        let Some(open) = self.of.get(&order) else { return false };
         self.leaving.extend(from);
-        let Some(open) = self.of.get(&order) else { return };
-        let Some(state) = self.pairs.get_mut(&open.pair) else { return };
+        let Some(state) = self.pairs.get_mut(&open.pair) else { return true };
         state.back.insert(order);
         if state.is_ready(&self.former) {
             self.ready.push(open.pair.clone());
         }
+        true
     }
 
     /// Whether that node speaks to nobody any more: it is about to stop.
@@ -393,7 +394,9 @@ mod tests {
         gateways.up(US);
         let bob = || pair("bob@us.a.example", "b.example");
         assert_eq!(gateways.send(bob(), 1, 100, Some(US)), Way::There(US));
-        gateways.came_back(Some(US), 1);
+        assert!(!gateways.came_back(Some(US), 2), "it has never been there");
+        assert!(gateways.takes(US));
+        assert!(gateways.came_back(Some(US), 1));
         assert!(!gateways.takes(US));
         assert_eq!(gateways.ready(), [1]);
         assert_eq!(gateways.wait(bob(), 1, 100, US), Way::Later(US));
@@ -435,10 +438,10 @@ mod tests {
         for order in 1..=3 {
             assert_eq!(gateways.send(romeo(), order, 100, Some(EU)), Way::There(EU));
         }
-        gateways.came_back(Some(EU), 2);
+        assert!(gateways.came_back(Some(EU), 2));
         assert!(!gateways.takes(EU) && gateways.ready().is_empty(), "1 and 3 are with it");
         assert_eq!(gateways.send(romeo(), 4, 100, Some(US)), Way::Behind);
-        gateways.came_back(Some(EU), 3);
+        assert!(gateways.came_back(Some(EU), 3));
         assert!(gateways.ready().is_empty(), "1 is with it");
         gateways.over(1);
         assert_eq!(gateways.ready(), [2, 3, 4]);
@@ -449,7 +452,7 @@ mod tests {
         for order in 5..=6 {
             gateways.send(nurse(), order, 100, Some(EU));
         }
-        gateways.came_back(Some(EU), 5);
+        assert!(gateways.came_back(Some(EU), 5));
         gateways.send(nurse(), 7, 100, Some(EU));
         assert_eq!(gateways.gone(EU), BTreeSet::from([5, 7]));
         assert!(!gateways.takes(EU), "until its link is up");

@@ -210,7 +210,7 @@ fn forward(node: &Node, gate: &mut Gate<'_>, order: u64, stanza: Stanza) -> Refu
             let ticket = Ticket { via: None, order };
             let refused = hand_over(node, ticket, stanza);
             if refused.is_some() && node.federation.is_leaving() {
-                gate.came_back(None, order);
+                let _ = gate.came_back(None, order);
                 return None;
             }
             refused
@@ -318,7 +318,7 @@ pub async fn stop(node: &Arc<Node>, deadline: Instant) {
     for (ticket, stanza) in streams.shutdown(deadline).await {
         match ticket.via {
             Some(via) => give_back(node, NodeIx(via), ticket.order, &stanza),
-            None => node.federation.lock().came_back(None, ticket.order),
+            None => drop(node.federation.lock().came_back(None, ticket.order)),
         }
     }
     send_ready(node);
@@ -341,8 +341,14 @@ pub fn came_back(node: &Arc<Node>, from: NodeIx, order: u64, stanza: Stanza) {
     }
     match node.ledger.let_go(order, Holder::There(from)) {
         LetGo::Last => {
-            node.federation.lock().came_back(Some(from), order);
-            send_ready(node);
+            if node.federation.lock().came_back(Some(from), order) {
+                return send_ready(node);
+            }
+            // It had been on its way to a component, which is none any more.
+            if let Some((accepted_ms, stanza)) = node.ledger.look(order) {
+                let stanza = router::late(node, stanza, accepted_ms);
+                send_again(node, Routed { stanza, tries: 0, order, tracked: true });
+            }
         }
         // Of a former life that had promised nothing: a message is sent all the same, anything else meant that life.
         LetGo::Unknown

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use global_distrib::NodeIx;
 use parking_lot::Mutex;
 use s2s::federation::Ticket;
 use tokio::time::Instant;
@@ -11,7 +12,8 @@ use xmpp::stanza::Stanza;
 use xmpp::stanza::error::StanzaError;
 
 use super::Streams;
-use crate::testing::{House, mail};
+use crate::router::ledger::Due;
+use crate::testing::{House, mail, stanza};
 
 /// Keeps what it is given; refuses the domain `full.example`.
 #[derive(Default)]
@@ -111,6 +113,21 @@ async fn one_sender_has_a_share_of_the_way() {
     super::delivered(&house.node, &[given[0].0]);
     house.says(&juliet, "<message to='romeo@d1.example' id='again'/>").await;
     assert_eq!(house.node.federation.open(), share + 1, "and what is over makes room");
+}
+
+/// By a reload its name is another server's again, while the node where it was connected still has something for it.
+#[tokio::test]
+async fn what_was_a_components_leaves_when_it_comes_back() {
+    let (house, streams) = house().await;
+    let (node, there) = (&house.node, NodeIx(3));
+    let message = stanza("<message from='juliet@chat.example/x' to='romeo@bridge.example'/>");
+    let order = node.ledger.next_order();
+    assert!(node.ledger.enter(order, &message, Due::Passing, 0, 0).is_ok());
+    assert!(node.ledger.hand(order, 0, &[there]));
+    super::came_back(node, there, order, message);
+    let given: Vec<_> = streams.0.lock().iter().map(|(ticket, _)| ticket.order).collect();
+    assert_eq!((given, node.federation.open()), (vec![order], 1));
+    assert!(!node.federation.lock().is_leaving(there), "it has not said that it stops");
 }
 
 /// Says that it has left before it has come back from being given it.

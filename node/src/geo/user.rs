@@ -436,11 +436,15 @@ fn is_known(node: &Node, peer: &Peer, head: &StanzaHead) -> bool {
 fn returned(node: &Arc<Node>, peer: &Peer, body: Bytes) -> Option<(u64, BareJid)> {
     let (head, bytes) = StanzaHead::read(body)?;
     let stanza = Stanza::parse(bytes).ok()?;
+    let account = router::addressee(node, &stanza)?;
     if router::leaves(node, &stanza) {
-        federation::came_back(node, peer.ix, head.order, stanza);
+        match head.tracked {
+            true => federation::came_back(node, peer.ix, head.order, stanza),
+            // From a component that is none any more: what is for other domains is always tracked.
+            false => federation::send(node, stanza, None),
+        }
         return None;
     }
-    let account = router::addressee(node, &stanza)?;
     returned_to(node, peer, &account, head, stanza);
     Some((head.order, account))
 }

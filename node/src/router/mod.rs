@@ -239,7 +239,8 @@ pub fn kept_of(node: &Arc<Node>, orders: impl Iterator<Item = (Option<NodeIx>, u
 /// A message of our ledger is kept by somebody.
 pub fn kept_here(node: &Node, order: u64) {
     let Some((due, stanza)) = node.ledger.kept(order) else { return };
-    if node.federation.open() > 0 && leaves(node, &stanza) {
+    // What was on its way to another domain may be a component's by now.
+    if node.federation.open() > 0 && (is_to_component(node, &stanza) || leaves(node, &stanza)) {
         node.federation.over(order);
     }
     match due {
