@@ -1,6 +1,7 @@
 //! Room: drives `xmpp::stream::negotiate::Receiving` for one client: feeds it what arrives, does what it says, until a resource is
-//! bound or a session resumed. One deadline for all the client does (`c2s.auth_deadline`); binding, resuming and registering, once begun, are
-//! never cut off half-way, for then there is a session that somebody must have, or an invitation that is used for something. Bytes that came in clear behind `<starttls/>` end the connection
+//! bound or a session resumed. One deadline for all the client does (`c2s.auth_deadline`), its wait for its turn not counted; signing in, binding,
+//! resuming and registering, once begun, are never cut off half-way, for then there is a token or a session that somebody must have, or an
+//! invitation that is used for something. Bytes that came in clear behind `<starttls/>` end the connection
 //! (S-026).
 
 use std::collections::VecDeque;
@@ -22,7 +23,7 @@ use xmpp::xml::element::Element;
 use xmpp::xml::framer::{Framer, Limits, Scan};
 
 use super::end::Alive;
-use super::sm::{Handover, Refused, enable_inline, resume};
+use super::sm::{Handover, Refused, enable_inline, may_resume, resume};
 use super::{Seat, sm::Sm};
 use crate::app::{Node, drain};
 use crate::auth::{About, Authenticator};
@@ -70,6 +71,10 @@ struct Talk<'a> {
     /// What it has said and is still to be done.
     todo: VecDeque<Output>,
     admission: Option<Admission>,
+    /// The client has until then, and as long again as it has waited for its turn.
+    deadline: Instant,
+    /// Its turn has come: one is enough, whatever it does with it.
+    has_turn: bool,
     /// Something of an account was asked for (of which, may not be known), until that has succeeded.
     attempt: Option<Option<BareJid>>,
     /// What it does about an account of its own.
@@ -79,7 +84,8 @@ struct Talk<'a> {
 }
 
 enum End {
-    /// A place in the node is to be had next: [`Output::Bind`], [`Output::Resume`], what they are inside SASL2, or [`Output::Register`].
+    /// A place in the node is to be had next: [`Output::Bind`], [`Output::Resume`], what they are inside SASL2 and [`Output::SignIn`] before them, or
+    /// [`Output::Register`].
     Place(Output),
     Ready(Arc<Seat>, Option<Box<Sm>>, Option<Alive>),
     Closed,
@@ -108,16 +114,18 @@ pub(super) async fn run(node: &Arc<Node>, accepted: Accepted, direct: bool) -> O
         machine: Receiving::new(offer, Framing::Stream, tls, seed),
         todo: VecDeque::new(),
         admission: Some(admission),
+        deadline,
+        has_turn: false,
         attempt: None,
         client: None,
         stranger: Stranger::default(),
     };
-    let mut next = timeout_at(deadline, talk.until_placed(None)).await;
+    let mut next = timeout_at(talk.deadline, talk.until_placed(None)).await;
     let end = loop {
         next = match next {
             Ok(End::Place(output)) => match talk.place(output).await {
                 Ok(ready) => break ready,
-                Err(refused) => timeout_at(deadline, talk.until_placed(refused)).await,
+                Err(refused) => timeout_at(talk.deadline, talk.until_placed(refused)).await,
             },
             Ok(end) => break end,
             Err(_) => {
@@ -254,11 +262,6 @@ impl Talk<'_> {
                     }
                     Input::Upgraded
                 }
-                Output::SignIn(asked) => {
-                    let (signed_in, client) = sign_in::sign_in(self.node, &asked).await;
-                    self.client = client;
-                    Input::SignedIn(signed_in)
-                }
                 Output::LookUp { account, hash } => {
                     Input::Credentials(match self.must_wait(&account) {
                         false => self.node.authenticator.scram(&account, hash).await,
@@ -285,7 +288,8 @@ impl Talk<'_> {
                     self.authenticated(&account, mechanism);
                     continue;
                 }
-                output @ (Output::Bind { .. }
+                output @ (Output::SignIn(_)
+                | Output::Bind { .. }
                 | Output::BindInline { .. }
                 | Output::Resume { .. }
                 | Output::ResumeInline { .. }
@@ -305,15 +309,30 @@ impl Talk<'_> {
         None
     }
 
-    /// Binds, resumes or registers: not to be dropped before it is done.
+    /// Signs in, binds, resumes or registers: not to be dropped before it is done.
     ///
     /// # Errors
     /// It goes on; what the machine is to be told, if anything.
     async fn place(&mut self, output: Output) -> Result<End, Option<Input>> {
+        // Its client has proved who it is: if it is turned away, or leaves, before that is written down, nothing was guessed.
+        let proved = matches!(output, Output::SignIn(_)).then(|| self.attempt.take()).flatten();
         if self.node.is_leaving() {
             return Err(Some(Input::Broken(drain::elsewhere(self.node))));
         }
         match output {
+            Output::SignIn(asked) => {
+                self.admission = None;
+                let resume = asked.resume.as_deref();
+                let goes_first =
+                    resume.is_some_and(|previd| may_resume(self.node, &asked.account, previd));
+                if !goes_first && !self.take_turn().await? {
+                    return Ok(End::Closed);
+                }
+                self.attempt = proved;
+                let (signed_in, client) = sign_in::sign_in(self.node, &asked).await;
+                self.client = client;
+                Err(Some(Input::SignedIn(signed_in)))
+            }
             Output::Bind { account, resource, .. } => {
                 if !self.take_turn().await? {
                     return Ok(End::Closed);
@@ -396,9 +415,14 @@ impl Talk<'_> {
         }
     }
 
-    /// A new session begins when it is its turn. False: its client has gone meanwhile, and what it said behind its request goes with it.
+    /// A new session begins, and what its sign-in writes is written, when it is its turn. False: its client has gone meanwhile, and what it said
+    /// behind its request goes with it.
     async fn take_turn(&mut self) -> Result<bool, Option<Input>> {
+        if self.has_turn {
+            return Ok(true);
+        }
         let node = self.node;
+        let came = Instant::now();
         let (limits, metrics) = (&node.config.limits, &node.metrics);
         let passed = {
             let mut turn = pin!(node.turnstile.pass(limits.sign_ins_waiting_max));
@@ -417,6 +441,8 @@ impl Talk<'_> {
         let waiting = i64::try_from(node.turnstile.waiting());
         metrics.sign_ins_waiting.set(waiting.unwrap_or(i64::MAX));
         let Some(passed) = passed else { return Ok(false) };
+        self.has_turn = passed.is_ok();
+        self.deadline += came.elapsed();
         if passed.is_ok() && !node.is_leaving() {
             return Ok(true);
         }
@@ -436,7 +462,9 @@ impl Talk<'_> {
     }
 
     fn resumed(&mut self, seat: Arc<Seat>, mut sm: Box<Sm>, alive: Alive) -> End {
-        self.node.turnstile.pass_first();
+        if !self.has_turn {
+            self.node.turnstile.pass_first();
+        }
         sm.resend(self.node, &mut self.output);
         if sm.wants_answer() {
             self.output.put(xmpp::sm::REQUEST);

@@ -1,6 +1,8 @@
 //! Signing in with what other backends than the internal one know, from the first byte to the bind: tokens over a wire in memory, certificates
 //! over TLS.
 
+mod turns;
+
 use std::path::Path;
 
 use base64::Engine as _;

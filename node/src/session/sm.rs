@@ -222,6 +222,12 @@ pub(super) enum Refused {
     Broken(StreamError),
 }
 
+/// Whether that session may still be had, as far as is known here without asking other nodes.
+pub(super) fn may_resume(node: &Node, account: &BareJid, previd: &str) -> bool {
+    node.resumable.find(previd, account).is_some()
+        || !moving::places(node, account, previd).is_empty()
+}
+
 /// Takes a session over for a new connection, from this node or from another one.
 pub(super) async fn resume(
     node: &Arc<Node>,

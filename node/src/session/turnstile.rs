@@ -1,7 +1,8 @@
 //! Room: how many new sessions begin in a second (`limits.sign_ins_per_second`). When a node has died its users come to the others all at once, and
 //! each new session reads a roster, hands out what was filed, and is announced to every contact: so they begin at a pace, in the order they came, and
 //! who finds the queue full is turned away. Who resumes a session waits for nobody, and is counted: while many do, fewer begin.
-//! A value under one short lock, and a task while somebody waits. Called by `negotiate` when a client is signed in and asks to be bound.
+//! A value under one short lock, and a task while somebody waits. Called by `negotiate` when a client has proved who it is, before anything of its
+//! sign-in is written (XEP-0484: counts, new tokens), or when it asks to be bound.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -116,7 +116,8 @@ fn agent(id: &str) -> UserAgent {
 
 fn asking(mechanism: Mechanism, used: Option<Used>, wants: bool) -> SignIn {
     let request_token = wants.then_some(NONE);
-    SignIn { account: bare("romeo"), mechanism, agent: agent("id-1"), used, request_token }
+    let (account, agent) = (bare("romeo"), agent("id-1"));
+    SignIn { account, mechanism, agent, used, request_token, resume: None }
 }
 
 fn used(token: u64, count: Option<u64>, invalidate: bool) -> Option<Used> {

@@ -29,7 +29,7 @@ pub(super) use self::capsule::Why;
 pub use self::capsule::Word;
 pub use self::give::{push, sleep_on as sleep};
 use self::protocol::Answer;
-pub(super) use self::take::fetch;
+pub(super) use self::take::{fetch, places};
 use crate::app::Node;
 use crate::geo::abroad::Show;
 use crate::geo::presence::Presence;

@@ -62,7 +62,7 @@ pub(in crate::session) async fn fetch(
 }
 
 /// Where it may be: where the account has sessions, and where the id was given, for what is remembered there. Only who can answer now.
-fn places(node: &Node, account: &BareJid, id: &str) -> Vec<NodeIx> {
+pub(in crate::session) fn places(node: &Node, account: &BareJid, id: &str) -> Vec<NodeIx> {
     let Some((birthplace, life)) = born(id) else { return Vec::new() };
     let mut places: Vec<NodeIx> = node
         .directory

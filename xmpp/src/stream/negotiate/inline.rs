@@ -38,6 +38,8 @@ pub struct SignIn {
     pub used: Option<Used>,
     /// It would like a token for that mechanism, which is offered on this stream.
     pub request_token: Option<TokenBinding>,
+    /// The session it would go on with, by its id: asked for next.
+    pub resume: Option<String>,
 }
 
 /// The token that was used, and how.
@@ -312,7 +314,9 @@ impl Receiving {
             let offered = self.offered_tokens();
             let request_token = request.request_token.filter(|binding| offered.contains(binding));
             let agent = request.agent.clone();
-            let sign_in = SignIn { account, mechanism, agent, used, request_token };
+            let resume = request.resume.as_ref().filter(|_| self.offer.stream_management);
+            let resume = resume.and_then(|resume| Some(resume.as_ref().ok()?.0.clone()));
+            let sign_in = SignIn { account, mechanism, agent, used, request_token, resume };
             return Some((State::Asked, Output::SignIn(Box::new(sign_in))));
         }
         if self.account.is_none() {

@@ -146,7 +146,7 @@ fn all_at_once_in_the_order_of_the_xeps() {
     server.signed_in = Ok(Some(token));
     server.feed_xml(&plain(&format!("{AGENT}{BIND2}{RESUME}{REQUEST}")));
     let signed_in = [
-        "juliet@capulet.example with d4565fa7 None Some(Exporter)",
+        "juliet@capulet.example with d4565fa7 None Some(Exporter) to resume 124",
         "juliet@capulet.example by PLAIN",
         "resume juliet@capulet.example 124 345",
     ];
@@ -191,7 +191,11 @@ fn a_session_that_goes_on_binds_nothing_and_sees_no_features() {
 #[test]
 fn what_goes_wrong_inside_is_said_inside() {
     let mut server = server();
-    server.feed_xml(&plain("<resume xmlns='urn:xmpp:sm:3' previd='x'/>"));
+    server.feed_xml(&plain(&format!("{AGENT}<resume xmlns='urn:xmpp:sm:3' previd='x'/>")));
+    assert_eq!(
+        server.done[0], "juliet@capulet.example with d4565fa7 None None",
+        "nothing to resume"
+    );
     let success = before_features(&server);
     assert!(success.child("failed", ns::SM).expect("why").has_child("bad-request", ns::STANZAS));
     assert_eq!(identity(&success), "juliet@capulet.example");

@@ -149,7 +149,10 @@ impl Server {
                 Output::SignIn(sign_in) => {
                     let id = sign_in.agent.id.as_deref().expect("an id");
                     let (account, token) = (&sign_in.account, sign_in.request_token);
-                    self.done.push(format!("{account} with {id} {:?} {token:?}", sign_in.used));
+                    let resume = sign_in.resume.map(|resume| format!(" to resume {resume}"));
+                    let resume = resume.unwrap_or_default();
+                    let used = sign_in.used;
+                    self.done.push(format!("{account} with {id} {used:?} {token:?}{resume}"));
                     self.feed(Input::SignedIn(self.signed_in.clone()));
                 }
                 Output::ResumeInline { account, previd, h } => {
