@@ -1,6 +1,6 @@
 //! The page about an invitation (XEP-0379 §3.3, XEP-0401 §5.2), `/invite/TOKEN` of the HTTP port: who invites, the `xmpp:` link, where to
 //! find a client. Nothing on it is loaded from elsewhere, and nothing runs. What it says comes from the local replica: to look at the page
-//! asks no home, and uses nothing up.
+//! asks no home, and uses nothing up. While that cannot be read nobody is told that an invitation is not good.
 
 use std::sync::Arc;
 
@@ -16,6 +16,7 @@ use xmpp::xml::write;
 use super::record::{INVITATIONS, Invitation};
 use super::token::Token;
 use crate::app::Node;
+use crate::storage::StorageError;
 
 /// Where a client is found.
 const CLIENTS: &str = "https://xmpp.org/software/";
@@ -48,12 +49,20 @@ pub(super) async fn page(node: &Node, token: &str) -> Response {
     let domain = &node.config.domains.global;
     let text = Some(token).filter(|token| token.len() <= TOKEN_BYTES_MAX);
     let mut found = None;
+    let mut is_known = true;
     // A token does not say of which domain it is.
     for domain in node.domains.of_accounts() {
         let Some(token) = text.and_then(|text| Token::parse(text, domain)) else { break };
-        if let Some(invitation) = read(node, &token).await {
-            found = Some((token, invitation));
-            break;
+        match read(node, &token).await {
+            Ok(Some(invitation)) => {
+                found = Some((token, invitation));
+                break;
+            }
+            Ok(None) => {}
+            Err(error) => {
+                tracing::warn!(%error, "an invitation cannot be read");
+                is_known = false;
+            }
         }
     }
     match found {
@@ -61,14 +70,16 @@ pub(super) async fn page(node: &Node, token: &str) -> Response {
             let domain = token.owner().domain();
             (StatusCode::OK, HEADERS, said(domain, &token, &invitation)).into_response()
         }
-        None => (StatusCode::NOT_FOUND, HEADERS, over(domain)).into_response(),
+        None if is_known => (StatusCode::NOT_FOUND, HEADERS, over(domain)).into_response(),
+        None => (StatusCode::SERVICE_UNAVAILABLE, HEADERS, later()).into_response(),
     }
 }
 
-async fn read(node: &Node, token: &Token) -> Option<Invitation> {
-    let kept = node.storage.get(INVITATIONS, token.owner().as_str(), &token.key()).await;
-    let found = kept.ok().flatten().as_deref().and_then(Invitation::decode)?;
-    found.is_good(node.wall_ms()).then_some(found)
+/// One that is good.
+async fn read(node: &Node, token: &Token) -> Result<Option<Invitation>, StorageError> {
+    let kept = node.storage.get(INVITATIONS, token.owner().as_str(), &token.key()).await?;
+    let found = kept.as_deref().and_then(Invitation::decode);
+    Ok(found.filter(|found| found.is_good(node.wall_ms())))
 }
 
 fn said(domain: &str, token: &Token, invitation: &Invitation) -> String {
@@ -106,6 +117,16 @@ fn over(domain: &str) -> String {
         &[
             "<p>This invitation is not good: it was used, or it has expired.</p>",
             &format!("<p>Ask whoever invited you to {} for another one.</p>", text(domain)),
+        ],
+    )
+}
+
+fn later() -> String {
+    html(
+        "Not now",
+        &[
+            "<p>We cannot look at invitations at the moment.</p>",
+            "<p>Yours may well be good: try again in a few minutes.</p>",
         ],
     )
 }

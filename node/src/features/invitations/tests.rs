@@ -191,6 +191,12 @@ async fn the_page_about_an_invitation_shows_its_uri_and_nothing_of_others() {
     assert_eq!(status, 200);
     assert!(text.contains(&format!("href='{}'", issued.uri.replace('&', "&amp;"))), "{text}");
     assert!(text.contains("<strong>romeo@chat.example</strong>"), "{text}");
+    // While nobody knows, it is not said to be used.
+    house.database.go(true);
+    let (status, text) = page(issued.token.expose()).await;
+    assert!(status == 503 && text.contains("try again"), "{status} {text}");
+    assert_eq!(page("x").await.0, 404, "no token at all");
+    house.database.go(false);
     // To look at it uses nothing up.
     assert!(take(&house.node, &issued.token).await.expect("asked").is_some());
     for token in [issued.token.expose(), "", "x", &"a".repeat(100_000)] {
