@@ -317,7 +317,7 @@ impl Task {
     }
 
     /// Gives our writer what is late for us: it decides what can still be taken, and its own entry then tells everyone. Only when that is
-    /// committed, or kept back, may our position go past it: who sent it does not send it again then. False: not all that was given is taken.
+    /// committed may our position go past it: who sent it does not send it again then. False: not all that was given is taken.
     async fn bring(&self, entries: &VecDeque<Entry>, taken: &mut BTreeSet<u64>) -> bool {
         let mut given = Vec::new();
         for entry in entries {
@@ -325,7 +325,7 @@ impl Task {
             let (region, seq, epoch) = (&self.region, entry.seq, entry.epoch);
             tracing::info!(region, seq, epoch, %account, "an entry of a former home came late");
             let (told, is_taken) = oneshot::channel();
-            let late = Late { account, changes: entry.changes.clone(), taken: Some(told) };
+            let late = Late { account, changes: entry.changes.clone(), taken: told };
             if self.shared.give(Job::Late(late)).is_err() {
                 tracing::warn!(region, seq, "too much waits for the writer");
                 break;

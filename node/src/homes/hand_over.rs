@@ -1,6 +1,7 @@
 //! The planned hand-over of a home. The home itself hands over, for it alone knows what it has written: it takes no more requests for what is to
 //! move, waits until the other region has its whole log, and only then asks metadata for the new epoch. So nothing that was answered is
-//! missing there, and nothing is written on two sides. Whoever asks meanwhile asks again when metadata has changed.
+//! missing there, and nothing is written on two sides. Whoever asks meanwhile asks again when metadata has changed. Items that a former home brings
+//! late meanwhile are filed all the same: the next home takes them from our log, whenever they come there.
 //! Called by the operator's room, and by [`Homes::serve`] for another region's operator. Blueprint §7.
 
 use std::sync::Arc;
@@ -215,7 +216,5 @@ impl Drop for Stays {
     fn drop(&mut self) {
         self.shared.leaving.lock().retain(|what| *what != self.what);
         self.shared.metadata.change(|version| *version += 1);
-        // What came late meanwhile is looked at again. If the writer is busy it will look anyhow.
-        drop(self.shared.give(Job::Fence(oneshot::channel().0)));
     }
 }

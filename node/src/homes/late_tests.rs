@@ -9,10 +9,17 @@ async fn heir() -> (Node, Arc<Shaky>, Vec<u8>) {
     let shaky = Arc::new(Shaky::default());
     let us = node(&net, &world, "us", Arc::clone(&shaky) as Arc<dyn Storage>, |_| ()).await;
     world.move_home(ROMEO, "us");
+    (us, shaky, wire::encode(&Ship::Batch { log: 5, entries: vec![filed(1)] }))
+}
+
+fn message(id: u64) -> Change {
     let (store, owner) = ("offline".into(), ROMEO.to_owned());
-    let filed = Change::Append { store, owner, id: 7, value: b"message".to_vec() };
-    let late = Entry { changes: vec![filed], ..entry(1, 1, b"") };
-    (us, shaky, wire::encode(&Ship::Batch { log: 5, entries: vec![late] }))
+    Change::Append { store, owner, id, value: b"message".to_vec() }
+}
+
+/// An entry of the former home.
+fn filed(seq: u64) -> Entry {
+    Entry { changes: vec![message(seq + 6)], ..entry(seq, 1, b"") }
 }
 
 async fn offline(us: &Node) -> Vec<(u64, Vec<u8>)> {
@@ -41,16 +48,43 @@ async fn what_comes_late_is_not_passed_before_it_is_committed() {
 }
 
 #[tokio::test]
-async fn what_was_kept_back_survives_a_commit_that_fails() {
+async fn what_comes_late_for_a_database_that_is_away_waits_in_the_log() {
     let (us, shaky, batch) = heir().await;
-    us.homes.shared.leaving.lock().push(Moved::Shard(shard_of(ROMEO)));
-    us.homes.shipped("eu", &batch);
-    settle().await;
-    assert_eq!((applied(&us).await, offline(&us).await), (Some(1), Vec::new()), "it waits here");
-    us.homes.shared.leaving.lock().clear();
-    shaky.failing_commits.store(1, Ordering::SeqCst);
+    shaky.is_refusing.store(true, Ordering::SeqCst);
     let refused = set(&us, "k=1").await;
     assert!(matches!(refused, Err(HomeError::Unavailable(_))), "{refused:?}");
-    assert_eq!(set(&us, "k=2").await, Ok(Vec::new()));
+    us.homes.shipped("eu", &batch);
+    settle().await;
+    assert_eq!((applied(&us).await, us.storage.log_head().await.unwrap()), (Some(1), 1));
     assert_eq!(offline(&us).await, [(7, b"message".to_vec())]);
+}
+
+/// Our region and the next home, which passes by what comes late before it is home.
+#[tokio::test]
+async fn a_message_that_comes_late_while_its_home_is_handed_over_is_at_the_next_one() {
+    let (net, world) = (Arc::new(Net::default()), World::new("eu"));
+    let us = node(&net, &world, "us", memory(), |_| ()).await;
+    let ap = node(&net, &world, "ap", memory(), |_| ()).await;
+    net.up("us", "ap");
+    world.move_home(ROMEO, "us");
+    settle().await;
+    us.homes.shared.leaving.lock().push(Moved::Shard(shard_of(ROMEO)));
+    net.cut("us", "ap");
+    let mut late = entry(1, 1, b"late");
+    late.changes.push(message(7));
+    let batch = wire::encode(&Ship::Batch { log: 5, entries: vec![late] });
+    ap.homes.shipped("eu", &batch);
+    us.homes.shipped("eu", &batch);
+    settle().await;
+    assert_eq!((applied(&ap).await, offline(&ap).await), (Some(1), Vec::new()), "not its own");
+    assert_eq!((applied(&us).await, offline(&us).await.len()), (Some(1), 1));
+    assert_eq!(get(&us, "k").await, None, "there may be a newer one at the next home soon");
+    us.homes.shared.leaving.lock().clear();
+    world.move_home(ROMEO, "ap");
+    net.heal("us", "ap");
+    settle().await;
+    for node in [&us, &ap] {
+        assert_eq!(offline(node).await, [(7, b"message".to_vec())], "{}", node.region);
+    }
+    assert_eq!(ap.storage.log_head().await.unwrap(), 1, "it tells the others");
 }

@@ -45,8 +45,8 @@ pub(super) enum Job {
 pub(super) struct Late {
     pub(super) account: BareJid,
     pub(super) changes: Vec<Change>,
-    /// Told when it is committed, or kept back: it need not be brought again. Dropped if it was not committed. None: nobody brings it again.
-    pub(super) taken: Option<oneshot::Sender<()>>,
+    /// Told when it is committed: it need not be brought again. Dropped if it was not.
+    pub(super) taken: oneshot::Sender<()>,
 }
 
 /// An operation to run.
@@ -77,9 +77,6 @@ pub(super) struct Writer {
     head: u64,
     trimmed: u64,
     former: Former,
-    /// What former homes brought while their accounts were being handed over, or their database was away, until it is committed. Bounded by
-    /// what the queue takes in that time.
-    kept_back: Vec<(BareJid, Vec<Change>)>,
     /// `former` has something to be stored before the next commit.
     unstored: bool,
     /// Metadata as it was when the last group began.
@@ -90,16 +87,7 @@ impl Writer {
     pub(super) fn new(shared: &Arc<Shared>, head: u64, former: Former) -> Writer {
         let tx = Tx::new(Arc::clone(&shared.storage));
         let shared = Arc::clone(shared);
-        Writer {
-            shared,
-            tx,
-            head,
-            trimmed: 0,
-            former,
-            kept_back: Vec::new(),
-            unstored: false,
-            seen: 0,
-        }
+        Writer { shared, tx, head, trimmed: 0, former, unstored: false, seen: 0 }
     }
 
     /// Runs until told to stop.
@@ -123,10 +111,8 @@ impl Writer {
             drop(self.shared.applying.write().await);
         }
         self.fetch(jobs).await;
-        let (mut taken, mut nobody_brings) = (Vec::new(), Vec::new());
-        let late = std::mem::take(&mut self.kept_back).into_iter();
-        let late = late.map(|(account, changes)| Late { account, changes, taken: None });
-        for job in late.map(Job::Late).chain(jobs.drain(..)) {
+        let mut taken = Vec::new();
+        for job in jobs.drain(..) {
             let at = {
                 let wall = (self.shared.config.wall.0)();
                 self.shared.clock.lock().now(wall)
@@ -139,21 +125,9 @@ impl Writer {
                     answers.push((request.answer, result, Some((request.account, made))));
                 }
                 Job::Fence(answer) => answers.push((answer, Ok(Vec::new()), None)),
-                Job::Late(late)
-                    if self.shared.is_leaving(late.account.as_str())
-                        || self.shared.storage.refuses(late.account.as_str()).is_some() =>
-                {
-                    self.kept_back.push((late.account, late.changes));
-                    if let Some(taken) = late.taken {
-                        let _ = taken.send(());
-                    }
-                }
                 Job::Late(late) => {
-                    match late.taken {
-                        Some(who) => taken.push(who),
-                        None => nobody_brings.push((late.account.clone(), late.changes.clone())),
-                    }
                     self.late(&late.account, late.changes, at, &mut entries);
+                    taken.push(late.taken);
                 }
                 Job::Stop => going = false,
             }
@@ -186,9 +160,6 @@ impl Writer {
             }
             Err(error) => {
                 tracing::error!(%error, "a group of changes was not committed");
-                // In front of what was kept back in this group: an account's changes stay in their order.
-                nobody_brings.append(&mut self.kept_back);
-                self.kept_back = nobody_brings;
                 let at = Position { log: self.shared.log(), seq: self.head };
                 if matches!(error, StorageError::Superseded) {
                     self.shared.put_down();
@@ -257,14 +228,21 @@ impl Writer {
         Ok(result)
     }
 
-    /// What a former home brings becomes changes of ours, as far as nothing newer can be overwritten by it.
+    /// What a former home brings becomes changes of ours, as far as nothing newer can be overwritten by it. A database that is away stops it as
+    /// little as what was begun before: the log has it. Nor does a hand-over: the next home may have passed the same entry by before it was
+    /// home, so our log is where it gets it from, and it takes items from there also when the move is over. Other changes it may turn down
+    /// then, and copies would keep them.
     fn late(&mut self, account: &BareJid, changes: Vec<Change>, at: Hlc, entries: &mut Vec<Entry>) {
         let owner = account.as_str();
         let place = self.shared.map.home(owner);
         if !place.local {
+            tracing::warn!(
+                owner,
+                "changes of a former home are lost here: we are no home of theirs any more"
+            );
             return;
         }
-        let all = self.former.untouched(owner, place.epoch);
+        let all = self.former.untouched(owner, place.epoch) && !self.shared.is_leaving(owner);
         let harmless = |change: &Change| {
             let store = change.store().as_str();
             matches!(change, Change::Append { .. }) && self.shared.config.refiled.contains(&store)
@@ -273,7 +251,11 @@ impl Writer {
             changes.into_iter().partition(|change| all || harmless(change));
         if !lost.is_empty() {
             let stores: Vec<&str> = lost.iter().map(|change| change.store().as_str()).collect();
-            tracing::warn!(owner, ?stores, "changes of a former home are lost: newer ones exist");
+            tracing::warn!(
+                owner,
+                ?stores,
+                "changes of a former home are lost: there may be newer ones"
+            );
         }
         self.tx.begin(owner, at);
         taken.into_iter().for_each(|change| self.tx.record(change));

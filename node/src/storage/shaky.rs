@@ -22,11 +22,17 @@ pub(crate) struct Shaky {
     pub(crate) writing: tokio::sync::Mutex<()>,
     /// So many commits fail, and nothing else does.
     pub(crate) failing_commits: AtomicU64,
+    /// No change is to be begun, though one is done.
+    pub(crate) is_refusing: AtomicBool,
+}
+
+fn gone() -> StorageError {
+    let (name, cause) = ("shaky".to_owned(), "pulled".to_owned());
+    StorageError::Unavailable { name, trouble: Trouble::Gone, cause }
 }
 
 fn pulled<'a, T: Send + 'a>() -> Answer<'a, T> {
-    let (name, cause) = ("shaky".to_owned(), "pulled".to_owned());
-    ready(Err(StorageError::Unavailable { name, trouble: Trouble::Gone, cause })).boxed()
+    ready(Err(gone())).boxed()
 }
 
 impl Shaky {
@@ -134,6 +140,9 @@ impl Storage for Shaky {
     }
     fn set_meta<'a>(&'a self, key: &'a str, value: Vec<u8>) -> Answer<'a, ()> {
         self.written(self.memory.set_meta(key, value))
+    }
+    fn refuses(&self, _: &str) -> Option<StorageError> {
+        self.is_refusing.load(Ordering::SeqCst).then(gone)
     }
     fn renew<'a>(&'a self, storage: &'a config::Storage) -> Answer<'a, Renewal> {
         self.is_there(self.memory.renew(storage))
