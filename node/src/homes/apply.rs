@@ -77,6 +77,7 @@ pub(super) fn start(way: Way) -> (Inbox, JoinHandle<()>) {
         held: false,
         wanting: false,
         repeated: false,
+        taken: Position::default(),
         stale: BTreeSet::new(),
     };
     (inbox, tokio::spawn(task.run(events)))
@@ -117,6 +118,8 @@ struct Task {
     wanting: bool,
     /// Something came that is applied already: the home has not heard of that.
     repeated: bool,
+    /// Up to there our writer has taken what was late for us. Ahead of the position until that is in storage.
+    taken: Position,
     /// Owners whose entries came from an epoch that has ended, and of which the sender has not been told.
     stale: BTreeSet<String>,
 }
@@ -222,17 +225,17 @@ impl Task {
             match event {
                 Event::Message(Ship::Batch { log: of, entries }) => {
                     log = of;
-                    let (mut entries, mut taken) = (VecDeque::from(entries), BTreeSet::new());
+                    let mut entries = VecDeque::from(entries);
                     loop {
                         if judging.is_none() {
                             judging = Some(Arc::clone(&self.shared.applying).read_owned().await);
                         }
-                        if !self.judge(of, &mut entries, &taken, &mut good) {
+                        if !self.judge(of, &mut entries, &mut good) {
                             break;
                         }
                         // The writer may itself be waiting for what is judged to be in storage.
                         self.apply(log, std::mem::take(&mut good), judging.take()).await?;
-                        if !self.bring(&entries, &mut taken).await {
+                        if !self.bring(of, &entries).await {
                             self.ask_at = Some(Instant::now() + PATIENCE);
                             break;
                         }
@@ -251,14 +254,8 @@ impl Task {
     }
 
     /// Picks the entries that come next; what the others mean is decided here too. True: the first of those that are left has to be brought to our
-    /// writer, and is not among those that it has taken.
-    fn judge(
-        &mut self,
-        log: u64,
-        entries: &mut VecDeque<Entry>,
-        taken: &BTreeSet<u64>,
-        good: &mut Vec<Entry>,
-    ) -> bool {
+    /// writer, which has not taken it yet.
+    fn judge(&mut self, log: u64, entries: &mut VecDeque<Entry>, good: &mut Vec<Entry>) -> bool {
         // While a copy comes in or metadata is awaited, what is in flight will be sent again.
         if self.held || self.copying.is_some() {
             return false;
@@ -294,7 +291,8 @@ impl Task {
                     return false;
                 }
                 Verdict::Stale { .. } => {
-                    if self.late_for_us(&entry).is_some() && !taken.contains(&entry.seq) {
+                    let is_taken = self.taken.log == log && entry.seq <= self.taken.seq;
+                    if !is_taken && self.late_for_us(&entry).is_some() {
                         entries.push_front(entry);
                         return true;
                     }
@@ -317,29 +315,31 @@ impl Task {
     }
 
     /// Gives our writer what is late for us: it decides what can still be taken, and its own entry then tells everyone. Only when that is
-    /// committed may our position go past it: who sent it does not send it again then. False: not all that was given is taken.
-    async fn bring(&self, entries: &VecDeque<Entry>, taken: &mut BTreeSet<u64>) -> bool {
+    /// committed may our position go past it: who sent it does not send it again then. All from the first on that must be passed next, and as one:
+    /// what is committed behind one that does not pass would come again, and be committed again. False: nothing is taken.
+    async fn bring(&mut self, log: u64, entries: &VecDeque<Entry>) -> bool {
+        let Some(first) = entries.front().map(|entry| entry.seq) else { return false };
         let mut given = Vec::new();
+        let mut next = first;
         for entry in entries {
-            let Some(account) = self.late_for_us(entry) else { continue };
+            let Some(account) = self.late_for_us(entry).filter(|_| entry.seq == next) else {
+                break;
+            };
             let (region, seq, epoch) = (&self.region, entry.seq, entry.epoch);
             tracing::info!(region, seq, epoch, %account, "an entry of a former home came late");
-            let (told, is_taken) = oneshot::channel();
-            let late = Late { account, changes: entry.changes.clone(), taken: told };
-            if self.shared.give(Job::Late(late)).is_err() {
-                tracing::warn!(region, seq, "too much waits for the writer");
-                break;
-            }
-            given.push((seq, is_taken));
+            given.push((account, entry.changes.clone()));
+            next += 1;
         }
-        let some = !given.is_empty();
-        for (seq, is_taken) in given {
-            if is_taken.await.is_err() {
-                return false;
-            }
-            taken.insert(seq);
+        let (taken, is_taken) = oneshot::channel();
+        if self.shared.give(Job::Late(Late { entries: given, taken })).is_err() {
+            tracing::warn!(region = self.region, first, "too much waits for the writer");
+            return false;
         }
-        some
+        if is_taken.await.is_err() {
+            return false;
+        }
+        self.taken = Position { log, seq: next - 1 };
+        true
     }
 
     /// Makes entries durable, and known. Whoever waits for that to be done waits no longer than that: not for room on a link.

@@ -5,11 +5,23 @@ use crate::storage::shaky::Shaky;
 
 /// A region that has become romeo's home, its database, and what his former home sends now: a message that it had filed.
 async fn heir() -> (Node, Arc<Shaky>, Vec<u8>) {
+    let (us, shaky, _) = heir_in_groups_of(256).await;
+    (us, shaky, batch(vec![filed(1)]))
+}
+
+/// The region, whose writer commits so many jobs at most together, and metadata.
+async fn heir_in_groups_of(jobs: usize) -> (Node, Arc<Shaky>, Arc<World>) {
     let (net, world) = (Arc::new(Net::default()), World::new("eu"));
     let shaky = Arc::new(Shaky::default());
-    let us = node(&net, &world, "us", Arc::clone(&shaky) as Arc<dyn Storage>, |_| ()).await;
+    let storage = Arc::clone(&shaky) as Arc<dyn Storage>;
+    let us = node(&net, &world, "us", storage, |config| config.group_max = jobs).await;
     world.move_home(ROMEO, "us");
-    (us, shaky, wire::encode(&Ship::Batch { log: 5, entries: vec![filed(1)] }))
+    (us, shaky, world)
+}
+
+/// What the former home sends.
+fn batch(entries: Vec<Entry>) -> Vec<u8> {
+    wire::encode(&Ship::Batch { log: 5, entries })
 }
 
 fn message(id: u64) -> Change {
@@ -24,6 +36,11 @@ fn filed(seq: u64) -> Entry {
 
 async fn offline(us: &Node) -> Vec<(u64, Vec<u8>)> {
     us.storage.archive("offline", ROMEO, Page::after(None, 9)).await.unwrap()
+}
+
+/// How many entries the region has committed.
+async fn committed(us: &Node) -> u64 {
+    us.storage.log_head().await.unwrap()
 }
 
 async fn applied(us: &Node) -> Option<u64> {
@@ -44,7 +61,7 @@ async fn what_comes_late_is_not_passed_before_it_is_committed() {
     us.homes.shipped("eu", &batch);
     settle().await;
     assert_eq!((applied(&us).await, offline(&us).await), (Some(1), vec![(7, b"message".to_vec())]));
-    assert_eq!(us.storage.log_head().await.unwrap(), 1, "once");
+    assert_eq!(committed(&us).await, 1, "once");
 }
 
 #[tokio::test]
@@ -55,7 +72,7 @@ async fn what_comes_late_for_a_database_that_is_away_waits_in_the_log() {
     assert!(matches!(refused, Err(HomeError::Unavailable(_))), "{refused:?}");
     us.homes.shipped("eu", &batch);
     settle().await;
-    assert_eq!((applied(&us).await, us.storage.log_head().await.unwrap()), (Some(1), 1));
+    assert_eq!((applied(&us).await, committed(&us).await), (Some(1), 1));
     assert_eq!(offline(&us).await, [(7, b"message".to_vec())]);
 }
 
@@ -72,7 +89,7 @@ async fn a_message_that_comes_late_while_its_home_is_handed_over_is_at_the_next_
     net.cut("us", "ap");
     let mut late = entry(1, 1, b"late");
     late.changes.push(message(7));
-    let batch = wire::encode(&Ship::Batch { log: 5, entries: vec![late] });
+    let batch = batch(vec![late]);
     ap.homes.shipped("eu", &batch);
     us.homes.shipped("eu", &batch);
     settle().await;
@@ -86,5 +103,53 @@ async fn a_message_that_comes_late_while_its_home_is_handed_over_is_at_the_next_
     for node in [&us, &ap] {
         assert_eq!(offline(node).await, [(7, b"message".to_vec())], "{}", node.region);
     }
-    assert_eq!(ap.storage.log_head().await.unwrap(), 1, "it tells the others");
+    assert_eq!(committed(&ap).await, 1, "it tells the others");
+}
+
+#[tokio::test]
+async fn of_what_comes_late_nothing_is_committed_alone() {
+    let (us, shaky, _) = heir_in_groups_of(1).await;
+    let batch = batch(vec![filed(1), filed(2)]);
+    shaky.failing_commits.store(1, Ordering::SeqCst);
+    us.homes.shipped("eu", &batch);
+    settle().await;
+    assert_eq!((applied(&us).await, committed(&us).await), (None, 0), "not the second either");
+    us.homes.shipped("eu", &batch);
+    settle().await;
+    assert_eq!((applied(&us).await, committed(&us).await), (Some(2), 2), "each once");
+    let filed: Vec<u64> = offline(&us).await.into_iter().map(|(id, _)| id).collect();
+    assert_eq!(filed, [7, 8]);
+}
+
+#[tokio::test]
+async fn what_comes_late_behind_an_entry_that_has_to_wait_is_committed_once() {
+    const JULIET: &str = "juliet@chat.example";
+    let (us, _, world) = heir_in_groups_of(256).await;
+    let owner = JULIET.to_owned();
+    let put =
+        Change::Put { store: "test".into(), owner, key: "k".into(), value: b"early".to_vec() };
+    let shard = shard_of(JULIET);
+    assert_ne!(shard, shard_of(ROMEO));
+    let early = Entry { shard, changes: vec![put], ..entry(2, 2, b"") };
+    let batch = batch(vec![filed(1), early, filed(3)]);
+    us.homes.shipped("eu", &batch);
+    settle().await;
+    assert_eq!((applied(&us).await, committed(&us).await), (Some(1), 1));
+    world.move_home(JULIET, "eu");
+    settle().await;
+    us.homes.shipped("eu", &batch);
+    settle().await;
+    assert_eq!((applied(&us).await, committed(&us).await), (Some(3), 2));
+}
+
+#[tokio::test]
+async fn what_came_late_and_was_committed_is_not_committed_again_if_its_position_was_not_stored() {
+    let (us, shaky, batch) = heir().await;
+    shaky.failing_applies.store(1, Ordering::SeqCst);
+    us.homes.shipped("eu", &batch);
+    settle().await;
+    assert_eq!((applied(&us).await, committed(&us).await), (None, 1));
+    us.homes.shipped("eu", &batch);
+    settle().await;
+    assert_eq!((applied(&us).await, committed(&us).await), (Some(1), 1));
 }

@@ -41,11 +41,10 @@ pub(super) enum Job {
     Stop,
 }
 
-/// What a former home of an account brings late.
+/// What a former home brings late: entries that follow each other in its log. All of them are committed together, or none.
 pub(super) struct Late {
-    pub(super) account: BareJid,
-    pub(super) changes: Vec<Change>,
-    /// Told when it is committed: it need not be brought again. Dropped if it was not.
+    pub(super) entries: Vec<(BareJid, Vec<Change>)>,
+    /// Told when they are committed: they need not be brought again. Dropped if they were not.
     pub(super) taken: oneshot::Sender<()>,
 }
 
@@ -113,12 +112,9 @@ impl Writer {
         self.fetch(jobs).await;
         let mut taken = Vec::new();
         for job in jobs.drain(..) {
-            let at = {
-                let wall = (self.shared.config.wall.0)();
-                self.shared.clock.lock().now(wall)
-            };
             match job {
                 Job::Run(request) => {
+                    let at = self.now();
                     let before = entries.len();
                     let result = self.one(&request, at, &mut entries).await;
                     let made = (entries.len() > before).then(|| self.head + entries.len() as u64);
@@ -126,7 +122,10 @@ impl Writer {
                 }
                 Job::Fence(answer) => answers.push((answer, Ok(Vec::new()), None)),
                 Job::Late(late) => {
-                    self.late(&late.account, late.changes, at, &mut entries);
+                    for (account, changes) in late.entries {
+                        let at = self.now();
+                        self.late(&account, changes, at, &mut entries);
+                    }
                     taken.push(late.taken);
                 }
                 Job::Stop => going = false,
@@ -173,6 +172,12 @@ impl Writer {
             }
         }
         going
+    }
+
+    /// When the next one happens.
+    fn now(&self) -> Hlc {
+        let wall = (self.shared.config.wall.0)();
+        self.shared.clock.lock().now(wall)
     }
 
     /// Reads at once what the group's operations will read.

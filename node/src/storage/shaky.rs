@@ -22,6 +22,8 @@ pub(crate) struct Shaky {
     pub(crate) writing: tokio::sync::Mutex<()>,
     /// So many commits fail, and nothing else does.
     pub(crate) failing_commits: AtomicU64,
+    /// The same for what other regions send.
+    pub(crate) failing_applies: AtomicU64,
     /// No change is to be begun, though one is done.
     pub(crate) is_refusing: AtomicBool,
 }
@@ -33,6 +35,11 @@ fn gone() -> StorageError {
 
 fn pulled<'a, T: Send + 'a>() -> Answer<'a, T> {
     ready(Err(gone())).boxed()
+}
+
+/// Whether it is one of so many that fail.
+fn fails(left: &AtomicU64) -> bool {
+    left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok()
 }
 
 impl Shaky {
@@ -73,8 +80,7 @@ impl Storage for Shaky {
         self.is_there(self.memory.owners(s, a, m))
     }
     fn commit_home(&self, entries: Vec<Entry>) -> Answer<'_, ()> {
-        let left = &self.failing_commits;
-        if left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok() {
+        if fails(&self.failing_commits) {
             return pulled();
         }
         self.written(self.memory.commit_home(entries))
@@ -83,6 +89,9 @@ impl Storage for Shaky {
         self.written(self.memory.commit_part(entries, here))
     }
     fn apply<'a>(&'a self, home: &'a str, at: Position, entries: Vec<Entry>) -> Answer<'a, ()> {
+        if fails(&self.failing_applies) {
+            return pulled();
+        }
         self.written(self.memory.apply(home, at, entries))
     }
     fn applied<'a>(&'a self, home: &'a str) -> Answer<'a, Option<Position>> {
