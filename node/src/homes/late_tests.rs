@@ -1,5 +1,8 @@
 //! What a former home brings late, and a database that fails just then.
 
+use tokio::sync::oneshot;
+
+use super::super::writer::{Job, Late};
 use super::*;
 use crate::storage::shaky::Shaky;
 
@@ -152,4 +155,17 @@ async fn what_came_late_and_was_committed_is_not_committed_again_if_its_position
     us.homes.shipped("eu", &batch);
     settle().await;
     assert_eq!((applied(&us).await, committed(&us).await), (Some(1), 1));
+}
+
+#[tokio::test]
+async fn a_request_does_not_fail_with_what_comes_late() {
+    let (us, shaky, _) = heir().await;
+    shaky.failing_commits.store(1, Ordering::SeqCst);
+    // Both wait when the writer looks.
+    let (taken, is_taken) = oneshot::channel();
+    let late = Late { entries: vec![(romeo(), vec![message(7)])], taken };
+    us.homes.shared.give(Job::Late(late)).unwrap();
+    assert_eq!(set(&us, "k=v").await, Ok(Vec::new()));
+    assert!(is_taken.await.is_err());
+    assert_eq!((offline(&us).await, committed(&us).await), (Vec::new(), 1));
 }

@@ -94,7 +94,15 @@ impl Writer {
         let mut jobs = Vec::new();
         let mut going = true;
         while going && queue.recv_many(&mut jobs, self.shared.config.group_max).await > 0 {
-            going = self.group(&mut jobs).await;
+            let is_late = |job: &Job| matches!(job, Job::Late(_));
+            let mut late: Vec<Job> = jobs.extract_if(.., |job| is_late(job)).collect();
+            // Apart: if it cannot be committed, no request fails with it, and who brought it does so again. First: it is older.
+            if !late.is_empty() {
+                going = self.group(&mut late).await;
+            }
+            if going {
+                going = self.group(&mut jobs).await;
+            }
             self.trim().await;
         }
     }
