@@ -24,6 +24,8 @@ pub(crate) struct Shaky {
     pub(crate) failing_commits: AtomicU64,
     /// The same for what other regions send.
     pub(crate) failing_applies: AtomicU64,
+    /// While somebody holds it, nothing is applied.
+    pub(crate) applying: tokio::sync::Mutex<()>,
     /// No change is to be begun, though one is done.
     pub(crate) is_refusing: AtomicBool,
 }
@@ -92,7 +94,10 @@ impl Storage for Shaky {
         if fails(&self.failing_applies) {
             return pulled();
         }
-        self.written(self.memory.apply(home, at, entries))
+        Box::pin(async move {
+            let _goes = self.applying.lock().await;
+            self.written(self.memory.apply(home, at, entries)).await
+        })
     }
     fn applied<'a>(&'a self, home: &'a str) -> Answer<'a, Option<Position>> {
         self.is_there(self.memory.applied(home))

@@ -252,9 +252,13 @@ impl Part {
 
     /// Why no change for it is to be begun: it is away, or does not follow as it should.
     pub(super) fn refuses(&self) -> Option<StorageError> {
-        let is_late = || self.is_late.load(Ordering::Acquire) && !self.is_in_sync();
-        let late = || is_late().then(|| self.unavailable(Trouble::Slow, NOT_YET.to_owned()));
+        let late = || self.is_late().then(|| self.unavailable(Trouble::Slow, NOT_YET.to_owned()));
         self.away().or_else(late)
+    }
+
+    /// Whether a commit has not seen it follow in time, and it is still behind.
+    pub(super) fn is_late(&self) -> bool {
+        self.is_late.load(Ordering::Acquire) && !self.is_in_sync()
     }
 
     fn unavailable(&self, trouble: Trouble, cause: String) -> StorageError {

@@ -162,6 +162,24 @@ async fn while_one_is_away_only_its_owners_wait_and_nothing_acknowledged_is_lost
     assert_eq!(storage.log_read(2, 1).await.unwrap(), LogPage::Trimmed);
 }
 
+#[tokio::test(start_paused = true)]
+async fn one_that_does_not_follow_holds_up_the_first_commit_only() {
+    let three = Three::new();
+    let storage = three.mixed().await;
+    let one = owner_in(1);
+    let took = async |key: &str| {
+        let began = Instant::now();
+        commit(&storage, vec![put(&one, key, b"")]).await;
+        began.elapsed()
+    };
+    let stuck = three.one.applying.lock().await;
+    assert!(took("a").await >= quick().lag);
+    assert!(storage.refuses(&one).is_some());
+    assert!(took("b").await < quick().lag);
+    drop(stuck);
+    assert_eq!(storage.map("roster", &one).await.unwrap().len(), 2);
+}
+
 #[tokio::test]
 async fn what_the_log_has_is_applied_after_a_restart_before_anything_is_read() {
     let three = Three::new();

@@ -94,8 +94,11 @@ impl Shared {
             // In this order: see `Part::catch_up` and `Part::step`.
             self.committing.store(last, Ordering::SeqCst);
             for (part, entries) in parts {
+                // One that is late was waited for already. What is committed for it all the same (by a former home of its accounts) holds up nobody.
+                if !part.is_late() {
+                    touched.push(part.clone());
+                }
                 part.push(last, entries);
-                touched.push(part.clone());
             }
             self.head.store(last, Ordering::SeqCst);
         }
