@@ -151,7 +151,7 @@ impl House {
         let config = CONFIG.replace("'unused'", "'eu.pem'");
         std::fs::write(&file, format!("{config}{more}")).expect("written");
         let (config, source) = Source::load(&file).unwrap_or_else(|error| panic!("{error:?}"));
-        (House::of(config, dir).await, source)
+        (Box::pin(House::of(config, dir)).await, source)
     }
 
     /// The directory that its configuration is relative to.
@@ -163,7 +163,7 @@ impl House {
         let dir = tempfile::tempdir().expect("a directory");
         let config = config::Config::parse(text, "test.toml", dir.path())
             .unwrap_or_else(|error| panic!("{error:?}"));
-        House::of(config, dir).await
+        Box::pin(House::of(config, dir)).await
     }
 
     async fn of(config: config::Config, dir: TempDir) -> House {
