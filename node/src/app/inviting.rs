@@ -6,7 +6,7 @@ use xmpp::jid::BareJid;
 use xmpp::stanza::error::{Condition, StanzaError};
 
 use super::Node;
-use super::operator::refused;
+use super::refusals::refused;
 use crate::admin::{InvitationInfo, IssuedInvitation, NewInvitation, Refusal};
 use crate::features::invitations::{self, Wish};
 

@@ -12,6 +12,7 @@ use xmpp::jid::{BareJid, Jid};
 use xmpp::sasl::{Password, Verdict};
 use xmpp::stream::error::StreamError;
 
+use super::refusals::{refused, unread, unusable};
 use super::{Node, checking, databases, drain, inviting, members, portable};
 use crate::admin::{
     Answer, ArchivePage, ArchivePart, DomainCheck, DrainInfo, HomeInfo, HomeTarget, Imported,
@@ -21,13 +22,11 @@ use crate::admin::{
     UserExport,
 };
 use crate::auth::Authenticator;
-use crate::auth::internal::NoKeys;
 use crate::features::blocking::report;
 use crate::features::register;
 use crate::homes::accounts::{self, ACCOUNTS, Account};
 use crate::homes::{HomeError, Moved};
 use crate::router::perform;
-use crate::storage::StorageError;
 
 /// How long a change of metadata may take.
 const PROPOSE_WITHIN: Duration = Duration::from_secs(10);
@@ -146,33 +145,6 @@ impl Desk {
         let mut all = 0;
         self.node.directory.for_each(|_| all += 1);
         (here, all - here.min(all))
-    }
-}
-
-/// Why there are no keys of a password, for an administrator.
-pub(super) fn unusable(why: NoKeys) -> Refusal {
-    match why {
-        NoKeys::Bad(_) => Refusal::invalid("this password cannot be used (RFC 4013)"),
-        NoKeys::Busy => Refusal::unavailable("too many passwords are being derived"),
-    }
-}
-
-/// Why a home did not do it, for an administrator.
-pub(super) fn refused(error: HomeError) -> Refusal {
-    match error {
-        HomeError::Unreachable => {
-            Refusal::unavailable("the account's home region cannot be reached")
-        }
-        HomeError::Unavailable(_) => Refusal::unavailable(error.to_string()),
-        error => Refusal::failed(error.to_string()),
-    }
-}
-
-/// Why something could not be read, for an administrator.
-pub(crate) fn unread(error: StorageError) -> Refusal {
-    match error {
-        StorageError::Unavailable { .. } => Refusal::unavailable(error.to_string()),
-        error => Refusal::failed(error.to_string()),
     }
 }
 

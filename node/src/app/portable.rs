@@ -16,7 +16,7 @@ use xmpp::stanza::{Stanza, Type};
 
 pub(super) use self::import::{import, import_archive};
 use super::Node;
-use super::operator::refused;
+use super::refusals::refused;
 use crate::admin::{
     ArchivePage, Archived, OfflinePage, Refusal, RosterItem, ScramCredentials, Subscription,
     UserExport,

@@ -16,7 +16,7 @@ use xmpp::xml::element::Element;
 use super::{Done, ask, privacy};
 use crate::admin::{ArchivePart, Archived, Imported, Refusal, ScramCredentials, UserExport};
 use crate::app::Node;
-use crate::app::operator::unusable;
+use crate::app::refusals::unusable;
 use crate::features::archive::item::{Item, Uid};
 use crate::features::archive::prefs::Prefs;
 use crate::features::private;
