@@ -44,8 +44,8 @@ pub async fn migrate(storage: &config::Storage) -> Result<(), StorageError> {
     Ok(())
 }
 
-/// One of the databases.
-async fn one(
+/// One of the databases, by itself.
+pub(super) async fn one(
     storage: &config::Storage,
     database: &Database,
 ) -> Result<Arc<dyn Storage>, StorageError> {

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{open_memory, open_server, open_sqlite};
-use crate::storage::{Storage, partitioned};
+use super::{new_database, open_memory, open_sqlite};
+use crate::storage::{Storage, open, partitioned};
 
 /// Over three of these, with slots in all of them.
 async fn over_three<K>(each: [(Arc<dyn Storage>, K); 3]) -> (Arc<dyn Storage>, [K; 3]) {
@@ -20,6 +20,9 @@ pub(super) async fn open_three_sqlites() -> (Arc<dyn Storage>, [tempfile::TempDi
 }
 
 pub(super) async fn open_three_servers(variable: &str) -> (Arc<dyn Storage>, [(); 3]) {
-    let one = || open_server(variable);
+    let one = async || {
+        let config = new_database(variable).await;
+        (open::one(&config, &config.database).await.unwrap(), ())
+    };
     over_three([one().await, one().await, one().await]).await
 }
