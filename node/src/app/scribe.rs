@@ -90,6 +90,7 @@ async fn beat(node: &Node) {
 async fn take(node: &Arc<Node>, former: u64) {
     let me = node.geo.me.to_string();
     let term = next_term(former, node.wall_ms());
+    node.homes.pen().asks(term);
     match node.storage.take_pen(former, term, &me).await {
         Ok(true) => {}
         Ok(false) => return,
@@ -150,7 +151,7 @@ pub fn heard(node: &Node, peer: &Peer, body: &[u8]) {
 }
 
 /// After an orderly end nobody has to wait until the beats are missed. The database says whether the pen is ours: it may have been taken in the last
-/// moment, before anything was written with it.
+/// moment, before anything was written with it. One of that name in another term is this node's next life.
 pub(super) async fn lay_down(node: &Node) {
     if !has_company(node) {
         return;
@@ -159,7 +160,7 @@ pub(super) async fn lay_down(node: &Node) {
         let Some(Scribe { term, node: scribe, .. }) = node.storage.scribe().await? else {
             return Ok(());
         };
-        if scribe == node.geo.me.to_string() {
+        if scribe == node.geo.me.to_string() && term == node.homes.pen().asked() {
             node.storage.take_pen(term, next_term(term, node.wall_ms()), "").await?;
         }
         Ok::<_, StorageError>(())

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use super::former::Former;
 use super::writer::{Job, Writer};
-use super::{HomeError, Homes, META_LOG, META_WRITTEN, Shared, feed};
+use super::{HomeError, Homes, META_LOG, META_WRITTEN, Pen, Shared, feed};
 use crate::storage::{LogPage, Position, StorageError};
 
 /// Bytes of the log that are read at once.
@@ -52,6 +52,11 @@ impl Homes {
     /// Another node is the scribe now.
     pub fn put_down(&self) {
         self.shared.put_down();
+    }
+
+    /// Whether this node writes, and what it has asked for.
+    pub fn pen(&self) -> &Pen {
+        &self.shared.pen
     }
 
     /// The term in which this node writes; None: it is not the scribe.

@@ -18,17 +18,30 @@ pub const STUCK_AFTER_MS: u64 = 10_000;
 
 /// Whether this node is its region's scribe, and in which term.
 #[derive(Debug, Default)]
-pub struct Pen(AtomicU64);
+pub struct Pen {
+    term: AtomicU64,
+    asked: AtomicU64,
+}
 
 impl Pen {
     /// Held from the beginning: where one node has a database for itself.
     pub fn held(term: u64) -> Pen {
-        Pen(AtomicU64::new(term))
+        Pen { term: AtomicU64::new(term), asked: AtomicU64::new(term) }
     }
 
     /// The term in which this node writes; None: it does not.
     pub fn term(&self) -> Option<u64> {
-        Some(self.0.load(Ordering::Acquire)).filter(|term| *term > 0)
+        Some(self.term.load(Ordering::Acquire)).filter(|term| *term > 0)
+    }
+
+    /// It is about to be asked for: the database may say that it is ours before we write.
+    pub fn asks(&self, term: u64) {
+        self.asked.store(term, Ordering::Release);
+    }
+
+    /// The last term that this life has asked for; 0: it never has.
+    pub fn asked(&self) -> u64 {
+        self.asked.load(Ordering::Acquire)
     }
 
     /// Whether this node writes.
@@ -37,11 +50,11 @@ impl Pen {
     }
 
     pub(super) fn take(&self, term: u64) {
-        self.0.store(term, Ordering::Release);
+        self.term.store(term, Ordering::Release);
     }
 
     pub(super) fn put_down(&self) {
-        self.0.store(0, Ordering::Release);
+        self.term.store(0, Ordering::Release);
     }
 }
 
