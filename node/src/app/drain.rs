@@ -396,7 +396,12 @@ async fn leave(
     };
     let mut outcome = moving::push(node, to, session).await;
     let taken = match timeout(ANSWERED_WITHIN, &mut outcome).await {
-        Ok(taken) => taken,
+        Ok(taken) => {
+            if taken == Ok(true) {
+                node.drain.is_heard(to);
+            }
+            taken
+        }
         Err(_) => {
             node.drain.is_late(to);
             drop(one);
