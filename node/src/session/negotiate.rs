@@ -75,6 +75,8 @@ struct Talk<'a> {
     deadline: Instant,
     /// Its turn has come: one is enough, whatever it does with it.
     has_turn: bool,
+    /// It was let past those who wait, for a session that it resumes: that is counted once.
+    went_first: bool,
     /// Something of an account was asked for (of which, may not be known), until that has succeeded.
     attempt: Option<Option<BareJid>>,
     /// What it does about an account of its own.
@@ -116,6 +118,7 @@ pub(super) async fn run(node: &Arc<Node>, accepted: Accepted, direct: bool) -> O
         admission: Some(admission),
         deadline,
         has_turn: false,
+        went_first: false,
         attempt: None,
         client: None,
         stranger: Stranger::default(),
@@ -325,7 +328,11 @@ impl Talk<'_> {
                 let resume = asked.resume.as_deref();
                 let goes_first =
                     resume.is_some_and(|previd| may_resume(self.node, &asked.account, previd));
-                if !goes_first && !self.take_turn().await? {
+                if goes_first && !self.went_first {
+                    // Also if the session is not to be had: then it waits when it binds.
+                    self.node.turnstile.pass_first();
+                    self.went_first = true;
+                } else if !goes_first && !self.take_turn().await? {
                     return Ok(End::Closed);
                 }
                 self.attempt = proved;
@@ -462,7 +469,7 @@ impl Talk<'_> {
     }
 
     fn resumed(&mut self, seat: Arc<Seat>, mut sm: Box<Sm>, alive: Alive) -> End {
-        if !self.has_turn {
+        if !self.has_turn && !self.went_first {
             self.node.turnstile.pass_first();
         }
         sm.resend(self.node, &mut self.output);
