@@ -313,24 +313,35 @@ impl Node {
         Mailbox::new(MailboxLimits { bytes_max, ..MailboxLimits::default() })
     }
 
-    /// For a bind of it that is newer than all that are known.
-    fn next_generation(&self, full: &FullJid) -> Hlc {
-        // What is known here was bound before, also by a clock that is an hour ahead and that ours does not follow.
+    /// The newest bind of it that is known.
+    fn newest(&self, full: &FullJid) -> Option<Hlc> {
         let known = |rows: &[Row<Arc<Seat>>]| {
             let of_it = rows.iter().filter(|row| row.full == *full);
             of_it.map(|row| row.generation).max()
         };
         let known = self.directory.read(full.bare_str(), known).flatten();
-        let known = known.max(self.ahead.newest(full));
-        let known = known.filter(|_| !sings(Canary::ClockFollowsWall));
+        known.max(self.ahead.newest(full))
+    }
+
+    /// For a bind of it that is newer than all that are known.
+    fn next_generation(&self, full: &FullJid) -> Hlc {
+        // What is known here was bound before, also by a clock that is an hour ahead and that ours does not follow.
+        let known = self.newest(full).filter(|_| !sings(Canary::ClockFollowsWall));
         known.map_or(Hlc::ZERO, |known| Hlc(known.0.saturating_add(1))).max(self.tick_clock())
     }
 
     /// A seat for a session that comes from another node; [`Node::arrive`] makes it known. `None`: its state makes no sense.
     pub fn arriving(&self, state: &session::State) -> Option<Arc<Seat>> {
         self.observe(state.generation);
-        let generation = self.next_generation(&state.full);
-        let generation = generation.max(Hlc(state.generation.0.saturating_add(1)));
+        // It was on its way behind a line that was cut, and its client has bound anew meanwhile: it stays the older of the two, and is over.
+        let is_replaced = self.newest(&state.full) > Some(state.generation);
+        let generation = match is_replaced {
+            true => state.generation,
+            false => {
+                let next = self.next_generation(&state.full);
+                next.max(Hlc(state.generation.0.saturating_add(1)))
+            }
+        };
         Seat::arrived(state, generation, self.mailbox()).map(Arc::new)
     }
 

@@ -163,6 +163,19 @@ async fn what_came_to_a_session_on_offer_is_not_kept_when_another_takes_its_plac
     assert!(kept.len() == 2 && kept[0].starts_with("<presence"), "and that it is over: {kept:?}");
 }
 
+/// A capsule that was on its way behind a line that was cut.
+#[tokio::test]
+async fn a_session_whose_client_has_bound_anew_meanwhile_is_over_when_it_comes() {
+    let house = House::new().await;
+    house.accounts(["juliet"]).await;
+    let on_its_way = house.available("juliet/balcony", 0).await.state(0, 0);
+    let anew = house.available("juliet/balcony", 0).await;
+    let late = house.node.arriving(&on_its_way).expect("it makes sense");
+    assert!(!house.node.arrive(&late), "it would drive out the one of now");
+    let moved = house.node.arriving(&anew.state(0, 0)).expect("it makes sense");
+    assert!(house.node.arrive(&moved), "of one that nobody has replaced the row is no newer one");
+}
+
 #[test]
 fn what_is_doubted_is_certain_once_and_only_of_that_life() {
     let (moving, a, b) = (Moving::default(), NodeIx(1), NodeIx(2));
