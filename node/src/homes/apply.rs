@@ -307,11 +307,12 @@ impl Task {
         false
     }
 
-    /// Whose it is, if it is of a home whose time was over, and that is here now.
-    fn late_for_us(&self, entry: &Entry) -> Option<BareJid> {
+    /// Whose it is, if it is of a home whose time was over, and that is here now; and since which epoch.
+    fn late_for_us(&self, entry: &Entry) -> Option<(BareJid, u64)> {
         let owner = entry.changes.first()?.owner();
-        let is_late = self.shared.is_home(owner) && entry.epoch < self.shared.map.home(owner).epoch;
-        is_late.then(|| BareJid::parse(owner).ok()).flatten()
+        let home = self.shared.map.home(owner);
+        let is_late = home.local && entry.epoch < home.epoch;
+        is_late.then(|| Some((BareJid::parse(owner).ok()?, home.epoch))).flatten()
     }
 
     /// Gives our writer what is late for us: it decides what can still be taken, and its own entry then tells everyone. Only when that is
@@ -322,12 +323,11 @@ impl Task {
         let mut given = Vec::new();
         let mut next = first;
         for entry in entries {
-            let Some(account) = self.late_for_us(entry).filter(|_| entry.seq == next) else {
-                break;
-            };
-            let (region, seq, epoch) = (&self.region, entry.seq, entry.epoch);
-            tracing::info!(region, seq, epoch, %account, "an entry of a former home came late");
-            given.push((account, entry.changes.clone()));
+            let found = self.late_for_us(entry).filter(|_| entry.seq == next);
+            let Some((account, epoch)) = found else { break };
+            let (region, seq, of) = (&self.region, entry.seq, entry.epoch);
+            tracing::info!(region, seq, epoch = of, %account, "an entry of a former home came late");
+            given.push((account, epoch, entry.changes.clone()));
             next += 1;
         }
         let (taken, is_taken) = oneshot::channel();

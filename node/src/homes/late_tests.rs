@@ -110,6 +110,27 @@ async fn a_message_that_comes_late_while_its_home_is_handed_over_is_at_the_next_
 }
 
 #[tokio::test]
+async fn a_message_that_came_late_and_waited_until_its_home_had_moved_is_at_the_next_one() {
+    let (net, world) = (Arc::new(Net::default()), World::new("eu"));
+    let us = node(&net, &world, "us", memory(), |_| ()).await;
+    let ap = node(&net, &world, "ap", memory(), |_| ()).await;
+    net.up("us", "ap");
+    world.move_home(ROMEO, "us");
+    settle().await;
+    let epoch = us.homes.shared.map.home(ROMEO).epoch;
+    world.move_home(ROMEO, "ap");
+    settle().await;
+    let (taken, is_taken) = oneshot::channel();
+    let late = Late { entries: vec![(romeo(), epoch, vec![message(7)])], taken };
+    us.homes.shared.give(Job::Late(late)).unwrap();
+    assert!(is_taken.await.is_ok());
+    settle().await;
+    for node in [&us, &ap] {
+        assert_eq!(offline(node).await, [(7, b"message".to_vec())], "{}", node.region);
+    }
+}
+
+#[tokio::test]
 async fn of_what_comes_late_nothing_is_committed_alone() {
     let (us, shaky, _) = heir_in_groups_of(1).await;
     let batch = batch(vec![filed(1), filed(2)]);
@@ -163,7 +184,10 @@ async fn a_request_does_not_fail_with_what_comes_late() {
     shaky.failing_commits.store(1, Ordering::SeqCst);
     // Both wait when the writer looks.
     let (taken, is_taken) = oneshot::channel();
-    let late = Late { entries: vec![(romeo(), vec![message(7)])], taken };
+    let late = Late {
+        entries: vec![(romeo(), us.homes.shared.map.home(ROMEO).epoch, vec![message(7)])],
+        taken,
+    };
     us.homes.shared.give(Job::Late(late)).unwrap();
     assert_eq!(set(&us, "k=v").await, Ok(Vec::new()));
     assert!(is_taken.await.is_err());

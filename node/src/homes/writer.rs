@@ -43,7 +43,8 @@ pub(super) enum Job {
 
 /// What a former home brings late: entries that follow each other in its log. All of them are committed together, or none.
 pub(super) struct Late {
-    pub(super) entries: Vec<(BareJid, Vec<Change>)>,
+    /// Each with the epoch in which we are its account's home.
+    pub(super) entries: Vec<(BareJid, u64, Vec<Change>)>,
     /// Told when they are committed: they need not be brought again. Dropped if they were not.
     pub(super) taken: oneshot::Sender<()>,
 }
@@ -130,9 +131,9 @@ impl Writer {
                 }
                 Job::Fence(answer) => answers.push((answer, Ok(Vec::new()), None)),
                 Job::Late(late) => {
-                    for (account, changes) in late.entries {
+                    for (account, epoch, changes) in late.entries {
                         let at = self.now();
-                        self.late(&account, changes, at, &mut entries);
+                        self.late(&account, epoch, changes, at, &mut entries);
                     }
                     taken.push(late.taken);
                 }
@@ -243,19 +244,20 @@ impl Writer {
 
     /// What a former home brings becomes changes of ours, as far as nothing newer can be overwritten by it. A database that is away stops it as
     /// little as what was begun before: the log has it. Nor does a hand-over: the next home may have passed the same entry by before it was
-    /// home, so our log is where it gets it from, and it takes items from there also when the move is over. Other changes it may turn down
-    /// then, and copies would keep them.
-    fn late(&mut self, account: &BareJid, changes: Vec<Change>, at: Hlc, entries: &mut Vec<Entry>) {
+    /// home, so our log is where it gets it from, and it takes items from there also when the move is over, late, as of the epoch in which we
+    /// were home. Other changes it may turn down then, and copies would keep them.
+    fn late(
+        &mut self,
+        account: &BareJid,
+        epoch: u64,
+        changes: Vec<Change>,
+        at: Hlc,
+        entries: &mut Vec<Entry>,
+    ) {
         let owner = account.as_str();
         let place = self.shared.map.home(owner);
-        if !place.local {
-            tracing::warn!(
-                owner,
-                "changes of a former home are lost here: we are no home of theirs any more"
-            );
-            return;
-        }
-        let all = self.former.untouched(owner, place.epoch) && !self.shared.is_leaving(owner);
+        let stays = place.local && place.epoch == epoch && !self.shared.is_leaving(owner);
+        let all = stays && self.former.untouched(owner, epoch);
         let harmless = |change: &Change| {
             let store = change.store().as_str();
             matches!(change, Change::Append { .. }) && self.shared.config.refiled.contains(&store)
@@ -272,7 +274,7 @@ impl Writer {
         }
         self.tx.begin(owner, at);
         taken.into_iter().for_each(|change| self.tx.record(change));
-        self.keep(owner, place.epoch, at, entries);
+        self.keep(owner, epoch, at, entries);
     }
 
     async fn commit(&mut self, entries: &[Entry]) -> Result<(), StorageError> {
