@@ -10,6 +10,7 @@ pub mod holders;
 pub mod memory;
 pub mod mysql;
 pub mod open;
+mod paging;
 pub mod partitioned;
 pub mod postgres;
 #[cfg(test)]

@@ -1,9 +1,8 @@
 //! Pages of the log and of archives. Called by `mod.rs`, over its reads.
 
-use replication::Entry;
-
 use super::driver::{Driver, RowOf, Value};
 use super::{Inner, failed_read};
+use crate::storage::paging::{Paging, SLICE};
 use crate::storage::{LogPage, Page, StorageError, from_sql, to_sql};
 
 impl<D: Driver> Inner<D> {
@@ -12,36 +11,20 @@ impl<D: Driver> Inner<D> {
         after: u64,
         bytes_max: usize,
     ) -> Result<LogPage, StorageError> {
-        // Rows are asked for in slices, so that one long page never holds the whole log in memory.
-        const SLICE: i64 = 256;
         const SQL: &str = "SELECT seq, entry FROM durable_log WHERE seq > ? ORDER BY seq LIMIT ?";
-        let mut page: Vec<Entry> = Vec::new();
-        let mut bytes = 0;
+        let mut paging = Paging::new(after, bytes_max);
         loop {
-            let last = page.last().map_or(after, |entry| entry.seq);
-            let last = i64::try_from(last).unwrap_or(i64::MAX);
-            let rows = self.read(SQL, &[Value::Int(last), Value::Int(SLICE)]).await?;
-            let more = rows.len() as i64 == SLICE;
-            for row in rows {
-                let seq = D::int(&row, 0).map_err(failed_read)?;
-                let encoded = D::bytes(&row, 1).map_err(failed_read)?.unwrap_or_default();
-                bytes += encoded.len();
-                if bytes > bytes_max && !page.is_empty() {
-                    return Ok(LogPage::Entries(page));
+            let last = i64::try_from(paging.last()).unwrap_or(i64::MAX);
+            let rows = self.read(SQL, &[Value::Int(last), Value::Int(SLICE as i64)]).await?;
+            for row in &rows {
+                let seq = D::int(row, 0).map_err(failed_read)?;
+                let encoded = D::bytes(row, 1).map_err(failed_read)?.unwrap_or_default();
+                if !paging.take(seq, &encoded)? {
+                    return Ok(paging.end());
                 }
-                let entry = Entry::decode(&encoded)
-                    .ok_or_else(|| StorageError::Damaged(format!("durable log entry {seq}")))?;
-                let expected = page.last().map_or(after, |entry| entry.seq) + 1;
-                if entry.seq != expected {
-                    return match page.is_empty() {
-                        true => Ok(LogPage::Trimmed),
-                        false => Ok(LogPage::Entries(page)),
-                    };
-                }
-                page.push(entry);
             }
-            if !more {
-                return Ok(LogPage::Entries(page));
+            if rows.len() < SLICE {
+                return Ok(paging.end());
             }
         }
     }

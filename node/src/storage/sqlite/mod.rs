@@ -22,6 +22,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Connection, Row as _, Sqlite as Driver, SqliteConnection, SqlitePool};
 use tokio::sync::{mpsc, oneshot};
 
+use super::paging::{Paging, SLICE};
 use super::{
     Answer, LogPage, Page, Place, Position, Renewal, Replace, Row, Scribe, Shelf, Storage,
     StorageError, changes, check_order, from_sql, to_sql,
@@ -170,41 +171,19 @@ impl Sqlite {
     }
 
     async fn read_log(&self, after: u64, bytes_max: usize) -> Result<LogPage, StorageError> {
-        // Rows are asked for in slices, so that one long page never holds the whole log in memory.
-        const SLICE: i64 = 256;
-        let mut page: Vec<Entry> = Vec::new();
-        let mut bytes = 0;
+        const SQL: &str = "SELECT seq, entry FROM durable_log WHERE seq > ? ORDER BY seq LIMIT +?";
+        let mut paging = Paging::new(after, bytes_max);
         loop {
-            let last = page.last().map_or(after, |entry| entry.seq);
-            let rows = sqlx::query(
-                "SELECT seq, entry FROM durable_log WHERE seq > ? ORDER BY seq LIMIT +?",
-            )
-            .bind(last as i64)
-            .bind(SLICE)
-            .fetch_all(&self.readers)
-            .await
-            .map_err(failed_read)?;
-            let more = rows.len() as i64 == SLICE;
-            for row in rows {
+            let query = sqlx::query(SQL).bind(paging.last() as i64).bind(SLICE as i64);
+            let rows = query.fetch_all(&self.readers).await.map_err(failed_read)?;
+            for row in &rows {
                 let seq: i64 = row.try_get(0).map_err(failed_read)?;
-                let encoded: &[u8] = row.try_get(1).map_err(failed_read)?;
-                bytes += encoded.len();
-                if bytes > bytes_max && !page.is_empty() {
-                    return Ok(LogPage::Entries(page));
+                if !paging.take(seq, row.try_get(1).map_err(failed_read)?)? {
+                    return Ok(paging.end());
                 }
-                let entry = Entry::decode(encoded)
-                    .ok_or_else(|| StorageError::Damaged(format!("durable log entry {seq}")))?;
-                let expected = page.last().map_or(after, |entry| entry.seq) + 1;
-                if entry.seq != expected {
-                    return match page.is_empty() {
-                        true => Ok(LogPage::Trimmed),
-                        false => Ok(LogPage::Entries(page)),
-                    };
-                }
-                page.push(entry);
             }
-            if !more {
-                return Ok(LogPage::Entries(page));
+            if rows.len() < SLICE {
+                return Ok(paging.end());
             }
         }
     }
