@@ -60,22 +60,19 @@ key = 'unused'
 auth_deadline = '5s'
 ";
 
-/// What a node has to have as soon as there are others.
-pub(crate) const UPLOAD_KEY: &str = "
-[upload]
-key = 'a key that is as long as one has to be, and is of no use'
-";
-
-/// Beside `eu` there is a region `us`.
-const US: &str = "
-[[peers]]
-region = 'us'
-node = 0
-address = '127.0.0.1:1'
-fingerprint = '0000000000000000000000000000000000000000000000000000000000000000'
-raft_id = 2
-voter = false
-";
+/// Other nodes, by region and number, and what a node has to have as soon as there are any: configuration, to begin outside of a section's keys.
+pub(crate) fn peers(all: &[(&str, u16)]) -> String {
+    let mut text =
+        "\n[upload]\nkey = 'a key that is as long as one has to be, and is of no use'\n".to_owned();
+    for (raft_id, (region, node)) in (2..).zip(all) {
+        let fingerprint = format!("{raft_id:02}").repeat(32);
+        text += &format!(
+            "[[peers]]\nregion = '{region}'\nnode = {node}\naddress = '127.0.0.1:{raft_id}'\n\
+             fingerprint = '{fingerprint}'\nraft_id = {raft_id}\nvoter = false\n"
+        );
+    }
+    text
+}
 
 /// The bounds of a node that is told nothing else.
 pub(crate) fn limits() -> config::Limits {
@@ -134,7 +131,7 @@ impl House {
     pub(crate) async fn beside_us(linked: bool, more: &str) -> House {
         let traffic = if linked { "link" } else { "federation" };
         let domains = format!("regional_traffic = '{traffic}'");
-        House::with_domains(&domains, &format!("{more}{UPLOAD_KEY}{US}")).await
+        House::with_domains(&domains, &format!("{more}{}", peers(&[("us", 0)]))).await
     }
 
     /// The same as [`House::with`]; `node` is configuration of `[node]`.

@@ -295,7 +295,7 @@ mod tests {
     use super::*;
     use crate::app::start_links;
     use crate::homes::scribe::{BEAT_MS, STUCK_AFTER_MS};
-    use crate::testing::{House, UPLOAD_KEY};
+    use crate::testing::{House, peers};
 
     /// The other node of the region cannot be reached.
     struct NoRoad;
@@ -306,20 +306,9 @@ mod tests {
         }
     }
 
-    const FELLOW: &str = "
-[[peers]]
-region = 'eu'
-node = 1
-address = '127.0.0.1:1'
-fingerprint = '0000000000000000000000000000000000000000000000000000000000000000'
-raft_id = 2
-voter = false
-";
-
     #[tokio::test]
     async fn a_scribe_that_stops_beats_until_it_lays_down_the_pen() {
-        let house =
-            House::with_node("drain_deadline = '15s'", &format!("{UPLOAD_KEY}{FELLOW}")).await;
+        let house = House::with_node("drain_deadline = '15s'", &peers(&[("eu", 1)])).await;
         let node = house.node.clone();
         start_links(&node, Road::Bare(Arc::new(NoRoad))).expect("a bare road needs nothing");
         tokio::time::pause();
@@ -349,5 +338,17 @@ voter = false
         stopping.await.expect("no panic");
         assert_eq!(scribe().await.node, "");
         assert!(since.elapsed() <= node.config.node.drain_deadline + END_WITHIN);
+    }
+
+    #[tokio::test]
+    async fn the_pen_of_this_nodes_next_life_is_not_laid_down() {
+        let house = House::with(&peers(&[("eu", 1)])).await;
+        let node = &house.node;
+        let scribe = async || node.storage.scribe().await.expect("memory").expect("somebody");
+        let before = scribe().await;
+        let next = before.term + 1;
+        assert!(node.storage.take_pen(before.term, next, &before.node).await.expect("memory"));
+        scribe::lay_down(node).await;
+        assert_eq!((scribe().await.term, scribe().await.node), (next, before.node));
     }
 }

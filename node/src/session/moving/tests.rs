@@ -2,6 +2,7 @@
 //! shown by the plays `sm_resumes_elsewhere*`, by `tests/drain.rs` and by the simulator.
 
 use std::sync::OnceLock;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,7 +19,7 @@ use super::*;
 use crate::app::{drain, start_links};
 use crate::session::mailbox::{Mailbox, MailboxLimits};
 use crate::session::{Delivery, Handover, Seat, State, end, sm};
-use crate::testing::{House, UPLOAD_KEY, mail, stanza};
+use crate::testing::{House, mail, peers, stanza};
 
 #[tokio::test]
 async fn an_id_names_where_it_was_given_and_is_nobodys_guess() {
@@ -192,14 +193,14 @@ fn what_is_doubted_is_certain_once_and_only_of_that_life() {
 
 /// Another node of the region, of which nothing is there but its end of the link. It takes what it is offered, or does not answer.
 struct Fellow {
-    takes: bool,
+    takes: Arc<AtomicBool>,
     links: OnceLock<Links>,
 }
 
 impl Fellow {
-    fn start(number: u16, takes: bool) -> (PeerId, Links) {
+    fn start(number: u16, takes: &Arc<AtomicBool>) -> (PeerId, Links) {
         let me = PeerId::new("eu", number);
-        let fellow = Arc::new(Fellow { takes, links: OnceLock::new() });
+        let fellow = Arc::new(Fellow { takes: takes.clone(), links: OnceLock::new() });
         let (address, fingerprint) = (String::new(), Fingerprint([0; 32]));
         let config = LinkConfig {
             me: me.clone(),
@@ -224,7 +225,7 @@ impl LinkUser for Fellow {
     fn lost(&self, _: &PeerId, _: Vec<(u64, FrameKind, Bytes)>) {}
 
     fn frame(&self, peer: &PeerId, _: u64, kind: FrameKind, body: Bytes) -> Taken {
-        if self.takes
+        if self.takes.load(Ordering::Acquire)
             && kind == frame::MOVE
             && let Ok(Word::Part { call, last: true, .. }) = postcard::from_bytes(&body)
         {
@@ -248,32 +249,55 @@ impl Dialer for Region {
     }
 }
 
+/// The clock stands still from then on, but for who waits.
+async fn linked(house: &House, fellows: Vec<(PeerId, Links)>) {
+    let count = fellows.len();
+    let road = Road::Bare(Arc::new(Region(fellows)));
+    start_links(&house.node, road).expect("a bare road needs nothing");
+    tokio::time::pause();
+    let up = || house.node.geo.all_peers().iter().filter(|peer| peer.link.is_up()).count();
+    house.until("all are linked", || up() == count).await;
+}
+
+/// So many sessions whose clients have lost their connection.
+fn sleeping(house: &House, count: usize) {
+    for number in 0..count {
+        let seat = house.bound(&format!("user{number}/x"));
+        let (sm, _) = sm::enable(&house.node, &seat, true, None);
+        let alive = end::Alive::new(&house.node, &seat);
+        give::sleep_on(&house.node, Handover { seat, sm, alive });
+    }
+}
+
+/// What it had to say of the first ones may have been lost, and its line is there.
+#[tokio::test]
+async fn a_node_that_was_late_is_given_the_rest_as_soon_as_it_answers() {
+    const SESSIONS: usize = 12;
+    let house = House::with(&peers(&[("eu", 1)])).await;
+    let takes = Arc::new(AtomicBool::new(false));
+    linked(&house, vec![Fellow::start(1, &takes)]).await;
+    sleeping(&house, SESSIONS);
+    drain::start(&house.node, 1, Duration::from_secs(600));
+    // One a second, and it is late after five; half a minute later it is tried again.
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    let lost = house.node.moving.offers();
+    assert!((4..8).contains(&lost), "{lost} on offer");
+    takes.store(true, Ordering::Release);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    house.until("the rest has moved", || house.node.directory.sessions_here() == lost).await;
+    assert_eq!(house.node.moving.offers(), lost);
+}
+
 #[tokio::test]
 async fn a_node_that_does_not_answer_holds_up_no_drain() {
     /// More than are on their way at one time, twice.
     const SESSIONS: usize = 300;
     const ON_THEIR_WAY: usize = 128;
-    let peer = |node: u16| {
-        let fingerprint = format!("{node:02}").repeat(32);
-        let raft_id = node + 1;
-        format!(
-            "[[peers]]\nregion = 'eu'\nnode = {node}\naddress = '127.0.0.1:{node}'\n\
-             fingerprint = '{fingerprint}'\nraft_id = {raft_id}\nvoter = false\n"
-        )
-    };
-    let house = House::with(&format!("{UPLOAD_KEY}{}{}", peer(1), peer(2))).await;
+    let house = House::with(&peers(&[("eu", 1), ("eu", 2)])).await;
     let node = &house.node;
-    let region = Region(vec![Fellow::start(1, false), Fellow::start(2, true)]);
-    start_links(node, Road::Bare(Arc::new(region))).expect("a bare road needs nothing");
-    tokio::time::pause();
-    let is_linked = || node.geo.all_peers().iter().filter(|peer| peer.link.is_up()).count() == 2;
-    house.until("both are linked", is_linked).await;
-    for number in 0..SESSIONS {
-        let seat = house.bound(&format!("user{number}/x"));
-        let (sm, _) = sm::enable(node, &seat, true, None);
-        let alive = end::Alive::new(node, &seat);
-        give::sleep_on(node, Handover { seat, sm, alive });
-    }
+    let [silent, willing] = [false, true].map(|takes| Arc::new(AtomicBool::new(takes)));
+    linked(&house, vec![Fellow::start(1, &silent), Fellow::start(2, &willing)]).await;
+    sleeping(&house, SESSIONS);
     let within = Duration::from_secs(15);
     let emptied = drain::start(node, 1_000, within);
     let here = || node.directory.sessions_here();

@@ -108,6 +108,24 @@ async fn who_resumes_inside_sasl2_does_not_wait_to_sign_in() {
 }
 
 #[tokio::test]
+async fn who_goes_first_to_resume_is_counted_before_it_has_resumed() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let house = house_of_tokens(dir.path()).await;
+    let seat = house.bound("romeo/one");
+    let (_sm, enabled) = sm::enable(&house.node, &seat, true, None);
+    let Nonza::Enabled { id: Some(id), .. } = enabled else { panic!("{enabled:?}") };
+    let mut back = client(&house);
+    back.opens().await;
+    tokio::time::pause();
+    house.node.turnstile.set_rate(config::Rate { per_second: 1, burst: 2 });
+    let resume = format!("<resume xmlns='urn:xmpp:sm:3' previd='{id}' h='0'/>");
+    back.sends(&romeo("one", &resume)).await;
+    house.until("the old task is asked", || seat.mailbox.depth().items > 0).await;
+    house.node.turnstile.pass(0).await.expect("one of two is left");
+    assert!(house.node.turnstile.pass(0).await.is_err(), "and no other");
+}
+
+#[tokio::test]
 async fn who_signs_in_by_sasl2_takes_one_turn() {
     let dir = tempfile::tempdir().expect("a directory");
     let slow = "[limits]\nsign_ins_per_second = 1\nsign_ins_burst = 3\n";
