@@ -50,6 +50,13 @@ async fn applied(us: &Node) -> Option<u64> {
     us.storage.applied("eu").await.unwrap().map(|position| position.seq)
 }
 
+/// The former home sends that. How far its log is followed then, and how many entries the region has committed.
+async fn shipped(us: &Node, batch: &[u8]) -> (Option<u64>, u64) {
+    us.homes.shipped("eu", batch);
+    settle().await;
+    (applied(us).await, committed(us).await)
+}
+
 #[tokio::test]
 async fn what_comes_late_is_not_passed_before_it_is_committed() {
     let (us, shaky, batch) = heir().await;
@@ -73,9 +80,7 @@ async fn what_comes_late_for_a_database_that_is_away_waits_in_the_log() {
     shaky.is_refusing.store(true, Ordering::SeqCst);
     let refused = set(&us, "k=1").await;
     assert!(matches!(refused, Err(HomeError::Unavailable(_))), "{refused:?}");
-    us.homes.shipped("eu", &batch);
-    settle().await;
-    assert_eq!((applied(&us).await, committed(&us).await), (Some(1), 1));
+    assert_eq!(shipped(&us, &batch).await, (Some(1), 1));
     assert_eq!(offline(&us).await, [(7, b"message".to_vec())]);
 }
 
@@ -135,12 +140,8 @@ async fn of_what_comes_late_nothing_is_committed_alone() {
     let (us, shaky, _) = heir_in_groups_of(1).await;
     let batch = batch(vec![filed(1), filed(2)]);
     shaky.failing_commits.store(1, Ordering::SeqCst);
-    us.homes.shipped("eu", &batch);
-    settle().await;
-    assert_eq!((applied(&us).await, committed(&us).await), (None, 0), "not the second either");
-    us.homes.shipped("eu", &batch);
-    settle().await;
-    assert_eq!((applied(&us).await, committed(&us).await), (Some(2), 2), "each once");
+    assert_eq!(shipped(&us, &batch).await, (None, 0), "not the second either");
+    assert_eq!(shipped(&us, &batch).await, (Some(2), 2), "each once");
     let filed: Vec<u64> = offline(&us).await.into_iter().map(|(id, _)| id).collect();
     assert_eq!(filed, [7, 8]);
 }
@@ -156,26 +157,18 @@ async fn what_comes_late_behind_an_entry_that_has_to_wait_is_committed_once() {
     assert_ne!(shard, shard_of(ROMEO));
     let early = Entry { shard, changes: vec![put], ..entry(2, 2, b"") };
     let batch = batch(vec![filed(1), early, filed(3)]);
-    us.homes.shipped("eu", &batch);
-    settle().await;
-    assert_eq!((applied(&us).await, committed(&us).await), (Some(1), 1));
+    assert_eq!(shipped(&us, &batch).await, (Some(1), 1));
     world.move_home(JULIET, "eu");
     settle().await;
-    us.homes.shipped("eu", &batch);
-    settle().await;
-    assert_eq!((applied(&us).await, committed(&us).await), (Some(3), 2));
+    assert_eq!(shipped(&us, &batch).await, (Some(3), 2));
 }
 
 #[tokio::test]
 async fn what_came_late_and_was_committed_is_not_committed_again_if_its_position_was_not_stored() {
     let (us, shaky, batch) = heir().await;
     shaky.failing_applies.store(1, Ordering::SeqCst);
-    us.homes.shipped("eu", &batch);
-    settle().await;
-    assert_eq!((applied(&us).await, committed(&us).await), (None, 1));
-    us.homes.shipped("eu", &batch);
-    settle().await;
-    assert_eq!((applied(&us).await, committed(&us).await), (Some(1), 1));
+    assert_eq!(shipped(&us, &batch).await, (None, 1));
+    assert_eq!(shipped(&us, &batch).await, (Some(1), 1));
 }
 
 #[tokio::test]
