@@ -344,6 +344,7 @@ mod tests {
     async fn the_pen_of_this_nodes_next_life_is_not_laid_down() {
         let house = House::with(&peers(&[("eu", 1)])).await;
         let node = &house.node;
+        start_links(node, Road::Bare(Arc::new(NoRoad))).expect("a bare road needs nothing");
         let scribe = async || node.storage.scribe().await.expect("memory").expect("somebody");
         let before = scribe().await;
         let next = before.term + 1;
