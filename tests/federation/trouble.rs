@@ -46,7 +46,7 @@ async fn writing(from: &Site, way: usize, to: &Site, to_way: usize) -> Result<Wr
     Writing::begin(writer, reader, PAUSE).await
 }
 
-/// So many are on their way before something happens, and get through behind it.
+/// So many are on their way before something happens, and get through behind it: half of what may be under way ([`Writing::begin`]).
 const SOME: u64 = 60;
 
 /// Both directions, while the peer is stopped and started again.
