@@ -285,6 +285,10 @@ impl Homes {
             };
         }
         if call.op == hand_over::HAS {
+            // Who does not write does not know where our log ends.
+            if !self.shared.pen.is_held() {
+                return refuse(HomeError::Busy);
+            }
             let shared = Arc::clone(&self.shared);
             return async move {
                 let result = match decode::<hand_over::Base>(&call.request) {

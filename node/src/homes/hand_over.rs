@@ -1,7 +1,9 @@
 //! The planned hand-over of a home. The home itself hands over, for it alone knows what it has written: it takes no more requests for what is to
 //! move, waits until the other region has its whole log, and only then asks metadata for the new epoch. So nothing that was answered is
-//! missing there, and nothing is written on two sides. Whoever asks meanwhile asks again when metadata has changed. Items that a former home brings
-//! late meanwhile are filed all the same: the next home takes them from our log, whenever they come there.
+//! missing there, and nothing is written on two sides. Before that it follows the other region's log to its end: if that was the home before,
+//! and was declared down, what it had not sent is in there, and is taken only where the home is.
+//! Whoever asks meanwhile asks again when metadata has changed. Items that a former home brings late meanwhile are filed all the same: the next
+//! home takes them from our log, whenever they come there.
 //! Called by the operator's room, and by [`Homes::serve`] for another region's operator. Blueprint §7.
 
 use std::sync::Arc;
@@ -11,13 +13,14 @@ use std::time::Duration;
 use replication::shard_of;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::wire::{Call, RequestId, encode};
 use super::writer::Job;
 use super::{FIRST_EPOCH, HomeError, HomeMap, Homes, Shared};
+use crate::storage::Position;
 
-/// How long the other region may take to catch up, while requests wait. Longer, and the home stays.
+/// How long we may take to catch up with the other region, and then that with us, while requests wait; both together. Longer, and the home stays.
 const CATCH_UP_MAX: Duration = Duration::from_secs(5);
 /// Before metadata is asked again what became of a proposal.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
@@ -76,11 +79,17 @@ pub(super) struct Base(pub(super) Vec<(u8, u64)>);
 pub(super) const HAS: &str = "homes.has";
 
 impl Homes {
-    /// Whether the region has whole copies of these shards, each from that epoch or a later one. What its home wrote since is in the log.
-    pub(super) async fn has_copied(&self, region: &str, shards: Vec<(u8, u64)>) -> bool {
+    /// The end of the region's own log, if it has whole copies of these shards, each from that epoch or a later one. What its home wrote since is in the log
+    /// of that.
+    pub(super) async fn has_copied(
+        &self,
+        region: &str,
+        shards: Vec<(u8, u64)>,
+    ) -> Option<Position> {
         let call = self.call_to(HAS, 0, encode(&Base(shards)));
         let deadline = Instant::now() + self.shared.config.request_timeout;
-        self.repeat(region, call, deadline, || None).await.is_ok()
+        let reply = self.repeat(region, call, deadline, || None).await;
+        reply.ok().map(|reply| reply.at)
     }
 
     /// The bytes of a request between homes that is about no account.
@@ -124,25 +133,41 @@ pub(super) async fn hand_over(homes: &Homes, what: Moved, to: &str) -> Result<()
         Moved::Shard(shard) => *shard,
         Moved::Account(account, _) => shard_of(account),
     };
-    {
-        let mut leaving = shared.leaving.lock();
-        if leaving.contains(&what) {
-            return Err(HomeError::Busy);
+    let first = shared.place(&what);
+    let stays = Stays::begin(shared, &what)?;
+    let behind = |who: &str| {
+        tracing::warn!(?what, to, who, "a home stays: a region is behind");
+        Err(HomeError::Unreachable)
+    };
+    let deadline = Instant::now() + CATCH_UP_MAX;
+    let is_far = *to != *shared.config.region;
+    if is_far {
+        let base = vec![(shard, shared.map.shard(shard).epoch)];
+        let Ok(Some(end)) = timeout_at(deadline, homes.has_copied(to, base)).await else {
+            return behind(to);
+        };
+        // Only somebody who has been home can have something of it in his log.
+        if first.epoch > FIRST_EPOCH && end.seq > 0 {
+            let followed = shared.followed(to);
+            let all = followed.until(|now| now.log == end.log && now.seq >= end.seq);
+            if timeout_at(deadline, all).await.is_err() {
+                return behind(&shared.config.region);
+            }
         }
-        leaving.push(what.clone());
     }
-    let stays = Stays { shared: Arc::clone(shared), what: what.clone() };
+    shared.leaving.lock().push(what.clone());
+    // It may have gone meanwhile: by metadata, which declares regions down.
+    let place = shared.place(&what);
+    if !place.local || place.epoch != first.epoch {
+        return Err(HomeError::NotHome { epoch: place.epoch });
+    }
     // What the writer had begun before is committed when this comes back.
     let (fence, passed) = oneshot::channel();
     let jobs = shared.jobs.lock().clone().ok_or(HomeError::Busy)?;
     jobs.send(Job::Fence(fence)).await.map_err(|_| HomeError::Busy)?;
     let at = passed.await.map_err(|_| HomeError::Unreachable)?.at;
     let ready = async {
-        if *to != *shared.config.region {
-            let base = vec![(shard, shared.map.shard(shard).epoch)];
-            if !homes.has_copied(to, base).await {
-                return false;
-            }
+        if is_far {
             shared.copies.reach(to, at.seq).await;
         }
         // One account is not copied as a whole when it moves, so whoever keeps a copy needs the end of our log first.
@@ -151,24 +176,26 @@ pub(super) async fn hand_over(homes: &Homes, what: Moved, to: &str) -> Result<()
                 shared.copies.reach(replica, at.seq).await;
             }
         }
-        true
     };
-    if !timeout(CATCH_UP_MAX, ready).await.unwrap_or(false) {
-        tracing::warn!(?what, to, "a home stays: a region is behind");
-        return Err(HomeError::Unreachable);
+    if timeout_at(deadline, ready).await.is_err() {
+        return behind(to);
     }
     // From here on the move may happen whoever goes on waiting, so nothing is written until it is known whether it did.
-    let decided = tokio::spawn(decide(Arc::clone(shared), stays, to.to_owned()));
+    let decided = tokio::spawn(decide(Arc::clone(shared), stays, first.epoch, to.to_owned()));
     match timeout(CATCH_UP_MAX, decided).await {
         Ok(decided) => decided.unwrap_or(Err(HomeError::Unreachable)),
         Err(_) => Err(HomeError::Unreachable),
     }
 }
 
-/// Asks metadata until the answer is certain, and seen here.
-async fn decide(shared: Arc<Shared>, stays: Stays, to: String) -> Result<(), HomeError> {
+/// Asks metadata until the answer is certain, and seen here. `epoch` is that in which the gate was shut.
+async fn decide(
+    shared: Arc<Shared>,
+    stays: Stays,
+    epoch: u64,
+    to: String,
+) -> Result<(), HomeError> {
     let what = stays.what.clone();
-    let epoch = shared.place(&what).epoch;
     let mut asked = false;
     loop {
         match shared.map.move_home(&what, epoch, &to).await {
@@ -206,15 +233,27 @@ pub enum MoveSaid {
     Unknown,
 }
 
-/// Requests are taken again when this goes.
+/// Another may begin, and requests are taken again, when this goes.
 struct Stays {
     shared: Arc<Shared>,
     what: Moved,
 }
 
+impl Stays {
+    fn begin(shared: &Arc<Shared>, what: &Moved) -> Result<Stays, HomeError> {
+        let mut going = shared.going.lock();
+        if going.contains(what) {
+            return Err(HomeError::Busy);
+        }
+        going.push(what.clone());
+        Ok(Stays { shared: Arc::clone(shared), what: what.clone() })
+    }
+}
+
 impl Drop for Stays {
     fn drop(&mut self) {
         self.shared.leaving.lock().retain(|what| *what != self.what);
+        self.shared.going.lock().retain(|what| *what != self.what);
         self.shared.metadata.change(|version| *version += 1);
     }
 }

@@ -1,6 +1,7 @@
 //! What a former home brings late, and a database that fails just then.
 
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 use super::super::writer::{Job, Late};
 use super::*;
@@ -133,6 +134,79 @@ async fn a_message_that_came_late_and_waited_until_its_home_had_moved_is_at_the_
     for node in [&us, &ap] {
         assert_eq!(offline(node).await, [(7, b"message".to_vec())], "{}", node.region);
     }
+}
+
+/// The region that was home is back, has something that it had not sent, and is to be home again: the hand-over waits.
+async fn returning() -> (Arc<Net>, Arc<World>, [Node; 2], JoinHandle<Result<(), HomeError>>) {
+    let (net, world) = (Arc::new(Net::default()), World::new("eu"));
+    let eu = node(&net, &world, "eu", memory(), |_| ()).await;
+    let us = node(&net, &world, "us", memory(), |_| ()).await;
+    net.up("eu", "us");
+    settle().await;
+    net.mutes("eu", "us", true);
+    let filing = eu.homes.clone();
+    let filing =
+        tokio::spawn(async move { filing.request(&romeo(), "test.file", b"m".to_vec()).await });
+    settle().await;
+    filing.abort();
+    assert_eq!((committed(&eu).await, offline(&us).await.len()), (1, 0));
+    world.move_home(ROMEO, "us");
+    net.up("eu", "us");
+    settle().await;
+    let going = us.homes.clone();
+    let shard = Moved::Shard(shard_of(ROMEO));
+    let going = tokio::spawn(async move { going.hand_over(shard, "eu").await });
+    settle().await;
+    assert_eq!(world.place(ROMEO), ("us".to_owned(), 2), "it waits");
+    (net, world, [eu, us], going)
+}
+
+/// What it had not sent comes now.
+async fn comes(net: &Net) {
+    net.mutes("eu", "us", false);
+    net.up("eu", "us");
+    settle().await;
+}
+
+#[tokio::test]
+async fn a_home_goes_back_with_what_the_former_home_had_not_sent() {
+    let (net, world, [eu, us], going) = returning().await;
+    // Nobody else begins, and who writes does not wait.
+    let another = us.homes.hand_over(Moved::Shard(shard_of(ROMEO)), "mars").await;
+    assert_eq!(another, Err(HomeError::Busy));
+    assert!(!us.homes.shared.is_leaving(ROMEO));
+    comes(&net).await;
+    assert_eq!(going.await.unwrap(), Ok(()));
+    assert_eq!(world.place(ROMEO), ("eu".to_owned(), 3));
+    settle().await;
+    for node in [&eu, &us] {
+        let filed = offline(node).await;
+        assert_eq!(filed.len(), 1, "{}: {filed:?}", node.region);
+    }
+}
+
+#[tokio::test]
+async fn only_who_writes_says_where_its_log_ends() {
+    let (net, world) = (Arc::new(Net::default()), World::new("eu"));
+    let eu = node(&net, &world, "eu", memory(), |_| ()).await;
+    let us = node(&net, &world, "us", memory(), |_| ()).await;
+    net.up("eu", "us");
+    world.move_home(ROMEO, "us");
+    settle().await;
+    eu.homes.put_down();
+    let moved = us.homes.hand_over(Moved::Shard(shard_of(ROMEO)), "eu").await;
+    assert_eq!(moved, Err(HomeError::Unreachable));
+    assert_eq!(world.place(ROMEO), ("us".to_owned(), 2));
+}
+
+#[tokio::test]
+async fn a_home_that_goes_elsewhere_while_it_waits_is_not_handed_over() {
+    let (net, world, [_eu, us], going) = returning().await;
+    world.move_home(ROMEO, "ap");
+    comes(&net).await;
+    assert_eq!(going.await.unwrap(), Err(HomeError::NotHome { epoch: 3 }));
+    assert_eq!(world.place(ROMEO), ("ap".to_owned(), 3));
+    assert!(us.homes.shared.going.lock().is_empty() && !us.homes.shared.is_leaving(ROMEO));
 }
 
 #[tokio::test]

@@ -311,7 +311,9 @@ struct Shared {
     /// epoch that has ended meanwhile does not come down on top of what the new home has sent.
     applying: Arc<RwLock<()>>,
     copies: copies::Copies,
-    /// What is being handed over: no more is written of it here.
+    /// What is to be handed over: nobody else begins with it.
+    going: Mutex<Vec<Moved>>,
+    /// What of that no more is written of here.
     leaving: Mutex<Vec<Moved>>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
@@ -364,6 +366,7 @@ impl Homes {
             metadata: Told::new(0),
             applying: Arc::default(),
             copies: copies::Copies::default(),
+            going: Mutex::default(),
             leaving: Mutex::default(),
             writer: Mutex::new(None),
         });
@@ -462,9 +465,7 @@ impl Homes {
             let homed = (0..=255).map(|shard| (shard, self.shared.map.shard(shard)));
             let homed = homed.filter(|(_, place)| place.local);
             let homed = homed.map(|(shard, place)| (shard, place.epoch)).collect();
-            if !self.has_copied(region, homed).await {
-                return None;
-            }
+            self.has_copied(region, homed).await?;
             self.shared.copies.joins(Some(region));
             let joining = Joining { shared: Arc::clone(&self.shared) };
             self.shared.copies.reach(region, self.shared.head.get()).await;

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use replication::{Change, shard_of};
 use xmpp::{BareJid, Condition, StanzaError};
 
+use super::wire::{self, Ship};
 use super::{
     Applied, AppliedAt, CallError, HomeError, HomeMap, HomeOp, HomePlace, HomeTransport, Homes,
     HomesConfig, HomesParts, MoveSaid, Moved, ShipSink, Tx, Unsent,
@@ -101,11 +102,14 @@ impl HomeMap for View {
         ["us", "eu"].into_iter().find(|region| **region != *home).map(Into::into)
     }
 
-    fn move_home(&self, what: &Moved, _epoch: u64, to: &str) -> BoxFuture<'static, MoveSaid> {
+    fn move_home(&self, what: &Moved, epoch: u64, to: &str) -> BoxFuture<'static, MoveSaid> {
         if to == "mars" {
             return async { MoveSaid::Refused("no such region".to_owned()) }.boxed();
         }
         let Moved::Shard(shard) = *what else { unreachable!("only shards are moved here") };
+        if self.shard(shard).epoch != epoch {
+            return async { MoveSaid::Refused("another epoch".to_owned()) }.boxed();
+        }
         self.world.move_shard(shard, to);
         async { MoveSaid::Moved }.boxed()
     }
@@ -119,6 +123,8 @@ pub(super) struct Net {
     nodes: Mutex<HashMap<String, Homes>>,
     cut: Mutex<HashSet<Way>>,
     held: Mutex<HashMap<Way, VecDeque<Vec<u8>>>>,
+    /// On these ways entries vanish, and nothing else.
+    mute: Mutex<HashSet<Way>>,
     /// So many answers are lost after the work is done.
     pub(super) lose_answers: AtomicUsize,
     /// So many durable-log messages vanish.
@@ -131,6 +137,12 @@ impl Net {
     /// Nothing passes any more; durable-log messages are held.
     pub(super) fn cut(&self, from: &str, to: &str) {
         self.cut.lock().insert((from.to_owned(), to.to_owned()));
+    }
+
+    /// Entries vanish on the way from now on, or do no more.
+    pub(super) fn mutes(&self, from: &str, to: &str, mutes: bool) {
+        let (mut all, way) = (self.mute.lock(), (from.to_owned(), to.to_owned()));
+        let _ = if mutes { all.insert(way) } else { all.remove(&way) };
     }
 
     /// What was held arrives, later messages pass again.
@@ -160,6 +172,10 @@ impl Net {
     }
 
     fn deliver(&self, from: &str, to: &str, bytes: Vec<u8>) {
+        let is_mute = self.mute.lock().contains(&(from.to_owned(), to.to_owned()));
+        if is_mute && matches!(wire::decode(&bytes), Some(Ship::Batch { .. })) {
+            return;
+        }
         let lost = |left: &AtomicUsize| {
             left.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| n.checked_sub(1)).is_ok()
         };
