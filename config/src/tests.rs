@@ -137,6 +137,16 @@ fn every_mistake_is_told_with_its_line_its_key_and_what_was_expected() {
     check_added("[s2s]\nkey = \"k\"", 12, "s2s.certificate", "both", "one of them");
     check_added("[s2s]\ndns = \"localhost\"", 13, "s2s.dns", "an address and a port", "localhost");
     check_added("[s2s]\nstanza_bytes_max = 9999", 13, "s2s.stanza_bytes_max", "10000", "9999");
+    for section in ["limits", "s2s", "components"] {
+        let (large, key) = ("stanza_bytes_max = \"513KiB\"", "stanza_bytes_max");
+        check_added(
+            &format!("[{section}]\n{large}"),
+            13,
+            &format!("{section}.{key}"),
+            "512KiB",
+            "",
+        );
+    }
     check_added("[s2s]\nretry_max = \"500ms\"", 13, "s2s.retry_max", "retry_first", "500ms");
     check_added(
         "[s2s]\nqueued_bytes_max = \"4MiB\"",

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::limits::stanza_bytes;
 use crate::table::Table;
 use crate::value::{DomainName, OneOf, Size, Words};
 
@@ -179,8 +180,7 @@ pub(crate) fn read(table: &Table<'_>) -> Components {
         connections_max: count("connections_max", 1_000),
         handshake_deadline: time("handshake_deadline", 30),
         keepalive: time("keepalive", 60),
-        // RFC 6120 §13.12: no less than 10,000 bytes.
-        stanza_bytes_max: size("stanza_bytes_max", 512 << 10, 10_000),
+        stanza_bytes_max: stanza_bytes(table, "stanza_bytes_max", 512 << 10),
         queue_bytes_max: size("queue_bytes_max", 32 << 20, 64 << 10),
         queue_items_max: count("queue_items_max", 50_000),
         unhandled_max: count("unhandled_max", 1_000),

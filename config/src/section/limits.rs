@@ -130,6 +130,13 @@ pub struct Limits {
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 
+/// The size of one stanza. No less than 10,000 bytes (RFC 6120 §13.12); no more than what goes, as it came and with what is written beside it, into one frame of a
+/// link and one entry of the durable log: else a stanza that is taken could not be brought to another node, or be kept.
+pub(crate) fn stanza_bytes(table: &Table<'_>, key: &'static str, default: usize) -> usize {
+    let (least, most) = (Size(10_000), Size(512 * KIB));
+    table.between(key, Size(default), least, most, "a size from 10000 bytes to \"512KiB\"").0
+}
+
 pub(crate) fn read(table: &Table<'_>) -> Limits {
     let size = |key, default: usize, least: usize| {
         let most = Size(16 << 30);
@@ -155,9 +162,8 @@ pub(crate) fn read(table: &Table<'_>) -> Limits {
         burst: table.between(burst_key, burst, 1, 100_000_000, "a number from 1 to 100000000"),
     };
     let limits = Limits {
-        // RFC 6120 §13.12: no less than 10,000 bytes.
-        stanza_bytes_max: size("stanza_bytes_max", 256 * KIB, 10_000),
-        stanza_bytes_max_before_auth: size("stanza_bytes_max_before_auth", 16 * KIB, 10_000),
+        stanza_bytes_max: stanza_bytes(table, "stanza_bytes_max", 256 * KIB),
+        stanza_bytes_max_before_auth: stanza_bytes(table, "stanza_bytes_max_before_auth", 16 * KIB),
         connections_max: count("connections_max", 1_000_000),
         http_connections_max: count("http_connections_max", 10_000),
         unauthenticated_per_address_max: count("unauthenticated_per_address_max", 1_000),

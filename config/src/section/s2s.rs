@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use toml::de::DeValue;
 
+use super::limits::stanza_bytes;
 use crate::table::Table;
 use crate::value::{FromToml, HostPort, OneOf, Size, Words, describe, is_domain};
 
@@ -238,16 +239,7 @@ fn limits(table: &Table<'_>) -> S2sLimits {
         streams_per_domain_max: count("streams_per_domain_max", 64),
         pairs_per_stream_max: count("pairs_per_stream_max", 1_000),
         verifications_max: count("verifications_max", 2_000),
-        // RFC 6120 §13.12.
-        stanza_bytes_max: table
-            .between(
-                "stanza_bytes_max",
-                Size(512 << 10),
-                Size(10_000),
-                Size(64 << 20),
-                "a size from 10000 to \"64MiB\"",
-            )
-            .0,
+        stanza_bytes_max: stanza_bytes(table, "stanza_bytes_max", 512 << 10),
         queue_items_max: count("queue_items_max", 2_000),
         queue_bytes_max: size(
             "queue_bytes_max",
