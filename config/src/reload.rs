@@ -37,6 +37,11 @@ pub const LIVE: &[&str] = &[
     "components.secret",
     "components.stanza_bytes_max",
     "components.unhandled_max",
+    "domains.anon",
+    "domains.proxy",
+    "domains.pubsub",
+    "domains.rooms",
+    "domains.upload",
     "external_services",
     "invitations.expire",
     "invitations.landing_url",
@@ -115,6 +120,10 @@ pub const LIVE: &[&str] = &[
     "storage.timeout",
 ];
 
+/// Sections of the services that have a name in `[domains]`: what a service begins with when it gets that, or does without when it loses it, takes effect; what
+/// is new for one that keeps its name, even if that is another, needs a restart.
+pub const OF_SERVICES: &[&str] = &["proxy", "upload"];
+
 /// The file of a running node, and what of it is in force.
 #[derive(Clone, Debug)]
 pub struct Source {
@@ -173,9 +182,17 @@ impl Source {
                 None => drop(new.remove(*section)),
             }
         }
-        let (table, applied, needs_restart) = merge(&self.table, &new, held);
-        let text = toml::to_string(&table).expect("what was TOML can be written as TOML");
-        let config = parse(&text, &self.file)?;
+        let of = |held: &[&str]| {
+            let merged = merge(&self.table, &new, held);
+            let text = toml::to_string(&merged.0).expect("what was TOML can be written as TOML");
+            (parse(&text, &self.file), merged)
+        };
+        let (mut config, mut merged) = of(held);
+        if config.is_err() {
+            // The file is good, so a name needs what has to wait for a restart (an address to listen at): then it waits too.
+            (config, merged) = of(&[held, &["domains"], OF_SERVICES].concat());
+        }
+        let (config, (table, applied, needs_restart)) = (config?, merged);
         let source = Source { file: self.file.clone(), table };
         Ok(Reread { source, config, applied, needs_restart })
     }
@@ -197,13 +214,19 @@ fn parse(text: &str, file: &Path) -> Result<Config, ConfigError> {
 /// What is in force after `new` came; which keys changed with effect, and which, with those that are held, without.
 fn merge(old: &Table, new: &Table, held: &[&str]) -> (Table, Vec<String>, Vec<String>) {
     let (mut merged, mut applied, mut needs_restart) = (old.clone(), Vec::new(), Vec::new());
+    let is_named = |table: &Table, service: &str| {
+        table.get("domains").and_then(|domains| domains.get(service)).is_some()
+    };
+    let goes_on = |service: &str| is_named(old, service) && is_named(new, service);
     let mut take = |into: &mut Table, key: &str, path: String, value: Option<&Value>| {
         if into.get(key) == value {
             return;
         }
         let section = path.split('.').next().unwrap_or_default();
-        let is_live = LIVE.contains(&path.as_str()) || LIVE.contains(&section);
-        if !is_live || held.contains(&path.as_str()) {
+        let is_live = LIVE.contains(&path.as_str())
+            || LIVE.contains(&section)
+            || OF_SERVICES.contains(&section) && !goes_on(section);
+        if !is_live || held.contains(&path.as_str()) || held.contains(&section) {
             needs_restart.push(path);
             return;
         }
@@ -274,6 +297,55 @@ mod tests {
         assert_eq!(limits.parked_bytes_max, 1 << 20, "it keeps its value");
         assert!(done.config.registration.enabled && done.config.http.listen[0].port() == 5280);
         assert!(done.config.c2s.key.ends_with("other"));
+    }
+
+    #[test]
+    fn a_service_begins_with_its_section_and_one_that_goes_on_keeps_it() {
+        let upload = "[upload]\nurl = 'http://a'\n[http]\nlisten = ['127.0.0.1:1']\n";
+        let port = BEFORE.to_owned() + "[http]\nlisten = ['127.0.0.1:1']\n";
+        let named = |text: &str, name: &str| {
+            text.replace("global = 'x'\n", &format!("global = 'x'\nupload = '{name}'\n"))
+        };
+        let between = |before: &str, after: &str| {
+            let dir = tempfile::tempdir().expect("a directory");
+            let file = dir.path().join("node.toml");
+            std::fs::write(&file, before).expect("written");
+            let (_, source) = Source::load(&file).expect("good");
+            std::fs::write(&file, after).expect("written");
+            source.reread().unwrap_or_else(|error| panic!("{error:?}"))
+        };
+        let on = named(&(BEFORE.to_owned() + upload), "u.x");
+        let done = between(&port, &on);
+        assert_eq!(done.applied, ["domains.upload", "upload.url"]);
+        assert_eq!(done.config.upload.url.as_deref(), Some("http://a"));
+        // Another name, and other settings: those wait.
+        let other = on.replace("u.x", "f.x").replace("//a", "//b");
+        let done = between(&on, &other);
+        assert_eq!(
+            (done.applied, done.needs_restart),
+            (vec!["domains.upload".into()], vec!["upload.url".into()])
+        );
+        assert_eq!(done.config.domains.upload.as_deref(), Some("f.x"));
+        assert_eq!(done.config.upload.url.as_deref(), Some("http://a"), "it keeps its value");
+        let done = between(&on, &port);
+        assert_eq!(done.applied, ["domains.upload", "upload.url"]);
+        assert!(done.needs_restart.is_empty() && done.config.domains.upload.is_none());
+    }
+
+    #[test]
+    fn a_name_that_needs_what_waits_for_a_restart_waits_too() {
+        let deaf = BEFORE.to_owned() + "[http]\nlisten = []\n";
+        let hears = deaf.replace("listen = []", "listen = ['127.0.0.1:1']");
+        let named = hears.replace("global = 'x'\n", "global = 'x'\nupload = 'u.x'\nanon = 'a.x'\n");
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("node.toml");
+        std::fs::write(&file, &deaf).expect("written");
+        let (_, source) = Source::load(&file).expect("good");
+        std::fs::write(&file, named.replace("max = 5", "max = 6")).expect("written");
+        let done = source.reread().unwrap_or_else(|error| panic!("{error:?}"));
+        assert_eq!(done.applied, ["limits.roster_items_max"]);
+        assert_eq!(done.needs_restart, ["domains.anon", "domains.upload", "http.listen"]);
+        assert_eq!((done.config.domains.upload, done.config.limits.roster_items_max), (None, 6));
     }
 
     #[test]

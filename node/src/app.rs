@@ -60,7 +60,7 @@ use crate::outbox::Recovery;
 use crate::outbox::second::Second;
 use crate::registry::Registry;
 use crate::router::{Domains, Ledger, Routed, perform};
-use crate::service::Services;
+use crate::service::{Running, Services};
 use crate::session::mailbox::{Mailbox, MailboxLimits};
 use crate::session::moving::Moving;
 use crate::session::{self, Item, Resumable, Seat, Turnstile};
@@ -104,7 +104,9 @@ pub struct Node {
     /// The XEPs.
     pub features: Features,
     /// Those with a domain of their own.
-    pub services: Services,
+    pub services: Live<Services>,
+    /// What runs beside the stanzas for those.
+    pub running: Running,
     /// Programs of their own that have domains of ours.
     pub components: Components,
     /// Messages on their way into archives.
@@ -301,6 +303,7 @@ impl Node {
         match self.place(&seat, shows) {
             true => {
                 self.metrics.sessions.inc();
+                self.see_out(&seat);
                 Ok(seat)
             }
             // Another region's, whose clock is ahead, became known this very moment: it stays, as it would if it had come after ours.
@@ -354,8 +357,16 @@ impl Node {
         let placed = self.place(seat, Shows { priority, available, hidden });
         if placed {
             self.metrics.sessions.inc();
+            self.see_out(seat);
         }
         placed
+    }
+
+    /// A reload may have taken its domain away this very moment, and not have found it (`reload::end_sessions`).
+    fn see_out(&self, seat: &Seat) {
+        if !self.domains.signs_in(seat.bare.domain()) {
+            perform::close(seat, StreamError::host_gone());
+        }
     }
 
     /// Makes the row of a component's connection: it has a place among sessions, and shows nothing. At most so many stanzas, and bytes, wait

@@ -10,7 +10,7 @@ use global_distrib::NodeIx;
 use replication::durable_log::Change;
 use xmpp::jid::{BareJid, FullJid};
 use xmpp::payload::data_form::Form;
-use xmpp::payload::disco::{Identity, Item};
+use xmpp::payload::disco::Identity;
 use xmpp::stanza::Stanza;
 use xmpp::stanza::error::StanzaError;
 use xmpp::stream::error::StreamError;
@@ -248,8 +248,6 @@ pub struct Disco {
     pub account_identities: Vec<Identity>,
     /// What else the server says (XEP-0128): each with a FORM_TYPE of its own.
     pub server_forms: Vec<Form>,
-    /// The services under our domain, for disco#items of the server.
-    pub services: Vec<Item>,
 }
 
 /// One XEP, one folder. Everything but `name` does nothing by default.

@@ -17,7 +17,6 @@ use s2s::link::{Incarnation, LinkConfig, LinkLimits, LinkTimers, Links, PeerId, 
 use s2s::tls::TlsIdentity;
 use tokio::time::Instant;
 use xmpp::jid::Jid;
-use xmpp::payload::disco::Item;
 use xmpp::sasl::Secret;
 
 use super::ahead::Ahead;
@@ -43,8 +42,8 @@ use crate::metrics::Metrics;
 use crate::outbox::second::Second;
 use crate::outbox::{self, Recovery};
 use crate::registry::Registry;
-use crate::router::{Domains, Ledger};
-use crate::service::Services;
+use crate::router::{Domains, Ledger, Named};
+use crate::service::{Running, Services};
 use crate::session::moving::Moving;
 use crate::session::{Resumable, Turnstile};
 use crate::storage::holders::Holders;
@@ -114,12 +113,8 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
     let late = Late::default();
     let homes =
         wires::homes(&config, incarnation, &world, &storage, &metadata, &geo, &late).await?;
-    let services = Services::new(crate::features::services(&config));
-    let mut features = Features::new(&config);
-    for (host, title) in services.titles() {
-        let (jid, name) = (host.to_owned(), Some(title.to_owned()));
-        features.disco.services.push(Item { jid, node: None, name });
-    }
+    let services = Services::new(crate::features::services(&config, |_| None));
+    let features = Features::new(&config);
     let kept = Kept { time: config.auth.cache, accounts_max: config.auth.cache_max };
     let records = Arc::new(Stored(storage.clone()));
     let internal = Internal::keeping(records, crate::homes::accounts::ITERATIONS, kept);
@@ -133,16 +128,10 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
     let domains = Domains {
         global: config.domains.global.clone(),
         regional: config.domains.regional.clone().unwrap_or_default(),
-        anon: config.domains.anon.clone().unwrap_or_default(),
         elsewhere: Live::new(wires::elsewhere(&config, &metadata.state())),
         regions_linked: config.domains.regional_traffic == RegionalTraffic::Link,
-        services: services.hosts().map(str::to_owned).zip(0..).collect(),
+        named: Live::new(Named::new(&config, services.hosts())),
         components: Live::new(components::named(&config.components)),
-        any_component_but: config.components.any_below.then(|| {
-            let all = config.domains.all();
-            let own = config.domains.regional_of(&config.node.region);
-            all.into_iter().map(|(_, name)| name.to_owned()).chain([own]).collect()
-        }),
     };
     let limits = ParkLimits {
         bytes_max: config.limits.parked_bytes_max,
@@ -166,7 +155,8 @@ pub async fn assemble(parts: Parts) -> Result<Arc<Node>, RunError> {
         pushes: Pushes::new(config.push.remembered_max, world.number()),
         leaving: Leaving::default(),
         features,
-        services,
+        services: Live::new(services),
+        running: Running::default(),
         components,
         archive: Archive::new(&config.archive),
         ledger: Ledger::new(incarnation, config.limits.unsettled_bytes_max),

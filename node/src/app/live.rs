@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use config::Config;
 
+use crate::router::Named;
+
 /// Versions in one life of a node.
 const VERSIONS_MAX: usize = 1_000;
 
@@ -55,6 +57,13 @@ impl Clone for Live<BTreeSet<String>> {
     /// With what is in force.
     fn clone(&self) -> Self {
         Live::new(BTreeSet::clone(self))
+    }
+}
+
+impl Clone for Live<Named> {
+    /// The same.
+    fn clone(&self) -> Self {
+        Live::new(Named::clone(self))
     }
 }
 

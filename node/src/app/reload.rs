@@ -8,11 +8,14 @@ use config::reload::{Reread, Source};
 use config::{Config, ConfigError, Delegation};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
+use xmpp::stream::error::StreamError;
 
 use super::{Node, build};
 use crate::admin::Reloaded;
 use crate::components;
 use crate::federation;
+use crate::router::{Named, perform};
+use crate::service::{self, Running};
 
 /// Reads how much is to be logged; in words why it cannot be. `None`: something else says how much is.
 pub type ReadFilter = Box<dyn Fn(&str) -> Result<Option<SetFilter>, String> + Send>;
@@ -97,11 +100,21 @@ fn take(node: &Arc<Node>) -> Result<Reloaded, String> {
     let is_another = config.log.filter != node.config.log.filter;
     let filter = is_another.then(|| read_filter(&config.log.filter)).transpose()?;
     let known = build::read_components(&config).map_err(|error| error.to_string())?;
+    let services = service::begin_anew(node, &config).map_err(|error| error.to_string())?;
+    let mut named = Named::new(&config, services.services().hosts());
+    let before = &node.domains.named;
+    let is_new = |name: &&str| before.names().all(|other| other != *name);
+    let is_taken = |name: &&str| node.domains.elsewhere.contains(*name);
+    if let Some(name) = named.names().filter(is_new).find(is_taken) {
+        return Err(format!("{name} is the name of a region"));
+    }
+    named.remember(before);
+    let other_names = named != **before;
     let other_secrets = node.components.has_other_secrets(&known);
     let other_components = other_secrets || config.components != node.config.components;
     let is_changed = !applied.is_empty();
     let has_room = (!is_changed || node.config.has_room())
-        && (!other_components || node.components.has_room());
+        && (!(other_components || other_names) || node.components.has_room());
     if !has_room {
         return Err("it has changed too often in the life of this node: start it again".into());
     }
@@ -125,14 +138,25 @@ fn take(node: &Arc<Node>) -> Result<Reloaded, String> {
         renewal();
     }
     let components = config.components.clone();
+    let guests = node.domains.named.anon.clone();
+    let mut ended = Running::default();
     let replace = || {
+        if other_names {
+            ended = services.replace(node);
+            let replaced = node.domains.named.replace(named);
+            assert!(replaced, "names change no more often than the configuration");
+        }
         let replaced = !is_changed || node.config.replace(config);
         assert!(replaced, "there was room, and nobody else reloads meanwhile");
     };
-    match other_components {
+    match other_components || other_names {
         true => components::reload(node, known, &components, replace),
         false => replace(),
     }
+    if !guests.is_empty() && !node.domains.has_guests(&guests) {
+        end_sessions(node, &guests);
+    }
+    tokio::runtime::Handle::current().block_on(ended.shutdown());
     if is_changed {
         node.offer_again();
         node.turnstile.set_rate(node.config.limits.sign_ins);
@@ -147,6 +171,15 @@ fn take(node: &Arc<Node>) -> Result<Reloaded, String> {
     }
     *source = in_force;
     Ok(Reloaded { applied, needs_restart, refused, certificates })
+}
+
+/// Nobody signs in at that domain any more: who has (`Node::bind`) leaves.
+fn end_sessions(node: &Node, domain: &str) {
+    let mut seats = Vec::new();
+    node.directory.for_each(|row| seats.extend(row.here().cloned()));
+    for seat in seats.iter().filter(|seat| seat.bare.domain() == domain) {
+        perform::close(seat, StreamError::host_gone());
+    }
 }
 
 /// Keys that keep their value until a restart, though others like them need none.

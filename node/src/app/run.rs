@@ -19,6 +19,7 @@ use crate::geo::tick;
 use crate::outbox;
 use crate::registry;
 use crate::router::perform;
+use crate::service;
 use crate::session;
 use crate::transport::tcp::{self, Gate, GateLimits};
 
@@ -143,14 +144,11 @@ pub async fn run(
     }
     beside.spawn(federation::streams::agree_on_secret(node.clone()));
     beside.spawn(federation::streams::follow_nodes(node.clone()));
-    for service in node.services.all() {
-        service.start(&node, &mut beside)?;
-    }
+    service::begin(&node)?;
     let desk = Arc::new(Desk::new(node.clone()));
     let router = crate::http::router(desk, node.metrics.clone(), &node.config.admin.accounts);
-    let paths = node.services.all().filter_map(|service| service.http(&node));
-    let paths = paths.chain([crate::features::invitations::page::router(&node)]);
-    let router = paths.fold(router, axum::Router::merge);
+    let router = router.merge(crate::features::invitations::page::router(&node));
+    let router = service::with_paths(&node, router);
     let (http_stop, http_stopped) = watch::channel(false);
     let connections_max = node.config.limits.http_connections_max;
     let http = tokio::spawn(crate::http::serve(http, router, connections_max, http_stopped));
@@ -167,6 +165,7 @@ pub async fn run(
     drain(&node, tasks).await;
     // The streams of other servers have ended, and the links: whoever still comes is refused.
     beside.shutdown().await;
+    node.running.shutdown().await;
     let _ = registry.await;
     http_stop.send_replace(true);
     let _ = http.await;

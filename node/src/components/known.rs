@@ -170,8 +170,8 @@ impl Components {
     }
 }
 
-/// Puts what was read in force, with the configuration that it was read from, which `replace` puts in force. There must be room
-/// ([`Components::has_room`]). Connections of this node end with `host-gone` where there is no such component any more, and with `reset` where
+/// Puts what was read in force, with the configuration that it was read from, which `replace` puts in force, and with it what other domains there are. There must
+/// be room ([`Components::has_room`]). Connections of this node end with `host-gone` where there is no such component any more, and with `reset` where
 /// it has another secret or other privileges: who comes back is told of those, and who knows the old secret is out.
 pub fn reload(node: &Node, known: Known, config: &config::Components, replace: impl FnOnce()) {
     let all = &node.components;
@@ -186,6 +186,7 @@ pub fn reload(node: &Node, known: Known, config: &config::Components, replace: i
         let names = named(config);
         let replaced = names == *node.domains.components || node.domains.components.replace(names);
         assert!(replaced, "it is replaced no more often than what is known");
+        replace();
         let changed = seen.into_iter().zip(before).filter_map(|(domain, before)| {
             let may = config.privileges_of(domain.as_str());
             let same = may == former.privileges_of(domain.as_str());
@@ -196,9 +197,7 @@ pub fn reload(node: &Node, known: Known, config: &config::Components, replace: i
             };
             why.map(|why| (domain, why))
         });
-        let changed = changed.collect();
-        replace();
-        changed
+        changed.collect()
     };
     for (domain, why) in changed {
         for seat in perform::seats_of(node, domain.as_str()) {

@@ -41,7 +41,7 @@ use xmpp::xml::element::Element;
 use self::adhoc::command::Command;
 use crate::components;
 use crate::feature::{Ctx, Disco, Feature, Flow, Iq, SessionEvent};
-use crate::service::Service;
+use crate::service::{Hosted, Service};
 use crate::session::Seat;
 
 /// The features of a node. Order matters only where a line says so.
@@ -84,20 +84,23 @@ fn list(config: &Config) -> Vec<Box<dyn Feature>> {
     list
 }
 
-/// The services of a node: those that have a domain in its configuration.
-pub fn services(config: &config::Config) -> Vec<(String, Box<dyn Service>)> {
-    let domains = &config.domains;
-    let mut list: Vec<(String, Box<dyn Service>)> = Vec::new();
-    if let Some(host) = &domains.upload {
-        list.push((host.clone(), Box::new(upload::Upload::new(config))));
-    }
-    if let Some(host) = &domains.proxy {
-        list.push((
-            host.clone(),
-            Box::new(bytestreams::Bytestreams::new(host, config.proxy.clone())),
-        ));
-    }
-    list
+/// The services of a node: those that have a domain in its configuration. One that has one already goes on: `there`, by its name.
+pub fn services<'a>(
+    config: &Config,
+    there: impl Fn(&str) -> Option<&'a Arc<dyn Service>>,
+) -> Vec<Option<Hosted>> {
+    type Make = fn(&Config) -> Arc<dyn Service>;
+    let all: [(&Option<String>, &str, Make); 2] = [
+        (&config.domains.upload, upload::NAME, |config| Arc::new(upload::Upload::new(config))),
+        (&config.domains.proxy, bytestreams::NAME, |config| {
+            Arc::new(bytestreams::Bytestreams::new(config.proxy.clone()))
+        }),
+    ];
+    let hosted = all.map(|(host, name, make)| {
+        let service = || there(name).cloned().unwrap_or_else(|| make(config));
+        host.clone().map(|host| (host, service()))
+    });
+    hosted.into()
 }
 
 /// The list, and an index of who asked for what: a stanza nobody asked for costs one look at an empty vector.

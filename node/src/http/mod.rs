@@ -53,7 +53,12 @@ pub fn router(operator: Arc<dyn Operator>, metrics: Arc<Metrics>, admins: &[Stri
         .route("/metrics", get(numbers))
         .with_state(Shown { operator, metrics })
         .merge(api)
-        .fallback(|| async { (StatusCode::NOT_FOUND, "nothing here\n") })
+        .merge(nothing())
+}
+
+/// No path: 404.
+pub fn nothing() -> Router {
+    Router::new().fallback(|| async { (StatusCode::NOT_FOUND, "nothing here\n") })
 }
 
 /// Serves until `stop` is true (or its sender is gone), then finishes what is under way. At most `connections_max`

@@ -15,18 +15,59 @@ pub struct Domains {
     pub global: String,
     /// Served by this region alone (`eu.chat.example`): its accounts sign in here and nowhere else. Empty: there are none.
     pub regional: String,
-    /// Guests' (XEP-0175), served by every region; empty: there are none.
-    pub anon: String,
     /// Names of other regions' regional domains, as metadata has them (`app::wires`).
     pub elsewhere: Live<BTreeSet<String>>,
     /// What goes from one region's domain to another's stays inside the system, like everything else. If not, they are strangers to each other.
     pub regions_linked: bool,
-    /// Domains of services (`upload.chat.example`), with their numbers in `Services`.
-    pub services: BTreeMap<String, usize>,
+    /// What else the configuration names; a reload may change it.
+    pub named: Live<Named>,
     /// Domains of components (XEP-0114), as their rows in the session table name them.
     pub components: Live<BTreeMap<String, BareJid>>,
+}
+
+/// Names of the configuration that no account and no home is bound to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Named {
+    /// Guests' (XEP-0175), served by every region; empty: there are none.
+    pub anon: String,
+    /// Domains of services (`upload.chat.example`), with their numbers in `Services`.
+    pub services: BTreeMap<String, usize>,
     /// Any other domain below the global one may be a component's, but for these: they have a name in the configuration.
     pub any_component_but: Option<BTreeSet<String>>,
+    /// Names that were guests' in this life of the node. What comes back from their sessions is nothing for a component that is not named.
+    pub guests_before: BTreeSet<String>,
+}
+
+impl Named {
+    /// Those of guests and services.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        let anon = Some(self.anon.as_str()).filter(|name| !name.is_empty());
+        anon.into_iter().chain(self.services.keys().map(String::as_str))
+    }
+
+    /// These were in force before.
+    pub fn remember(&mut self, before: &Named) {
+        self.guests_before = before.guests_before.clone();
+        let anon = Some(before.anon.clone()).filter(|name| !name.is_empty() && *name != self.anon);
+        self.guests_before.extend(anon);
+    }
+
+    /// As configured; `services` are the domains of those, with their numbers.
+    pub fn new<'a>(
+        config: &config::Config,
+        services: impl Iterator<Item = (&'a str, usize)>,
+    ) -> Named {
+        Named {
+            anon: config.domains.anon.clone().unwrap_or_default(),
+            services: services.map(|(host, number)| (host.to_owned(), number)).collect(),
+            any_component_but: config.components.any_below.then(|| {
+                let all = config.domains.all();
+                let own = config.domains.regional_of(&config.node.region);
+                all.into_iter().map(|(_, name)| name.to_owned()).chain([own]).collect()
+            }),
+            guests_before: BTreeSet::new(),
+        }
+    }
 }
 
 impl Domains {
@@ -83,7 +124,8 @@ impl Domains {
 
     /// Whether `domain` has guests: they are users while their session lasts, and have no data.
     pub fn has_guests(&self, domain: &str) -> bool {
-        !self.anon.is_empty() && domain == self.anon
+        let anon = &self.named.anon;
+        !anon.is_empty() && domain == anon
     }
 
     /// Whether `domain` has users, of either kind.
@@ -99,7 +141,7 @@ impl Domains {
     /// Whether `domain` is somebody else's.
     fn is_foreign(&self, domain: &str) -> bool {
         !(self.has_users(domain)
-            || self.services.contains_key(domain)
+            || self.named.services.contains_key(domain)
             || self.names_component(domain)
             || is_below(domain, &self.global))
     }
@@ -109,7 +151,7 @@ impl Domains {
         // Guests are known here alone (XEP-0175 §3).
         domain == self.global
             || self.is_of_this_region(domain)
-            || self.services.contains_key(domain)
+            || self.named.services.contains_key(domain)
             || self.names_component(domain)
     }
 
@@ -121,8 +163,9 @@ impl Domains {
     /// Whether somebody of ours has that domain, besides components.
     pub fn is_taken(&self, domain: &str) -> bool {
         self.is_server(domain)
-            || self.services.contains_key(domain)
-            || self.any_component_but.as_ref().is_some_and(|names| names.contains(domain))
+            || self.named.services.contains_key(domain)
+            || self.named.any_component_but.as_ref().is_some_and(|names| names.contains(domain))
+            || self.named.guests_before.contains(domain)
     }
 
     /// Whether the configuration names a component of that domain.
@@ -132,7 +175,7 @@ impl Domains {
 
     /// Whether what is for that domain is for a component, connected or not.
     pub fn is_component(&self, domain: &str) -> bool {
-        let may_be = || self.any_component_but.is_some() && is_below(domain, &self.global);
+        let may_be = || self.named.any_component_but.is_some() && is_below(domain, &self.global);
         self.names_component(domain) || (may_be() && !self.is_taken(domain))
     }
 
@@ -185,7 +228,9 @@ pub fn decide(stanza: &Stanza, domains: &Domains) -> Destination {
         }
         Some(_) if domains.has_users(domain) => Destination::Account(to.bare()),
         None if domains.is_server(domain) => Destination::Server,
-        _ if let Some(service) = domains.services.get(domain) => Destination::Service(*service),
+        _ if let Some(service) = domains.named.services.get(domain) => {
+            Destination::Service(*service)
+        }
         _ if let Some(component) = domains.component(domain) => Destination::Component(component),
         _ if domains.is_server(domain) || is_below(domain, &domains.global) => {
             Destination::NoService
@@ -205,14 +250,18 @@ mod tests {
 
     use super::*;
 
+    fn named(anon: &str, services: &[&str]) -> Live<Named> {
+        let services = services.iter().map(|name| (*name).to_owned()).zip(0..).collect();
+        Live::new(Named { anon: anon.into(), services, ..Named::default() })
+    }
+
     #[test]
     fn every_address_has_one_destination() {
         let domains = Domains {
             global: "chat.example".into(),
             regional: "eu.chat.example".into(),
-            anon: "anon.chat.example".into(),
             elsewhere: Live::new(["us.chat.example".into()].into()),
-            services: [("upload.chat.example".into(), 0), ("proxy.example".into(), 1)].into(),
+            named: named("anon.chat.example", &["upload.chat.example", "proxy.example"]),
             components: Live::new(
                 ["irc.chat.example", "bridge.example"]
                     .map(|name| (name.to_owned(), BareJid::parse(name).expect("a JID")))
@@ -264,10 +313,11 @@ mod tests {
             let stanza = Stanza::parse(Bytes::from(format!("<message to='{to}'/>")));
             assert_eq!(decide(&stanza.expect("a message"), &domains), expected, "{to}");
         }
-        let any = Domains {
+        let taken = Named {
             any_component_but: Some(["rooms.chat.example".into()].into()),
-            ..domains.clone()
+            ..Named::clone(&domains.named)
         };
+        let any = Domains { named: Live::new(taken), ..domains.clone() };
         for (to, expected) in [
             ("x@comp.chat.example/y", component("comp.chat.example")),
             ("a.b.chat.example", component("a.b.chat.example")),
@@ -289,6 +339,12 @@ mod tests {
                 _ => assert_eq!(addressee, to.bare()),
             }
         }
+        // Nor is what comes back from the sessions of guests whose domain is gone for a component that nobody has named.
+        let mut after = Named { anon: String::new(), ..Named::clone(&any.named) };
+        after.remember(&any.named);
+        let after = Domains { named: Live::new(after), ..domains.clone() };
+        let guest = Stanza::parse(Bytes::from_static(b"<message to='a@anon.chat.example'/>"));
+        assert_eq!(decide(&guest.expect("a message"), &after), Destination::NoService);
         let without = Domains { global: "chat.example".into(), ..Domains::default() };
         let guest = Stanza::parse(Bytes::from_static(b"<message to='a@anon.chat.example'/>"));
         assert_eq!(decide(&guest.expect("a message"), &without), Destination::NoService);
@@ -303,7 +359,7 @@ mod tests {
             global: "chat.example".into(),
             regional: "eu.chat.example".into(),
             elsewhere: Live::new(["us.chat.example".into(), "ap.chat.example".into()].into()),
-            services: [("upload.chat.example".into(), 0)].into(),
+            named: named("", &["upload.chat.example"]),
             ..Domains::default()
         };
         let linked = Domains { regions_linked: true, ..apart.clone() };
@@ -347,9 +403,8 @@ mod tests {
         let apart = Domains {
             global: "chat.example".into(),
             regional: "eu.chat.example".into(),
-            anon: "anon.chat.example".into(),
             elsewhere: Live::new(["us.chat.example".into()].into()),
-            services: [("upload.chat.example".into(), 0)].into(),
+            named: named("anon.chat.example", &["upload.chat.example"]),
             ..Domains::default()
         };
         let linked = Domains { regions_linked: true, ..apart.clone() };

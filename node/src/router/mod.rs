@@ -23,7 +23,7 @@ use xmpp::stanza::{Kind, Stanza, Type};
 use xmpp::xml::element::Element;
 
 pub use self::bounce::{bounce, bounce_for, undeliverable};
-pub use self::decide::{Destination, Domains, decide};
+pub use self::decide::{Destination, Domains, Named, decide};
 use self::ledger::Due;
 pub use self::ledger::{Holder, Ledger, LetGo};
 pub use self::perform::perform;

@@ -227,9 +227,8 @@ async fn components_come_and_go_but_for_what_is_delegated() {
     assert!(!node.domains.names_component("irc.chat.example"));
 }
 
-#[tokio::test]
-async fn a_new_certificate_is_shown_to_the_next_and_sessions_go_on() {
-    let kit = Kit::new().await;
+/// Somebody with an account and a session.
+async fn juliet(kit: &Kit) -> TlsStream<TcpStream> {
     let node = &kit.house.node;
     let record = accounts::derive(Password::new("sesame"), 0).await.expect("derived");
     assert!(accounts::create(&node.homes, &bare("juliet"), &record).await.expect("made"));
@@ -242,6 +241,13 @@ async fn a_new_certificate_is_shown_to_the_next_and_sessions_go_on() {
     say(&mut juliet, OPEN, "</stream:features>").await;
     let bind = "<iq type='set' id='b'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'/></iq>";
     say(&mut juliet, bind, "</iq>").await;
+    juliet
+}
+
+#[tokio::test]
+async fn a_new_certificate_is_shown_to_the_next_and_sessions_go_on() {
+    let kit = Kit::new().await;
+    let mut juliet = juliet(&kit).await;
     let done = kit.reload().await.expect("good");
     assert_eq!(done.certificates, 1);
     let ping = "<iq type='get' id='p' to='chat.example'><ping xmlns='urn:xmpp:ping'/></iq>";
@@ -250,4 +256,136 @@ async fn a_new_certificate_is_shown_to_the_next_and_sessions_go_on() {
     let of_files = CertificateDer::from_pem_slice(&of_files).expect("PEM").to_vec();
     assert!(shown(&juliet) != of_files, "she has seen the one of before");
     assert!(kit.shown().await == of_files);
+}
+
+const UPLOAD: &str = "upload = 'upload.chat.example'\n";
+const PROXY: &str = "proxy = 'proxy.chat.example'\n";
+
+/// What the server lists.
+fn hosts(node: &Node) -> Vec<String> {
+    node.services.items().map(|item| item.jid).collect()
+}
+
+/// Asks what that domain is, and hears `what`.
+async fn ask(client: &mut TlsStream<TcpStream>, domain: &str, what: &str) {
+    let info = "<query xmlns='http://jabber.org/protocol/disco#info'/>";
+    say(client, &format!("<iq type='get' id='i' to='{domain}'>{info}</iq>"), what).await;
+}
+
+#[tokio::test]
+async fn services_get_and_lose_their_domains() {
+    let kit = Kit::new().await;
+    let node = &kit.house.node;
+    let mut juliet = juliet(&kit).await;
+    ask(&mut juliet, "upload.chat.example", "<feature var='urn:xmpp:http:upload:0'/>").await;
+    assert_eq!(hosts(node), ["upload.chat.example", "proxy.chat.example"]);
+    kit.change(&[(UPLOAD, ""), (PROXY, "")]);
+    assert_eq!(kit.reload().await.expect("good").applied, ["domains.proxy", "domains.upload"]);
+    assert!(hosts(node).is_empty());
+    ask(&mut juliet, "upload.chat.example", "<service-unavailable ").await;
+    // One begins with its section, and its port.
+    let port = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = port.local_addr().expect("bound");
+    let listen = format!("[proxy]\nlisten = '{address}'\n[s2s]\n");
+    let with_proxy = [(UPLOAD, ""), ("[s2s]\n", &*listen), ("'info'", "'debug'")];
+    kit.change(&with_proxy);
+    let why = kit.reload().await.expect_err("its port is taken");
+    assert!(why.contains(&address.to_string()), "{why}");
+    assert!(hosts(node).is_empty() && kit.filters.lock().is_empty(), "nothing has changed");
+    drop(port);
+    let done = kit.reload().await.expect("good");
+    assert_eq!(done.applied, ["domains.proxy", "log.filter", "proxy.listen"]);
+    assert_eq!(hosts(node), ["proxy.chat.example"]);
+    let connect = || TcpStream::connect(address);
+    connect().await.expect("it listens");
+    // Under another name it goes on as it is.
+    let other = listen.replace(&address.to_string(), "127.0.0.1:1");
+    kit.change(&[(UPLOAD, ""), ("[s2s]\n", &other), (PROXY, "proxy = 'relay.chat.example'\n")]);
+    let done = kit.reload().await.expect("good");
+    assert_eq!(done.applied, ["domains.proxy", "log.filter"]);
+    assert!(done.needs_restart.iter().any(|key| key == "proxy.listen"), "{done:?}");
+    assert_eq!(hosts(node), ["relay.chat.example"]);
+    ask(&mut juliet, "relay.chat.example", "<identity category='proxy'").await;
+    ask(&mut juliet, "proxy.chat.example", "<service-unavailable ").await;
+    connect().await.expect("it still listens");
+    kit.change(&[(UPLOAD, ""), (PROXY, "")]);
+    assert_eq!(kit.reload().await.expect("good").applied, ["domains.proxy", "proxy.listen"]);
+    connect().await.expect_err("nobody is there any more");
+    // Its port may be had again at once.
+    kit.change(&with_proxy);
+    kit.reload().await.expect("its port is free");
+    connect().await.expect("it listens again");
+}
+
+#[tokio::test]
+async fn files_are_served_as_long_as_their_service_has_a_domain() {
+    let kit = Kit::new().await;
+    let node = &kit.house.node;
+    let port = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = port.local_addr().expect("bound");
+    let router = service::with_paths(node, crate::http::nothing());
+    let (_stop, stopped) = tokio::sync::watch::channel(false);
+    tokio::spawn(crate::http::serve(vec![port], router, 10, stopped));
+    let status = async |method: &str, path: &str| {
+        let mut line = TcpStream::connect(address).await.expect("it listens");
+        let head = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        line.write_all(head.as_bytes()).await.expect("sent");
+        let mut said = String::new();
+        line.read_to_string(&mut said).await.expect("read");
+        said.lines().next().unwrap_or_default().to_owned()
+    };
+    let path = "/upload/eu/token/name";
+    assert_eq!(status("OPTIONS", path).await, "HTTP/1.1 204 No Content");
+    assert_eq!(status("OPTIONS", "/uploads").await, "HTTP/1.1 404 Not Found");
+    kit.change(&[(UPLOAD, "")]);
+    kit.reload().await.expect("good");
+    assert_eq!(status("OPTIONS", path).await, "HTTP/1.1 404 Not Found");
+    // What is on its way in goes on, and what a former life has left goes.
+    let parts = node.config.upload.dir.join("part").join("eu-0");
+    let [ours, former] = [node.incarnation, node.incarnation + 1].map(|life| {
+        let part = parts.join(life.to_string()).join("token");
+        std::fs::create_dir_all(part.parent().expect("in a directory")).expect("made");
+        std::fs::write(&part, "half of it").expect("written");
+        part
+    });
+    kit.change(&[(UPLOAD, "upload = 'files.chat.example'\n")]);
+    kit.reload().await.expect("good");
+    assert!(ours.exists() && !former.exists());
+    assert_eq!(status("OPTIONS", path).await, "HTTP/1.1 204 No Content");
+}
+
+/// A guest, up to the session's beginning.
+async fn guest(kit: &Kit) -> TlsStream<TcpStream> {
+    let mut guest = kit.connect().await;
+    let open = OPEN.replace("to='chat", "to='anon.chat");
+    say(&mut guest, &open, "</stream:features>").await;
+    let auth = "<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='ANONYMOUS'/>";
+    say(&mut guest, auth, "<success").await;
+    say(&mut guest, &open, "</stream:features>").await;
+    guest
+}
+
+#[tokio::test]
+async fn guests_come_with_their_domain_and_leave_with_it() {
+    let kit = Kit::new().await;
+    let node = &kit.house.node;
+    let open = OPEN.replace("to='chat", "to='anon.chat");
+    say(&mut kit.connect().await, &open, "<host-unknown").await;
+    let named = format!("anon = 'anon.chat.example'\n{UPLOAD}");
+    kit.change(&[(UPLOAD, &named)]);
+    assert_eq!(kit.reload().await.expect("good").applied, ["domains.anon"]);
+    let bind = "<iq type='set' id='b'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'/></iq>";
+    let (mut there, mut away, mut late) = (guest(&kit).await, guest(&kit).await, guest(&kit).await);
+    say(&mut there, bind, "</iq>").await;
+    say(&mut away, bind, "</iq>").await;
+    let managed = "<enable xmlns='urn:xmpp:sm:3' resume='true'/>";
+    say(&mut away, managed, "<enabled").await;
+    drop(away);
+    kit.change(&[]);
+    assert_eq!(kit.reload().await.expect("good").applied, ["domains.anon"]);
+    say(&mut there, "", "<host-gone").await;
+    // Whose session begins only now.
+    say(&mut late, bind, "<host-gone").await;
+    say(&mut kit.connect().await, &open, "<host-unknown").await;
+    kit.house.until("also who might have come back", || node.directory.sessions_here() == 0).await;
 }

@@ -3,6 +3,7 @@
 use config::Component;
 
 use super::*;
+use crate::router::Named;
 
 /// As a reload does it, with these components.
 fn reloaded(house: &House, change: impl FnOnce(&mut Vec<Component>)) {
@@ -52,6 +53,30 @@ async fn a_new_component_connects_at_once_and_one_that_is_gone_ends() {
     // Of whom nothing else is said nothing changes.
     house.says(&romeo, "<message to='other.chat.example' id='3'><body>hi</body></message>").await;
     assert!(other.reads("</message>").await.contains("id='3'"));
+}
+
+#[tokio::test]
+async fn whose_name_becomes_a_services_makes_room() {
+    let house = House::with(CONFIG).await;
+    let files = Line::connected(&house, "files.chat.example", "of all").await;
+    let mut other = Line::connected(&house, "other.chat.example", "of all").await;
+    let node = &house.node;
+    let mut config = config::Config::clone(&node.config);
+    config.domains.upload = Some("files.chat.example".to_owned());
+    let named = Named::new(&config, [("files.chat.example", 0)].into_iter());
+    let known = Known::read(&config.components).expect("no files");
+    let components = config.components.clone();
+    reload(node, known, &components, || {
+        assert!(node.domains.named.replace(named) && node.config.replace(config));
+    });
+    let said = files.rest().await;
+    assert!(said.contains("<stream:error><host-gone "), "{said}");
+    let said = is_refused(&house, "files.chat.example", "of all").await;
+    assert!(said.contains("<conflict "), "{said}");
+    // What was the service's may be anybody's.
+    Line::connected(&house, "upload.chat.example", "of all").await;
+    other.says("<message from='other.chat.example' to='a@other.chat.example' id='1'/>").await;
+    assert!(other.reads("/>").await.contains("id='1'"));
 }
 
 #[tokio::test]

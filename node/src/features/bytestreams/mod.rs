@@ -32,9 +32,11 @@ use crate::transport::tcp;
 /// Characters of a stream's id (§3).
 const SID_CHARS_MAX: usize = 128;
 
+/// Its name.
+pub const NAME: &str = "bytestreams";
+
 /// The service.
 pub struct Bytestreams {
-    domain: String,
     config: config::Proxy,
     relay: Arc<Relay>,
     /// Where it listens, once it does.
@@ -42,23 +44,23 @@ pub struct Bytestreams {
 }
 
 impl Bytestreams {
-    /// Of this domain. It does not listen yet.
+    /// As configured. It does not listen yet.
     #[must_use]
-    pub fn new(domain: &str, config: config::Proxy) -> Bytestreams {
+    pub fn new(config: config::Proxy) -> Bytestreams {
         let relay = Arc::new(Relay::new(config.clone()));
-        Bytestreams { domain: domain.to_owned(), config, relay, address: OnceLock::new() }
+        Bytestreams { config, relay, address: OnceLock::new() }
     }
 
-    /// §6.3.1 (and §4): where it is reached.
-    fn streamhost(&self) -> Result<Element, StanzaError> {
+    /// §6.3.1 (and §4): where it is reached, for who asks it by that domain.
+    fn streamhost(&self, domain: &str) -> Result<Element, StanzaError> {
         let address = self.address.get().ok_or_else(StanzaError::not_allowed)?;
         let host = match &self.config.host {
             Some(host) => host.clone(),
-            None if address.ip().is_unspecified() => self.domain.clone(),
+            None if address.ip().is_unspecified() => domain.to_owned(),
             None => address.ip().to_string(),
         };
         let streamhost = Element::new("streamhost", ns::BYTESTREAMS)
-            .with_attr("jid", &self.domain)
+            .with_attr("jid", domain)
             .with_attr("host", &host)
             .with_attr("port", &address.port().to_string());
         Ok(Element::new("query", ns::BYTESTREAMS).with_child(streamhost))
@@ -100,7 +102,7 @@ fn digest(sid: &str, requester: &Jid, target: &str) -> String {
 
 impl Service for Bytestreams {
     fn name(&self) -> &'static str {
-        "bytestreams"
+        NAME
     }
 
     fn title(&self) -> &'static str {
@@ -115,14 +117,12 @@ impl Service for Bytestreams {
 
     fn iq(&self, ctx: &mut Ctx<'_>, iq: &Stanza) -> Flow {
         let Some(("query", ns::BYTESTREAMS)) = iq.first_child() else { return Flow::Next };
-        if iq.to().is_some_and(|to| to.local().is_some()) {
-            return Flow::Next;
-        }
+        let Some(to) = iq.to().filter(|to| to.local().is_none()) else { return Flow::Next };
         let ours =
             |from: &&Jid| from.local().is_some() && ctx.node.domains.has_accounts(from.domain());
         let query = iq.child("query", ns::BYTESTREAMS);
         let answer = match (iq.from().filter(ours), query) {
-            (Some(_), Some(_)) if iq.type_() == Type::Get => self.streamhost().map(Some),
+            (Some(_), Some(_)) if iq.type_() == Type::Get => self.streamhost(to.domain()).map(Some),
             (Some(from), Some(query)) => self.activate(&query, from, &from.bare()).map(|()| None),
             _ => Err(StanzaError::forbidden()),
         };

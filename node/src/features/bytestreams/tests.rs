@@ -22,10 +22,9 @@ impl Place {
     async fn new(more: &str) -> Place {
         let house = House::with(&format!("[proxy]\nlisten = '127.0.0.1:0'\n{more}")).await;
         let mut tasks = JoinSet::new();
-        let mut services = house.node.services.all().enumerate();
-        let (at, service) = services.find(|(_, one)| one.name() == "bytestreams").expect("there");
+        let service = house.node.services.named(NAME).expect("it has a domain");
         service.start(&house.node, &mut tasks).expect("a port");
-        drop(services);
+        let at = house.node.domains.named.services["proxy.chat.example"];
         let place = Place { port: 0, at, house, _tasks: tasks };
         let host = place.says(ROMEO, "type='get'><query xmlns='NS'/>").expect("told");
         let host = host.children().next().and_then(|query| query.children().next().cloned());

@@ -68,9 +68,9 @@ impl Feature for DiscoFeature {
             return Flow::Next;
         }
         let anonymous = ctx.node.config.domains.anon.as_deref();
-        let connected = || components::items(ctx.node);
+        let items = || ctx.node.services.items().chain(components::items(ctx.node)).collect();
         let nested = |info, bare| components::nested(ctx.node, info, bare);
-        let answer = answer(&ctx.node.features, iq, anonymous, connected, nested)
+        let answer = answer(&ctx.node.features, iq, anonymous, items, nested)
             .map_or_else(|error| iq.stanza.error_reply(&error), Some)
             .map(Action::Reply);
         match &iq.target {
@@ -131,11 +131,6 @@ impl Disco {
         let kept = if anonymous { &[][..] } else { &self.account_kept };
         with(all, &self.account_identities, &[&self.account, kept].concat())
     }
-
-    /// The services under our domain (§4.1).
-    pub fn server_items(&self) -> Items {
-        Items { node: None, items: self.services.clone() }
-    }
 }
 
 /// Each feature once.
@@ -156,13 +151,13 @@ pub fn node_of(iq: &Stanza) -> Option<String> {
     (!node.is_empty()).then(|| node.to_owned())
 }
 
-/// What is asked of the server or of an account, whoever asks. The server's items are its services and the components that are `connected`; what
+/// What is asked of the server or of an account, whoever asks. The server's items are its services and the components that are connected (§4.1); what
 /// components answer is `nested` in what either says.
 fn answer(
     all: &Features,
     iq: &Iq,
     anonymous: Option<&str>,
-    connected: impl FnOnce() -> Vec<Item>,
+    items: impl FnOnce() -> Vec<Item>,
     nested: impl FnOnce(Info, bool) -> Info,
 ) -> Result<Stanza, StanzaError> {
     let node = node_of(&iq.stanza);
@@ -175,11 +170,7 @@ fn answer(
         return Err(StanzaError::item_not_found()); // §7
     }
     let answer = match &iq.target {
-        Target::Server if is_items => {
-            let mut items = all.disco.server_items();
-            items.items.extend(connected());
-            items.element()
-        }
+        Target::Server if is_items => Items { node: None, items: items() }.element(),
         Target::Server if node.is_some() => Info { node, ..all.disco.server_info() }.element(),
         Target::Server => nested(all.disco.server_info(), false).element(),
         Target::Account { .. } if is_items => Items::default().element(),

@@ -19,11 +19,6 @@ impl Feature for Rich {
         disco.account_kept.push(ns::MAM);
         disco.server_identities.push(Identity::new("pubsub", "service", None));
         disco.account_identities.push(Identity::new("pubsub", "pep", None));
-        disco.services.push(Item {
-            jid: "upload.example.org".into(),
-            node: None,
-            name: Some("Files".into()),
-        });
     }
 }
 
@@ -39,7 +34,9 @@ const INFO: &str = "<query xmlns='http://jabber.org/protocol/disco#info'/>";
 const ITEMS: &str = "<query xmlns='http://jabber.org/protocol/disco#items'/>";
 
 fn ask(to: &str, payload: &str) -> Result<Stanza, StanzaError> {
-    answer(&features(), &iq("get", to, payload), Some("anon.example.org"), Vec::new, |info, _| info)
+    let files = Item { jid: "upload.example.org".into(), node: None, name: Some("Files".into()) };
+    let iq = iq("get", to, payload);
+    answer(&features(), &iq, Some("anon.example.org"), || vec![files], |info, _| info)
 }
 
 fn info(to: &str) -> Info {

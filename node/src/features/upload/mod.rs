@@ -18,7 +18,7 @@ mod web;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use config::UploadStore;
@@ -47,6 +47,9 @@ use crate::service::Service;
 /// How often what is past is looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(1_800);
 
+/// Its name.
+pub const NAME: &str = "upload";
+
 /// The service.
 pub struct Upload(Arc<Uploads>);
 
@@ -74,12 +77,6 @@ impl Upload {
     pub fn new(config: &config::Config) -> Upload {
         let limits = config.upload.clone();
         let first = config.http.listen.first().map(|address| format!("http://{address}"));
-        // Without one of the configuration there is one node (the configuration sees to that), and its slots are good for its life.
-        let own_key = || {
-            let mut key = [0; 32];
-            getrandom::fill(&mut key).expect("the system has random numbers");
-            key.to_vec()
-        };
         let key = limits.key.clone().map_or_else(own_key, String::into_bytes);
         let outgoing = Outgoing::new(limits.ca.clone());
         let store: Box<dyn Store> = match limits.store {
@@ -100,9 +97,21 @@ impl Upload {
     }
 }
 
+/// Without a key of the configuration there is one node (the configuration sees to that), and its slots are good for its life, also when the service ends and
+/// begins anew in that.
+fn own_key() -> Vec<u8> {
+    static KEY: OnceLock<[u8; 32]> = OnceLock::new();
+    let key = KEY.get_or_init(|| {
+        let mut key = [0; 32];
+        getrandom::fill(&mut key).expect("the system has random numbers");
+        key
+    });
+    key.to_vec()
+}
+
 impl Service for Upload {
     fn name(&self) -> &'static str {
-        "upload"
+        NAME
     }
 
     fn title(&self) -> &'static str {
@@ -169,7 +178,7 @@ impl Service for Upload {
     }
 
     fn start(&self, node: &Arc<Node>, tasks: &mut JoinSet<()>) -> io::Result<()> {
-        self.0.store.prepare()?;
+        self.0.store.prepare(node.incarnation)?;
         let (node, uploads) = (node.clone(), self.0.clone());
         tasks.spawn(async move {
             let mut every = tokio::time::interval(SWEEP_EVERY);

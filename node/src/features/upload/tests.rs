@@ -43,8 +43,7 @@ impl Place {
         let config = format!("[upload]\nurl = '{url}'\nkey = 'a key of the tests'\n{more}");
         let house = House::with(&config).await;
         house.accounts(["romeo", "juliet"]).await;
-        let service = house.node.services.all().find(|service| service.name() == "upload");
-        let service = service.expect("it has a domain");
+        let service = house.node.services.named(NAME).expect("it has a domain");
         service.start(&house.node, &mut JoinSet::new()).expect("a directory");
         let router = service.http(&house.node).expect("it has paths");
         Place { house, url, _stop: serve(listener, router).await }

@@ -1,13 +1,14 @@
 //! Files in a directory that the nodes of a region share.
 //!
 //! `files/XX/TOKEN` is a file: its bytes, then what is known of it (a [`Meta`]), so that one rename makes both visible. `owners/OWNER/TOKEN` is
-//! empty, and there before the file is: who goes is found without reading every file. `part/NODE/TOKEN` is on its way in; what a node finds
-//! there at its start is of a life of its that ended, and goes.
+//! empty, and there before the file is: who goes is found without reading every file. `part/NODE/LIFE/TOKEN` is on its way in; what a node
+//! finds there of another life of its than this one goes.
 
 use std::fs;
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
@@ -30,12 +31,14 @@ const CHUNK_BYTES: usize = 64 << 10;
 pub(crate) struct Disk {
     dir: PathBuf,
     node: String,
+    /// Of the node.
+    life: OnceLock<u64>,
 }
 
 impl Disk {
     /// In this directory, for this node.
     pub(crate) fn new(dir: PathBuf, node: String) -> Disk {
-        Disk { dir, node }
+        Disk { dir, node, life: OnceLock::new() }
     }
 
     fn file(&self, token: &Token) -> PathBuf {
@@ -52,7 +55,8 @@ impl Disk {
     }
 
     fn parts(&self) -> PathBuf {
-        self.dir.join("part").join(&self.node)
+        let life = self.life.get().copied().unwrap_or_default();
+        self.dir.join("part").join(&self.node).join(life.to_string())
     }
 }
 
@@ -64,16 +68,25 @@ async fn blocking<T: Send + 'static>(
 }
 
 impl Store for Disk {
-    fn prepare(&self) -> io::Result<()> {
+    fn prepare(&self, life: u64) -> io::Result<()> {
         let named = |cause: io::Error| {
             io::Error::new(cause.kind(), format!("upload.dir {}: {cause}", self.dir.display()))
         };
         fs::create_dir_all(self.dir.join("files")).map_err(named)?;
         fs::create_dir_all(self.dir.join("owners")).map_err(named)?;
-        match fs::remove_dir_all(self.parts()) {
-            Err(cause) if cause.kind() != io::ErrorKind::NotFound => Err(named(cause)),
-            _ => fs::create_dir_all(self.parts()).map_err(named),
+        let _ = self.life.set(life);
+        let ours = self.parts();
+        fs::create_dir_all(&ours).map_err(named)?;
+        for found in fs::read_dir(self.dir.join("part").join(&self.node)).map_err(named)? {
+            let found = found.map_err(named)?.path();
+            if found == ours {
+                continue;
+            }
+            let gone =
+                if found.is_dir() { fs::remove_dir_all(found) } else { fs::remove_file(found) };
+            gone.map_err(named)?;
         }
+        Ok(())
     }
 
     fn create<'a>(&'a self, token: &'a Token, meta: Meta) -> Answer<'a, Box<dyn Sink>> {

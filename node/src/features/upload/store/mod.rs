@@ -55,8 +55,8 @@ pub(crate) type Content = BoxStream<'static, std::io::Result<Bytes>>;
 
 /// A store.
 pub(crate) trait Store: Send + Sync {
-    /// Makes what it needs before the first file. Blocks; called once.
-    fn prepare(&self) -> std::io::Result<()> {
+    /// Makes what it needs before the first file, in that life of the node: what is left of others goes. Blocks; called once.
+    fn prepare(&self, _life: u64) -> std::io::Result<()> {
         Ok(())
     }
 
