@@ -24,8 +24,9 @@ const FAST: Duration = Duration::from_millis(5);
 /// so is what is filed for one who is away (`limits.offline_messages_max`).
 const CALM: Duration = Duration::from_millis(20);
 
-const NAMES: [&str; 6] = [
+const NAMES: [&str; 7] = [
     "what_is_done_at_one_node_is_seen_at_all",
+    "a_service_gets_another_name_by_reloads",
     "the_scribe_killed_under_load",
     "a_node_killed_under_load",
     "a_node_that_comes_back_takes_part_again",
@@ -67,11 +68,12 @@ async fn on(choice: &Choice, outcome: &mut Outcome, kind: &str, database: Option
     let (on, name) = (&platform, |number: usize| format!("{kind}::{}", NAMES[number]));
     let tests = vec![
         Test::new(name(0), || seen_at_all(on)),
-        Test::new(name(1), || scribe_killed(on)),
-        Test::new(name(2), || node_killed(on)),
-        Test::new(name(3), || comes_back(on)),
-        Test::new(name(4), || promised(on)),
-        Test::new(name(5), || removed(on)),
+        Test::new(name(1), || renamed(on)),
+        Test::new(name(2), || scribe_killed(on)),
+        Test::new(name(3), || node_killed(on)),
+        Test::new(name(4), || comes_back(on)),
+        Test::new(name(5), || promised(on)),
+        Test::new(name(6), || removed(on)),
     ];
     run(outcome, choice, tests, 1, LONGEST_SECONDS).await;
     for panic in platform.panics() {
@@ -92,6 +94,55 @@ const ROSTER: &str = "jabber:iq:roster";
 async fn set(client: &mut Client, contact: &str) -> Result<Element> {
     let item = format!("<query xmlns='{ROSTER}'><item jid='{contact}'/></query>");
     client.iq("set", None, &item).await
+}
+
+/// The files' service gets another name, node by node, and its own back: each node answers by what it was told last, and nobody's session ends.
+async fn renamed(platform: &Platform) -> Result<()> {
+    let mut devices = Vec::new();
+    for node in 0..NODES {
+        devices.push(online(platform, 2, node, &format!("named{node}")).await?);
+    }
+    let named = |name: &str| format!("{name}.{}", platform.plan.domain);
+    for (from, to) in [("upload", "files"), ("files", "upload")] {
+        for node in 0..NODES {
+            let file = platform.dir.join(format!("eu-{node}.toml"));
+            let text = std::fs::read_to_string(&file).map_err(|e| e.to_string())?;
+            let key = |name| format!("upload = \"{}\"", named(name));
+            let other = text.replacen(&key(from), &key(to), 1);
+            std::fs::write(&file, other).map_err(|e| e.to_string())?;
+            let said = platform.ctl(&format!("eu-{node}"), &["reload"]).await?;
+            if said["applied"] != serde_json::json!(["domains.upload"]) {
+                return Err(format!("eu-{node}: {said}"));
+            }
+            for (at, device) in devices.iter_mut().enumerate() {
+                let (there, gone) = if at <= node { (to, from) } else { (from, to) };
+                known_as(device, &named(there), &named(gone)).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The server lists the one, which answers, and not the other, which does not.
+async fn known_as(client: &mut Client, there: &str, gone: &str) -> Result<()> {
+    const INFO: &str = "<query xmlns='http://jabber.org/protocol/disco#info'/>";
+    const ITEMS: &str = "http://jabber.org/protocol/disco#items";
+    let domain = client.bare().split('@').nth(1).unwrap_or_default().to_owned();
+    let answer = client.iq("get", Some(&domain), &format!("<query xmlns='{ITEMS}'/>")).await?;
+    let listed: Vec<&str> = answer
+        .child("query", ITEMS)
+        .map(|query| query.children().filter_map(|item| item.attr("jid")).collect())
+        .unwrap_or_default();
+    if !listed.contains(&there) || listed.contains(&gone) {
+        return Err(format!("not {there} alone: {answer}"));
+    }
+    for (name, expected) in [(there, "result"), (gone, "error")] {
+        let answer = client.iq("get", Some(name), INFO).await?;
+        if answer.attr("type") != Some(expected) {
+            return Err(format!("{name}: {answer}"));
+        }
+    }
+    Ok(())
 }
 
 /// The push of a contact.
