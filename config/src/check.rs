@@ -33,6 +33,7 @@ pub(crate) fn whole(config: &Config, document: &Document<'_>) {
     plain_only_on_loopback(config, document);
     every_listener_once(config, document);
     a_region_has_its_own_name(config, document);
+    no_service_has_a_regions_name(config, document);
     certificate_with_key(config, document);
     admins_at_home(config, document);
     names_are_taken_elsewhere(config, document);
@@ -41,17 +42,30 @@ pub(crate) fn whole(config: &Config, document: &Document<'_>) {
     components(config, document);
 }
 
+/// The region whose own domain that is, if it is one's.
+fn region_of(config: &Config, name: &str) -> Option<String> {
+    let region = name.strip_suffix(&config.domains.global)?.strip_suffix('.')?;
+    config.regions().into_iter().find(|known| *known == *region)
+}
+
+/// A region's own domain is nobody else's.
+fn no_service_has_a_regions_name(config: &Config, document: &Document<'_>) {
+    for (key, name) in config.domains.all() {
+        let region = region_of(config, name).filter(|_| !["global", "regional"].contains(&key));
+        if let Some(region) = region {
+            let found = format!("{name:?}, the name of the region {region}");
+            document.refuse(&format!("domains.{key}"), "a name of its own", found);
+        }
+    }
+}
+
 /// A component's domain is nobody else's.
 fn components(config: &Config, document: &Document<'_>) {
     let ours = config.domains.all();
-    let regions = config.regions();
     let all = &config.components.component;
     for (at, component) in all.iter().enumerate().filter(|(_, one)| !one.domain.is_empty()) {
         let name = &component.domain;
-        let of_region = || {
-            let region = name.strip_suffix(&config.domains.global)?.strip_suffix('.')?;
-            regions.iter().any(|known| known == region).then(|| format!("the region {region}"))
-        };
+        let of_region = || region_of(config, name).map(|region| format!("the region {region}"));
         let taken = ours.iter().find(|(_, domain)| domain == name);
         let taken = taken.map(|(key, _)| format!("domains.{key}")).or_else(of_region);
         let taken = taken.or_else(|| {

@@ -204,6 +204,8 @@ fn every_mistake_is_told_with_its_line_its_key_and_what_was_expected() {
     check(&wild, 1, "upload.url", "at which clients reach", "0.0.0.0:5280");
     let nowhere = format!("{with_upload}[http]\nlisten = []");
     check(&nowhere, 9, "domains.upload", "http.listen", "none");
+    let region = GOOD.replace("[c2s]", "anon = \"eu.chat.example\"\n[c2s]");
+    check(&region, 9, "domains.anon", "its own", "the region eu");
     let again = GOOD.replace("[c2s]", "proxy = \"proxy.chat.example\"\n[c2s]");
     let again = format!("{again}[proxy]\nlisten = \"0.0.0.0:5222\"");
     check(&again, 14, "proxy.listen", "nothing else", "c2s.listen");
