@@ -23,6 +23,15 @@ async fn heir_in_groups_of(jobs: usize) -> (Node, Arc<Shaky>, Arc<World>) {
     (us, shaky, world)
 }
 
+/// Two regions with a line; romeo's home is eu.
+async fn linked(one: &str, other: &str) -> (Arc<Net>, Arc<World>, [Node; 2]) {
+    let (net, world) = (Arc::new(Net::default()), World::new("eu"));
+    let first = node(&net, &world, one, memory(), |_| ()).await;
+    let second = node(&net, &world, other, memory(), |_| ()).await;
+    net.up(one, other);
+    (net, world, [first, second])
+}
+
 /// What the former home sends.
 fn batch(entries: Vec<Entry>) -> Vec<u8> {
     wire::encode(&Ship::Batch { log: 5, entries })
@@ -88,10 +97,7 @@ async fn what_comes_late_for_a_database_that_is_away_waits_in_the_log() {
 /// Our region and the next home, which passes by what comes late before it is home.
 #[tokio::test]
 async fn a_message_that_comes_late_while_its_home_is_handed_over_is_at_the_next_one() {
-    let (net, world) = (Arc::new(Net::default()), World::new("eu"));
-    let us = node(&net, &world, "us", memory(), |_| ()).await;
-    let ap = node(&net, &world, "ap", memory(), |_| ()).await;
-    net.up("us", "ap");
+    let (net, world, [us, ap]) = linked("us", "ap").await;
     world.move_home(ROMEO, "us");
     settle().await;
     us.homes.shared.leaving.lock().push(Moved::Shard(shard_of(ROMEO)));
@@ -117,10 +123,7 @@ async fn a_message_that_comes_late_while_its_home_is_handed_over_is_at_the_next_
 
 #[tokio::test]
 async fn a_message_that_came_late_and_waited_until_its_home_had_moved_is_at_the_next_one() {
-    let (net, world) = (Arc::new(Net::default()), World::new("eu"));
-    let us = node(&net, &world, "us", memory(), |_| ()).await;
-    let ap = node(&net, &world, "ap", memory(), |_| ()).await;
-    net.up("us", "ap");
+    let (_net, world, [us, ap]) = linked("us", "ap").await;
     world.move_home(ROMEO, "us");
     settle().await;
     let epoch = us.homes.shared.map.home(ROMEO).epoch;
@@ -138,10 +141,7 @@ async fn a_message_that_came_late_and_waited_until_its_home_had_moved_is_at_the_
 
 /// The region that was home is back, has something that it had not sent, and is to be home again: the hand-over waits.
 async fn returning() -> (Arc<Net>, Arc<World>, [Node; 2], JoinHandle<Result<(), HomeError>>) {
-    let (net, world) = (Arc::new(Net::default()), World::new("eu"));
-    let eu = node(&net, &world, "eu", memory(), |_| ()).await;
-    let us = node(&net, &world, "us", memory(), |_| ()).await;
-    net.up("eu", "us");
+    let (net, world, [eu, us]) = linked("eu", "us").await;
     settle().await;
     net.mutes("eu", "us", true);
     let filing = eu.homes.clone();
@@ -187,10 +187,7 @@ async fn a_home_goes_back_with_what_the_former_home_had_not_sent() {
 
 #[tokio::test]
 async fn only_who_writes_says_where_its_log_ends() {
-    let (net, world) = (Arc::new(Net::default()), World::new("eu"));
-    let eu = node(&net, &world, "eu", memory(), |_| ()).await;
-    let us = node(&net, &world, "us", memory(), |_| ()).await;
-    net.up("eu", "us");
+    let (_net, world, [eu, us]) = linked("eu", "us").await;
     world.move_home(ROMEO, "us");
     settle().await;
     eu.homes.put_down();
